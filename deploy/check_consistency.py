@@ -1,0 +1,285 @@
+"""Checks that the files of deploy/ agree with each other. Run by deploy/check.
+
+Usage: check_consistency.py REPOSITORY RENDERED_BASE RENDERED_OVERLAY
+"""
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+SERVICE = "sessionpool.v1.SessionPoolService"
+PROBES = {"startupProbe": SERVICE, "readinessProbe": SERVICE, "livenessProbe": "liveness"}
+# Calls that change nothing: the only ones that a caller's library may repeat by itself.
+IDEMPOTENT = {"GetStats", "GetSession", "ListSessions"}
+
+# What the service needs after its drain timeout: the interrupt of turns that still run (its default
+# when the configuration does not set it), then closing processes and the store.
+STREAM_INTERRUPT_TIMEOUT = "10s"
+CLOSE_SECONDS = 15
+# 512 MiB for the service and 300 MiB for each CLI process.
+SERVICE_MIB = 512
+PROCESS_MIB = 300
+
+
+class Problem(Exception):
+    """Something that does not agree; the message says what and where."""
+
+
+def require(condition, message):
+    if not condition:
+        raise Problem(message)
+
+
+def seconds(duration):
+    match = re.fullmatch(r"(\d+)(ms|s|m|h)", duration)
+    require(match, f"'{duration}' is not a duration that this check understands")
+    return int(match[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def mebibytes(quantity):
+    match = re.fullmatch(r"(\d+)(Mi|Gi)", str(quantity))
+    require(match, f"memory '{quantity}': write it in Mi or Gi")
+    return int(match[1]) * {"Mi": 1, "Gi": 1024}[match[2]]
+
+
+class Rendered:
+    """The documents that kustomize made, and the parts that the checks look at."""
+
+    def __init__(self, path):
+        self.documents = [d for d in yaml.safe_load_all(Path(path).read_text()) if d]
+        self.stateful_set = self.only("StatefulSet")
+        self.template = self.stateful_set["spec"]["template"]
+        self.pod = self.template["spec"]
+        require(len(self.pod["containers"]) == 1, "the pod has more than one container")
+        self.container = self.pod["containers"][0]
+        config_map = self.only("ConfigMap")
+        try:
+            self.config = tomllib.loads(config_map["data"]["config.toml"])
+        except tomllib.TOMLDecodeError as error:
+            raise Problem(f"config.toml is not TOML: {error}") from error
+
+    def all(self, kind):
+        return [d for d in self.documents if d["kind"] == kind]
+
+    def only(self, kind):
+        found = self.all(kind)
+        require(len(found) == 1, f"{len(found)} documents of kind {kind} instead of one")
+        return found[0]
+
+    def setting(self, section, key):
+        value = self.config.get(section, {}).get(key)
+        require(value is not None, f"config.toml does not set {section}.{key}")
+        return value
+
+    def port(self):
+        ports = [p["containerPort"] for p in self.container["ports"] if p["name"] == "grpc"]
+        require(len(ports) == 1, "the container has no port named grpc")
+        return ports[0]
+
+
+def check_probes(k8s):
+    for probe, service in PROBES.items():
+        grpc = k8s.container.get(probe, {}).get("grpc", {})
+        require(grpc.get("service") == service, f"{probe} asks for '{grpc.get('service')}', not '{service}'")
+        require(grpc.get("port") == k8s.port(), f"{probe} uses port {grpc.get('port')}, not {k8s.port()}")
+    return "probes ask for the names that the service reports"
+
+
+def check_drain(k8s):
+    pre_stop = k8s.container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    drain = seconds(k8s.setting("server", "drain_timeout"))
+    interrupt = seconds(k8s.config["pool"].get("stream_interrupt_timeout", STREAM_INTERRUPT_TIMEOUT))
+    needed = pre_stop + drain + interrupt + CLOSE_SECONDS
+    grace = k8s.pod["terminationGracePeriodSeconds"]
+    sum_ = f"preStop {pre_stop} + drain {drain:g} + interrupt {interrupt:g} + close {CLOSE_SECONDS} = {needed:g} s"
+    require(grace >= needed, f"terminationGracePeriodSeconds is {grace}, less than {sum_}")
+    return f"grace period {grace} s fits {sum_}"
+
+
+def check_memory(k8s):
+    processes = k8s.setting("pool", "max_processes")
+    needed = SERVICE_MIB + processes * PROCESS_MIB
+    for name in ("request", "limit"):
+        have = mebibytes(k8s.container["resources"][name + "s"]["memory"])
+        formula = f"{SERVICE_MIB} + {processes} x {PROCESS_MIB} = {needed} MiB"
+        require(have >= needed, f"the memory {name} is {have} MiB, less than {formula}")
+    return f"memory request and limit fit {processes} processes ({needed} MiB)"
+
+
+def check_ports(k8s, dockerfile):
+    port = k8s.port()
+    require(k8s.setting("server", "listen").endswith(f":{port}"), f"server.listen does not use port {port}")
+    for service in k8s.all("Service"):
+        targets = [p.get("targetPort") for p in service["spec"]["ports"]]
+        require(targets == ["grpc"], f"Service {service['metadata']['name']} does not lead to the port grpc")
+    require(f"\nEXPOSE {port}\n" in dockerfile, f"the Dockerfile does not expose port {port}")
+    return f"port {port} everywhere"
+
+
+def check_selectors(k8s):
+    labels = k8s.template["metadata"]["labels"]
+    selectors = {"StatefulSet": k8s.stateful_set["spec"]["selector"]["matchLabels"]}
+    for kind, field in (("Service", None), ("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+        for document in k8s.all(kind):
+            spec = document["spec"]
+            name = f"{kind} {document['metadata']['name']}"
+            selectors[name] = spec[field]["matchLabels"] if field else spec["selector"]
+    for spread in k8s.pod["topologySpreadConstraints"]:
+        selectors[f"topology spread {spread['topologyKey']}"] = spread["labelSelector"]["matchLabels"]
+    for name, selector in selectors.items():
+        require(selector and selector.items() <= labels.items(), f"{name} does not select the pods")
+    services = {s["metadata"]["name"]: s for s in k8s.all("Service")}
+    governing = services.get(k8s.stateful_set["spec"]["serviceName"])
+    require(governing and governing["spec"].get("clusterIP") == "None", "serviceName is not a headless Service")
+    return f"{len(selectors)} selectors select the pods"
+
+
+def check_security(k8s, dockerfile):
+    pod, container = k8s.pod["securityContext"], k8s.container["securityContext"]
+    require(k8s.pod.get("automountServiceAccountToken") is False, "automountServiceAccountToken is not false")
+    require(k8s.pod.get("enableServiceLinks") is False, "enableServiceLinks is not false")
+    require(pod.get("runAsNonRoot") is True, "runAsNonRoot is not true")
+    require(pod.get("seccompProfile", {}).get("type") == "RuntimeDefault", "seccompProfile is not RuntimeDefault")
+    require(container.get("allowPrivilegeEscalation") is False, "allowPrivilegeEscalation is not false")
+    require(container.get("readOnlyRootFilesystem") is True, "readOnlyRootFilesystem is not true")
+    require(container.get("capabilities") == {"drop": ["ALL"]}, "capabilities are not just drop ALL")
+    users = re.findall(r"^USER (\S+)$", dockerfile, re.MULTILINE)
+    expected = f"{pod.get('runAsUser')}:{pod.get('runAsGroup')}"
+    require(users == [expected], f"runAsUser:runAsGroup is {expected}, the Dockerfile's USER is {users}")
+    return "pod and container security settings; the image's user"
+
+
+def check_access(k8s):
+    """Without authentication a NetworkPolicy must name who may come in."""
+    if not k8s.config.get("auth", {}).get("insecure"):
+        return "authentication is on; no NetworkPolicy asked for"
+    policies = k8s.all("NetworkPolicy")
+    require(policies, "auth.insecure is true and there is no NetworkPolicy")
+    for policy in policies:
+        spec = policy["spec"]
+        require({"Ingress", "Egress"} <= set(spec["policyTypes"]), "the NetworkPolicy must cover both directions")
+        for rule in spec.get("ingress", []):
+            selectors = [peer.get("podSelector", {}).get("matchLabels") for peer in rule.get("from", [])]
+            require(selectors and all(selectors), "the NetworkPolicy admits more than labelled pods")
+            ports = [p.get("port") for p in rule.get("ports", [])]
+            require(ports == [k8s.port()], f"the NetworkPolicy admits ports {ports}")
+    return "auth.insecure comes with a NetworkPolicy for labelled clients"
+
+
+def check_secret(k8s, example):
+    require(not k8s.all("Secret"), "a Secret is part of the kustomization")
+    variables = {e["name"]: e for e in k8s.container["env"]}
+    secrets = {n: e["valueFrom"]["secretKeyRef"] for n, e in variables.items() if "valueFrom" in e}
+    require(secrets, "no variable comes from a Secret")
+    passed = k8s.setting("cli", "env_passthrough")
+    for name, reference in secrets.items():
+        require(reference.get("optional") is False, f"{name}: optional is not false")
+        require(name in passed, f"{name} is not in cli.env_passthrough")
+        known = reference["name"] == example["metadata"]["name"] and reference["key"] in example["stringData"]
+        require(known, f"{name}: secret.example.yaml has no {reference['name']}/{reference['key']}")
+    return "the API key comes from a required Secret and reaches the CLI"
+
+
+def check_state(k8s):
+    claims = {c["metadata"]["name"] for c in k8s.stateful_set["spec"]["volumeClaimTemplates"]}
+    mounts = [m["mountPath"] for m in k8s.container["volumeMounts"] if m["name"] in claims]
+    state_dir = k8s.config.get("state_dir", "")
+    inside = any(state_dir.startswith(mount + "/") for mount in mounts)
+    require(inside, f"state_dir '{state_dir}' is not a folder inside a claimed volume {mounts}")
+    for volume in k8s.pod["volumes"]:
+        limited = "emptyDir" not in volume or "sizeLimit" in volume["emptyDir"]
+        require(limited, f"emptyDir {volume['name']} has no sizeLimit")
+    return "state_dir lies inside the claimed volume"
+
+
+def check_overlay(base, overlay):
+    image = overlay.container["image"]
+    require(image != base.container["image"], "overlays/example does not change the image")
+    replicas = [k8s.stateful_set["spec"]["replicas"] for k8s in (base, overlay)]
+    require(replicas[0] != replicas[1], "overlays/example does not change the replicas")
+    return f"overlays/example: image {image}, {replicas[1]} replicas"
+
+
+def check_cli_version(dockerfile, lock):
+    require(lock.is_file(), ".ci/claude-cli.lock is missing")
+    pinned = {tuple(line.split()) for line in lock.read_text().splitlines() if line and not line.startswith("#")}
+    arguments = dict(re.findall(r"^ARG (CLAUDE_CLI_\w+)=(\S+)$", dockerfile, re.MULTILINE))
+    version, integrity = arguments.get("CLAUDE_CLI_VERSION"), arguments.get("CLAUDE_CLI_INTEGRITY")
+    have = f"CLI {version} {integrity} of the Dockerfile"
+    require((version, integrity) in pinned, f"{have} is not a line of .ci/claude-cli.lock")
+    return f"CLI {version} of the Dockerfile is pinned in .ci/claude-cli.lock"
+
+
+def check_image(dockerfile, manifest):
+    entry = re.findall(r"^ENTRYPOINT (.*)$", dockerfile, re.MULTILINE)
+    require(len(entry) == 1 and json.loads(entry[0])[:2] == ["/usr/bin/tini", "--"], "tini is not the ENTRYPOINT")
+    rust = re.search(r"^ARG RUST_VERSION=(\d+\.\d+\.\d+)$", dockerfile, re.MULTILINE)
+    require(rust, "the Dockerfile's RUST_VERSION is not a full version")
+    needed = tomllib.loads(manifest.read_text())["package"]["rust-version"]
+    new_enough = [int(n) for n in rust[1].split(".")] >= [int(n) for n in needed.split(".")]
+    require(new_enough, f"RUST_VERSION of the Dockerfile is {rust[1]}, Cargo.toml needs {needed}")
+    return f"the image: tini is PID 1, Rust {rust[1]} satisfies Cargo.toml ({needed})"
+
+
+def check_service_config(path):
+    try:
+        methods = json.loads(path.read_text())["methodConfig"]
+    except json.JSONDecodeError as error:
+        raise Problem(f"service_config.json is not JSON: {error}") from error
+    seen = []
+    for entry in methods:
+        require("waitForReady" in entry and "timeout" in entry, "service_config.json: no waitForReady or timeout")
+        for name in entry["name"]:
+            require(name.get("service") == SERVICE, f"service_config.json: service '{name.get('service')}'")
+            method = name.get("method")
+            require(method, "service_config.json: an entry for every method would retry what must not be")
+            seen.append(method)
+            retried = "retryPolicy" in entry or "hedgingPolicy" in entry
+            require(retried == (method in IDEMPOTENT), f"service_config.json: {method} retried: {retried}")
+    require(len(seen) == len(set(seen)), "service_config.json: a method is listed twice")
+    require({"Query", *IDEMPOTENT} <= set(seen), "service_config.json: Query or a read-only call is missing")
+    codes = [e["retryPolicy"]["retryableStatusCodes"] for e in methods if "retryPolicy" in e]
+    require(all(c == ["UNAVAILABLE"] for c in codes), f"service_config.json: retries on {codes}")
+    return f"service_config.json: only {', '.join(sorted(IDEMPOTENT))} are retried"
+
+
+def check_rendered(k8s, dockerfile, example):
+    """What must hold for the base and for every overlay; yields a line for each check that passed."""
+    yield check_probes(k8s)
+    yield check_drain(k8s)
+    yield check_memory(k8s)
+    yield check_ports(k8s, dockerfile)
+    yield check_selectors(k8s)
+    yield check_security(k8s, dockerfile)
+    yield check_access(k8s)
+    yield check_secret(k8s, example)
+    yield check_state(k8s)
+
+
+def main():
+    root, base, overlay = Path(sys.argv[1]), Rendered(sys.argv[2]), Rendered(sys.argv[3])
+    deploy = root / "deploy"
+    dockerfile = (deploy / "Dockerfile").read_text()
+    example = yaml.safe_load((deploy / "kubernetes/base/secret.example.yaml").read_text())
+    for name, k8s in (("base", base), ("overlays/example", overlay)):
+        for passed in check_rendered(k8s, dockerfile, example):
+            print(f"ok   {name}: {passed}")
+    print(f"ok   {check_overlay(base, overlay)}")
+    print(f"ok   {check_service_config(deploy / 'service_config.json')}")
+    print(f"ok   {check_image(dockerfile, root / 'Cargo.toml')}")
+    print(f"ok   {check_cli_version(dockerfile, root / '.ci/claude-cli.lock')}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Problem as problem:
+        sys.exit(f"consistency: {problem}")
+    except (KeyError, TypeError, AttributeError) as error:
+        # A part that a check looks for is gone: a failure too, and the traceback says which.
+        print(f"consistency: a part is missing: {error!r}", file=sys.stderr)
+        raise

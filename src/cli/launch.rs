@@ -1,0 +1,299 @@
+//! Makes the command line and the environment of a CLI process. Pure: the same
+//! input gives the same command, which is what its tests rely on.
+//!
+//! Every value travels as `--flag=value`, one each: the CLI takes a value that
+//! begins with a dash for a flag in several other forms (`--resume X`, the second
+//! value of a list). The environment is built from nothing, never inherited.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use super::options::Options;
+use crate::ids::{CliSessionId, ClientId};
+
+/// Carries the [`ClientId`] in the environment of a process and of all that it
+/// starts, so that what it leaves behind can be told from anything else.
+pub const MARK_VARIABLE: &str = "SESSION_POOL_CLIENT";
+
+/// Carries the state folder, so that a later life of the service can tell what an
+/// earlier one left.
+pub const STATE_VARIABLE: &str = "SESSION_POOL_STATE";
+
+/// Variables of the service that every CLI gets, if they are set.
+const PASSED_ON: [&str; 5] = ["PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ"];
+
+/// Where a process's conversation comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It begins.
+    New(CliSessionId),
+    /// It goes on.
+    Resume(CliSessionId),
+    /// It begins as a copy of another.
+    Fork {
+        /// The other.
+        from: CliSessionId,
+        /// The copy's own id.
+        to: CliSessionId,
+    },
+}
+
+impl Origin {
+    /// The id that the process will know its conversation by.
+    pub fn cli_session_id(&self) -> CliSessionId {
+        match *self {
+            Self::New(id) | Self::Resume(id) | Self::Fork { to: id, .. } => id,
+        }
+    }
+}
+
+/// What the operator says about every CLI process.
+#[derive(Debug, Clone)]
+pub struct LaunchSettings {
+    /// The executable.
+    pub program: PathBuf,
+    /// Arguments added to ours.
+    pub extra_args: Vec<String>,
+    /// Variables set, over those passed on.
+    pub env: BTreeMap<String, String>,
+    /// Names of the service's own variables that are passed on.
+    pub env_passthrough: Vec<String>,
+    /// The state folder.
+    pub state_dir: PathBuf,
+}
+
+/// The folders of one session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folders {
+    /// Working folder.
+    pub work: PathBuf,
+    /// The tenant's `CLAUDE_CONFIG_DIR`.
+    pub config: PathBuf,
+    /// The tenant's `HOME`.
+    pub home: PathBuf,
+}
+
+/// A command, ready to be spawned.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Command {
+    /// The executable.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Its working folder.
+    pub cwd: PathBuf,
+    /// The mark that it and all its children carry.
+    pub mark: ClientId,
+}
+
+impl std::fmt::Debug for Command {
+    /// Leaves the environment's values out: credentials are among them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Command")
+            .field("program", &self.program)
+            .field("args", &self.args)
+            .field("env", &self.env.keys())
+            .field("cwd", &self.cwd)
+            .field("mark", &self.mark)
+            .finish()
+    }
+}
+
+impl LaunchSettings {
+    /// The command of one process. `inherited` is the service's own environment.
+    pub fn command(
+        &self,
+        origin: Origin,
+        options: &Options,
+        folders: &Folders,
+        mark: ClientId,
+        inherited: impl Fn(&str) -> Option<String>,
+    ) -> Command {
+        let mut args = fixed_args();
+        args.extend(origin_args(origin));
+        args.extend(option_args(options));
+        args.extend(self.extra_args.iter().cloned());
+        Command {
+            program: self.program.clone(),
+            args,
+            env: self.environment(folders, mark, inherited),
+            cwd: folders.work.clone(),
+            mark,
+        }
+    }
+
+    fn environment(
+        &self,
+        folders: &Folders,
+        mark: ClientId,
+        inherited: impl Fn(&str) -> Option<String>,
+    ) -> BTreeMap<String, String> {
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let passed_on =
+            PASSED_ON.into_iter().chain(self.env_passthrough.iter().map(String::as_str));
+        let mut env: BTreeMap<String, String> = passed_on
+            .filter_map(|name| inherited(name).map(|value| (name.to_owned(), value)))
+            .collect();
+        env.insert("HOME".into(), path(&folders.home));
+        env.insert("CLAUDE_CONFIG_DIR".into(), path(&folders.config));
+        env.insert("CLAUDE_CODE_ENTRYPOINT".into(), "session-pool".into());
+        // An executable that replaces itself under running sessions is no use here.
+        env.insert("DISABLE_AUTOUPDATER".into(), "1".into());
+        env.extend(self.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+        // What the protocol and the supervision rely on is not the operator's to change.
+        env.insert("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS".into(), "1".into());
+        env.insert(MARK_VARIABLE.into(), mark.to_string());
+        env.insert(STATE_VARIABLE.into(), path(&self.state_dir));
+        env
+    }
+}
+
+fn fixed_args() -> Vec<String> {
+    [
+        "--print",
+        "--input-format=stream-json",
+        "--output-format=stream-json",
+        "--verbose",
+        // Permission prompts become control requests on the same pipes.
+        "--permission-prompt-tool=stdio",
+        // MCP servers in a session's folder would be commands of its author's choice.
+        "--strict-mcp-config",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+fn origin_args(origin: Origin) -> Vec<String> {
+    match origin {
+        Origin::New(id) => vec![format!("--session-id={id}")],
+        Origin::Resume(id) => vec![format!("--resume={id}")],
+        Origin::Fork { from, to } => vec![
+            format!("--resume={from}"),
+            "--fork-session".to_owned(),
+            format!("--session-id={to}"),
+        ],
+    }
+}
+
+/// The flags of the options that a process is born with. System prompts, JSON schema
+/// and agents are not among them: they go into `initialize`.
+fn option_args(options: &Options) -> Vec<String> {
+    let mut args = Vec::new();
+    let mut flag = |name: &str, value: Option<String>| {
+        args.extend(value.map(|value| format!("--{name}={value}")));
+    };
+    flag("model", options.model.clone());
+    flag("fallback-model", options.fallback_model.clone());
+    flag("permission-mode", options.permission_mode.clone());
+    flag("max-turns", options.max_turns.map(|turns| turns.to_string()));
+    flag("max-budget-usd", options.max_budget_usd.map(|budget| budget.to_string()));
+    flag("max-thinking-tokens", options.max_thinking_tokens.map(|tokens| tokens.to_string()));
+    flag("effort", options.effort.clone());
+    flag("setting-sources", Some(options.setting_sources.join(",")));
+    for (name, values) in [
+        ("allowedTools", &options.allowed_tools),
+        ("disallowedTools", &options.disallowed_tools),
+        ("tools", &options.tools),
+        ("betas", &options.betas),
+    ] {
+        for value in values {
+            flag(name, Some(value.clone()));
+        }
+    }
+    if options.include_partial_messages == Some(true) {
+        args.push("--include-partial-messages".into());
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> LaunchSettings {
+        LaunchSettings {
+            program: "/usr/bin/claude".into(),
+            extra_args: vec!["--debug-file=/tmp/log".into()],
+            env: [("ANTHROPIC_BASE_URL".to_owned(), "http://127.0.0.1:1".to_owned())].into(),
+            env_passthrough: vec!["HTTPS_PROXY".into(), "NOT_SET".into()],
+            state_dir: "/state".into(),
+        }
+    }
+
+    fn folders() -> Folders {
+        Folders { work: "/w".into(), config: "/c".into(), home: "/h".into() }
+    }
+
+    fn command(origin: Origin, options: &Options) -> Command {
+        settings().command(origin, options, &folders(), ClientId::fresh(), |name| match name {
+            "PATH" => Some("/bin".into()),
+            "HTTPS_PROXY" => Some("http://proxy".into()),
+            "ANTHROPIC_API_KEY" | "AWS_SECRET_ACCESS_KEY" => Some("secret".into()),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn the_environment_is_an_allow_list() {
+        let command = command(Origin::New(CliSessionId::fresh()), &Options::default());
+        let names: Vec<&str> = command.env.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "ANTHROPIC_BASE_URL",
+                "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS",
+                "CLAUDE_CODE_ENTRYPOINT",
+                "CLAUDE_CONFIG_DIR",
+                "DISABLE_AUTOUPDATER",
+                "HOME",
+                "HTTPS_PROXY",
+                "PATH",
+                "SESSION_POOL_CLIENT",
+                "SESSION_POOL_STATE",
+            ]
+        );
+        assert!(!format!("{command:?}").contains("http://proxy"));
+    }
+
+    #[test]
+    fn every_value_is_bound_to_its_flag() {
+        let options = Options {
+            model: Some("--dangerously-skip-permissions".into()),
+            allowed_tools: vec!["-x".into(), "Bash(git log:*)".into()],
+            tools: vec![String::new()],
+            max_turns: Some(3),
+            ..Options::default()
+        };
+        let id = CliSessionId::fresh();
+        let command = command(Origin::Resume(id), &options);
+        for wanted in [
+            format!("--resume={id}"),
+            "--model=--dangerously-skip-permissions".to_owned(),
+            "--allowedTools=-x".to_owned(),
+            "--allowedTools=Bash(git log:*)".to_owned(),
+            "--tools=".to_owned(),
+            "--max-turns=3".to_owned(),
+            "--setting-sources=".to_owned(),
+        ] {
+            assert!(command.args.contains(&wanted), "{wanted} in {:?}", command.args);
+        }
+        assert!(command.args.iter().all(|arg| arg.starts_with("--")), "{:?}", command.args);
+        assert!(!command.args.contains(&"--dangerously-skip-permissions".to_owned()));
+        assert_eq!(command.args.last().map(String::as_str), Some("--debug-file=/tmp/log"));
+    }
+
+    #[test]
+    fn a_conversation_begins_goes_on_or_is_copied() {
+        let (from, to) = (CliSessionId::fresh(), CliSessionId::fresh());
+        assert_eq!(origin_args(Origin::New(to)), [format!("--session-id={to}")]);
+        assert_eq!(origin_args(Origin::Resume(to)), [format!("--resume={to}")]);
+        assert_eq!(
+            origin_args(Origin::Fork { from, to }),
+            [format!("--resume={from}"), "--fork-session".into(), format!("--session-id={to}")]
+        );
+    }
+}

@@ -1,0 +1,39 @@
+//! One CLI process and its protocol. Knows nothing of sessions, turns or gRPC.
+//!
+//! The CLI runs as `claude --input-format=stream-json --output-format=stream-json
+//! --verbose …` and speaks one JSON object a line, both ways:
+//!
+//! ```text
+//!  to the CLI                                   from the CLI
+//!  {"type":"control_request",                   {"type":"control_response", …}
+//!   "request":{"subtype":"initialize"}}
+//!  {"type":"user","message":{…}}                {"type":"system","subtype":"init", …}
+//!                                               {"type":"assistant", …}
+//!                                               {"type":"control_request",
+//!                                                "request":{"subtype":"can_use_tool"}}
+//!  {"type":"control_response", …}               {"type":"user", … tool_result …}
+//!  {"type":"control_request",
+//!   "request":{"subtype":"interrupt"}}          {"type":"result", …}
+//!                                               {"type":"system",
+//!                                                "subtype":"session_state_changed","state":"idle"}
+//! ```
+//!
+//! - [`lines`] cuts the CLI's output into lines, within a bound.
+//! - [`frame`] says of each line what the pool has to know of it, in one cheap pass.
+//! - [`message`] reads a line in full, for those who show it to callers.
+//! - [`request`] makes the lines that go to the CLI.
+//! - [`connection`] joins these over a pair of pipes.
+//! - [`launch`] makes argv and environment; [`process`] spawns, watches and stops.
+
+pub mod connection;
+pub mod frame;
+pub mod launch;
+pub mod lines;
+pub mod memory;
+pub mod message;
+pub mod options;
+pub mod process;
+pub mod request;
+mod spawner;
+mod sweep;
+pub mod transcript;

@@ -1,0 +1,202 @@
+//! What a conversation can be asked to be, in the words of the official Agent SDKs,
+//! and when the CLI can take each option on. Knows nothing of who may ask for what.
+
+/// Options of a conversation. `None` and an empty list mean "not said".
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Options {
+    /// Model alias or full name.
+    pub model: Option<String>,
+    /// Model to use when the first is overloaded.
+    pub fallback_model: Option<String>,
+    /// Replaces the CLI's system prompt.
+    pub system_prompt: Option<String>,
+    /// Added to the CLI's system prompt.
+    pub append_system_prompt: Option<String>,
+    /// Permission mode, as the CLI calls it.
+    pub permission_mode: Option<String>,
+    /// Rules of tools that run without asking.
+    pub allowed_tools: Vec<String>,
+    /// Rules of tools that are refused.
+    pub disallowed_tools: Vec<String>,
+    /// The built-in tools that exist; one empty string means none.
+    pub tools: Vec<String>,
+    /// Rounds with the model after which a turn ends.
+    pub max_turns: Option<u32>,
+    /// Cost in US dollars at which turns end.
+    pub max_budget_usd: Option<f64>,
+    /// Tokens for thinking.
+    pub max_thinking_tokens: Option<u32>,
+    /// Effort level.
+    pub effort: Option<String>,
+    /// JSON schema of the structured output, as a JSON object.
+    pub json_schema: Option<String>,
+    /// Settings files to load: `user`, `project`, `local`.
+    pub setting_sources: Vec<String>,
+    /// Whether pieces of messages are printed.
+    pub include_partial_messages: Option<bool>,
+    /// Beta headers.
+    pub betas: Vec<String>,
+}
+
+/// An option that a running process can take on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LiveChange {
+    /// `set_model`.
+    Model(String),
+    /// `set_permission_mode`.
+    PermissionMode(String),
+    /// `set_max_thinking_tokens`.
+    MaxThinkingTokens(u32),
+    /// `apply_flag_settings` with an effort level.
+    Effort(String),
+}
+
+impl LiveChange {
+    /// The option's name in the contract.
+    pub fn option(&self) -> &'static str {
+        match self {
+            Self::Model(_) => "model",
+            Self::PermissionMode(_) => "permission_mode",
+            Self::MaxThinkingTokens(_) => "max_thinking_tokens",
+            Self::Effort(_) => "effort",
+        }
+    }
+}
+
+/// How wanted options differ from those in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// What a running process can take on.
+    pub live: Vec<LiveChange>,
+    /// Names of the options that only another process can have.
+    pub fixed: Vec<&'static str>,
+}
+
+impl Options {
+    /// What has to change for `wanted` to hold; what it does not say stays.
+    pub fn difference(&self, wanted: &Self) -> Difference {
+        let mut difference = Difference::default();
+        let live = &mut difference.live;
+        live.extend(changed(&self.model, &wanted.model).map(LiveChange::Model));
+        live.extend(
+            changed(&self.permission_mode, &wanted.permission_mode).map(LiveChange::PermissionMode),
+        );
+        live.extend(
+            changed(&self.max_thinking_tokens, &wanted.max_thinking_tokens)
+                .map(LiveChange::MaxThinkingTokens),
+        );
+        live.extend(changed(&self.effort, &wanted.effort).map(LiveChange::Effort));
+        let fixed = [
+            ("fallback_model", changed(&self.fallback_model, &wanted.fallback_model).is_some()),
+            ("system_prompt", changed(&self.system_prompt, &wanted.system_prompt).is_some()),
+            (
+                "append_system_prompt",
+                changed(&self.append_system_prompt, &wanted.append_system_prompt).is_some(),
+            ),
+            ("allowed_tools", list_changed(&self.allowed_tools, &wanted.allowed_tools)),
+            ("disallowed_tools", list_changed(&self.disallowed_tools, &wanted.disallowed_tools)),
+            ("tools", list_changed(&self.tools, &wanted.tools)),
+            ("max_turns", changed(&self.max_turns, &wanted.max_turns).is_some()),
+            ("max_budget_usd", changed(&self.max_budget_usd, &wanted.max_budget_usd).is_some()),
+            ("json_schema", changed(&self.json_schema, &wanted.json_schema).is_some()),
+            ("setting_sources", list_changed(&self.setting_sources, &wanted.setting_sources)),
+            (
+                "include_partial_messages",
+                self.include_partial_messages.unwrap_or_default()
+                    != wanted
+                        .include_partial_messages
+                        .unwrap_or(self.include_partial_messages.unwrap_or_default()),
+            ),
+            ("betas", list_changed(&self.betas, &wanted.betas)),
+        ];
+        difference.fixed =
+            fixed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
+        difference
+    }
+
+    /// These options, with what `wanted` says in place of what was said before.
+    pub fn updated(&self, wanted: &Self) -> Self {
+        fn value<T: Clone>(old: &Option<T>, new: &Option<T>) -> Option<T> {
+            new.clone().or_else(|| old.clone())
+        }
+        fn list(old: &[String], new: &[String]) -> Vec<String> {
+            if new.is_empty() { old.to_vec() } else { new.to_vec() }
+        }
+        Self {
+            model: value(&self.model, &wanted.model),
+            fallback_model: value(&self.fallback_model, &wanted.fallback_model),
+            system_prompt: value(&self.system_prompt, &wanted.system_prompt),
+            append_system_prompt: value(&self.append_system_prompt, &wanted.append_system_prompt),
+            permission_mode: value(&self.permission_mode, &wanted.permission_mode),
+            allowed_tools: list(&self.allowed_tools, &wanted.allowed_tools),
+            disallowed_tools: list(&self.disallowed_tools, &wanted.disallowed_tools),
+            tools: list(&self.tools, &wanted.tools),
+            max_turns: value(&self.max_turns, &wanted.max_turns),
+            max_budget_usd: value(&self.max_budget_usd, &wanted.max_budget_usd),
+            max_thinking_tokens: value(&self.max_thinking_tokens, &wanted.max_thinking_tokens),
+            effort: value(&self.effort, &wanted.effort),
+            json_schema: value(&self.json_schema, &wanted.json_schema),
+            setting_sources: list(&self.setting_sources, &wanted.setting_sources),
+            include_partial_messages: value(
+                &self.include_partial_messages,
+                &wanted.include_partial_messages,
+            ),
+            betas: list(&self.betas, &wanted.betas),
+        }
+    }
+}
+
+/// The wanted value, if one is wanted and it is another.
+fn changed<T: Clone + PartialEq>(current: &Option<T>, wanted: &Option<T>) -> Option<T> {
+    wanted.clone().filter(|wanted| current.as_ref() != Some(wanted))
+}
+
+fn list_changed(current: &[String], wanted: &[String]) -> bool {
+    !wanted.is_empty() && current != wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_are_not_said_stay_as_they_are() {
+        let current = Options {
+            model: Some("sonnet".into()),
+            tools: vec!["Bash".into()],
+            include_partial_messages: Some(true),
+            ..Options::default()
+        };
+        assert_eq!(current.difference(&Options::default()), Difference::default());
+        assert_eq!(current.updated(&Options::default()), current);
+    }
+
+    #[test]
+    fn a_running_process_takes_on_model_mode_thinking_and_effort_only() {
+        let wanted = Options {
+            model: Some("opus".into()),
+            permission_mode: Some("plan".into()),
+            max_thinking_tokens: Some(0),
+            effort: Some("low".into()),
+            system_prompt: Some("Be brief.".into()),
+            allowed_tools: vec!["Bash".into()],
+            include_partial_messages: Some(true),
+            ..Options::default()
+        };
+        let difference = Options::default().difference(&wanted);
+        let live: Vec<_> = difference.live.iter().map(LiveChange::option).collect();
+        assert_eq!(live, ["model", "permission_mode", "max_thinking_tokens", "effort"]);
+        assert_eq!(
+            difference.fixed,
+            ["system_prompt", "allowed_tools", "include_partial_messages"]
+        );
+        assert_eq!(Options::default().updated(&wanted), wanted);
+        assert_eq!(wanted.difference(&wanted), Difference::default());
+    }
+
+    #[test]
+    fn partial_messages_are_off_unless_asked_for() {
+        let off = Options { include_partial_messages: Some(false), ..Options::default() };
+        assert_eq!(Options::default().difference(&off), Difference::default());
+    }
+}

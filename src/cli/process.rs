@@ -1,0 +1,273 @@
+//! One CLI process: start it, hear of its end, stop it. Knows nothing of what it is
+//! used for.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    io,
+    os::unix::process::ExitStatusExt as _,
+    pin::Pin,
+    process::ExitStatus,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::Child as TokioChild,
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::{
+    connection::Connection,
+    frame::Frame,
+    launch::{Command, MARK_VARIABLE},
+    spawner, sweep,
+};
+use crate::{ids::ClientId, tasks::spawn_owned};
+
+/// How much of stderr is kept, in bytes.
+const STDERR_TAIL: usize = 4096;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It could not be found out.
+    Unknown,
+}
+
+impl From<io::Result<ExitStatus>> for Exit {
+    fn from(status: io::Result<ExitStatus>) -> Self {
+        match status.map(|status| (status.code(), status.signal())) {
+            Ok((Some(code), _)) => Self::Code(code),
+            Ok((None, Some(signal))) => Self::Signal(signal),
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unknown => f.write_str("an unknown exit status"),
+        }
+    }
+}
+
+/// What a session needs of a process. Tests have one that is no process at all.
+pub trait Child: Send + fmt::Debug {
+    /// Its process id.
+    fn id(&self) -> u32;
+    /// Waits for its end. Cancel safe; the same answer every time.
+    fn wait(&mut self) -> Pin<Box<dyn Future<Output = Exit> + Send + '_>>;
+    /// Asks it to end.
+    fn terminate(&mut self);
+    /// Kills it and its group.
+    fn kill(&mut self);
+    /// Kills whatever it started and left. Returns how many.
+    fn sweep(&mut self) -> Pin<Box<dyn Future<Output = usize> + Send + '_>>;
+    /// The last of what it wrote to stderr.
+    fn stderr_tail(&self) -> String;
+}
+
+/// Bounds of the steps of a stop.
+#[derive(Debug, Clone, Copy)]
+pub struct StopGrace {
+    /// After its input was closed: an idle CLI needs up to 50 ms, one with a
+    /// background task may wait for that for ever.
+    pub after_eof: Duration,
+    /// After SIGTERM: up to 1.5 s were seen (2.1.330 with a background task).
+    pub after_term: Duration,
+    /// After SIGKILL, which only a process stuck in the kernel survives.
+    pub after_kill: Duration,
+}
+
+impl StopGrace {
+    /// For a process that is idle or that may still finish what it does.
+    pub const GENTLE: Self = Self {
+        after_eof: Duration::from_millis(1000),
+        after_term: Duration::from_millis(2000),
+        after_kill: Duration::from_millis(2000),
+    };
+
+    /// For a process that has been given its chance.
+    pub const FIRM: Self = Self {
+        after_eof: Duration::ZERO,
+        after_term: Duration::from_millis(500),
+        after_kill: Duration::from_millis(2000),
+    };
+}
+
+/// What a stop came to.
+#[must_use]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stopped {
+    /// How the process ended; `None` if it has not, even after SIGKILL.
+    pub exit: Option<Exit>,
+    /// Whether SIGTERM or SIGKILL was needed.
+    pub forced: bool,
+    /// Processes that it left and that were killed.
+    pub swept: usize,
+}
+
+/// Ends a process in steps: end of input, SIGTERM, SIGKILL, each with its bound, and
+/// in the end whatever it left behind. What it still prints goes to `last_words`.
+pub async fn stop(
+    mut connection: Connection,
+    child: &mut dyn Child,
+    grace: StopGrace,
+    last_words: &mut Vec<Frame>,
+) -> Stopped {
+    let mut exit = None;
+    if !grace.after_eof.is_zero() {
+        connection.close_input();
+        exit = wait_and_read(&mut connection, child, grace.after_eof, last_words).await;
+    }
+    let forced = exit.is_none();
+    if exit.is_none() {
+        child.terminate();
+        exit = wait_and_read(&mut connection, child, grace.after_term, last_words).await;
+    }
+    if exit.is_none() {
+        child.kill();
+        exit = timeout(grace.after_kill, child.wait()).await.ok();
+    }
+    let swept = child.sweep().await;
+    Stopped { exit, forced, swept }
+}
+
+/// A process that nobody reads may block on its output instead of ending.
+async fn wait_and_read(
+    connection: &mut Connection,
+    child: &mut dyn Child,
+    limit: Duration,
+    last_words: &mut Vec<Frame>,
+) -> Option<Exit> {
+    let ended = async {
+        let mut open = true;
+        loop {
+            tokio::select! {
+                exit = child.wait() => {
+                    // What it printed before it ended is still in the pipe.
+                    if open {
+                        let rest = async { while connection.read(last_words).await.is_ok() {} };
+                        // A child of its own may hold the pipe open for ever.
+                        drop(timeout(Duration::from_millis(100), rest).await);
+                    }
+                    return exit;
+                }
+                read = connection.read(last_words), if open => open = read.is_ok(),
+            }
+        }
+    };
+    timeout(limit, ended).await.ok()
+}
+
+/// A real process.
+#[derive(Debug)]
+pub struct Process {
+    child: TokioChild,
+    id: u32,
+    mark: ClientId,
+    exit: Option<Exit>,
+    stderr: Arc<Mutex<VecDeque<u8>>>,
+    stderr_reader: JoinHandle<()>,
+}
+
+impl Process {
+    /// Starts a command and connects to it. Frames may have `max_frame` bytes.
+    pub async fn start(command: Command, max_frame: usize) -> io::Result<(Self, Connection)> {
+        let mark = command.mark;
+        let mut child = spawner::spawn(command).await?;
+        let lost = || io::Error::other("a new process without pipes");
+        let (stdin, stdout, stderr_pipe) = (
+            child.stdin.take().ok_or_else(lost)?,
+            child.stdout.take().ok_or_else(lost)?,
+            child.stderr.take().ok_or_else(lost)?,
+        );
+        let id = child.id().ok_or_else(lost)?;
+        let stderr = Arc::new(Mutex::new(VecDeque::new()));
+        let stderr_reader = spawn_owned(keep_tail(stderr_pipe, Arc::clone(&stderr)));
+        let process = Self { child, id, mark, exit: None, stderr, stderr_reader };
+        Ok((process, Connection::new(stdout, stdin, max_frame)))
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Once it has been waited for, its id may be another's.
+        if let (None, Some(group)) =
+            (self.exit, i32::try_from(self.id).ok().and_then(Pid::from_raw))
+        {
+            // It may have ended by itself; then there is nothing to signal.
+            kill_process_group(group, signal).ok();
+        }
+    }
+}
+
+impl Child for Process {
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn wait(&mut self) -> Pin<Box<dyn Future<Output = Exit> + Send + '_>> {
+        Box::pin(async {
+            if let Some(exit) = self.exit {
+                return exit;
+            }
+            let exit = Exit::from(self.child.wait().await);
+            self.exit = Some(exit);
+            // What it said last is in the pipe; a child that holds it open is not waited for.
+            drop(timeout(Duration::from_millis(100), &mut self.stderr_reader).await);
+            exit
+        })
+    }
+
+    fn terminate(&mut self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn kill(&mut self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn sweep(&mut self) -> Pin<Box<dyn Future<Output = usize> + Send + '_>> {
+        let mark = self.mark.to_string();
+        Box::pin(async move {
+            tokio::task::spawn_blocking(move || sweep::kill_marked(MARK_VARIABLE, &mark))
+                .await
+                .unwrap_or_default()
+        })
+    }
+
+    fn stderr_tail(&self) -> String {
+        let tail = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        let (a, b) = tail.as_slices();
+        String::from_utf8_lossy(&[a, b].concat()).trim().to_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // `stop` is the way to end a process; this is the net below it.
+        self.signal(Signal::KILL);
+        self.stderr_reader.abort();
+    }
+}
+
+async fn keep_tail(mut stderr: impl AsyncRead + Unpin, tail: Arc<Mutex<VecDeque<u8>>>) {
+    let mut buffer = [0; 1024];
+    while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.extend(&buffer[..count]);
+        let excess = tail.len().saturating_sub(STDERR_TAIL);
+        tail.drain(..excess);
+    }
+}

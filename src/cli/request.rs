@@ -1,0 +1,266 @@
+//! Makes the lines that go to the CLI. Knows the protocol's words, and nothing of
+//! when they are said.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
+use uuid::Uuid;
+
+/// A control request of ours, with the id that its answer will name.
+#[derive(Debug, Clone)]
+pub struct ControlRequest {
+    /// The id.
+    pub id: String,
+    /// The line.
+    pub line: Bytes,
+}
+
+impl ControlRequest {
+    fn new(request: Value) -> Self {
+        let id = Uuid::new_v4().to_string();
+        let line = line(&json!({"type": "control_request", "request_id": id, "request": request}));
+        Self { id, line }
+    }
+
+    /// Stops the running turn.
+    pub fn interrupt() -> Self {
+        Self::new(json!({"subtype": "interrupt"}))
+    }
+
+    /// Sets the model; `None` is the CLI's default.
+    pub fn set_model(model: Option<&str>) -> Self {
+        Self::new(match model {
+            Some(model) => json!({"subtype": "set_model", "model": model}),
+            None => json!({"subtype": "set_model"}),
+        })
+    }
+
+    /// Sets the permission mode.
+    pub fn set_permission_mode(mode: &str) -> Self {
+        Self::new(json!({"subtype": "set_permission_mode", "mode": mode}))
+    }
+
+    /// Sets the tokens for thinking.
+    pub fn set_max_thinking_tokens(tokens: u32) -> Self {
+        Self::new(json!({"subtype": "set_max_thinking_tokens", "max_thinking_tokens": tokens}))
+    }
+
+    /// Sets the effort level.
+    pub fn set_effort(level: &str) -> Self {
+        Self::new(json!({"subtype": "apply_flag_settings", "settings": {"effortLevel": level}}))
+    }
+}
+
+/// The first request to a process. It fixes what is in it for the process's life:
+/// a second one changes nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Initialize {
+    /// Replaces the CLI's system prompt.
+    pub system_prompt: Option<String>,
+    /// Added to the CLI's system prompt.
+    pub append_system_prompt: Option<String>,
+    /// JSON schema of the structured output, as JSON.
+    pub json_schema: Option<String>,
+    /// Subagents by name, as JSON.
+    pub agents: Option<String>,
+}
+
+impl Initialize {
+    /// The request.
+    pub fn request(&self) -> ControlRequest {
+        let mut request = json!({"subtype": "initialize", "hooks": {}});
+        if let Some(text) = &self.system_prompt {
+            request["systemPrompt"] = json!([text]);
+        }
+        if let Some(text) = &self.append_system_prompt {
+            request["appendSystemPrompt"] = json!(text);
+        }
+        for (key, text) in [("jsonSchema", &self.json_schema), ("agents", &self.agents)] {
+            // Checked to be JSON where it came in; what is not is left out here.
+            if let Some(value) = text.as_ref().and_then(|text| serde_json::from_str(text).ok()) {
+                request[key] = value;
+            }
+        }
+        ControlRequest::new(request)
+    }
+}
+
+/// One block of a prompt.
+#[derive(Debug, Clone)]
+pub enum InputBlock {
+    /// Text.
+    Text(String),
+    /// An image or a document, inline.
+    Media {
+        /// Which of the two.
+        kind: MediaKind,
+        /// IANA media type.
+        media_type: String,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// Another block, as a JSON object.
+    Json(Box<RawValue>),
+}
+
+/// What an inline medium is.
+#[derive(Debug, Clone, Copy)]
+pub enum MediaKind {
+    /// An image.
+    Image,
+    /// A document.
+    Document,
+}
+
+/// What a turn asks.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Plain text.
+    Text(String),
+    /// Blocks.
+    Blocks(Vec<InputBlock>),
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WireBlock<'a> {
+    Typed { r#type: &'static str, text: &'a str },
+    Media { r#type: &'static str, source: Source<'a> },
+    Json(&'a RawValue),
+}
+
+#[derive(Serialize)]
+struct Source<'a> {
+    r#type: &'static str,
+    media_type: &'a str,
+    data: String,
+}
+
+impl<'a> From<&'a InputBlock> for WireBlock<'a> {
+    fn from(block: &'a InputBlock) -> Self {
+        match block {
+            InputBlock::Text(text) => Self::Typed { r#type: "text", text },
+            InputBlock::Media { kind, media_type, data } => Self::Media {
+                r#type: match kind {
+                    MediaKind::Image => "image",
+                    MediaKind::Document => "document",
+                },
+                source: Source { r#type: "base64", media_type, data: STANDARD.encode(data) },
+            },
+            InputBlock::Json(json) => Self::Json(json),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WireContent<'a> {
+    Text(&'a str),
+    Blocks(Vec<WireBlock<'a>>),
+}
+
+#[derive(Serialize)]
+struct WireMessage<'a> {
+    role: &'static str,
+    content: WireContent<'a>,
+}
+
+#[derive(Serialize)]
+struct WirePrompt<'a> {
+    r#type: &'static str,
+    uuid: String,
+    parent_tool_use_id: Option<()>,
+    message: WireMessage<'a>,
+}
+
+/// The user message that starts a turn. The CLI drops one whose `uuid` it has seen
+/// before without a word, so each needs a fresh one.
+pub fn user_message(input: &Input, uuid: Uuid) -> Bytes {
+    let content = match input {
+        Input::Text(text) => WireContent::Text(text),
+        Input::Blocks(blocks) => WireContent::Blocks(blocks.iter().map(WireBlock::from).collect()),
+    };
+    line(&WirePrompt {
+        r#type: "user",
+        uuid: uuid.to_string(),
+        parent_tool_use_id: None,
+        message: WireMessage { role: "user", content },
+    })
+}
+
+/// The answer to a prompt of the CLI. `response` is the JSON of the decision.
+pub fn control_response(prompt_id: &str, response: &Value) -> Bytes {
+    line(&json!({
+        "type": "control_response",
+        "response": {"subtype": "success", "request_id": prompt_id, "response": response},
+    }))
+}
+
+fn line(message: &impl Serialize) -> Bytes {
+    // Nothing here has keys that are not strings, which is all that can fail.
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &Bytes) -> Value {
+        assert_eq!(line.last(), Some(&b'\n'));
+        assert_eq!(memchr::memchr_iter(b'\n', line).count(), 1, "one line");
+        serde_json::from_slice(line).expect("JSON")
+    }
+
+    #[test]
+    fn a_prompt_is_one_line_whatever_it_holds() {
+        let text = "two\nlines, \"quotes\" and --flags";
+        let uuid = Uuid::new_v4();
+        let message = parsed(&user_message(&Input::Text(text.into()), uuid));
+        assert_eq!(message["message"], json!({"role": "user", "content": text}));
+        assert_eq!(message["uuid"], uuid.to_string());
+    }
+
+    #[test]
+    fn blocks_are_passed_on_in_order() {
+        let blocks = vec![
+            InputBlock::Text("look".into()),
+            InputBlock::Media {
+                kind: MediaKind::Image,
+                media_type: "image/png".into(),
+                data: Bytes::from_static(b"\x89PNG"),
+            },
+            InputBlock::Json(
+                RawValue::from_string(r#"{"type":"x","n":1.50}"#.into()).expect("JSON"),
+            ),
+        ];
+        let line = user_message(&Input::Blocks(blocks), Uuid::new_v4());
+        assert!(memchr::memmem::find(&line, br#"{"type":"x","n":1.50}"#).is_some());
+        assert_eq!(
+            parsed(&line)["message"]["content"],
+            json!([
+                {"type": "text", "text": "look"},
+                {"type": "image", "source":
+                    {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}},
+                {"type": "x", "n": 1.50},
+            ])
+        );
+    }
+
+    #[test]
+    fn initialize_carries_what_is_bound_late() {
+        let request = Initialize {
+            system_prompt: Some("--dangerously-skip-permissions".into()),
+            json_schema: Some(r#"{"type":"object"}"#.into()),
+            ..Initialize::default()
+        }
+        .request();
+        let message = parsed(&request.line);
+        assert_eq!(message["request_id"], request.id);
+        assert_eq!(message["request"]["systemPrompt"], json!(["--dangerously-skip-permissions"]));
+        assert_eq!(message["request"]["jsonSchema"], json!({"type": "object"}));
+        assert!(message["request"].get("agents").is_none());
+    }
+}

@@ -1,0 +1,43 @@
+//! Finds and kills what a CLI process left behind, by the mark in its environment.
+//!
+//! The CLI's shells have sessions and process groups of their own, so killing a
+//! group does not reach them, and a child whose parent has ended has no ancestor to
+//! be found by. The mark is in the environment of all of them. Knows nothing of
+//! what they are.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Rounds of looking and killing; a process that forks while it is killed may need
+/// more than one.
+const ROUNDS: usize = 8;
+
+/// Kills every process whose environment holds `name=value`. Returns how many it
+/// killed. Reads `/proc`: not for a runtime's own threads.
+pub fn kill_marked(name: &str, value: &str) -> usize {
+    let mark = format!("{name}={value}");
+    let mut killed = 0;
+    for _ in 0..ROUNDS {
+        let found = marked(mark.as_bytes());
+        if found.is_empty() {
+            break;
+        }
+        killed += found.iter().filter(|pid| kill_process(**pid, Signal::KILL).is_ok()).count();
+    }
+    killed
+}
+
+fn marked(mark: &[u8]) -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            // Gone or not ours to read: not ours to kill either. A zombie has none.
+            fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == mark))
+        })
+        .filter_map(Pid::from_raw)
+        .filter(|pid| *pid != rustix::process::getpid())
+        .collect()
+}

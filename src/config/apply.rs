@@ -1,0 +1,216 @@
+//! The typed step: puts settings into their places, or says why they do not fit.
+
+use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Duration};
+
+use toml::Value;
+
+use super::{
+    Config, LogFormat, Violation,
+    fields::{ENV_TABLE, Slot, fields},
+    secrets::{HIDDEN, is_secret},
+    source::{Setting, Settings},
+    units::{parse_bytes, parse_duration, show_bytes, show_duration},
+};
+
+/// Keys, and beginnings of keys, that belong to versions to come.
+const LATER: [&str; 20] = [
+    "server.metrics_listen",
+    "server.health_listen",
+    "pool.spares",
+    "pool.hibernate_after",
+    "cli.sandbox",
+    "cli.memory_limit",
+    "store",
+    "tls",
+    "auth.tokens_file",
+    "policy.cwd_roots",
+    "policy.mcp_servers",
+    "policy.settings",
+    "policy.env",
+    "policy.agents",
+    "policy.max_sessions",
+    "policy.max_queued_turns",
+    "policy.max_cost_usd",
+    "policy.tenants",
+    "telemetry",
+    "otel",
+];
+
+/// Sets every key that fits; tells of all that do not.
+pub fn apply(config: &mut Config, settings: &Settings) -> Vec<Violation> {
+    let mut places: BTreeMap<_, _> =
+        fields(config).into_iter().map(|field| (field.key, field.slot)).collect();
+    let mut violations = Vec::new();
+    for (key, setting) in settings.iter() {
+        let outcome = match (places.get_mut(key), key.strip_prefix(ENV_TABLE)) {
+            (Some(slot), _) => set(slot, &setting.value),
+            (None, Some(rest)) => match (places.get_mut(ENV_TABLE), rest.strip_prefix('.')) {
+                (Some(slot), Some(name)) => set_variable(slot, name, &setting.value),
+                _ => Err(unknown(key)),
+            },
+            (None, None) => Err(unknown(key)),
+        };
+        if let Err(problem) = outcome {
+            violations.push(Violation {
+                key: key.into(),
+                value: shown(key, setting),
+                problem,
+                origin: setting.origin.clone(),
+            });
+        }
+    }
+    violations
+}
+
+fn unknown(key: &str) -> String {
+    let later = LATER.iter().any(|name| {
+        key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    });
+    if later { "this version does not have it yet".into() } else { "unknown key".into() }
+}
+
+/// The value for a message. What may hold a secret is not shown: by its name, or
+/// because it stands where secrets stand and is not of the right form.
+fn shown(key: &str, setting: &Setting) -> Option<String> {
+    let compound = matches!(setting.value, Value::Table(_) | Value::Array(_));
+    let known = fields(&mut Config::defaults(|_| None)).iter().any(|field| field.key == key);
+    let delicate = [ENV_TABLE, "cli.extra_args"].contains(&key);
+    if delicate || is_secret(key.trim_start_matches("auth.")) || (compound && !known) {
+        return Some(HIDDEN.into());
+    }
+    Some(setting.value.to_string())
+}
+
+fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
+    match slot {
+        Slot::Flag(place) => **place = value.as_bool().ok_or("is true or false")?,
+        Slot::Count(place, bound) => **place = count(value, bound)?,
+        Slot::Bytes(place, bound) => {
+            **place = usize::try_from(bytes(value, bound)?).map_err(|_| "is too large")?;
+        }
+        Slot::LargeBytes(place, bound) => **place = bytes(value, bound)?,
+        Slot::Duration(place, bound) => **place = within(duration(value)?, bound)?,
+        Slot::DurationOrOff(place, bound) => {
+            let duration = duration(value)?;
+            **place = if duration.is_zero() {
+                duration
+            } else {
+                within(duration, bound).map_err(|problem| format!("{problem}, or 0 for off"))?
+            };
+        }
+        Slot::Address(place) => {
+            **place = text(value)?
+                .parse()
+                .map_err(|_| "is an IP address and a port like \"127.0.0.1:50051\"")?;
+        }
+        Slot::Path(place) => **place = not_empty(text(value)?)?.into(),
+        Slot::Text(place) => **place = text(value)?.into(),
+        Slot::Texts(place, max) => **place = texts(value, *max)?,
+        Slot::Format(place) => **place = format_named(text(value)?)?,
+        Slot::Variables(..) => return Err("is a table of texts like { NAME = \"value\" }".into()),
+    }
+    Ok(())
+}
+
+fn set_variable(slot: &mut Slot<'_>, name: &str, value: &Value) -> Result<(), String> {
+    let Slot::Variables(place, max) = slot else {
+        return Err("is not a table".into());
+    };
+    if !is_variable_name(name) {
+        return Err("its name is not one of an environment variable".into());
+    }
+    let value = text(value)?;
+    if value.contains('\0') {
+        return Err("must not contain a NUL byte".into());
+    }
+    if place.len() >= *max {
+        return Err(format!("must be one of at most {max}"));
+    }
+    place.insert(name.into(), value.into());
+    Ok(())
+}
+
+/// Whether a name can be one of an environment variable.
+pub fn is_variable_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+fn text(value: &Value) -> Result<&str, String> {
+    value.as_str().ok_or_else(|| format!("is a text, not {}", kind(value)))
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a text",
+        Value::Integer(_) | Value::Float(_) => "a number",
+        Value::Boolean(_) => "a truth value",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table",
+    }
+}
+
+fn not_empty(text: &str) -> Result<&str, String> {
+    match text {
+        "" => Err("must not be empty".into()),
+        text if text.contains('\0') => Err("must not contain a NUL byte".into()),
+        text => Ok(text),
+    }
+}
+
+fn texts(value: &Value, max: usize) -> Result<Vec<String>, String> {
+    let form = || "is a list of texts like [\"a\", \"b\"]".to_string();
+    let items = value.as_array().ok_or_else(form)?;
+    if items.len() > max {
+        return Err(format!("must have at most {max} items, has {}", items.len()));
+    }
+    items.iter().map(|item| item.as_str().map(String::from).ok_or_else(form)).collect()
+}
+
+fn count(value: &Value, bound: &RangeInclusive<usize>) -> Result<usize, String> {
+    let number = value.as_integer().ok_or("is a whole number")?;
+    match usize::try_from(number) {
+        Ok(number) if bound.contains(&number) => Ok(number),
+        _ => Err(out_of(bound.start(), bound.end())),
+    }
+}
+
+fn bytes(value: &Value, bound: &RangeInclusive<u64>) -> Result<u64, String> {
+    let bytes = match value {
+        Value::Integer(number) => u64::try_from(*number).map_err(|_| "must not be negative")?,
+        Value::String(text) => parse_bytes(text)?,
+        _ => return Err("is a byte size like \"16 MiB\" or 1048576".into()),
+    };
+    if bound.contains(&bytes) {
+        return Ok(bytes);
+    }
+    Err(out_of(show_bytes(*bound.start()), show_bytes(*bound.end())))
+}
+
+fn duration(value: &Value) -> Result<Duration, String> {
+    match value {
+        Value::Integer(number) => parse_duration(&number.to_string()),
+        Value::String(text) => parse_duration(text),
+        _ => Err("is a duration like \"1500ms\", \"60s\" or \"1h 30m\"".into()),
+    }
+}
+
+fn within(duration: Duration, bound: &RangeInclusive<Duration>) -> Result<Duration, String> {
+    if bound.contains(&duration) {
+        return Ok(duration);
+    }
+    Err(format!("must be over 0 and at most {}", show_duration(*bound.end())))
+}
+
+fn out_of(min: impl Display, max: impl Display) -> String {
+    format!("must be from {min} to {max}")
+}
+
+fn format_named(name: &str) -> Result<LogFormat, String> {
+    LogFormat::ALL
+        .into_iter()
+        .find(|format| format.as_str() == name)
+        .ok_or_else(|| format!("is one of {}", LogFormat::ALL.map(LogFormat::as_str).join(", ")))
+}

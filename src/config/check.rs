@@ -1,0 +1,203 @@
+//! Rules that one key's type cannot say: about the form of texts, and those that
+//! join several keys.
+
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Config, Violation,
+    apply::is_variable_name,
+    fields::ENV_TABLE,
+    secrets::{HIDDEN, is_secret},
+    source::Settings,
+    units::{show_bytes, show_duration},
+};
+
+/// Arguments of the CLI that the service sets itself, or that would take the
+/// process out of its protocol or out of its session.
+const OWN_ARGUMENTS: [&str; 30] = [
+    "--allow-dangerously-skip-permissions",
+    "--await-claim",
+    "--background",
+    "--bg",
+    "--chrome",
+    "--continue",
+    "--dangerously-skip-permissions",
+    "--debug-to-stderr",
+    "--fork-session",
+    "--from-pr",
+    "--help",
+    "--ide",
+    "--include-partial-messages",
+    "--init-only",
+    "--input-format",
+    "--no-session-persistence",
+    "--output-format",
+    "--permission-mode",
+    "--permission-prompt-tool",
+    "--print",
+    "--remote",
+    "--replay-user-messages",
+    "--resume",
+    "--sdk-url",
+    "--session-id",
+    "--session-mirror",
+    "--teleport",
+    "--verbose",
+    "--version",
+    "--worktree",
+];
+
+/// Names that the service uses to know its own processes by.
+const OWN_VARIABLES: &str = "SESSION_POOL";
+
+/// Checks what the types leave open. Keys that failed before are left out, since
+/// their values here are not the ones that were asked for.
+pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<Violation> {
+    let mut findings = Findings { settings, failed, violations: Vec::new() };
+    check_timeouts(config, &mut findings);
+    check_spill(config, &mut findings);
+    check_listen(config, &mut findings);
+    check_state_dir(config, &mut findings);
+    check_arguments(&config.cli.extra_args, &mut findings);
+    check_variables(config, &mut findings);
+    check_permission_modes(&config.policy.permission_modes, &mut findings);
+    check_level(&config.log.level, &mut findings);
+    findings.violations
+}
+
+struct Findings<'a> {
+    settings: &'a Settings,
+    failed: &'a [Violation],
+    violations: Vec<Violation>,
+}
+
+impl Findings<'_> {
+    fn is_sound(&self, key: &str) -> bool {
+        self.failed.iter().all(|violation| violation.key != key)
+    }
+
+    fn refuse(&mut self, key: &str, value: impl Into<String>, problem: impl Into<String>) {
+        if self.is_sound(key) {
+            self.violations.push(Violation {
+                key: key.into(),
+                value: Some(value.into()),
+                problem: problem.into(),
+                origin: self.settings.origin(key),
+            });
+        }
+    }
+}
+
+fn check_timeouts(config: &Config, findings: &mut Findings<'_>) {
+    let pool = &config.pool;
+    let first_chunk = ("pool.stream_first_chunk_timeout", pool.stream_first_chunk_timeout);
+    let ongoing = ("pool.stream_ongoing_timeout", pool.stream_ongoing_timeout);
+    let ttl = ("pool.session_ttl", pool.session_ttl);
+    check_less(ongoing, ttl, findings);
+    check_less(first_chunk, ongoing, findings);
+}
+
+fn check_less(low: (&str, Duration), high: (&str, Duration), findings: &mut Findings<'_>) {
+    if low.1 < high.1 || !findings.is_sound(high.0) {
+        return;
+    }
+    let origin = findings.settings.origin(high.0);
+    let problem = format!("must be less than {} = {} ({origin})", high.0, show_duration(high.1));
+    findings.refuse(low.0, show_duration(low.1), problem);
+}
+
+fn check_spill(config: &Config, findings: &mut Findings<'_>) {
+    let buffer = config.pool.turn_buffer_bytes as u64;
+    let spill = config.pool.turn_spill_bytes;
+    if spill != 0 && spill < buffer && findings.is_sound("pool.turn_buffer_bytes") {
+        let problem = format!(
+            "must be 0 or at least pool.turn_buffer_bytes = {} ({})",
+            show_bytes(buffer),
+            findings.settings.origin("pool.turn_buffer_bytes")
+        );
+        findings.refuse("pool.turn_spill_bytes", show_bytes(spill), problem);
+    }
+}
+
+fn check_listen(config: &Config, findings: &mut Findings<'_>) {
+    let listen = config.server.listen;
+    let open = listen.ip().to_canonical().is_loopback() || config.auth.insecure;
+    if !open && findings.is_sound("auth.insecure") {
+        findings.refuse(
+            "server.listen",
+            listen.to_string(),
+            "is not a loopback address, and this version asks no caller who they are: whoever \
+             reaches the port runs commands here. Set auth.insecure = true if something else \
+             guards it",
+        );
+    }
+}
+
+fn check_state_dir(config: &Config, findings: &mut Findings<'_>) {
+    if config.state_dir.as_os_str().is_empty() {
+        findings.refuse(
+            "state_dir",
+            "\"\"",
+            "must be set, since neither XDG_STATE_HOME nor HOME is an absolute path",
+        );
+    }
+}
+
+fn check_arguments(arguments: &[String], findings: &mut Findings<'_>) {
+    for argument in arguments {
+        // The value may be a secret, the flag's name is not.
+        let name = argument.split_once('=').map_or(argument.as_str(), |(name, _)| name);
+        let problem = if !argument.starts_with("--") || argument == "--" {
+            "each item must have the form --flag or --flag=value"
+        } else if argument.contains('\0') {
+            "must not contain a NUL byte"
+        } else if OWN_ARGUMENTS.contains(&name) {
+            "the service sets this itself or cannot work with it"
+        } else {
+            continue;
+        };
+        findings.refuse("cli.extra_args", format!("{name:?}"), problem);
+    }
+}
+
+fn check_variables(config: &Config, findings: &mut Findings<'_>) {
+    const RESERVED: &str = "names that begin with SESSION_POOL are the service's own";
+    for (name, value) in &config.cli.env {
+        if name.starts_with(OWN_VARIABLES) {
+            let shown = if is_secret(name) { HIDDEN.into() } else { format!("{value:?}") };
+            findings.refuse(&format!("{ENV_TABLE}.{name}"), shown, RESERVED);
+        }
+    }
+    for name in &config.cli.env_passthrough {
+        let problem = if !is_variable_name(name) {
+            "each item must be the name of an environment variable"
+        } else if name.starts_with(OWN_VARIABLES) {
+            RESERVED
+        } else {
+            continue;
+        };
+        findings.refuse("cli.env_passthrough", format!("{name:?}"), problem);
+    }
+}
+
+fn check_permission_modes(modes: &[String], findings: &mut Findings<'_>) {
+    for mode in modes {
+        let problem = if mode == "bypassPermissions" {
+            "not in this version: it lets every caller run any command on this host"
+        } else if mode.is_empty() || !mode.chars().all(|c| c.is_ascii_alphanumeric()) {
+            "each item must be the name of a permission mode, like plan"
+        } else {
+            continue;
+        };
+        findings.refuse("policy.permission_modes", format!("{mode:?}"), problem);
+    }
+}
+
+fn check_level(level: &str, findings: &mut Findings<'_>) {
+    if let Err(error) = EnvFilter::builder().parse(level) {
+        let problem = format!("is a filter like info or info,session_pool=debug: {error}");
+        findings.refuse("log.level", format!("{level:?}"), problem);
+    }
+}

@@ -1,0 +1,177 @@
+//! The table of keys: for each its place in [`Config`], its type and its bounds.
+
+use std::{
+    collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration,
+};
+
+use super::{
+    AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, ServerConfig,
+};
+
+/// The one key whose value is a table of names that the operator chooses.
+pub const ENV_TABLE: &str = "cli.env";
+
+const NANOSECOND: Duration = Duration::from_nanos(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+const KIB: u64 = 1 << 10;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// One key and the place of its value.
+pub struct Field<'a> {
+    /// The key, with dots.
+    pub key: &'static str,
+    /// Its place.
+    pub slot: Slot<'a>,
+}
+
+/// The place of a value, which says what values it takes.
+pub enum Slot<'a> {
+    /// Yes or no.
+    Flag(&'a mut bool),
+    /// A number of things.
+    Count(&'a mut usize, RangeInclusive<usize>),
+    /// A number of bytes that fits in memory.
+    Bytes(&'a mut usize, RangeInclusive<u64>),
+    /// A number of bytes that need not.
+    LargeBytes(&'a mut u64, RangeInclusive<u64>),
+    /// A time within bounds.
+    Duration(&'a mut Duration, RangeInclusive<Duration>),
+    /// A time within bounds, or 0 for off.
+    DurationOrOff(&'a mut Duration, RangeInclusive<Duration>),
+    /// An IP address and a port.
+    Address(&'a mut SocketAddr),
+    /// A path.
+    Path(&'a mut PathBuf),
+    /// Any text.
+    Text(&'a mut String),
+    /// A list of texts, at most so many.
+    Texts(&'a mut Vec<String>, usize),
+    /// One of the log formats.
+    Format(&'a mut LogFormat),
+    /// A table of texts, at most so many.
+    Variables(&'a mut BTreeMap<String, String>, usize),
+}
+
+/// How a text from the environment or the command line is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// As it stands, quotes around it being optional.
+    Text,
+    /// As a TOML value if it is one.
+    Toml,
+}
+
+/// How the text of this key is taken.
+pub fn reading_of(key: &str) -> Reading {
+    if key.strip_prefix(ENV_TABLE).is_some_and(|rest| rest.starts_with('.')) {
+        return Reading::Text;
+    }
+    let mut config = Config::defaults(|_| None);
+    match fields(&mut config).into_iter().find(|field| field.key == key).map(|field| field.slot) {
+        Some(Slot::Path(_) | Slot::Text(_) | Slot::Address(_) | Slot::Format(_)) => Reading::Text,
+        _ => Reading::Toml,
+    }
+}
+
+/// Every key, in the order in which they are documented.
+pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
+    let Config { server, pool, cli, policy, auth, log, state_dir } = config;
+    let mut fields = vec![field("state_dir", Slot::Path(state_dir))];
+    fields.extend(server_fields(server));
+    fields.extend(pool_fields(pool));
+    fields.extend(cli_fields(cli));
+    fields.extend(policy_fields(policy));
+    let AuthConfig { insecure } = auth;
+    fields.push(field("auth.insecure", Slot::Flag(insecure)));
+    let LogConfig { format, level } = log;
+    fields.push(field("log.format", Slot::Format(format)));
+    fields.push(field("log.level", Slot::Text(level)));
+    fields
+}
+
+fn field<'a>(key: &'static str, slot: Slot<'a>) -> Field<'a> {
+    Field { key, slot }
+}
+
+fn duration<'a>(key: &'static str, place: &'a mut Duration, max: Duration) -> Field<'a> {
+    field(key, Slot::Duration(place, NANOSECOND..=max))
+}
+
+fn duration_or_off<'a>(key: &'static str, place: &'a mut Duration) -> Field<'a> {
+    field(key, Slot::DurationOrOff(place, NANOSECOND..=MONTH))
+}
+
+fn server_fields(server: &mut ServerConfig) -> impl IntoIterator<Item = Field<'_>> {
+    let ServerConfig { listen, drain_timeout, reflection } = server;
+    [
+        field("server.listen", Slot::Address(listen)),
+        duration("server.drain_timeout", drain_timeout, DAY),
+        field("server.reflection", Slot::Flag(reflection)),
+    ]
+}
+
+fn pool_fields(pool: &mut PoolConfig) -> impl IntoIterator<Item = Field<'_>> {
+    let PoolConfig {
+        enabled,
+        max_sessions,
+        max_processes,
+        session_ttl,
+        idle_threshold,
+        cleanup_interval,
+        connection_recovery,
+        stuck_threshold,
+        stream_first_chunk_timeout,
+        stream_ongoing_timeout,
+        stream_stall_timeout,
+        stream_interrupt_timeout,
+        connect_timeout,
+        max_queued_turns,
+        turn_buffer_bytes,
+        turn_spill_bytes,
+        turn_retention,
+        start_concurrency,
+    } = pool;
+    [
+        field("pool.enabled", Slot::Flag(enabled)),
+        field("pool.max_sessions", Slot::Count(max_sessions, 1..=1_000_000)),
+        field("pool.max_processes", Slot::Count(max_processes, 1..=100_000)),
+        duration("pool.session_ttl", session_ttl, MONTH),
+        duration("pool.idle_threshold", idle_threshold, MONTH),
+        duration("pool.cleanup_interval", cleanup_interval, DAY),
+        field("pool.connection_recovery", Slot::Flag(connection_recovery)),
+        duration_or_off("pool.stuck_threshold", stuck_threshold),
+        duration("pool.stream_first_chunk_timeout", stream_first_chunk_timeout, MONTH),
+        duration("pool.stream_ongoing_timeout", stream_ongoing_timeout, MONTH),
+        duration_or_off("pool.stream_stall_timeout", stream_stall_timeout),
+        duration("pool.stream_interrupt_timeout", stream_interrupt_timeout, HOUR),
+        duration("pool.connect_timeout", connect_timeout, HOUR),
+        field("pool.max_queued_turns", Slot::Count(max_queued_turns, 1..=10_000)),
+        field("pool.turn_buffer_bytes", Slot::Bytes(turn_buffer_bytes, KIB..=GIB)),
+        field("pool.turn_spill_bytes", Slot::LargeBytes(turn_spill_bytes, 0..=TIB)),
+        duration("pool.turn_retention", turn_retention, DAY),
+        field("pool.start_concurrency", Slot::Count(start_concurrency, 1..=1024)),
+    ]
+}
+
+fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
+    let CliConfig { path, extra_args, env, env_passthrough, max_frame_bytes } = cli;
+    [
+        field("cli.path", Slot::Path(path)),
+        field("cli.extra_args", Slot::Texts(extra_args, 64)),
+        field("cli.env_passthrough", Slot::Texts(env_passthrough, 256)),
+        field("cli.max_frame_bytes", Slot::Bytes(max_frame_bytes, KIB..=GIB)),
+        field(ENV_TABLE, Slot::Variables(env, 256)),
+    ]
+}
+
+fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_>> {
+    let PolicyConfig { permission_modes, max_prompt_bytes, slash_commands } = policy;
+    [
+        field("policy.permission_modes", Slot::Texts(permission_modes, 32)),
+        field("policy.max_prompt_bytes", Slot::Bytes(max_prompt_bytes, 1..=GIB)),
+        field("policy.slash_commands", Slot::Flag(slash_commands)),
+    ]
+}

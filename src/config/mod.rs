@@ -1,0 +1,54 @@
+//! The configuration: where it comes from, what may be in it, what it means.
+//! Knows the machine's memory and nothing of the rest of the crate.
+//!
+//! ```text
+//!  defaults ◀ file (TOML) ◀ environment ◀ command line     each beats those left of it
+//!       └────────┴──── source: one flat list of settings ────┘
+//!                               │
+//!                               ▼
+//!                fields: one row a key, its type and its bounds
+//!                               │
+//!                               ▼
+//!                check: rules that join several keys ──▶ Config
+//! ```
+//!
+//! A bad setting never stops the reading: [`load`] collects everything that is
+//! wrong and reports it at once. The table in `fields` takes [`Config`] apart by
+//! name, so a new field does not compile before it has a key, a bound and a place
+//! in [`print()`].
+
+mod apply;
+mod check;
+mod error;
+mod fields;
+mod memory;
+mod print;
+mod secrets;
+mod sections;
+mod source;
+mod units;
+
+pub use error::{ConfigError, Origin, Violation};
+pub use print::print;
+pub use sections::{
+    AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, ServerConfig,
+};
+pub use source::Sources;
+
+/// Reads, merges and checks the configuration.
+///
+/// The error lists every violation, each with its key, value, bound and origin.
+pub fn load(sources: Sources) -> Result<Config, ConfigError> {
+    let settings = sources.settings()?;
+    let mut config = Config::defaults(|name| sources.variable(name));
+    let mut violations = apply::apply(&mut config, &settings);
+    violations.extend(check::check(&config, &settings, &violations));
+    if !violations.is_empty() {
+        return Err(ConfigError::Refused(violations));
+    }
+    config.make_paths_absolute();
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,57 @@
+//! The configuration in force, as TOML that loads to the same configuration.
+
+use toml::{Table, Value};
+
+use super::{
+    Config,
+    fields::{Slot, fields},
+    secrets::{HIDDEN, is_secret},
+    units::{show_bytes, show_duration},
+};
+
+/// The whole configuration as TOML, with `<hidden>` in the place of secrets.
+pub fn print(config: &Config) -> String {
+    let mut config = config.clone();
+    let mut text = String::new();
+    let mut section = "";
+    for field in fields(&mut config) {
+        let (its_section, name) = field.key.rsplit_once('.').unwrap_or(("", field.key));
+        if its_section != section {
+            text += &format!("\n[{its_section}]\n");
+            section = its_section;
+        }
+        text += &format!("{name} = {}\n", value(field.slot));
+    }
+    text
+}
+
+fn value(slot: Slot<'_>) -> Value {
+    match slot {
+        Slot::Flag(place) => Value::Boolean(*place),
+        Slot::Count(place, _) => {
+            i64::try_from(*place).map_or_else(|_| Value::String(place.to_string()), Value::Integer)
+        }
+        Slot::Bytes(place, _) => Value::String(show_bytes(*place as u64)),
+        Slot::LargeBytes(place, _) => Value::String(show_bytes(*place)),
+        Slot::Duration(place, _) | Slot::DurationOrOff(place, _) => {
+            Value::String(show_duration(*place))
+        }
+        Slot::Address(place) => Value::String(place.to_string()),
+        Slot::Path(place) => Value::String(place.to_string_lossy().into_owned()),
+        Slot::Text(place) => Value::String(place.clone()),
+        Slot::Texts(place, _) => {
+            place.iter().cloned().map(Value::String).collect::<Vec<_>>().into()
+        }
+        Slot::Format(place) => Value::String(place.as_str().into()),
+        Slot::Variables(place, _) => {
+            let variables: Table = place
+                .iter()
+                .map(|(name, value)| {
+                    let shown = if is_secret(name) { HIDDEN } else { value.as_str() };
+                    (name.clone(), Value::String(shown.into()))
+                })
+                .collect();
+            Value::Table(variables)
+        }
+    }
+}

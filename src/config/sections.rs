@@ -1,0 +1,254 @@
+//! The configuration as the rest of the program sees it, with its defaults.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZero,
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
+
+use super::memory;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+const GIB: u64 = 1024 * MIB as u64;
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The gRPC server.
+    pub server: ServerConfig,
+    /// Sessions, turns and processes.
+    pub pool: PoolConfig,
+    /// How the CLI is started.
+    pub cli: CliConfig,
+    /// What callers may ask for.
+    pub policy: PolicyConfig,
+    /// Who may call.
+    pub auth: AuthConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// Folder for work folders, CLI configuration and spilled turn logs. Default:
+    /// `$XDG_STATE_HOME/session-pool`, else `$HOME/.local/state/session-pool`. A
+    /// relative path counts from the working folder at the start.
+    pub state_dir: PathBuf,
+}
+
+/// The gRPC server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// IP address and port to listen on; port 0 picks one. Default
+    /// `127.0.0.1:50051`. Outside loopback only with `auth.insecure`.
+    pub listen: SocketAddr,
+    /// How long running turns may go on after SIGTERM. Default 30 s, over 0, at
+    /// most 1 day.
+    pub drain_timeout: Duration,
+    /// Whether the server describes its contract to tools such as grpcurl.
+    /// Default true.
+    pub reflection: bool,
+}
+
+/// Sessions, turns and processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// Whether new turns are taken at all. Default true.
+    pub enabled: bool,
+    /// Sessions in the pool. Default 1000, 1 to 1 000 000.
+    pub max_sessions: usize,
+    /// Live CLI processes. Default: the memory of the cgroup or the machine less
+    /// 512 MiB, divided by 300 MiB. 1 to 100 000.
+    pub max_processes: usize,
+    /// Age at which a session is replaced. Default 1 h, over 0, at most 30 days.
+    pub session_ttl: Duration,
+    /// Idle time after which cleanup removes a session. Default 10 min, over 0,
+    /// at most 30 days.
+    pub idle_threshold: Duration,
+    /// Time between cleanups. Default 5 min, over 0, at most 1 day.
+    pub cleanup_interval: Duration,
+    /// Whether a process that was lost is replaced, and the conversation resumed,
+    /// within a turn. Default true.
+    pub connection_recovery: bool,
+    /// Age of a turn at which cleanup interrupts it. Default 15 min, 0 is off, at
+    /// most 30 days.
+    pub stuck_threshold: Duration,
+    /// Time to the first frame of a turn. Default 10 s, over 0, less than
+    /// `stream_ongoing_timeout`.
+    pub stream_first_chunk_timeout: Duration,
+    /// Silence after which a turn is reported as slow. Default 1 min, over 0, less
+    /// than `session_ttl`.
+    pub stream_ongoing_timeout: Duration,
+    /// Silence after which a turn is ended. Default 10 min, 0 is off, at most 30
+    /// days.
+    pub stream_stall_timeout: Duration,
+    /// Time that an interrupt has before the process is ended. Default 10 s, over
+    /// 0, at most 1 h.
+    pub stream_interrupt_timeout: Duration,
+    /// Time that the CLI has to start and answer. Default 1 min, over 0, at most
+    /// 1 h.
+    pub connect_timeout: Duration,
+    /// Turns that may wait in one session. Default 16, 1 to 10 000.
+    pub max_queued_turns: usize,
+    /// Bytes of a turn's log kept in memory. Default 4 MiB, 1 KiB to 1 GiB.
+    pub turn_buffer_bytes: usize,
+    /// Bytes of a turn's log kept at all, the rest being on disk. Default 1 GiB, 0
+    /// is no disk, else `turn_buffer_bytes` to 1 TiB.
+    pub turn_spill_bytes: u64,
+    /// How long a turn's log is kept after the turn. Default 1 min, over 0, at
+    /// most 1 day.
+    pub turn_retention: Duration,
+    /// CLI starts at the same time. Default: the number of cores. 1 to 1024.
+    pub start_concurrency: usize,
+}
+
+/// How the CLI is started.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CliConfig {
+    /// The executable: a name to look up on PATH, or a path. Default `claude`.
+    pub path: PathBuf,
+    /// Further arguments, in the form `--flag` or `--flag=value`. Default none, at
+    /// most 64, none of those that the service sets itself.
+    pub extra_args: Vec<String>,
+    /// Environment of the CLI, by name. Default empty, at most 256 variables.
+    pub env: BTreeMap<String, String>,
+    /// Names of variables that the CLI gets from the service's own environment.
+    /// Default none, at most 256.
+    pub env_passthrough: Vec<String>,
+    /// Bytes in one line of the CLI's output. Default 16 MiB, 1 KiB to 1 GiB.
+    pub max_frame_bytes: usize,
+}
+
+/// What callers may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyConfig {
+    /// Permission modes that callers may set. Default `default`, `plan`,
+    /// `acceptEdits`, `dontAsk`; never `bypassPermissions`.
+    pub permission_modes: Vec<String>,
+    /// Bytes in one prompt. Default 10 MiB, 1 B to 1 GiB.
+    pub max_prompt_bytes: usize,
+    /// Whether a prompt may be a slash command of the CLI. Default true.
+    pub slash_commands: bool,
+}
+
+/// Who may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// Lets the server listen outside loopback although it asks nobody who they
+    /// are. Default false.
+    pub insecure: bool,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Form of a log line. Default `pretty`.
+    pub format: LogFormat,
+    /// What is logged, as an `EnvFilter` directive such as
+    /// `info,session_pool=debug`. Default `info`.
+    pub level: String,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    pub(super) const ALL: [Self; 2] = [Self::Pretty, Self::Json];
+
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pretty => "pretty",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::defaults(|name| std::env::var(name).ok())
+    }
+}
+
+impl Config {
+    /// The defaults, in an environment given by look-up.
+    pub(super) fn defaults(variable: impl Fn(&str) -> Option<String>) -> Self {
+        Self {
+            server: ServerConfig {
+                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)),
+                drain_timeout: Duration::from_secs(30),
+                reflection: true,
+            },
+            pool: PoolConfig::default(),
+            cli: CliConfig {
+                path: "claude".into(),
+                extra_args: Vec::new(),
+                env: BTreeMap::new(),
+                env_passthrough: Vec::new(),
+                max_frame_bytes: 16 * MIB,
+            },
+            policy: PolicyConfig {
+                permission_modes: ["default", "plan", "acceptEdits", "dontAsk"]
+                    .map(String::from)
+                    .into(),
+                max_prompt_bytes: 10 * MIB,
+                slash_commands: true,
+            },
+            auth: AuthConfig { insecure: false },
+            log: LogConfig { format: LogFormat::Pretty, level: "info".into() },
+            state_dir: default_state_dir(variable),
+        }
+    }
+
+    /// The CLI and its work folders are used from other working folders than ours.
+    pub(super) fn make_paths_absolute(&mut self) {
+        let is_bare_name = self.cli.path.components().count() == 1;
+        for path in [Some(&mut self.state_dir), (!is_bare_name).then_some(&mut self.cli.path)] {
+            let Some(path) = path else { continue };
+            if let Ok(absolute) = std::path::absolute(&*path) {
+                *path = absolute;
+            }
+        }
+    }
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_sessions: 1000,
+            max_processes: memory::processes_that_fit(),
+            session_ttl: Duration::from_secs(3600),
+            idle_threshold: Duration::from_secs(600),
+            cleanup_interval: Duration::from_secs(300),
+            connection_recovery: true,
+            stuck_threshold: Duration::from_secs(900),
+            stream_first_chunk_timeout: Duration::from_secs(10),
+            stream_ongoing_timeout: Duration::from_secs(60),
+            stream_stall_timeout: Duration::from_secs(600),
+            stream_interrupt_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(60),
+            max_queued_turns: 16,
+            turn_buffer_bytes: 4 * MIB,
+            turn_spill_bytes: GIB,
+            turn_retention: Duration::from_secs(60),
+            start_concurrency: thread::available_parallelism().map_or(1, NonZero::get).min(1024),
+        }
+    }
+}
+
+/// Empty if the environment does not say where; `check` refuses that.
+fn default_state_dir(variable: impl Fn(&str) -> Option<String>) -> PathBuf {
+    // A relative XDG_STATE_HOME is to be ignored, says its specification.
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".local/state")))
+        .map(|base| base.join("session-pool"))
+        .unwrap_or_default()
+}

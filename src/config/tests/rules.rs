@@ -1,0 +1,141 @@
+//! What is refused, in which words, and what is never said.
+
+use std::time::Duration;
+
+use super::*;
+
+#[test]
+fn values_out_of_bounds_or_of_another_type_are_refused() {
+    for (key, value, words) in [
+        ("server.drain_timeout", "0s", "must be over 0 and at most 1day"),
+        ("server.drain_timeout", "2 days", "at most 1day"),
+        ("server.reflection", "yes", "is true or false"),
+        ("pool.stuck_threshold", "31 days", "at most 30days, or 0 for off"),
+        ("pool.stream_stall_timeout", "-1s", "is a duration"),
+        ("pool.max_sessions", "1000001", "from 1 to 1000000"),
+        ("pool.max_sessions", "-1", "from 1 to 1000000"),
+        ("pool.max_sessions", "1.5", "is a whole number"),
+        ("pool.turn_buffer_bytes", "1 B", "must be from 1 KiB to 1 GiB"),
+        ("pool.turn_buffer_bytes", "true", "is a byte size"),
+        ("pool.turn_buffer_bytes", "-4", "must not be negative"),
+        ("cli.path", "", "must not be empty"),
+        ("cli.extra_args", "--x", "is a list of texts"),
+        ("cli.env", "A=b", "is a table of texts"),
+        ("cli.env.A-B", "c", "not one of an environment variable"),
+        ("log.format", "xml", "is one of pretty, json"),
+        ("log.level", "a=b=c", "is a filter"),
+        ("pool", "3", "unknown key"),
+        ("pool.max_session", "3", "unknown key"),
+        ("store.kind", "sqlite", "does not have it yet"),
+        ("tls", "1", "does not have it yet"),
+        ("tlsx", "1", "unknown key"),
+    ] {
+        let told = refusal(&[(key, value)]);
+        assert!(told.starts_with(key) && told.contains(words), "{key}: {told}");
+    }
+}
+
+#[test]
+fn s22_ongoing_timeout_must_be_less_than_session_ttl() {
+    let told = refusal(&[("pool.stream_ongoing_timeout", "60s"), ("pool.session_ttl", "60s")]);
+    assert_eq!(
+        told,
+        "pool.stream_ongoing_timeout = 1m (command line): must be less than pool.session_ttl = 1m \
+         (command line)"
+    );
+}
+
+#[test]
+fn s22_first_chunk_timeout_must_be_less_than_ongoing_timeout() {
+    let told = refusal(&[("pool.stream_first_chunk_timeout", "90s")]);
+    assert_eq!(
+        told,
+        "pool.stream_first_chunk_timeout = 1m 30s (command line): must be less than \
+         pool.stream_ongoing_timeout = 1m (default)"
+    );
+}
+
+#[test]
+fn s22_timeouts_in_order_are_accepted() {
+    let config = with_flags(&[
+        ("pool.stream_first_chunk_timeout", "1ms"),
+        ("pool.stream_ongoing_timeout", "2ms"),
+        ("pool.session_ttl", "3ms"),
+    ]);
+    assert_eq!(config.unwrap().pool.session_ttl, Duration::from_millis(3));
+}
+
+#[test]
+fn s22_rules_do_not_judge_by_a_value_that_was_itself_refused() {
+    let told = refusal(&[
+        ("pool.stream_first_chunk_timeout", "90s"),
+        ("pool.stream_ongoing_timeout", "x"),
+    ]);
+    assert!(told.starts_with("pool.stream_ongoing_timeout"), "{told}");
+}
+
+#[test]
+fn the_spill_bound_is_off_or_not_below_the_buffer() {
+    assert!(with_flags(&[("pool.turn_spill_bytes", "0")]).is_ok());
+    assert!(with_flags(&[("pool.turn_spill_bytes", "4 MiB")]).is_ok());
+    let told = refusal(&[("pool.turn_spill_bytes", "1 MiB")]);
+    assert!(told.contains("pool.turn_buffer_bytes = 4 MiB (default)"), "{told}");
+}
+
+#[test]
+fn listening_outside_loopback_has_to_be_asked_for_twice() {
+    for address in ["0.0.0.0:50051", "[::]:1", "10.0.0.1:0"] {
+        let told = refusal(&[("server.listen", address)]);
+        assert!(told.contains("auth.insecure = true"), "{told}");
+        assert!(with_flags(&[("server.listen", address), ("auth.insecure", "true")]).is_ok());
+    }
+    for address in ["127.0.0.2:1", "[::1]:50051", "[::ffff:127.0.0.1]:1"] {
+        assert!(with_flags(&[("server.listen", address)]).is_ok(), "{address}");
+    }
+}
+
+#[test]
+fn nobody_may_bypass_permissions() {
+    let told = refusal(&[("policy.permission_modes", "[\"plan\", \"bypassPermissions\"]")]);
+    assert!(told.contains("bypassPermissions") && told.contains("not in this version"), "{told}");
+}
+
+#[test]
+fn arguments_of_the_service_itself_are_refused() {
+    for argument in
+        ["-p", "x", "--", "--resume", "--session-id=1", "--dangerously-skip-permissions"]
+    {
+        let told = refusal(&[("cli.extra_args", &format!("[\"--fine\", \"{argument}\"]"))]);
+        assert!(told.starts_with("cli.extra_args"), "{told}");
+    }
+    assert!(with_flags(&[("cli.extra_args", "[\"--model=x\"]")]).is_ok());
+    for key in ["cli.env.SESSION_POOL_MARK", "cli.env.SESSION_POOL"] {
+        assert!(refusal(&[(key, "x")]).contains("the service's own"));
+    }
+    let told = refusal(&[("cli.env_passthrough", "[\"A B\"]")]);
+    assert!(told.contains("name of an environment variable"), "{told}");
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = with_file("[cli.env]\nANTHROPIC_API_KEY = 'sk-1'\nREGION = 'eu'\n").unwrap();
+    for text in [format!("{config:?}"), print(&config)] {
+        assert!(!text.contains("sk-1"), "{text}");
+        assert!(text.contains("<hidden>") && text.contains("eu"), "{text}");
+    }
+    for outcome in [
+        with_flags(&[("cli.env", "{ API_KEY = 'sk-1'")]),
+        with_flags(&[("cli.env.api_key!", "sk-1")]),
+        with_flags(&[("cli.env.SESSION_POOL_TOKEN", "sk-1")]),
+        with_flags(&[("cli.extra_args", "--settings=sk-1")]),
+        with_flags(&[("cli.extra_args", "['--resume=sk-1']")]),
+        with_file("[cli.env]\nAPI_KEY = sk-1\n"),
+        with_file("[cli.env]\nAPI_KEY = ['sk-1']\n"),
+        with_file("[other]\nlist = [{ API_KEY = 'sk-1' }]\n"),
+    ] {
+        let told = outcome.unwrap_err().to_string();
+        assert!(!told.contains("sk-1"), "{told}");
+    }
+    let sources = Sources { env: pairs(&[("ANY", "sk-1")]), ..Sources::default() };
+    assert!(!format!("{sources:?}").contains("sk-1"));
+}

@@ -1,0 +1,85 @@
+//! What happened since the service started. Counted where it happens, read by
+//! `GetStats`. Knows nothing of either.
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crate::cli::frame::TokenUsage;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn add_one(&self) {
+        self.add(1);
+    }
+
+    /// Adds some.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// All that is counted; each is explained at its namesake in the contract.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "the contract's PoolCounters explains each under the same name")]
+pub struct Counters {
+    pub turns: Counter,
+    pub turns_completed: Counter,
+    pub turns_failed: Counter,
+    pub sessions_created: Counter,
+    pub sessions_reused: Counter,
+    pub sessions_resumed: Counter,
+    pub cold_starts: Counter,
+    pub interrupted: Counter,
+    pub first_chunk_timeouts: Counter,
+    pub stalled: Counter,
+    pub expired: Counter,
+    pub idle_removed: Counter,
+    pub stuck: Counter,
+    pub cli_exits: Counter,
+    pub capacity_refusals: Counter,
+    pub connect_failures: Counter,
+    pub interrupt_escalations: Counter,
+    pub messages: Counter,
+    pub frames: Counter,
+    spent: Mutex<Spent>,
+}
+
+/// Cost and tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Spent {
+    /// US dollars, as the CLI estimates them.
+    pub cost_usd: f64,
+    /// Tokens.
+    pub usage: TokenUsage,
+}
+
+impl Spent {
+    /// Adds what another turn cost.
+    pub fn add(&mut self, other: &Self) {
+        self.cost_usd += other.cost_usd;
+        self.usage.add(&other.usage);
+    }
+}
+
+impl Counters {
+    /// Adds what a turn cost.
+    pub fn spend(&self, spent: &Spent) {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner).add(spent);
+    }
+
+    /// What all turns cost.
+    pub fn spent(&self) -> Spent {
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,227 @@
+//! Every way in which a request or a turn can fail, as data. Knows ids and exit
+//! codes; says nothing of gRPC, whose statuses are made of these in one place
+//! (`rpc::status`).
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use crate::{
+    cli::process::Exit,
+    ids::{ClientId, SessionId, TurnId},
+};
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cause {
+    /// `pool.enabled` is false.
+    PoolDisabled,
+    /// The pool has as many sessions as it may have.
+    PoolAtCapacity {
+        /// `pool.max_sessions`.
+        limit: usize,
+    },
+    /// No process could be had in time.
+    NoProcess {
+        /// `pool.max_processes`.
+        limit: usize,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// Too many turns wait for the session.
+    QueueFull {
+        /// `pool.max_queued_turns`.
+        limit: usize,
+    },
+    /// A turn is running and the caller does not want to wait.
+    SessionBusy,
+    /// Options that a living session cannot take on.
+    OptionsMismatch {
+        /// Their names.
+        options: Vec<String>,
+        /// What the CLI said, if it was asked.
+        detail: Option<String>,
+    },
+    /// A conversation to start from is not there.
+    ConversationNotFound {
+        /// Its id.
+        resume: String,
+    },
+    /// No such session.
+    SessionNotFound,
+    /// No such turn, or none any more.
+    TurnNotFound,
+    /// Nothing of that id waits for an answer.
+    PromptNotFound {
+        /// The id.
+        prompt_id: String,
+    },
+    /// No executable where the configuration says.
+    CliNotFound {
+        /// `cli.path`.
+        path: PathBuf,
+    },
+    /// The CLI could not be started, exited, or did not answer.
+    ConnectFailed {
+        /// What happened, in words.
+        detail: String,
+        /// How it exited, if it did.
+        exit: Option<Exit>,
+        /// The end of its stderr.
+        stderr_tail: String,
+    },
+    /// No first frame in time.
+    FirstChunkTimeout {
+        /// `pool.stream_first_chunk_timeout`.
+        limit: Duration,
+    },
+    /// No frame for too long.
+    StreamStalled {
+        /// `pool.stream_stall_timeout`.
+        limit: Duration,
+    },
+    /// Ended by an interrupt, without a result.
+    TurnInterrupted,
+    /// The process died in the turn.
+    CliExited {
+        /// How.
+        exit: Exit,
+        /// The end of its stderr.
+        stderr_tail: String,
+        /// Whether a tool may have run.
+        tool_use_seen: bool,
+    },
+    /// A frame is too long.
+    FrameTooLarge {
+        /// `cli.max_frame_bytes`.
+        limit: usize,
+    },
+    /// The CLI printed what is not its protocol.
+    Protocol {
+        /// What, in words.
+        detail: String,
+    },
+    /// A listener fell behind everything that the log may keep.
+    ListenerTooSlow {
+        /// The first sequence that is still kept.
+        first_kept: u64,
+    },
+    /// A sequence that is no longer kept was asked for.
+    EventsExpired {
+        /// The first sequence that is still kept.
+        first_kept: u64,
+    },
+    /// The service is stopping.
+    ShuttingDown,
+    /// The service could not do its own part.
+    Internal {
+        /// What, in words.
+        detail: String,
+    },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoolDisabled => {
+                f.write_str("the session pool is disabled (pool.enabled = false)")
+            }
+            Self::PoolAtCapacity { limit } => {
+                write!(f, "session pool at capacity: {limit} (pool.max_sessions)")
+            }
+            Self::NoProcess { limit, waited } => write!(
+                f,
+                "no CLI process to be had: all {limit} (pool.max_processes) were in use for {waited:?}"
+            ),
+            Self::QueueFull { limit } => {
+                write!(f, "{limit} turns wait for the session already (pool.max_queued_turns)")
+            }
+            Self::SessionBusy => f.write_str("the session is running a turn"),
+            Self::OptionsMismatch { options, detail } => {
+                write!(f, "the living session cannot take on: {}", options.join(", "))?;
+                detail.iter().try_for_each(|detail| write!(f, " ({detail})"))
+            }
+            Self::ConversationNotFound { resume } => {
+                write!(f, "options.resume: no conversation {resume}")
+            }
+            Self::SessionNotFound => f.write_str("no such session"),
+            Self::TurnNotFound => f.write_str("no such turn, or it is not kept any more"),
+            Self::PromptNotFound { prompt_id } => {
+                write!(f, "no prompt {prompt_id:?} waits for an answer")
+            }
+            Self::CliNotFound { path } => {
+                write!(f, "no executable at {} (cli.path)", path.display())
+            }
+            Self::ConnectFailed { detail, .. } => {
+                write!(f, "failed to establish a session connection: {detail}")
+            }
+            Self::FirstChunkTimeout { limit } => write!(
+                f,
+                "the CLI said nothing for {limit:?} after the prompt (pool.stream_first_chunk_timeout)"
+            ),
+            Self::StreamStalled { limit } => {
+                write!(f, "the CLI said nothing for {limit:?} (pool.stream_stall_timeout)")
+            }
+            Self::TurnInterrupted => f.write_str("the turn was interrupted"),
+            Self::CliExited { exit, .. } => write!(f, "the CLI ended in mid-turn with {exit}"),
+            Self::FrameTooLarge { limit } => {
+                write!(
+                    f,
+                    "the CLI printed a frame of more than {limit} bytes (cli.max_frame_bytes)"
+                )
+            }
+            Self::Protocol { detail } => write!(f, "the CLI broke its protocol: {detail}"),
+            Self::ListenerTooSlow { first_kept } => write!(
+                f,
+                "the listener fell behind what is kept of the turn, which begins at sequence {first_kept}"
+            ),
+            Self::EventsExpired { first_kept } => {
+                write!(f, "from_sequence: what is kept of the turn begins at {first_kept}")
+            }
+            Self::ShuttingDown => f.write_str("the service is shutting down"),
+            Self::Internal { detail } => f.write_str(detail),
+        }
+    }
+}
+
+/// A failure and whom it concerns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// What went wrong.
+    pub cause: Cause,
+    /// The session, where there is one.
+    pub session_id: Option<SessionId>,
+    /// The turn, where there is one.
+    pub turn_id: Option<TurnId>,
+    /// The process, where there was one.
+    pub client_id: Option<ClientId>,
+}
+
+impl Failure {
+    /// With whom it concerns as far as they are not known yet.
+    #[must_use]
+    pub fn concerning(mut self, session: Option<&SessionId>, turn: Option<&TurnId>) -> Self {
+        self.session_id = self.session_id.or_else(|| session.cloned());
+        self.turn_id = self.turn_id.or_else(|| turn.cloned());
+        self
+    }
+
+    /// With the process that it happened on.
+    #[must_use]
+    pub fn on_client(mut self, client: ClientId) -> Self {
+        self.client_id.get_or_insert(client);
+        self
+    }
+}
+
+impl From<Cause> for Failure {
+    fn from(cause: Cause) -> Self {
+        Self { cause, session_id: None, turn_id: None, client_id: None }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl std::error::Error for Failure {}

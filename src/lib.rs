@@ -1,0 +1,33 @@
+//! Claude CLI sessions as a gRPC service: one warm process per conversation.
+//!
+//! ```text
+//! main ─▶ config ─▶ server (puts the parts together)
+//! rpc ─▶ pool ─▶ session ─▶ supply ─▶ cli
+//!                   ├─────▶ turn (the log of one turn, and its listeners)
+//!                   └─────▶ store (what outlives a session)
+//! client (subcommands for people) ─▶ the generated types, over the network
+//! ```
+//!
+//! Arrows point one way. [`proto`] holds the generated types, which only [`rpc`] and
+//! [`client`] name. [`failure`], [`counters`], [`ids`] and [`tasks`] know nothing of the
+//! rest. The way of a Query: `rpc` decodes it, `pool` finds or makes the session, the
+//! session's task makes sure of a process and writes the prompt, frames come back into
+//! the turn's log, every listener reads the log at its own pace, `rpc` encodes.
+
+pub mod cli;
+// pub mod client;
+pub mod config;
+pub mod counters;
+pub mod failure;
+pub mod health;
+pub mod ids;
+pub mod pool;
+pub mod proto;
+pub mod rpc;
+pub mod server;
+pub mod session;
+pub mod store;
+pub mod supply;
+pub mod tasks;
+pub mod telemetry;
+pub mod turn;

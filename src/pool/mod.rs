@@ -1,0 +1,17 @@
+//! Which sessions exist, and every decision about capacity. Knows sessions; nothing of
+//! gRPC.
+//!
+//! The map of sessions is behind a lock that is held for a look-up or an insertion,
+//! never across a wait. A session whose task ends is taken out of the map by the task
+//! that ran it, and only then are those answered who waited for its end: whoever asks
+//! next finds no session, or a new one, never a dying one.
+//!
+//! A closing session keeps its place in the map until its process is gone. A Query that
+//! meets it waits for that, so that two processes never serve one conversation.
+
+mod janitor;
+mod registry;
+mod stats;
+
+pub use registry::{PoolSettings, SessionPool};
+pub use stats::PoolStats;

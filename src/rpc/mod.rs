@@ -1,0 +1,15 @@
+//! The gRPC edge: requests in, events out, failures to statuses. Knows the pool and the
+//! generated types, which end here: nothing below this folder names them.
+//!
+//! - [`decode`]: requests to the domain's types, with every violation found at once.
+//! - [`encode`]: events to the contract's messages; [`picture`]: sessions and figures.
+//! - [`status`]: the one place where a failure becomes a status.
+//! - [`stream`]: a turn's log as a response stream, with the caller's deadline.
+//! - [`service`]: one short method for each rpc.
+
+pub mod decode;
+pub mod encode;
+pub mod picture;
+pub mod service;
+pub mod status;
+pub mod stream;

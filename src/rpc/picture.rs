@@ -1,0 +1,201 @@
+//! Pictures of sessions, figures and reports to the contract's messages.
+
+use super::encode::duration;
+use crate::{
+    cli::{frame::TokenUsage, options::Options},
+    counters::Counters,
+    ids::SessionId,
+    pool::PoolStats,
+    proto,
+    session::{
+        InterruptOutcome, InterruptReport,
+        status::{Condition, Status},
+    },
+};
+
+/// What the service adds to the pool's figures.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Live processes.
+    pub processes: usize,
+    /// Processes that start.
+    pub starting: u32,
+    /// Processes at most.
+    pub max_processes: usize,
+    /// Resident bytes of all process trees.
+    pub memory_bytes: u64,
+    /// What the CLI calls its version.
+    pub cli_version: String,
+}
+
+fn count(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// A session.
+pub fn session(status: &Status) -> proto::Session {
+    let last_used = std::time::SystemTime::now() - status.last_used_at.elapsed();
+    proto::Session {
+        session_id: status.session_id.to_string(),
+        status: condition(status.condition).into(),
+        client_id: status.client_id.map(|id| id.to_string()).unwrap_or_default(),
+        cli_session_id: status.cli_session_id.to_string(),
+        create_time: Some(status.create_time.into()),
+        last_used_time: Some(last_used.into()),
+        age: Some(duration(status.age())),
+        idle_time: Some(duration(status.idle_time())),
+        message_count: status.message_count,
+        error_count: status.error_count,
+        last_error: status.last_error.clone().unwrap_or_default(),
+        running_turn_id: status.running.as_ref().map(ToString::to_string).unwrap_or_default(),
+        queued_turns: count(status.queued),
+        process_id: status.process_id.unwrap_or_default(),
+        total_cost_usd: status.spent.cost_usd,
+        usage: Some(usage(&status.spent.usage)),
+        options: Some(options(&status.options)),
+    }
+}
+
+fn condition(condition: Condition) -> proto::SessionStatus {
+    match condition {
+        Condition::Idle => proto::SessionStatus::Idle,
+        Condition::Connecting => proto::SessionStatus::Connecting,
+        Condition::Active => proto::SessionStatus::Active,
+        Condition::Interrupting => proto::SessionStatus::Interrupting,
+        Condition::Disconnected => proto::SessionStatus::Disconnected,
+        Condition::Error => proto::SessionStatus::Error,
+        Condition::Expired => proto::SessionStatus::Expired,
+    }
+}
+
+fn usage(usage: &TokenUsage) -> proto::Usage {
+    proto::Usage {
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        cache_creation_input_tokens: usage.cache_creation_input_tokens,
+        cache_read_input_tokens: usage.cache_read_input_tokens,
+        extra_json: String::new(),
+    }
+}
+
+fn options(options: &Options) -> proto::SessionOptions {
+    let options = options.clone();
+    proto::SessionOptions {
+        model: options.model,
+        fallback_model: options.fallback_model,
+        system_prompt: options.system_prompt,
+        append_system_prompt: options.append_system_prompt,
+        permission_mode: options.permission_mode,
+        allowed_tools: options.allowed_tools,
+        disallowed_tools: options.disallowed_tools,
+        tools: options.tools,
+        max_turns: options.max_turns,
+        max_budget_usd: options.max_budget_usd,
+        max_thinking_tokens: options.max_thinking_tokens,
+        effort: options.effort,
+        json_schema: options.json_schema,
+        setting_sources: options.setting_sources,
+        include_partial_messages: options.include_partial_messages,
+        betas: options.betas,
+        ..proto::SessionOptions::default()
+    }
+}
+
+/// The pool's figures.
+pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
+    let spent = stats.counters.spent();
+    proto::GetStatsResponse {
+        enabled: stats.enabled,
+        total_sessions: count(stats.total_sessions),
+        active_sessions: count(stats.active_sessions),
+        max_sessions: count(stats.max_sessions),
+        total_messages: stats.counters.messages.get(),
+        session_ttl: Some(duration(stats.session_ttl)),
+        cleanup_interval: Some(duration(stats.cleanup_interval)),
+        processes: count(facts.processes),
+        max_processes: count(facts.max_processes),
+        spares: 0,
+        hibernated_sessions: count(stats.hibernated_sessions),
+        streaming_turns: count(stats.streaming_turns),
+        queued_turns: count(stats.queued_turns),
+        counters: Some(counters(&stats.counters)),
+        total_cost_usd: spent.cost_usd,
+        usage: Some(usage(&spent.usage)),
+        process_memory_bytes: facts.memory_bytes,
+        uptime: Some(duration(stats.uptime)),
+        service_version: env!("CARGO_PKG_VERSION").to_owned(),
+        cli_version: facts.cli_version,
+        draining: stats.draining,
+        starting_processes: facts.starting,
+        sandbox: "process-tree".to_owned(),
+    }
+}
+
+fn counters(counters: &Counters) -> proto::PoolCounters {
+    proto::PoolCounters {
+        turns: counters.turns.get(),
+        turns_completed: counters.turns_completed.get(),
+        turns_failed: counters.turns_failed.get(),
+        sessions_created: counters.sessions_created.get(),
+        sessions_reused: counters.sessions_reused.get(),
+        sessions_resumed: counters.sessions_resumed.get(),
+        from_spare: 0,
+        cold_starts: counters.cold_starts.get(),
+        interrupted: counters.interrupted.get(),
+        first_chunk_timeouts: counters.first_chunk_timeouts.get(),
+        stalled: counters.stalled.get(),
+        expired: counters.expired.get(),
+        idle_removed: counters.idle_removed.get(),
+        stuck: counters.stuck.get(),
+        cli_exits: counters.cli_exits.get(),
+        capacity_refusals: counters.capacity_refusals.get(),
+        connect_failures: counters.connect_failures.get(),
+        interrupt_escalations: counters.interrupt_escalations.get(),
+        hibernations: 0,
+        frames: counters.frames.get(),
+    }
+}
+
+fn outcome(outcome: InterruptOutcome) -> proto::InterruptOutcome {
+    match outcome {
+        InterruptOutcome::Interrupted => proto::InterruptOutcome::Interrupted,
+        InterruptOutcome::NoActiveTurn => proto::InterruptOutcome::NoActiveTurn,
+        InterruptOutcome::Terminated => proto::InterruptOutcome::Terminated,
+        InterruptOutcome::TurnEnded => proto::InterruptOutcome::TurnEnded,
+    }
+}
+
+/// What became of an interrupt; `None` is an unknown session.
+pub fn interrupt(report: Option<InterruptReport>) -> proto::InterruptResponse {
+    match report {
+        Some(report) => proto::InterruptResponse {
+            interrupted: report.interrupted(),
+            had_active_turn: report.had_active_turn,
+            outcome: outcome(report.outcome).into(),
+            elapsed: Some(duration(report.elapsed)),
+        },
+        None => proto::InterruptResponse {
+            interrupted: false,
+            had_active_turn: false,
+            outcome: proto::InterruptOutcome::NotFound.into(),
+            elapsed: Some(duration(std::time::Duration::ZERO)),
+        },
+    }
+}
+
+/// What became of all interrupts.
+pub fn interrupt_all(reports: &[(SessionId, InterruptReport)]) -> proto::InterruptAllResponse {
+    let interrupted = reports.iter().filter(|(_, report)| report.interrupted()).count();
+    let results = reports.iter().map(|(id, report)| proto::SessionInterruptResult {
+        session_id: id.to_string(),
+        interrupted: report.interrupted(),
+        had_active_turn: report.had_active_turn,
+        outcome: outcome(report.outcome).into(),
+        elapsed: Some(duration(report.elapsed)),
+    });
+    proto::InterruptAllResponse {
+        interrupted_count: count(interrupted),
+        session_count: count(reports.len()),
+        results: results.collect(),
+    }
+}

@@ -1,0 +1,185 @@
+//! The rpcs: each decodes, calls the pool, encodes.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tracing::{Instrument as _, Span, info_span};
+
+use super::{
+    decode::{self, Policy},
+    picture::{self, Facts},
+    status::{Rejection, Violation, of_failure, of_rejection},
+    stream::{EventStream, deadline},
+};
+use crate::{
+    ids::SessionId,
+    pool::{PoolStats, SessionPool},
+    proto::{self, session_pool_service_server::SessionPoolService},
+};
+
+/// The metadata key that proxies route by.
+const ROUTING_KEY: &str = "session-id";
+
+/// What the service knows beside the pool.
+pub trait Observe: Send + Sync + 'static {
+    /// Facts for `GetStats`.
+    fn facts(&self, stats: &PoolStats) -> impl Future<Output = Facts> + Send;
+}
+
+/// The service of the contract.
+#[derive(Debug)]
+pub struct Service<O> {
+    pool: SessionPool,
+    policy: Arc<Policy>,
+    observe: O,
+}
+
+impl<O: Observe> Service<O> {
+    /// Serves `pool` under `policy`.
+    pub fn new(pool: SessionPool, policy: Policy, observe: O) -> Self {
+        Self { pool, policy: Arc::new(policy), observe }
+    }
+}
+
+/// A routing key that differs from the message's id would lead to another node next
+/// time, and the session would be in two places.
+fn check_routing_key(metadata: &MetadataMap, session_id: &str) -> Result<(), Status> {
+    let Some(key) = metadata.get(ROUTING_KEY) else { return Ok(()) };
+    if key.as_bytes() == session_id.as_bytes() {
+        return Ok(());
+    }
+    let description = format!("must equal the metadata key {ROUTING_KEY}, is {session_id:?}");
+    let violation = Violation { field: "session_id".to_owned(), description };
+    Err(of_rejection(&Rejection::Invalid(vec![violation])))
+}
+
+fn session_span(session_id: Option<&SessionId>) -> Span {
+    info_span!("query", session_id = session_id.map(SessionId::as_str))
+}
+
+#[tonic::async_trait]
+impl<O: Observe> SessionPoolService for Service<O> {
+    type QueryStream = EventStream<proto::QueryResponse>;
+    type AttachStream = EventStream<proto::AttachResponse>;
+
+    async fn query(
+        &self,
+        request: Request<proto::QueryRequest>,
+    ) -> Result<Response<Self::QueryStream>, Status> {
+        let deadline = deadline(request.metadata());
+        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let query = decode::query(request.into_inner(), &self.policy)?;
+        let span = session_span(query.session_id.as_ref());
+        let session_id = query.session_id.clone();
+        let listener = self
+            .pool
+            .query(query.session_id, query.request)
+            .instrument(span)
+            .await
+            .map_err(|failure| of_failure(&failure))?;
+        let stream = EventStream::new(listener, session_id, query.payload, deadline);
+        Ok(Response::new(stream))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<proto::AttachRequest>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let deadline = deadline(request.metadata());
+        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let (id, turn, from, payload) = decode::attach(request.into_inner())?;
+        let listener =
+            self.pool.attach(&id, turn, from).await.map_err(|failure| of_failure(&failure))?;
+        Ok(Response::new(EventStream::new(listener, Some(id), payload, deadline)))
+    }
+
+    async fn respond(
+        &self,
+        request: Request<proto::RespondRequest>,
+    ) -> Result<Response<proto::RespondResponse>, Status> {
+        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let (id, prompt_id, decision) = decode::respond(request.into_inner())?;
+        let answered = self.pool.respond(&id, prompt_id, decision).await;
+        answered.map_err(|failure| of_failure(&failure))?;
+        Ok(Response::new(proto::RespondResponse {}))
+    }
+
+    async fn interrupt(
+        &self,
+        request: Request<proto::InterruptRequest>,
+    ) -> Result<Response<proto::InterruptResponse>, Status> {
+        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let proto::InterruptRequest { session_id, keep_session } = request.into_inner();
+        let id = decode::session_id(&session_id)?;
+        let report = self.pool.interrupt(&id, keep_session).await;
+        Ok(Response::new(picture::interrupt(report)))
+    }
+
+    async fn interrupt_all(
+        &self,
+        request: Request<proto::InterruptAllRequest>,
+    ) -> Result<Response<proto::InterruptAllResponse>, Status> {
+        let proto::InterruptAllRequest {} = request.into_inner();
+        Ok(Response::new(picture::interrupt_all(&self.pool.interrupt_all().await)))
+    }
+
+    async fn get_stats(
+        &self,
+        request: Request<proto::GetStatsRequest>,
+    ) -> Result<Response<proto::GetStatsResponse>, Status> {
+        let proto::GetStatsRequest {} = request.into_inner();
+        let stats = self.pool.stats();
+        let facts = self.observe.facts(&stats).await;
+        Ok(Response::new(picture::stats(&stats, facts)))
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<proto::GetSessionRequest>,
+    ) -> Result<Response<proto::GetSessionResponse>, Status> {
+        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let proto::GetSessionRequest { session_id } = request.into_inner();
+        let id = decode::session_id(&session_id)?;
+        let status = self.pool.get(&id).map_err(|failure| of_failure(&failure))?;
+        let session = Some(picture::session(&status));
+        Ok(Response::new(proto::GetSessionResponse { session }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<proto::ListSessionsRequest>,
+    ) -> Result<Response<proto::ListSessionsResponse>, Status> {
+        let (size, after) = decode::list(request.into_inner())?;
+        let (page, more) = self.pool.list(after.as_ref(), size);
+        let next = page.last().filter(|_| more).map(|status| status.session_id.to_string());
+        Ok(Response::new(proto::ListSessionsResponse {
+            sessions: page.iter().map(picture::session).collect(),
+            next_page_token: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn update_session(
+        &self,
+        request: Request<proto::UpdateSessionRequest>,
+    ) -> Result<Response<proto::UpdateSessionResponse>, Status> {
+        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let (id, options) = decode::update(request.into_inner(), &self.policy)?;
+        let updated = self.pool.update(&id, options).await;
+        let (status, report) = updated.map_err(|failure| of_failure(&failure))?;
+        Ok(Response::new(proto::UpdateSessionResponse {
+            session: Some(picture::session(&status)),
+            changed_options: report.changed.into_iter().map(str::to_owned).collect(),
+        }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<proto::CloseSessionRequest>,
+    ) -> Result<Response<proto::CloseSessionResponse>, Status> {
+        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let proto::CloseSessionRequest { session_id, forget } = request.into_inner();
+        let id = decode::session_id(&session_id)?;
+        let report = self.pool.close(&id, forget).await.map_err(|failure| of_failure(&failure))?;
+        Ok(Response::new(proto::CloseSessionResponse { had_active_turn: report.had_active_turn }))
+    }
+}

@@ -1,0 +1,296 @@
+//! The service put together: the only place where all parts meet. Builds them from the
+//! configuration, listens, serves, and stops them in order.
+//!
+//! The order of a stop: health says "not serving" and new turns are refused; turns under
+//! way may end until `server.drain_timeout`; every session is ended, which ends every
+//! stream; the listener and the connections are closed, within a bound, because tonic's
+//! own graceful stop waits for its connections without one.
+
+use std::{future::Future, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::server::{Router, TcpIncoming};
+use tracing::{error, info, info_span, warn};
+
+use crate::{
+    cli::{launch::LaunchSettings, memory},
+    config::Config,
+    counters::Counters,
+    health::Health,
+    pool::{PoolSettings, PoolStats, SessionPool},
+    proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
+    rpc::{
+        decode::Policy,
+        picture::Facts,
+        service::{Observe, Service},
+    },
+    session::{Settings, Surroundings},
+    store::Ledger,
+    supply::{ProcessSupply, SupplyLimits},
+    tasks::Tasks,
+};
+
+/// Room in a request beside its prompt: system prompts, schemas, base64.
+const REQUEST_OVERHEAD: usize = 8 * 1024 * 1024;
+/// How long connections may take to close once their streams have ended.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How long the service's tasks may take to end.
+const TASKS_LIMIT: Duration = Duration::from_secs(10);
+/// A caller that is gone without a word is noticed by this.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Runs the service until a signal stops it.
+pub async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = Server::bind(config).await?;
+    let signals = async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    let hurry = CancellationToken::new();
+    let in_order = server
+        .run(
+            async {
+                let name = signals.await;
+                info!(signal = name, "stopping");
+                watch_for_second(hurry.clone());
+            },
+            hurry.clone(),
+        )
+        .await?;
+    Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A second signal means: do not wait for turns.
+fn watch_for_second(hurry: CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    // Ends with the process at the latest, a moment from now.
+    drop(crate::tasks::spawn_owned(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        hurry.cancel();
+    }));
+}
+
+/// The service, bound to its address.
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    listener: TcpListener,
+    tasks: Tasks,
+    supply: ProcessSupply,
+    pool: SessionPool,
+}
+
+impl Server {
+    /// Makes the state folder, builds the parts and binds the address.
+    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        make_state_folder(&config)?;
+        let listener = TcpListener::bind(config.server.listen)
+            .await
+            .with_context(|| format!("server.listen: cannot bind {}", config.server.listen))?;
+        let tasks = Tasks::default();
+        let supply = ProcessSupply::new(launch(&config), limits(&config), tasks.clone());
+        let around = Surroundings {
+            settings: Arc::new(session_settings(&config)),
+            supply: Arc::new(supply.clone()),
+            ledger: Arc::new(Ledger::default()),
+            counters: Arc::new(Counters::default()),
+            turns: TaskTracker::new(),
+        };
+        let pool = SessionPool::new(pool_settings(&config), around, tasks.clone());
+        Ok(Self { config, listener, tasks, supply, pool })
+    }
+
+    /// The address, with the port that was picked.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.listener.local_addr()?)
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &SessionPool {
+        &self.pool
+    }
+
+    /// Serves until `stop`, then stops in order; without waiting for turns once `hurry`
+    /// is cancelled. Returns whether all turns ended by themselves and nothing is left.
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()>,
+        hurry: CancellationToken,
+    ) -> anyhow::Result<bool> {
+        let address = self.address()?;
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        let health = Health::new(reporter).await;
+        let router = self.router(&health)?.add_service(health_service);
+        let closed = CancellationToken::new();
+        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
+        let serving = crate::tasks::spawn_owned(
+            router.serve_with_incoming_shutdown(incoming, closed.clone().cancelled_owned()),
+        );
+        self.pool.start();
+        let (program, enabled) = (self.config.cli.path.clone(), self.config.pool.enabled);
+        let (prober, stopping) = (health.clone(), self.tasks.stopping().clone());
+        self.tasks.spawn(info_span!("probe"), async move {
+            tokio::select! {
+                () = prober.probe(program, enabled) => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+        info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+        if self.config.auth.insecure {
+            warn!("auth.insecure is set: whoever reaches the address can use the service");
+        }
+        stop.await;
+
+        health.set_ready(false).await;
+        let drained = tokio::select! {
+            drained = self.pool.drain(self.config.server.drain_timeout) => drained,
+            () = hurry.cancelled() => false,
+        };
+        if !drained {
+            warn!("drain_timeout: turns under way are ended");
+        }
+        self.pool.stop().await;
+        closed.cancel();
+        let ended = self.tasks.stop(TASKS_LIMIT).await;
+        if !ended {
+            error!(left = self.tasks.len(), "tasks_left");
+        }
+        if let Ok(served) = timeout(CLOSE_LIMIT, serving).await {
+            served.context("the server's task")?.context("the server")?;
+        }
+        info!(drained, "stopped");
+        Ok(drained && ended)
+    }
+
+    fn router(&self, health: &Health) -> anyhow::Result<Router> {
+        let policy = Policy {
+            permission_modes: self.config.policy.permission_modes.clone(),
+            max_prompt_bytes: self.config.policy.max_prompt_bytes,
+            slash_commands: self.config.policy.slash_commands,
+        };
+        let observer = Observer {
+            supply: self.supply.clone(),
+            max_processes: self.config.pool.max_processes,
+            health: health.clone(),
+        };
+        let limit = self.config.policy.max_prompt_bytes.saturating_mul(2) + REQUEST_OVERHEAD;
+        let service =
+            SessionPoolServiceServer::new(Service::new(self.pool.clone(), policy, observer))
+                .max_decoding_message_size(limit);
+        let mut router = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .add_service(service);
+        if self.config.server.reflection {
+            let reflection = || {
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(DESCRIPTORS)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                    // Callers without stubs can then read the details of errors.
+                    .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            };
+            router = router
+                .add_service(reflection().build_v1()?)
+                .add_service(reflection().build_v1alpha()?);
+        }
+        Ok(router)
+    }
+}
+
+/// What `GetStats` says beside the pool's own figures.
+#[derive(Debug)]
+struct Observer {
+    supply: ProcessSupply,
+    max_processes: usize,
+    health: Health,
+}
+
+impl Observe for Observer {
+    async fn facts(&self, stats: &PoolStats) -> Facts {
+        let roots = stats.process_ids.clone();
+        let memory = tokio::task::spawn_blocking(move || memory::resident_bytes(&roots));
+        Facts {
+            processes: self.supply.processes(),
+            starting: self.supply.starting(),
+            max_processes: self.max_processes,
+            // A look that failed is a figure that is not known.
+            memory_bytes: memory.await.unwrap_or_default(),
+            cli_version: self.health.cli_version().unwrap_or_default(),
+        }
+    }
+}
+
+fn make_state_folder(config: &Config) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let folder = &config.state_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("state_dir: cannot make {}", folder.display()))
+}
+
+fn launch(config: &Config) -> LaunchSettings {
+    LaunchSettings {
+        program: config.cli.path.clone(),
+        extra_args: config.cli.extra_args.clone(),
+        env: config.cli.env.clone(),
+        env_passthrough: config.cli.env_passthrough.clone(),
+        state_dir: config.state_dir.clone(),
+    }
+}
+
+fn limits(config: &Config) -> SupplyLimits {
+    SupplyLimits {
+        max_processes: config.pool.max_processes,
+        start_concurrency: config.pool.start_concurrency,
+        connect_timeout: config.pool.connect_timeout,
+        max_frame_bytes: config.cli.max_frame_bytes,
+    }
+}
+
+fn pool_settings(config: &Config) -> PoolSettings {
+    PoolSettings {
+        enabled: config.pool.enabled,
+        max_sessions: config.pool.max_sessions,
+        session_ttl: config.pool.session_ttl,
+        idle_threshold: config.pool.idle_threshold,
+        cleanup_interval: config.pool.cleanup_interval,
+    }
+}
+
+fn session_settings(config: &Config) -> Settings {
+    let pool = &config.pool;
+    let unless_zero = |limit: Duration| Some(limit).filter(|limit| !limit.is_zero());
+    Settings {
+        session_ttl: pool.session_ttl,
+        connection_recovery: pool.connection_recovery,
+        first_chunk_timeout: pool.stream_first_chunk_timeout,
+        ongoing_timeout: pool.stream_ongoing_timeout,
+        stall_timeout: unless_zero(pool.stream_stall_timeout),
+        stuck_threshold: unless_zero(pool.stuck_threshold),
+        interrupt_timeout: pool.stream_interrupt_timeout,
+        max_queued_turns: pool.max_queued_turns,
+        turn_buffer_bytes: pool.turn_buffer_bytes,
+        turn_spill_bytes: pool.turn_spill_bytes,
+        spill_folder: config.state_dir.join("spill"),
+        turn_retention: pool.turn_retention,
+    }
+}

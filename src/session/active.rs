@@ -1,0 +1,427 @@
+//! Phase: a turn runs. Its frames become events; watchdogs, commands and listeners
+//! that leave may stop it.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use super::{
+    Decision, Refusal,
+    admission::Occupation,
+    command::{CloseReason, Command, DisconnectPolicy},
+    idle::at,
+    interrupting::{Stop, Then},
+    running::{Meaning, Running, Watchdog},
+    task::{Phase, SessionTask, Taken, Waiting},
+};
+use crate::{
+    cli::{
+        connection::ConnectionError,
+        frame::{Frame, FrameKind, excerpt},
+        lines::LineError,
+        process::{Exit, StopGrace, stop},
+        request::{control_response, user_message},
+    },
+    failure::{Cause, Failure},
+    supply::Lease,
+    turn::event::{Class, Origin, Started},
+};
+
+/// How long what a dead process printed last may take to be read, when a child of its
+/// own holds its output open.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// A turn that runs, and its process.
+#[derive(Debug)]
+pub struct Active {
+    /// The process.
+    pub lease: Lease,
+    /// The turn.
+    pub turn: Running,
+}
+
+/// The end of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Over {
+    /// Whether the CLI stopped it because it was asked to.
+    pub interrupted: bool,
+    /// Whether the CLI is idle already.
+    pub settled: bool,
+}
+
+impl SessionTask {
+    /// Begins a turn on a connected process.
+    pub(super) fn begin(
+        &mut self,
+        lease: Lease,
+        waiting: Waiting,
+        origin: Origin,
+        came: Instant,
+    ) -> Phase {
+        let Waiting { request, log, counted } = waiting;
+        let uuid = Uuid::new_v4();
+        let turn = Running::new(log, Some(uuid), request.on_disconnect, counted);
+        turn.log.start(Started {
+            session_id: self.status.session_id.clone(),
+            turn_id: turn.log.id().clone(),
+            client_id: lease.client_id,
+            cli_session_id: lease.cli_session_id,
+            origin,
+            queued_for: came.saturating_duration_since(request.asked_at),
+            connect_time: if origin == Origin::Reused {
+                Duration::ZERO
+            } else {
+                lease.connect_time
+            },
+            start_time: SystemTime::now(),
+            background: false,
+        });
+        self.current = Some(turn.log.clone());
+        self.status.last_used_at = Instant::now();
+        self.status.message_count += 1;
+        self.around.counters.messages.add_one();
+        // The outbox is empty between turns; a process that is gone shows when it is read.
+        if let Err(blocked) = lease.connection.send(user_message(&request.input, uuid)) {
+            warn!(client_id = %lease.client_id, error = %blocked, "prompt_not_written");
+        }
+        Phase::Active(Active { lease, turn })
+    }
+
+    pub(super) async fn active(&mut self, mut active: Active) -> Phase {
+        let mut frames = std::mem::take(&mut self.leftover);
+        loop {
+            if let Some(over) = self.digest(&mut active, &mut frames, false) {
+                return self.turn_over(active, frames, over);
+            }
+            let dog = active.turn.watchdog(&self.around.settings, !self.queue.is_empty());
+            tokio::select! {
+                read = active.lease.connection.read(&mut frames) => {
+                    active.turn.touch();
+                    if let Err(error) = read {
+                        return self.broken(active, frames, &error).await;
+                    }
+                }
+                exit = active.lease.child.wait() => return self.died(active, frames, exit).await,
+                command = self.inbox.recv() => {
+                    active = match self.while_active(command, active) {
+                        Ok(active) => active,
+                        Err(next) => return *next,
+                    };
+                }
+                () = self.listeners_gone.notified() => {
+                    self.drop_abandoned();
+                    if abandoned(&active.turn) {
+                        debug!(turn_id = %active.turn.log.id(), "turn_abandoned");
+                        return self.stop(active, Then::Stay);
+                    }
+                }
+                () = at(dog.map(|(_, at)| at)) => if let Some((dog, _)) = dog {
+                    return self.bite(active, dog).await;
+                },
+            }
+        }
+    }
+
+    /// Turns frames into events, up to the turn's end; what comes after it stays.
+    pub(super) fn digest(
+        &mut self,
+        active: &mut Active,
+        frames: &mut Vec<Frame>,
+        stopping: bool,
+    ) -> Option<Over> {
+        self.around.counters.frames.add(frames.len() as u64);
+        let mut events = Vec::with_capacity(frames.len());
+        let mut over = None;
+        let mut used = 0;
+        for frame in frames.iter() {
+            used += 1;
+            match active.turn.interpret(frame) {
+                Meaning::Hidden => {}
+                Meaning::Event(class) => events.push((class, frame.raw.clone())),
+                Meaning::Moved(class, cli_session_id) => {
+                    self.follow(&cli_session_id);
+                    events.push((class, frame.raw.clone()));
+                }
+                Meaning::Result(summary) => {
+                    self.spend(&summary);
+                    let aborted =
+                        summary.is_error || summary.terminal_reason.starts_with("aborted");
+                    let interrupted = stopping && aborted;
+                    let class = if interrupted { Class::InterruptedResult } else { Class::Result };
+                    events.push((class, frame.raw.clone()));
+                    over = Some(Over { interrupted, settled: false });
+                }
+                Meaning::EndedSilently => {
+                    over = Some(Over { interrupted: stopping, settled: true })
+                }
+            }
+            if over.is_some() {
+                break;
+            }
+        }
+        frames.drain(..used);
+        active.turn.write(&mut events);
+        if let Some(over) = over {
+            self.end_log(active, over);
+        }
+        over
+    }
+
+    fn end_log(&mut self, active: &Active, over: Over) {
+        let counters = &self.around.counters;
+        if over.interrupted {
+            counters.interrupted.add_one();
+        }
+        if over.settled {
+            let cause = if over.interrupted {
+                Cause::TurnInterrupted
+            } else {
+                Cause::Protocol { detail: "it became idle without a result".into() }
+            };
+            let failure = self.failure(cause).on_client(active.lease.client_id);
+            self.fail(&active.turn.log, failure);
+        } else {
+            if active.turn.log.end(Ok(())) {
+                counters.turns_completed.add_one();
+            }
+            self.keep(active.turn.log.clone());
+        }
+    }
+
+    /// Where a session goes whose turn has ended.
+    pub(super) fn turn_over(&mut self, active: Active, rest: Vec<Frame>, over: Over) -> Phase {
+        self.leftover = rest;
+        if self.ephemeral && self.queue.is_empty() {
+            return Phase::Closing(Some(active.lease), CloseReason::Ephemeral);
+        }
+        if over.settled { Phase::Idle(active.lease) } else { Phase::Settling(active.lease) }
+    }
+
+    /// Begins to stop the turn.
+    pub(super) fn stop(&mut self, active: Active, then: Then) -> Phase {
+        let limit = self.around.settings.interrupt_timeout;
+        Phase::Interrupting(active, Stop::new(limit, then))
+    }
+
+    fn while_active(
+        &mut self,
+        command: Option<Command>,
+        active: Active,
+    ) -> Result<Active, Box<Phase>> {
+        let Some(command) = command else {
+            return Err(Box::new(self.stop(active, Then::Leave(CloseReason::Shutdown))));
+        };
+        match self.take(command, Occupation::Running) {
+            Taken::Done => Ok(active),
+            Taken::StopForNext => Err(Box::new(self.stop(active, Then::Stay))),
+            Taken::Respond(prompt_id, decision, reply) => {
+                let mut active = active;
+                reply.send(self.respond(&mut active, prompt_id, decision)).ok();
+                Ok(active)
+            }
+            Taken::Interrupt(keep, reply) => {
+                let then = if keep { Then::Stay } else { Then::Leave(CloseReason::Interrupted) };
+                let limit = self.around.settings.interrupt_timeout;
+                let mut stop = Stop::new(limit, then);
+                stop.waiters.push(reply);
+                Err(Box::new(Phase::Interrupting(active, stop)))
+            }
+            Taken::Close(reason, reply) => {
+                let limit = self.around.settings.interrupt_timeout;
+                let mut stop = Stop::new(limit, Then::Leave(reason));
+                stop.closers.push(reply);
+                Err(Box::new(Phase::Interrupting(active, stop)))
+            }
+        }
+    }
+
+    /// Answers a prompt of the CLI.
+    pub(super) fn respond(
+        &self,
+        active: &mut Active,
+        prompt_id: String,
+        decision: Decision,
+    ) -> Result<(), Refusal> {
+        let Some(prompt) = active.turn.prompts.remove(&prompt_id) else {
+            return Err(self.failure(Cause::PromptNotFound { prompt_id }).into());
+        };
+        let line = control_response(&prompt_id, &decision_json(&prompt.input, decision));
+        active.turn.touch();
+        active.lease.connection.send(line).map_err(|blocked| {
+            self.failure(Cause::Protocol { detail: blocked.to_string() })
+                .on_client(active.lease.client_id)
+                .into()
+        })
+    }
+
+    /// The connection cannot go on: the process is replaced at the next turn.
+    pub(super) async fn broken(
+        &mut self,
+        mut active: Active,
+        mut frames: Vec<Frame>,
+        error: &ConnectionError,
+    ) -> Phase {
+        if let Some(over) = self.digest(&mut active, &mut frames, false) {
+            // What broke comes after the turn; the next read will say so again.
+            return self.turn_over(active, frames, over);
+        }
+        let cause = match error {
+            ConnectionError::Closed => {
+                return match timeout(LAST_WORDS * 5, active.lease.child.wait()).await {
+                    Ok(exit) => self.died(active, frames, exit).await,
+                    Err(_) => self.died(active, frames, Exit::Unknown).await,
+                };
+            }
+            ConnectionError::Line(LineError::TooLong { limit }) => {
+                Cause::FrameTooLarge { limit: *limit }
+            }
+            error => Cause::Protocol { detail: excerpt(&error.to_string(), 300) },
+        };
+        let failure = self.failure(cause).on_client(active.lease.client_id);
+        self.fail(&active.turn.log, failure);
+        self.discard(active.lease, StopGrace::FIRM).await;
+        self.after_loss()
+    }
+
+    /// The process ended in the turn.
+    pub(super) async fn died(
+        &mut self,
+        mut active: Active,
+        mut frames: Vec<Frame>,
+        exit: Exit,
+    ) -> Phase {
+        let rest = async { while active.lease.connection.read(&mut frames).await.is_ok() {} };
+        drop(timeout(LAST_WORDS, rest).await);
+        self.around.counters.cli_exits.add_one();
+        let over = self.digest(&mut active, &mut frames, false);
+        if over.is_none() {
+            let failure = self.exit_failure(&active, exit);
+            self.fail(&active.turn.log, failure);
+        }
+        self.discard(active.lease, StopGrace::FIRM).await;
+        self.after_loss()
+    }
+
+    fn exit_failure(&self, active: &Active, exit: Exit) -> Failure {
+        self.failure(Cause::CliExited {
+            exit,
+            stderr_tail: active.lease.child.stderr_tail(),
+            tool_use_seen: active.turn.tool_use_seen,
+        })
+        .on_client(active.lease.client_id)
+    }
+
+    fn after_loss(&self) -> Phase {
+        if self.ephemeral && self.queue.is_empty() {
+            return Phase::Closing(None, CloseReason::Ephemeral);
+        }
+        Phase::Detached
+    }
+
+    /// Ends a process that serves the session no longer.
+    pub(super) async fn discard(&mut self, mut lease: Lease, grace: StopGrace) {
+        let mut words = Vec::new();
+        let stopped = stop(lease.connection, lease.child.as_mut(), grace, &mut words).await;
+        debug!(client_id = %lease.client_id, ?stopped, "cli_stopped");
+    }
+
+    async fn bite(&mut self, active: Active, dog: Watchdog) -> Phase {
+        let session_id = self.status.session_id.clone();
+        let client_id = active.lease.client_id;
+        let idle_seconds = active.turn.silent_for().as_secs_f64();
+        match dog {
+            Watchdog::FirstChunk => {
+                let limit = self.around.settings.first_chunk_timeout;
+                warn!(%session_id, %client_id, idle_seconds, ?limit, "session_pool_first_chunk_timeout");
+                self.around.counters.first_chunk_timeouts.add_one();
+                let failure = self.failure(Cause::FirstChunkTimeout { limit }).on_client(client_id);
+                self.fail(&active.turn.log, failure);
+                // A process that does not answer at all is taken for broken.
+                self.discard(active.lease, StopGrace::FIRM).await;
+                self.after_loss()
+            }
+            Watchdog::Ongoing => {
+                let has_first_chunk = active.turn.first_seen();
+                info!(%session_id, %client_id, idle_seconds, has_first_chunk, is_completed = false,
+                    "session_pool_interrupting_ongoing_timeout");
+                self.stop(active, Then::Stay)
+            }
+            Watchdog::Stalled => {
+                let limit = self.around.settings.stall_timeout.unwrap_or_default();
+                warn!(%session_id, %client_id, idle_seconds, ?limit, "turn_stalled");
+                self.around.counters.stalled.add_one();
+                let failure = self.failure(Cause::StreamStalled { limit }).on_client(client_id);
+                self.fail(&active.turn.log, failure);
+                self.stop(active, Then::Stay)
+            }
+            Watchdog::Stuck => {
+                warn!(%session_id, %client_id, "turn_stuck");
+                self.around.counters.stuck.add_one();
+                self.stop(active, Then::StayUnlessKilled(CloseReason::Stuck))
+            }
+        }
+    }
+
+    /// A turn that the CLI begins by itself, with the frames seen so far.
+    pub(super) fn background_turn(&mut self, lease: Lease, frames: Vec<Frame>) -> Phase {
+        let log = self.new_log(crate::ids::TurnId::fresh());
+        debug!(turn_id = %log.id(), client_id = %lease.client_id, "background_turn");
+        log.start(Started {
+            session_id: self.status.session_id.clone(),
+            turn_id: log.id().clone(),
+            client_id: lease.client_id,
+            cli_session_id: lease.cli_session_id,
+            origin: Origin::Reused,
+            queued_for: Duration::ZERO,
+            connect_time: Duration::ZERO,
+            start_time: SystemTime::now(),
+            background: true,
+        });
+        self.current = Some(log.clone());
+        self.leftover = frames;
+        let counted = self.around.turns.token();
+        // Nobody need listen to it.
+        let turn = Running::new(log, None, DisconnectPolicy::Continue, counted);
+        Phase::Active(Active { lease, turn })
+    }
+}
+
+/// Whether a frame outside of a turn means that the CLI began one by itself. Echoes of
+/// commands and notes about state come outside of turns too, and mean nothing.
+pub fn begins_turn(frame: &Frame) -> bool {
+    matches!(
+        frame.kind,
+        FrameKind::Init { .. }
+            | FrameKind::State { idle: false }
+            | FrameKind::Assistant { .. }
+            | FrameKind::StreamEvent
+            | FrameKind::Prompt(_)
+    )
+}
+
+fn abandoned(turn: &Running) -> bool {
+    turn.on_disconnect == DisconnectPolicy::Interrupt && turn.log.listeners() == 0
+}
+
+/// The CLI wants the input back with every permission: without it 2.1.197 takes the
+/// answer for a broken one.
+fn decision_json(asked_input: &str, decision: Decision) -> serde_json::Value {
+    use serde_json::{Value, from_str, json};
+    let parse = |text: &str| from_str::<Value>(text).unwrap_or(Value::Null);
+    match decision {
+        Decision::Allow { updated_input, updated_permissions } => {
+            let input = updated_input.as_deref().unwrap_or(asked_input);
+            let mut answer = json!({"behavior": "allow", "updatedInput": parse(input)});
+            if let Some(permissions) = updated_permissions {
+                answer["updatedPermissions"] = parse(&permissions);
+            }
+            answer
+        }
+        Decision::Deny { message, interrupt } => {
+            json!({"behavior": "deny", "message": message, "interrupt": interrupt})
+        }
+        Decision::Raw(text) => parse(&text),
+    }
+}

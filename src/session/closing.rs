@@ -1,0 +1,61 @@
+//! Phase: the session ends. Nothing of it is left afterwards, except what the ledger
+//! keeps of its conversation.
+
+use tracing::debug;
+
+use super::{
+    CloseReport, Refusal,
+    command::{CloseReason, Command},
+    connecting::closing_cause,
+    detached::no_active_turn,
+    task::{Farewell, SessionTask},
+};
+use crate::{cli::process::StopGrace, failure::Cause, supply::Lease};
+
+impl SessionTask {
+    pub(super) async fn closing(&mut self, lease: Option<Lease>, reason: CloseReason) -> Farewell {
+        debug!(session_id = %self.status.session_id, ?reason, "session_closing");
+        self.fail_queue(&closing_cause(reason));
+        for update in std::mem::take(&mut self.updates) {
+            update.reply.send(Err(Refusal::Closed)).ok();
+        }
+        // From here on commands are refused; who is in the mailbox already is told below.
+        self.inbox.close();
+        if let Some(lease) = lease {
+            self.discard(lease, StopGrace::GENTLE).await;
+        }
+        if reason.forgets() {
+            self.around.ledger.remove(&self.status.session_id);
+            self.around.supply.forget(&self.status.session_id, self.status.cli_session_id).await;
+        }
+        while let Some(command) = self.inbox.recv().await {
+            self.refuse(command);
+        }
+        std::mem::take(&mut self.farewell)
+    }
+
+    fn refuse(&mut self, command: Command) {
+        match command {
+            Command::Run { reply, .. } => {
+                reply.send(Err(Refusal::Closed)).ok();
+            }
+            Command::Attach { reply, .. } => {
+                reply.send(Err(self.failure(Cause::SessionNotFound).into())).ok();
+            }
+            Command::Respond { reply, .. } => {
+                reply.send(Err(self.failure(Cause::SessionNotFound).into())).ok();
+            }
+            Command::Update { reply, .. } => {
+                reply.send(Err(Refusal::Closed)).ok();
+            }
+            // The session is going, which is what they wanted.
+            Command::Interrupt { reply, .. } => {
+                self.farewell.interrupts.push((reply, no_active_turn()));
+            }
+            Command::Close { reply, .. } => {
+                let report = CloseReport { closed: true, had_active_turn: false };
+                self.farewell.closes.push((reply, report));
+            }
+        }
+    }
+}

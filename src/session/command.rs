@@ -1,0 +1,246 @@
+//! What a session can be asked, and what it answers.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::Refusal;
+use crate::{
+    cli::{options::Options, request::Input},
+    ids::{CliSessionId, TurnId},
+    turn::log::Listener,
+};
+
+/// What happens to a turn while another runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BusyPolicy {
+    /// It waits its turn.
+    #[default]
+    Queue,
+    /// It is refused.
+    Reject,
+    /// The other is stopped.
+    Interrupt,
+}
+
+/// What happens to a turn when its last listener goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DisconnectPolicy {
+    /// It is interrupted.
+    #[default]
+    Interrupt,
+    /// It goes on.
+    Continue,
+}
+
+/// What happens when options cannot be changed on the running process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MismatchPolicy {
+    /// The turn fails.
+    #[default]
+    Fail,
+    /// The process is replaced.
+    Restart,
+}
+
+/// A conversation to start from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResumeFrom {
+    /// Its id.
+    pub id: CliSessionId,
+    /// Whether to work on a copy.
+    pub fork: bool,
+}
+
+/// Asks for a turn. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TurnRequest {
+    /// The caller's name for it.
+    pub turn_id: Option<TurnId>,
+    /// What is asked.
+    pub input: Arc<Input>,
+    /// Options, as far as they are said.
+    pub options: Options,
+    /// Where a new session's conversation comes from.
+    pub resume: Option<ResumeFrom>,
+    /// Whether the conversation so far is to be left behind.
+    pub new_conversation: bool,
+    /// While another turn runs.
+    pub on_busy: BusyPolicy,
+    /// When its last listener leaves.
+    pub on_disconnect: DisconnectPolicy,
+    /// When options cannot be applied.
+    pub on_mismatch: MismatchPolicy,
+    /// When the caller asked.
+    pub asked_at: Instant,
+}
+
+/// How an interrupt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterruptOutcome {
+    /// The CLI stopped the turn.
+    Interrupted,
+    /// No turn was running.
+    NoActiveTurn,
+    /// The process had to be ended.
+    Terminated,
+    /// The turn ended by itself first.
+    TurnEnded,
+}
+
+/// What became of an interrupt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InterruptReport {
+    /// How it ended.
+    pub outcome: InterruptOutcome,
+    /// Whether a turn was running.
+    pub had_active_turn: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl InterruptReport {
+    /// Whether the turn, if any, stopped without its process having to be ended.
+    pub fn interrupted(&self) -> bool {
+        self.outcome != InterruptOutcome::Terminated
+    }
+}
+
+/// Why a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// A caller closed it.
+    Requested {
+        /// The conversation goes too.
+        forget: bool,
+    },
+    /// A caller interrupted it without keeping it.
+    Interrupted,
+    /// It had no name and its turn is over.
+    Ephemeral,
+    /// It could not be connected.
+    ConnectFailed,
+    /// Older than its time to live, found by the cleanup. Spares a busy session.
+    Expired,
+    /// Idle for too long, found by the cleanup. Spares a busy session.
+    Idle,
+    /// Without a process or in error, found by the cleanup. Spares a busy session.
+    Broken,
+    /// Its turn went on for too long and could not be stopped.
+    Stuck,
+    /// The service stops.
+    Shutdown,
+}
+
+impl CloseReason {
+    /// Whether a session with a turn or a waiting turn goes on.
+    pub fn spares_busy(&self) -> bool {
+        matches!(self, Self::Expired | Self::Idle | Self::Broken)
+    }
+
+    /// Whether the conversation goes too.
+    pub fn forgets(&self) -> bool {
+        matches!(self, Self::Requested { forget: true } | Self::Ephemeral)
+    }
+}
+
+/// What became of a close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CloseReport {
+    /// Whether the session ended.
+    pub closed: bool,
+    /// Whether a turn was running.
+    pub had_active_turn: bool,
+}
+
+/// A caller's answer to a prompt of the CLI.
+#[derive(Debug, Clone)]
+pub enum Decision {
+    /// Let the tool run.
+    Allow {
+        /// The input to run it with, as JSON; `None`: as it asked.
+        updated_input: Option<String>,
+        /// Permission updates to apply, as JSON.
+        updated_permissions: Option<String>,
+    },
+    /// Do not let it run.
+    Deny {
+        /// What the model is told.
+        message: String,
+        /// Whether the turn ends too.
+        interrupt: bool,
+    },
+    /// The answer to a prompt of another kind, as JSON.
+    Raw(String),
+}
+
+/// What an update changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdateReport {
+    /// Names of the options that changed.
+    pub changed: Vec<&'static str>,
+}
+
+/// What a session can be asked.
+pub enum Command {
+    /// Run a turn.
+    Run {
+        /// Which.
+        request: Box<TurnRequest>,
+        /// The place to listen.
+        reply: oneshot::Sender<Result<Listener, Refusal>>,
+    },
+    /// Join a turn.
+    Attach {
+        /// Which; `None`: the running one, else the last.
+        turn: Option<TurnId>,
+        /// From which sequence on.
+        from: u64,
+        /// The place to listen.
+        reply: oneshot::Sender<Result<Listener, Refusal>>,
+    },
+    /// Answer a prompt.
+    Respond {
+        /// Which.
+        prompt_id: String,
+        /// The answer.
+        decision: Decision,
+        /// Whether it was waited for.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// Change options.
+    Update {
+        /// Those that are said.
+        options: Box<Options>,
+        /// What changed.
+        reply: oneshot::Sender<Result<UpdateReport, Refusal>>,
+    },
+    /// Stop the running turn.
+    Interrupt {
+        /// Whether the session stays.
+        keep_session: bool,
+        /// What became of it.
+        reply: oneshot::Sender<InterruptReport>,
+    },
+    /// End the session.
+    Close {
+        /// Why.
+        reason: CloseReason,
+        /// What became of it.
+        reply: oneshot::Sender<CloseReport>,
+    },
+}
+
+impl fmt::Debug for Command {
+    /// Prompts are not for logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Run { .. } => "Run(..)",
+            Self::Attach { .. } => "Attach(..)",
+            Self::Respond { .. } => "Respond(..)",
+            Self::Update { .. } => "Update(..)",
+            Self::Interrupt { .. } => "Interrupt(..)",
+            Self::Close { .. } => "Close(..)",
+        })
+    }
+}

@@ -1,0 +1,217 @@
+//! Phase: the session waits for its process, for a turn that has not begun.
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+
+use super::{
+    CloseReport, InterruptOutcome, InterruptReport,
+    admission::Occupation,
+    command::{CloseReason, Command, DisconnectPolicy},
+    task::{Phase, SessionTask, Taken, Waiting},
+};
+use crate::{
+    failure::{Cause, Failure},
+    ids::CliSessionId,
+    supply::{Conversation, Lease, Leasing, Order},
+    turn::event::Origin,
+};
+
+impl SessionTask {
+    pub(super) async fn connecting(&mut self, mut turn: Waiting) -> Phase {
+        if let Err(cause) = self.prepare_to_connect(&turn) {
+            let failure = self.failure(cause);
+            self.fail(&turn.log, failure);
+            return Phase::Detached;
+        }
+        let came = Instant::now();
+        let cancelled = CancellationToken::new();
+        let mut leasing = self.around.supply.lease(Order {
+            session_id: self.status.session_id.clone(),
+            conversation: self.conversation,
+            options: self.status.options.clone(),
+            cancelled: cancelled.clone(),
+        });
+        loop {
+            tokio::select! {
+                leased = &mut leasing => return match leased {
+                    Ok(lease) => self.connected(lease, turn, came).await,
+                    Err(failure) => self.not_connected(&turn, failure),
+                },
+                command = self.inbox.recv() => {
+                    if let Some(next) = self.while_connecting(command, &mut turn) {
+                        return abandon(leasing, &cancelled, next).await;
+                    }
+                }
+                () = self.listeners_gone.notified() => {
+                    self.drop_abandoned();
+                    if let Some(next) = self.caller_left(&mut turn) {
+                        return abandon(leasing, &cancelled, next).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Settles what the process is to be: conversation and options.
+    fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<(), Cause> {
+        let request = &turn.request;
+        self.status.options = self.status.options.updated(&request.options);
+        if request.new_conversation {
+            self.converse(Conversation::Own(CliSessionId::fresh()));
+        }
+        if let Some(resume) = request.resume {
+            let known = self.around.ledger.load(&self.status.session_id).is_some();
+            if known && !request.new_conversation && resume.id != self.status.cli_session_id {
+                return Err(Cause::OptionsMismatch {
+                    options: vec!["resume".into()],
+                    detail: None,
+                });
+            }
+            self.converse(if resume.fork {
+                Conversation::CopyOf { from: resume.id, to: CliSessionId::fresh() }
+            } else {
+                Conversation::Existing(resume.id)
+            });
+        }
+        Ok(())
+    }
+
+    fn converse(&mut self, conversation: Conversation) {
+        self.conversation = conversation;
+        self.status.cli_session_id = conversation.id();
+    }
+
+    async fn connected(&mut self, mut lease: Lease, turn: Waiting, came: Instant) -> Phase {
+        let origin = if lease.resumed { Origin::Resumed } else { Origin::Created };
+        let counters = &self.around.counters;
+        match origin {
+            Origin::Resumed => counters.sessions_resumed.add_one(),
+            Origin::Created | Origin::Reused => counters.sessions_created.add_one(),
+        }
+        counters.cold_starts.add_one();
+        debug!(
+            session_id = %self.status.session_id,
+            client_id = %lease.client_id,
+            resumed = lease.resumed,
+            "session_created"
+        );
+        self.connected_before = true;
+        self.status.last_error = None;
+        if !lease.resumed {
+            self.reported_cost = 0.0;
+        }
+        self.converse(Conversation::Own(lease.cli_session_id));
+        self.remember();
+        lease.connect_time = came.elapsed();
+        self.begin(lease, turn, origin, came)
+    }
+
+    fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {
+        self.around.counters.connect_failures.add_one();
+        let session_id = self.status.session_id.clone();
+        error!(
+            %session_id,
+            client_id = ?failure.client_id,
+            error = %failure,
+            "session_pool_connection_failed"
+        );
+        let cause = failure.cause.clone();
+        self.fail(&turn.log, failure);
+        self.fail_queue(&cause);
+        // A session that cannot be connected does not keep a place in the pool; its
+        // conversation does not depend on that.
+        Phase::Closing(None, CloseReason::ConnectFailed)
+    }
+
+    fn cancel(&mut self, turn: &Waiting, cause: &Cause) {
+        self.around.counters.interrupted.add_one();
+        let failure = self.failure(cause.clone());
+        self.fail(&turn.log, failure);
+    }
+
+    /// The start under way serves the next in the queue, if the caller of this turn left.
+    fn caller_left(&mut self, turn: &mut Waiting) -> Option<Phase> {
+        let stays = turn.request.on_disconnect == DisconnectPolicy::Continue;
+        if stays || turn.log.listeners() > 0 {
+            return None;
+        }
+        self.cancel(turn, &Cause::TurnInterrupted);
+        match self.queue.pop_front() {
+            Some(next) => {
+                *turn = next;
+                None
+            }
+            None if self.ephemeral => Some(Phase::Closing(None, CloseReason::Ephemeral)),
+            None => Some(Phase::Detached),
+        }
+    }
+
+    fn while_connecting(&mut self, command: Option<Command>, turn: &mut Waiting) -> Option<Phase> {
+        let Some(command) = command else {
+            self.cancel(turn, &Cause::ShuttingDown);
+            return Some(Phase::Closing(None, CloseReason::Shutdown));
+        };
+        match self.take(command, Occupation::Connecting) {
+            Taken::Done => None,
+            Taken::StopForNext => {
+                self.cancel(turn, &Cause::TurnInterrupted);
+                // The start under way serves the turn that goes next.
+                *turn = self.queue.pop_front()?;
+                None
+            }
+            Taken::Respond(prompt_id, _, reply) => {
+                let cause = Cause::PromptNotFound { prompt_id };
+                reply.send(Err(self.failure(cause).into())).ok();
+                None
+            }
+            Taken::Interrupt(keep, reply) => {
+                self.cancel(turn, &Cause::TurnInterrupted);
+                let report = InterruptReport {
+                    outcome: InterruptOutcome::Interrupted,
+                    had_active_turn: true,
+                    elapsed: std::time::Duration::ZERO,
+                };
+                if keep {
+                    reply.send(report).ok();
+                    return Some(Phase::Detached);
+                }
+                self.farewell.interrupts.push((reply, report));
+                Some(Phase::Closing(None, CloseReason::Interrupted))
+            }
+            Taken::Close(reason, reply) => {
+                self.cancel(turn, &closing_cause(reason));
+                let report = CloseReport { closed: true, had_active_turn: true };
+                self.farewell.closes.push((reply, report));
+                Some(Phase::Closing(None, reason))
+            }
+        }
+    }
+}
+
+/// Gives up a start and waits until nothing of it is left: two processes must not
+/// serve one conversation, and who closed a session may count on its end.
+async fn abandon(leasing: Leasing, cancelled: &CancellationToken, next: Phase) -> Phase {
+    cancelled.cancel();
+    match (leasing.await, next) {
+        // It was ready just then; what comes next decides what becomes of it.
+        (Ok(lease), Phase::Detached) => Phase::Idle(lease),
+        (Ok(lease), Phase::Closing(None, reason)) => Phase::Closing(Some(lease), reason),
+        (_, next) => next,
+    }
+}
+
+/// What the turns of a session that ends for this reason are told.
+pub fn closing_cause(reason: CloseReason) -> Cause {
+    match reason {
+        CloseReason::Shutdown => Cause::ShuttingDown,
+        CloseReason::Requested { .. }
+        | CloseReason::Interrupted
+        | CloseReason::Ephemeral
+        | CloseReason::ConnectFailed
+        | CloseReason::Expired
+        | CloseReason::Idle
+        | CloseReason::Broken
+        | CloseReason::Stuck => Cause::TurnInterrupted,
+    }
+}

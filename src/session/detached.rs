@@ -1,0 +1,98 @@
+//! Phase: the session has no process. It was just made, or its process is gone.
+
+use tracing::debug;
+
+use super::{
+    CloseReport, InterruptOutcome, InterruptReport,
+    admission::Occupation,
+    command::{CloseReason, UpdateReport},
+    task::{Phase, SessionTask, Taken},
+};
+use crate::{cli::options::LiveChange, failure::Cause};
+
+impl SessionTask {
+    pub(super) async fn detached(&mut self) -> Phase {
+        loop {
+            self.update_detached();
+            if let Some(next) = self.leave_detached() {
+                return next;
+            }
+            let retention = self.drop_old_turns();
+            tokio::select! {
+                command = self.inbox.recv() => {
+                    let Some(command) = command else {
+                        return Phase::Closing(None, CloseReason::Shutdown);
+                    };
+                    match self.take(command, Occupation::Free) {
+                        Taken::Done | Taken::StopForNext => {}
+                        Taken::Respond(prompt_id, _, reply) => {
+                            let cause = Cause::PromptNotFound { prompt_id };
+                            reply.send(Err(self.failure(cause).into())).ok();
+                        }
+                        Taken::Interrupt(keep, reply) => {
+                            let report = no_active_turn();
+                            if !keep {
+                                self.farewell.interrupts.push((reply, report));
+                                return Phase::Closing(None, CloseReason::Interrupted);
+                            }
+                            reply.send(report).ok();
+                        }
+                        Taken::Close(reason, reply) => {
+                            let report = CloseReport { closed: true, had_active_turn: false };
+                            self.farewell.closes.push((reply, report));
+                            return Phase::Closing(None, reason);
+                        }
+                    }
+                }
+                () = self.listeners_gone.notified() => self.drop_abandoned(),
+                () = super::idle::at(retention) => {}
+            }
+        }
+    }
+
+    /// Where the next turn in the queue leads, if there is one.
+    fn leave_detached(&mut self) -> Option<Phase> {
+        self.drop_abandoned();
+        let turn = self.queue.pop_front()?;
+        if self.connected_before && !self.around.settings.connection_recovery {
+            let cause = Cause::ConnectFailed {
+                detail: "the session's process is gone and pool.connection_recovery is off".into(),
+                exit: None,
+                stderr_tail: String::new(),
+            };
+            let failure = self.failure(cause);
+            self.fail(&turn.log, failure);
+            self.show();
+            return None;
+        }
+        if self.connected_before {
+            debug!(session_id = %self.status.session_id, "session_unhealthy_recovering");
+        }
+        if self.status.age() >= self.around.settings.session_ttl {
+            self.expire(None);
+        }
+        Some(Phase::Connecting(turn))
+    }
+
+    /// Without a process every option can change: the next process is born with it.
+    fn update_detached(&mut self) {
+        for update in std::mem::take(&mut self.updates) {
+            let difference = self.status.options.difference(&update.options);
+            let mut changed: Vec<_> = difference.live.iter().map(LiveChange::option).collect();
+            changed.extend(difference.fixed);
+            self.status.options = self.status.options.updated(&update.options);
+            self.remember();
+            self.show();
+            update.reply.send(Ok(UpdateReport { changed })).ok();
+        }
+    }
+}
+
+/// The report of an interrupt that found nothing to stop.
+pub fn no_active_turn() -> InterruptReport {
+    InterruptReport {
+        outcome: InterruptOutcome::NoActiveTurn,
+        had_active_turn: false,
+        elapsed: std::time::Duration::ZERO,
+    }
+}

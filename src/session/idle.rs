@@ -1,0 +1,282 @@
+//! Phases: the process does nothing, or has just ended a turn and is about to say that
+//! it is idle. Options are changed here, and the next turn begins here.
+
+use std::{future::pending, time::Duration};
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{debug, warn};
+
+use super::{
+    CloseReport, MismatchPolicy, Refusal,
+    active::begins_turn,
+    admission::Occupation,
+    command::{CloseReason, Command, UpdateReport},
+    detached::no_active_turn,
+    task::{Phase, SessionTask, Taken, Waiting},
+};
+use crate::{
+    cli::{
+        frame::{Frame, FrameKind},
+        options::{LiveChange, Options},
+        process::StopGrace,
+        request::ControlRequest,
+    },
+    failure::Cause,
+    supply::Lease,
+    turn::event::Origin,
+};
+
+/// How long after a result the idle state is waited for: 2 to 15 ms were seen, and
+/// versions without that event exist.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a change of options may take: newer versions try a model by calling the
+/// API with it.
+const CHANGE_LIMIT: Duration = Duration::from_secs(20);
+
+impl SessionTask {
+    pub(super) async fn settling(&mut self, lease: Lease) -> Phase {
+        self.rest(lease, Some(Instant::now() + SETTLE_LIMIT)).await
+    }
+
+    pub(super) async fn idle(&mut self, lease: Lease) -> Phase {
+        self.rest(lease, None).await
+    }
+
+    /// Between turns. With `settle_until`, until the CLI says that it is idle.
+    async fn rest(&mut self, mut lease: Lease, settle_until: Option<Instant>) -> Phase {
+        let mut frames = std::mem::take(&mut self.leftover);
+        loop {
+            if let Some(first) = frames.iter().position(begins_turn) {
+                frames.drain(..first);
+                return self.background_turn(lease, frames);
+            }
+            if self.between_turns(&mut frames) && settle_until.is_some() {
+                return Phase::Idle(lease);
+            }
+            if settle_until.is_none() {
+                self.update_idle(&mut lease).await;
+                self.drop_abandoned();
+                if let Some(turn) = self.queue.pop_front() {
+                    match self.start_turn(lease, turn).await {
+                        Ok(next) => return next,
+                        Err(kept) => lease = *kept,
+                    }
+                    continue;
+                }
+                if self.ephemeral {
+                    return Phase::Closing(Some(lease), CloseReason::Ephemeral);
+                }
+            }
+            let retention = self.drop_old_turns();
+            tokio::select! {
+                read = lease.connection.read(&mut frames) => if let Err(error) = read {
+                    return self.lost(lease, &error.to_string()).await;
+                },
+                exit = lease.child.wait() => return self.lost(lease, &exit.to_string()).await,
+                command = self.inbox.recv() => {
+                    let occupation = match settle_until {
+                        Some(_) => Occupation::Ending,
+                        None => Occupation::Free,
+                    };
+                    lease = match self.while_idle(command, occupation, lease) {
+                        Ok(lease) => lease,
+                        Err(next) => return *next,
+                    };
+                }
+                () = self.listeners_gone.notified() => self.drop_abandoned(),
+                () = at(settle_until) => return Phase::Idle(lease),
+                () = at(retention) => {}
+            }
+        }
+    }
+
+    /// Frames that belong to no turn. Returns whether the CLI said that it is idle.
+    fn between_turns(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let mut idle = false;
+        for frame in frames.drain(..) {
+            match &frame.kind {
+                FrameKind::State { idle: true } => idle = true,
+                FrameKind::ConversationReset { cli_session_id } => self.follow(cli_session_id),
+                FrameKind::Result(summary) => self.spend(summary),
+                _ => {}
+            }
+        }
+        idle
+    }
+
+    fn while_idle(
+        &mut self,
+        command: Option<Command>,
+        occupation: Occupation,
+        lease: Lease,
+    ) -> Result<Lease, Box<Phase>> {
+        let Some(command) = command else {
+            return Err(Box::new(Phase::Closing(Some(lease), CloseReason::Shutdown)));
+        };
+        match self.take(command, occupation) {
+            Taken::Done | Taken::StopForNext => Ok(lease),
+            Taken::Respond(prompt_id, _, reply) => {
+                reply.send(Err(self.failure(Cause::PromptNotFound { prompt_id }).into())).ok();
+                Ok(lease)
+            }
+            Taken::Interrupt(true, reply) => {
+                reply.send(no_active_turn()).ok();
+                Ok(lease)
+            }
+            Taken::Interrupt(false, reply) => {
+                self.farewell.interrupts.push((reply, no_active_turn()));
+                Err(Box::new(Phase::Closing(Some(lease), CloseReason::Interrupted)))
+            }
+            Taken::Close(reason, reply) => {
+                let report = CloseReport { closed: true, had_active_turn: false };
+                self.farewell.closes.push((reply, report));
+                Err(Box::new(Phase::Closing(Some(lease), reason)))
+            }
+        }
+    }
+
+    /// Begins a turn, on this process or on another; gives the process back when the
+    /// turn failed and the process stays.
+    async fn start_turn(&mut self, lease: Lease, turn: Waiting) -> Result<Phase, Box<Lease>> {
+        let came = Instant::now();
+        let mut lease = lease;
+        if self.status.age() >= self.around.settings.session_ttl {
+            self.expire(Some(lease.client_id));
+            return Ok(self.replace(lease, turn).await);
+        }
+        if turn.request.new_conversation {
+            return Ok(self.replace(lease, turn).await);
+        }
+        if let Err(cause) = self.fit(&mut lease, &turn).await {
+            let restart = turn.request.on_mismatch == MismatchPolicy::Restart;
+            if restart && matches!(cause, Cause::OptionsMismatch { .. }) {
+                return Ok(self.replace(lease, turn).await);
+            }
+            let failure = self.failure(cause).on_client(lease.client_id);
+            self.fail(&turn.log, failure);
+            self.show();
+            return Err(Box::new(lease));
+        }
+        self.around.counters.sessions_reused.add_one();
+        debug!(
+            session_id = %self.status.session_id,
+            client_id = %lease.client_id,
+            "session_pool_reusing_healthy_session"
+        );
+        Ok(self.begin(lease, turn, Origin::Reused, came))
+    }
+
+    /// Another process for the same session.
+    async fn replace(&mut self, lease: Lease, turn: Waiting) -> Phase {
+        self.discard(lease, StopGrace::GENTLE).await;
+        Phase::Connecting(turn)
+    }
+
+    /// Makes the process what the turn wants, as far as a running process can be.
+    async fn fit(&mut self, lease: &mut Lease, turn: &Waiting) -> Result<(), Cause> {
+        let request = &turn.request;
+        let elsewhere =
+            request.resume.is_some_and(|resume| resume.fork || resume.id != lease.cli_session_id);
+        let mut difference = self.status.options.difference(&request.options);
+        if elsewhere {
+            difference.fixed.push("resume");
+        }
+        if !difference.fixed.is_empty() {
+            let options = difference.fixed.iter().map(ToString::to_string).collect();
+            return Err(Cause::OptionsMismatch { options, detail: None });
+        }
+        self.change(lease, &difference.live, &request.options).await
+    }
+
+    async fn change(
+        &mut self,
+        lease: &mut Lease,
+        changes: &[LiveChange],
+        wanted: &Options,
+    ) -> Result<(), Cause> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        for change in changes {
+            let mismatch = |detail: String| Cause::OptionsMismatch {
+                options: vec![change.option().to_owned()],
+                detail: Some(detail),
+            };
+            match ask(lease, change).await {
+                Ok(()) => {}
+                Err(refusal) => return Err(mismatch(refusal)),
+            }
+        }
+        self.status.options = self.status.options.updated(wanted);
+        self.remember();
+        self.show();
+        Ok(())
+    }
+
+    async fn update_idle(&mut self, lease: &mut Lease) {
+        for update in std::mem::take(&mut self.updates) {
+            let difference = self.status.options.difference(&update.options);
+            let result = if difference.fixed.is_empty() {
+                self.change(lease, &difference.live, &update.options).await
+            } else {
+                let options = difference.fixed.iter().map(ToString::to_string).collect();
+                Err(Cause::OptionsMismatch { options, detail: None })
+            };
+            let changed = difference.live.iter().map(LiveChange::option).collect();
+            let answer = result
+                .map(|()| UpdateReport { changed })
+                .map_err(|cause| Refusal::Failed(self.failure(cause)));
+            update.reply.send(answer).ok();
+        }
+    }
+
+    /// The process ended between turns. The next turn continues on another.
+    async fn lost(&mut self, lease: Lease, why: &str) -> Phase {
+        warn!(
+            session_id = %self.status.session_id,
+            client_id = %lease.client_id,
+            error = why,
+            "cli_exited_between_turns"
+        );
+        self.around.counters.cli_exits.add_one();
+        self.discard(lease, StopGrace::FIRM).await;
+        Phase::Detached
+    }
+}
+
+/// Asks a process for one change of options and waits for its answer.
+async fn ask(lease: &mut Lease, change: &LiveChange) -> Result<(), String> {
+    let request = match change {
+        LiveChange::Model(model) => ControlRequest::set_model(Some(model)),
+        LiveChange::PermissionMode(mode) => ControlRequest::set_permission_mode(mode),
+        LiveChange::MaxThinkingTokens(tokens) => ControlRequest::set_max_thinking_tokens(*tokens),
+        LiveChange::Effort(level) => ControlRequest::set_effort(level),
+    };
+    let mut answer = lease.connection.request(request).map_err(|blocked| blocked.to_string())?;
+    let deadline = Instant::now() + CHANGE_LIMIT;
+    // Echoes of the change are of no turn.
+    let mut frames = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            answered = &mut answer => return match answered {
+                Ok(answered) => answered.map(drop),
+                Err(_) => Err("the CLI ended".to_owned()),
+            },
+            read = timeout_at(deadline, lease.connection.read(&mut frames)) => match read {
+                Ok(Ok(())) => frames.clear(),
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(_) => return Err(format!("no answer in {CHANGE_LIMIT:?}")),
+            },
+        }
+    }
+}
+
+/// Sleeps until then; for ever without a time.
+pub async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,203 @@
+//! Phase: a turn is being stopped. The CLI is asked, asked again because some versions
+//! lose what comes right behind a prompt, and in the end its process is ended.
+
+use std::time::Duration;
+
+use tokio::{sync::oneshot, time::Instant};
+use tracing::{debug, error, warn};
+
+use super::{
+    CloseReport, InterruptOutcome, InterruptReport,
+    active::{Active, Over},
+    admission::Occupation,
+    command::{CloseReason, Command},
+    task::{Phase, SessionTask, Taken},
+};
+use crate::{
+    cli::{process::StopGrace, request::ControlRequest},
+    failure::Cause,
+};
+
+/// The wait before the CLI is asked again; it doubles each time.
+const FIRST_REPEAT: Duration = Duration::from_millis(50);
+const LONGEST_REPEAT: Duration = Duration::from_secs(2);
+
+/// What becomes of the session once its turn has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It stays.
+    Stay,
+    /// It stays, unless its process had to be ended.
+    StayUnlessKilled(CloseReason),
+    /// It leaves the pool.
+    Leave(CloseReason),
+}
+
+/// A stop under way.
+#[derive(Debug)]
+pub struct Stop {
+    /// Those who asked for it.
+    pub waiters: Vec<oneshot::Sender<InterruptReport>>,
+    /// Those who asked for the session's end.
+    pub closers: Vec<oneshot::Sender<CloseReport>>,
+    then: Then,
+    began: Instant,
+    deadline: Instant,
+    ask_at: Instant,
+    repeat: Duration,
+}
+
+impl Stop {
+    /// A stop that begins now and may take `limit` before the process is ended.
+    pub fn new(limit: Duration, then: Then) -> Self {
+        let now = Instant::now();
+        Self {
+            waiters: Vec::new(),
+            closers: Vec::new(),
+            then,
+            began: now,
+            deadline: now + limit,
+            ask_at: now,
+            repeat: FIRST_REPEAT,
+        }
+    }
+
+    fn leave(&mut self, reason: CloseReason) {
+        if !matches!(self.then, Then::Leave(_)) {
+            self.then = Then::Leave(reason);
+        }
+    }
+}
+
+impl SessionTask {
+    pub(super) async fn interrupting(&mut self, mut active: Active, mut stop: Stop) -> Phase {
+        let session_id = self.status.session_id.clone();
+        warn!(%session_id, client_id = %active.lease.client_id, "session_pool_interrupting_session");
+        let mut frames = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(stop.deadline) => {
+                    warn!(%session_id, elapsed = ?stop.began.elapsed(), "session_pool_interrupt_timeout");
+                    return self.kill_turn(active, stop).await;
+                }
+                () = tokio::time::sleep_until(stop.ask_at) => ask(&mut active, &mut stop),
+                read = active.lease.connection.read(&mut frames) => {
+                    active.turn.touch();
+                    if let Some(over) = self.digest(&mut active, &mut frames, true) {
+                        debug!(%session_id, elapsed = ?stop.began.elapsed(), "session_pool_interrupt_completed");
+                        return self.stopped(active, stop, frames, over);
+                    }
+                    if read.is_err() {
+                        return self.kill_turn(active, stop).await;
+                    }
+                }
+                _ = active.lease.child.wait() => return self.kill_turn(active, stop).await,
+                command = self.inbox.recv() => self.while_interrupting(command, &mut active, &mut stop),
+                () = self.listeners_gone.notified() => self.drop_abandoned(),
+            }
+        }
+    }
+
+    fn while_interrupting(
+        &mut self,
+        command: Option<Command>,
+        active: &mut Active,
+        stop: &mut Stop,
+    ) {
+        let Some(command) = command else {
+            stop.leave(CloseReason::Shutdown);
+            return;
+        };
+        match self.take(command, Occupation::Ending) {
+            Taken::Done | Taken::StopForNext => {}
+            // All who ask while it is under way get its outcome.
+            Taken::Interrupt(keep, reply) => {
+                stop.waiters.push(reply);
+                if !keep {
+                    stop.leave(CloseReason::Interrupted);
+                }
+            }
+            Taken::Close(reason, reply) => {
+                stop.closers.push(reply);
+                stop.leave(reason);
+            }
+            Taken::Respond(prompt_id, decision, reply) => {
+                reply.send(self.respond(active, prompt_id, decision)).ok();
+            }
+        }
+    }
+
+    /// The turn has stopped, and the process lives.
+    fn stopped(
+        &mut self,
+        active: Active,
+        stop: Stop,
+        rest: Vec<crate::cli::frame::Frame>,
+        over: Over,
+    ) -> Phase {
+        let outcome = if over.interrupted {
+            InterruptOutcome::Interrupted
+        } else {
+            InterruptOutcome::TurnEnded
+        };
+        debug!(session_id = %self.status.session_id, ?outcome, "session_interrupted");
+        match self.answer(stop, outcome) {
+            Then::Stay | Then::StayUnlessKilled(_) => self.turn_over(active, rest, over),
+            Then::Leave(reason) => Phase::Closing(Some(active.lease), reason),
+        }
+    }
+
+    /// The turn did not stop, or the process ended: nothing of it is left after this.
+    async fn kill_turn(&mut self, active: Active, stop: Stop) -> Phase {
+        let session_id = self.status.session_id.clone();
+        error!(
+            %session_id,
+            client_id = %active.lease.client_id,
+            error = "the CLI did not stop its turn",
+            "session_interrupt_failed"
+        );
+        self.around.counters.interrupt_escalations.add_one();
+        self.around.counters.interrupted.add_one();
+        let cause = match stop.then {
+            Then::Leave(CloseReason::Shutdown) => Cause::ShuttingDown,
+            _ => Cause::TurnInterrupted,
+        };
+        let failure = self.failure(cause).on_client(active.lease.client_id);
+        self.fail(&active.turn.log, failure);
+        self.discard(active.lease, StopGrace::FIRM).await;
+        match self.answer(stop, InterruptOutcome::Terminated) {
+            Then::Stay if self.ephemeral && self.queue.is_empty() => {
+                Phase::Closing(None, CloseReason::Ephemeral)
+            }
+            Then::Stay => Phase::Detached,
+            Then::StayUnlessKilled(reason) | Then::Leave(reason) => Phase::Closing(None, reason),
+        }
+    }
+
+    /// Answers those who wait: at once if the session stays, else when it is gone.
+    fn answer(&mut self, stop: Stop, outcome: InterruptOutcome) -> Then {
+        let elapsed = stop.began.elapsed();
+        let report = InterruptReport { outcome, had_active_turn: true, elapsed };
+        for reply in stop.waiters {
+            if matches!(stop.then, Then::Leave(_)) {
+                self.farewell.interrupts.push((reply, report));
+            } else {
+                reply.send(report).ok();
+            }
+        }
+        let report = CloseReport { closed: true, had_active_turn: true };
+        self.farewell.closes.extend(stop.closers.into_iter().map(|reply| (reply, report)));
+        stop.then
+    }
+}
+
+fn ask(active: &mut Active, stop: &mut Stop) {
+    stop.ask_at = Instant::now() + stop.repeat;
+    stop.repeat = (stop.repeat * 2).min(LONGEST_REPEAT);
+    // Its answer says nothing that the end of the turn does not say better. A CLI that
+    // does not read its input is ended at the deadline.
+    if let Err(blocked) = active.lease.connection.request(ControlRequest::interrupt()) {
+        debug!(error = %blocked, "interrupt_not_written");
+    }
+}

@@ -1,0 +1,221 @@
+//! A turn that runs: what its frames mean for it and when its watchdogs bite. Knows
+//! frames and the turn's log; nothing of processes or of commands.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use uuid::Uuid;
+
+use super::{command::DisconnectPolicy, task::Settings};
+use crate::{
+    cli::frame::{Frame, FrameKind, Prompt, ResultSummary},
+    turn::{event::Class, log::TurnLog},
+};
+
+/// How many repeats of an idle state without a result are taken for the end: a turn's
+/// beginning may still see the idle state of the turn before.
+const IDLE_GRACE: u32 = 2;
+
+/// A turn that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Its events.
+    pub log: TurnLog,
+    /// The id of its prompt; none for a turn that the CLI began by itself.
+    pub prompt_uuid: Option<Uuid>,
+    /// When its last listener leaves.
+    pub on_disconnect: DisconnectPolicy,
+    /// Prompts of the CLI that wait for an answer, by id.
+    pub prompts: HashMap<String, Prompt>,
+    /// Whether a tool may have run.
+    pub tool_use_seen: bool,
+    began: Instant,
+    last_activity: Instant,
+    first_seen: bool,
+    worked: bool,
+    idle_seen: u32,
+    tools: HashSet<String>,
+    /// Counted by whoever waits for turns to end.
+    _counted: TaskTrackerToken,
+}
+
+/// What a frame means for its turn.
+#[derive(Debug)]
+pub enum Meaning {
+    /// An event of it.
+    Event(Class),
+    /// Nothing that a caller sees.
+    Hidden,
+    /// Its conversation has another id from here on.
+    Moved(Class, String),
+    /// Its end.
+    Result(Box<ResultSummary>),
+    /// The CLI stopped working without a result.
+    EndedSilently,
+}
+
+/// Which watchdog bites next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watchdog {
+    /// No first frame.
+    FirstChunk,
+    /// Silent, and another caller waits.
+    Ongoing,
+    /// Silent for too long.
+    Stalled,
+    /// Running for too long.
+    Stuck,
+}
+
+impl Running {
+    /// A turn that begins now.
+    pub fn new(
+        log: TurnLog,
+        prompt_uuid: Option<Uuid>,
+        on_disconnect: DisconnectPolicy,
+        counted: TaskTrackerToken,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            log,
+            prompt_uuid,
+            on_disconnect,
+            prompts: HashMap::new(),
+            tool_use_seen: false,
+            began: now,
+            last_activity: now,
+            first_seen: false,
+            worked: false,
+            idle_seen: 0,
+            tools: HashSet::new(),
+            _counted: counted,
+        }
+    }
+
+    /// Whether its first frame has come.
+    pub fn first_seen(&self) -> bool {
+        self.first_seen
+    }
+
+    /// How long it has been silent.
+    pub fn silent_for(&self) -> Duration {
+        self.last_activity.elapsed()
+    }
+
+    /// Notes that the CLI printed something, and when.
+    pub fn touch(&mut self) {
+        self.last_activity = Instant::now();
+    }
+
+    /// Whether a tool runs or a prompt waits for its answer: silence is honest then.
+    fn waits_for_others(&self) -> bool {
+        !self.tools.is_empty() || !self.prompts.is_empty()
+    }
+
+    /// What a frame means.
+    pub fn interpret(&mut self, frame: &Frame) -> Meaning {
+        let meaning = self.meaning(&frame.kind);
+        self.first_seen |= !matches!(
+            frame.kind,
+            FrameKind::System | FrameKind::State { .. } | FrameKind::Mirror | FrameKind::Other
+        );
+        meaning
+    }
+
+    fn meaning(&mut self, kind: &FrameKind) -> Meaning {
+        match kind {
+            FrameKind::Mirror | FrameKind::ControlReply(_) => Meaning::Hidden,
+            FrameKind::State { idle: true } => self.idle(),
+            FrameKind::State { idle: false } => {
+                self.worked = true;
+                Meaning::Event(Class::System)
+            }
+            FrameKind::ApiRetry | FrameKind::System => Meaning::Event(Class::System),
+            FrameKind::Init { cli_session_id } => {
+                self.worked = true;
+                Meaning::Moved(Class::System, cli_session_id.clone())
+            }
+            FrameKind::ConversationReset { cli_session_id } => {
+                Meaning::Moved(Class::Other, cli_session_id.clone())
+            }
+            FrameKind::Prompt(prompt) => {
+                self.prompts.insert(prompt.id.clone(), prompt.clone());
+                Meaning::Event(Class::Prompt)
+            }
+            FrameKind::PromptCancelled { id } => {
+                self.prompts.remove(id);
+                Meaning::Event(Class::Other)
+            }
+            FrameKind::Assistant { tool_calls } => {
+                self.tool_use_seen |= !tool_calls.is_empty();
+                self.tools.extend(tool_calls.iter().cloned());
+                Meaning::Event(Class::Assistant)
+            }
+            FrameKind::User { tool_results, .. } => {
+                for id in tool_results {
+                    self.tools.remove(id);
+                }
+                Meaning::Event(Class::User)
+            }
+            FrameKind::StreamEvent => Meaning::Event(Class::StreamEvent),
+            FrameKind::Other => Meaning::Event(Class::Other),
+            FrameKind::Result(summary) if self.is_mine(summary) => Meaning::Result(summary.clone()),
+            // A turn that the CLI had begun by itself just before the prompt came.
+            FrameKind::Result(_) => Meaning::Event(Class::Other),
+        }
+    }
+
+    /// Newer versions say which prompts a result answers, and that a background task
+    /// asked for it.
+    fn is_mine(&self, summary: &ResultSummary) -> bool {
+        let Some(uuid) = self.prompt_uuid else { return true };
+        if summary.prompt_uuids.is_empty() {
+            return !summary.background;
+        }
+        summary.prompt_uuids.iter().any(|answered| *answered == uuid.to_string())
+    }
+
+    fn idle(&mut self) -> Meaning {
+        self.idle_seen += 1;
+        if self.worked || self.idle_seen >= IDLE_GRACE {
+            return Meaning::EndedSilently;
+        }
+        Meaning::Hidden
+    }
+
+    /// The next watchdog and when it bites. `another_waits`: a turn is in the queue.
+    pub fn watchdog(
+        &self,
+        settings: &Settings,
+        another_waits: bool,
+    ) -> Option<(Watchdog, Instant)> {
+        let mut candidates = Vec::with_capacity(3);
+        if !self.first_seen {
+            candidates
+                .push((Watchdog::FirstChunk, self.last_activity + settings.first_chunk_timeout));
+        } else if !self.waits_for_others() {
+            if another_waits {
+                candidates.push((Watchdog::Ongoing, self.last_activity + settings.ongoing_timeout));
+            }
+            if let Some(limit) = settings.stall_timeout {
+                candidates.push((Watchdog::Stalled, self.last_activity + limit));
+            }
+        }
+        if let Some(limit) = settings.stuck_threshold {
+            candidates.push((Watchdog::Stuck, self.began + limit));
+        }
+        candidates.into_iter().min_by_key(|(_, at)| *at)
+    }
+
+    /// Writes events to the log.
+    pub fn write(&self, events: &mut Vec<(Class, Bytes)>) {
+        if !events.is_empty() {
+            self.log.append(events.drain(..));
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! The task of a session: what it owns in every phase, and the loop over phases.
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::Instant,
+};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use tracing::debug;
+
+use super::{
+    Refusal, SessionHandle,
+    active::Active,
+    admission::{Occupation, Verdict, admit},
+    command::{CloseReason, CloseReport, Command, InterruptReport, TurnRequest, UpdateReport},
+    interrupting::Stop,
+    status::{Condition, Status},
+};
+use crate::{
+    cli::{
+        frame::{Frame, ResultSummary},
+        options::Options,
+    },
+    counters::{Counters, Spent},
+    failure::{Cause, Failure},
+    ids::{CliSessionId, ClientId, SessionId, TurnId},
+    store::{Ledger, Record},
+    supply::{Conversation, Lease, Supply},
+    turn::log::{Listener, LogLimits, TurnLog},
+};
+
+/// Ended turns that a session keeps for those who come late.
+const KEPT_TURNS: usize = 8;
+
+/// What the configuration says about every session.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Age at which a session is replaced.
+    pub session_ttl: Duration,
+    /// Whether a session whose process is gone is connected again.
+    pub connection_recovery: bool,
+    /// From the prompt to the first frame.
+    pub first_chunk_timeout: Duration,
+    /// Silence after which another caller may take the session.
+    pub ongoing_timeout: Duration,
+    /// Silence after which a turn is ended; `None` is never.
+    pub stall_timeout: Option<Duration>,
+    /// Age at which a turn is interrupted; `None` is never.
+    pub stuck_threshold: Option<Duration>,
+    /// Bound of an interrupt before the process is ended.
+    pub interrupt_timeout: Duration,
+    /// Turns that may wait.
+    pub max_queued_turns: usize,
+    /// Bytes of a turn's log in memory.
+    pub turn_buffer_bytes: usize,
+    /// Bytes of a turn's log in files.
+    pub turn_spill_bytes: u64,
+    /// Folder of those files.
+    pub spill_folder: PathBuf,
+    /// How long an ended turn can be joined.
+    pub turn_retention: Duration,
+}
+
+/// What sessions share.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// What the configuration says.
+    pub settings: Arc<Settings>,
+    /// Where processes come from.
+    pub supply: Arc<dyn Supply>,
+    /// What outlives sessions.
+    pub ledger: Arc<Ledger>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+    /// Turns that run or wait.
+    pub turns: TaskTracker,
+}
+
+/// A turn that waits.
+#[derive(Debug)]
+pub struct Waiting {
+    /// What was asked.
+    pub request: TurnRequest,
+    /// Its log, which its listeners hold already.
+    pub log: TurnLog,
+    /// Counted by whoever waits for turns to end.
+    pub counted: TaskTrackerToken,
+}
+
+/// Changes of options that wait for the running turn to end.
+#[derive(Debug)]
+pub struct PendingUpdate {
+    /// Those that are said.
+    pub options: Options,
+    /// What changed.
+    pub reply: oneshot::Sender<Result<UpdateReport, Refusal>>,
+}
+
+/// What a session does, with all that exists only while it does it.
+#[derive(Debug)]
+pub enum Phase {
+    /// It has no process.
+    Detached,
+    /// It waits for one.
+    Connecting(Waiting),
+    /// It has one that does nothing.
+    Idle(Lease),
+    /// A turn runs.
+    Active(Active),
+    /// A turn is being stopped.
+    Interrupting(Active, Stop),
+    /// A turn has its result, and the CLI is about to be idle.
+    Settling(Lease),
+    /// It ends.
+    Closing(Option<Lease>, CloseReason),
+}
+
+/// What a phase has to do about a command after [`SessionTask::take`].
+#[derive(Debug)]
+pub enum Taken {
+    /// Nothing.
+    Done,
+    /// Stop the running turn for the one that goes next.
+    StopForNext,
+    /// Interrupt the running turn.
+    Interrupt(bool, oneshot::Sender<InterruptReport>),
+    /// End the session.
+    Close(CloseReason, oneshot::Sender<CloseReport>),
+    /// Answer a prompt of the CLI.
+    Respond(String, super::Decision, oneshot::Sender<Result<(), Refusal>>),
+}
+
+/// Answers that are due once the session is gone from the pool.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Farewell {
+    /// To those who interrupted it.
+    pub interrupts: Vec<(oneshot::Sender<InterruptReport>, InterruptReport)>,
+    /// To those who closed it.
+    pub closes: Vec<(oneshot::Sender<CloseReport>, CloseReport)>,
+}
+
+impl Farewell {
+    /// Gives the answers. Those who do not wait any more do not need them.
+    pub fn send(self) {
+        for (reply, report) in self.interrupts {
+            reply.send(report).ok();
+        }
+        for (reply, report) in self.closes {
+            reply.send(report).ok();
+        }
+    }
+}
+
+/// The owner of one session.
+#[derive(Debug)]
+pub struct SessionTask {
+    pub(super) around: Surroundings,
+    pub(super) inbox: mpsc::Receiver<Command>,
+    publisher: watch::Sender<Status>,
+    /// The last picture; changed in place and published at phase entry.
+    pub(super) status: Status,
+    pub(super) conversation: Conversation,
+    pub(super) ephemeral: bool,
+    /// Whether a process has ever served it.
+    pub(super) connected_before: bool,
+    pub(super) queue: VecDeque<Waiting>,
+    pub(super) updates: Vec<PendingUpdate>,
+    recent: VecDeque<(Instant, TurnLog)>,
+    /// The running turn's log.
+    pub(super) current: Option<TurnLog>,
+    /// Told when the last listener of any of its turns goes.
+    pub(super) listeners_gone: Arc<Notify>,
+    /// Cost that the running process has reported so far.
+    pub(super) reported_cost: f64,
+    pub(super) farewell: Farewell,
+    /// Frames that a phase left for the next.
+    pub(super) leftover: Vec<Frame>,
+}
+
+impl SessionTask {
+    /// A session, not running yet, and its handle. A conversation that the ledger
+    /// knows under this id goes on.
+    pub fn new(
+        session_id: SessionId,
+        ephemeral: bool,
+        around: Surroundings,
+    ) -> (Self, SessionHandle) {
+        let record = around.ledger.load(&session_id);
+        let (cli_session_id, options) = match record {
+            Some(record) => (record.cli_session_id, record.options),
+            None => (CliSessionId::fresh(), Options::default()),
+        };
+        let status = Status::new(session_id, cli_session_id, options);
+        let (handle, inbox, publisher) = SessionHandle::new(status.clone());
+        let task = Self {
+            around,
+            inbox,
+            publisher,
+            status,
+            conversation: Conversation::Own(cli_session_id),
+            ephemeral,
+            connected_before: false,
+            queue: VecDeque::new(),
+            updates: Vec::new(),
+            recent: VecDeque::new(),
+            current: None,
+            listeners_gone: Arc::new(Notify::new()),
+            reported_cost: 0.0,
+            farewell: Farewell::default(),
+            leftover: Vec::new(),
+        };
+        (task, handle)
+    }
+
+    /// Runs the session to its end.
+    pub async fn run(mut self) -> Farewell {
+        let mut phase = Phase::Detached;
+        loop {
+            self.publish(&phase);
+            // Boxed: an idle session should not hold the space that a busy one needs.
+            phase = match phase {
+                Phase::Detached => self.detached().await,
+                Phase::Connecting(turn) => Box::pin(self.connecting(turn)).await,
+                Phase::Idle(lease) => Box::pin(self.idle(lease)).await,
+                Phase::Active(active) => Box::pin(self.active(active)).await,
+                Phase::Interrupting(active, stop) => {
+                    Box::pin(self.interrupting(active, stop)).await
+                }
+                Phase::Settling(lease) => Box::pin(self.settling(lease)).await,
+                Phase::Closing(lease, reason) => {
+                    return Box::pin(self.closing(lease, reason)).await;
+                }
+            };
+        }
+    }
+
+    fn publish(&mut self, phase: &Phase) {
+        let (condition, lease, running) = match phase {
+            Phase::Detached if self.status.last_error.is_some() && !self.connected_before => {
+                (Condition::Error, None, None)
+            }
+            Phase::Detached if self.connected_before => (Condition::Disconnected, None, None),
+            Phase::Detached => (Condition::Idle, None, None),
+            Phase::Connecting(turn) => (Condition::Connecting, None, Some(turn.log.id().clone())),
+            Phase::Idle(lease) | Phase::Settling(lease) => (Condition::Active, Some(lease), None),
+            Phase::Active(active) => {
+                (Condition::Active, Some(&active.lease), Some(active.turn.log.id().clone()))
+            }
+            Phase::Interrupting(active, _) => {
+                (Condition::Interrupting, Some(&active.lease), Some(active.turn.log.id().clone()))
+            }
+            Phase::Closing(lease, _) => (Condition::Disconnected, lease.as_ref(), None),
+        };
+        self.status.condition = condition;
+        self.status.client_id = lease.map(|lease| lease.client_id);
+        self.status.process_id = lease.map(|lease| lease.child.id());
+        self.status.running = running;
+        self.show();
+    }
+
+    /// Publishes the picture as it is.
+    pub(super) fn show(&mut self) {
+        self.status.queued = self.queue.len();
+        self.publisher.send_replace(self.status.clone());
+    }
+
+    /// Deals with a command as far as that does not depend on the phase's resources.
+    pub(super) fn take(&mut self, command: Command, occupation: Occupation) -> Taken {
+        match command {
+            Command::Run { request, reply } => return self.take_turn(*request, reply, occupation),
+            Command::Attach { turn, from, reply } => {
+                reply.send(self.attach(turn.as_ref(), from)).ok();
+            }
+            Command::Update { options, reply } => {
+                self.updates.push(PendingUpdate { options: *options, reply });
+            }
+            Command::Respond { prompt_id, decision, reply } => {
+                return Taken::Respond(prompt_id, decision, reply);
+            }
+            Command::Interrupt { keep_session, reply } => {
+                return Taken::Interrupt(keep_session, reply);
+            }
+            Command::Close { reason, reply } => {
+                let busy = occupation != Occupation::Free || !self.queue.is_empty();
+                if busy && reason.spares_busy() {
+                    let report = CloseReport { closed: false, had_active_turn: true };
+                    reply.send(report).ok();
+                } else {
+                    return Taken::Close(reason, reply);
+                }
+            }
+        }
+        Taken::Done
+    }
+
+    fn take_turn(
+        &mut self,
+        request: TurnRequest,
+        reply: oneshot::Sender<Result<Listener, Refusal>>,
+        occupation: Occupation,
+    ) -> Taken {
+        if let Some(log) = request.turn_id.as_ref().and_then(|id| self.find(id)) {
+            debug!(turn_id = %log.id(), "turn_joined_by_its_id");
+            reply.send(log.listen(1).map_err(Refusal::from)).ok();
+            return Taken::Done;
+        }
+        let verdict = admit(
+            occupation,
+            request.on_busy,
+            self.queue.len(),
+            self.around.settings.max_queued_turns,
+        );
+        if let Verdict::Refuse(cause) = verdict {
+            reply.send(Err(self.failure(cause).into())).ok();
+            return Taken::Done;
+        }
+        let waiting = self.admitted(request);
+        // The caller may be gone already; then the turn has no listener and is dropped.
+        reply.send(waiting.log.listen(1).map_err(Refusal::from)).ok();
+        self.around.counters.turns.add_one();
+        if verdict == Verdict::Enqueue {
+            self.queue.push_back(waiting);
+        } else {
+            self.queue.push_front(waiting);
+        }
+        self.show();
+        if verdict == Verdict::StopAndGoNext { Taken::StopForNext } else { Taken::Done }
+    }
+
+    fn admitted(&mut self, request: TurnRequest) -> Waiting {
+        let id = request.turn_id.clone().unwrap_or_else(TurnId::fresh);
+        Waiting { request, log: self.new_log(id), counted: self.around.turns.token() }
+    }
+
+    /// A log for a turn of this session.
+    pub(super) fn new_log(&self, id: TurnId) -> TurnLog {
+        let settings = &self.around.settings;
+        let limits = LogLimits {
+            buffer_bytes: settings.turn_buffer_bytes,
+            spill_bytes: settings.turn_spill_bytes,
+            spill_folder: settings.spill_folder.clone(),
+        };
+        TurnLog::new(id, limits, Arc::clone(&self.listeners_gone))
+    }
+
+    fn find(&self, id: &TurnId) -> Option<&TurnLog> {
+        let kept = self.recent.iter().map(|(_, log)| log);
+        let waiting = self.queue.iter().map(|waiting| &waiting.log);
+        self.current.iter().chain(kept).chain(waiting).find(|log| log.id() == id)
+    }
+
+    fn attach(&self, turn: Option<&TurnId>, from: u64) -> Result<Listener, Refusal> {
+        let log = match turn {
+            Some(id) => self.find(id),
+            None => self.current.as_ref().or_else(|| self.recent.back().map(|(_, log)| log)),
+        };
+        let log = log.ok_or_else(|| self.failure(Cause::TurnNotFound))?;
+        log.listen(from)
+            .map_err(|failure| failure.concerning(Some(&self.status.session_id), None).into())
+    }
+
+    /// A failure of this session.
+    pub(super) fn failure(&self, cause: Cause) -> Failure {
+        Failure::from(cause).concerning(Some(&self.status.session_id), None)
+    }
+
+    /// Ends a turn that failed, and takes note of it.
+    pub(super) fn fail(&mut self, log: &TurnLog, failure: Failure) {
+        let failure = failure.concerning(Some(&self.status.session_id), Some(log.id()));
+        let text = failure.to_string();
+        if log.end(Err(failure)) {
+            debug!(turn_id = %log.id(), reason = %text, "turn_failed");
+            self.around.counters.turns_failed.add_one();
+            self.status.error_count += 1;
+            self.status.last_error = Some(text);
+        }
+        self.keep(log.clone());
+    }
+
+    /// Keeps an ended turn for those who come late.
+    pub(super) fn keep(&mut self, log: TurnLog) {
+        self.current = None;
+        self.status.last_used_at = Instant::now();
+        self.drop_old_turns();
+        if self.recent.len() == KEPT_TURNS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((Instant::now(), log));
+    }
+
+    /// Lets go of turns that are past their time; returns when the next one is.
+    pub(super) fn drop_old_turns(&mut self) -> Option<Instant> {
+        let retention = self.around.settings.turn_retention;
+        while self.recent.front().is_some_and(|(ended, _)| ended.elapsed() >= retention) {
+            self.recent.pop_front();
+        }
+        self.recent.front().map(|(ended, _)| *ended + retention)
+    }
+
+    /// Fails every turn that waits.
+    pub(super) fn fail_queue(&mut self, cause: &Cause) {
+        while let Some(waiting) = self.queue.pop_front() {
+            let failure = self.failure(cause.clone());
+            self.fail(&waiting.log, failure);
+        }
+    }
+
+    /// Drops the turns from the queue whose callers have left.
+    pub(super) fn drop_abandoned(&mut self) {
+        let before = self.queue.len();
+        self.queue.retain(|waiting| {
+            let stays = waiting.log.listeners() > 0
+                || waiting.request.on_disconnect == super::DisconnectPolicy::Continue;
+            if !stays {
+                // Nobody listens; the end is for those who might still join by its id.
+                waiting.log.end(Err(Cause::TurnInterrupted.into()));
+            }
+            stays
+        });
+        if self.queue.len() != before {
+            self.show();
+        }
+    }
+
+    /// Writes the conversation to the ledger.
+    pub(super) fn remember(&self) {
+        if !self.ephemeral {
+            self.around.ledger.save(
+                &self.status.session_id,
+                Record {
+                    cli_session_id: self.status.cli_session_id,
+                    options: self.status.options.clone(),
+                },
+            );
+        }
+    }
+
+    /// Follows the CLI to another conversation.
+    pub(super) fn follow(&mut self, cli_session_id: &str) {
+        let Some(id) = CliSessionId::parse(cli_session_id) else { return };
+        if id != self.status.cli_session_id {
+            debug!(cli_session_id = %id, "conversation_changed");
+            self.status.cli_session_id = id;
+            self.conversation = Conversation::Own(id);
+            self.remember();
+            self.show();
+        }
+    }
+
+    /// Takes note of what a turn cost. The CLI reports the sum over its life, and some
+    /// versions go on counting where the resumed process stopped.
+    pub(super) fn spend(&mut self, summary: &ResultSummary) {
+        let total = summary.total_cost_usd;
+        let cost_usd = if total >= self.reported_cost { total - self.reported_cost } else { total };
+        self.reported_cost = total;
+        let spent = Spent { cost_usd, usage: summary.usage };
+        self.status.spent.add(&spent);
+        self.around.counters.spend(&spent);
+    }
+
+    /// Makes a session that is past its time as new, except for its conversation.
+    pub(super) fn expire(&mut self, client_id: Option<ClientId>) {
+        debug!(
+            session_id = %self.status.session_id,
+            ?client_id,
+            age_seconds = self.status.age().as_secs_f64(),
+            "session_expired"
+        );
+        self.around.counters.expired.add_one();
+        let now = Instant::now();
+        self.status.created_at = now;
+        self.status.create_time = SystemTime::now();
+        self.status.message_count = 0;
+        self.status.error_count = 0;
+        self.status.last_error = None;
+    }
+}

@@ -1,0 +1,1 @@
+//! Sessions in memory, under a paused clock.

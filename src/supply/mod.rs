@@ -1,0 +1,97 @@
+//! Hands out connected CLI processes. Knows `cli` and how many processes there may
+//! be; nothing of sessions' turns or of gRPC.
+//!
+//! A [`Lease`] is a connection, its process and its place among the processes as one
+//! value: there is no process without a place, and the place is free again when the
+//! lease is gone. [`Supply`] is a trait so that a session can be tested in memory,
+//! over a pipe and a child that is no process.
+
+mod handshake;
+mod process_supply;
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+pub use process_supply::{ProcessSupply, SupplyLimits};
+
+use crate::{
+    cli::{connection::Connection, options::Options, process::Child},
+    failure::Failure,
+    ids::{CliSessionId, ClientId, SessionId},
+};
+
+/// Which conversation a process is to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conversation {
+    /// The one of this id: taken up if there is a transcript of it, else begun.
+    Own(CliSessionId),
+    /// The one of this id, which must exist.
+    Existing(CliSessionId),
+    /// A copy of one that must exist.
+    CopyOf {
+        /// That one.
+        from: CliSessionId,
+        /// The copy's own id.
+        to: CliSessionId,
+    },
+}
+
+impl Conversation {
+    /// The id that it will have.
+    pub fn id(&self) -> CliSessionId {
+        match *self {
+            Self::Own(id) | Self::Existing(id) | Self::CopyOf { to: id, .. } => id,
+        }
+    }
+}
+
+/// Asks for a process.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The session, which has folders of its own.
+    pub session_id: SessionId,
+    /// The conversation.
+    pub conversation: Conversation,
+    /// Its options.
+    pub options: Options,
+    /// Cancelled when the process is not wanted any more.
+    pub cancelled: CancellationToken,
+}
+
+/// A connected process.
+#[derive(Debug)]
+pub struct Lease {
+    /// This life of the process.
+    pub client_id: ClientId,
+    /// The conversation that it serves.
+    pub cli_session_id: CliSessionId,
+    /// Whether it took up a conversation.
+    pub resumed: bool,
+    /// How long the start took, waiting for a place included.
+    pub connect_time: Duration,
+    /// Frames in, lines out.
+    pub connection: Connection,
+    /// The process.
+    pub child: Box<dyn Child>,
+    /// Its place among `pool.max_processes`; `None` where nobody counts.
+    pub slot: Option<OwnedSemaphorePermit>,
+}
+
+/// The future of a lease.
+pub type Leasing = Pin<Box<dyn Future<Output = Result<Lease, Failure>> + Send>>;
+
+/// Hands out connected processes, and takes care of what a session leaves on disk.
+pub trait Supply: Send + Sync + std::fmt::Debug {
+    /// Starts and connects a process. When the future is dropped or the order is
+    /// cancelled, a process that was already started is ended all the same.
+    fn lease(&self, order: Order) -> Leasing;
+
+    /// Removes a conversation and the session's folder for good.
+    fn forget(
+        &self,
+        session_id: &SessionId,
+        conversation: CliSessionId,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}

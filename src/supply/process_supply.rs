@@ -1,0 +1,335 @@
+//! The supply that starts real processes: places among them, turns at starting, the
+//! folders of a session. Knows nothing of what a session does with a process.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{Instant, timeout},
+};
+use tracing::{debug, info_span, warn};
+
+use super::{Conversation, Lease, Leasing, Order, Supply, handshake};
+use crate::{
+    cli::{
+        launch::{Folders, LaunchSettings, Origin},
+        options::Options,
+        process::{Process, StopGrace, stop},
+        request::Initialize,
+        transcript,
+    },
+    failure::{Cause, Failure},
+    ids::{CliSessionId, ClientId, SessionId},
+    tasks::Tasks,
+};
+
+/// Session ids up to this length name their folder as they are; longer ones would
+/// make the CLI shorten the name of the transcript's folder.
+const LONGEST_PLAIN_NAME: usize = 64;
+
+/// Bounds of the supply.
+#[derive(Debug, Clone)]
+pub struct SupplyLimits {
+    /// Live processes.
+    pub max_processes: usize,
+    /// Processes that start at the same time.
+    pub start_concurrency: usize,
+    /// From the start of a process to its answer; also the longest wait for a place.
+    pub connect_timeout: Duration,
+    /// Bytes of a frame.
+    pub max_frame_bytes: usize,
+}
+
+/// Starts a real process for every order.
+#[derive(Debug, Clone)]
+pub struct ProcessSupply(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    settings: LaunchSettings,
+    limits: SupplyLimits,
+    places: Arc<Semaphore>,
+    starts: Arc<Semaphore>,
+    starting: AtomicU32,
+    tasks: Tasks,
+}
+
+impl ProcessSupply {
+    /// Starts what `settings` say within `limits`; its tasks are among `tasks`.
+    pub fn new(settings: LaunchSettings, limits: SupplyLimits, tasks: Tasks) -> Self {
+        Self(Arc::new(Shared {
+            places: Arc::new(Semaphore::new(limits.max_processes)),
+            starts: Arc::new(Semaphore::new(limits.start_concurrency)),
+            starting: AtomicU32::new(0),
+            settings,
+            limits,
+            tasks,
+        }))
+    }
+
+    /// Live processes, starting ones included.
+    pub fn processes(&self) -> usize {
+        self.0.limits.max_processes - self.0.places.available_permits()
+    }
+
+    /// Processes that are being started or wait for their turn to be.
+    pub fn starting(&self) -> u32 {
+        self.0.starting.load(Ordering::Relaxed)
+    }
+}
+
+impl Supply for ProcessSupply {
+    fn lease(&self, order: Order) -> Leasing {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            let (reply, leased) = oneshot::channel();
+            let order_cancelled = order.cancelled.clone();
+            // A task of its own: a process under way is ended in order even when nobody
+            // waits for it any more.
+            let span = info_span!("cli.start", session_id = %order.session_id);
+            let tasks = shared.tasks.clone();
+            tasks.spawn(span, async move {
+                let result = shared.start(&order).await;
+                if let Err(Ok(unwanted)) = reply.send(result) {
+                    end(unwanted).await;
+                }
+            });
+            // Dropping this future cancels the start.
+            let _cancel = order_cancelled.drop_guard_ref();
+            leased.await.unwrap_or_else(|_| Err(Cause::ShuttingDown.into()))
+        })
+    }
+
+    fn forget(
+        &self,
+        session_id: &SessionId,
+        conversation: CliSessionId,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let folders = self.0.folders(session_id);
+        let session_id = session_id.clone();
+        Box::pin(async move {
+            let removed = blocking(move || {
+                transcript::remove(&folders.config, conversation)?;
+                remove_folder(&folders.work)
+            });
+            if let Err(error) = removed.await {
+                warn!(%session_id, %error, "session_forget_failed");
+            }
+        })
+    }
+}
+
+async fn end(mut lease: Lease) {
+    let mut words = Vec::new();
+    let stopped = stop(lease.connection, lease.child.as_mut(), StopGrace::GENTLE, &mut words).await;
+    debug!(client_id = %lease.client_id, ?stopped, "cli_stopped");
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// Counts a start for as long as it lives.
+struct Starting<'a>(&'a AtomicU32);
+
+impl<'a> Starting<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    async fn start(&self, order: &Order) -> Result<Lease, Failure> {
+        let began = Instant::now();
+        let _starting = Starting::new(&self.starting);
+        let client_id = ClientId::fresh();
+        let start = async {
+            let slot = self.place(began).await?;
+            // Fair: those who wait get their turn in the order they came.
+            let _turn = self.starts.acquire().await.map_err(|_| Cause::ShuttingDown)?;
+            self.connect(order, client_id, began, slot).await
+        };
+        let result = tokio::select! {
+            result = start => result,
+            () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
+        };
+        result.map_err(|cause| {
+            Failure::from(cause).concerning(Some(&order.session_id), None).on_client(client_id)
+        })
+    }
+
+    async fn place(&self, began: Instant) -> Result<OwnedSemaphorePermit, Cause> {
+        let wait = timeout(self.limits.connect_timeout, Arc::clone(&self.places).acquire_owned());
+        match wait.await {
+            Ok(place) => place.map_err(|_| Cause::ShuttingDown),
+            Err(_) => {
+                Err(Cause::NoProcess { limit: self.limits.max_processes, waited: began.elapsed() })
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        order: &Order,
+        client_id: ClientId,
+        began: Instant,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<Lease, Cause> {
+        let folders = self.folders(&order.session_id);
+        let origin = prepare(folders.clone(), order.conversation).await?;
+        let command = self
+            .settings
+            .command(origin, &order.options, &folders, client_id, |name| std::env::var(name).ok());
+        debug!(%client_id, args = ?command.args, "cli_starting");
+        let (process, connection) = Process::start(command, self.limits.max_frame_bytes)
+            .await
+            .map_err(|error| self.not_started(&error))?;
+        let mut lease = Lease {
+            client_id,
+            cli_session_id: origin.cli_session_id(),
+            resumed: !matches!(origin, Origin::New(_)),
+            connect_time: Duration::ZERO,
+            connection,
+            child: Box::new(process),
+            slot: Some(slot),
+        };
+        let first = initialize_of(&order.options);
+        let handshake = handshake::initialize(
+            &mut lease.connection,
+            lease.child.as_mut(),
+            &first,
+            self.limits.connect_timeout,
+        );
+        let connected = tokio::select! {
+            connected = handshake => connected,
+            () = order.cancelled.cancelled() => Err(Cause::TurnInterrupted),
+            () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
+        };
+        if let Err(cause) = connected {
+            let mut words = Vec::new();
+            let stopped =
+                stop(lease.connection, lease.child.as_mut(), StopGrace::FIRM, &mut words).await;
+            debug!(%client_id, ?stopped, %cause, "cli_start_failed");
+            return Err(cause);
+        }
+        lease.connect_time = began.elapsed();
+        debug!(%client_id, pid = lease.child.id(), elapsed = ?lease.connect_time, "cli_started");
+        Ok(lease)
+    }
+
+    fn not_started(&self, error: &io::Error) -> Cause {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                Cause::CliNotFound { path: self.settings.program.clone() }
+            }
+            _ => Cause::ConnectFailed {
+                detail: format!("the CLI could not be started: {error}"),
+                exit: None,
+                stderr_tail: String::new(),
+            },
+        }
+    }
+
+    fn folders(&self, session_id: &SessionId) -> Folders {
+        let tenant: PathBuf = self.settings.state_dir.join("tenants").join("default");
+        Folders {
+            work: tenant.join("work").join(folder_name(session_id)),
+            config: tenant.join("claude"),
+            home: tenant.join("home"),
+        }
+    }
+}
+
+/// The name of a session's folder: a prefix keeps `..` and hidden names harmless.
+fn folder_name(session_id: &SessionId) -> String {
+    let id = session_id.as_str();
+    if id.len() <= LONGEST_PLAIN_NAME {
+        return format!("s-{id}");
+    }
+    let digest = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, id.as_bytes());
+    format!("h-{digest}")
+}
+
+fn initialize_of(options: &Options) -> Initialize {
+    Initialize {
+        system_prompt: options.system_prompt.clone(),
+        append_system_prompt: options.append_system_prompt.clone(),
+        json_schema: options.json_schema.clone(),
+        agents: None,
+    }
+}
+
+/// Makes the folders and finds out whether there is a transcript to take up.
+async fn prepare(folders: Folders, conversation: Conversation) -> Result<Origin, Cause> {
+    let internal = |error: io::Error| Cause::Internal {
+        detail: format!("the session's folders cannot be made: {error}"),
+    };
+    let source = match conversation {
+        Conversation::Own(id) | Conversation::Existing(id) => id,
+        Conversation::CopyOf { from, .. } => from,
+    };
+    let found = blocking(move || {
+        for folder in [&folders.work, &folders.config, &folders.home] {
+            private_folder(folder)?;
+        }
+        transcript::provide(&folders.config, &folders.work, source)
+    });
+    let found = found.await.map_err(internal)?;
+    match conversation {
+        Conversation::Own(id) if found => Ok(Origin::Resume(id)),
+        Conversation::Own(id) => Ok(Origin::New(id)),
+        Conversation::Existing(id) if found => Ok(Origin::Resume(id)),
+        Conversation::CopyOf { from, to } if found => Ok(Origin::Fork { from, to }),
+        Conversation::Existing(_) | Conversation::CopyOf { .. } => {
+            Err(Cause::ConversationNotFound { resume: source.to_string() })
+        }
+    }
+}
+
+/// A folder that only the service's user can enter.
+fn private_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_id_is_one_harmless_folder_name() {
+        for (id, name) in [("..", "s-.."), (".", "s-."), ("a:b", "s-a:b"), ("--x", "s---x")] {
+            let id = SessionId::parse(id).expect("a name");
+            assert_eq!(folder_name(&id), name);
+        }
+        let (a, b) = ("a".repeat(128), "a".repeat(127));
+        let name = |id: &str| folder_name(&SessionId::parse(id).expect("a name"));
+        assert_ne!(name(&a), name(&b));
+        assert!(name(&a).len() < 50);
+    }
+}

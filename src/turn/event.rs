@@ -1,0 +1,72 @@
+//! One thing that happened in a turn. Knows ids and raw frames.
+
+use std::{sync::Arc, time::Duration, time::SystemTime};
+
+use bytes::Bytes;
+
+use crate::ids::{CliSessionId, ClientId, SessionId, TurnId};
+
+/// How a turn came by its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A new session on a process started for it.
+    Created,
+    /// The session's own process, from an earlier turn.
+    Reused,
+    /// A new process that took up the session's conversation.
+    Resumed,
+}
+
+/// The turn has its process. Always event 1.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// The session.
+    pub session_id: SessionId,
+    /// The turn.
+    pub turn_id: TurnId,
+    /// The process.
+    pub client_id: ClientId,
+    /// The conversation.
+    pub cli_session_id: CliSessionId,
+    /// How it came by its process.
+    pub origin: Origin,
+    /// From the request until its turn came.
+    pub queued_for: Duration,
+    /// From then until the process was ready.
+    pub connect_time: Duration,
+    /// When it started, by the wall clock.
+    pub start_time: SystemTime,
+    /// Whether the CLI began it by itself.
+    pub background: bool,
+}
+
+/// What kind of frame an event shows. It is kept beside the line, so that a reader
+/// need not look into the line to know how to read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A `system` frame.
+    System,
+    /// An `assistant` frame.
+    Assistant,
+    /// A `user` frame.
+    User,
+    /// A `stream_event` frame.
+    StreamEvent,
+    /// A `control_request` of the CLI.
+    Prompt,
+    /// A `result` frame of a turn that ran to its end.
+    Result,
+    /// A `result` frame of a turn that something stopped.
+    InterruptedResult,
+    /// Any other.
+    Other,
+}
+
+/// One thing that happened in a turn.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The turn has its process.
+    Started(Arc<Started>),
+    /// The CLI printed this line.
+    Frame(Class, Bytes),
+}

@@ -1,0 +1,10 @@
+//! What one turn produced, for any number of readers. Knows what an event is and how
+//! a turn can fail; nothing of sessions, of processes or of who reads.
+//!
+//! A [`log::TurnLog`] holds every event of the turn from the first on: the newest in
+//! memory, older ones in files ([`spill`]), up to a bound. A [`log::Listener`] is one
+//! reader's place in it. The writer never waits for a reader.
+
+pub mod event;
+pub mod log;
+pub mod spill;

@@ -1,0 +1,6 @@
+//! The service over gRPC, on the scripted fake CLI.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod turns;

@@ -1,0 +1,51 @@
+//! What the tests over gRPC share: a running service, a caller's view of a turn, the
+//! processes that a service has, the events that it logs. Knows the service by its
+//! contract and its configuration only.
+
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
+pub mod log;
+pub mod processes;
+pub mod service;
+pub mod turn;
+
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+/// `ErrorInfo.reason` of an error; empty without one.
+pub fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+/// One entry of `ErrorInfo.metadata`.
+pub fn metadata(status: &Status, key: &str) -> Option<String> {
+    status.get_error_details().error_info()?.metadata.get(key).cloned()
+}
+
+/// The fields that `BadRequest` names.
+pub fn fields(status: &Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let request = details.bad_request().map(|bad| bad.field_violations.clone());
+    request.unwrap_or_default().into_iter().map(|violation| violation.field).collect()
+}
+
+/// Waits until `probe` gives something; fails the test after ten seconds. For what no
+/// event announces, such as the end of somebody else's process.
+#[track_caller]
+pub fn eventually<T>(
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Option<T>,
+) -> impl Future<Output = T> {
+    let what = what.to_owned();
+    let caller = std::panic::Location::caller();
+    async move {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            if let Some(found) = probe().await {
+                return found;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{caller}: never came: {what}");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+}

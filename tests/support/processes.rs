@@ -1,0 +1,35 @@
+//! Which processes a service has, found by the mark that it gives them.
+
+use std::{fs, path::Path};
+
+/// Processes that carry a state folder's mark: CLIs and all that they started.
+pub fn of_state(state: &Path) -> Vec<u32> {
+    let mark = format!("SESSION_POOL_STATE={}", state.display());
+    let mut found: Vec<u32> = fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| has(*pid, mark.as_bytes()))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn has(pid: u32, mark: &[u8]) -> bool {
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == mark))
+}
+
+/// Whether a process lives; a zombie does not.
+pub fn lives(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| Some(!stat.rsplit_once(')')?.1.trim_start().starts_with('Z')))
+        .unwrap_or(false)
+}
+
+/// Kills a process.
+pub fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.try_into().expect("a process id"));
+    let signal = rustix::process::Signal::KILL;
+    rustix::process::kill_process(pid.expect("not 0"), signal).expect("killed");
+}

@@ -1,0 +1,135 @@
+//! A running service, in this process and on a port of its own.
+
+use std::{path::Path, path::PathBuf, time::Duration};
+
+use session_pool::{
+    config::Config,
+    proto::{self, QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client},
+    server::Server,
+    tasks::spawn_owned,
+};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, transport::Channel};
+
+use super::{log, processes, turn::Turn};
+
+/// A service with a state folder of its own. End it with [`Service::stop`], which
+/// checks that it left nothing behind.
+pub struct Service {
+    pub client: Client<Channel>,
+    pub address: String,
+    pub state: TempDir,
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<bool>>,
+}
+
+/// The configuration of a service on the fake CLI, with short bounds.
+pub fn fake_cli(state: &Path) -> Config {
+    let mut config = Config::default();
+    config.server.listen = ([127, 0, 0, 1], 0).into();
+    config.server.drain_timeout = Duration::from_millis(200);
+    config.cli.path = PathBuf::from(env!("CARGO_BIN_EXE_fake-claude"));
+    config.state_dir = state.to_owned();
+    config.pool.max_processes = 64;
+    config.pool.start_concurrency = 32;
+    config
+}
+
+impl Service {
+    /// A service on the fake CLI, with what `change` makes of its configuration.
+    pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let state = TempDir::new().expect("a folder");
+        let mut config = fake_cli(state.path());
+        change(&mut config);
+        Self::with(config, state).await
+    }
+
+    /// A service with this configuration.
+    pub async fn with(config: Config, state: TempDir) -> Self {
+        log::capture();
+        let server = Server::bind(config).await.expect("bound");
+        let address = format!("http://{}", server.address().expect("an address"));
+        let stop = CancellationToken::new();
+        let (stopped, hurry) = (stop.clone(), CancellationToken::new());
+        let running = spawn_owned(async move {
+            server.run(async move { stopped.cancelled().await }, hurry).await
+        });
+        let channel = Channel::from_shared(address.clone()).expect("an address");
+        let channel = channel.connect().await.expect("connected");
+        let client = Client::new(channel).max_decoding_message_size(64 * 1024 * 1024);
+        Self { client, address, state, stop, running }
+    }
+
+    /// A second caller, on a connection of its own.
+    pub async fn another_client(&self) -> Client<Channel> {
+        Client::connect(self.address.clone()).await.expect("connected")
+    }
+
+    /// Starts a turn and returns its stream, as the caller sees it.
+    pub async fn open(&self, request: QueryRequest) -> Result<Turn, Status> {
+        Ok(Turn::new(self.client.clone().query(request).await?.into_inner()))
+    }
+
+    /// Runs a turn to its end.
+    pub async fn query(&self, session: &str, prompt: &str) -> Turn {
+        self.run(query(session, prompt)).await
+    }
+
+    /// Runs a turn to its end. A refusal is a turn without events.
+    pub async fn run(&self, request: QueryRequest) -> Turn {
+        match self.open(request).await {
+            Ok(mut turn) => {
+                turn.finish().await;
+                turn
+            }
+            Err(status) => Turn::refused(status),
+        }
+    }
+
+    pub async fn interrupt(&self, session: &str, keep: bool) -> proto::InterruptResponse {
+        let request = proto::InterruptRequest { session_id: session.into(), keep_session: keep };
+        self.client.clone().interrupt(request).await.expect("answered").into_inner()
+    }
+
+    pub async fn session(&self, session: &str) -> Result<proto::Session, Status> {
+        let request = proto::GetSessionRequest { session_id: session.into() };
+        let response = self.client.clone().get_session(request).await?.into_inner();
+        Ok(response.session.expect("a session"))
+    }
+
+    pub async fn close(&self, session: &str, forget: bool) -> Result<bool, Status> {
+        let request = proto::CloseSessionRequest { session_id: session.into(), forget };
+        Ok(self.client.clone().close_session(request).await?.into_inner().had_active_turn)
+    }
+
+    pub async fn stats(&self) -> proto::GetStatsResponse {
+        let request = proto::GetStatsRequest {};
+        self.client.clone().get_stats(request).await.expect("answered").into_inner()
+    }
+
+    /// Ids of the CLI processes of this service and of all that they started.
+    pub fn processes(&self) -> Vec<u32> {
+        processes::of_state(self.state.path())
+    }
+
+    /// Stops the service as SIGTERM does. Returns whether every turn had ended by
+    /// itself; fails the test if a process is left.
+    pub async fn stop(self) -> bool {
+        self.stop.cancel();
+        let in_order = self.running.await.expect("no panic").expect("stopped");
+        assert_eq!(processes::of_state(self.state.path()), [0; 0], "processes are left");
+        in_order
+    }
+}
+
+/// A Query with only its session and its prompt.
+pub fn query(session: &str, prompt: &str) -> QueryRequest {
+    QueryRequest { session_id: session.into(), prompt: prompt.into(), ..QueryRequest::default() }
+}
+
+/// A script for the fake CLI.
+pub fn script(lines: &[&str]) -> String {
+    format!("#!fake\n{}", lines.join("\n"))
+}
