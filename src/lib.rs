@@ -15,7 +15,7 @@
 //! the turn's log, every listener reads the log at its own pace, `rpc` encodes.
 
 pub mod cli;
-// pub mod client;
+pub mod client;
 pub mod config;
 pub mod counters;
 pub mod failure;

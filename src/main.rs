@@ -1,12 +1,82 @@
-//! The program `session-pool`.
-use std::process::ExitCode;
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let config = session_pool::config::load(session_pool::config::Sources {
-        file: None,
-        env: std::env::vars().collect(),
-        flags: vec![],
-    })?;
-    session_pool::telemetry::init(&config.log)?;
-    session_pool::server::serve(config).await
+//! The program: reads the command line, then serves, or asks a service something.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use session_pool::{
+    client::{
+        self,
+        args::{Arguments, Command, ConfigAction, ConfigArgs},
+        exit::Exit,
+    },
+    config::{self, Config, ConfigError},
+    server, telemetry,
+};
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Serve(args) => serve(args),
+        Command::Config { action } => configuration(action),
+        Command::Client(command) => ask(command.into()),
+    }
+}
+
+/// Everything about the configuration is decided before anything is started.
+fn serve(args: ConfigArgs) -> ExitCode {
+    let config = match load(args) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    let served = telemetry::init(&config.log)
+        .and_then(|()| Ok(tokio::runtime::Runtime::new()?))
+        .and_then(|runtime| runtime.block_on(server::serve(config)));
+    served.unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
+        Exit::Other.into()
+    })
+}
+
+fn configuration(action: ConfigAction) -> ExitCode {
+    let (loaded, show): (_, fn(&Config) -> String) = match action {
+        ConfigAction::Print(args) => (load(args), config::print),
+        ConfigAction::Check(args) => (load(args), |_| "the configuration is accepted\n".into()),
+    };
+    match loaded.map(|config| show(&config)) {
+        Ok(text) => {
+            // A reader that has gone has read enough.
+            let _ = io::stdout().write_all(text.as_bytes());
+            Exit::Fine.into()
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+fn ask(client: client::args::Client) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&error.to_string());
+            return Exit::Other.into();
+        }
+    };
+    let exit = runtime.block_on(client::run(client));
+    // A command that was interrupted may still be stuck in a write.
+    runtime.shutdown_background();
+    exit.into()
+}
+
+fn load(args: ConfigArgs) -> Result<Config, ConfigError> {
+    config::load(args.sources()?)
+}
+
+fn refuse(error: &ConfigError) -> ExitCode {
+    complain(&error.to_string());
+    Exit::Configuration.into()
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "session-pool: {text}");
 }

@@ -44,6 +44,21 @@ pub enum FrameKind {
         /// True for `idle`.
         idle: bool,
     },
+    /// `system` / `task_started`: a background task or a subagent runs.
+    TaskStarted {
+        /// The task.
+        id: String,
+    },
+    /// `system` / `task_notification`: it ended, which may begin a turn.
+    TaskEnded {
+        /// The task.
+        id: String,
+    },
+    /// `command_lifecycle` / `started`: a prompt is taken up (not in older versions).
+    PromptStarted {
+        /// The prompt's id.
+        uuid: String,
+    },
     /// `system` / `api_retry`: activity, although the model says nothing.
     ApiRetry,
     /// `conversation_reset`, or another frame that moves to another conversation.
@@ -62,8 +77,8 @@ pub enum FrameKind {
     User {
         /// Ids of the tool calls that it answers.
         tool_results: Vec<String>,
-        /// True for the echo of a prompt.
-        replay: bool,
+        /// The id of the prompt that it echoes, because the CLI has taken it up.
+        echo_of: Option<String>,
     },
     /// A piece of a message.
     StreamEvent,
@@ -204,6 +219,10 @@ fn classify(line: &str) -> Option<FrameKind> {
             shaped(line, |wire: WireId| FrameKind::PromptCancelled { id: wire.request_id })
         }
         "transcript_mirror" => FrameKind::Mirror,
+        "command_lifecycle" => shaped(line, |wire: WireLifecycle| match wire.state.as_str() {
+            "started" => FrameKind::PromptStarted { uuid: wire.command_uuid },
+            _ => FrameKind::Other,
+        }),
         "conversation_reset" => shaped(line, |wire: WireReset| FrameKind::ConversationReset {
             cli_session_id: wire.new_conversation_id,
         }),
@@ -224,14 +243,22 @@ fn system(line: &str, subtype: &str) -> FrameKind {
             shaped(line, |wire: WireState| FrameKind::State { idle: wire.state == "idle" })
         }
         "api_retry" => FrameKind::ApiRetry,
+        "task_started" => {
+            shaped(line, |wire: WireTask| FrameKind::TaskStarted { id: wire.task_id })
+        }
+        "task_notification" => {
+            shaped(line, |wire: WireTask| FrameKind::TaskEnded { id: wire.task_id })
+        }
         _ => FrameKind::System,
     }
 }
 
 fn user(line: &str) -> FrameKind {
-    let replay = memmem::find(line.as_bytes(), b"\"isReplay\"").is_some()
-        && serde_json::from_str::<WireReplay>(line).is_ok_and(|wire| wire.replay);
-    FrameKind::User { tool_results: block_ids(line, "tool_result"), replay }
+    let echo_of = memmem::find(line.as_bytes(), b"\"isReplay\"")
+        .and_then(|_| serde_json::from_str::<WireReplay>(line).ok())
+        .filter(|wire| wire.replay)
+        .and_then(|wire| wire.uuid);
+    FrameKind::User { tool_results: block_ids(line, "tool_result"), echo_of }
 }
 
 /// The ids of the blocks of type `wanted` in a message.
@@ -274,6 +301,18 @@ struct WireBlock {
 struct WireReplay {
     #[serde(rename = "isReplay", default)]
     replay: bool,
+    uuid: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireLifecycle {
+    command_uuid: String,
+    state: String,
+}
+
+#[derive(Deserialize)]
+struct WireTask {
+    task_id: String,
 }
 
 #[derive(Deserialize)]
@@ -416,11 +455,11 @@ mod tests {
             kind(
                 r#"{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t1"}]}}"#
             ),
-            FrameKind::User { tool_results: vec!["t1".into()], replay: false }
+            FrameKind::User { tool_results: vec!["t1".into()], echo_of: None }
         );
         assert_eq!(
-            kind(r#"{"type":"user","isReplay":true,"message":{"content":"hi"}}"#),
-            FrameKind::User { tool_results: vec![], replay: true }
+            kind(r#"{"type":"user","isReplay":true,"uuid":"u","message":{"content":"hi"}}"#),
+            FrameKind::User { tool_results: vec![], echo_of: Some("u".into()) }
         );
     }
 

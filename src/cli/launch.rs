@@ -160,6 +160,8 @@ fn fixed_args() -> Vec<String> {
         "--verbose",
         // Permission prompts become control requests on the same pipes.
         "--permission-prompt-tool=stdio",
+        // Says when a prompt is taken up, in versions that say so in no other way.
+        "--replay-user-messages",
         // MCP servers in a session's folder would be commands of its author's choice.
         "--strict-mcp-config",
     ]

@@ -11,9 +11,7 @@ use std::{
 
 use super::memory;
 
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
-const GIB: u64 = 1024 * MIB as u64;
+const MIB: usize = 1 << 20;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +55,7 @@ pub struct PoolConfig {
     pub enabled: bool,
     /// Sessions in the pool. Default 1000, 1 to 1 000 000.
     pub max_sessions: usize,
-    /// Live CLI processes. Default: the memory of the cgroup or the machine less
-    /// 512 MiB, divided by 300 MiB. 1 to 100 000.
+    /// Live CLI processes. Default: (memory - 512 MiB) / 300 MiB. 1 to 100 000.
     pub max_processes: usize,
     /// Age at which a session is replaced. Default 1 h, over 0, at most 30 days.
     pub session_ttl: Duration,
@@ -112,8 +109,7 @@ pub struct CliConfig {
     pub extra_args: Vec<String>,
     /// Environment of the CLI, by name. Default empty, at most 256 variables.
     pub env: BTreeMap<String, String>,
-    /// Names of variables that the CLI gets from the service's own environment.
-    /// Default none, at most 256.
+    /// Variables passed on from our own environment, by name. At most 256.
     pub env_passthrough: Vec<String>,
     /// Bytes in one line of the CLI's output. Default 16 MiB, 1 KiB to 1 GiB.
     pub max_frame_bytes: usize,
@@ -134,12 +130,11 @@ pub struct PolicyConfig {
 /// Who may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthConfig {
-    /// Lets the server listen outside loopback although it asks nobody who they
-    /// are. Default false.
+    /// Lets the server listen outside loopback, asking nobody. Default false.
     pub insecure: bool,
 }
 
-/// What is logged, and how.
+/// The log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
     /// Form of a log line. Default `pretty`.
@@ -206,7 +201,7 @@ impl Config {
         }
     }
 
-    /// The CLI and its work folders are used from other working folders than ours.
+    /// The CLI runs in other working folders than ours.
     pub(super) fn make_paths_absolute(&mut self) {
         let is_bare_name = self.cli.path.components().count() == 1;
         for path in [Some(&mut self.state_dir), (!is_bare_name).then_some(&mut self.cli.path)] {
@@ -236,7 +231,7 @@ impl Default for PoolConfig {
             connect_timeout: Duration::from_secs(60),
             max_queued_turns: 16,
             turn_buffer_bytes: 4 * MIB,
-            turn_spill_bytes: GIB,
+            turn_spill_bytes: 1 << 30,
             turn_retention: Duration::from_secs(60),
             start_concurrency: thread::available_parallelism().map_or(1, NonZero::get).min(1024),
         }

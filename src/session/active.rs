@@ -24,9 +24,13 @@ use crate::{
         process::{Exit, StopGrace, stop},
         request::{control_response, user_message},
     },
-    failure::{Cause, Failure},
+    failure::Cause,
+    ids::TurnId,
     supply::Lease,
-    turn::event::{Class, Origin, Started},
+    turn::{
+        event::{Class, Origin, Started},
+        log::TurnLog,
+    },
 };
 
 /// How long what a dead process printed last may take to be read, when a child of its
@@ -62,7 +66,7 @@ impl SessionTask {
     ) -> Phase {
         let Waiting { request, log, counted } = waiting;
         let uuid = Uuid::new_v4();
-        let turn = Running::new(log, Some(uuid), request.on_disconnect, counted);
+        let turn = Running::new(log, Some(uuid), request.on_disconnect, &self.habits, counted);
         turn.log.start(Started {
             session_id: self.status.session_id.clone(),
             turn_id: turn.log.id().clone(),
@@ -137,12 +141,18 @@ impl SessionTask {
         let mut used = 0;
         for frame in frames.iter() {
             used += 1;
+            self.habits.note(&frame.kind);
             match active.turn.interpret(frame) {
                 Meaning::Hidden => {}
-                Meaning::Event(class) => events.push((class, frame.raw.clone())),
+                Meaning::Echo => active.turn.record(frame, None, &mut events),
+                Meaning::Event(class) => active.turn.record(frame, Some(class), &mut events),
                 Meaning::Moved(class, cli_session_id) => {
                     self.follow(&cli_session_id);
-                    events.push((class, frame.raw.clone()));
+                    active.turn.record(frame, Some(class), &mut events);
+                }
+                Meaning::ForeignResult(summary) => {
+                    self.spend(&summary);
+                    self.foreign_turn(active, frame);
                 }
                 Meaning::Result(summary) => {
                     self.spend(&summary);
@@ -150,7 +160,7 @@ impl SessionTask {
                         summary.is_error || summary.terminal_reason.starts_with("aborted");
                     let interrupted = stopping && aborted;
                     let class = if interrupted { Class::InterruptedResult } else { Class::Result };
-                    events.push((class, frame.raw.clone()));
+                    active.turn.record(frame, Some(class), &mut events);
                     over = Some(Over { interrupted, settled: false });
                 }
                 Meaning::EndedSilently => {
@@ -169,7 +179,25 @@ impl SessionTask {
         over
     }
 
-    fn end_log(&mut self, active: &Active, over: Over) {
+    /// Keeps a turn that the CLI had begun by itself just before it read the prompt of
+    /// the one that runs.
+    fn foreign_turn(&mut self, active: &mut Active, result: &Frame) {
+        let log = self.background_log(&active.lease);
+        let mut frames = active.turn.take_foreign();
+        frames.push((Class::Result, result.raw.clone()));
+        log.append(frames);
+        log.end(Ok(()));
+        self.keep_other(log);
+    }
+
+    /// Ends the running turn, which failed.
+    pub(super) fn fail_active(&mut self, active: &mut Active, cause: Cause) {
+        active.turn.release();
+        let failure = self.failure(cause).on_client(active.lease.client_id);
+        self.fail(&active.turn.log, failure);
+    }
+
+    fn end_log(&mut self, active: &mut Active, over: Over) {
         let counters = &self.around.counters;
         if over.interrupted {
             counters.interrupted.add_one();
@@ -180,8 +208,7 @@ impl SessionTask {
             } else {
                 Cause::Protocol { detail: "it became idle without a result".into() }
             };
-            let failure = self.failure(cause).on_client(active.lease.client_id);
-            self.fail(&active.turn.log, failure);
+            self.fail_active(active, cause);
         } else {
             if active.turn.log.end(Ok(())) {
                 counters.turns_completed.add_one();
@@ -279,8 +306,7 @@ impl SessionTask {
             }
             error => Cause::Protocol { detail: excerpt(&error.to_string(), 300) },
         };
-        let failure = self.failure(cause).on_client(active.lease.client_id);
-        self.fail(&active.turn.log, failure);
+        self.fail_active(&mut active, cause);
         self.discard(active.lease, StopGrace::FIRM).await;
         self.after_loss()
     }
@@ -297,20 +323,15 @@ impl SessionTask {
         self.around.counters.cli_exits.add_one();
         let over = self.digest(&mut active, &mut frames, false);
         if over.is_none() {
-            let failure = self.exit_failure(&active, exit);
-            self.fail(&active.turn.log, failure);
+            let cause = Cause::CliExited {
+                exit,
+                stderr_tail: active.lease.child.stderr_tail(),
+                tool_use_seen: active.turn.tool_use_seen,
+            };
+            self.fail_active(&mut active, cause);
         }
         self.discard(active.lease, StopGrace::FIRM).await;
         self.after_loss()
-    }
-
-    fn exit_failure(&self, active: &Active, exit: Exit) -> Failure {
-        self.failure(Cause::CliExited {
-            exit,
-            stderr_tail: active.lease.child.stderr_tail(),
-            tool_use_seen: active.turn.tool_use_seen,
-        })
-        .on_client(active.lease.client_id)
     }
 
     fn after_loss(&self) -> Phase {
@@ -327,7 +348,7 @@ impl SessionTask {
         debug!(client_id = %lease.client_id, ?stopped, "cli_stopped");
     }
 
-    async fn bite(&mut self, active: Active, dog: Watchdog) -> Phase {
+    async fn bite(&mut self, mut active: Active, dog: Watchdog) -> Phase {
         let session_id = self.status.session_id.clone();
         let client_id = active.lease.client_id;
         let idle_seconds = active.turn.silent_for().as_secs_f64();
@@ -336,8 +357,7 @@ impl SessionTask {
                 let limit = self.around.settings.first_chunk_timeout;
                 warn!(%session_id, %client_id, idle_seconds, ?limit, "session_pool_first_chunk_timeout");
                 self.around.counters.first_chunk_timeouts.add_one();
-                let failure = self.failure(Cause::FirstChunkTimeout { limit }).on_client(client_id);
-                self.fail(&active.turn.log, failure);
+                self.fail_active(&mut active, Cause::FirstChunkTimeout { limit });
                 // A process that does not answer at all is taken for broken.
                 self.discard(active.lease, StopGrace::FIRM).await;
                 self.after_loss()
@@ -352,8 +372,7 @@ impl SessionTask {
                 let limit = self.around.settings.stall_timeout.unwrap_or_default();
                 warn!(%session_id, %client_id, idle_seconds, ?limit, "turn_stalled");
                 self.around.counters.stalled.add_one();
-                let failure = self.failure(Cause::StreamStalled { limit }).on_client(client_id);
-                self.fail(&active.turn.log, failure);
+                self.fail_active(&mut active, Cause::StreamStalled { limit });
                 self.stop(active, Then::Stay)
             }
             Watchdog::Stuck => {
@@ -366,7 +385,18 @@ impl SessionTask {
 
     /// A turn that the CLI begins by itself, with the frames seen so far.
     pub(super) fn background_turn(&mut self, lease: Lease, frames: Vec<Frame>) -> Phase {
-        let log = self.new_log(crate::ids::TurnId::fresh());
+        let log = self.background_log(&lease);
+        self.current = Some(log.clone());
+        self.leftover = frames;
+        let counted = self.around.turns.token();
+        // Nobody need listen to it.
+        let policy = DisconnectPolicy::Continue;
+        let turn = Running::new(log, None, policy, &self.habits, counted);
+        Phase::Active(Active { lease, turn })
+    }
+
+    fn background_log(&self, lease: &Lease) -> TurnLog {
+        let log = self.new_log(TurnId::fresh());
         debug!(turn_id = %log.id(), client_id = %lease.client_id, "background_turn");
         log.start(Started {
             session_id: self.status.session_id.clone(),
@@ -379,12 +409,7 @@ impl SessionTask {
             start_time: SystemTime::now(),
             background: true,
         });
-        self.current = Some(log.clone());
-        self.leftover = frames;
-        let counted = self.around.turns.token();
-        // Nobody need listen to it.
-        let turn = Running::new(log, None, DisconnectPolicy::Continue, counted);
-        Phase::Active(Active { lease, turn })
+        log
     }
 }
 

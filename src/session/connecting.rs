@@ -8,6 +8,7 @@ use super::{
     CloseReport, InterruptOutcome, InterruptReport,
     admission::Occupation,
     command::{CloseReason, Command, DisconnectPolicy},
+    running::Habits,
     task::{Phase, SessionTask, Taken, Waiting},
 };
 use crate::{
@@ -97,7 +98,7 @@ impl SessionTask {
             "session_created"
         );
         self.connected_before = true;
-        self.status.last_error = None;
+        self.habits = Habits::default();
         if !lease.resumed {
             self.reported_cost = 0.0;
         }

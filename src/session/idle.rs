@@ -95,6 +95,7 @@ impl SessionTask {
     fn between_turns(&mut self, frames: &mut Vec<Frame>) -> bool {
         let mut idle = false;
         for frame in frames.drain(..) {
+            self.habits.note(&frame.kind);
             match &frame.kind {
                 FrameKind::State { idle: true } => idle = true,
                 FrameKind::ConversationReset { cli_session_id } => self.follow(cli_session_id),

@@ -149,7 +149,7 @@ impl SessionTask {
     }
 
     /// The turn did not stop, or the process ended: nothing of it is left after this.
-    async fn kill_turn(&mut self, active: Active, stop: Stop) -> Phase {
+    async fn kill_turn(&mut self, mut active: Active, stop: Stop) -> Phase {
         let session_id = self.status.session_id.clone();
         error!(
             %session_id,
@@ -163,8 +163,7 @@ impl SessionTask {
             Then::Leave(CloseReason::Shutdown) => Cause::ShuttingDown,
             _ => Cause::TurnInterrupted,
         };
-        let failure = self.failure(cause).on_client(active.lease.client_id);
-        self.fail(&active.turn.log, failure);
+        self.fail_active(&mut active, cause);
         self.discard(active.lease, StopGrace::FIRM).await;
         match self.answer(stop, InterruptOutcome::Terminated) {
             Then::Stay if self.ephemeral && self.queue.is_empty() => {

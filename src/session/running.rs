@@ -21,6 +21,38 @@ use crate::{
 /// beginning may still see the idle state of the turn before.
 const IDLE_GRACE: u32 = 2;
 
+/// What a process has shown of itself in earlier turns.
+#[derive(Debug, Default)]
+pub struct Habits {
+    /// It says when it takes up a prompt, before anything else of the turn.
+    announces_prompts: bool,
+    /// Its background tasks that have not ended: each may begin a turn by itself.
+    tasks: HashSet<String>,
+}
+
+impl Habits {
+    /// Takes note of a frame.
+    pub fn note(&mut self, kind: &FrameKind) {
+        match kind {
+            FrameKind::PromptStarted { .. } => self.announces_prompts = true,
+            FrameKind::TaskStarted { id } => {
+                self.tasks.insert(id.clone());
+            }
+            FrameKind::TaskEnded { id } => {
+                self.tasks.remove(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether frames that follow a prompt may be of a turn that the CLI began by itself
+    /// just before it read the prompt. Those of a turn of our own are then held back
+    /// until the CLI says that it took up the prompt.
+    fn may_begin_turns(&self) -> bool {
+        self.announces_prompts || !self.tasks.is_empty()
+    }
+}
+
 /// A turn that runs.
 #[derive(Debug)]
 pub struct Running {
@@ -40,6 +72,8 @@ pub struct Running {
     worked: bool,
     idle_seen: u32,
     tools: HashSet<String>,
+    /// Events that are not known to be of this turn yet; `None` once it is known.
+    held: Option<Vec<(Class, Bytes)>>,
     /// Counted by whoever waits for turns to end.
     _counted: TaskTrackerToken,
 }
@@ -53,8 +87,12 @@ pub enum Meaning {
     Hidden,
     /// Its conversation has another id from here on.
     Moved(Class, String),
+    /// The echo of its prompt, which no caller needs.
+    Echo,
     /// Its end.
     Result(Box<ResultSummary>),
+    /// The end of a turn that the CLI had begun by itself.
+    ForeignResult(Box<ResultSummary>),
     /// The CLI stopped working without a result.
     EndedSilently,
 }
@@ -78,10 +116,13 @@ impl Running {
         log: TurnLog,
         prompt_uuid: Option<Uuid>,
         on_disconnect: DisconnectPolicy,
+        habits: &Habits,
         counted: TaskTrackerToken,
     ) -> Self {
         let now = Instant::now();
+        let held = (prompt_uuid.is_some() && habits.may_begin_turns()).then(Vec::new);
         Self {
+            held,
             log,
             prompt_uuid,
             on_disconnect,
@@ -122,7 +163,13 @@ impl Running {
         let meaning = self.meaning(&frame.kind);
         self.first_seen |= !matches!(
             frame.kind,
-            FrameKind::System | FrameKind::State { .. } | FrameKind::Mirror | FrameKind::Other
+            FrameKind::System
+                | FrameKind::State { .. }
+                | FrameKind::Mirror
+                | FrameKind::PromptStarted { .. }
+                | FrameKind::TaskStarted { .. }
+                | FrameKind::TaskEnded { .. }
+                | FrameKind::Other
         );
         meaning
     }
@@ -135,7 +182,10 @@ impl Running {
                 self.worked = true;
                 Meaning::Event(Class::System)
             }
-            FrameKind::ApiRetry | FrameKind::System => Meaning::Event(Class::System),
+            FrameKind::ApiRetry
+            | FrameKind::System
+            | FrameKind::TaskStarted { .. }
+            | FrameKind::TaskEnded { .. } => Meaning::Event(Class::System),
             FrameKind::Init { cli_session_id } => {
                 self.worked = true;
                 Meaning::Moved(Class::System, cli_session_id.clone())
@@ -156,6 +206,7 @@ impl Running {
                 self.tools.extend(tool_calls.iter().cloned());
                 Meaning::Event(Class::Assistant)
             }
+            FrameKind::User { echo_of: Some(uuid), .. } if self.is_prompt(uuid) => Meaning::Echo,
             FrameKind::User { tool_results, .. } => {
                 for id in tool_results {
                     self.tools.remove(id);
@@ -163,10 +214,9 @@ impl Running {
                 Meaning::Event(Class::User)
             }
             FrameKind::StreamEvent => Meaning::Event(Class::StreamEvent),
-            FrameKind::Other => Meaning::Event(Class::Other),
+            FrameKind::Other | FrameKind::PromptStarted { .. } => Meaning::Event(Class::Other),
             FrameKind::Result(summary) if self.is_mine(summary) => Meaning::Result(summary.clone()),
-            // A turn that the CLI had begun by itself just before the prompt came.
-            FrameKind::Result(_) => Meaning::Event(Class::Other),
+            FrameKind::Result(summary) => self.foreign(summary),
         }
     }
 
@@ -178,6 +228,58 @@ impl Running {
             return !summary.background;
         }
         summary.prompt_uuids.iter().any(|answered| *answered == uuid.to_string())
+    }
+
+    fn is_prompt(&self, uuid: &str) -> bool {
+        self.prompt_uuid.is_some_and(|prompt| prompt.to_string() == uuid)
+    }
+
+    /// What was seen so far was of another turn: this one begins only now.
+    fn foreign(&mut self, summary: &ResultSummary) -> Meaning {
+        self.worked = false;
+        self.idle_seen = 0;
+        self.first_seen = false;
+        self.tools.clear();
+        self.prompts.clear();
+        Meaning::ForeignResult(Box::new(summary.clone()))
+    }
+
+    /// Whether a frame shows that what was held back is of this turn. A prompt of the
+    /// CLI has to be seen by somebody who can answer it, whosever it is.
+    fn releases(&self, kind: &FrameKind) -> bool {
+        match kind {
+            FrameKind::PromptStarted { uuid } => self.is_prompt(uuid),
+            FrameKind::User { echo_of: Some(uuid), .. } => self.is_prompt(uuid),
+            FrameKind::Result(summary) => self.is_mine(summary),
+            FrameKind::Prompt(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Adds an event, or holds it back; what was held back goes first once it is known
+    /// to be of this turn.
+    pub fn record(
+        &mut self,
+        frame: &Frame,
+        class: Option<Class>,
+        events: &mut Vec<(Class, Bytes)>,
+    ) {
+        if self.releases(&frame.kind) {
+            events.extend(self.held.take().into_iter().flatten());
+        }
+        let Some(class) = class else { return };
+        self.held.as_mut().unwrap_or(events).push((class, frame.raw.clone()));
+    }
+
+    /// What was held back, of a turn that turned out to be another.
+    pub fn take_foreign(&mut self) -> Vec<(Class, Bytes)> {
+        self.held.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Gives up holding back, because the turn ends here.
+    pub fn release(&mut self) {
+        let mut held = self.held.take().unwrap_or_default();
+        self.write(&mut held);
     }
 
     fn idle(&mut self) -> Meaning {

@@ -20,6 +20,7 @@ use super::{
     admission::{Occupation, Verdict, admit},
     command::{CloseReason, CloseReport, Command, InterruptReport, TurnRequest, UpdateReport},
     interrupting::Stop,
+    running::Habits,
     status::{Condition, Status},
 };
 use crate::{
@@ -182,6 +183,8 @@ pub struct SessionTask {
     pub(super) farewell: Farewell,
     /// Frames that a phase left for the next.
     pub(super) leftover: Vec<Frame>,
+    /// What the running process has shown of itself.
+    pub(super) habits: Habits,
 }
 
 impl SessionTask {
@@ -215,6 +218,7 @@ impl SessionTask {
             reported_cost: 0.0,
             farewell: Farewell::default(),
             leftover: Vec::new(),
+            habits: Habits::default(),
         };
         (task, handle)
     }
@@ -388,6 +392,11 @@ impl SessionTask {
     pub(super) fn keep(&mut self, log: TurnLog) {
         self.current = None;
         self.status.last_used_at = Instant::now();
+        self.keep_other(log);
+    }
+
+    /// Keeps an ended turn that is not the running one.
+    pub(super) fn keep_other(&mut self, log: TurnLog) {
         self.drop_old_turns();
         if self.recent.len() == KEPT_TURNS {
             self.recent.pop_front();

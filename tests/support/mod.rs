@@ -9,12 +9,29 @@ pub mod processes;
 pub mod service;
 pub mod turn;
 
-use tonic::Status;
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 /// `ErrorInfo.reason` of an error; empty without one.
 pub fn reason(status: &Status) -> String {
     status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+/// Checks the code, the reason and the domain of an error; returns its metadata.
+#[track_caller]
+pub fn failure(status: &Status, code: Code, wanted: &str) -> HashMap<String, String> {
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
+    let found = (status.code(), info.reason.as_str(), info.domain.as_str());
+    assert_eq!(found, (code, wanted, "sessionpool.v1"), "{status:?}");
+    info.metadata.clone()
+}
+
+/// How soon an error says that a retry makes sense.
+pub fn retry_after(status: &Status) -> Option<std::time::Duration> {
+    status.get_error_details().retry_info().and_then(|info| info.retry_delay)
 }
 
 /// One entry of `ErrorInfo.metadata`.

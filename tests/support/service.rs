@@ -88,6 +88,17 @@ impl Service {
         }
     }
 
+    /// Joins a turn; without an id the running one, else the last.
+    pub async fn attach(&self, session: &str, turn: &str, from: u64) -> Result<Turn, Status> {
+        let request = proto::AttachRequest {
+            session_id: session.into(),
+            turn_id: turn.into(),
+            from_sequence: from,
+            ..proto::AttachRequest::default()
+        };
+        Ok(Turn::attached(self.client.clone().attach(request).await?.into_inner()))
+    }
+
     pub async fn interrupt(&self, session: &str, keep: bool) -> proto::InterruptResponse {
         let request = proto::InterruptRequest { session_id: session.into(), keep_session: keep };
         self.client.clone().interrupt(request).await.expect("answered").into_inner()
@@ -127,6 +138,16 @@ impl Service {
 /// A Query with only its session and its prompt.
 pub fn query(session: &str, prompt: &str) -> QueryRequest {
     QueryRequest { session_id: session.into(), prompt: prompt.into(), ..QueryRequest::default() }
+}
+
+/// A Query with options for its session.
+pub fn query_with(session: &str, prompt: &str, options: proto::SessionOptions) -> QueryRequest {
+    QueryRequest { options: Some(options), ..query(session, prompt) }
+}
+
+/// Options with only a model, which is how the fake CLI is told of start-up faults.
+pub fn model(name: &str) -> proto::SessionOptions {
+    proto::SessionOptions { model: Some(name.into()), ..proto::SessionOptions::default() }
 }
 
 /// A script for the fake CLI.

@@ -2,7 +2,8 @@
 
 use prost::Message as _;
 use session_pool::proto::{
-    QueryResponse, TurnEvent, TurnResult, TurnStarted, content_block::Block, turn_event::Kind,
+    AttachResponse, EventPart, QueryResponse, TurnEvent, TurnResult, TurnStarted,
+    content_block::Block, turn_event::Kind,
 };
 use tonic::{Status, Streaming};
 
@@ -12,12 +13,37 @@ pub struct Turn {
     pub events: Vec<TurnEvent>,
     /// `Some` once it has ended: OK, or the error.
     pub end: Option<Result<(), Status>>,
-    stream: Option<Streaming<QueryResponse>>,
+    stream: Option<Source>,
     part: Vec<u8>,
+}
+
+/// The stream that the events come from.
+#[derive(Debug)]
+enum Source {
+    Query(Streaming<QueryResponse>),
+    Attach(Streaming<AttachResponse>),
+}
+
+impl Source {
+    async fn message(&mut self) -> Result<Option<(Option<TurnEvent>, Option<EventPart>)>, Status> {
+        Ok(match self {
+            Self::Query(stream) => stream.message().await?.map(|item| (item.event, item.part)),
+            Self::Attach(stream) => stream.message().await?.map(|item| (item.event, item.part)),
+        })
+    }
 }
 
 impl Turn {
     pub fn new(stream: Streaming<QueryResponse>) -> Self {
+        Self::of(Source::Query(stream))
+    }
+
+    /// A turn that another call runs.
+    pub fn attached(stream: Streaming<AttachResponse>) -> Self {
+        Self::of(Source::Attach(stream))
+    }
+
+    fn of(stream: Source) -> Self {
         Self { events: Vec::new(), end: None, stream: Some(stream), part: Vec::new() }
     }
 
@@ -43,7 +69,7 @@ impl Turn {
                     return None;
                 }
             };
-            let event = match (response.event, response.part) {
+            let event = match response {
                 (Some(event), None) => event,
                 (None, Some(part)) => {
                     self.part.extend(part.data);

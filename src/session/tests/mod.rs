@@ -1,1 +1,121 @@
-//! Sessions in memory, under a paused clock.
+//! Sessions in memory: the real session task over in-memory pipes, a CLI that is a
+//! task, and a paused clock. What needs a real process is tested in `tests/`.
+
+mod lifecycle;
+mod memory_cli;
+mod model;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    BusyPolicy, DisconnectPolicy, MismatchPolicy, SessionHandle, SessionTask, Settings,
+    Surroundings, TurnRequest,
+};
+use crate::{
+    cli::{options::Options, request::Input},
+    counters::Counters,
+    failure::Failure,
+    ids::SessionId,
+    store::Ledger,
+    tasks::spawn_owned,
+    turn::{
+        event::{Class, Event},
+        log::Listener,
+    },
+};
+use memory_cli::MemorySupply;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn settings() -> Settings {
+    Settings {
+        session_ttl: 3600 * SECOND,
+        connection_recovery: true,
+        first_chunk_timeout: 10 * SECOND,
+        ongoing_timeout: 60 * SECOND,
+        stall_timeout: Some(600 * SECOND),
+        stuck_threshold: Some(900 * SECOND),
+        interrupt_timeout: 10 * SECOND,
+        max_queued_turns: 4,
+        turn_buffer_bytes: 64 * 1024,
+        turn_spill_bytes: 0,
+        spill_folder: "unused".into(),
+        turn_retention: 60 * SECOND,
+    }
+}
+
+/// A session and the supply that serves it.
+struct Session {
+    handle: SessionHandle,
+    supply: Arc<MemorySupply>,
+    counters: Arc<Counters>,
+}
+
+impl Session {
+    fn start(settings: Settings) -> Self {
+        let supply = Arc::new(MemorySupply::default());
+        let counters = Arc::new(Counters::default());
+        let around = Surroundings {
+            settings: Arc::new(settings),
+            supply: supply.clone(),
+            ledger: Arc::new(Ledger::default()),
+            counters: Arc::clone(&counters),
+            turns: TaskTracker::new(),
+        };
+        let id = SessionId::parse("s").expect("a name");
+        let (task, handle) = SessionTask::new(id, false, around);
+        // Ends with the runtime at the latest; tests that close it wait for its end.
+        drop(spawn_owned(async move { task.run().await.send() }));
+        Self { handle, supply, counters }
+    }
+
+    async fn run(&self, prompt: &str) -> Listener {
+        self.handle.run(request(prompt)).await.expect("taken")
+    }
+}
+
+fn request(prompt: &str) -> TurnRequest {
+    TurnRequest {
+        turn_id: None,
+        input: Arc::new(Input::Text(prompt.to_owned())),
+        options: Options::default(),
+        resume: None,
+        new_conversation: false,
+        on_busy: BusyPolicy::Queue,
+        on_disconnect: DisconnectPolicy::Interrupt,
+        on_mismatch: MismatchPolicy::Fail,
+        asked_at: Instant::now(),
+    }
+}
+
+/// A turn as its listener saw it.
+#[derive(Debug)]
+struct Seen {
+    sequences: Vec<u64>,
+    frames: Vec<(Class, String)>,
+    end: Result<(), Failure>,
+}
+
+async fn read(mut listener: Listener) -> Seen {
+    let mut seen = Seen { sequences: Vec::new(), frames: Vec::new(), end: Ok(()) };
+    loop {
+        match listener.batch().await {
+            Ok(Some(batch)) => {
+                for (sequence, event) in (batch.first..).zip(batch.events) {
+                    seen.sequences.push(sequence);
+                    if let Event::Frame(class, line) = event {
+                        seen.frames.push((class, String::from_utf8_lossy(&line).into_owned()));
+                    }
+                }
+            }
+            Ok(None) => return seen,
+            Err(failure) => {
+                seen.end = Err(failure);
+                return seen;
+            }
+        }
+    }
+}

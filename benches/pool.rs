@@ -1,0 +1,468 @@
+//! What the service costs, measured on the scripted fake CLI in one run, beside the
+//! floor: the same CLI read over a pipe by a program that only counts lines.
+//!
+//! `cargo bench --features test-tools --bench pool`. Figures are ratios to compare, not
+//! bounds to pass: machines are noisy. The service is a process of its own, so that its
+//! CPU time is its own; the caller takes messages as bytes and does not decode them.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use session_pool::proto::{
+    GetStatsRequest, InterruptRequest, Payload, QueryRequest,
+    session_pool_service_client::SessionPoolServiceClient as Client,
+};
+use tokio::time::Instant;
+use tonic::{
+    Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::Channel,
+};
+
+const FAKE: &str = env!("CARGO_BIN_EXE_fake-claude");
+const SERVICE: &str = env!("CARGO_BIN_EXE_session-pool");
+const QUERY: &str = "/sessionpool.v1.SessionPoolService/Query";
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // `cargo test --benches` passes `--test`; there is nothing to test here.
+    if std::env::args().any(|arg| arg == "--test") {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run())
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let service = Running::start()?;
+    let channel = Channel::from_shared(service.address.clone())?.connect().await?;
+    println!("{:<58} {:>12} {:>12}", "", "service", "floor");
+    latency(&channel).await?;
+    throughput(&service, &channel).await?;
+    many_sessions(&service, &channel).await?;
+    boot_storm(&channel).await?;
+    interrupts(&channel).await?;
+    memory(&service, &channel).await?;
+    Ok(())
+}
+
+fn row(name: &str, ours: String, floor: String) {
+    println!("{name:<58} {ours:>12} {floor:>12}");
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn micros(time: Duration) -> String {
+    format!("{:.0} µs", time.as_secs_f64() * 1e6)
+}
+
+fn script(lines: &str) -> String {
+    format!("#!fake\n{lines}")
+}
+
+fn query(session: &str, prompt: String) -> QueryRequest {
+    QueryRequest { session_id: session.into(), prompt, ..QueryRequest::default() }
+}
+
+/// Warm and cold turns: time to the first event and to the end.
+async fn latency(channel: &Channel) -> Result<(), Status> {
+    let mut cold = Vec::new();
+    for n in 0..20 {
+        let began = Instant::now();
+        run_turn(channel, query(&format!("cold-{n}"), "hi".into())).await?;
+        cold.push(began.elapsed());
+    }
+    let floor_cold = median((0..20).map(|_| Floor::start().turn("hi", true)).collect());
+    row("new session, whole turn", micros(median(cold)), micros(floor_cold));
+
+    let (mut first, mut whole) = (Vec::new(), Vec::new());
+    for _ in 0..2000 {
+        let began = Instant::now();
+        let mut stream = open(channel, query("warm", "hi".into())).await?;
+        // Event 1 is the service's own; what the CLI says first is event 2.
+        stream.message().await?;
+        stream.message().await?;
+        first.push(began.elapsed());
+        while stream.message().await?.is_some() {}
+        whole.push(began.elapsed());
+    }
+    let mut floor = Floor::start();
+    floor.turn("hi", true);
+    let floor_warm = median((0..2000).map(|_| floor.turn("hi", false)).collect());
+    row("warm turn, the CLI's first frame", micros(median(first)), String::new());
+    row("warm turn, whole", micros(median(whole)), micros(floor_warm));
+    let mut unary = Vec::new();
+    let mut client = Client::new(channel.clone());
+    for _ in 0..1000 {
+        let began = Instant::now();
+        client
+            .get_session(session_pool::proto::GetSessionRequest { session_id: "warm".into() })
+            .await?;
+        unary.push(began.elapsed());
+    }
+    row("one unary call, for comparison", micros(median(unary)), String::new());
+    Ok(())
+}
+
+/// Frames a second of one session, and the service's CPU time for them.
+async fn throughput(service: &Running, channel: &Channel) -> Result<(), Status> {
+    for (name, lines, payload, frames) in [
+        ("frames of 300 bytes, typed", "frames 1000000 300", Payload::Typed, 1e6),
+        ("frames of 300 bytes, JSON", "frames 1000000 300", Payload::Json, 1e6),
+        ("partial messages, typed", "partial 500000 20", Payload::Typed, 5e5),
+        ("frames of 100 kB, JSON", "frames 5000 100000", Payload::Json, 5e3),
+    ] {
+        let mut request = query("stream", script(lines));
+        request.payload = payload.into();
+        if lines.starts_with("partial") {
+            request.session_id = "partial".into();
+            request.options = Some(session_pool::proto::SessionOptions {
+                include_partial_messages: Some(true),
+                ..Default::default()
+            });
+        }
+        // The process is started by a turn that does not count.
+        let mut warm_up = request.clone();
+        warm_up.prompt = "hi".into();
+        run_turn(channel, warm_up).await?;
+        let cpu = service.cpu_seconds();
+        let began = Instant::now();
+        run_turn(channel, request).await?;
+        let elapsed = began.elapsed().as_secs_f64();
+        let cpu = service.cpu_seconds() - cpu;
+        let floor = Floor::start().frames(lines);
+        let bytes = if name.contains("kB") { 1e5 } else { 0.0 };
+        let rate = |seconds: f64| match bytes {
+            0.0 => format!("{:.0} k/s", frames / seconds / 1e3),
+            _ => format!("{:.0} MB/s", frames * bytes / seconds / 1e6),
+        };
+        row(name, rate(elapsed), rate(floor.as_secs_f64()));
+        if bytes == 0.0 {
+            row(
+                "  CPU seconds of the service per million",
+                format!("{:.2}", cpu / frames * 1e6),
+                String::new(),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// 50 sessions that all stream at once.
+async fn many_sessions(service: &Running, channel: &Channel) -> Result<(), Status> {
+    let ids: Vec<String> = (0..50).map(|n| format!("many-{n}")).collect();
+    for id in &ids {
+        run_turn(channel, query(id, "hi".into())).await?;
+    }
+    let began = Instant::now();
+    let cpu = service.cpu_seconds();
+    let mut turns = tokio::task::JoinSet::new();
+    for id in ids {
+        let channel = channel.clone();
+        turns.spawn(async move {
+            let began = Instant::now();
+            let mut stream = open(&channel, query(&id, script("frames 2000 300"))).await?;
+            stream.message().await?;
+            stream.message().await?;
+            let first = began.elapsed();
+            while stream.message().await?.is_some() {}
+            Ok::<_, Status>(first)
+        });
+    }
+    let mut firsts: Vec<Duration> =
+        turns.join_all().await.into_iter().collect::<Result<_, Status>>()?;
+    let elapsed = began.elapsed().as_secs_f64();
+    firsts.sort_unstable();
+    row(
+        "50 sessions x 2,000 frames at once",
+        format!("{:.0} k/s", 1e5 / elapsed / 1e3),
+        String::new(),
+    );
+    row(
+        "  first frame, p50 / p99",
+        format!("{} / {}", micros(firsts[25]), micros(firsts[49])),
+        String::new(),
+    );
+    row(
+        "  CPU seconds of the service",
+        format!("{:.2}", service.cpu_seconds() - cpu),
+        String::new(),
+    );
+    Ok(())
+}
+
+/// 16 sessions whose CLI takes a second to start, and a warm session meanwhile.
+async fn boot_storm(channel: &Channel) -> Result<(), Status> {
+    let began = Instant::now();
+    let mut starts = tokio::task::JoinSet::new();
+    for n in 0..16 {
+        let channel = channel.clone();
+        let mut request = query(&format!("boot-{n}"), "hi".into());
+        request.options = Some(session_pool::proto::SessionOptions {
+            model: Some("fake:boot=1000".into()),
+            ..Default::default()
+        });
+        starts.spawn(async move { run_turn(&channel, request).await });
+    }
+    let mut worst = Duration::ZERO;
+    while began.elapsed() < Duration::from_millis(900) {
+        let turn = Instant::now();
+        run_turn(channel, query("warm", "hi".into())).await?;
+        worst = worst.max(turn.elapsed());
+    }
+    starts.join_all().await.into_iter().collect::<Result<(), Status>>()?;
+    let all = format!("{:.2} s", began.elapsed().as_secs_f64());
+    row("16 new sessions at once, 1 s boot each", all, "1.00 s".into());
+    row("  worst turn of a warm session meanwhile", micros(worst), String::new());
+    Ok(())
+}
+
+/// Interrupts of hanging turns: one, and 50 at once.
+async fn interrupts(channel: &Channel) -> Result<(), Status> {
+    let mut client = Client::new(channel.clone());
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let mut stream = open(channel, query("warm", script("say x\nhang"))).await?;
+        for _ in 0..4 {
+            stream.message().await?;
+        }
+        let began = Instant::now();
+        client
+            .interrupt(InterruptRequest { session_id: "warm".into(), keep_session: true })
+            .await?;
+        times.push(began.elapsed());
+    }
+    row("interrupt of one hanging turn", micros(median(times)), String::new());
+    let mut streams = Vec::new();
+    for n in 0..50 {
+        let mut stream = open(channel, query(&format!("many-{n}"), script("say x\nhang"))).await?;
+        for _ in 0..4 {
+            stream.message().await?;
+        }
+        streams.push(stream);
+    }
+    let began = Instant::now();
+    let report =
+        client.interrupt_all(session_pool::proto::InterruptAllRequest {}).await?.into_inner();
+    let interrupted = report.results.iter().filter(|result| result.had_active_turn).count();
+    row(
+        &format!("interrupt of {interrupted} hanging turns at once"),
+        micros(began.elapsed()),
+        String::new(),
+    );
+    Ok(())
+}
+
+/// What an idle session holds in the service.
+async fn memory(service: &Running, channel: &Channel) -> Result<(), Status> {
+    let before = service.resident_kb();
+    for n in 0..200 {
+        run_turn(channel, query(&format!("idle-{n}"), "hi".into())).await?;
+    }
+    let after = service.resident_kb();
+    row(
+        "memory of 200 idle sessions, each",
+        format!("{:.0} kB", (after - before) / 200.0),
+        String::new(),
+    );
+    row("threads of the service", service.threads().to_string(), String::new());
+    let stats = Client::new(channel.clone()).get_stats(GetStatsRequest {}).await?.into_inner();
+    row("sessions in all", stats.total_sessions.to_string(), String::new());
+    Ok(())
+}
+
+async fn open(channel: &Channel, request: QueryRequest) -> Result<tonic::Streaming<usize>, Status> {
+    let mut grpc = Grpc::new(channel.clone());
+    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static(QUERY);
+    let response = grpc.server_streaming(tonic::Request::new(request), path, Sizes).await?;
+    Ok(response.into_inner())
+}
+
+async fn run_turn(channel: &Channel, request: QueryRequest) -> Result<(), Status> {
+    let mut stream = open(channel, request).await?;
+    while stream.message().await?.is_some() {}
+    Ok(())
+}
+
+/// Takes messages by their size, so that what is measured is not the caller.
+#[derive(Debug, Clone, Copy)]
+struct Sizes;
+
+impl Codec for Sizes {
+    type Encode = QueryRequest;
+    type Decode = usize;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Sizes {
+    type Item = QueryRequest;
+    type Error = Status;
+
+    fn encode(&mut self, item: QueryRequest, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        prost::Message::encode(&item, buffer).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl Decoder for Sizes {
+    type Item = usize;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<usize>, Status> {
+        use prost::bytes::Buf as _;
+        let size = buffer.remaining();
+        buffer.advance(size);
+        Ok(Some(size))
+    }
+}
+
+/// The service, as a process of its own.
+struct Running {
+    child: Child,
+    address: String,
+    _state: tempfile::TempDir,
+}
+
+impl Running {
+    fn start() -> Result<Self, Box<dyn std::error::Error>> {
+        let state = tempfile::tempdir()?;
+        let mut child = Command::new(SERVICE)
+            .arg("serve")
+            .env("SESSION_POOL__SERVER__LISTEN", "127.0.0.1:0")
+            .env("SESSION_POOL__STATE_DIR", state.path())
+            .env("SESSION_POOL__CLI__PATH", FAKE)
+            .env("SESSION_POOL__POOL__MAX_PROCESSES", "400")
+            .env("SESSION_POOL__POOL__START_CONCURRENCY", "32")
+            .env("SESSION_POOL__LOG__FORMAT", "json")
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let log = BufReader::new(child.stderr.take().ok_or("no log")?);
+        let mut lines = log.lines();
+        let address = loop {
+            let line = lines.next().ok_or("the service ended")??;
+            let event: serde_json::Value = serde_json::from_str(&line)?;
+            if event["message"] == "listening" {
+                break event["address"].as_str().ok_or("no address")?.to_owned();
+            }
+        };
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(Self { child, address: format!("http://{address}"), _state: state })
+    }
+
+    fn proc_file(&self, name: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap_or_default()
+    }
+
+    /// User and system time so far.
+    fn cpu_seconds(&self) -> f64 {
+        let stat = self.proc_file("stat");
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .map(|(_, rest)| rest.split_whitespace().collect())
+            .unwrap_or_default();
+        let ticks =
+            |index: usize| fields.get(index).and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        // Linux counts these in hundredths of a second.
+        (ticks(11) + ticks(12)) / 100.0
+    }
+
+    fn status(&self, key: &str) -> f64 {
+        self.proc_file("status")
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
+            .unwrap_or(0.0)
+    }
+
+    fn resident_kb(&self) -> f64 {
+        self.status("VmRSS:")
+    }
+
+    fn threads(&self) -> f64 {
+        self.status("Threads:")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(pid) =
+            i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw)
+        {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        }
+        self.child.wait().ok();
+    }
+}
+
+/// The fake CLI over a pipe, its lines counted and nothing else.
+struct Floor {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Floor {
+    fn start() -> Self {
+        let mut child = Command::new(FAKE)
+            .args(["--input-format=stream-json", "--output-format=stream-json", "--verbose"])
+            .arg("--include-partial-messages")
+            .env("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")
+            .env("CLAUDE_CONFIG_DIR", std::env::temp_dir().join("session-pool-bench"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the fake CLI starts");
+        let input = child.stdin.take().expect("piped");
+        let output = BufReader::with_capacity(65_536, child.stdout.take().expect("piped"));
+        Self { child, input, output }
+    }
+
+    /// Runs a turn and reads up to its idle event; with `initialize` first.
+    fn turn(&mut self, prompt: &str, initialize: bool) -> Duration {
+        let began = Instant::now();
+        if initialize {
+            let request =
+                r#"{"type":"control_request","request_id":"i","request":{"subtype":"initialize"}}"#;
+            writeln!(self.input, "{request}").expect("written");
+        }
+        let uuid = uuid::Uuid::new_v4();
+        let message = serde_json::json!({"type": "user", "uuid": uuid.to_string(),
+            "message": {"role": "user", "content": prompt}});
+        writeln!(self.input, "{message}").expect("written");
+        let mut line = Vec::new();
+        let idle = memchr::memmem::Finder::new(br#""state":"idle""#);
+        loop {
+            line.clear();
+            assert!(self.output.read_until(b'\n', &mut line).expect("read") > 0, "it ended");
+            if line.len() < 300 && idle.find(&line).is_some() {
+                return began.elapsed();
+            }
+        }
+    }
+
+    fn frames(mut self, lines: &str) -> Duration {
+        self.turn("hi", true);
+        self.turn(&script(lines), false)
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

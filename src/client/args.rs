@@ -1,0 +1,216 @@
+//! The command line of the program.
+
+use std::io::{self, Read as _};
+
+use clap::{Args, Parser, Subcommand};
+
+use super::exit::{Exit, Failure};
+
+mod configuration;
+mod options;
+
+pub use configuration::{ConfigAction, ConfigArgs};
+pub use options::{AttachArgs, CloseArgs, Form, InterruptArgs, OnBusy, QueryArgs, SessionsArgs};
+
+const EXIT_CODES: &str = "Exit codes:
+   0  fine
+   1  the turn ended, and its result is an error
+   2  wrong use of the command line
+   3  no such session or turn
+   4  refused now, worth a retry (at capacity, busy, unavailable, not serving)
+   5  a timeout
+   6  interrupted or cancelled
+   7  refused (policy, options, arguments, credentials)
+   8  anything else
+  64  the configuration is refused
+  69  cannot connect";
+
+/// Claude CLI sessions as a gRPC service, and a client of it.
+#[derive(Debug, Parser)]
+#[command(name = "session-pool", version, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the service.
+    Serve(ConfigArgs),
+    /// Show or check the configuration that `serve` would run with.
+    Config {
+        /// Which of the two.
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+    /// What a running service is asked for.
+    #[command(flatten)]
+    Client(#[command(subcommand)] AddressedCommand),
+}
+
+/// A command for a running service.
+#[derive(Debug, Subcommand)]
+pub enum AddressedCommand {
+    /// Run one turn and show it as it happens.
+    Query(Addressed<QueryArgs>),
+    /// Join a turn that is running or ended a moment ago.
+    Attach(Addressed<AttachArgs>),
+    /// Stop a session's turn.
+    Interrupt(Addressed<InterruptArgs>),
+    /// Stop every session's turn.
+    InterruptAll(Addressed<Form>),
+    /// End a session.
+    Close(Addressed<CloseArgs>),
+    /// List the sessions.
+    Sessions(Addressed<SessionsArgs>),
+    /// Show the pool's figures.
+    Stats(Addressed<Form>),
+    /// Ask whether the service takes new turns.
+    Health(Addressed<Form>),
+}
+
+/// A command's arguments and where its service is.
+#[derive(Debug, Args)]
+pub struct Addressed<A: Args> {
+    /// Where the service listens.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SESSION_POOL_ADDRESS",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    address: String,
+    #[command(flatten)]
+    args: A,
+}
+
+/// A client command ready to run.
+#[derive(Debug)]
+pub struct Client {
+    /// Where the service listens.
+    pub address: String,
+    /// What it is asked.
+    pub command: ClientCommand,
+}
+
+/// What the service is asked.
+#[derive(Debug)]
+pub enum ClientCommand {
+    /// `query`
+    Query(QueryArgs),
+    /// `attach`
+    Attach(AttachArgs),
+    /// `interrupt`
+    Interrupt(InterruptArgs),
+    /// `interrupt-all`
+    InterruptAll(Form),
+    /// `close`
+    Close(CloseArgs),
+    /// `sessions`
+    Sessions(SessionsArgs),
+    /// `stats`
+    Stats(Form),
+    /// `health`
+    Health(Form),
+}
+
+impl From<AddressedCommand> for Client {
+    fn from(command: AddressedCommand) -> Self {
+        fn with<A: Args>(addressed: Addressed<A>, wrap: fn(A) -> ClientCommand) -> Client {
+            Client { address: addressed.address, command: wrap(addressed.args) }
+        }
+        match command {
+            AddressedCommand::Query(args) => with(args, ClientCommand::Query),
+            AddressedCommand::Attach(args) => with(args, ClientCommand::Attach),
+            AddressedCommand::Interrupt(args) => with(args, ClientCommand::Interrupt),
+            AddressedCommand::InterruptAll(args) => with(args, ClientCommand::InterruptAll),
+            AddressedCommand::Close(args) => with(args, ClientCommand::Close),
+            AddressedCommand::Sessions(args) => with(args, ClientCommand::Sessions),
+            AddressedCommand::Stats(args) => with(args, ClientCommand::Stats),
+            AddressedCommand::Health(args) => with(args, ClientCommand::Health),
+        }
+    }
+}
+
+impl ClientCommand {
+    /// How it ends by Ctrl-C, which is the usual end of watching.
+    pub(super) fn when_interrupted(&self) -> Exit {
+        match self {
+            Self::Sessions(SessionsArgs { watch: true, .. }) => Exit::Fine,
+            _ => Exit::Interrupted,
+        }
+    }
+
+    /// The command with its prompt read from stdin if it says `-`.
+    pub(super) fn with_prompt(mut self) -> Result<Self, Failure> {
+        if let Self::Query(query) = &mut self
+            && query.prompt == "-"
+        {
+            let mut text = String::new();
+            io::stdin()
+                .read_to_string(&mut text)
+                .map_err(|error| Failure::Usage(format!("cannot read the prompt: {error}")))?;
+            query.prompt = text;
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Arguments {
+        Arguments::try_parse_from([&["session-pool"], words].concat()).unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_query_takes_its_options() {
+        let words = [
+            "query",
+            "--address",
+            "http://h:1",
+            "--session",
+            "s",
+            "--allow",
+            "Bash",
+            "--allow",
+            "Read",
+            "--on-busy",
+            "reject",
+            "--timeout",
+            "90s",
+            "say hi",
+        ];
+        let Command::Client(command) = parse(&words).command else { panic!("not a client") };
+        let Client { address, command: ClientCommand::Query(query) } = command.into() else {
+            panic!("not a query")
+        };
+        assert_eq!(address, "http://h:1");
+        assert_eq!(query.session, "s");
+        assert_eq!(query.allow, ["Bash", "Read"]);
+        assert_eq!(query.on_busy, OnBusy::Reject);
+        assert_eq!(query.timeout, Some(Duration::from_secs(90)));
+        assert_eq!(query.prompt, "say hi");
+    }
+
+    #[test]
+    fn short_forms_become_settings_after_the_general_ones() {
+        let words = ["serve", "--listen", "127.0.0.1:2", "--set", "server.listen=127.0.0.1:1"];
+        let Command::Serve(args) = parse(&words).command else { panic!("not serve") };
+        let flags = args.sources().unwrap().flags;
+        let of = |port: &str| ("server.listen".to_owned(), format!("127.0.0.1:{port}"));
+        assert_eq!(flags, [of("1"), of("2")]);
+    }
+}

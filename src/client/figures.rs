@@ -1,0 +1,158 @@
+//! The pool's figures: as lines for people, as JSON for programs. Pure. In JSON, fields
+//! are named as in the contract; durations are seconds.
+
+use serde_json::Value;
+
+use super::values::{
+    duration, one_line, seconds, show_bytes, show_cost, show_duration, usage_json,
+};
+use crate::proto::{GetStatsResponse, PoolCounters};
+
+/// The pool's figures, a line each, in groups.
+pub fn lines(stats: &GetStatsResponse) -> String {
+    let mut text = String::new();
+    let groups = [pool_lines(stats), work_lines(stats), service_lines(stats), counter_lines(stats)];
+    for (index, lines) in groups.iter().enumerate() {
+        if index > 0 {
+            text.push('\n');
+        }
+        for (name, value) in lines {
+            text += &format!("{name:<24}{value}\n");
+        }
+    }
+    text
+}
+
+type Lines = Vec<(&'static str, String)>;
+
+fn pool_lines(stats: &GetStatsResponse) -> Lines {
+    let state = match (stats.enabled, stats.draining) {
+        (_, true) => "draining",
+        (true, false) => "enabled",
+        (false, false) => "disabled",
+    };
+    vec![
+        ("pool", state.into()),
+        ("sessions", format!("{} of {}", stats.total_sessions, stats.max_sessions)),
+        ("  active", stats.active_sessions.to_string()),
+        ("  hibernated", stats.hibernated_sessions.to_string()),
+        ("processes", format!("{} of {}", stats.processes, stats.max_processes)),
+        ("  starting", stats.starting_processes.to_string()),
+        ("  spare", stats.spares.to_string()),
+        ("process memory", show_bytes(stats.process_memory_bytes)),
+    ]
+}
+
+fn work_lines(stats: &GetStatsResponse) -> Lines {
+    let usage = stats.usage.clone().unwrap_or_default();
+    vec![
+        ("turns running", stats.streaming_turns.to_string()),
+        ("turns waiting", stats.queued_turns.to_string()),
+        ("prompts sent", stats.total_messages.to_string()),
+        ("cost", show_cost(stats.total_cost_usd)),
+        ("tokens read", usage.input_tokens.to_string()),
+        ("  from cache", usage.cache_read_input_tokens.to_string()),
+        ("  to cache", usage.cache_creation_input_tokens.to_string()),
+        ("tokens written", usage.output_tokens.to_string()),
+    ]
+}
+
+fn service_lines(stats: &GetStatsResponse) -> Lines {
+    let or_dash = |text: &str| if text.is_empty() { "-".into() } else { one_line(text) };
+    vec![
+        ("uptime", show_duration(duration(stats.uptime))),
+        ("session ttl", show_duration(duration(stats.session_ttl))),
+        ("cleanup interval", show_duration(duration(stats.cleanup_interval))),
+        ("service version", or_dash(&stats.service_version)),
+        ("CLI version", or_dash(&stats.cli_version)),
+        ("sandbox", or_dash(&stats.sandbox)),
+    ]
+}
+
+fn counter_lines(stats: &GetStatsResponse) -> Lines {
+    counters(stats.counters.as_ref())
+        .into_iter()
+        .map(|(name, count)| (name, count.to_string()))
+        .collect()
+}
+
+/// The counters by their names in the contract.
+fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 20] {
+    let c = counters.copied().unwrap_or_default();
+    [
+        ("turns", c.turns),
+        ("turns_completed", c.turns_completed),
+        ("turns_failed", c.turns_failed),
+        ("sessions_created", c.sessions_created),
+        ("sessions_reused", c.sessions_reused),
+        ("sessions_resumed", c.sessions_resumed),
+        ("from_spare", c.from_spare),
+        ("cold_starts", c.cold_starts),
+        ("interrupted", c.interrupted),
+        ("first_chunk_timeouts", c.first_chunk_timeouts),
+        ("stalled", c.stalled),
+        ("expired", c.expired),
+        ("idle_removed", c.idle_removed),
+        ("stuck", c.stuck),
+        ("cli_exits", c.cli_exits),
+        ("capacity_refusals", c.capacity_refusals),
+        ("connect_failures", c.connect_failures),
+        ("interrupt_escalations", c.interrupt_escalations),
+        ("hibernations", c.hibernations),
+        ("frames", c.frames),
+    ]
+}
+
+/// The pool's figures as one JSON object.
+pub fn json(stats: &GetStatsResponse) -> Value {
+    let counted: serde_json::Map<String, Value> = counters(stats.counters.as_ref())
+        .into_iter()
+        .map(|(name, count)| (name.into(), count.into()))
+        .collect();
+    serde_json::json!({
+        "enabled": stats.enabled,
+        "draining": stats.draining,
+        "total_sessions": stats.total_sessions,
+        "active_sessions": stats.active_sessions,
+        "hibernated_sessions": stats.hibernated_sessions,
+        "max_sessions": stats.max_sessions,
+        "total_messages": stats.total_messages,
+        "session_ttl_seconds": seconds(stats.session_ttl),
+        "cleanup_interval_seconds": seconds(stats.cleanup_interval),
+        "processes": stats.processes,
+        "starting_processes": stats.starting_processes,
+        "max_processes": stats.max_processes,
+        "spares": stats.spares,
+        "streaming_turns": stats.streaming_turns,
+        "queued_turns": stats.queued_turns,
+        "counters": counted,
+        "total_cost_usd": stats.total_cost_usd,
+        "usage": usage_json(stats.usage.as_ref()),
+        "process_memory_bytes": stats.process_memory_bytes,
+        "uptime_seconds": seconds(stats.uptime),
+        "service_version": stats.service_version,
+        "cli_version": stats.cli_version,
+        "sandbox": stats.sandbox,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stats_show_limits_beside_what_they_limit() {
+        let figures = GetStatsResponse {
+            enabled: true,
+            total_sessions: 3,
+            max_sessions: 1000,
+            counters: Some(PoolCounters { cold_starts: 7, ..PoolCounters::default() }),
+            ..GetStatsResponse::default()
+        };
+        let text = lines(&figures);
+        assert!(text.contains("sessions                3 of 1000\n"), "{text}");
+        assert!(text.contains("cold_starts             7\n"), "{text}");
+        assert_eq!(json(&figures)["counters"]["cold_starts"], 7);
+        assert_eq!(json(&figures)["max_sessions"], 1000);
+    }
+}

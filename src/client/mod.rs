@@ -1,0 +1,69 @@
+//! The subcommands for people and scripts: a client of the service, over the network.
+//! Knows the generated types and nothing of how the service works inside.
+//!
+//! - [`args`] is the command line of the whole program, `serve` and `config` included.
+//! - [`exit`] says how a command ended: exit codes, and errors as one line.
+//! - `connect` makes the connection; `assemble` joins events that came in parts.
+//! - `turn` runs `query` and `attach`; `render` turns events into text for people,
+//!   `frames` into JSON for programs.
+//! - `sessions` runs the commands about sessions, `overview` those about the service;
+//!   `tables`, `figures` and `values` write what they answer.
+
+use std::io;
+
+use tokio::task::JoinSet;
+
+pub mod args;
+mod assemble;
+mod connect;
+pub mod exit;
+mod figures;
+mod frames;
+mod output;
+mod overview;
+mod render;
+mod sessions;
+mod tables;
+mod turn;
+mod values;
+
+use args::{Client, ClientCommand};
+use exit::{Exit, Failure, Outcome};
+
+/// Runs one subcommand to its end and says how it ended; what went wrong is told on
+/// stderr.
+///
+/// Ctrl-C ends it at once: the connection closes, by which the service knows that
+/// nobody waits for the turn any more. The command runs as a task of its own, so that
+/// this works also while it is stuck writing to a pipe that nobody reads; the caller
+/// must not wait for such a task when it stops the runtime.
+pub async fn run(client: Client) -> Exit {
+    let interrupted = client.command.when_interrupted();
+    let mut command = JoinSet::new();
+    command.spawn(execute(client));
+    let outcome = tokio::select! {
+        Some(joined) = command.join_next() => joined.unwrap_or_else(|panic| {
+            Err(Failure::Output(io::Error::other(panic)))
+        }),
+        Ok(()) = tokio::signal::ctrl_c() => Ok(interrupted),
+    };
+    outcome.unwrap_or_else(|failure| failure.report())
+}
+
+async fn execute(client: Client) -> Outcome {
+    let Client { address, command } = client;
+    // Read before connecting: a prompt that cannot be read needs no service.
+    let command = command.with_prompt()?;
+    let channel = connect::connect(&address).await?;
+    let mut service = connect::service(channel.clone());
+    match command {
+        ClientCommand::Query(query) => turn::query(&mut service, query).await,
+        ClientCommand::Attach(attach) => turn::attach(&mut service, attach).await,
+        ClientCommand::Interrupt(interrupt) => sessions::interrupt(&mut service, interrupt).await,
+        ClientCommand::InterruptAll(form) => sessions::interrupt_all(&mut service, form).await,
+        ClientCommand::Close(close) => sessions::close(&mut service, close).await,
+        ClientCommand::Sessions(list) => sessions::list(&mut service, list).await,
+        ClientCommand::Stats(form) => overview::stats(&mut service, form).await,
+        ClientCommand::Health(form) => overview::health(channel, form).await,
+    }
+}

@@ -1,0 +1,29 @@
+//! Where answers go: what was asked for to stdout, remarks to stderr.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _, Write as _},
+};
+
+/// Writes to stdout, at once.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Writes to stderr. A remark that nobody can read stops nothing.
+pub fn remark(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Whether people read stdout on a screen.
+pub fn is_screen() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Columns of the screen, as far as the shell tells.
+pub fn screen_width() -> usize {
+    let told = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    told.filter(|columns| (20..=1000).contains(columns)).unwrap_or(80)
+}

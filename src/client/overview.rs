@@ -1,0 +1,57 @@
+//! The commands about the service as a whole: `stats` and `health`.
+
+use serde_json::json;
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use super::{
+    args::Form,
+    connect::Service,
+    exit::{Exit, Failure, Outcome},
+    figures,
+    output::print,
+};
+use crate::proto::{GetStatsRequest, SERVICE_NAME};
+
+/// The names that the service answers health checks for; the first says whether new
+/// turns are taken.
+const HEALTH_NAMES: [&str; 3] = ["", SERVICE_NAME, "liveness"];
+
+/// `stats`
+pub async fn stats(service: &mut Service, form: Form) -> Outcome {
+    let stats = service.get_stats(GetStatsRequest {}).await?.into_inner();
+    let text =
+        if form.json { format!("{}\n", figures::json(&stats)) } else { figures::lines(&stats) };
+    print(&text)?;
+    Ok(Exit::Fine)
+}
+
+/// `health`: fine if new turns are taken and everything else is well, too.
+pub async fn health(channel: Channel, form: Form) -> Outcome {
+    let mut client = HealthClient::new(channel);
+    let mut exit = Exit::Fine;
+    for name in HEALTH_NAMES {
+        let status = check(&mut client, name).await?;
+        if status != ServingStatus::Serving {
+            exit = Exit::TryAgain;
+        }
+        let status = status.as_str_name();
+        print(&if form.json {
+            format!("{}\n", json!({ "service": name, "status": status }))
+        } else {
+            let shown = if name.is_empty() { "(all)" } else { name };
+            format!("{shown:<width$}  {status}\n", width = SERVICE_NAME.len())
+        })?;
+    }
+    Ok(exit)
+}
+
+async fn check(client: &mut HealthClient<Channel>, name: &str) -> Result<ServingStatus, Failure> {
+    match client.check(HealthCheckRequest { service: name.into() }).await {
+        Ok(answer) => Ok(answer.into_inner().status()),
+        Err(status) if status.code() == Code::NotFound => Ok(ServingStatus::ServiceUnknown),
+        Err(status) => Err(status.into()),
+    }
+}

@@ -1,0 +1,276 @@
+//! A turn's events as text for people. Pure: an event in, text out.
+
+use super::values::{cut, duration, one_line, show_cost, show_duration};
+use crate::proto::{
+    ApiRetry, AssistantMessage, PromptEvent, StreamEvent, SystemMessage, ToolResultBlock,
+    TurnEvent, TurnResult, TurnStarted, UserMessage, content_block::Block, stream_event::Delta,
+    turn_event::Kind,
+};
+
+const DIM: &str = "\u{1b}[2m";
+const PLAIN: &str = "\u{1b}[0m";
+
+/// Where the text is going to be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Screen {
+    /// Whether it is a screen at all. Only there thinking is shown, dimmed: in a file
+    /// it could not be told from the answer.
+    pub is_screen: bool,
+    /// Columns that a line about a tool may take.
+    pub width: usize,
+}
+
+/// Text to write.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Rendered {
+    /// For stdout.
+    pub answer: String,
+    /// For stderr.
+    pub remarks: String,
+}
+
+/// Turns the events of one turn into text, in their order.
+#[derive(Debug)]
+pub struct Renderer {
+    screen: Screen,
+    session_id: String,
+    /// What stands at the end of stdout.
+    line: Line,
+    /// Text of the block being written was shown as it came.
+    text_came_in_pieces: bool,
+    /// So was its thinking.
+    thinking_came_in_pieces: bool,
+    /// Some of the model's text was shown.
+    has_answered: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Empty,
+    Text,
+    Thinking,
+}
+
+impl Renderer {
+    /// For a turn that is read at `screen`.
+    pub fn new(screen: Screen) -> Self {
+        Self {
+            screen,
+            session_id: String::new(),
+            line: Line::Empty,
+            text_came_in_pieces: false,
+            thinking_came_in_pieces: false,
+            has_answered: false,
+        }
+    }
+
+    /// The text for the next event.
+    pub fn render(&mut self, event: &TurnEvent) -> Rendered {
+        let mut out = Rendered::default();
+        match &event.kind {
+            Some(Kind::Started(started)) => self.started(started),
+            Some(Kind::System(system)) => self.system(system, &mut out),
+            Some(Kind::Assistant(message)) => self.assistant(message, &mut out),
+            Some(Kind::User(message)) => self.user(message, &mut out),
+            Some(Kind::StreamEvent(piece)) => self.piece(piece, &mut out),
+            Some(Kind::Prompt(prompt)) => self.prompt(prompt, &mut out),
+            Some(Kind::Result(result)) => self.result(result, &mut out),
+            Some(Kind::Other(_)) | None => {}
+        }
+        out
+    }
+
+    /// Ends the line that an error left unfinished.
+    pub fn finish(&mut self) -> String {
+        let mut out = Rendered::default();
+        self.end_line(&mut out);
+        out.answer
+    }
+
+    fn started(&mut self, started: &TurnStarted) {
+        self.session_id = one_line(&started.session_id);
+    }
+
+    fn system(&mut self, system: &SystemMessage, out: &mut Rendered) {
+        if let Some(retry) = &system.api_retry {
+            self.remark(&retry_line(retry), out);
+        } else if system.subtype == "compact_boundary" {
+            self.remark("the conversation was compacted", out);
+        }
+    }
+
+    fn assistant(&mut self, message: &AssistantMessage, out: &mut Rendered) {
+        let of_subagent = !message.parent_tool_use_id.is_empty();
+        for block in message.content.iter().filter_map(|block| block.block.as_ref()) {
+            match block {
+                Block::ToolUse(call) => {
+                    let text = format!("{} {}", call.name, call.input_json);
+                    self.mark('→', &text, of_subagent, out);
+                }
+                Block::ToolResult(result) => self.tool_result(result, of_subagent, out),
+                Block::Other(other) => self.mark('·', &other.r#type, of_subagent, out),
+                // A subagent's words are for the agent that called it.
+                Block::Text(_) | Block::Thinking(_) if of_subagent => {}
+                Block::Text(text) => {
+                    if !std::mem::take(&mut self.text_came_in_pieces) {
+                        self.text(&text.text, out);
+                    }
+                    self.end_line(out);
+                }
+                Block::Thinking(thinking) => {
+                    if !std::mem::take(&mut self.thinking_came_in_pieces) {
+                        self.thinking(&thinking.thinking, out);
+                    }
+                    self.end_line(out);
+                }
+            }
+        }
+    }
+
+    fn user(&mut self, message: &UserMessage, out: &mut Rendered) {
+        let of_subagent = !message.parent_tool_use_id.is_empty();
+        for block in &message.content {
+            if let Some(Block::ToolResult(result)) = &block.block {
+                self.tool_result(result, of_subagent, out);
+            }
+        }
+    }
+
+    fn tool_result(&mut self, result: &ToolResultBlock, of_subagent: bool, out: &mut Rendered) {
+        let text = if result.text.is_empty() { &result.content_json } else { &result.text };
+        self.mark(if result.is_error { '✗' } else { '←' }, text, of_subagent, out);
+    }
+
+    fn piece(&mut self, piece: &StreamEvent, out: &mut Rendered) {
+        if !piece.parent_tool_use_id.is_empty() {
+            return;
+        }
+        match &piece.delta {
+            Some(Delta::Text(text)) => {
+                self.text_came_in_pieces = true;
+                self.text(text, out);
+            }
+            Some(Delta::Thinking(text)) => {
+                self.thinking_came_in_pieces = true;
+                self.thinking(text, out);
+            }
+            Some(Delta::PartialJson(_)) | None => {}
+        }
+    }
+
+    fn prompt(&mut self, prompt: &PromptEvent, out: &mut Rendered) {
+        let asks = format!(
+            "? {} {} waits for an answer to prompt {}",
+            prompt.tool_name, prompt.input_json, prompt.prompt_id
+        );
+        self.remark(&asks, out);
+    }
+
+    fn result(&mut self, result: &TurnResult, out: &mut Rendered) {
+        // A slash command answers in its result alone.
+        if !self.has_answered && !result.is_error {
+            self.text(&result.result, out);
+        }
+        self.end_line(out);
+        if result.is_error && !result.interrupted {
+            out.remarks += &format!("error: {}\n", error_line(result));
+        }
+        out.remarks += &self.summary(result);
+    }
+
+    fn summary(&self, result: &TurnResult) -> String {
+        let outcome = match (result.interrupted, result.is_error) {
+            (true, _) => "interrupted",
+            (false, true) => "failed",
+            (false, false) => "done",
+        };
+        format!(
+            "{outcome}: session {}, {} {}, {}, {} since the process started\n",
+            self.session_id,
+            result.num_turns,
+            if result.num_turns == 1 { "turn" } else { "turns" },
+            show_duration(duration(result.duration)),
+            show_cost(result.total_cost_usd)
+        )
+    }
+
+    fn text(&mut self, text: &str, out: &mut Rendered) {
+        if text.is_empty() {
+            return;
+        }
+        if self.line == Line::Thinking {
+            self.end_line(out);
+        }
+        self.has_answered = true;
+        self.push(text, out);
+        self.line = if text.ends_with('\n') { Line::Empty } else { Line::Text };
+    }
+
+    fn thinking(&mut self, text: &str, out: &mut Rendered) {
+        if !self.screen.is_screen || text.is_empty() {
+            return;
+        }
+        if self.line == Line::Text {
+            self.end_line(out);
+        }
+        // The dimming ends with every piece: the program may end before the next.
+        out.answer += DIM;
+        self.push(text, out);
+        out.answer += PLAIN;
+        self.line = if text.ends_with('\n') { Line::Empty } else { Line::Thinking };
+    }
+
+    /// Text as it is, but for what a screen would not show but obey.
+    fn push(&self, text: &str, out: &mut Rendered) {
+        if self.screen.is_screen {
+            let visible = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+            out.answer.extend(text.chars().filter(visible));
+        } else {
+            out.answer += text;
+        }
+    }
+
+    /// A line of its own about a tool.
+    fn mark(&mut self, mark: char, text: &str, indented: bool, out: &mut Rendered) {
+        self.end_line(out);
+        let indent = if indented { "  " } else { "" };
+        let width = self.screen.width.saturating_sub(2 + indent.len());
+        out.answer += &format!("{indent}{mark} {}\n", cut(text, width));
+    }
+
+    fn remark(&mut self, text: &str, out: &mut Rendered) {
+        self.end_line(out);
+        out.remarks += &format!("{}\n", one_line(text));
+    }
+
+    fn end_line(&mut self, out: &mut Rendered) {
+        if self.line != Line::Empty {
+            out.answer.push('\n');
+            self.line = Line::Empty;
+        }
+    }
+}
+
+/// What failed, in words. The subtype can say `success` all the same.
+fn error_line(result: &TurnResult) -> String {
+    let subtype = if result.subtype == "success" { "" } else { &result.subtype };
+    let errors = if result.errors.is_empty() { &result.result } else { &result.errors.join("; ") };
+    one_line(&format!("{subtype} {errors}"))
+}
+
+fn retry_line(retry: &ApiRetry) -> String {
+    let status = match retry.error_status {
+        0 => String::new(),
+        status => format!(" ({status})"),
+    };
+    format!(
+        "retry {} of {} in {}: {}{status}",
+        retry.attempt,
+        retry.max_retries,
+        show_duration(duration(retry.retry_delay)),
+        retry.error
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,458 @@
+//! The session's phases, one behaviour a test, in paused time.
+
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep},
+};
+
+use super::{SECOND, Seen, Session, read, request, settings};
+use crate::{
+    cli::options::Options,
+    failure::Cause,
+    session::{
+        BusyPolicy, CloseReason, DisconnectPolicy, InterruptOutcome, MismatchPolicy, Refusal,
+        Settings, status::Condition,
+    },
+    turn::event::Class,
+};
+
+fn text(seen: &Seen) -> String {
+    seen.frames.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+fn cause(seen: &Seen) -> Cause {
+    seen.end.clone().expect_err("the turn failed").cause
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_are_served_in_order_by_one_process() {
+    let session = Session::start(settings());
+    let (a, b) = (session.run("a slow 10").await, session.run("b ok").await);
+    let (a, b) = (read(a).await, read(b).await);
+    assert!(a.end.is_ok() && b.end.is_ok());
+    assert!(text(&a).contains("a slow 10 #2") && !text(&a).contains("b ok"));
+    assert!(text(&b).contains("b ok #2") && !text(&b).contains("a slow"));
+    assert_eq!(session.supply.alive(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s10_a_query_during_an_interrupt_waits_for_it() {
+    let session = Session::start(settings());
+    let hanging = session.run("a lose 3").await;
+    sleep(SECOND).await;
+    let handle = session.handle.clone();
+    let interrupt = crate::tasks::spawn_owned(async move { handle.interrupt(true).await });
+    yield_now().await;
+    let next = session.run("b ok").await;
+    let report = interrupt.await.expect("no panic").expect("answered");
+    assert_eq!(report.outcome, InterruptOutcome::Interrupted);
+    assert!(read(next).await.end.is_ok());
+    assert!(matches!(read(hanging).await.frames.last(), Some((Class::InterruptedResult, _))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s11_a_silent_process_is_replaced_and_the_caller_told_without_anyone_asking() {
+    let session = Session::start(settings());
+    let began = Instant::now();
+    let seen = read(session.run("a silent").await).await;
+    assert_eq!(cause(&seen), Cause::FirstChunkTimeout { limit: 10 * SECOND });
+    assert_eq!(began.elapsed().as_secs(), 10);
+    assert!(read(session.run("b ok").await).await.end.is_ok());
+    assert_eq!(session.supply.most_alive.load(std::sync::atomic::Ordering::SeqCst), 1);
+    assert_eq!(session.counters.first_chunk_timeouts.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s12_another_caller_takes_the_session_from_a_silent_turn_only() {
+    let session = Session::start(settings());
+    let silent = session.run("a hang").await;
+    sleep(120 * SECOND).await;
+    assert_eq!(session.handle.status().condition, Condition::Active, "nobody else asked");
+    let began = Instant::now();
+    let next = session.run("b ok").await;
+    assert!(read(next).await.end.is_ok());
+    assert!(began.elapsed() < SECOND, "the silence was over the limit already");
+    assert!(matches!(read(silent).await.frames.last(), Some((Class::InterruptedResult, _))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s12_a_turn_whose_tool_runs_is_not_taken() {
+    let session = Session::start(settings());
+    let tool = session.run("a tool 300000").await;
+    sleep(SECOND).await;
+    let next = session.run("b ok").await;
+    let tool = read(tool).await;
+    assert!(matches!(tool.frames.last(), Some((Class::Result, _))), "{tool:?}");
+    assert!(read(next).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s14_two_callers_never_read_one_answer() {
+    let session = Session::start(settings());
+    let mut turns = Vec::new();
+    for n in 0..4 {
+        turns.push((n, session.run(&format!("p{n} slow 5")).await));
+    }
+    for (n, turn) in turns {
+        let seen = read(turn).await;
+        assert_eq!(text(&seen).matches(" #").count(), 2, "{seen:?}");
+        assert!(text(&seen).contains(&format!("p{n} slow 5 #2")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s21_a_turn_past_the_threshold_is_interrupted_and_the_session_stays() {
+    let session = Session::start(settings());
+    let seen = read(session.run("a retry 1000").await).await;
+    assert!(matches!(seen.frames.last(), Some((Class::InterruptedResult, _))));
+    assert_eq!(session.counters.stuck.get(), 1);
+    assert!(read(session.run("b ok").await).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s21_a_stuck_session_that_cannot_be_interrupted_leaves() {
+    let limits = Settings { stall_timeout: None, ..settings() };
+    let session = Session::start(limits);
+    let seen = read(session.run("a deaf").await).await;
+    assert_eq!(cause(&seen), Cause::TurnInterrupted);
+    session.handle.ended().await;
+    assert_eq!(session.supply.alive(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_turn_is_ended_by_itself_unless_a_tool_runs() {
+    let session = Session::start(settings());
+    let began = Instant::now();
+    let seen = read(session.run("a hang").await).await;
+    assert_eq!(cause(&seen), Cause::StreamStalled { limit: 600 * SECOND });
+    assert_eq!(began.elapsed().as_secs(), 600);
+    let tool = read(session.run("b tool 700000").await).await;
+    assert!(tool.end.is_ok(), "{tool:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_restart_the_watchdogs() {
+    let limits = Settings { stuck_threshold: None, ..settings() };
+    let session = Session::start(limits);
+    let turn = session.run("a retry 500000").await;
+    sleep(3000 * SECOND).await;
+    assert_eq!(session.handle.status().condition, Condition::Active);
+    session.handle.interrupt(true).await.expect("answered");
+    assert!(read(turn).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s23_the_last_listener_that_leaves_stops_the_turn() {
+    let session = Session::start(settings());
+    let first = session.run("a hang").await;
+    sleep(SECOND).await;
+    let second = session.handle.attach(None, 0).await.expect("joined");
+    drop(first);
+    sleep(SECOND).await;
+    assert!(session.handle.status().is_busy(), "one still listens");
+    drop(second);
+    sleep(SECOND).await;
+    assert!(!session.handle.status().is_busy());
+    assert_eq!(session.supply.alive(), 1, "the process serves on");
+    assert!(read(session.run("b ok").await).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s23_a_turn_told_to_continue_outlives_its_listeners() {
+    let session = Session::start(settings());
+    let mut asked = request("a slow 1000");
+    asked.on_disconnect = DisconnectPolicy::Continue;
+    drop(session.handle.run(asked).await.expect("taken"));
+    sleep(5 * SECOND).await;
+    let seen = read(session.handle.attach(None, 0).await.expect("retained")).await;
+    assert!(text(&seen).contains("a slow 1000 #2") && seen.end.is_ok());
+    sleep(61 * SECOND).await;
+    let refused = session.handle.attach(None, 0).await.expect_err("not retained any more");
+    assert!(matches!(refused, Refusal::Failed(failure) if failure.cause == Cause::TurnNotFound));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_leaves_the_queue() {
+    let session = Session::start(settings());
+    let running = session.run("a slow 1000").await;
+    drop(session.run("b ok").await);
+    let third = session.run("c ok").await;
+    assert!(read(running).await.end.is_ok());
+    assert!(read(third).await.end.is_ok());
+    let heard: Vec<_> = session.supply.heard.lock().expect("no panic").values().cloned().collect();
+    assert_eq!(heard, [["a slow 1000", "c ok"]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_session_rejects_or_is_interrupted_as_asked() {
+    let session = Session::start(settings());
+    let running = session.run("a hang").await;
+    sleep(SECOND).await;
+    let with = |policy, prompt| {
+        let mut asked = request(prompt);
+        asked.on_busy = policy;
+        session.handle.run(asked)
+    };
+    let refused = with(BusyPolicy::Reject, "b ok").await.expect_err("busy");
+    assert!(matches!(refused, Refusal::Failed(failure) if failure.cause == Cause::SessionBusy));
+    let queued = session.run("c ok").await;
+    let next = with(BusyPolicy::Interrupt, "d ok").await.expect("taken");
+    assert!(read(next).await.end.is_ok());
+    assert!(read(queued).await.end.is_ok());
+    assert!(matches!(read(running).await.frames.last(), Some((Class::InterruptedResult, _))));
+    let heard: Vec<_> = session.supply.heard.lock().expect("no panic").values().cloned().collect();
+    assert_eq!(heard, [["a hang", "d ok", "c ok"]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_is_bounded() {
+    let session = Session::start(settings());
+    let _running = session.run("a hang").await;
+    sleep(SECOND).await;
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        waiting.push(session.run("b ok").await);
+    }
+    let refused = session.handle.run(request("c ok")).await.expect_err("full");
+    let Refusal::Failed(failure) = refused else { panic!("closed") };
+    assert_eq!(failure.cause, Cause::QueueFull { limit: 4 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_interrupt_is_repeated() {
+    let session = Session::start(settings());
+    let turn = session.run("a lose 4").await;
+    sleep(SECOND).await;
+    let report = session.handle.interrupt(true).await.expect("answered");
+    assert_eq!(report.outcome, InterruptOutcome::Interrupted);
+    assert!(read(turn).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s16_an_interrupt_that_is_not_answered_ends_the_process_and_all_who_ask_hear_the_same() {
+    let session = Session::start(settings());
+    let turn = session.run("a deaf").await;
+    sleep(SECOND).await;
+    let began = Instant::now();
+    let (one, two) = tokio::join!(session.handle.interrupt(true), session.handle.interrupt(true));
+    let (one, two) = (one.expect("answered"), two.expect("answered"));
+    assert_eq!(one, two);
+    assert_eq!(one.outcome, InterruptOutcome::Terminated);
+    assert!(began.elapsed() < 13 * SECOND, "{:?}", began.elapsed());
+    assert_eq!(cause(&read(turn).await), Cause::TurnInterrupted);
+    assert_eq!(session.supply.alive(), 0);
+    assert!(read(session.run("b ok").await).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s08_a_session_whose_process_died_continues_on_another() {
+    let session = Session::start(settings());
+    read(session.run("a ok").await).await;
+    let before = session.handle.status().cli_session_id;
+    session.supply.kill();
+    sleep(SECOND).await;
+    assert_eq!(session.handle.status().condition, Condition::Disconnected);
+    assert!(read(session.run("b ok").await).await.end.is_ok());
+    assert_eq!(session.handle.status().cli_session_id, before);
+    assert_eq!(session.counters.sessions_resumed.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s08_without_recovery_the_caller_gets_the_failure() {
+    let session = Session::start(Settings { connection_recovery: false, ..settings() });
+    read(session.run("a ok").await).await;
+    session.supply.kill();
+    sleep(SECOND).await;
+    let seen = read(session.run("b ok").await).await;
+    assert!(matches!(cause(&seen), Cause::ConnectFailed { .. }), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_death_in_mid_turn_fails_the_turn_and_repeats_nothing() {
+    let session = Session::start(settings());
+    let seen = read(session.run("a die").await).await;
+    assert!(matches!(cause(&seen), Cause::CliExited { tool_use_seen: false, .. }), "{seen:?}");
+    assert!(read(session.run("b ok").await).await.end.is_ok());
+    let heard: Vec<_> = session.supply.heard.lock().expect("no panic").values().cloned().collect();
+    assert_eq!(heard, [["a die", "b ok"]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rubbish_fails_the_turn_and_the_session_goes_on() {
+    let session = Session::start(settings());
+    let seen = read(session.run("a rubbish").await).await;
+    assert!(matches!(cause(&seen), Cause::Protocol { .. }), "{seen:?}");
+    let seen = read(session.run("b mute-end").await).await;
+    assert!(matches!(cause(&seen), Cause::Protocol { .. }), "{seen:?}");
+    assert!(read(session.run("c ok").await).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_first_message_answers_its_own_query() {
+    let session = Session::start(settings());
+    let (late, next) = (session.run("a late 4000").await, session.run("b ok").await);
+    assert!(text(&read(late).await).contains("a late 4000 #2"));
+    let next = read(next).await;
+    assert!(text(&next).contains("b ok #2") && !text(&next).contains("a late"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_nobody_asked_for_is_not_mixed_with_the_next() {
+    let session = Session::start(settings());
+    let asked = read(session.run("a background").await).await;
+    assert!(!text(&asked).contains("unasked"));
+    sleep(SECOND).await;
+    let unasked = read(session.handle.attach(None, 0).await.expect("kept")).await;
+    assert!(text(&unasked).contains("unasked"));
+    let next = read(session.run("b ok").await).await;
+    assert!(!text(&next).contains("unasked"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s07_a_session_past_its_time_is_as_new_and_goes_on() {
+    let session = Session::start(settings());
+    read(session.run("a ok").await).await;
+    let (client, conversation) = {
+        let status = session.handle.status();
+        (status.client_id, status.cli_session_id)
+    };
+    sleep(3601 * SECOND).await;
+    assert!(read(session.run("b ok").await).await.end.is_ok());
+    let status = session.handle.status();
+    assert_ne!(status.client_id, client);
+    assert_eq!(status.cli_session_id, conversation);
+    assert_eq!(status.message_count, 1);
+    assert_eq!(session.counters.expired.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn s07_a_running_turn_outlives_the_time_of_its_session() {
+    let limits = Settings { stuck_threshold: None, ..settings() };
+    let session = Session::start(limits);
+    let turn = session.run("a tool 4000000").await;
+    sleep(3700 * SECOND).await;
+    assert!(session.handle.status().is_busy());
+    assert!(read(turn).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s09_a_session_that_cannot_connect_leaves_with_its_queue() {
+    let session = Session::start(settings());
+    *session.supply.broken.lock().expect("no panic") = true;
+    *session.supply.start_time.lock().expect("no panic") = SECOND;
+    let (a, b) = (session.run("a ok").await, session.run("b ok").await);
+    for seen in [read(a).await, read(b).await] {
+        assert!(matches!(cause(&seen), Cause::ConnectFailed { .. }), "{seen:?}");
+    }
+    session.handle.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_is_given_up_when_its_caller_leaves() {
+    let session = Session::start(settings());
+    *session.supply.start_time.lock().expect("no panic") = 5 * SECOND;
+    drop(session.run("a ok").await);
+    sleep(6 * SECOND).await;
+    assert_eq!(session.supply.alive(), 0);
+    assert!(read(session.run("b ok").await).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s15_a_session_interrupted_without_being_kept_leaves_with_its_process() {
+    let session = Session::start(settings());
+    let running = session.run("a hang").await;
+    let queued = session.run("b ok").await;
+    sleep(SECOND).await;
+    let report = session.handle.interrupt(false).await.expect("answered");
+    assert_eq!(report.outcome, InterruptOutcome::Interrupted);
+    session.handle.ended().await;
+    assert_eq!(session.supply.alive(), 0);
+    assert!(matches!(read(running).await.frames.last(), Some((Class::InterruptedResult, _))));
+    assert_eq!(cause(&read(queued).await), Cause::TurnInterrupted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupt_that_keeps_the_session_keeps_its_queue() {
+    let session = Session::start(settings());
+    let _running = session.run("a hang").await;
+    let queued = session.run("b ok").await;
+    sleep(SECOND).await;
+    session.handle.interrupt(true).await.expect("answered");
+    assert!(read(queued).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_id_runs_once() {
+    let session = Session::start(settings());
+    let mut asked = request("a slow 100");
+    asked.turn_id = Some(crate::ids::TurnId::parse("t").expect("a name"));
+    let first = session.handle.run(asked.clone()).await.expect("taken");
+    let again = session.handle.run(asked.clone()).await.expect("joined");
+    let (first, again) = (read(first).await, read(again).await);
+    assert_eq!(first.frames, again.frames);
+    let late = read(session.handle.run(asked).await.expect("joined")).await;
+    assert_eq!(first.frames, late.frames);
+    assert_eq!(session.handle.status().message_count, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn options_are_changed_live_refused_or_bring_another_process() {
+    let session = Session::start(settings());
+    read(session.run("a ok").await).await;
+    let with = |options, on_mismatch| {
+        let mut asked = request("b ok");
+        (asked.options, asked.on_mismatch) = (options, on_mismatch);
+        session.handle.run(asked)
+    };
+    let model = Options { model: Some("other".into()), ..Options::default() };
+    assert!(read(with(model, MismatchPolicy::Fail).await.expect("taken")).await.end.is_ok());
+    assert_eq!(session.handle.status().options.model.as_deref(), Some("other"));
+
+    let prompt = Options { system_prompt: Some("new".into()), ..Options::default() };
+    let seen = read(with(prompt.clone(), MismatchPolicy::Fail).await.expect("taken")).await;
+    let Cause::OptionsMismatch { options, .. } = cause(&seen) else { panic!("{seen:?}") };
+    assert_eq!(options, ["system_prompt"]);
+
+    let client = session.handle.status().client_id;
+    assert!(read(with(prompt, MismatchPolicy::Restart).await.expect("taken")).await.end.is_ok());
+    assert_ne!(session.handle.status().client_id, client);
+    assert_eq!(session.supply.alive(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_conversation_has_another_id() {
+    let session = Session::start(settings());
+    read(session.run("a ok").await).await;
+    let before = session.handle.status().cli_session_id;
+    let mut asked = request("b ok");
+    asked.new_conversation = true;
+    assert!(read(session.handle.run(asked).await.expect("taken")).await.end.is_ok());
+    assert_ne!(session.handle.status().cli_session_id, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_ends_the_turn_and_the_process_and_the_cleanup_spares_the_busy() {
+    let session = Session::start(settings());
+    let turn = session.run("a hang").await;
+    sleep(SECOND).await;
+    let spared = session.handle.close(CloseReason::Idle).await.expect("answered");
+    assert!(!spared.closed);
+    let report =
+        session.handle.close(CloseReason::Requested { forget: false }).await.expect("answered");
+    assert!(report.closed && report.had_active_turn);
+    session.handle.ended().await;
+    assert_eq!(session.supply.alive(), 0);
+    assert!(read(turn).await.end.is_ok());
+    let refused = session.handle.run(request("b ok")).await.expect_err("gone");
+    assert!(matches!(refused, Refusal::Closed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_nobody_reads_can_be_interrupted() {
+    let session = Session::start(settings());
+    let unread = session.run("a slow 1000").await;
+    sleep(SECOND).await;
+    let report = session.handle.interrupt(true).await.expect("answered");
+    assert_eq!(report.outcome, InterruptOutcome::Interrupted);
+    assert!(read(unread).await.end.is_ok());
+}

@@ -1,0 +1,229 @@
+//! Random commands, behaviours of the CLI, pauses and deaths against what must always
+//! hold: sequence numbers have no gaps, each event belongs to its own turn, each Query
+//! ends exactly once, no session has two processes, and none is left at the end.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use proptest::prelude::*;
+use tokio::{task::JoinHandle, time::sleep};
+
+use super::{Seen, Session, read, request, settings};
+use crate::{
+    session::{BusyPolicy, CloseReason, DisconnectPolicy, Refusal},
+    tasks::spawn_owned,
+    turn::{event::Class, log::Listener},
+};
+
+/// One step of somebody.
+#[derive(Debug, Clone)]
+enum Step {
+    Query {
+        behaviour: &'static str,
+        busy: u8,
+        stays: bool,
+    },
+    /// As `Query`, by a caller that leaves at once.
+    Passing {
+        behaviour: &'static str,
+        goes_on: bool,
+    },
+    Interrupt {
+        keep: bool,
+    },
+    Attach,
+    Cleanup,
+    Kill,
+    Pause(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let behaviour = || {
+        prop::sample::select(vec![
+            "ok",
+            "ok",
+            "slow 40",
+            "late 900",
+            "hang",
+            "silent",
+            "die",
+            "deaf",
+            "lose 2",
+            "rubbish",
+            "mute-end",
+            "tool 5000",
+            "retry 700",
+            "background",
+        ])
+    };
+    prop_oneof![
+        6 => (behaviour(), 0u8..3, any::<bool>())
+            .prop_map(|(behaviour, busy, stays)| Step::Query { behaviour, busy, stays }),
+        2 => (behaviour(), any::<bool>())
+            .prop_map(|(behaviour, goes_on)| Step::Passing { behaviour, goes_on }),
+        2 => Just(Step::Interrupt { keep: true }),
+        1 => Just(Step::Interrupt { keep: false }),
+        1 => Just(Step::Attach),
+        1 => Just(Step::Cleanup),
+        1 => Just(Step::Kill),
+        4 => prop::sample::select(vec![0, 1, 30, 200, 3000, 90_000]).prop_map(Step::Pause),
+    ]
+}
+
+/// What is known of a turn: its prompt, and what its caller saw.
+type Turn = (String, JoinHandle<Seen>);
+
+struct Play {
+    session: Session,
+    turns: Vec<Turn>,
+    joined: Vec<JoinHandle<Seen>>,
+    waiting: Vec<JoinHandle<()>>,
+    count: usize,
+}
+
+impl Play {
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Query { behaviour, busy, stays } => {
+                let goes_on = !stays;
+                if let Some((prompt, listener)) = self.query(behaviour, busy, goes_on).await {
+                    self.turns.push((prompt, spawn_owned(read(listener))));
+                }
+            }
+            Step::Passing { behaviour, goes_on } => {
+                drop(self.query(behaviour, 0, goes_on).await);
+            }
+            Step::Interrupt { keep } => {
+                let handle = self.session.handle.clone();
+                self.waiting.push(spawn_owned(async move {
+                    // A session that has left is no error here.
+                    drop(handle.interrupt(keep).await);
+                }));
+            }
+            Step::Attach => {
+                if let Ok(listener) = self.session.handle.attach(None, 0).await {
+                    self.joined.push(spawn_owned(read(listener)));
+                }
+            }
+            Step::Cleanup => {
+                let handle = self.session.handle.clone();
+                self.waiting.push(spawn_owned(async move {
+                    drop(handle.close(CloseReason::Idle).await);
+                }));
+            }
+            Step::Kill => self.session.supply.kill(),
+            Step::Pause(ms) => sleep(Duration::from_millis(ms)).await,
+        }
+    }
+
+    async fn query(
+        &mut self,
+        behaviour: &str,
+        busy: u8,
+        goes_on: bool,
+    ) -> Option<(String, Listener)> {
+        self.count += 1;
+        let prompt = format!("<{}> {behaviour}", self.count);
+        let mut asked = request(&prompt);
+        asked.on_busy =
+            [BusyPolicy::Queue, BusyPolicy::Reject, BusyPolicy::Interrupt][busy as usize];
+        if goes_on {
+            asked.on_disconnect = DisconnectPolicy::Continue;
+        }
+        match self.session.handle.run(asked).await {
+            Ok(listener) => Some((prompt, listener)),
+            Err(Refusal::Failed(_)) => None,
+            Err(Refusal::Closed) => {
+                // As the pool does: it waits for the end and makes another.
+                self.session.handle.ended().await;
+                let old = std::mem::replace(&mut self.session, Session::start(settings()));
+                assert_eq!(old.supply.alive(), 0, "a session ended before its process");
+                None
+            }
+        }
+    }
+
+    async fn finish(self) -> (Vec<(String, Seen)>, Vec<Seen>) {
+        // Every watchdog has bitten by then.
+        sleep(Duration::from_secs(4000)).await;
+        drop(self.session.handle.close(CloseReason::Requested { forget: false }).await);
+        self.session.handle.ended().await;
+        let supply = &self.session.supply;
+        assert_eq!(supply.alive(), 0, "a process without a session");
+        assert!(supply.most_alive.load(Ordering::SeqCst) <= 1, "two processes for one session");
+        let mut turns = Vec::new();
+        for (prompt, seen) in self.turns {
+            assert!(seen.is_finished(), "a Query that never ends: {prompt}");
+            turns.push((prompt, seen.await.expect("no panic")));
+        }
+        let mut joined = Vec::new();
+        for seen in self.joined {
+            assert!(seen.is_finished(), "an Attach that never ends");
+            joined.push(seen.await.expect("no panic"));
+        }
+        for waiting in self.waiting {
+            assert!(waiting.is_finished(), "an interrupt or a close that is never answered");
+        }
+        (turns, joined)
+    }
+}
+
+fn check(seen: &Seen) {
+    let expected: Vec<u64> = (1..=seen.sequences.len() as u64).collect();
+    assert_eq!(seen.sequences, expected, "gaps");
+    let results = seen
+        .frames
+        .iter()
+        .filter(|(class, _)| matches!(class, Class::Result | Class::InterruptedResult))
+        .count();
+    match &seen.end {
+        Ok(()) => {
+            assert_eq!(results, 1, "{seen:?}");
+            let last = seen.frames.last().map(|(class, _)| *class);
+            assert!(matches!(last, Some(Class::Result | Class::InterruptedResult)), "{seen:?}");
+        }
+        Err(_) => assert_eq!(results, 0, "{seen:?}"),
+    }
+}
+
+fn belongs(prompt: &str, seen: &Seen) {
+    let own = prompt.split_whitespace().next().expect("a tag");
+    for (_, line) in &seen.frames {
+        // Messages and results carry the prompt that they answer.
+        if let Some((_, rest)) = line.split_once('<') {
+            assert!(format!("<{rest}").starts_with(own), "{line} in the turn {prompt}");
+        }
+        assert!(!line.contains("unasked"), "{line} in the turn {prompt}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_happens_every_turn_is_answered_once_and_from_its_own(
+        steps in prop::collection::vec(step(), 1..30),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        let (turns, joined) = runtime.block_on(async {
+            let mut play = Play {
+                session: Session::start(settings()),
+                turns: Vec::new(),
+                joined: Vec::new(),
+                waiting: Vec::new(),
+                count: 0,
+            };
+            for step in steps {
+                play.step(step).await;
+            }
+            play.finish().await
+        });
+        for (prompt, seen) in &turns {
+            check(seen);
+            belongs(prompt, seen);
+        }
+        joined.iter().for_each(check);
+    }
+}

@@ -1,0 +1,105 @@
+//! POLICY_DENIED: what would run commands or leave the session's folder is refused.
+
+use std::collections::HashMap;
+
+use session_pool::proto::{
+    self, InputBlock, QueryRequest, SessionOptions, input_block::Block,
+};
+use tonic::{Code, Status};
+
+use crate::support::{
+    failure,
+    service::{Service, query, query_with},
+};
+
+#[track_caller]
+fn denied(status: &Status, field: &str) -> HashMap<String, String> {
+    let metadata = failure(status, Code::PermissionDenied, "POLICY_DENIED");
+    assert_eq!(metadata["field"], field);
+    assert!(!metadata["limit"].is_empty(), "{metadata:?}");
+    metadata
+}
+
+fn options(change: impl FnOnce(&mut SessionOptions)) -> SessionOptions {
+    let mut options = SessionOptions::default();
+    change(&mut options);
+    options
+}
+
+#[tokio::test]
+async fn options_that_run_commands_or_leave_the_folder_are_denied() {
+    let service = Service::start(|_| {}).await;
+    let json = || Some("{}".to_owned());
+    let cases = [
+        ("options.cwd", options(|o| o.cwd = Some("/".into()))),
+        ("options.add_dirs", options(|o| o.add_dirs = vec!["/".into()])),
+        ("options.mcp_servers", options(|o| o.mcp_servers = json())),
+        ("options.agents", options(|o| o.agents = json())),
+        ("options.settings", options(|o| o.settings = json())),
+        ("options.env", options(|o| o.env = HashMap::from([("A".into(), "b".into())]))),
+    ];
+    for (field, options) in cases {
+        let refused = service.open(query_with("a", "hello", options.clone())).await;
+        denied(&refused.expect_err(field), field);
+        let request =
+            proto::UpdateSessionRequest { session_id: "a".into(), options: Some(options) };
+        let refused = service.client.clone().update_session(request).await;
+        denied(&refused.expect_err(field), field);
+    }
+    assert_eq!(service.stats().await.total_sessions, 0);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn permission_modes_are_those_of_the_policy() {
+    let service = Service::start(|config| {
+        config.policy.permission_modes = vec!["default".into(), "plan".into()];
+    })
+    .await;
+    for mode in ["bypassPermissions", "acceptEdits", "--dangerously-skip-permissions", ""] {
+        let options = options(|o| o.permission_mode = Some(mode.into()));
+        let refused = service.open(query_with("a", "hello", options)).await;
+        let metadata = denied(&refused.expect_err(mode), "options.permission_mode");
+        assert!(metadata["limit"].contains("default, plan"), "{metadata:?}");
+    }
+    let allowed = options(|o| o.permission_mode = Some("plan".into()));
+    let turn = service.run(query_with("a", "hello", allowed)).await;
+    assert_eq!(turn.result().result, "echo: hello");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn bypassing_permissions_is_denied_by_default() {
+    let service = Service::start(|_| {}).await;
+    let options = options(|o| o.permission_mode = Some("bypassPermissions".into()));
+    let refused = service.open(query_with("a", "hello", options)).await;
+    denied(&refused.expect_err("denied"), "options.permission_mode");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn slash_commands_can_be_switched_off() {
+    let service = Service::start(|config| config.policy.slash_commands = false).await;
+    let refused = service.open(query("a", " /clear")).await;
+    denied(&refused.expect_err("denied"), "prompt");
+    let blocks = QueryRequest {
+        session_id: "a".into(),
+        content: vec![InputBlock { block: Some(Block::Text("/clear".into())) }],
+        ..QueryRequest::default()
+    };
+    denied(&service.open(blocks).await.expect_err("denied"), "content[0].text");
+    assert_eq!(service.query("a", "a / b").await.result().result, "echo: a / b");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_violation_comes_before_the_policy() {
+    let service = Service::start(|_| {}).await;
+    let options = options(|o| {
+        o.cwd = Some("/".into());
+        o.effort = Some("none".into());
+    });
+    let refused = service.open(query_with("a", "hello", options)).await.expect_err("refused");
+    failure(&refused, Code::InvalidArgument, "INVALID_ARGUMENT");
+    service.stop().await;
+}

@@ -1,0 +1,101 @@
+//! Turns that the service ends: too long without a frame, or interrupted.
+
+use std::time::Duration;
+
+use session_pool::proto::InterruptOutcome;
+use tonic::Code;
+
+use crate::support::{
+    failure,
+    service::{Service, model, query, query_with, script},
+};
+
+#[tokio::test]
+async fn s11_the_stalled_caller_is_told_by_itself_that_no_frame_came() {
+    let service = Service::start(|config| {
+        config.pool.stream_first_chunk_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let turn = service.query("a", &script(&["no-init", "hang"])).await;
+    let metadata = failure(turn.error(), Code::DeadlineExceeded, "FIRST_CHUNK_TIMEOUT");
+    assert_eq!(metadata["limit"], "300ms");
+    assert_eq!(metadata["session_id"], "a");
+    assert_eq!(metadata["turn_id"], turn.started().turn_id);
+    assert_eq!(metadata["client_id"], turn.started().client_id);
+
+    // The process was taken for broken; the conversation goes on in another.
+    let next = service.query("a", "next").await;
+    assert_eq!(next.result().result, "echo: next");
+    assert_ne!(next.started().client_id, turn.started().client_id);
+    assert_eq!(service.processes().len(), 1);
+    assert_eq!(service.stats().await.counters.expect("counters").first_chunk_timeouts, 1);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_stalled_turn_is_ended_although_nobody_else_asks() {
+    let service = Service::start(|config| {
+        config.pool.stream_stall_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let turn = service.query("a", &script(&["say a word", "hang"])).await;
+    assert_eq!(turn.text(), "a word");
+    let metadata = failure(turn.error(), Code::DeadlineExceeded, "STREAM_STALLED");
+    assert_eq!(metadata["limit"], "300ms");
+    assert_eq!(metadata["turn_id"], turn.started().turn_id);
+    assert_eq!(metadata["client_id"], turn.started().client_id);
+    // The CLI obeyed, so the process stays.
+    let next = service.query("a", "next").await;
+    assert_eq!(next.started().client_id, turn.started().client_id);
+    assert_eq!(next.text(), "echo: next");
+    assert_eq!(service.stats().await.counters.expect("counters").stalled, 1);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_interrupted_turn_without_a_result_says_so() {
+    let service = Service::start(|_| {}).await;
+    let mut turn =
+        service.open(query("a", &script(&["no-result idle", "hang"]))).await.expect("taken");
+    turn.until_init().await;
+    let report = service.interrupt("a", true).await;
+    assert_eq!(report.outcome(), InterruptOutcome::Interrupted);
+    turn.finish().await;
+    let metadata = failure(turn.error(), Code::Cancelled, "TURN_INTERRUPTED");
+    assert_eq!(metadata["session_id"], "a");
+    assert_eq!(metadata["turn_id"], turn.started().turn_id);
+    assert_eq!(metadata["client_id"], turn.started().client_id);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn turns_behind_an_interrupted_one_end_with_it_unless_the_session_is_kept() {
+    let service = Service::start(|_| {}).await;
+    let mut running = service.open(query("a", &script(&["hang"]))).await.expect("taken");
+    running.until_init().await;
+    let mut waiting = service.open(query("a", "queued")).await.expect("queued");
+    assert!(service.interrupt("a", false).await.interrupted);
+    running.finish().await;
+    assert!(running.result().interrupted);
+    waiting.finish().await;
+    let metadata = failure(waiting.error(), Code::Cancelled, "TURN_INTERRUPTED");
+    assert_eq!(metadata["session_id"], "a");
+    assert!(metadata.contains_key("turn_id"), "{metadata:?}");
+    assert!(waiting.events.is_empty());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_turn_that_waits_for_its_process_can_be_interrupted() {
+    let service = Service::start(|_| {}).await;
+    let mut turn = service
+        .open(query_with("a", "hello", model("fake:boot=60000")))
+        .await
+        .expect("taken");
+    let report = service.interrupt("a", false).await;
+    assert!(report.interrupted && report.had_active_turn, "{report:?}");
+    turn.finish().await;
+    failure(turn.error(), Code::Cancelled, "TURN_INTERRUPTED");
+    assert_eq!(service.processes(), [0; 0]);
+    service.stop().await;
+}
