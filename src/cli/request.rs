@@ -200,6 +200,11 @@ pub fn control_response(prompt_id: &str, response: &Value) -> Bytes {
 fn line(message: &impl Serialize) -> Bytes {
     // Nothing here has keys that are not strings, which is all that can fail.
     let mut line = serde_json::to_vec(message).unwrap_or_default();
+    // A caller's own JSON may be laid out in lines. Between tokens a line end is as good
+    // as a blank, and within strings there are none.
+    for byte in line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {
+        *byte = b' ';
+    }
     line.push(b'\n');
     line.into()
 }
@@ -247,6 +252,15 @@ mod tests {
                 {"type": "x", "n": 1.50},
             ])
         );
+    }
+
+    #[test]
+    fn a_block_laid_out_in_lines_stays_on_one() {
+        let block = "{\"type\": \"x\",\r\n \"text\": \"a\\nb\"}";
+        let raw = RawValue::from_string(block.into()).expect("JSON");
+        let line = user_message(&Input::Blocks(vec![InputBlock::Json(raw)]), Uuid::new_v4());
+        let content = json!([{"type": "x", "text": "a\nb"}]);
+        assert_eq!(parsed(&line)["message"]["content"], content);
     }
 
     #[test]

@@ -169,6 +169,7 @@ impl Running {
                 | FrameKind::PromptStarted { .. }
                 | FrameKind::TaskStarted { .. }
                 | FrameKind::TaskEnded { .. }
+                | FrameKind::User { echo_of: Some(_), .. }
                 | FrameKind::Other
         );
         meaning

@@ -365,7 +365,7 @@ impl SessionTask {
             Some(id) => self.find(id),
             None => self.current.as_ref().or_else(|| self.recent.back().map(|(_, log)| log)),
         };
-        let log = log.ok_or_else(|| self.failure(Cause::TurnNotFound))?;
+        let log = log.ok_or_else(|| self.failure(Cause::TurnNotFound).concerning(None, turn))?;
         log.listen(from)
             .map_err(|failure| failure.concerning(Some(&self.status.session_id), None).into())
     }
