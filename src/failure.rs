@@ -31,6 +31,11 @@ pub enum Cause {
         /// `pool.max_queued_turns`.
         limit: usize,
     },
+    /// Too many listen to the turn.
+    TooManyListeners {
+        /// How many may.
+        limit: usize,
+    },
     /// A turn is running and the caller does not want to wait.
     SessionBusy,
     /// Options that a living session cannot take on.
@@ -133,6 +138,9 @@ impl fmt::Display for Cause {
             ),
             Self::QueueFull { limit } => {
                 write!(f, "{limit} turns wait for the session already (pool.max_queued_turns)")
+            }
+            Self::TooManyListeners { limit } => {
+                write!(f, "{limit} callers listen to the turn already")
             }
             Self::SessionBusy => f.write_str("the session is running a turn"),
             Self::OptionsMismatch { options, detail } => {

@@ -269,7 +269,13 @@ impl SessionPool {
         if timeout(STOP_LIMIT, closes.join_all()).await.is_err() {
             error!(left = self.len(), "session_pool_stop_timeout");
         }
-        debug!("session_pool_stopped");
+        let settings = &self.0.settings;
+        debug!(
+            max_sessions = settings.max_sessions,
+            ttl = settings.session_ttl.as_secs_f64(),
+            cleanup_interval = settings.cleanup_interval.as_secs_f64(),
+            "session_pool_stopped"
+        );
     }
 
     /// Sessions in the pool.

@@ -50,6 +50,7 @@ fn classify(cause: &Cause) -> (Code, &'static str, Option<Duration>) {
         }
         Cause::NoProcess { .. } => (Code::ResourceExhausted, "POOL_AT_CAPACITY", soon),
         Cause::QueueFull { .. } => (Code::ResourceExhausted, "QUEUE_FULL", soon),
+        Cause::TooManyListeners { .. } => (Code::ResourceExhausted, "QUEUE_FULL", soon),
         Cause::SessionBusy => (Code::Aborted, "SESSION_BUSY", soon),
         Cause::OptionsMismatch { .. } => (Code::FailedPrecondition, "OPTIONS_MISMATCH", None),
         Cause::ConversationNotFound { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT", None),
@@ -158,6 +159,7 @@ fn metadata(failure: &Failure) -> HashMap<String, String> {
         Cause::PoolAtCapacity { limit }
         | Cause::NoProcess { limit, .. }
         | Cause::QueueFull { limit }
+        | Cause::TooManyListeners { limit }
         | Cause::FrameTooLarge { limit } => put("limit", limit.to_string()),
         Cause::FirstChunkTimeout { limit } | Cause::StreamStalled { limit } => {
             put("limit", format!("{limit:?}"));

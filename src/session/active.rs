@@ -3,8 +3,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, timeout};
-use tracing::{debug, info, warn};
+use tokio::time::Instant;
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::{
@@ -13,29 +13,18 @@ use super::{
     command::{CloseReason, Command, DisconnectPolicy},
     idle::at,
     interrupting::{Stop, Then},
-    running::{Meaning, Running, Watchdog},
+    running::{Meaning, Running},
     task::{Phase, SessionTask, Taken, Waiting},
 };
 use crate::{
     cli::{
-        connection::ConnectionError,
-        frame::{Frame, FrameKind, excerpt},
-        lines::LineError,
-        process::{Exit, StopGrace, stop},
+        frame::Frame,
         request::{control_response, user_message},
     },
     failure::Cause,
-    ids::TurnId,
     supply::Lease,
-    turn::{
-        event::{Class, Origin, Started},
-        log::TurnLog,
-    },
+    turn::event::{Class, Origin, Started},
 };
-
-/// How long what a dead process printed last may take to be read, when a child of its
-/// own holds its output open.
-const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A turn that runs, and its process.
 #[derive(Debug)]
@@ -179,17 +168,6 @@ impl SessionTask {
         over
     }
 
-    /// Keeps a turn that the CLI had begun by itself just before it read the prompt of
-    /// the one that runs.
-    fn foreign_turn(&mut self, active: &mut Active, result: &Frame) {
-        let log = self.background_log(&active.lease);
-        let mut frames = active.turn.take_foreign();
-        frames.push((Class::Result, result.raw.clone()));
-        log.append(frames);
-        log.end(Ok(()));
-        self.keep_other(log);
-    }
-
     /// Ends the running turn, which failed.
     pub(super) fn fail_active(&mut self, active: &mut Active, cause: Cause) {
         active.turn.release();
@@ -282,148 +260,6 @@ impl SessionTask {
                 .into()
         })
     }
-
-    /// The connection cannot go on: the process is replaced at the next turn.
-    pub(super) async fn broken(
-        &mut self,
-        mut active: Active,
-        mut frames: Vec<Frame>,
-        error: &ConnectionError,
-    ) -> Phase {
-        if let Some(over) = self.digest(&mut active, &mut frames, false) {
-            // What broke comes after the turn; the next read will say so again.
-            return self.turn_over(active, frames, over);
-        }
-        let cause = match error {
-            ConnectionError::Closed => {
-                return match timeout(LAST_WORDS * 5, active.lease.child.wait()).await {
-                    Ok(exit) => self.died(active, frames, exit).await,
-                    Err(_) => self.died(active, frames, Exit::Unknown).await,
-                };
-            }
-            ConnectionError::Line(LineError::TooLong { limit }) => {
-                Cause::FrameTooLarge { limit: *limit }
-            }
-            error => Cause::Protocol { detail: excerpt(&error.to_string(), 300) },
-        };
-        self.fail_active(&mut active, cause);
-        self.discard(active.lease, StopGrace::FIRM).await;
-        self.after_loss()
-    }
-
-    /// The process ended in the turn.
-    pub(super) async fn died(
-        &mut self,
-        mut active: Active,
-        mut frames: Vec<Frame>,
-        exit: Exit,
-    ) -> Phase {
-        let rest = async { while active.lease.connection.read(&mut frames).await.is_ok() {} };
-        drop(timeout(LAST_WORDS, rest).await);
-        self.around.counters.cli_exits.add_one();
-        let over = self.digest(&mut active, &mut frames, false);
-        if over.is_none() {
-            let cause = Cause::CliExited {
-                exit,
-                stderr_tail: active.lease.child.stderr_tail(),
-                tool_use_seen: active.turn.tool_use_seen,
-            };
-            self.fail_active(&mut active, cause);
-        }
-        self.discard(active.lease, StopGrace::FIRM).await;
-        self.after_loss()
-    }
-
-    fn after_loss(&self) -> Phase {
-        if self.ephemeral && self.queue.is_empty() {
-            return Phase::Closing(None, CloseReason::Ephemeral);
-        }
-        Phase::Detached
-    }
-
-    /// Ends a process that serves the session no longer.
-    pub(super) async fn discard(&mut self, mut lease: Lease, grace: StopGrace) {
-        let mut words = Vec::new();
-        let stopped = stop(lease.connection, lease.child.as_mut(), grace, &mut words).await;
-        debug!(client_id = %lease.client_id, ?stopped, "cli_stopped");
-    }
-
-    async fn bite(&mut self, mut active: Active, dog: Watchdog) -> Phase {
-        let session_id = self.status.session_id.clone();
-        let client_id = active.lease.client_id;
-        let idle_seconds = active.turn.silent_for().as_secs_f64();
-        match dog {
-            Watchdog::FirstChunk => {
-                let limit = self.around.settings.first_chunk_timeout;
-                warn!(%session_id, %client_id, idle_seconds, ?limit, "session_pool_first_chunk_timeout");
-                self.around.counters.first_chunk_timeouts.add_one();
-                self.fail_active(&mut active, Cause::FirstChunkTimeout { limit });
-                // A process that does not answer at all is taken for broken.
-                self.discard(active.lease, StopGrace::FIRM).await;
-                self.after_loss()
-            }
-            Watchdog::Ongoing => {
-                let has_first_chunk = active.turn.first_seen();
-                info!(%session_id, %client_id, idle_seconds, has_first_chunk, is_completed = false,
-                    "session_pool_interrupting_ongoing_timeout");
-                self.stop(active, Then::Stay)
-            }
-            Watchdog::Stalled => {
-                let limit = self.around.settings.stall_timeout.unwrap_or_default();
-                warn!(%session_id, %client_id, idle_seconds, ?limit, "turn_stalled");
-                self.around.counters.stalled.add_one();
-                self.fail_active(&mut active, Cause::StreamStalled { limit });
-                self.stop(active, Then::Stay)
-            }
-            Watchdog::Stuck => {
-                warn!(%session_id, %client_id, "turn_stuck");
-                self.around.counters.stuck.add_one();
-                self.stop(active, Then::StayUnlessKilled(CloseReason::Stuck))
-            }
-        }
-    }
-
-    /// A turn that the CLI begins by itself, with the frames seen so far.
-    pub(super) fn background_turn(&mut self, lease: Lease, frames: Vec<Frame>) -> Phase {
-        let log = self.background_log(&lease);
-        self.current = Some(log.clone());
-        self.leftover = frames;
-        let counted = self.around.turns.token();
-        // Nobody need listen to it.
-        let policy = DisconnectPolicy::Continue;
-        let turn = Running::new(log, None, policy, &self.habits, counted);
-        Phase::Active(Active { lease, turn })
-    }
-
-    fn background_log(&self, lease: &Lease) -> TurnLog {
-        let log = self.new_log(TurnId::fresh());
-        debug!(turn_id = %log.id(), client_id = %lease.client_id, "background_turn");
-        log.start(Started {
-            session_id: self.status.session_id.clone(),
-            turn_id: log.id().clone(),
-            client_id: lease.client_id,
-            cli_session_id: lease.cli_session_id,
-            origin: Origin::Reused,
-            queued_for: Duration::ZERO,
-            connect_time: Duration::ZERO,
-            start_time: SystemTime::now(),
-            background: true,
-        });
-        log
-    }
-}
-
-/// Whether a frame outside of a turn means that the CLI began one by itself. Echoes of
-/// commands and notes about state come outside of turns too, and mean nothing.
-pub fn begins_turn(frame: &Frame) -> bool {
-    matches!(
-        frame.kind,
-        FrameKind::Init { .. }
-            | FrameKind::State { idle: false }
-            | FrameKind::Assistant { .. }
-            | FrameKind::StreamEvent
-            | FrameKind::Prompt(_)
-    )
 }
 
 fn abandoned(turn: &Running) -> bool {

@@ -8,8 +8,8 @@ use tracing::{debug, warn};
 
 use super::{
     CloseReport, MismatchPolicy, Refusal,
-    active::begins_turn,
     admission::Occupation,
+    background::begins_turn,
     command::{CloseReason, Command, UpdateReport},
     detached::no_active_turn,
     task::{Phase, SessionTask, Taken, Waiting},

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tokio::{sync::oneshot, time::Instant};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     CloseReport, InterruptOutcome, InterruptReport,
@@ -41,6 +41,8 @@ pub struct Stop {
     /// Those who asked for the session's end.
     pub closers: Vec<oneshot::Sender<CloseReport>>,
     then: Then,
+    /// Whether it is for another caller, because the turn is silent (row s12).
+    ongoing_timeout: bool,
     began: Instant,
     deadline: Instant,
     ask_at: Instant,
@@ -55,11 +57,17 @@ impl Stop {
             waiters: Vec::new(),
             closers: Vec::new(),
             then,
+            ongoing_timeout: false,
             began: now,
             deadline: now + limit,
             ask_at: now,
             repeat: FIRST_REPEAT,
         }
+    }
+
+    /// A stop of a silent turn, for another caller.
+    pub fn of_silent_turn(limit: Duration) -> Self {
+        Self { ongoing_timeout: true, ..Self::new(limit, Then::Stay) }
     }
 
     fn leave(&mut self, reason: CloseReason) {
@@ -141,7 +149,15 @@ impl SessionTask {
         } else {
             InterruptOutcome::TurnEnded
         };
-        debug!(session_id = %self.status.session_id, ?outcome, "session_interrupted");
+        let session_id = &self.status.session_id;
+        let client_id = active.lease.client_id;
+        debug!(%session_id, %client_id, ?outcome, "session_interrupted");
+        if stop.ongoing_timeout && over.interrupted {
+            info!(%session_id, %client_id, "session_pool_interrupted_ongoing_timeout");
+        } else if stop.ongoing_timeout {
+            debug!(%session_id, %client_id, "session_pool_interrupt_ongoing_not_needed");
+        }
+        self.note_cleared(&stop);
         match self.answer(stop, outcome) {
             Then::Stay | Then::StayUnlessKilled(_) => self.turn_over(active, rest, over),
             Then::Leave(reason) => Phase::Closing(Some(active.lease), reason),
@@ -157,6 +173,11 @@ impl SessionTask {
             error = "the CLI did not stop its turn",
             "session_interrupt_failed"
         );
+        if stop.ongoing_timeout {
+            let error = "the CLI did not stop its turn";
+            warn!(%session_id, error, "session_pool_interrupt_ongoing_failed");
+        }
+        self.note_cleared(&stop);
         self.around.counters.interrupt_escalations.add_one();
         self.around.counters.interrupted.add_one();
         let cause = match stop.then {
@@ -172,6 +193,16 @@ impl SessionTask {
             Then::Stay => Phase::Detached,
             Then::StayUnlessKilled(reason) | Then::Leave(reason) => Phase::Closing(None, reason),
         }
+    }
+
+    fn note_cleared(&self, stop: &Stop) {
+        debug!(
+            session_id = %self.status.session_id,
+            was_interrupted = true,
+            was_first_chunk_timeout = false,
+            was_ongoing_timeout = stop.ongoing_timeout,
+            "session_pool_stream_cleared"
+        );
     }
 
     /// Answers those who wait: at once if the session stays, else when it is gone.

@@ -27,12 +27,15 @@
 
 mod active;
 pub mod admission;
+mod background;
 mod closing;
 pub mod command;
 mod connecting;
 mod detached;
 mod idle;
+mod intake;
 mod interrupting;
+mod mishap;
 mod running;
 pub mod status;
 mod task;

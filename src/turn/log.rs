@@ -31,6 +31,9 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// Events that a reader takes at a time.
 const BATCH_EVENTS: usize = 1024;
 
+/// Listeners of a turn at the same time.
+const MAX_LISTENERS: usize = 256;
+
 /// Bounds of a log.
 #[derive(Debug, Clone)]
 pub struct LogLimits {
@@ -152,6 +155,9 @@ impl TurnLog {
         let first_kept = state.first_kept();
         if next < first_kept && !(next == 1 && first_kept == 2) {
             return Err(self.failure(Cause::EventsExpired { first_kept }));
+        }
+        if state.wakers.len() >= MAX_LISTENERS {
+            return Err(self.failure(Cause::TooManyListeners { limit: MAX_LISTENERS }));
         }
         let key = state.next_listener;
         state.next_listener += 1;
@@ -395,6 +401,18 @@ mod tests {
         log.append([frame(3)]);
         let failure = reader.await.expect("no panic").expect_err("interrupted");
         assert_eq!(failure.cause, Cause::TurnInterrupted);
+    }
+
+    #[tokio::test]
+    async fn listeners_are_bounded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = log(folder.path(), 2000, 0);
+        let mut listeners: Vec<_> =
+            (0..MAX_LISTENERS).map(|_| log.listen(1).expect("room")).collect();
+        let refused = log.listen(1).expect_err("one too many");
+        assert_eq!(refused.cause, Cause::TooManyListeners { limit: MAX_LISTENERS });
+        listeners.pop();
+        assert!(log.listen(1).is_ok());
     }
 
     #[tokio::test]

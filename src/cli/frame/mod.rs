@@ -6,12 +6,18 @@
 //! so a line is parsed, never matched by its beginning. Lines of the two frequent
 //! types are scanned once and nothing in them is allocated.
 
+mod wire;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use memchr::memmem;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+
+use wire::{
+    WireBlock, WireId, WireLifecycle, WireMessage, WirePrompt, WireReplay, WireReply, WireReset,
+    WireResult, WireSession, WireState, WireTask,
+};
 
 /// One line of the CLI, and what it is.
 #[derive(Debug, Clone)]
@@ -275,153 +281,6 @@ fn block_ids(line: &str, wanted: &str) -> Vec<String> {
         .filter(|block| block.kind == wanted)
         .filter_map(|block| block.id.or(block.tool_use_id))
         .collect()
-}
-
-#[derive(Deserialize)]
-struct WireMessage<'a> {
-    #[serde(borrow)]
-    message: WireContent<'a>,
-}
-
-#[derive(Deserialize)]
-struct WireContent<'a> {
-    #[serde(borrow)]
-    content: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct WireBlock {
-    #[serde(rename = "type", default)]
-    kind: String,
-    id: Option<String>,
-    tool_use_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct WireReplay {
-    #[serde(rename = "isReplay", default)]
-    replay: bool,
-    uuid: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct WireLifecycle {
-    command_uuid: String,
-    state: String,
-}
-
-#[derive(Deserialize)]
-struct WireTask {
-    task_id: String,
-}
-
-#[derive(Deserialize)]
-struct WireSession {
-    session_id: String,
-}
-
-#[derive(Deserialize)]
-struct WireState {
-    state: String,
-}
-
-#[derive(Deserialize)]
-struct WireId {
-    request_id: String,
-}
-
-#[derive(Deserialize)]
-struct WireReset {
-    new_conversation_id: String,
-}
-
-#[derive(Deserialize)]
-struct WireReply {
-    response: WireReplyBody,
-}
-
-#[derive(Deserialize)]
-struct WireReplyBody {
-    subtype: String,
-    request_id: String,
-    response: Option<Box<RawValue>>,
-    error: Option<String>,
-}
-
-impl From<WireReply> for FrameKind {
-    fn from(wire: WireReply) -> Self {
-        let body = wire.response;
-        let outcome = if body.subtype == "success" {
-            Ok(body.response.map_or_else(|| "null".to_owned(), |raw| raw.get().to_owned()))
-        } else {
-            Err(body.error.unwrap_or(body.subtype))
-        };
-        Self::ControlReply(ControlReply { request_id: body.request_id, outcome })
-    }
-}
-
-#[derive(Deserialize)]
-struct WirePrompt {
-    request_id: String,
-    request: WirePromptBody,
-}
-
-#[derive(Deserialize)]
-struct WirePromptBody {
-    subtype: String,
-    input: Option<Box<RawValue>>,
-}
-
-impl From<WirePrompt> for Prompt {
-    fn from(wire: WirePrompt) -> Self {
-        Self {
-            id: wire.request_id,
-            subtype: wire.request.subtype,
-            input: wire.request.input.map_or_else(String::new, |raw| raw.get().to_owned()),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(default)]
-#[derive(Default)]
-struct WireResult {
-    is_error: bool,
-    terminal_reason: Option<String>,
-    result: Option<String>,
-    errors: Vec<String>,
-    total_cost_usd: f64,
-    usage: Option<TokenUsage>,
-    user_message_uuid: Option<String>,
-    user_message_uuids: Vec<String>,
-    origin: Option<WireOrigin>,
-    session_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct WireOrigin {
-    kind: Option<String>,
-}
-
-impl From<WireResult> for ResultSummary {
-    fn from(wire: WireResult) -> Self {
-        let mut prompt_uuids = wire.user_message_uuids;
-        prompt_uuids.extend(wire.user_message_uuid);
-        let text = wire.result.unwrap_or_else(|| wire.errors.join("; "));
-        Self {
-            is_error: wire.is_error,
-            terminal_reason: wire.terminal_reason.unwrap_or_default(),
-            text: excerpt(&text, 300),
-            total_cost_usd: wire.total_cost_usd,
-            usage: wire.usage.unwrap_or_default(),
-            prompt_uuids,
-            background: wire
-                .origin
-                .and_then(|origin| origin.kind)
-                .is_some_and(|kind| kind == "task-notification"),
-            cli_session_id: wire.session_id.unwrap_or_default(),
-        }
-    }
 }
 
 #[cfg(test)]

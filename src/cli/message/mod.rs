@@ -5,106 +5,20 @@
 //! that nothing a newer CLI says is lost. A line that is not of the expected shape
 //! fails to read as its type; its reader then passes on the line as it is.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
+mod block;
+mod object;
+
+use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor},
+    de::{MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-/// Text that is borrowed where its JSON has no escapes. `null` reads as empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Text<'a>(pub Cow<'a, str>);
-
-impl Text<'_> {
-    /// The text, as a string of its own.
-    pub fn into_string(self) -> String {
-        self.0.into_owned()
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(TextVisitor)
-    }
-}
-
-/// The keys of an object that have no field, on the way to one JSON object.
-#[derive(Debug, Default)]
-struct Extra(String);
-
-impl Extra {
-    fn push(&mut self, key: &str, value: &RawValue) {
-        self.0.push(if self.0.is_empty() { '{' } else { ',' });
-        // A string always serializes.
-        self.0.push_str(&serde_json::to_string(key).unwrap_or_default());
-        self.0.push(':');
-        self.0.push_str(value.get());
-    }
-
-    fn finish(mut self) -> String {
-        if !self.0.is_empty() {
-            self.0.push('}');
-        }
-        self.0
-    }
-}
-
-/// Declares an object by its keys; `null` reads as the field's default.
-macro_rules! object {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $key:literal => $field:ident: $type:ty,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Default)]
-        pub struct $name<'a> {
-            $($(#[$field_doc])* pub $field: $type,)*
-            /// The other keys, as one JSON object; empty without any.
-            pub extra: String,
-            /// Some objects hold nothing that borrows; all have the same form.
-            line: PhantomData<&'a ()>,
-        }
-
-        impl<'de: 'a, 'a> Deserialize<'de> for $name<'a> {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct ObjectVisitor<'a>(PhantomData<&'a ()>);
-                impl<'de: 'a, 'a> Visitor<'de> for ObjectVisitor<'a> {
-                    type Value = $name<'a>;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str("an object")
-                    }
-                    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<$name<'a>, M::Error> {
-                        let mut object = $name::default();
-                        let mut extra = Extra::default();
-                        while let Some(key) = map.next_key::<Text<'de>>()? {
-                            match &*key.0 {
-                                $($key => {
-                                    object.$field = map.next_value::<Option<$type>>()?.unwrap_or_default();
-                                })*
-                                other => extra.push(other, map.next_value::<&'de RawValue>()?),
-                            }
-                        }
-                        object.extra = extra.finish();
-                        Ok(object)
-                    }
-                }
-                deserializer.deserialize_map(ObjectVisitor(PhantomData))
-            }
-        }
-    };
-}
+pub use block::{Block, Content, TextBlock, ThinkingBlock, ToolResultBlock, ToolUseBlock};
+pub use object::Text;
+use object::{Extra, object};
 
 /// A value kept as its JSON text.
 pub type Json<'a> = Option<&'a RawValue>;
@@ -384,134 +298,5 @@ object! {
         "description" => description: Text<'a>,
         /// Why the CLI asks.
         "decision_reason" => decision_reason: Text<'a>,
-    }
-}
-
-/// The content of a message: blocks, or plain text.
-#[derive(Debug)]
-pub enum Content<'a> {
-    /// A plain string.
-    Plain(Text<'a>),
-    /// Blocks, each to be read by [`Block::parse`].
-    Blocks(Vec<&'a RawValue>),
-}
-
-impl Default for Content<'_> {
-    fn default() -> Self {
-        Self::Blocks(Vec::new())
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ContentVisitor;
-        impl<'de> Visitor<'de> for ContentVisitor {
-            type Value = Content<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or an array of blocks")
-            }
-            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Content::Plain(Text(Cow::Borrowed(text))))
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Content::Plain(Text(Cow::Owned(text.to_owned()))))
-            }
-            fn visit_seq<S: de::SeqAccess<'de>>(self, mut seq: S) -> Result<Self::Value, S::Error> {
-                let mut blocks = Vec::new();
-                while let Some(block) = seq.next_element()? {
-                    blocks.push(block);
-                }
-                Ok(Content::Blocks(blocks))
-            }
-        }
-        deserializer.deserialize_any(ContentVisitor)
-    }
-}
-
-object! {
-    /// A block of type `text`.
-    TextBlock {
-        /// Always `text`.
-        "type" => kind: Text<'a>,
-        /// The text.
-        "text" => text: Text<'a>,
-    }
-}
-
-object! {
-    /// A block of type `thinking`.
-    ThinkingBlock {
-        /// Always `thinking`.
-        "type" => kind: Text<'a>,
-        /// The text.
-        "thinking" => thinking: Text<'a>,
-        /// The API's signature.
-        "signature" => signature: Text<'a>,
-    }
-}
-
-object! {
-    /// A block of type `tool_use`.
-    ToolUseBlock {
-        /// Always `tool_use`.
-        "type" => kind: Text<'a>,
-        /// The call.
-        "id" => id: Text<'a>,
-        /// The tool.
-        "name" => name: Text<'a>,
-        /// Its input.
-        "input" => input: Json<'a>,
-    }
-}
-
-object! {
-    /// A block of type `tool_result`.
-    ToolResultBlock {
-        /// Always `tool_result`.
-        "type" => kind: Text<'a>,
-        /// The call.
-        "tool_use_id" => tool_use_id: Text<'a>,
-        /// The answer, a string or blocks.
-        "content" => content: Json<'a>,
-        /// Whether the tool failed.
-        "is_error" => is_error: bool,
-    }
-}
-
-/// A block of a message.
-#[derive(Debug)]
-pub enum Block<'a> {
-    /// Text.
-    Text(TextBlock<'a>),
-    /// Thinking.
-    Thinking(ThinkingBlock<'a>),
-    /// A call of a tool.
-    ToolUse(ToolUseBlock<'a>),
-    /// A tool's answer.
-    ToolResult(ToolResultBlock<'a>),
-    /// Any other, with its type and its JSON.
-    Other(Text<'a>, &'a str),
-}
-
-#[derive(Deserialize)]
-struct BlockHead<'a> {
-    #[serde(rename = "type", borrow, default)]
-    kind: Text<'a>,
-}
-
-impl<'a> Block<'a> {
-    /// Reads one block; what is not of a known shape is `Other`.
-    pub fn parse(raw: &'a RawValue) -> Self {
-        let json = raw.get();
-        let kind =
-            serde_json::from_str::<BlockHead<'a>>(json).map(|head| head.kind).unwrap_or_default();
-        let known = match &*kind.0 {
-            "text" => serde_json::from_str(json).map(Self::Text),
-            "thinking" => serde_json::from_str(json).map(Self::Thinking),
-            "tool_use" => serde_json::from_str(json).map(Self::ToolUse),
-            "tool_result" => serde_json::from_str(json).map(Self::ToolResult),
-            _ => return Self::Other(kind, json),
-        };
-        known.unwrap_or(Self::Other(kind, json))
     }
 }

@@ -1,0 +1,152 @@
+//! Options of a session: their bounds, and what the policy says to them.
+
+use super::{
+    Policy,
+    check::{Check, MAX_TEXT},
+};
+use crate::{cli::options::Options, ids::CliSessionId, proto, session::command::ResumeFrom};
+
+const MAX_RULES: usize = 256;
+const MAX_RULE: usize = 1024;
+const MAX_BETAS: usize = 32;
+const MAX_BETA: usize = 128;
+const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
+const SETTING_SOURCES: [&str; 3] = ["user", "project", "local"];
+
+/// Decodes options, and the conversation to start from.
+pub(super) fn options_of(
+    check: &mut Check,
+    options: proto::SessionOptions,
+    policy: &Policy,
+    at: &str,
+) -> (Options, Option<ResumeFrom>) {
+    let proto::SessionOptions {
+        model,
+        fallback_model,
+        system_prompt,
+        append_system_prompt,
+        permission_mode,
+        allowed_tools,
+        disallowed_tools,
+        tools,
+        max_turns,
+        max_budget_usd,
+        max_thinking_tokens,
+        effort,
+        cwd,
+        add_dirs,
+        mcp_servers,
+        agents,
+        json_schema,
+        settings,
+        setting_sources,
+        include_partial_messages,
+        env,
+        betas,
+        resume,
+        fork_session,
+    } = options;
+    let field = |name: &str| format!("{at}.{name}");
+    for (name, said) in [
+        ("cwd", cwd.is_some()),
+        ("add_dirs", !add_dirs.is_empty()),
+        ("mcp_servers", mcp_servers.is_some()),
+        ("agents", agents.is_some()),
+        ("settings", settings.is_some()),
+        ("env", !env.is_empty()),
+    ] {
+        if said {
+            check.deny(&field(name), "this option is refused");
+        }
+    }
+    check.optional_word(&field("model"), model.as_ref());
+    check.optional_word(&field("fallback_model"), fallback_model.as_ref());
+    for (name, text) in
+        [("system_prompt", &system_prompt), ("append_system_prompt", &append_system_prompt)]
+    {
+        if let Some(text) = text {
+            check.text(&field(name), text, MAX_TEXT);
+        }
+    }
+    if let Some(mode) = &permission_mode
+        && !policy.permission_modes.contains(mode)
+    {
+        let allowed = policy.permission_modes.join(", ");
+        check.deny(&field("permission_mode"), format!("allowed are {allowed}, is {mode:?}"));
+    }
+    check.words(&field("allowed_tools"), &allowed_tools, MAX_RULES, MAX_RULE, false);
+    check.words(&field("disallowed_tools"), &disallowed_tools, MAX_RULES, MAX_RULE, false);
+    let no_tools = tools.len() == 1;
+    check.words(&field("tools"), &tools, MAX_RULES, MAX_RULE, no_tools);
+    check.words(&field("betas"), &betas, MAX_BETAS, MAX_BETA, false);
+    for (index, source) in setting_sources.iter().enumerate() {
+        check.one_of(&format!("{at}.setting_sources[{index}]"), source, &SETTING_SOURCES);
+    }
+    if let Some(effort) = &effort {
+        check.one_of(&field("effort"), effort, &EFFORTS);
+    }
+    check_numbers(check, at, max_turns, max_budget_usd, max_thinking_tokens);
+    if let Some(schema) = &json_schema {
+        check.json_object(&field("json_schema"), schema);
+    }
+    let resume = resume_of(check, at, resume, fork_session);
+    let options = Options {
+        model,
+        fallback_model,
+        system_prompt,
+        append_system_prompt,
+        permission_mode,
+        allowed_tools,
+        disallowed_tools,
+        tools,
+        max_turns,
+        max_budget_usd,
+        max_thinking_tokens,
+        effort,
+        json_schema,
+        setting_sources,
+        include_partial_messages,
+        betas,
+    };
+    (options, resume)
+}
+
+fn check_numbers(
+    check: &mut Check,
+    at: &str,
+    max_turns: Option<u32>,
+    max_budget_usd: Option<f64>,
+    max_thinking_tokens: Option<u32>,
+) {
+    if let Some(turns) = max_turns.filter(|turns| !(1..=10_000).contains(turns)) {
+        check.bad(&format!("{at}.max_turns"), format!("must be 1 to 10000, is {turns}"));
+    }
+    if let Some(budget) = max_budget_usd.filter(|budget| !(budget.is_finite() && *budget > 0.0)) {
+        check.bad(&format!("{at}.max_budget_usd"), format!("must be over 0, is {budget}"));
+    }
+    if let Some(tokens) = max_thinking_tokens.filter(|tokens| *tokens > 1_000_000) {
+        let field = format!("{at}.max_thinking_tokens");
+        check.bad(&field, format!("must be 0 to 1000000, is {tokens}"));
+    }
+}
+
+fn resume_of(
+    check: &mut Check,
+    at: &str,
+    resume: Option<String>,
+    fork_session: Option<bool>,
+) -> Option<ResumeFrom> {
+    let fork = fork_session.unwrap_or_default();
+    let Some(text) = resume else {
+        if fork {
+            check.bad(&format!("{at}.fork_session"), "needs resume");
+        }
+        return None;
+    };
+    let id = CliSessionId::parse(&text);
+    if id.is_none() {
+        // The CLI would also take a title or the path of a file.
+        check.bad(&format!("{at}.resume"), format!("must be a UUID, is {text:?}"));
+    }
+    id.map(|id| ResumeFrom { id, fork })
+}

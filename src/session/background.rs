@@ -1,0 +1,76 @@
+//! Turns that the CLI begins by itself, for example when a background task ends.
+
+use std::time::{Duration, SystemTime};
+
+use tracing::debug;
+
+use super::{
+    active::Active,
+    command::DisconnectPolicy,
+    running::Running,
+    task::{Phase, SessionTask},
+};
+use crate::{
+    cli::frame::{Frame, FrameKind},
+    ids::TurnId,
+    supply::Lease,
+    turn::{
+        event::{Class, Origin, Started},
+        log::TurnLog,
+    },
+};
+
+impl SessionTask {
+    /// Keeps a turn that the CLI had begun by itself just before it read the prompt of
+    /// the one that runs.
+    pub(super) fn foreign_turn(&mut self, active: &mut Active, result: &Frame) {
+        let log = self.background_log(&active.lease);
+        let mut frames = active.turn.take_foreign();
+        frames.push((Class::Result, result.raw.clone()));
+        log.append(frames);
+        log.end(Ok(()));
+        self.keep_other(log);
+    }
+
+    /// A turn that the CLI begins by itself, with the frames seen so far.
+    pub(super) fn background_turn(&mut self, lease: Lease, frames: Vec<Frame>) -> Phase {
+        let log = self.background_log(&lease);
+        self.current = Some(log.clone());
+        self.leftover = frames;
+        let counted = self.around.turns.token();
+        // Nobody need listen to it.
+        let policy = DisconnectPolicy::Continue;
+        let turn = Running::new(log, None, policy, &self.habits, counted);
+        Phase::Active(Active { lease, turn })
+    }
+
+    fn background_log(&self, lease: &Lease) -> TurnLog {
+        let log = self.new_log(TurnId::fresh());
+        debug!(turn_id = %log.id(), client_id = %lease.client_id, "background_turn");
+        log.start(Started {
+            session_id: self.status.session_id.clone(),
+            turn_id: log.id().clone(),
+            client_id: lease.client_id,
+            cli_session_id: lease.cli_session_id,
+            origin: Origin::Reused,
+            queued_for: Duration::ZERO,
+            connect_time: Duration::ZERO,
+            start_time: SystemTime::now(),
+            background: true,
+        });
+        log
+    }
+}
+
+/// Whether a frame outside of a turn means that the CLI began one by itself. Echoes of
+/// commands and notes about state come outside of turns too, and mean nothing.
+pub fn begins_turn(frame: &Frame) -> bool {
+    matches!(
+        frame.kind,
+        FrameKind::Init { .. }
+            | FrameKind::State { idle: false }
+            | FrameKind::Assistant { .. }
+            | FrameKind::StreamEvent
+            | FrameKind::Prompt(_)
+    )
+}

@@ -1,0 +1,126 @@
+//! Commands that come in: turns are queued or refused, listeners join. What depends on
+//! the phase's own resources is handed back to the phase.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use super::{
+    Refusal,
+    admission::{Occupation, Verdict, admit},
+    command::{CloseReport, Command, TurnRequest},
+    task::{PendingUpdate, SessionTask, Taken, Waiting},
+};
+use crate::{
+    failure::Cause,
+    ids::TurnId,
+    turn::log::{Listener, LogLimits, TurnLog},
+};
+
+impl SessionTask {
+    /// Deals with a command as far as that does not depend on the phase's resources.
+    pub(super) fn take(&mut self, command: Command, occupation: Occupation) -> Taken {
+        match command {
+            Command::Run { request, reply } => return self.take_turn(*request, reply, occupation),
+            Command::Attach { turn, from, reply } => {
+                reply.send(self.attach(turn.as_ref(), from)).ok();
+            }
+            Command::Update { options, reply } => {
+                self.updates.push(PendingUpdate { options: *options, reply });
+            }
+            Command::Respond { prompt_id, decision, reply } => {
+                return Taken::Respond(prompt_id, decision, reply);
+            }
+            Command::Interrupt { keep_session, reply } => {
+                return Taken::Interrupt(keep_session, reply);
+            }
+            Command::Close { reason, reply } => {
+                let busy = occupation != Occupation::Free || !self.queue.is_empty();
+                if busy && reason.spares_busy() {
+                    let report = CloseReport { closed: false, had_active_turn: true };
+                    reply.send(report).ok();
+                } else {
+                    return Taken::Close(reason, reply);
+                }
+            }
+        }
+        Taken::Done
+    }
+
+    fn take_turn(
+        &mut self,
+        request: TurnRequest,
+        reply: oneshot::Sender<Result<Listener, Refusal>>,
+        occupation: Occupation,
+    ) -> Taken {
+        if let Some(log) = request.turn_id.as_ref().and_then(|id| self.find(id)) {
+            debug!(turn_id = %log.id(), "turn_joined_by_its_id");
+            reply.send(log.listen(1).map_err(Refusal::from)).ok();
+            return Taken::Done;
+        }
+        if let (Occupation::Running, Some(current)) = (occupation, &self.current) {
+            debug!(
+                session_id = %self.status.session_id,
+                turn_id = %current.id(),
+                has_stream = true,
+                has_handle = current.listeners() > 0,
+                idle_seconds = self.status.last_used_at.elapsed().as_secs_f64(),
+                "session_pool_active_stream_detected"
+            );
+        }
+        let verdict = admit(
+            occupation,
+            request.on_busy,
+            self.queue.len(),
+            self.around.settings.max_queued_turns,
+        );
+        if let Verdict::Refuse(cause) = verdict {
+            reply.send(Err(self.failure(cause).into())).ok();
+            return Taken::Done;
+        }
+        let waiting = self.admitted(request);
+        // The caller may be gone already; then the turn has no listener and is dropped.
+        reply.send(waiting.log.listen(1).map_err(Refusal::from)).ok();
+        self.around.counters.turns.add_one();
+        if verdict == Verdict::Enqueue {
+            self.queue.push_back(waiting);
+        } else {
+            self.queue.push_front(waiting);
+        }
+        self.show();
+        if verdict == Verdict::StopAndGoNext { Taken::StopForNext } else { Taken::Done }
+    }
+
+    fn admitted(&mut self, request: TurnRequest) -> Waiting {
+        let id = request.turn_id.clone().unwrap_or_else(TurnId::fresh);
+        Waiting { request, log: self.new_log(id), counted: self.around.turns.token() }
+    }
+
+    /// A log for a turn of this session.
+    pub(super) fn new_log(&self, id: TurnId) -> TurnLog {
+        let settings = &self.around.settings;
+        let limits = LogLimits {
+            buffer_bytes: settings.turn_buffer_bytes,
+            spill_bytes: settings.turn_spill_bytes,
+            spill_folder: settings.spill_folder.clone(),
+        };
+        TurnLog::new(id, limits, Arc::clone(&self.listeners_gone))
+    }
+
+    fn find(&self, id: &TurnId) -> Option<&TurnLog> {
+        let kept = self.recent.iter().map(|(_, log)| log);
+        let waiting = self.queue.iter().map(|waiting| &waiting.log);
+        self.current.iter().chain(kept).chain(waiting).find(|log| log.id() == id)
+    }
+
+    fn attach(&self, turn: Option<&TurnId>, from: u64) -> Result<Listener, Refusal> {
+        let log = match turn {
+            Some(id) => self.find(id),
+            None => self.current.as_ref().or_else(|| self.recent.back().map(|(_, log)| log)),
+        };
+        let log = log.ok_or_else(|| self.failure(Cause::TurnNotFound).concerning(None, turn))?;
+        log.listen(from)
+            .map_err(|failure| failure.concerning(Some(&self.status.session_id), None).into())
+    }
+}

@@ -1,0 +1,134 @@
+//! What goes wrong in a turn: a broken connection, a dead process, a watchdog that bites.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use super::{
+    active::Active,
+    command::CloseReason,
+    interrupting::{Stop, Then},
+    running::Watchdog,
+    task::{Phase, SessionTask},
+};
+use crate::{
+    cli::{
+        connection::ConnectionError,
+        frame::{Frame, excerpt},
+        lines::LineError,
+        process::{Exit, StopGrace, stop},
+    },
+    failure::Cause,
+    supply::Lease,
+};
+
+/// How long what a dead process printed last may take to be read, when a child of its
+/// own holds its output open.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+impl SessionTask {
+    /// The connection cannot go on: the process is replaced at the next turn.
+    pub(super) async fn broken(
+        &mut self,
+        mut active: Active,
+        mut frames: Vec<Frame>,
+        error: &ConnectionError,
+    ) -> Phase {
+        if let Some(over) = self.digest(&mut active, &mut frames, false) {
+            // What broke comes after the turn; the next read will say so again.
+            return self.turn_over(active, frames, over);
+        }
+        let cause = match error {
+            ConnectionError::Closed => {
+                return match timeout(LAST_WORDS * 5, active.lease.child.wait()).await {
+                    Ok(exit) => self.died(active, frames, exit).await,
+                    Err(_) => self.died(active, frames, Exit::Unknown).await,
+                };
+            }
+            ConnectionError::Line(LineError::TooLong { limit }) => {
+                Cause::FrameTooLarge { limit: *limit }
+            }
+            error => Cause::Protocol { detail: excerpt(&error.to_string(), 300) },
+        };
+        self.fail_active(&mut active, cause);
+        self.discard(active.lease, StopGrace::FIRM).await;
+        self.after_loss()
+    }
+
+    /// The process ended in the turn.
+    pub(super) async fn died(
+        &mut self,
+        mut active: Active,
+        mut frames: Vec<Frame>,
+        exit: Exit,
+    ) -> Phase {
+        let rest = async { while active.lease.connection.read(&mut frames).await.is_ok() {} };
+        drop(timeout(LAST_WORDS, rest).await);
+        self.around.counters.cli_exits.add_one();
+        let over = self.digest(&mut active, &mut frames, false);
+        if over.is_none() {
+            let cause = Cause::CliExited {
+                exit,
+                stderr_tail: active.lease.child.stderr_tail(),
+                tool_use_seen: active.turn.tool_use_seen,
+            };
+            self.fail_active(&mut active, cause);
+        }
+        self.discard(active.lease, StopGrace::FIRM).await;
+        self.after_loss()
+    }
+
+    fn after_loss(&self) -> Phase {
+        if self.ephemeral && self.queue.is_empty() {
+            return Phase::Closing(None, CloseReason::Ephemeral);
+        }
+        Phase::Detached
+    }
+
+    /// Ends a process that serves the session no longer.
+    pub(super) async fn discard(&mut self, mut lease: Lease, grace: StopGrace) {
+        let mut words = Vec::new();
+        let stopped = stop(lease.connection, lease.child.as_mut(), grace, &mut words).await;
+        debug!(client_id = %lease.client_id, ?stopped, "cli_stopped");
+    }
+
+    pub(super) async fn bite(&mut self, mut active: Active, dog: Watchdog) -> Phase {
+        let session_id = self.status.session_id.clone();
+        let client_id = active.lease.client_id;
+        let idle_seconds = active.turn.silent_for().as_secs_f64();
+        match dog {
+            Watchdog::FirstChunk => {
+                let limit = self.around.settings.first_chunk_timeout;
+                warn!(%session_id, %client_id, idle_seconds, ?limit, "session_pool_first_chunk_timeout");
+                self.around.counters.first_chunk_timeouts.add_one();
+                self.fail_active(&mut active, Cause::FirstChunkTimeout { limit });
+                debug!(%session_id, %client_id, was_interrupted = false,
+                    was_first_chunk_timeout = true, was_ongoing_timeout = false,
+                    "session_pool_stream_cleared");
+                // A process that does not answer at all is taken for broken.
+                self.discard(active.lease, StopGrace::FIRM).await;
+                self.after_loss()
+            }
+            Watchdog::Ongoing => {
+                let has_first_chunk = active.turn.first_seen();
+                info!(%session_id, %client_id, idle_seconds, has_first_chunk, is_completed = false,
+                    "session_pool_interrupting_ongoing_timeout");
+                let limit = self.around.settings.interrupt_timeout;
+                Phase::Interrupting(active, Stop::of_silent_turn(limit))
+            }
+            Watchdog::Stalled => {
+                let limit = self.around.settings.stall_timeout.unwrap_or_default();
+                warn!(%session_id, %client_id, idle_seconds, ?limit, "turn_stalled");
+                self.around.counters.stalled.add_one();
+                self.fail_active(&mut active, Cause::StreamStalled { limit });
+                self.stop(active, Then::Stay)
+            }
+            Watchdog::Stuck => {
+                warn!(%session_id, %client_id, "turn_stuck");
+                self.around.counters.stuck.add_one();
+                self.stop(active, Then::StayUnlessKilled(CloseReason::Stuck))
+            }
+        }
+    }
+}
