@@ -43,7 +43,9 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     latency(&channel).await?;
     throughput(&service, &channel).await?;
     many_sessions(&service, &channel).await?;
+    let stuck = slow_reader(&service).await?;
     boot_storm(&channel).await?;
+    read_on(stuck).await?;
     interrupts(&channel).await?;
     memory(&service, &channel).await?;
     Ok(())
@@ -192,6 +194,49 @@ async fn many_sessions(service: &Running, channel: &Channel) -> Result<(), Statu
     row(
         "  CPU seconds of the service",
         format!("{:.2}", service.cpu_seconds() - cpu),
+        String::new(),
+    );
+    Ok(())
+}
+
+/// A caller that stops reading a 200 MB answer. It stays stuck until [`read_on`].
+async fn slow_reader(
+    service: &Running,
+) -> Result<tonic::Streaming<usize>, Box<dyn std::error::Error>> {
+    // A connection of its own: its window would hold up the other callers' streams.
+    let channel = Channel::from_shared(service.address.clone())?.connect().await?;
+    run_turn(&channel, query("stuck", "hi".into())).await?;
+    let before = service.resident_kb();
+    let stream = open(&channel, query("stuck", script("frames 200000 1000"))).await?;
+    let mut client = Client::new(channel);
+    let request = session_pool::proto::GetSessionRequest { session_id: "stuck".into() };
+    let mut most = before;
+    loop {
+        most = most.max(service.resident_kb());
+        let session = client.get_session(request.clone()).await?.into_inner().session;
+        if session.is_none_or(|session| session.running_turn_id.is_empty()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    row(
+        "memory growth while nobody reads a 200 MB answer",
+        format!("{:.1} MB", (most - before) / 1024.0),
+        String::new(),
+    );
+    Ok(stream)
+}
+
+/// The stuck caller reads after all: every event is still there.
+async fn read_on(mut stream: tonic::Streaming<usize>) -> Result<(), Status> {
+    let began = Instant::now();
+    let mut events = 0;
+    while stream.message().await?.is_some() {
+        events += 1;
+    }
+    row(
+        &format!("  {events} events read after that, in"),
+        format!("{:.2} s", began.elapsed().as_secs_f64()),
         String::new(),
     );
     Ok(())

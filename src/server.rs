@@ -6,7 +6,9 @@
 //! stream; the listener and the connections are closed, within a bound, because tonic's
 //! own graceful stop waits for its connections without one.
 
-use std::{future::Future, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    fs::File, future::Future, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -19,7 +21,11 @@ use tonic::transport::server::{Router, TcpIncoming};
 use tracing::{error, info, info_span, warn};
 
 use crate::{
-    cli::{launch::LaunchSettings, memory},
+    cli::{
+        launch::{LaunchSettings, STATE_VARIABLE},
+        memory,
+        sweep::kill_marked,
+    },
     config::Config,
     counters::Counters,
     health::Health,
@@ -95,12 +101,16 @@ pub struct Server {
     tasks: Tasks,
     supply: ProcessSupply,
     pool: SessionPool,
+    /// Held for as long as the service lives: two services on one state folder would
+    /// give one conversation two processes.
+    _lock: File,
 }
 
 impl Server {
     /// Makes the state folder, builds the parts and binds the address.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
-        make_state_folder(&config)?;
+        let lock = claim_state_folder(&config)?;
+        sweep_earlier_life(&config).await;
         let listener = TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("server.listen: cannot bind {}", config.server.listen))?;
@@ -114,7 +124,7 @@ impl Server {
             turns: TaskTracker::new(),
         };
         let pool = SessionPool::new(pool_settings(&config), around, tasks.clone());
-        Ok(Self { config, listener, tasks, supply, pool })
+        Ok(Self { config, listener, tasks, supply, pool, _lock: lock })
     }
 
     /// The address, with the port that was picked.
@@ -145,11 +155,12 @@ impl Server {
         );
         self.pool.start();
         let (program, enabled) = (self.config.cli.path.clone(), self.config.pool.enabled);
-        let (prober, stopping) = (health.clone(), self.tasks.stopping().clone());
+        let (prober, stopping) = (health.clone(), self.tasks.stopping().child_token());
+        let probing = stopping.clone();
         self.tasks.spawn(info_span!("probe"), async move {
             tokio::select! {
                 () = prober.probe(program, enabled) => {}
-                () = stopping.cancelled() => {}
+                () = probing.cancelled() => {}
             }
         });
         info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
@@ -158,6 +169,7 @@ impl Server {
         }
         stop.await;
 
+        stopping.cancel();
         health.set_ready(false).await;
         let drained = tokio::select! {
             drained = self.pool.drain(self.config.server.drain_timeout) => drained,
@@ -237,14 +249,31 @@ impl Observe for Observer {
     }
 }
 
-fn make_state_folder(config: &Config) -> anyhow::Result<()> {
+/// Makes the state folder, and makes sure that no other service uses it.
+fn claim_state_folder(config: &Config) -> anyhow::Result<File> {
     use std::os::unix::fs::DirBuilderExt as _;
     let folder = &config.state_dir;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .with_context(|| format!("state_dir: cannot make {}", folder.display()))
+        .with_context(|| format!("state_dir: cannot make {}", folder.display()))?;
+    let path = folder.join("lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(&path);
+    let lock = lock.with_context(|| format!("state_dir: cannot write {}", path.display()))?;
+    lock.try_lock()
+        .with_context(|| format!("state_dir: another service uses {}", folder.display()))?;
+    Ok(lock)
+}
+
+/// Ends what an earlier life of the service left behind, told by its mark: whoever has
+/// the state folder's lock is the only one who may have such processes.
+async fn sweep_earlier_life(config: &Config) {
+    let state = config.state_dir.to_string_lossy().into_owned();
+    let swept = tokio::task::spawn_blocking(move || kill_marked(STATE_VARIABLE, &state)).await;
+    if let Ok(killed @ 1..) = swept {
+        warn!(killed, "processes_of_an_earlier_life_ended");
+    }
 }
 
 fn launch(config: &Config) -> LaunchSettings {

@@ -35,5 +35,5 @@ pub mod options;
 pub mod process;
 pub mod request;
 mod spawner;
-mod sweep;
+pub mod sweep;
 pub mod transcript;

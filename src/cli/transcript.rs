@@ -1,15 +1,22 @@
 //! Where the CLI keeps the transcript of a conversation on disk: one file a
-//! conversation, in a folder named after the working folder. Knows nothing of what
-//! is in it.
+//! conversation, in a folder named after the working folder.
 //!
 //! Source: observed on 2.1.197 and 2.1.330. The folder's name is the real path of
 //! the working folder with every character outside `[A-Za-z0-9]` replaced by `-`;
 //! past 200 characters a hash follows, which this module does not compute.
+//!
+//! One kind of entry matters here: 2.1.330 keeps a `prompt_snapshot`, and a process
+//! that takes up the conversation then has the snapshot's system prompt and tools,
+//! whatever its own options say. The options are the callers' to set, so the
+//! snapshots go before a conversation is taken up.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
+
+use memchr::memmem;
+use serde::Deserialize;
 
 use crate::ids::CliSessionId;
 
@@ -25,27 +32,59 @@ fn folder_name(work: &Path) -> String {
 }
 
 /// Makes sure that the file of a conversation is where a process that works in
-/// `work` looks for it (2.1.197 looks nowhere else). Returns whether there is one.
-/// May read folders: not for a runtime's own threads.
+/// `work` looks for it (2.1.197 looks nowhere else), without snapshots. Returns
+/// whether there is one. No process may be writing to that file. May read folders:
+/// not for a runtime's own threads.
 pub fn provide(config: &Path, work: &Path, id: CliSessionId) -> io::Result<bool> {
     let wanted = path(config, work, id);
-    if wanted.exists() {
-        return Ok(true);
+    if !wanted.exists() {
+        let Some(found) = find(config, id)? else { return Ok(false) };
+        if let Some(folder) = wanted.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::copy(found, &wanted)?;
     }
-    let Some(found) = find(config, id)? else { return Ok(false) };
-    if let Some(folder) = wanted.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    std::fs::copy(found, wanted)?;
+    drop_snapshots(&wanted)?;
     Ok(true)
+}
+
+fn drop_snapshots(file: &Path) -> io::Result<()> {
+    let entries = fs::read(file)?;
+    if memmem::find(&entries, SNAPSHOT.as_bytes()).is_none() {
+        return Ok(());
+    }
+    let kept: Vec<&[u8]> =
+        entries.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_snapshot(line)).collect();
+    // Renamed into place: a crash leaves the one or the other.
+    let new = file.with_extension("new");
+    fs::write(&new, kept.concat())?;
+    fs::set_permissions(&new, fs::metadata(file)?.permissions())?;
+    fs::rename(new, file)
+}
+
+const SNAPSHOT: &str = "prompt_snapshot";
+
+fn is_snapshot(line: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Entry {
+        attachment: Attachment,
+    }
+    #[derive(Deserialize)]
+    struct Attachment {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    memmem::find(line, SNAPSHOT.as_bytes()).is_some()
+        && serde_json::from_slice::<Entry>(line)
+            .is_ok_and(|entry| entry.attachment.kind == SNAPSHOT)
 }
 
 /// Removes every file of a conversation. May read folders.
 pub fn remove(config: &Path, id: CliSessionId) -> io::Result<()> {
     while let Some(found) = find(config, id)? {
-        std::fs::remove_file(&found)?;
+        fs::remove_file(&found)?;
         // Subagents of the conversation have files in a folder of its name.
-        match std::fs::remove_dir_all(found.with_extension("")) {
+        match fs::remove_dir_all(found.with_extension("")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -54,7 +93,7 @@ pub fn remove(config: &Path, id: CliSessionId) -> io::Result<()> {
 }
 
 fn find(config: &Path, id: CliSessionId) -> io::Result<Option<PathBuf>> {
-    let folders = match std::fs::read_dir(config.join("projects")) {
+    let folders = match fs::read_dir(config.join("projects")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         folders => folders?,
     };
@@ -84,12 +123,28 @@ mod tests {
         let (old, new) = (Path::new("/old"), Path::new("/new"));
         assert!(!provide(config.path(), new, id).expect("no projects yet"));
         let file = path(config.path(), old, id);
-        std::fs::create_dir_all(file.parent().expect("a parent")).expect("made");
-        std::fs::write(&file, "{}\n").expect("written");
+        fs::create_dir_all(file.parent().expect("a parent")).expect("made");
+        fs::write(&file, "{}\n").expect("written");
 
         assert!(provide(config.path(), new, id).expect("copied"));
         assert!(path(config.path(), new, id).is_file());
         remove(config.path(), id).expect("removed");
         assert!(!provide(config.path(), new, id).expect("none"));
+    }
+
+    #[test]
+    fn a_snapshot_of_the_prompt_is_not_taken_up() {
+        let config = tempfile::tempdir().expect("a folder");
+        let (work, id) = (Path::new("/w"), CliSessionId::fresh());
+        let file = path(config.path(), work, id);
+        fs::create_dir_all(file.parent().expect("a parent")).expect("made");
+        let said = r#"{"type":"user","message":{"content":"a prompt_snapshot"}}"#;
+        let snapshot = r#"{"type":"attachment","attachment":{"type":"prompt_snapshot"}}"#;
+        let other = r#"{"type":"attachment","attachment":{"type":"date"}}"#;
+        let cut = r#"{"type":"attachment","attachment":{"type":"prompt_sn"#;
+        fs::write(&file, [said, snapshot, other, snapshot, cut].join("\n")).expect("written");
+        assert!(provide(config.path(), work, id).expect("there"));
+        let kept = fs::read_to_string(&file).expect("read");
+        assert_eq!(kept, [said, other, cut].join("\n"));
     }
 }

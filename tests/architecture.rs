@@ -1,0 +1,127 @@
+//! The arrows of the crate's map (`src/lib.rs`) hold: no module names one above it, the
+//! generated types stay at the edge, and no file grows past what can be read.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What each module may name of the crate. `server` and `lib` put everything together.
+const ALLOWED: [(&str, &[&str]); 16] = [
+    ("ids", &[]),
+    ("tasks", &[]),
+    ("config", &[]),
+    ("telemetry", &["config"]),
+    ("cli", &["ids", "tasks"]),
+    ("failure", &["cli", "ids"]),
+    ("counters", &["cli"]),
+    ("store", &["cli", "ids"]),
+    ("turn", &["failure", "ids", "tasks"]),
+    ("supply", &["cli", "failure", "ids", "tasks"]),
+    ("session", &["cli", "counters", "failure", "ids", "store", "supply", "tasks", "turn"]),
+    ("pool", &["cli", "counters", "failure", "ids", "session", "tasks", "turn"]),
+    ("rpc", &["cli", "counters", "failure", "ids", "pool", "proto", "session", "turn"]),
+    ("health", &["proto"]),
+    ("client", &["config", "proto"]),
+    ("proto", &[]),
+];
+
+const LONGEST_FILE: usize = 500;
+
+fn source_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files.extend(source_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// The top-level module of a file below `src`.
+fn module_of(file: &Path, src: &Path) -> String {
+    let relative = file.strip_prefix(src).expect("below src");
+    let first = relative.components().next().expect("a name").as_os_str().to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The top-level modules that a file names by `crate::` or `session_pool::`.
+fn named_in(text: &str) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        let names: Vec<&str> = match rest.strip_prefix('{') {
+            // Inside the braces of a `use`, top-level names follow `{` or `,` at depth 1.
+            Some(group) => top_level_names(group),
+            None => vec![rest],
+        };
+        for name in names {
+            let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            named.insert(name[..end.unwrap_or(name.len())].to_owned());
+        }
+    }
+    named.remove("");
+    named
+}
+
+fn top_level_names(group: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut names) = (1, 0, Vec::new());
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if (c == ',' && depth == 1) || depth == 0 {
+            names.push(group[start..at].trim());
+            start = at + 1;
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    names
+}
+
+#[test]
+fn no_module_names_one_above_it() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for file in source_files(&src) {
+        let module = module_of(&file, &src);
+        if ["lib", "main", "server"].contains(&module.as_str()) {
+            continue;
+        }
+        let (_, allowed) = ALLOWED
+            .iter()
+            .find(|(name, _)| *name == module)
+            .unwrap_or_else(|| panic!("{module} has no place in the map"));
+        let text = fs::read_to_string(&file).expect("readable");
+        for named in named_in(&text) {
+            if named != module && !allowed.contains(&named.as_str()) {
+                wrong.push(format!("{} names {named}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_is_too_long_to_read() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in source_files(&src) {
+        let lines = fs::read_to_string(&file).expect("readable").lines().count();
+        assert!(lines <= LONGEST_FILE, "{} has {lines} lines", file.display());
+    }
+}
+
+#[test]
+fn names_are_found_in_groups_and_alone() {
+    let text = "use crate::{cli::{a, b}, ids};\nlet x = crate::turn::Y;";
+    let named: Vec<_> = named_in(text).into_iter().collect();
+    assert_eq!(named, ["cli", "ids", "turn"]);
+}
