@@ -52,8 +52,13 @@ impl SessionTask {
 
     /// Where the next turn in the queue leads, if there is one.
     fn leave_detached(&mut self) -> Option<Phase> {
+        let asked = !self.queue.is_empty();
         self.drop_abandoned();
-        let turn = self.queue.pop_front()?;
+        let Some(turn) = self.queue.pop_front() else {
+            // The only turn that it was made for is not wanted any more.
+            let useless = asked && self.ephemeral;
+            return useless.then_some(Phase::Closing(None, CloseReason::Ephemeral));
+        };
         if self.connected_before && !self.around.settings.connection_recovery {
             let cause = Cause::ConnectFailed {
                 detail: "the session's process is gone and pool.connection_recovery is off".into(),

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     cli::{
+        connection::ConnectionError,
         frame::{Frame, FrameKind},
         options::{LiveChange, Options},
         process::StopGrace,
@@ -70,8 +71,13 @@ impl SessionTask {
             }
             let retention = self.drop_old_turns();
             tokio::select! {
-                read = lease.connection.read(&mut frames) => if let Err(error) = read {
-                    return self.lost(lease, &error.to_string()).await;
+                read = lease.connection.read(&mut frames) => match read {
+                    Ok(()) => {}
+                    // What it printed may be somebody's words: not for the log.
+                    Err(ConnectionError::NotAFrame(_)) => {
+                        return self.lost(lease, "a line that is not a JSON object").await;
+                    }
+                    Err(error) => return self.lost(lease, &error.to_string()).await,
                 },
                 exit = lease.child.wait() => return self.lost(lease, &exit.to_string()).await,
                 command = self.inbox.recv() => {
@@ -242,7 +248,7 @@ impl SessionTask {
         );
         self.around.counters.cli_exits.add_one();
         self.discard(lease, StopGrace::FIRM).await;
-        Phase::Detached
+        self.after_loss()
     }
 }
 

@@ -108,6 +108,11 @@ impl SessionTask {
         TurnLog::new(id, limits, Arc::clone(&self.listeners_gone))
     }
 
+    /// Whether a request is for a turn that is here already.
+    pub(super) fn knows(&self, request: &TurnRequest) -> bool {
+        request.turn_id.as_ref().is_some_and(|id| self.find(id).is_some())
+    }
+
     fn find(&self, id: &TurnId) -> Option<&TurnLog> {
         let kept = self.recent.iter().map(|(_, log)| log);
         let waiting = self.queue.iter().map(|waiting| &waiting.log);

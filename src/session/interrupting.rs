@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, time::Instant};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    CloseReport, InterruptOutcome, InterruptReport,
+    CloseReport, InterruptOutcome, InterruptReport, Refusal,
     active::{Active, Over},
     admission::Occupation,
     command::{CloseReason, Command},
@@ -116,6 +116,14 @@ impl SessionTask {
         let Some(command) = command else {
             stop.leave(CloseReason::Shutdown);
             return;
+        };
+        let command = match (stop.then, command) {
+            // The pool asks the session that comes after this one, once this one is gone.
+            (Then::Leave(_), Command::Run { request, reply }) if !self.knows(&request) => {
+                reply.send(Err(Refusal::Closed)).ok();
+                return;
+            }
+            (_, command) => command,
         };
         match self.take(command, Occupation::Ending) {
             Taken::Done | Taken::StopForNext => {}

@@ -79,7 +79,8 @@ impl SessionTask {
         self.after_loss()
     }
 
-    fn after_loss(&self) -> Phase {
+    /// Where a session goes whose process is gone.
+    pub(super) fn after_loss(&self) -> Phase {
         if self.ephemeral && self.queue.is_empty() {
             return Phase::Closing(None, CloseReason::Ephemeral);
         }

@@ -283,8 +283,11 @@ impl SessionTask {
     pub(super) fn fail(&mut self, log: &TurnLog, failure: Failure) {
         let failure = failure.concerning(Some(&self.status.session_id), Some(log.id()));
         let text = failure.to_string();
+        let is_protocol = matches!(failure.cause, Cause::Protocol { .. });
         if log.end(Err(failure)) {
-            debug!(turn_id = %log.id(), reason = %text, "turn_failed");
+            // What the CLI printed in place of its protocol may be an answer: not for the log.
+            let reason = if is_protocol { "the CLI broke its protocol" } else { &text };
+            debug!(turn_id = %log.id(), reason, "turn_failed");
             self.around.counters.turns_failed.add_one();
             self.status.error_count += 1;
             self.status.last_error = Some(text);

@@ -4,4 +4,6 @@
 mod support;
 
 mod errors;
-mod turns;
+mod faults;
+mod processes;
+mod rows;

@@ -12,7 +12,7 @@ use tracing_subscriber::{Layer, filter::LevelFilter, layer::Context, prelude::*}
 static EVENTS: Mutex<Vec<Logged>> = Mutex::new(Vec::new());
 
 /// One event.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Logged {
     pub level: Level,
     pub message: String,
@@ -52,6 +52,15 @@ pub fn mentions(text: &str) -> bool {
     events.iter().any(|event| {
         event.message.contains(text) || event.fields.values().any(|value| value.contains(text))
     })
+}
+
+/// The events so far that hold this text, in their message or a field.
+pub fn mentioning(text: &str) -> Vec<Logged> {
+    let events = EVENTS.lock().expect("no panic");
+    let holds = |event: &&Logged| {
+        event.message.contains(text) || event.fields.values().any(|value| value.contains(text))
+    };
+    events.iter().filter(holds).cloned().collect()
 }
 
 struct Capture;

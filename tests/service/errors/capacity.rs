@@ -86,10 +86,8 @@ async fn a_full_queue_refuses_the_next_turn() {
 #[tokio::test]
 async fn a_busy_session_rejects_on_demand() {
     let service = Service::start(|_| {}).await;
-    let reject = |prompt: &str| QueryRequest {
-        on_busy: BusyPolicy::Reject.into(),
-        ..query("a", prompt)
-    };
+    let reject =
+        |prompt: &str| QueryRequest { on_busy: BusyPolicy::Reject.into(), ..query("a", prompt) };
     assert_eq!(service.run(reject("free")).await.result().result, "echo: free");
     let mut running = service.open(query("a", &script(&["hang"]))).await.expect("taken");
     running.until_init().await;
@@ -137,10 +135,7 @@ async fn a_stopping_service_refuses_new_turns_and_ends_those_under_way() {
     let mut waiting = service.open(query("a", "queued")).await.expect("queued");
     let started = running.started().clone();
     let refused = async {
-        eventually("a refusal", async || {
-            other.query(query("b", "hello")).await.err()
-        })
-        .await
+        eventually("a refusal", async || other.query(query("b", "hello")).await.err()).await
     };
     let (stopped, refused) = tokio::join!(service.stop(), refused);
     assert!(!stopped, "a turn had to be ended");

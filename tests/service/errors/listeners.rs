@@ -1,6 +1,8 @@
 //! Listeners that come or read too late for what a turn's log keeps.
 
-use session_pool::proto::session_pool_service_client::SessionPoolServiceClient;
+use session_pool::proto::{
+    DisconnectPolicy, QueryRequest, session_pool_service_client::SessionPoolServiceClient,
+};
 use tonic::{Code, transport::Endpoint};
 
 use crate::support::{
@@ -13,7 +15,8 @@ use crate::support::{
 /// the service.
 async fn narrow(service: &Service) -> SessionPoolServiceClient<tonic::transport::Channel> {
     let endpoint = Endpoint::from_shared(service.address.clone()).expect("an address");
-    let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+    let endpoint =
+        endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
     SessionPoolServiceClient::new(endpoint.connect().await.expect("connected"))
 }
 
@@ -24,11 +27,14 @@ async fn a_listener_that_falls_behind_the_log_is_told() {
         config.pool.turn_spill_bytes = 0;
     })
     .await;
-    let prompt = script(&["frames 5000 2000"]);
-    let stream = narrow(&service).await.query(query("a", &prompt)).await.expect("taken");
+    let request = QueryRequest {
+        on_disconnect: DisconnectPolicy::Continue.into(),
+        ..query("a", &script(&["frames 5000 2000"]))
+    };
+    let stream = narrow(&service).await.query(request).await.expect("taken");
     eventually("the turn has ended", async || {
-        let session = service.session("a").await.expect("there");
-        session.running_turn_id.is_empty().then_some(())
+        let counters = service.stats().await.counters.expect("counters");
+        (counters.turns_completed == 1).then_some(())
     })
     .await;
     let mut turn = Turn::new(stream.into_inner());
@@ -39,10 +45,16 @@ async fn a_listener_that_falls_behind_the_log_is_told() {
     assert_eq!(metadata["turn_id"], turn.started().turn_id);
     let first_kept: usize = metadata["limit"].parse().expect("a sequence");
     assert!(first_kept > turn.events.len(), "{first_kept}");
-    // What is kept can still be had.
-    let mut rest = service.attach("a", "", first_kept as u64).await.expect("kept");
+
+    // The turn did not suffer; what is kept of it can still be had.
+    let expired = service.attach("a", "", 2).await.expect_err("expired");
+    let first_kept: u64 = crate::support::metadata(&expired, "limit")
+        .and_then(|limit| limit.parse().ok())
+        .expect("a sequence");
+    assert!(first_kept > 4000, "{first_kept}");
+    let mut rest = service.attach("a", "", first_kept).await.expect("kept");
     rest.finish().await;
-    assert!(!rest.result().is_error);
+    assert_eq!(rest.result().result, "000000005000");
     service.stop().await;
 }
 

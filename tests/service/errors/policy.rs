@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use session_pool::proto::{
-    self, InputBlock, QueryRequest, SessionOptions, input_block::Block,
-};
+use session_pool::proto::{self, InputBlock, QueryRequest, SessionOptions, input_block::Block};
 use tonic::{Code, Status};
 
 use crate::support::{

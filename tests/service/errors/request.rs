@@ -166,7 +166,10 @@ async fn the_other_rpcs_check_their_fields_too() {
     invalid(&service.session(&bad).await.expect_err("refused"), &["session_id"]);
     invalid(&service.session("").await.expect_err("refused"), &["session_id"]);
     invalid(&service.close(&bad, false).await.expect_err("refused"), &["session_id"]);
-    invalid(&service.attach(&bad, "x y", 0).await.expect_err("refused"), &["session_id", "turn_id"]);
+    invalid(
+        &service.attach(&bad, "x y", 0).await.expect_err("refused"),
+        &["session_id", "turn_id"],
+    );
 
     let request = proto::InterruptRequest { session_id: bad.clone(), ..Default::default() };
     invalid(&client.interrupt(request).await.expect_err("refused"), &["session_id"]);

@@ -88,10 +88,8 @@ async fn turns_behind_an_interrupted_one_end_with_it_unless_the_session_is_kept(
 #[tokio::test]
 async fn a_turn_that_waits_for_its_process_can_be_interrupted() {
     let service = Service::start(|_| {}).await;
-    let mut turn = service
-        .open(query_with("a", "hello", model("fake:boot=60000")))
-        .await
-        .expect("taken");
+    let mut turn =
+        service.open(query_with("a", "hello", model("fake:boot=60000"))).await.expect("taken");
     let report = service.interrupt("a", false).await;
     assert!(report.interrupted && report.had_active_turn, "{report:?}");
     turn.finish().await;

@@ -1,0 +1,103 @@
+//! A CLI that dies: nothing is repeated, the next turn works and remembers.
+
+use session_pool::proto::TurnOrigin;
+use tonic::Code;
+
+use crate::support::{
+    eventually, failure, processes,
+    service::{Service, query, script},
+};
+
+#[tokio::test]
+async fn after_an_exit_in_mid_turn_nothing_is_repeated_and_the_next_turn_remembers() {
+    let service = Service::start(|_| {}).await;
+    let before = service.query("a", "my name is Ada").await;
+    let turn = service.query("a", &script(&["say once", "exit 3"])).await;
+    failure(turn.error(), Code::Unavailable, "CLI_EXITED");
+    assert_eq!(turn.text(), "once");
+
+    let after = service.query("a", &script(&["recite"])).await;
+    assert_eq!(after.result().result, "my name is Ada");
+    assert_eq!(after.started().origin(), TurnOrigin::Resumed);
+    assert_eq!(after.started().cli_session_id, before.started().cli_session_id);
+    assert_ne!(after.started().client_id, before.started().client_id);
+    assert_eq!(service.processes().len(), 1);
+    // Three prompts were sent for three turns.
+    assert_eq!(service.stats().await.total_messages, 3);
+    assert_eq!(service.session("a").await.expect("there").message_count, 3);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_turn_that_waits_behind_a_death_runs_on_the_next_process() {
+    let service = Service::start(|_| {}).await;
+    service.query("a", "one").await.result();
+    let prompt = script(&["sleep 200", "say dying", "exit 1"]);
+    let mut dying = service.open(query("a", &prompt)).await.expect("taken");
+    dying.until_init().await;
+    let mut waiting = service.open(query("a", &script(&["recite"]))).await.expect("queued");
+    dying.finish().await;
+    failure(dying.error(), Code::Unavailable, "CLI_EXITED");
+    waiting.finish().await;
+    assert_eq!(waiting.result().result, "one");
+    assert_eq!(waiting.text(), "one");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn s08_a_process_killed_between_turns_is_replaced_and_the_conversation_goes_on() {
+    let service = Service::start(|_| {}).await;
+    let first = service.query("a", "my name is Ada").await;
+    processes::kill(service.session("a").await.expect("there").process_id);
+    eventually("the death is noticed", async || {
+        let session = service.session("a").await.expect("there");
+        (session.process_id == 0).then_some(())
+    })
+    .await;
+    let second = service.query("a", &script(&["recite"])).await;
+    assert_eq!(second.result().result, "my name is Ada");
+    assert_eq!(second.started().origin(), TurnOrigin::Resumed);
+    assert_ne!(second.started().client_id, first.started().client_id);
+    assert_eq!(service.processes().len(), 1);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_prompt_sent_to_a_process_that_has_just_died_is_not_lost_without_a_word() {
+    let service = Service::start(|_| {}).await;
+    for round in 0..5 {
+        service.query("a", "hello").await.result();
+        // The service may hear of it before or after it takes the prompt.
+        processes::kill(service.session("a").await.expect("there").process_id);
+        let turn = service.query("a", "again").await;
+        match &turn.end {
+            Some(Ok(())) => assert_eq!(turn.result().result, "echo: again", "{round}"),
+            _ => assert_eq!(
+                failure(turn.error(), Code::Unavailable, "CLI_EXITED")["tool_use_seen"],
+                "false"
+            ),
+        }
+    }
+    assert_eq!(service.query("a", "at last").await.result().result, "echo: at last");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_exit_right_after_the_result_is_no_failure_of_the_turn() {
+    let service = Service::start(|_| {}).await;
+    let turn = service.query("a", &script(&["say answer", "exit-after-result 5"])).await;
+    assert_eq!(turn.result().result, "answer");
+    assert_eq!(service.query("a", "next").await.result().result, "echo: next");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_closed_output_of_a_process_that_lives_ends_the_turn_and_the_process() {
+    let service = Service::start(|_| {}).await;
+    let turn = service.query("a", &script(&["say half", "close-stdout", "hang"])).await;
+    failure(turn.error(), Code::Unavailable, "CLI_EXITED");
+    assert_eq!(turn.text(), "half");
+    assert_eq!(service.query("a", "next").await.result().result, "echo: next");
+    assert_eq!(service.processes().len(), 1);
+    service.stop().await;
+}

@@ -1,0 +1,8 @@
+//! The faults that other pools were seen to have: each is tried here, and must not happen.
+
+mod deaths;
+mod interrupts;
+mod leaving;
+mod lines;
+mod mixing;
+mod slow_reader;

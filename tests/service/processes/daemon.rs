@@ -1,0 +1,94 @@
+//! The program itself, started as an operator does: `session-pool serve`.
+
+use std::{
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use session_pool::proto::{
+    QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+use tonic::transport::Channel;
+
+use crate::support::{processes, turn::Turn};
+
+/// A running program with a state folder of its own.
+pub struct Daemon {
+    pub client: Client<Channel>,
+    pub address: String,
+    pub state: TempDir,
+    child: Child,
+}
+
+impl Daemon {
+    /// Starts the program on the fake CLI, with further settings.
+    pub async fn start(settings: &[(&str, &str)]) -> Self {
+        let state = TempDir::new().expect("a folder");
+        let mut child = command(state.path(), settings).spawn().expect("started");
+        let stderr = child.stderr.take().expect("a pipe");
+        let mut lines = BufReader::new(stderr).lines();
+        let address = loop {
+            let line = timeout(Duration::from_secs(20), lines.next_line()).await;
+            let line = line.expect("in time").expect("text").expect("it listens");
+            let event: serde_json::Value = serde_json::from_str(&line).expect("a JSON log");
+            if event["message"] == "listening" {
+                break format!("http://{}", event["address"].as_str().expect("an address"));
+            }
+        };
+        // A log that nobody reads must not stop the program.
+        drop(session_pool::tasks::spawn_owned(async move {
+            while let Ok(Some(_)) = lines.next_line().await {}
+        }));
+        let client = Client::connect(address.clone()).await.expect("connected");
+        Self { client, address, state, child }
+    }
+
+    pub async fn open(&self, request: QueryRequest) -> Turn {
+        Turn::new(self.client.clone().query(request).await.expect("taken").into_inner())
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.id().try_into().expect("an id")).expect("not 0");
+        kill_process(id, signal).expect("signalled");
+    }
+
+    /// Waits for the program's end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let ended = timeout(Duration::from_secs(20), self.child.wait()).await;
+        ended.expect("it ends").expect("waited for")
+    }
+
+    /// Processes that it started.
+    pub fn processes(&self) -> Vec<u32> {
+        processes::of_state(self.state.path())
+    }
+}
+
+fn command(state: &Path, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_session-pool"));
+    command
+        .arg("serve")
+        .env("SESSION_POOL__SERVER__LISTEN", "127.0.0.1:0")
+        .env("SESSION_POOL__CLI__PATH", env!("CARGO_BIN_EXE_fake-claude"))
+        .env("SESSION_POOL__STATE_DIR", state)
+        .env("SESSION_POOL__LOG__FORMAT", "json")
+        .env("SESSION_POOL__POOL__MAX_PROCESSES", "16")
+        .envs(settings.iter().map(|(key, value)| (format!("SESSION_POOL__{key}"), value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
