@@ -11,6 +11,7 @@
 //! snapshots go before a conversation is taken up.
 
 use std::{
+    borrow::Cow,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -33,8 +34,8 @@ fn folder_name(work: &Path) -> String {
 
 /// Makes sure that the file of a conversation is where a process that works in
 /// `work` looks for it (2.1.197 looks nowhere else), without snapshots. Returns
-/// whether there is one. No process may be writing to that file. May read folders:
-/// not for a runtime's own threads.
+/// whether there is one to take up. No process may be writing to that file. May read
+/// folders: not for a runtime's own threads.
 pub fn provide(config: &Path, work: &Path, id: CliSessionId) -> io::Result<bool> {
     let wanted = path(config, work, id);
     if !wanted.exists() {
@@ -44,17 +45,25 @@ pub fn provide(config: &Path, work: &Path, id: CliSessionId) -> io::Result<bool>
         }
         fs::copy(found, &wanted)?;
     }
-    drop_snapshots(&wanted)?;
+    let entries = fs::read(&wanted)?;
+    if !lines(&entries).any(|line| Entry::read(line).is_some_and(|entry| entry.is_message())) {
+        // A process that was killed early leaves notes only. The CLI does not take them
+        // up, and begins no conversation of an id that has a file.
+        fs::remove_file(wanted)?;
+        return Ok(false);
+    }
+    if memmem::find(&entries, SNAPSHOT.as_bytes()).is_some() {
+        drop_snapshots(&wanted, &entries)?;
+    }
     Ok(true)
 }
 
-fn drop_snapshots(file: &Path) -> io::Result<()> {
-    let entries = fs::read(file)?;
-    if memmem::find(&entries, SNAPSHOT.as_bytes()).is_none() {
-        return Ok(());
-    }
-    let kept: Vec<&[u8]> =
-        entries.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_snapshot(line)).collect();
+fn drop_snapshots(file: &Path, entries: &[u8]) -> io::Result<()> {
+    let is_snapshot = |line: &&[u8]| {
+        memmem::find(line, SNAPSHOT.as_bytes()).is_some()
+            && Entry::read(line).is_some_and(|entry| entry.is_snapshot())
+    };
+    let kept: Vec<&[u8]> = lines(entries).filter(|line| !is_snapshot(line)).collect();
     // Renamed into place: a crash leaves the one or the other.
     let new = file.with_extension("new");
     fs::write(&new, kept.concat())?;
@@ -62,21 +71,39 @@ fn drop_snapshots(file: &Path) -> io::Result<()> {
     fs::rename(new, file)
 }
 
+fn lines(entries: &[u8]) -> impl Iterator<Item = &[u8]> {
+    entries.split_inclusive(|byte| *byte == b'\n')
+}
+
 const SNAPSHOT: &str = "prompt_snapshot";
 
-fn is_snapshot(line: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Entry {
-        attachment: Attachment,
+/// What matters here of a line of a transcript.
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(rename = "type", borrow, default)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    attachment: Option<Attachment<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Attachment<'a> {
+    #[serde(rename = "type", borrow, default)]
+    kind: Cow<'a, str>,
+}
+
+impl<'a> Entry<'a> {
+    fn read(line: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok()
     }
-    #[derive(Deserialize)]
-    struct Attachment {
-        #[serde(rename = "type")]
-        kind: String,
+
+    fn is_message(&self) -> bool {
+        matches!(&*self.kind, "user" | "assistant")
     }
-    memmem::find(line, SNAPSHOT.as_bytes()).is_some()
-        && serde_json::from_slice::<Entry>(line)
-            .is_ok_and(|entry| entry.attachment.kind == SNAPSHOT)
+
+    fn is_snapshot(&self) -> bool {
+        self.attachment.as_ref().is_some_and(|attachment| attachment.kind == SNAPSHOT)
+    }
 }
 
 /// Removes every file of a conversation. May read folders.
@@ -124,12 +151,23 @@ mod tests {
         assert!(!provide(config.path(), new, id).expect("no projects yet"));
         let file = path(config.path(), old, id);
         fs::create_dir_all(file.parent().expect("a parent")).expect("made");
-        fs::write(&file, "{}\n").expect("written");
+        fs::write(&file, "{\"type\":\"user\"}\n").expect("written");
 
         assert!(provide(config.path(), new, id).expect("copied"));
         assert!(path(config.path(), new, id).is_file());
         remove(config.path(), id).expect("removed");
         assert!(!provide(config.path(), new, id).expect("none"));
+    }
+
+    #[test]
+    fn a_transcript_without_a_message_makes_way_for_a_new_one() {
+        let config = tempfile::tempdir().expect("a folder");
+        let (work, id) = (Path::new("/w"), CliSessionId::fresh());
+        let file = path(config.path(), work, id);
+        fs::create_dir_all(file.parent().expect("a parent")).expect("made");
+        fs::write(&file, "{\"type\":\"mode\"}\n{\"type\":\"us").expect("written");
+        assert!(!provide(config.path(), work, id).expect("read"));
+        assert!(!file.exists());
     }
 
     #[test]

@@ -371,7 +371,7 @@ fn note_complete(handle: &SessionHandle) {
     let condition: Condition = status.condition;
     debug!(
         session_id = %status.session_id,
-        client_id = ?status.client_id,
+        client_id = status.client_id.map(tracing::field::display),
         session_status = ?condition,
         session_age_seconds = status.age().as_secs_f64(),
         session_message_count = status.message_count,

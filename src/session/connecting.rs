@@ -113,7 +113,7 @@ impl SessionTask {
         let session_id = self.status.session_id.clone();
         error!(
             %session_id,
-            client_id = ?failure.client_id,
+            client_id = failure.client_id.map(tracing::field::display),
             error = %failure,
             "session_pool_connection_failed"
         );

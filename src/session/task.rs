@@ -385,7 +385,7 @@ impl SessionTask {
     pub(super) fn expire(&mut self, client_id: Option<ClientId>) {
         debug!(
             session_id = %self.status.session_id,
-            ?client_id,
+            client_id = client_id.map(tracing::field::display),
             age_seconds = self.status.age().as_secs_f64(),
             "session_expired"
         );

@@ -1,0 +1,33 @@
+# Front door to the scripts; what each of them does is in its own header.
+.DEFAULT_GOAL := help
+.PHONY: help demo test run lint fmt bench clients clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Two turns, an interrupt and the figures, on the real CLI against the stand-in API; ends by itself
+	@tests/demo
+
+test: ## Everything that CI runs
+	@.ci/test
+
+run: ## The service in the foreground: for real with ANTHROPIC_API_KEY or a logged-in CLI, else on the stand-in
+	@tests/run-service
+
+lint: ## The part of `test` that runs none of the project's code
+	@.ci/test lint
+
+fmt: ## Format Rust, Go and Python
+	@.ci/fmt
+
+bench: ## Times and rates of a release build, on the fake and on the real CLI
+	@.ci/tools
+	@tests/bench
+
+clients: ## The Python, Go and grpcurl callers against a live service
+	@.ci/tools
+	@tests/clients/run
+
+clean: ## Remove everything that was built or fetched
+	cargo clean
+	rm -rf target tests/clients/go/gen
