@@ -5,27 +5,31 @@
 //! be found by. The mark is in the environment of all of them. Knows nothing of
 //! what they are.
 
-use std::fs;
+use std::{collections::HashSet, fs, thread, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Rounds of looking and killing; a process that forks while it is killed may need
-/// more than one.
-const ROUNDS: usize = 8;
+/// more than one, and a busy machine takes its time to end one.
+const ROUNDS: u32 = 10;
 
-/// Kills every process whose environment holds `name=value`. Returns how many it
-/// killed. Reads `/proc`: not for a runtime's own threads.
+/// The wait after the first round. It doubles each time: half a second in all.
+const FIRST_WAIT: Duration = Duration::from_millis(1);
+
+/// Kills every process whose environment holds `name=value`, and waits until they are
+/// gone. Returns how many it killed. Reads `/proc`: not for a runtime's own threads.
 pub fn kill_marked(name: &str, value: &str) -> usize {
     let mark = format!("{name}={value}");
-    let mut killed = 0;
-    for _ in 0..ROUNDS {
+    let mut killed = HashSet::new();
+    for round in 0..ROUNDS {
         let found = marked(mark.as_bytes());
         if found.is_empty() {
             break;
         }
-        killed += found.iter().filter(|pid| kill_process(**pid, Signal::KILL).is_ok()).count();
+        killed.extend(found.into_iter().filter(|pid| kill_process(*pid, Signal::KILL).is_ok()));
+        thread::sleep(FIRST_WAIT * 2_u32.pow(round));
     }
-    killed
+    killed.len()
 }
 
 fn marked(mark: &[u8]) -> Vec<Pid> {

@@ -188,7 +188,7 @@ impl Renderer {
             "{outcome}: session {}, {} {}, {}, {} since the process started\n",
             self.session_id,
             result.num_turns,
-            if result.num_turns == 1 { "turn" } else { "turns" },
+            if result.num_turns == 1 { "round" } else { "rounds" },
             show_duration(duration(result.duration)),
             show_cost(result.total_cost_usd)
         )

@@ -60,7 +60,7 @@ impl SessionTask {
             session_id: self.status.session_id.clone(),
             turn_id: turn.log.id().clone(),
             client_id: lease.client_id,
-            cli_session_id: lease.cli_session_id,
+            cli_session_id: self.status.cli_session_id,
             origin,
             queued_for: came.saturating_duration_since(request.asked_at),
             connect_time: if origin == Origin::Reused {

@@ -51,7 +51,7 @@ impl SessionTask {
             session_id: self.status.session_id.clone(),
             turn_id: log.id().clone(),
             client_id: lease.client_id,
-            cli_session_id: lease.cli_session_id,
+            cli_session_id: self.status.cli_session_id,
             origin: Origin::Reused,
             queued_for: Duration::ZERO,
             connect_time: Duration::ZERO,

@@ -183,8 +183,9 @@ impl SessionTask {
     /// Makes the process what the turn wants, as far as a running process can be.
     async fn fit(&mut self, lease: &mut Lease, turn: &Waiting) -> Result<(), Cause> {
         let request = &turn.request;
-        let elsewhere =
-            request.resume.is_some_and(|resume| resume.fork || resume.id != lease.cli_session_id);
+        let elsewhere = request
+            .resume
+            .is_some_and(|resume| resume.fork || resume.id != self.status.cli_session_id);
         let mut difference = self.status.options.difference(&request.options);
         if elsewhere {
             difference.fixed.push("resume");

@@ -1,8 +1,26 @@
 //! The service over gRPC, on the real CLI and the stand-in for the Messages API.
 //!
-//! The CLIs are fetched by `.ci/fetch-cli` into `target/claude/VERSION/claude`.
+//! Each scenario runs on each version of [`bed::Version`]. The CLIs are fetched by
+//! `.ci/fetch-cli` into `target/claude/VERSION/claude`; `SESSION_POOL_CLAUDE_DIR` names
+//! another folder for them.
 
 #[path = "../stand_in/mod.rs"]
 mod stand_in;
 #[path = "../support/mod.rs"]
 mod support;
+
+mod bed;
+mod lossless;
+
+mod background;
+mod creation;
+mod failures;
+mod flags;
+mod interrupts;
+mod live_options;
+mod permissions;
+mod processes;
+mod recovery;
+mod resume;
+mod turns;
+mod typed;

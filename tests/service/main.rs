@@ -3,7 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod contract;
 mod errors;
 mod faults;
 mod processes;
 mod rows;
+mod turns;

@@ -62,6 +62,12 @@ impl Service {
         Self { client, address, state, stop, running }
     }
 
+    /// A connection, for clients of other services at the same address.
+    pub async fn channel(&self) -> Channel {
+        let channel = Channel::from_shared(self.address.clone()).expect("an address");
+        channel.connect().await.expect("connected")
+    }
+
     /// A second caller, on a connection of its own.
     pub async fn another_client(&self) -> Client<Channel> {
         Client::connect(self.address.clone()).await.expect("connected")
@@ -125,6 +131,19 @@ impl Service {
         processes::of_state(self.state.path())
     }
 
+    /// Kills a session's CLI between turns, once what was `said` is on disk: the CLI writes
+    /// it only after it has printed the result.
+    pub async fn kill_cli(&self, session: &str, said: &str) {
+        let shown = self.session(session).await.expect("a session");
+        let file = format!("{}.jsonl", shown.cli_session_id);
+        super::eventually("the transcript", async || {
+            let text = read_below(self.state.path(), &file)?;
+            text.contains(said).then_some(())
+        })
+        .await;
+        processes::kill(shown.process_id);
+    }
+
     /// Stops the service as SIGTERM does. Returns whether every turn had ended by
     /// itself; fails the test if a process is left.
     pub async fn stop(self) -> bool {
@@ -133,6 +152,17 @@ impl Service {
         assert_eq!(processes::of_state(self.state.path()), [0; 0], "processes are left");
         in_order
     }
+}
+
+/// The text of the file of this name somewhere below a folder.
+fn read_below(folder: &Path, name: &str) -> Option<String> {
+    std::fs::read_dir(folder).ok()?.filter_map(Result::ok).find_map(|entry| {
+        match entry.file_type().ok()?.is_dir() {
+            true => read_below(&entry.path(), name),
+            false if entry.file_name() == name => std::fs::read_to_string(entry.path()).ok(),
+            false => None,
+        }
+    })
 }
 
 /// A Query with only its session and its prompt.

@@ -69,7 +69,7 @@ fn a_turn_is_its_text_and_one_line_of_figures() {
     let end = TurnResult { result: "Hello.".into(), ..TurnResult::default() };
     let (answer, remarks) = shown(FILE, vec![started(), text("Hello."), result(end)]);
     assert_eq!(answer, "Hello.\n");
-    assert_eq!(remarks, "done: session s, 2 turns, 1.5s, $0.0100 since the process started\n");
+    assert_eq!(remarks, "done: session s, 2 rounds, 1.5s, $0.0100 since the process started\n");
 }
 
 #[test]

@@ -48,7 +48,7 @@ async fn a_turn_that_waits_behind_a_death_runs_on_the_next_process() {
 async fn s08_a_process_killed_between_turns_is_replaced_and_the_conversation_goes_on() {
     let service = Service::start(|_| {}).await;
     let first = service.query("a", "my name is Ada").await;
-    processes::kill(service.session("a").await.expect("there").process_id);
+    service.kill_cli("a", "my name is Ada").await;
     eventually("the death is noticed", async || {
         let session = service.session("a").await.expect("there");
         (session.process_id == 0).then_some(())

@@ -79,7 +79,8 @@ async fn after_an_interrupt_that_had_to_kill_the_children_are_gone() {
 #[tokio::test]
 async fn after_a_crash_of_the_cli_its_children_are_gone() {
     let service = Service::start(|_| {}).await;
-    let (mut turn, pids) = with_children(&service, &["kill-self KILL", "hang"]).await;
+    let (mut turn, pids) = with_children(&service, &["hang"]).await;
+    processes::kill(service.session("a").await.expect("there").process_id);
     turn.finish().await;
     failure(turn.error(), Code::Unavailable, "CLI_EXITED");
     eventually("they are gone", async || service.processes().is_empty().then_some(())).await;

@@ -31,7 +31,11 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the program on the fake CLI, with further settings.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
-        let state = TempDir::new().expect("a folder");
+        Self::start_in(TempDir::new().expect("a folder"), settings).await
+    }
+
+    /// Starts the program where an earlier life of it was killed.
+    pub async fn start_in(state: TempDir, settings: &[(&str, &str)]) -> Self {
         let mut child = command(state.path(), settings).spawn().expect("started");
         let stderr = child.stderr.take().expect("a pipe");
         let mut lines = BufReader::new(stderr).lines();
@@ -68,6 +72,13 @@ impl Daemon {
     pub async fn ended(&mut self) -> ExitStatus {
         let ended = timeout(Duration::from_secs(20), self.child.wait()).await;
         ended.expect("it ends").expect("waited for")
+    }
+
+    /// Kills it; what it leaves is in the folder.
+    pub async fn killed(mut self) -> TempDir {
+        self.signal(Signal::KILL);
+        self.ended().await;
+        self.state
     }
 
     /// Processes that it started.

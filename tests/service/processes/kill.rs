@@ -33,6 +33,21 @@ async fn after_kill_9_of_the_service_no_cli_is_left() {
     }
 }
 
+#[tokio::test]
+async fn what_a_killed_service_left_is_swept_by_its_next_life() {
+    let daemon = Daemon::start(&[]).await;
+    let prompt = script(&["child setsid", "child nohup", "say word", "hang"]);
+    let mut turn = daemon.open(query("a", &prompt)).await;
+    turn.until_text("word").await;
+    let state = daemon.killed().await;
+    let mut next = Daemon::start_in(state, &[]).await;
+    assert_eq!(next.processes(), [0; 0]);
+    next.open(query("a", "hello")).await.finish().await;
+    assert_eq!(next.processes().len(), 1);
+    next.signal(Signal::TERM);
+    assert_eq!(next.ended().await.code(), Some(0));
+}
+
 fn resident(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a figure");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use session_pool::config::PoolConfig;
 
 use crate::support::{
-    eventually, processes,
+    eventually,
     service::{Service, query, script},
 };
 
@@ -47,7 +47,7 @@ async fn s20_expired_sessions_are_removed() {
 async fn s20_disconnected_sessions_are_removed() {
     let service = tidy(|_| {}).await;
     service.query("a", "remember").await.result();
-    processes::kill(service.session("a").await.expect("there").process_id);
+    service.kill_cli("a", "remember").await;
     gone(&service, "a").await;
     assert_eq!(service.query("a", &script(&["recite"])).await.text(), "remember");
     service.stop().await;

@@ -64,7 +64,7 @@ async fn s07_expiry_waits_for_the_end_of_the_turn() {
 async fn s07_a_session_that_expires_while_its_process_is_lost_is_replaced_too() {
     let service = short_lived().await;
     service.query("a", "remember").await.result();
-    crate::support::processes::kill(service.session("a").await.expect("there").process_id);
+    service.kill_cli("a", "remember").await;
     expired(&service, "a").await;
     let turn = service.query("a", &script(&["recite"])).await;
     assert_eq!(turn.text(), "remember");

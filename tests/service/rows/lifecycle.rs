@@ -189,7 +189,7 @@ async fn s08_without_recovery_the_caller_gets_the_failure() {
 
 async fn lose_process(service: &Service, id: &str) {
     service.query(id, "remember").await.result();
-    processes::kill(service.session(id).await.expect("there").process_id);
+    service.kill_cli(id, "remember").await;
     eventually("the loss is noticed", async || {
         let session = service.session(id).await.expect("there");
         (session.status() == session_pool::proto::SessionStatus::Disconnected).then_some(())

@@ -1,0 +1,278 @@
+//! The test bed: a service on a version of the real CLI, which talks to a stand-in for
+//! the API and to nothing else. Each scenario runs once for each version.
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use session_pool::{
+    config::Config,
+    proto::{self, Payload, QueryRequest, SessionOptions, TurnOrigin, turn_event::Kind},
+};
+use tonic::Status;
+
+use crate::{
+    lossless,
+    stand_in::{RecordedRequest, StandIn},
+    support::{
+        eventually,
+        processes::kill,
+        service::{Service, query},
+        turn::Turn,
+    },
+};
+
+/// Bound of a scenario: what it waits for may never come.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// A version of the CLI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V2_1_197,
+    V2_1_330,
+}
+
+impl Version {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V2_1_197 => "2.1.197",
+            Self::V2_1_330 => "2.1.330",
+        }
+    }
+
+    /// The executable, as `.ci/fetch-cli` leaves it.
+    fn executable(self) -> PathBuf {
+        let folder = std::env::var_os("SESSION_POOL_CLAUDE_DIR").map_or_else(
+            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/claude"),
+            PathBuf::from,
+        );
+        let path = folder.join(self.as_str()).join("claude");
+        assert!(
+            path.is_file(),
+            "Claude CLI {} is not at {}: run .ci/fetch-cli",
+            self.as_str(),
+            path.display()
+        );
+        std::path::absolute(path).expect("a working folder")
+    }
+}
+
+/// Makes a test for each version of each of these scenarios, which are functions of a
+/// [`Version`].
+macro_rules! both_versions {
+    ($($scenario:ident),* $(,)?) => {
+        mod v2_1_197 {
+            $(#[tokio::test]
+            async fn $scenario() {
+                $crate::bed::in_time(super::$scenario($crate::bed::Version::V2_1_197)).await;
+            })*
+        }
+        mod v2_1_330 {
+            $(#[tokio::test]
+            async fn $scenario() {
+                $crate::bed::in_time(super::$scenario($crate::bed::Version::V2_1_330)).await;
+            })*
+        }
+    };
+}
+pub(crate) use both_versions;
+
+/// Runs a scenario, and fails if it hangs.
+pub async fn in_time(scenario: impl Future<Output = ()>) {
+    let ended = tokio::time::timeout(LIMIT, scenario).await;
+    assert!(ended.is_ok(), "the scenario did not end in {LIMIT:?}");
+}
+
+/// A service and the API that its CLIs talk to. Ends with [`Bed::stop`].
+pub struct Bed {
+    pub api: StandIn,
+    pub service: Service,
+}
+
+impl Bed {
+    pub async fn start(version: Version) -> Self {
+        Self::with(version, |_| {}).await
+    }
+
+    /// With what `change` makes of the configuration.
+    pub async fn with(version: Version, change: impl FnOnce(&mut Config)) -> Self {
+        let api = StandIn::start().await.expect("a stand-in");
+        let service = Service::start(|config| {
+            config.cli.path = version.executable();
+            config.cli.env = [
+                ("ANTHROPIC_BASE_URL", api.url()),
+                ("ANTHROPIC_API_KEY", "sk-ant-dummy".to_owned()),
+                ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
+            // Other programs keep the machine busy while this one is tested.
+            config.pool.stream_first_chunk_timeout = Duration::from_secs(30);
+            config.pool.start_concurrency = 2;
+            change(config);
+        })
+        .await;
+        Self { api, service }
+    }
+
+    /// Stops both; fails the test if a process is left.
+    pub async fn stop(self) {
+        self.service.stop().await;
+        self.api.shutdown().await.expect("no connection is left");
+    }
+
+    /// Starts a turn whose events carry the CLI's frames too.
+    pub async fn open(&self, request: QueryRequest) -> Turn {
+        let request = QueryRequest { payload: Payload::Both.into(), ..request };
+        self.service.open(request).await.expect("accepted")
+    }
+
+    /// Runs a turn to its end and checks that its events say all that the CLI said.
+    pub async fn run(&self, request: QueryRequest) -> Turn {
+        let request = QueryRequest { payload: Payload::Both.into(), ..request };
+        let turn = self.service.run(request).await;
+        lossless::check(&turn);
+        turn
+    }
+
+    /// Runs a turn that has only a session and a prompt.
+    pub async fn query(&self, session: &str, prompt: &str) -> Turn {
+        self.run(query(session, prompt)).await
+    }
+
+    pub async fn update(
+        &self,
+        session: &str,
+        options: SessionOptions,
+    ) -> Result<proto::UpdateSessionResponse, Status> {
+        let request =
+            proto::UpdateSessionRequest { session_id: session.into(), options: Some(options) };
+        Ok(self.service.client.clone().update_session(request).await?.into_inner())
+    }
+
+    pub async fn respond(
+        &self,
+        session: &str,
+        prompt_id: &str,
+        decision: proto::respond_request::Decision,
+    ) -> Result<(), Status> {
+        let request = proto::RespondRequest {
+            session_id: session.into(),
+            prompt_id: prompt_id.into(),
+            decision: Some(decision),
+        };
+        self.service.client.clone().respond(request).await.map(drop)
+    }
+
+    /// The last request that the API got from a conversation.
+    pub fn last_request(&self, cli_session_id: &str) -> Arc<RecordedRequest> {
+        let mut requests = self.api.requests_of(cli_session_id);
+        requests.retain(|request| request.path == "/v1/messages");
+        requests.pop().expect("the CLI asked the API")
+    }
+
+    /// The process that serves a session.
+    pub async fn pid(&self, session: &str) -> u32 {
+        self.service.session(session).await.expect("a session").process_id
+    }
+
+    /// Waits until the CLI has written a turn's answer to its transcript. 2.1.197 does
+    /// so some 60 ms after the result.
+    pub async fn until_written(&self, turn: &Turn) {
+        let last = kinds(turn).filter_map(|kind| match kind {
+            Kind::Assistant(message) => Some(message.message_id.as_str()),
+            _ => None,
+        });
+        let last = last.last().expect("an answer");
+        let name = format!("{}.jsonl", turn.result().cli_session_id);
+        let projects = self.service.state.path().join("tenants/default/claude/projects");
+        let written = async || {
+            let folders = fs::read_dir(&projects).ok()?.filter_map(Result::ok);
+            let mut texts =
+                folders.filter_map(|folder| fs::read_to_string(folder.path().join(&name)).ok());
+            texts.any(|text| text.contains(last)).then_some(())
+        };
+        eventually("the transcript is written", written).await;
+    }
+
+    /// Kills the process that serves a session after this turn, and waits until the
+    /// service knows.
+    pub async fn kill_after(&self, turn: &Turn) {
+        let session = &turn.started().session_id;
+        self.until_written(turn).await;
+        kill(self.pid(session).await);
+        eventually("the loss is noticed", async || (self.pid(session).await == 0).then_some(()))
+            .await;
+    }
+
+    /// The service's processes that run exactly this command line.
+    pub fn running(&self, command: &str) -> Vec<u32> {
+        let mut pids = self.service.processes();
+        pids.retain(|pid| command_line(*pid) == command);
+        pids
+    }
+
+    /// Waits until this command runs.
+    pub async fn until_running(&self, command: &str) -> u32 {
+        eventually(command, async || self.running(command).first().copied()).await
+    }
+
+    /// Waits until this command runs no more.
+    pub async fn until_ended(&self, command: &str) {
+        let what = format!("the end of {command}");
+        eventually(&what, async || self.running(command).is_empty().then_some(())).await;
+    }
+}
+
+fn command_line(pid: u32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).trim_end_matches('\0').replace('\0', " ")
+}
+
+/// The same Query with its text in pieces.
+pub fn in_pieces(request: QueryRequest) -> QueryRequest {
+    let options = SessionOptions {
+        include_partial_messages: Some(true),
+        ..request.options.unwrap_or_default()
+    };
+    QueryRequest { options: Some(options), ..request }
+}
+
+/// How a turn came by its process.
+#[track_caller]
+pub fn origin(turn: &Turn) -> TurnOrigin {
+    turn.started().origin()
+}
+
+/// What `init` said in a turn.
+#[track_caller]
+pub fn init(turn: &Turn) -> &proto::SystemInit {
+    let mut inits = turn.events.iter().filter_map(|event| match event.kind.as_ref()? {
+        Kind::System(system) => system.init.as_ref(),
+        _ => None,
+    });
+    inits.next_back().expect("system/init")
+}
+
+/// The kinds of a turn's events, without `started`.
+pub fn kinds(turn: &Turn) -> impl Iterator<Item = &Kind> {
+    turn.events.iter().skip(1).filter_map(|event| event.kind.as_ref())
+}
+
+/// Names of the tools in a request to the API.
+pub fn tools(request: &RecordedRequest) -> Vec<&str> {
+    let tools = request.body["tools"].as_array().into_iter().flatten();
+    tools.filter_map(|tool| tool["name"].as_str()).collect()
+}
+
+/// The texts of the system prompt of a request to the API.
+pub fn system_prompt(request: &RecordedRequest) -> String {
+    let blocks = request.body["system"].as_array().into_iter().flatten();
+    let texts: Vec<&str> = blocks.filter_map(|block| block["text"].as_str()).collect();
+    texts.join("\n")
+}
+
+/// A string in an event that holds JSON.
+#[track_caller]
+pub fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}

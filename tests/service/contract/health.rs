@@ -1,0 +1,94 @@
+//! Health: SERVING only while new turns are taken; alive as long as the process works.
+
+use std::time::Duration;
+
+use tonic::{Code, Request};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::support::{
+    eventually,
+    service::{Service, query, script},
+};
+
+const SERVICE: &str = "sessionpool.v1.SessionPoolService";
+
+async fn check(service: &Service, name: &str) -> ServingStatus {
+    let mut client = HealthClient::new(service.channel().await);
+    let request = HealthCheckRequest { service: name.into() };
+    client.check(request).await.expect("answered").into_inner().status()
+}
+
+async fn becomes(service: &Service, status: ServingStatus) {
+    for name in ["", SERVICE] {
+        eventually(status.as_str_name(), async || {
+            (check(service, name).await == status).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(check(service, "liveness").await, ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn a_service_that_takes_turns_is_serving() {
+    let service = Service::start(|config| config.pool.max_sessions = 1).await;
+    becomes(&service, ServingStatus::Serving).await;
+    // A full pool's sessions have nowhere else to go.
+    service.query("a", "hello").await.result();
+    assert!(service.open(query("b", "hello")).await.is_err());
+    assert_eq!(check(&service, "").await, ServingStatus::Serving);
+    let mut client = HealthClient::new(service.channel().await);
+    let unknown = client.check(HealthCheckRequest { service: "nope".into() }).await;
+    assert_eq!(unknown.expect_err("unknown").code(), Code::NotFound);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn s03_a_disabled_pool_is_not_serving() {
+    let service = Service::start(|config| config.pool.enabled = false).await;
+    // The CLI has answered, so this is the last word.
+    eventually("the CLI has said its version", async || {
+        (!service.stats().await.cli_version.is_empty()).then_some(())
+    })
+    .await;
+    becomes(&service, ServingStatus::NotServing).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_cli_it_is_not_serving() {
+    let service = Service::start(|config| config.cli.path = "/no/such/claude".into()).await;
+    becomes(&service, ServingStatus::NotServing).await;
+    assert_eq!(service.query("a", "hello").await.error().code(), Code::FailedPrecondition);
+    assert_eq!(check(&service, "").await, ServingStatus::NotServing);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn while_it_drains_it_is_not_serving() {
+    let service = Service::start(|config| {
+        config.server.drain_timeout = Duration::from_secs(20);
+    })
+    .await;
+    becomes(&service, ServingStatus::Serving).await;
+    let mut turn = service
+        .open(query("a", &script(&["say word", "sleep 500", "say end"])))
+        .await
+        .expect("taken");
+    turn.until_text("word").await;
+    let mut client = HealthClient::new(service.channel().await);
+    let request = Request::new(HealthCheckRequest { service: SERVICE.into() });
+    let mut watch = client.watch(request).await.expect("answered").into_inner();
+    let first = watch.message().await.expect("answered").expect("a status");
+    assert_eq!(first.status(), ServingStatus::Serving);
+    let rest = async {
+        let next = watch.message().await.expect("answered").expect("a status");
+        assert_eq!(next.status(), ServingStatus::NotServing);
+        drop(watch);
+        turn.finish().await;
+        assert_eq!(turn.result().result, "end");
+    };
+    let (in_order, ()) = tokio::join!(service.stop(), rest);
+    assert!(in_order);
+}

@@ -1,0 +1,8 @@
+//! The contract beside turns: sessions and their options, health, reflection, routing.
+
+mod conversations;
+mod health;
+mod listing;
+mod options;
+mod reflection;
+mod startup;

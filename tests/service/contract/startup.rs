@@ -1,0 +1,115 @@
+//! Starts: side by side as far as `start_concurrency` allows, and nobody else waits.
+
+use std::time::Duration;
+
+use tokio::{task::JoinSet, time::Instant};
+use tonic::Code;
+
+use crate::support::{
+    failure,
+    service::{Service, model, query_with},
+    turn::Turn,
+};
+
+async fn start(service: &Service, starts: &mut JoinSet<Turn>, id: String, knobs: &str) {
+    let request = query_with(&id, "hello", model(knobs));
+    let mut turn = service.open(request).await.expect("taken");
+    starts.spawn(async move {
+        turn.finish().await;
+        turn
+    });
+}
+
+#[tokio::test]
+async fn sixteen_slow_starts_take_the_time_of_one_and_a_warm_session_is_served_meanwhile() {
+    let service = Service::start(|config| config.pool.start_concurrency = 16).await;
+    service.query("warm", "hello").await.result();
+    let began = Instant::now();
+    let mut starts = JoinSet::new();
+    for n in 0..16 {
+        start(&service, &mut starts, format!("s{n}"), "fake:boot=1000").await;
+    }
+    let mut warm_turns = 0;
+    while starts.len() == 16 {
+        let turn = service.query("warm", "meanwhile").await;
+        assert_eq!(turn.result().result, "echo: meanwhile");
+        if let Some(first) = starts.try_join_next() {
+            first.expect("no panic").result();
+            break;
+        }
+        warm_turns += 1;
+    }
+    // None of them has started yet, so the warm session waited for none of them.
+    assert!(warm_turns >= 5, "{warm_turns}");
+    for turn in starts.join_all().await {
+        assert_eq!(turn.result().result, "echo: hello");
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(service.processes().len(), 17);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn with_a_start_concurrency_of_one_they_start_one_after_the_other() {
+    let service = Service::start(|config| config.pool.start_concurrency = 1).await;
+    let mut starts = JoinSet::new();
+    let began = Instant::now();
+    for id in ["first", "second", "third"] {
+        start(&service, &mut starts, id.into(), "fake:boot=300").await;
+        // In order of arrival: each is in line before the next one comes.
+        crate::support::eventually("it is in line", async || {
+            let starting = service.stats().await.starting_processes as usize;
+            (starting == starts.len()).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(service.processes().len(), 1);
+    let mut order = Vec::new();
+    while let Some(turn) = starts.join_next().await {
+        let turn = turn.expect("no panic");
+        turn.result();
+        let at = turn.started().start_time.expect("a time");
+        order.push((at.seconds, at.nanos, turn.started().session_id.clone()));
+    }
+    order.sort();
+    let ids: Vec<&str> = order.iter().map(|(.., id)| id.as_str()).collect();
+    assert_eq!(ids, ["first", "second", "third"]);
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_never_initialises_delays_no_other() {
+    let service = Service::start(|config| {
+        config.pool.start_concurrency = 2;
+        config.pool.connect_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let mut stuck = JoinSet::new();
+    start(&service, &mut stuck, "stuck".into(), "fake:no-init").await;
+    for n in 0..3 {
+        assert_eq!(service.query(&format!("s{n}"), "hello").await.result().result, "echo: hello");
+    }
+    assert!(stuck.try_join_next().is_none(), "the others were served before it failed");
+    let stuck = stuck.join_next().await.expect("one").expect("no panic");
+    failure(stuck.error(), Code::Unavailable, "CONNECT_FAILED");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_start_that_hangs_in_its_stop_gives_its_turn_to_the_next() {
+    let service = Service::start(|config| {
+        config.pool.start_concurrency = 1;
+        config.pool.connect_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let mut stuck = JoinSet::new();
+    start(&service, &mut stuck, "stuck".into(), "fake:no-init,ignore-term,ignore-eof").await;
+    let turn = service.query("a", "hello").await;
+    assert_eq!(turn.result().result, "echo: hello");
+    let stuck = stuck.join_next().await.expect("one").expect("no panic");
+    failure(stuck.error(), Code::Unavailable, "CONNECT_FAILED");
+    assert_eq!(service.processes().len(), 1);
+    service.stop().await;
+}

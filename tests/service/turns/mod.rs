@@ -1,0 +1,9 @@
+//! Turns as callers see them: joined, retried, answered, cut by deadlines, and every
+//! frame as the CLI printed it.
+
+mod attach;
+mod background;
+mod deadlines;
+mod payload;
+mod prompts;
+mod retry;
