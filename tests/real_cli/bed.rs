@@ -1,7 +1,7 @@
 //! The test bed: a service on a version of the real CLI, which talks to a stand-in for
 //! the API and to nothing else. Each scenario runs once for each version.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use session_pool::{
@@ -40,7 +40,7 @@ impl Version {
     }
 
     /// The executable, as `.ci/fetch-cli` leaves it.
-    fn executable(self) -> PathBuf {
+    pub fn executable(self) -> PathBuf {
         let folder = std::env::var_os("SESSION_POOL_CLAUDE_DIR").map_or_else(
             || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/claude"),
             PathBuf::from,
@@ -98,13 +98,7 @@ impl Bed {
         let api = StandIn::start().await.expect("a stand-in");
         let service = Service::start(|config| {
             config.cli.path = version.executable();
-            config.cli.env = [
-                ("ANTHROPIC_BASE_URL", api.url()),
-                ("ANTHROPIC_API_KEY", "sk-ant-dummy".to_owned()),
-                ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()),
-            ]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into();
+            config.cli.env = environment(&api);
             // Other programs keep the machine busy while this one is tested.
             config.pool.stream_first_chunk_timeout = Duration::from_secs(30);
             config.pool.start_concurrency = 2;
@@ -221,6 +215,17 @@ impl Bed {
         let what = format!("the end of {command}");
         eventually(&what, async || self.running(command).is_empty().then_some(())).await;
     }
+}
+
+/// What keeps a CLI from talking to anything but the stand-in.
+pub fn environment(api: &StandIn) -> BTreeMap<String, String> {
+    [
+        ("ANTHROPIC_BASE_URL", api.url()),
+        ("ANTHROPIC_API_KEY", "sk-ant-dummy".to_owned()),
+        ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
 }
 
 fn command_line(pid: u32) -> String {

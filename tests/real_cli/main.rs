@@ -16,6 +16,7 @@ mod background;
 mod creation;
 mod failures;
 mod flags;
+mod frames;
 mod interrupts;
 mod live_options;
 mod permissions;

@@ -1,6 +1,6 @@
 //! What is left of processes: nothing after a session's end, one after many interrupts.
 
-use session_pool::proto::{InterruptOutcome, SessionOptions, TurnOrigin};
+use session_pool::proto::{InterruptOutcome, SessionOptions, TurnOrigin, turn_event::Kind};
 
 use crate::{
     bed::{Bed, Version, both_versions, origin},
@@ -58,6 +58,7 @@ async fn a_stopped_service_leaves_nothing(version: Version) {
     let bed = Bed::start(version).await;
     load(&bed, "a").await;
     let mut turn = bed.open(query("b", "[[bash echo x; sleep 1003]]")).await;
+    turn.until(|kind| matches!(kind, Kind::Assistant(_))).await;
     bed.until_running("sleep 1003").await;
     assert!(bed.service.processes().len() >= 5, "{:?}", bed.service.processes());
     let reading = async {

@@ -4,5 +4,6 @@ mod deaths;
 mod interrupts;
 mod leaving;
 mod lines;
+mod memory;
 mod mixing;
 mod slow_reader;

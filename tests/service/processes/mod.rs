@@ -1,7 +1,7 @@
 //! No process is left behind, whatever ends a session, a turn or the service itself.
 
 mod children;
-mod daemon;
+pub mod daemon;
 mod kill;
 mod sessions;
 mod sigterm;

@@ -1,0 +1,298 @@
+//! The fake CLI's ordinary frames beside those of the real 2.1.330: the same scenario
+//! on both, through the same service, and the keys of what they print compared.
+//!
+//! A key of the fake that the real CLI never prints is a mistake of the fake's. A key
+//! that the real CLI always prints and the fake does not is one too, unless
+//! [`LEFT_OUT`] says why not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use session_pool::{
+    cli::{
+        connection::Connection,
+        launch::{Folders, LaunchSettings, Origin},
+        options::Options,
+        process::{Process, StopGrace, stop},
+        request::{ControlRequest, Initialize},
+    },
+    ids::{CliSessionId, ClientId},
+    proto::{
+        Payload, PromptAllow, QueryRequest, RespondRequest, respond_request::Decision,
+        turn_event::Kind,
+    },
+};
+
+use crate::{
+    bed::{Bed, Version, environment, in_pieces, in_time, json},
+    stand_in::StandIn,
+    support::{
+        service::{Service, query, script},
+        turn::Turn,
+    },
+};
+
+/// What the real CLI always prints here and the fake leaves out: beginnings of paths,
+/// and why.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("assistant failed:.message.usage.", "all null or zero; there was no API call"),
+    ("assistant failed:.request_id", "the id of a request, and the fake makes none"),
+    ("assistant text:.message.usage.service_tier", "the API's word, not the CLI's"),
+    ("assistant thinking:.message.usage.service_tier", "the API's word, not the CLI's"),
+    ("assistant tool_use:.message.usage.service_tier", "the API's word, not the CLI's"),
+    ("assistant thinking:.thinking_", "for display: how long it thought"),
+    ("system status:.user_message_uuids", "says nothing that the lifecycle frames do not"),
+    ("user tool_result:.tool_result_meta", "for display"),
+    ("reply initialize:.fast_mode_disabled_reason", "the service reads none of the reply"),
+    ("reply initialize:.feedback_mode", "the same"),
+    ("reply initialize:.hooks_", "the same"),
+    ("reply initialize:.ide_rc_auto_enable_gate", "the same"),
+    ("reply initialize:.other_hook_ask_outranks_host", "the same"),
+    ("reply initialize:.remote_control_", "the same"),
+    ("reply initialize:.user_output_styles_dir", "the same"),
+];
+
+/// For each kind of frame: the keys seen, and those seen in every one.
+#[derive(Debug, Default)]
+struct Shapes(BTreeMap<String, Shape>);
+
+#[derive(Debug)]
+struct Shape {
+    seen: BTreeSet<String>,
+    always: BTreeSet<String>,
+}
+
+impl Shapes {
+    fn add(&mut self, kind: String, value: &Value) {
+        let mut keys = BTreeSet::new();
+        collect(value, "", &mut keys);
+        let shape = self
+            .0
+            .entry(kind)
+            .or_insert_with(|| Shape { seen: BTreeSet::new(), always: keys.clone() });
+        shape.always.retain(|key| keys.contains(key));
+        shape.seen.extend(keys);
+    }
+
+    fn add_turn(&mut self, turn: &Turn) {
+        for event in turn.events.iter().skip(1) {
+            let frame = json(&event.json);
+            self.add(kind(&frame), &frame);
+        }
+    }
+}
+
+/// What a frame is, as far as its keys depend on it.
+fn kind(frame: &Value) -> String {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let kind = word(&frame["type"]);
+    let detail = match kind.as_str() {
+        "system" => word(&frame["subtype"]),
+        "stream_event" => word(&frame["event"]["type"]),
+        "control_request" => word(&frame["request"]["subtype"]),
+        "command_lifecycle" => String::new(),
+        "assistant" if frame["aborted"] == true => "aborted".into(),
+        "assistant" if frame["error"].is_string() => "failed".into(),
+        "assistant" | "user" => word(&frame["message"]["content"][0]["type"]),
+        "result" if frame["api_error_status"].is_number() => "api error".into(),
+        "result" => word(&frame["subtype"]),
+        _ => String::new(),
+    };
+    format!("{kind} {detail}").trim().to_owned()
+}
+
+/// The paths of an object's keys, those of the structures of the protocol included.
+fn collect(value: &Value, path: &str, keys: &mut BTreeSet<String>) {
+    const INNER: [&str; 8] = [
+        ".message",
+        ".message.content[]",
+        ".message.usage",
+        ".event",
+        ".event.delta",
+        ".request",
+        ".usage",
+        ".permission_denials[]",
+    ];
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}.{key}");
+        match value {
+            Value::Array(items) if INNER.contains(&format!("{path}[]").as_str()) => {
+                for item in items {
+                    collect(item, &format!("{path}[]"), keys);
+                }
+            }
+            value if INNER.contains(&path.as_str()) => collect(value, &path, keys),
+            _ => {}
+        }
+        keys.insert(path);
+    }
+}
+
+/// Names what is different and not left out on purpose.
+fn differences(real: &Shapes, fake: &Shapes) -> Vec<String> {
+    let mut found = Vec::new();
+    for (kind, shape) in &fake.0 {
+        let Some(real) = real.0.get(kind) else {
+            found.push(format!("only the fake prints {kind}: {:?}", shape.seen));
+            continue;
+        };
+        let made_up = shape.seen.difference(&real.seen);
+        found.extend(made_up.map(|key| format!("made up: {kind}:{key}")));
+        let missing = real.always.difference(&shape.always).map(|key| format!("{kind}:{key}"));
+        let missing = missing
+            .filter(|path| !LEFT_OUT.iter().any(|(beginning, _)| path.starts_with(beginning)));
+        found.extend(missing.map(|path| format!("missing: {path}")));
+    }
+    found
+}
+
+async fn real_frames(bed: &Bed) -> Shapes {
+    let mut shapes = Shapes::default();
+    let prompt =
+        "[[say hello world]] [[think hm]] [[bash echo hi]] [[status 529 times 1]] [[say done]]";
+    shapes.add_turn(&bed.run(in_pieces(query("a", prompt))).await);
+    shapes.add_turn(&bed.query("a", "[[status 400]]").await);
+    shapes.add_turn(&permission(&bed.service, "[[write ../outside.txt x]]").await);
+    shapes.add_turn(&interrupted(&bed.service, "[[words 200 every 50]]").await);
+    shapes.add_turn(&interrupted(&bed.service, "[[bash echo x; sleep 303]]").await);
+    shapes.add_turn(&bed.query("a", "/clear").await);
+    shapes
+}
+
+async fn fake_frames(service: &Service) -> Shapes {
+    let mut shapes = Shapes::default();
+    let run = |lines: &[&str]| {
+        let request = in_pieces(query("a", &script(lines)));
+        service.run(QueryRequest { payload: Payload::Both.into(), ..request })
+    };
+    let lines = [
+        "say hello world",
+        "thinking hm",
+        r#"tool toolu_1 Bash {"command":"echo hi"}"#,
+        "tool-result toolu_1 hi",
+        "retry 1",
+        "partial 3 10",
+        "frames 2 2000",
+    ];
+    shapes.add_turn(&run(&lines).await);
+    shapes.add_turn(&run(&["error API Error: 400"]).await);
+    let ask = script(&[r#"ask Write {"file_path":"a.txt","content":"x"}"#, "say done"]);
+    shapes.add_turn(&permission(service, &ask).await);
+    shapes.add_turn(&interrupted(service, &script(&["say one", "hang"])).await);
+    let clear = QueryRequest { payload: Payload::Both.into(), ..query("a", "/clear") };
+    shapes.add_turn(&service.run(clear).await);
+    shapes
+}
+
+/// A turn in which a tool asks and is allowed.
+async fn permission(service: &Service, prompt: &str) -> Turn {
+    let request = QueryRequest { payload: Payload::Both.into(), ..query("a", prompt) };
+    let mut turn = service.open(request).await.expect("accepted");
+    let event = turn.until(|kind| matches!(kind, Kind::Prompt(_))).await;
+    let Some(Kind::Prompt(prompt)) = event.kind else { panic!("not a prompt") };
+    let answer = RespondRequest {
+        session_id: "a".into(),
+        prompt_id: prompt.prompt_id,
+        decision: Some(Decision::Allow(PromptAllow::default())),
+    };
+    service.client.clone().respond(answer).await.expect("it waits");
+    turn.finish().await;
+    assert!(!turn.result().is_error);
+    turn
+}
+
+async fn interrupted(service: &Service, prompt: &str) -> Turn {
+    let request = QueryRequest { payload: Payload::Both.into(), ..query("a", prompt) };
+    let mut turn = service.open(request).await.expect("accepted");
+    turn.until(|kind| matches!(kind, Kind::StreamEvent(_) | Kind::Assistant(_))).await;
+    service.interrupt("a", true).await;
+    turn.finish().await;
+    assert!(turn.result().interrupted);
+    turn
+}
+
+#[tokio::test]
+async fn the_fake_prints_the_frames_of_the_real_one() {
+    in_time(async {
+        let bed = Bed::start(Version::V2_1_330).await;
+        let real = real_frames(&bed).await;
+        let service = Service::start(|_| {}).await;
+        let fake = fake_frames(&service).await;
+        for kind in ["system init", "assistant text", "user tool_result", "result success"] {
+            assert!(fake.0.contains_key(kind), "{kind} is not among {:?}", fake.0.keys());
+        }
+        let found = differences(&real, &fake);
+        assert!(found.is_empty(), "{found:#?}");
+        service.stop().await;
+        bed.stop().await;
+    })
+    .await;
+}
+
+/// Answers to control requests are seen by the service alone.
+#[tokio::test]
+async fn the_fake_answers_control_requests_like_the_real_one() {
+    in_time(async {
+        let api = StandIn::start().await.expect("a stand-in");
+        let real = replies(Version::V2_1_330.executable(), &api).await;
+        let fake = replies(env!("CARGO_BIN_EXE_fake-claude").into(), &api).await;
+        let found = differences(&real, &fake);
+        assert!(found.is_empty(), "{found:#?}");
+        api.shutdown().await.expect("no connection is left");
+    })
+    .await;
+}
+
+async fn replies(program: std::path::PathBuf, api: &StandIn) -> Shapes {
+    let state = tempfile::TempDir::new().expect("a folder");
+    let folder = |name: &str| {
+        let folder = state.path().join(name);
+        std::fs::create_dir(&folder).expect("made");
+        folder
+    };
+    let folders = Folders { work: folder("w"), config: folder("c"), home: folder("h") };
+    let settings = LaunchSettings {
+        program,
+        extra_args: Vec::new(),
+        env: environment(api),
+        env_passthrough: Vec::new(),
+        state_dir: state.path().to_owned(),
+    };
+    let command = settings.command(
+        Origin::New(CliSessionId::fresh()),
+        &Options::default(),
+        &folders,
+        ClientId::fresh(),
+        |name| std::env::var(name).ok(),
+    );
+    let (mut process, mut connection) = Process::start(command, 1 << 24).await.expect("started");
+    let mut shapes = Shapes::default();
+    for (name, request) in [
+        ("initialize", Initialize::default().request()),
+        ("set_model", ControlRequest::set_model(Some("claude-sonnet-4-6"))),
+        ("set_permission_mode", ControlRequest::set_permission_mode("plan")),
+        ("set_max_thinking_tokens", ControlRequest::set_max_thinking_tokens(1000)),
+        ("set_effort", ControlRequest::set_effort("low")),
+        ("interrupt", ControlRequest::interrupt()),
+    ] {
+        let answer = exchange(&mut connection, request).await.expect("success");
+        shapes.add(format!("reply {name}"), &json(&answer));
+    }
+    let refused = exchange(&mut connection, ControlRequest::set_permission_mode("nonsense")).await;
+    refused.expect_err("there is no such mode");
+    let stopped = stop(connection, &mut process, StopGrace::GENTLE, &mut Vec::new()).await;
+    assert!(stopped.exit.is_some(), "{stopped:?}");
+    shapes
+}
+
+async fn exchange(connection: &mut Connection, request: ControlRequest) -> Result<String, String> {
+    let mut answer = connection.request(request).expect("written");
+    let mut frames = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            answered = &mut answer => return answered.expect("it lives"),
+            read = connection.read(&mut frames) => read.expect("it lives"),
+        }
+    }
+}
