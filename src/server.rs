@@ -47,7 +47,7 @@ const REQUEST_OVERHEAD: usize = 8 * 1024 * 1024;
 /// How long connections may take to close once their streams have ended.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// How long the service's tasks may take to end.
-const TASKS_LIMIT: Duration = Duration::from_secs(10);
+const TASKS_LIMIT: Duration = Duration::from_secs(6);
 /// A caller that is gone without a word is noticed by this.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 

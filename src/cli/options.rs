@@ -52,6 +52,18 @@ pub enum LiveChange {
 }
 
 impl LiveChange {
+    /// Options that say this and nothing else.
+    pub fn as_options(&self) -> Options {
+        let mut options = Options::default();
+        match self.clone() {
+            Self::Model(model) => options.model = Some(model),
+            Self::PermissionMode(mode) => options.permission_mode = Some(mode),
+            Self::MaxThinkingTokens(tokens) => options.max_thinking_tokens = Some(tokens),
+            Self::Effort(level) => options.effort = Some(level),
+        }
+        options
+    }
+
     /// The option's name in the contract.
     pub fn option(&self) -> &'static str {
         match self {

@@ -31,7 +31,7 @@ use crate::{
 
 /// How long the stop of all sessions may take: the steps of a session's stop have
 /// bounds of their own, whose sum this is well over.
-const STOP_LIMIT: Duration = Duration::from_secs(20);
+const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 /// What the configuration says about the pool.
 #[derive(Debug, Clone)]
@@ -316,7 +316,8 @@ impl SessionPool {
         let settings = &self.0.settings;
         let refuse = |cause| Err(Failure::from(cause).concerning(Some(id), None));
         if !settings.enabled {
-            error!(session_id = %id, "session_pool_disabled");
+            let (current_sessions, max_sessions) = (self.len(), settings.max_sessions);
+            error!(session_id = %id, current_sessions, max_sessions, "session_pool_disabled");
             return refuse(Cause::PoolDisabled);
         }
         if self.is_draining() {

@@ -127,7 +127,8 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         cli_version: facts.cli_version,
         draining: stats.draining,
         starting_processes: facts.starting,
-        sandbox: "process-tree".to_owned(),
+        // Neither of the two that the contract names: group, death signal and mark.
+        sandbox: String::new(),
     }
 }
 

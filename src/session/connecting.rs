@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl SessionTask {
-    pub(super) async fn connecting(&mut self, mut turn: Waiting) -> Phase {
+    pub(super) async fn connecting(&mut self, turn: Waiting) -> Phase {
         if let Err(cause) = self.prepare_to_connect(&turn) {
             let failure = self.failure(cause);
             self.fail(&turn.log, failure);
@@ -33,6 +33,8 @@ impl SessionTask {
             options: self.status.options.clone(),
             cancelled: cancelled.clone(),
         });
+        // It can be joined by its id before it begins.
+        self.current = Some(turn.log.clone());
         loop {
             tokio::select! {
                 leased = &mut leasing => return match leased {
@@ -40,13 +42,13 @@ impl SessionTask {
                     Err(failure) => self.not_connected(&turn, failure),
                 },
                 command = self.inbox.recv() => {
-                    if let Some(next) = self.while_connecting(command, &mut turn) {
+                    if let Some(next) = self.while_connecting(command, &turn) {
                         return abandon(leasing, &cancelled, next).await;
                     }
                 }
                 () = self.listeners_gone.notified() => {
                     self.drop_abandoned();
-                    if let Some(next) = self.caller_left(&mut turn) {
+                    if let Some(next) = self.caller_left(&turn) {
                         return abandon(leasing, &cancelled, next).await;
                     }
                 }
@@ -57,18 +59,17 @@ impl SessionTask {
     /// Settles what the process is to be: conversation and options.
     fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<(), Cause> {
         let request = &turn.request;
+        let known = self.around.ledger.load(&self.status.session_id).is_some();
+        let elsewhere =
+            request.resume.is_some_and(|resume| resume.id != self.status.cli_session_id);
+        if known && elsewhere && !request.new_conversation {
+            return Err(Cause::OptionsMismatch { options: vec!["resume".into()], detail: None });
+        }
         self.status.options = self.status.options.updated(&request.options);
         if request.new_conversation {
             self.converse(Conversation::Own(CliSessionId::fresh()));
         }
         if let Some(resume) = request.resume {
-            let known = self.around.ledger.load(&self.status.session_id).is_some();
-            if known && !request.new_conversation && resume.id != self.status.cli_session_id {
-                return Err(Cause::OptionsMismatch {
-                    options: vec!["resume".into()],
-                    detail: None,
-                });
-            }
             self.converse(if resume.fork {
                 Conversation::CopyOf { from: resume.id, to: CliSessionId::fresh() }
             } else {
@@ -131,24 +132,21 @@ impl SessionTask {
         self.fail(&turn.log, failure);
     }
 
-    /// The start under way serves the next in the queue, if the caller of this turn left.
-    fn caller_left(&mut self, turn: &mut Waiting) -> Option<Phase> {
+    /// The start is given up if the caller of this turn left: the next in the queue may
+    /// want another process. If it is ready just then, the next turn is fitted to it.
+    fn caller_left(&mut self, turn: &Waiting) -> Option<Phase> {
         let stays = turn.request.on_disconnect == DisconnectPolicy::Continue;
         if stays || turn.log.listeners() > 0 {
             return None;
         }
         self.cancel(turn, &Cause::TurnInterrupted);
-        match self.queue.pop_front() {
-            Some(next) => {
-                *turn = next;
-                None
-            }
-            None if self.ephemeral => Some(Phase::Closing(None, CloseReason::Ephemeral)),
-            None => Some(Phase::Detached),
+        if self.ephemeral && self.queue.is_empty() {
+            return Some(Phase::Closing(None, CloseReason::Ephemeral));
         }
+        Some(Phase::Detached)
     }
 
-    fn while_connecting(&mut self, command: Option<Command>, turn: &mut Waiting) -> Option<Phase> {
+    fn while_connecting(&mut self, command: Option<Command>, turn: &Waiting) -> Option<Phase> {
         let Some(command) = command else {
             self.cancel(turn, &Cause::ShuttingDown);
             return Some(Phase::Closing(None, CloseReason::Shutdown));
@@ -157,9 +155,7 @@ impl SessionTask {
             Taken::Done => None,
             Taken::StopForNext => {
                 self.cancel(turn, &Cause::TurnInterrupted);
-                // The start under way serves the turn that goes next.
-                *turn = self.queue.pop_front()?;
-                None
+                Some(Phase::Detached)
             }
             Taken::Respond(prompt_id, _, reply) => {
                 let cause = Cause::PromptNotFound { prompt_id };

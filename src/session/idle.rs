@@ -31,10 +31,6 @@ use crate::{
 /// versions without that event exist.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a change of options may take: newer versions try a model by calling the
-/// API with it.
-const CHANGE_LIMIT: Duration = Duration::from_secs(20);
-
 impl SessionTask {
     pub(super) async fn settling(&mut self, lease: Lease) -> Phase {
         self.rest(lease, Some(Instant::now() + SETTLE_LIMIT)).await
@@ -57,6 +53,10 @@ impl SessionTask {
             }
             if settle_until.is_none() {
                 self.update_idle(&mut lease).await;
+                if !self.leftover.is_empty() {
+                    frames.append(&mut self.leftover);
+                    continue;
+                }
                 self.drop_abandoned();
                 if let Some(turn) = self.queue.pop_front() {
                     match self.start_turn(lease, turn).await {
@@ -203,23 +203,71 @@ impl SessionTask {
         changes: &[LiveChange],
         wanted: &Options,
     ) -> Result<(), Cause> {
-        if changes.is_empty() {
-            return Ok(());
-        }
+        // Newer versions try a model by calling the API with it. Nothing else is heard
+        // meanwhile, so this has the bound of an interrupt.
+        let deadline = Instant::now() + self.around.settings.interrupt_timeout;
         for change in changes {
-            let mismatch = |detail: String| Cause::OptionsMismatch {
-                options: vec![change.option().to_owned()],
-                detail: Some(detail),
-            };
-            match ask(lease, change).await {
-                Ok(()) => {}
-                Err(refusal) => return Err(mismatch(refusal)),
+            if let Err(refusal) = self.ask(lease, change, deadline).await {
+                return Err(Cause::OptionsMismatch {
+                    options: vec![change.option().to_owned()],
+                    detail: Some(refusal),
+                });
             }
+            // What was accepted holds, whatever becomes of the rest.
+            self.status.options = self.status.options.updated(&change.as_options());
+            self.remember();
+            self.show();
         }
         self.status.options = self.status.options.updated(wanted);
-        self.remember();
-        self.show();
         Ok(())
+    }
+
+    /// Asks a process for one change of options and waits for its answer. One that does
+    /// not answer is ended: the next turn runs on another.
+    async fn ask(
+        &mut self,
+        lease: &mut Lease,
+        change: &LiveChange,
+        deadline: Instant,
+    ) -> Result<(), String> {
+        let request = match change {
+            LiveChange::Model(model) => ControlRequest::set_model(Some(model)),
+            LiveChange::PermissionMode(mode) => ControlRequest::set_permission_mode(mode),
+            LiveChange::MaxThinkingTokens(tokens) => {
+                ControlRequest::set_max_thinking_tokens(*tokens)
+            }
+            LiveChange::Effort(level) => ControlRequest::set_effort(level),
+        };
+        let mut answer =
+            lease.connection.request(request).map_err(|blocked| blocked.to_string())?;
+        let mut frames = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                answered = &mut answer => return match answered {
+                    Ok(answered) => answered.map(drop),
+                    Err(_) => Err("the CLI ended".to_owned()),
+                },
+                read = timeout_at(deadline, lease.connection.read(&mut frames)) => match read {
+                    Ok(Ok(())) => self.put_aside(&mut frames),
+                    Ok(Err(error)) => return Err(error.to_string()),
+                    Err(_) => {
+                        lease.child.kill();
+                        return Err("the CLI did not answer".to_owned());
+                    }
+                },
+            }
+        }
+    }
+
+    /// Frames that come while options change: a turn that the CLI begins by itself is
+    /// kept for later, echoes of the change are of no turn.
+    fn put_aside(&mut self, frames: &mut Vec<Frame>) {
+        if self.leftover.is_empty() && !frames.iter().any(begins_turn) {
+            self.between_turns(frames);
+        } else {
+            self.leftover.append(frames);
+        }
     }
 
     async fn update_idle(&mut self, lease: &mut Lease) {
@@ -250,34 +298,6 @@ impl SessionTask {
         self.around.counters.cli_exits.add_one();
         self.discard(lease, StopGrace::FIRM).await;
         self.after_loss()
-    }
-}
-
-/// Asks a process for one change of options and waits for its answer.
-async fn ask(lease: &mut Lease, change: &LiveChange) -> Result<(), String> {
-    let request = match change {
-        LiveChange::Model(model) => ControlRequest::set_model(Some(model)),
-        LiveChange::PermissionMode(mode) => ControlRequest::set_permission_mode(mode),
-        LiveChange::MaxThinkingTokens(tokens) => ControlRequest::set_max_thinking_tokens(*tokens),
-        LiveChange::Effort(level) => ControlRequest::set_effort(level),
-    };
-    let mut answer = lease.connection.request(request).map_err(|blocked| blocked.to_string())?;
-    let deadline = Instant::now() + CHANGE_LIMIT;
-    // Echoes of the change are of no turn.
-    let mut frames = Vec::new();
-    loop {
-        tokio::select! {
-            biased;
-            answered = &mut answer => return match answered {
-                Ok(answered) => answered.map(drop),
-                Err(_) => Err("the CLI ended".to_owned()),
-            },
-            read = timeout_at(deadline, lease.connection.read(&mut frames)) => match read {
-                Ok(Ok(())) => frames.clear(),
-                Ok(Err(error)) => return Err(error.to_string()),
-                Err(_) => return Err(format!("no answer in {CHANGE_LIMIT:?}")),
-            },
-        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     cli::{process::StopGrace, request::ControlRequest},
     failure::Cause,
+    ids::ClientId,
 };
 
 /// The wait before the CLI is asked again; it doubles each time.
@@ -80,20 +81,23 @@ impl Stop {
 impl SessionTask {
     pub(super) async fn interrupting(&mut self, mut active: Active, mut stop: Stop) -> Phase {
         let session_id = self.status.session_id.clone();
-        warn!(%session_id, client_id = %active.lease.client_id, "session_pool_interrupting_session");
+        let client_id = active.lease.client_id;
+        warn!(%session_id, %client_id, "session_pool_interrupting_session");
         let mut frames = Vec::new();
         loop {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(stop.deadline) => {
-                    warn!(%session_id, elapsed = ?stop.began.elapsed(), "session_pool_interrupt_timeout");
+                    let elapsed = stop.began.elapsed();
+                    warn!(%session_id, %client_id, ?elapsed, "session_pool_interrupt_timeout");
                     return self.kill_turn(active, stop).await;
                 }
                 () = tokio::time::sleep_until(stop.ask_at) => ask(&mut active, &mut stop),
                 read = active.lease.connection.read(&mut frames) => {
                     active.turn.touch();
                     if let Some(over) = self.digest(&mut active, &mut frames, true) {
-                        debug!(%session_id, elapsed = ?stop.began.elapsed(), "session_pool_interrupt_completed");
+                        let elapsed = stop.began.elapsed();
+                        debug!(%session_id, %client_id, ?elapsed, "session_pool_interrupt_completed");
                         return self.stopped(active, stop, frames, over);
                     }
                     if read.is_err() {
@@ -165,7 +169,7 @@ impl SessionTask {
         } else if stop.ongoing_timeout {
             debug!(%session_id, %client_id, "session_pool_interrupt_ongoing_not_needed");
         }
-        self.note_cleared(&stop);
+        self.note_cleared(&stop, client_id);
         match self.answer(stop, outcome) {
             Then::Stay | Then::StayUnlessKilled(_) => self.turn_over(active, rest, over),
             Then::Leave(reason) => Phase::Closing(Some(active.lease), reason),
@@ -175,17 +179,18 @@ impl SessionTask {
     /// The turn did not stop, or the process ended: nothing of it is left after this.
     async fn kill_turn(&mut self, mut active: Active, stop: Stop) -> Phase {
         let session_id = self.status.session_id.clone();
+        let client_id = active.lease.client_id;
         error!(
             %session_id,
-            client_id = %active.lease.client_id,
+            %client_id,
             error = "the CLI did not stop its turn",
             "session_interrupt_failed"
         );
         if stop.ongoing_timeout {
             let error = "the CLI did not stop its turn";
-            warn!(%session_id, error, "session_pool_interrupt_ongoing_failed");
+            warn!(%session_id, %client_id, error, "session_pool_interrupt_ongoing_failed");
         }
-        self.note_cleared(&stop);
+        self.note_cleared(&stop, client_id);
         self.around.counters.interrupt_escalations.add_one();
         self.around.counters.interrupted.add_one();
         let cause = match stop.then {
@@ -203,9 +208,10 @@ impl SessionTask {
         }
     }
 
-    fn note_cleared(&self, stop: &Stop) {
+    fn note_cleared(&self, stop: &Stop, client_id: ClientId) {
         debug!(
             session_id = %self.status.session_id,
+            %client_id,
             was_interrupted = true,
             was_first_chunk_timeout = false,
             was_ongoing_timeout = stop.ongoing_timeout,

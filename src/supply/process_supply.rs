@@ -169,15 +169,20 @@ impl Shared {
         let _starting = Starting::new(&self.starting);
         let client_id = ClientId::fresh();
         let start = async {
-            let slot = self.place(began).await?;
             // Fair: those who wait get their turn in the order they came.
-            let _turn = self.starts.acquire().await.map_err(|_| Cause::ShuttingDown)?;
+            let waiting = async {
+                let slot = self.place(began).await?;
+                let turn = self.starts.acquire().await.map_err(|_| Cause::ShuttingDown)?;
+                Ok((slot, turn))
+            };
+            let (slot, _turn) = tokio::select! {
+                waited = waiting => waited?,
+                () = order.cancelled.cancelled() => return Err(Cause::TurnInterrupted),
+                () = self.tasks.stopping().cancelled() => return Err(Cause::ShuttingDown),
+            };
             self.connect(order, client_id, began, slot).await
         };
-        let result = tokio::select! {
-            result = start => result,
-            () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
-        };
+        let result: Result<Lease, Cause> = start.await;
         result.map_err(|cause| {
             Failure::from(cause).concerning(Some(&order.session_id), None).on_client(client_id)
         })

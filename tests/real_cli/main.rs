@@ -11,6 +11,8 @@ mod support;
 
 mod bed;
 mod lossless;
+mod rebuild;
+mod shapes;
 
 mod background;
 mod creation;

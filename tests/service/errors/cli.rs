@@ -131,3 +131,15 @@ async fn a_turn_without_a_result_is_not_waited_for() {
     assert_eq!(next.result().result, "echo: next");
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_state_folder_that_cannot_be_written_is_an_internal_error() {
+    let service = Service::start(|_| {}).await;
+    // Where the session's folders are to be made, there is a file.
+    std::fs::write(service.state.path().join("tenants"), "").expect("written");
+    let turn = service.query("a", "hello").await;
+    let metadata = failure(turn.error(), Code::Internal, "INTERNAL");
+    assert_eq!(metadata["session_id"], "a");
+    assert!(turn.error().message().contains("folders"), "{:?}", turn.error());
+    service.stop().await;
+}

@@ -33,8 +33,8 @@ fn spilled(state: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn a_reader_of_30_mb_that_pauses_gets_every_event_and_delays_nobody() {
-    const FRAMES: usize = 750;
+async fn a_reader_of_20_mb_that_pauses_gets_every_event_and_delays_nobody() {
+    const FRAMES: usize = 500;
     let service = Service::start(|config| {
         config.pool.turn_retention = Duration::from_millis(100);
         config.pool.turn_buffer_bytes = 1 << 20;

@@ -25,7 +25,7 @@ async fn hanging(service: &Service, session: &str) -> Turn {
 #[tokio::test]
 async fn s10_asking_while_the_session_is_interrupted_waits_and_gets_another() {
     let service = Service::start(|config| {
-        config.pool.stream_interrupt_timeout = Duration::from_millis(600);
+        config.pool.stream_interrupt_timeout = Duration::from_millis(1500);
     })
     .await;
     let id = "s10-waits";

@@ -33,7 +33,7 @@ async fn s07_an_expired_session_is_replaced_and_its_conversation_goes_on() {
     assert_ne!(second.started().client_id, first.started().client_id);
     assert_eq!(second.started().cli_session_id, first.started().cli_session_id);
     let session = service.session(id).await.expect("there");
-    assert_eq!((session.status(), session.message_count), (SessionStatus::Active, 1));
+    assert_eq!(session.message_count, 1);
     assert_eq!(service.processes().len(), 1);
 
     let events = log::events("session_expired", id);

@@ -78,10 +78,11 @@ async fn s25_the_events_of_an_interrupt() {
     service.interrupt(id, false).await;
     let begun = one("session_pool_interrupting_session", id, Level::WARN, &[]);
     assert_eq!(begun.fields["client_id"], client_id);
-    one("session_pool_interrupt_completed", id, Level::DEBUG, &[]);
+    one("session_pool_interrupt_completed", id, Level::DEBUG, &["client_id"]);
     let done = one("session_interrupted", id, Level::DEBUG, &[]);
     assert_eq!(done.fields["client_id"], client_id);
-    let cleared = ["was_interrupted", "was_first_chunk_timeout", "was_ongoing_timeout"];
+    let cleared =
+        ["client_id", "was_interrupted", "was_first_chunk_timeout", "was_ongoing_timeout"];
     one("session_pool_stream_cleared", id, Level::DEBUG, &cleared);
     assert!(log::events("session_pool_interrupt_timeout", id).is_empty());
     assert!(log::events("session_interrupt_failed", id).is_empty());
@@ -100,7 +101,7 @@ async fn s25_the_events_of_an_interrupt_that_fails() {
     turn.until_text("word").await;
     let request = session_pool::proto::InterruptAllRequest {};
     service.client.clone().interrupt_all(request).await.expect("answered");
-    one("session_pool_interrupt_timeout", id, Level::WARN, &["elapsed"]);
+    one("session_pool_interrupt_timeout", id, Level::WARN, &["client_id", "elapsed"]);
     let failed = one("session_interrupt_failed", id, Level::ERROR, &["error"]);
     assert_eq!(failed.fields["client_id"], turn.started().client_id);
     one("session_interrupt_failed_during_all", id, Level::ERROR, &["error"]);

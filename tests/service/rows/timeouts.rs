@@ -84,6 +84,7 @@ async fn s12_a_silent_turn_that_cannot_be_stopped_is_cleared_anyway() {
     let failed = log::events("session_pool_interrupt_ongoing_failed", id);
     assert_eq!((failed.len(), failed[0].level), (1, tracing::Level::WARN));
     assert!(failed[0].fields.contains_key("error"), "{failed:?}");
+    assert_eq!(failed[0].fields["client_id"], silent.started().client_id);
     service.stop().await;
 }
 

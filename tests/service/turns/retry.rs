@@ -2,7 +2,7 @@
 
 use session_pool::proto::QueryRequest;
 
-use crate::support::service::{Service, query, script};
+use crate::support::service::{Service, model, query, script};
 
 fn named(turn: &str, prompt: &str) -> QueryRequest {
     QueryRequest { turn_id: turn.into(), ..query("a", prompt) }
@@ -51,6 +51,22 @@ async fn a_retry_of_a_queued_turn_joins_it() {
     assert_eq!(first.events, again.events);
     assert_eq!(first.text(), "echo: queued");
     assert_eq!(service.stats().await.total_messages, 2);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_retry_of_a_turn_whose_process_starts_joins_it() {
+    let service = Service::start(|_| {}).await;
+    let request = || QueryRequest { options: Some(model("fake:boot=400")), ..named("t1", "hello") };
+    let mut first = service.open(request()).await.expect("taken");
+    let mut again = service.open(request()).await.expect("joined");
+    let mut joined = service.attach("a", "", 0).await.expect("joined");
+    assert_eq!(service.session("a").await.expect("there").queued_turns, 0);
+    tokio::join!(first.finish(), again.finish(), joined.finish());
+    assert_eq!(first.events, again.events);
+    assert_eq!(first.events, joined.events);
+    assert_eq!(first.result().result, "echo: hello");
+    assert_eq!(service.stats().await.total_messages, 1);
     service.stop().await;
 }
 
