@@ -7,6 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
+use super::options::LiveChange;
+
 /// A control request of ours, with the id that its answer will name.
 #[derive(Debug, Clone)]
 pub struct ControlRequest {
@@ -28,27 +30,20 @@ impl ControlRequest {
         Self::new(json!({"subtype": "interrupt"}))
     }
 
-    /// Sets the model; `None` is the CLI's default.
-    pub fn set_model(model: Option<&str>) -> Self {
-        Self::new(match model {
-            Some(model) => json!({"subtype": "set_model", "model": model}),
-            None => json!({"subtype": "set_model"}),
+    /// Makes a running process take on an option.
+    pub fn change(change: &LiveChange) -> Self {
+        Self::new(match change {
+            LiveChange::Model(model) => json!({"subtype": "set_model", "model": model}),
+            LiveChange::PermissionMode(mode) => {
+                json!({"subtype": "set_permission_mode", "mode": mode})
+            }
+            LiveChange::MaxThinkingTokens(tokens) => {
+                json!({"subtype": "set_max_thinking_tokens", "max_thinking_tokens": tokens})
+            }
+            LiveChange::Effort(level) => {
+                json!({"subtype": "apply_flag_settings", "settings": {"effortLevel": level}})
+            }
         })
-    }
-
-    /// Sets the permission mode.
-    pub fn set_permission_mode(mode: &str) -> Self {
-        Self::new(json!({"subtype": "set_permission_mode", "mode": mode}))
-    }
-
-    /// Sets the tokens for thinking.
-    pub fn set_max_thinking_tokens(tokens: u32) -> Self {
-        Self::new(json!({"subtype": "set_max_thinking_tokens", "max_thinking_tokens": tokens}))
-    }
-
-    /// Sets the effort level.
-    pub fn set_effort(level: &str) -> Self {
-        Self::new(json!({"subtype": "apply_flag_settings", "settings": {"effortLevel": level}}))
     }
 }
 

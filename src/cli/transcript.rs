@@ -21,6 +21,18 @@ use serde::Deserialize;
 
 use crate::ids::CliSessionId;
 
+/// The longest folder name that the CLI does not shorten.
+const LONGEST_NAME: usize = 200;
+
+/// Where to look for a transcript.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Search {
+    /// In the folder of the working folder, which takes one look.
+    OwnFolder,
+    /// In every folder, which takes one look for each.
+    AllFolders,
+}
+
 /// The file of a conversation whose process works in `work`.
 pub fn path(config: &Path, work: &Path, id: CliSessionId) -> PathBuf {
     let real = work.canonicalize().unwrap_or_else(|_| work.to_owned());
@@ -36,9 +48,14 @@ fn folder_name(work: &Path) -> String {
 /// `work` looks for it (2.1.197 looks nowhere else), without snapshots. Returns
 /// whether there is one to take up. No process may be writing to that file. May read
 /// folders: not for a runtime's own threads.
-pub fn provide(config: &Path, work: &Path, id: CliSessionId) -> io::Result<bool> {
+pub fn provide(config: &Path, work: &Path, id: CliSessionId, search: Search) -> io::Result<bool> {
     let wanted = path(config, work, id);
     if !wanted.exists() {
+        // A shortened name ends in a hash that is not known here.
+        let shortened = folder_name(work).len() > LONGEST_NAME;
+        if search == Search::OwnFolder && !shortened {
+            return Ok(false);
+        }
         let Some(found) = find(config, id)? else { return Ok(false) };
         if let Some(folder) = wanted.parent() {
             fs::create_dir_all(folder)?;
@@ -148,15 +165,16 @@ mod tests {
         let config = tempfile::tempdir().expect("a folder");
         let id = CliSessionId::fresh();
         let (old, new) = (Path::new("/old"), Path::new("/new"));
-        assert!(!provide(config.path(), new, id).expect("no projects yet"));
+        assert!(!provide(config.path(), new, id, Search::AllFolders).expect("no projects yet"));
         let file = path(config.path(), old, id);
         fs::create_dir_all(file.parent().expect("a parent")).expect("made");
         fs::write(&file, "{\"type\":\"user\"}\n").expect("written");
 
-        assert!(provide(config.path(), new, id).expect("copied"));
+        assert!(!provide(config.path(), new, id, Search::OwnFolder).expect("not there"));
+        assert!(provide(config.path(), new, id, Search::AllFolders).expect("copied"));
         assert!(path(config.path(), new, id).is_file());
         remove(config.path(), id).expect("removed");
-        assert!(!provide(config.path(), new, id).expect("none"));
+        assert!(!provide(config.path(), new, id, Search::AllFolders).expect("none"));
     }
 
     #[test]
@@ -166,7 +184,7 @@ mod tests {
         let file = path(config.path(), work, id);
         fs::create_dir_all(file.parent().expect("a parent")).expect("made");
         fs::write(&file, "{\"type\":\"mode\"}\n{\"type\":\"us").expect("written");
-        assert!(!provide(config.path(), work, id).expect("read"));
+        assert!(!provide(config.path(), work, id, Search::OwnFolder).expect("read"));
         assert!(!file.exists());
     }
 
@@ -181,7 +199,7 @@ mod tests {
         let other = r#"{"type":"attachment","attachment":{"type":"date"}}"#;
         let cut = r#"{"type":"attachment","attachment":{"type":"prompt_sn"#;
         fs::write(&file, [said, snapshot, other, snapshot, cut].join("\n")).expect("written");
-        assert!(provide(config.path(), work, id).expect("there"));
+        assert!(provide(config.path(), work, id, Search::OwnFolder).expect("there"));
         let kept = fs::read_to_string(&file).expect("read");
         assert_eq!(kept, [said, other, cut].join("\n"));
     }

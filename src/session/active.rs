@@ -12,7 +12,7 @@ use super::{
     admission::Occupation,
     command::{CloseReason, Command, DisconnectPolicy},
     idle::at,
-    interrupting::{Stop, Then},
+    interrupting::Then,
     running::{Meaning, Running},
     task::{Phase, SessionTask, Taken, Waiting},
 };
@@ -205,9 +205,8 @@ impl SessionTask {
     }
 
     /// Begins to stop the turn.
-    pub(super) fn stop(&mut self, active: Active, then: Then) -> Phase {
-        let limit = self.around.settings.interrupt_timeout;
-        Phase::Interrupting(active, Stop::new(limit, then))
+    pub(super) fn stop(&self, active: Active, then: Then) -> Phase {
+        Phase::Interrupting(active, self.new_stop(then))
     }
 
     fn while_active(
@@ -228,14 +227,12 @@ impl SessionTask {
             }
             Taken::Interrupt(keep, reply) => {
                 let then = if keep { Then::Stay } else { Then::Leave(CloseReason::Interrupted) };
-                let limit = self.around.settings.interrupt_timeout;
-                let mut stop = Stop::new(limit, then);
+                let mut stop = self.new_stop(then);
                 stop.waiters.push(reply);
                 Err(Box::new(Phase::Interrupting(active, stop)))
             }
             Taken::Close(reason, reply) => {
-                let limit = self.around.settings.interrupt_timeout;
-                let mut stop = Stop::new(limit, Then::Leave(reason));
+                let mut stop = self.new_stop(Then::Leave(reason));
                 stop.closers.push(reply);
                 Err(Box::new(Phase::Interrupting(active, stop)))
             }

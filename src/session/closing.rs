@@ -22,7 +22,7 @@ impl SessionTask {
         // From here on commands are refused; who is in the mailbox already is told below.
         self.inbox.close();
         if let Some(lease) = lease {
-            self.discard(lease, StopGrace::GENTLE).await;
+            lease.end(StopGrace::GENTLE).await;
         }
         if reason.forgets() {
             self.around.ledger.remove(&self.status.session_id);

@@ -1,6 +1,6 @@
 //! Phase: the session waits for its process, for a turn that has not begun.
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
@@ -12,14 +12,29 @@ use super::{
     task::{Phase, SessionTask, Taken, Waiting},
 };
 use crate::{
+    cli::options::Options,
     failure::{Cause, Failure},
     ids::CliSessionId,
     supply::{Conversation, Lease, Leasing, Order},
     turn::event::Origin,
 };
 
+/// A start that is not wanted any more.
+struct GiveUp {
+    next: Phase,
+    /// Who interrupted it, and whether the session stays.
+    interrupt: Option<(bool, oneshot::Sender<InterruptReport>)>,
+}
+
+impl From<Phase> for GiveUp {
+    fn from(next: Phase) -> Self {
+        Self { next, interrupt: None }
+    }
+}
+
 impl SessionTask {
     pub(super) async fn connecting(&mut self, turn: Waiting) -> Phase {
+        let before = (self.status.options.clone(), self.conversation);
         if let Err(cause) = self.prepare_to_connect(&turn) {
             let failure = self.failure(cause);
             self.fail(&turn.log, failure);
@@ -35,25 +50,65 @@ impl SessionTask {
         });
         // It can be joined by its id before it begins.
         self.current = Some(turn.log.clone());
-        loop {
+        let given_up = loop {
             tokio::select! {
                 leased = &mut leasing => return match leased {
-                    Ok(lease) => self.connected(lease, turn, came).await,
+                    Ok(lease) => self.connected(lease, turn, came),
                     Err(failure) => self.not_connected(&turn, failure),
                 },
                 command = self.inbox.recv() => {
-                    if let Some(next) = self.while_connecting(command, &turn) {
-                        return abandon(leasing, &cancelled, next).await;
+                    if let Some(given_up) = self.while_connecting(command, &turn) {
+                        break given_up;
                     }
                 }
                 () = self.listeners_gone.notified() => {
                     self.drop_abandoned();
-                    if let Some(next) = self.caller_left(&turn) {
-                        return abandon(leasing, &cancelled, next).await;
+                    if self.caller_left(&turn) {
+                        break Phase::Detached.into();
                     }
                 }
             }
+        };
+        cancelled.cancel();
+        self.give_up(leasing, given_up, before).await
+    }
+
+    /// Waits until nothing of a start is left that was given up: two processes must not
+    /// serve one conversation, and who closed a session may count on its end.
+    async fn give_up(
+        &mut self,
+        leasing: Leasing,
+        given_up: GiveUp,
+        (options, conversation): (Options, Conversation),
+    ) -> Phase {
+        let began = Instant::now();
+        let next = match (leasing.await, given_up.next) {
+            // It was ready just then: the next turn is fitted to it.
+            (Ok(lease), Phase::Detached) => {
+                self.adopt(&lease);
+                Phase::Idle(lease)
+            }
+            (Ok(lease), Phase::Closing(None, reason)) => Phase::Closing(Some(lease), reason),
+            (_, next) => {
+                // What the turn wanted goes with it.
+                self.status.options = options;
+                self.converse(conversation);
+                if matches!(next, Phase::Detached) { self.after_loss() } else { next }
+            }
+        };
+        if let Some((keep, reply)) = given_up.interrupt {
+            let report = InterruptReport {
+                outcome: InterruptOutcome::Interrupted,
+                had_active_turn: true,
+                elapsed: began.elapsed(),
+            };
+            if keep {
+                reply.send(report).ok();
+            } else {
+                self.farewell.interrupts.push((reply, report));
+            }
         }
+        next
     }
 
     /// Settles what the process is to be: conversation and options.
@@ -84,12 +139,21 @@ impl SessionTask {
         self.status.cli_session_id = conversation.id();
     }
 
-    async fn connected(&mut self, mut lease: Lease, turn: Waiting, came: Instant) -> Phase {
+    fn connected(&mut self, mut lease: Lease, turn: Waiting, came: Instant) -> Phase {
+        self.adopt(&lease);
+        lease.connect_time = came.elapsed();
         let origin = if lease.resumed { Origin::Resumed } else { Origin::Created };
+        self.begin(lease, turn, origin, came)
+    }
+
+    /// Takes note of a process that serves the session from here on.
+    fn adopt(&mut self, lease: &Lease) {
         let counters = &self.around.counters;
-        match origin {
-            Origin::Resumed => counters.sessions_resumed.add_one(),
-            Origin::Created | Origin::Reused => counters.sessions_created.add_one(),
+        if lease.resumed {
+            counters.sessions_resumed.add_one();
+        } else {
+            counters.sessions_created.add_one();
+            self.reported_cost = 0.0;
         }
         counters.cold_starts.add_one();
         debug!(
@@ -100,13 +164,10 @@ impl SessionTask {
         );
         self.connected_before = true;
         self.habits = Habits::default();
-        if !lease.resumed {
-            self.reported_cost = 0.0;
-        }
+        // Frames of the process before are of no turn any more.
+        self.leftover.clear();
         self.converse(Conversation::Own(lease.cli_session_id));
         self.remember();
-        lease.connect_time = came.elapsed();
-        self.begin(lease, turn, origin, came)
     }
 
     fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {
@@ -133,29 +194,26 @@ impl SessionTask {
     }
 
     /// The start is given up if the caller of this turn left: the next in the queue may
-    /// want another process. If it is ready just then, the next turn is fitted to it.
-    fn caller_left(&mut self, turn: &Waiting) -> Option<Phase> {
+    /// want another process.
+    fn caller_left(&mut self, turn: &Waiting) -> bool {
         let stays = turn.request.on_disconnect == DisconnectPolicy::Continue;
         if stays || turn.log.listeners() > 0 {
-            return None;
+            return false;
         }
         self.cancel(turn, &Cause::TurnInterrupted);
-        if self.ephemeral && self.queue.is_empty() {
-            return Some(Phase::Closing(None, CloseReason::Ephemeral));
-        }
-        Some(Phase::Detached)
+        true
     }
 
-    fn while_connecting(&mut self, command: Option<Command>, turn: &Waiting) -> Option<Phase> {
+    fn while_connecting(&mut self, command: Option<Command>, turn: &Waiting) -> Option<GiveUp> {
         let Some(command) = command else {
             self.cancel(turn, &Cause::ShuttingDown);
-            return Some(Phase::Closing(None, CloseReason::Shutdown));
+            return Some(Phase::Closing(None, CloseReason::Shutdown).into());
         };
         match self.take(command, Occupation::Connecting) {
             Taken::Done => None,
             Taken::StopForNext => {
                 self.cancel(turn, &Cause::TurnInterrupted);
-                Some(Phase::Detached)
+                Some(Phase::Detached.into())
             }
             Taken::Respond(prompt_id, _, reply) => {
                 let cause = Cause::PromptNotFound { prompt_id };
@@ -164,37 +222,20 @@ impl SessionTask {
             }
             Taken::Interrupt(keep, reply) => {
                 self.cancel(turn, &Cause::TurnInterrupted);
-                let report = InterruptReport {
-                    outcome: InterruptOutcome::Interrupted,
-                    had_active_turn: true,
-                    elapsed: std::time::Duration::ZERO,
+                let next = if keep {
+                    Phase::Detached
+                } else {
+                    Phase::Closing(None, CloseReason::Interrupted)
                 };
-                if keep {
-                    reply.send(report).ok();
-                    return Some(Phase::Detached);
-                }
-                self.farewell.interrupts.push((reply, report));
-                Some(Phase::Closing(None, CloseReason::Interrupted))
+                Some(GiveUp { next, interrupt: Some((keep, reply)) })
             }
             Taken::Close(reason, reply) => {
                 self.cancel(turn, &closing_cause(reason));
                 let report = CloseReport { closed: true, had_active_turn: true };
                 self.farewell.closes.push((reply, report));
-                Some(Phase::Closing(None, reason))
+                Some(Phase::Closing(None, reason).into())
             }
         }
-    }
-}
-
-/// Gives up a start and waits until nothing of it is left: two processes must not
-/// serve one conversation, and who closed a session may count on its end.
-async fn abandon(leasing: Leasing, cancelled: &CancellationToken, next: Phase) -> Phase {
-    cancelled.cancel();
-    match (leasing.await, next) {
-        // It was ready just then; what comes next decides what becomes of it.
-        (Ok(lease), Phase::Detached) => Phase::Idle(lease),
-        (Ok(lease), Phase::Closing(None, reason)) => Phase::Closing(Some(lease), reason),
-        (_, next) => next,
     }
 }
 

@@ -176,7 +176,7 @@ impl SessionTask {
 
     /// Another process for the same session.
     async fn replace(&mut self, lease: Lease, turn: Waiting) -> Phase {
-        self.discard(lease, StopGrace::GENTLE).await;
+        lease.end(StopGrace::GENTLE).await;
         Phase::Connecting(turn)
     }
 
@@ -230,14 +230,7 @@ impl SessionTask {
         change: &LiveChange,
         deadline: Instant,
     ) -> Result<(), String> {
-        let request = match change {
-            LiveChange::Model(model) => ControlRequest::set_model(Some(model)),
-            LiveChange::PermissionMode(mode) => ControlRequest::set_permission_mode(mode),
-            LiveChange::MaxThinkingTokens(tokens) => {
-                ControlRequest::set_max_thinking_tokens(*tokens)
-            }
-            LiveChange::Effort(level) => ControlRequest::set_effort(level),
-        };
+        let request = ControlRequest::change(change);
         let mut answer =
             lease.connection.request(request).map_err(|blocked| blocked.to_string())?;
         let mut frames = Vec::new();
@@ -296,7 +289,7 @@ impl SessionTask {
             "cli_exited_between_turns"
         );
         self.around.counters.cli_exits.add_one();
-        self.discard(lease, StopGrace::FIRM).await;
+        lease.end(StopGrace::FIRM).await;
         self.after_loss()
     }
 }

@@ -27,7 +27,12 @@ impl SessionTask {
                 reply.send(self.attach(turn.as_ref(), from)).ok();
             }
             Command::Update { options, reply } => {
-                self.updates.push(PendingUpdate { options: *options, reply });
+                let limit = self.around.settings.max_queued_turns;
+                if self.updates.len() < limit {
+                    self.updates.push(PendingUpdate { options: *options, reply });
+                } else {
+                    reply.send(Err(self.failure(Cause::QueueFull { limit }).into())).ok();
+                }
             }
             Command::Respond { prompt_id, decision, reply } => {
                 return Taken::Respond(prompt_id, decision, reply);

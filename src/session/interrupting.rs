@@ -52,7 +52,7 @@ pub struct Stop {
 
 impl Stop {
     /// A stop that begins now and may take `limit` before the process is ended.
-    pub fn new(limit: Duration, then: Then) -> Self {
+    fn new(limit: Duration, then: Then) -> Self {
         let now = Instant::now();
         Self {
             waiters: Vec::new(),
@@ -67,8 +67,8 @@ impl Stop {
     }
 
     /// A stop of a silent turn, for another caller.
-    pub fn of_silent_turn(limit: Duration) -> Self {
-        Self { ongoing_timeout: true, ..Self::new(limit, Then::Stay) }
+    pub fn of_silent_turn(self) -> Self {
+        Self { ongoing_timeout: true, ..self }
     }
 
     fn leave(&mut self, reason: CloseReason) {
@@ -79,6 +79,11 @@ impl Stop {
 }
 
 impl SessionTask {
+    /// A stop that begins now.
+    pub(super) fn new_stop(&self, then: Then) -> Stop {
+        Stop::new(self.around.settings.interrupt_timeout, then)
+    }
+
     pub(super) async fn interrupting(&mut self, mut active: Active, mut stop: Stop) -> Phase {
         let session_id = self.status.session_id.clone();
         let client_id = active.lease.client_id;
@@ -198,7 +203,7 @@ impl SessionTask {
             _ => Cause::TurnInterrupted,
         };
         self.fail_active(&mut active, cause);
-        self.discard(active.lease, StopGrace::FIRM).await;
+        active.lease.end(StopGrace::FIRM).await;
         match self.answer(stop, InterruptOutcome::Terminated) {
             Then::Stay if self.ephemeral && self.queue.is_empty() => {
                 Phase::Closing(None, CloseReason::Ephemeral)

@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 use super::{
     active::Active,
     command::CloseReason,
-    interrupting::{Stop, Then},
+    interrupting::Then,
     running::Watchdog,
     task::{Phase, SessionTask},
 };
@@ -17,10 +17,9 @@ use crate::{
         connection::ConnectionError,
         frame::{Frame, excerpt},
         lines::LineError,
-        process::{Exit, StopGrace, stop},
+        process::{Exit, StopGrace},
     },
     failure::Cause,
-    supply::Lease,
 };
 
 /// How long what a dead process printed last may take to be read, when a child of its
@@ -52,7 +51,7 @@ impl SessionTask {
             error => Cause::Protocol { detail: excerpt(&error.to_string(), 300) },
         };
         self.fail_active(&mut active, cause);
-        self.discard(active.lease, StopGrace::FIRM).await;
+        active.lease.end(StopGrace::FIRM).await;
         self.after_loss()
     }
 
@@ -75,7 +74,7 @@ impl SessionTask {
             };
             self.fail_active(&mut active, cause);
         }
-        self.discard(active.lease, StopGrace::FIRM).await;
+        active.lease.end(StopGrace::FIRM).await;
         self.after_loss()
     }
 
@@ -85,13 +84,6 @@ impl SessionTask {
             return Phase::Closing(None, CloseReason::Ephemeral);
         }
         Phase::Detached
-    }
-
-    /// Ends a process that serves the session no longer.
-    pub(super) async fn discard(&mut self, mut lease: Lease, grace: StopGrace) {
-        let mut words = Vec::new();
-        let stopped = stop(lease.connection, lease.child.as_mut(), grace, &mut words).await;
-        debug!(client_id = %lease.client_id, ?stopped, "cli_stopped");
     }
 
     pub(super) async fn bite(&mut self, mut active: Active, dog: Watchdog) -> Phase {
@@ -108,15 +100,14 @@ impl SessionTask {
                     was_first_chunk_timeout = true, was_ongoing_timeout = false,
                     "session_pool_stream_cleared");
                 // A process that does not answer at all is taken for broken.
-                self.discard(active.lease, StopGrace::FIRM).await;
+                active.lease.end(StopGrace::FIRM).await;
                 self.after_loss()
             }
             Watchdog::Ongoing => {
                 let has_first_chunk = active.turn.first_seen();
                 info!(%session_id, %client_id, idle_seconds, has_first_chunk, is_completed = false,
                     "session_pool_interrupting_ongoing_timeout");
-                let limit = self.around.settings.interrupt_timeout;
-                Phase::Interrupting(active, Stop::of_silent_turn(limit))
+                Phase::Interrupting(active, self.new_stop(Then::Stay).of_silent_turn())
             }
             Watchdog::Stalled => {
                 let limit = self.around.settings.stall_timeout.unwrap_or_default();

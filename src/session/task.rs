@@ -144,6 +144,9 @@ pub struct Farewell {
     pub interrupts: Vec<(oneshot::Sender<InterruptReport>, InterruptReport)>,
     /// To those who closed it.
     pub closes: Vec<(oneshot::Sender<CloseReport>, CloseReport)>,
+    /// Dropped last: those who wait for the session's end look for another one then, and
+    /// must not find this one in the pool.
+    ended: Option<watch::Sender<Status>>,
 }
 
 impl Farewell {
@@ -155,6 +158,7 @@ impl Farewell {
         for (reply, report) in self.closes {
             reply.send(report).ok();
         }
+        drop(self.ended);
     }
 }
 
@@ -238,7 +242,8 @@ impl SessionTask {
                 }
                 Phase::Settling(lease) => Box::pin(self.settling(lease)).await,
                 Phase::Closing(lease, reason) => {
-                    return Box::pin(self.closing(lease, reason)).await;
+                    let farewell = Box::pin(self.closing(lease, reason)).await;
+                    return Farewell { ended: Some(self.publisher), ..farewell };
                 }
             };
         }

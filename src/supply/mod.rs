@@ -13,11 +13,16 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 pub use process_supply::{ProcessSupply, SupplyLimits};
 
 use crate::{
-    cli::{connection::Connection, options::Options, process::Child},
+    cli::{
+        connection::Connection,
+        options::Options,
+        process::{Child, StopGrace, stop},
+    },
     failure::Failure,
     ids::{CliSessionId, ClientId, SessionId},
 };
@@ -77,6 +82,15 @@ pub struct Lease {
     pub child: Box<dyn Child>,
     /// Its place among `pool.max_processes`; `None` where nobody counts.
     pub slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Lease {
+    /// Ends the process and what it left; its place is free afterwards.
+    pub async fn end(mut self, grace: StopGrace) {
+        let mut words = Vec::new();
+        let stopped = stop(self.connection, self.child.as_mut(), grace, &mut words).await;
+        debug!(client_id = %self.client_id, ?stopped, "cli_stopped");
+    }
 }
 
 /// The future of a lease.

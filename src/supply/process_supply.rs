@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot},
     time::{Instant, timeout},
 };
 use tracing::{debug, info_span, warn};
@@ -23,9 +23,9 @@ use crate::{
     cli::{
         launch::{Folders, LaunchSettings, Origin},
         options::Options,
-        process::{Process, StopGrace, stop},
+        process::{Process, StopGrace},
         request::Initialize,
-        transcript,
+        transcript::{self, Search},
     },
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionId},
@@ -100,7 +100,7 @@ impl Supply for ProcessSupply {
             tasks.spawn(span, async move {
                 let result = shared.start(&order).await;
                 if let Err(Ok(unwanted)) = reply.send(result) {
-                    end(unwanted).await;
+                    unwanted.end(StopGrace::GENTLE).await;
                 }
             });
             // Dropping this future cancels the start.
@@ -126,12 +126,6 @@ impl Supply for ProcessSupply {
             }
         })
     }
-}
-
-async fn end(mut lease: Lease) {
-    let mut words = Vec::new();
-    let stopped = stop(lease.connection, lease.child.as_mut(), StopGrace::GENTLE, &mut words).await;
-    debug!(client_id = %lease.client_id, ?stopped, "cli_stopped");
 }
 
 fn remove_folder(folder: &Path) -> io::Result<()> {
@@ -168,24 +162,32 @@ impl Shared {
         let began = Instant::now();
         let _starting = Starting::new(&self.starting);
         let client_id = ClientId::fresh();
-        let start = async {
-            // Fair: those who wait get their turn in the order they came.
-            let waiting = async {
-                let slot = self.place(began).await?;
-                let turn = self.starts.acquire().await.map_err(|_| Cause::ShuttingDown)?;
-                Ok((slot, turn))
-            };
-            let (slot, _turn) = tokio::select! {
-                waited = waiting => waited?,
-                () = order.cancelled.cancelled() => return Err(Cause::TurnInterrupted),
-                () = self.tasks.stopping().cancelled() => return Err(Cause::ShuttingDown),
-            };
-            self.connect(order, client_id, began, slot).await
+        let result = match self.wait_in_line(order, began).await {
+            Ok((slot, _turn)) => self.connect(order, client_id, began, slot).await,
+            Err(cause) => Err(cause),
         };
-        let result: Result<Lease, Cause> = start.await;
         result.map_err(|cause| {
             Failure::from(cause).concerning(Some(&order.session_id), None).on_client(client_id)
         })
+    }
+
+    /// A place among the processes, and a turn at starting. Fair: those who wait get
+    /// theirs in the order they came.
+    async fn wait_in_line(
+        &self,
+        order: &Order,
+        began: Instant,
+    ) -> Result<(OwnedSemaphorePermit, SemaphorePermit<'_>), Cause> {
+        let waiting = async {
+            let slot = self.place(began).await?;
+            let turn = self.starts.acquire().await.map_err(|_| Cause::ShuttingDown)?;
+            Ok((slot, turn))
+        };
+        tokio::select! {
+            waited = waiting => waited,
+            () = order.cancelled.cancelled() => Err(Cause::TurnInterrupted),
+            () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
+        }
     }
 
     async fn place(&self, began: Instant) -> Result<OwnedSemaphorePermit, Cause> {
@@ -236,10 +238,8 @@ impl Shared {
             () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
         };
         if let Err(cause) = connected {
-            let mut words = Vec::new();
-            let stopped =
-                stop(lease.connection, lease.child.as_mut(), StopGrace::FIRM, &mut words).await;
-            debug!(%client_id, ?stopped, %cause, "cli_start_failed");
+            debug!(%client_id, %cause, "cli_start_failed");
+            lease.end(StopGrace::FIRM).await;
             return Err(cause);
         }
         lease.connect_time = began.elapsed();
@@ -302,7 +302,12 @@ async fn prepare(folders: Folders, conversation: Conversation) -> Result<Origin,
         for folder in [&folders.work, &folders.config, &folders.home] {
             private_folder(folder)?;
         }
-        transcript::provide(&folders.config, &folders.work, source)
+        // A session's own transcript is never anywhere but where its processes work.
+        let search = match conversation {
+            Conversation::Own(_) => Search::OwnFolder,
+            Conversation::Existing(_) | Conversation::CopyOf { .. } => Search::AllFolders,
+        };
+        transcript::provide(&folders.config, &folders.work, source, search)
     });
     let found = found.await.map_err(internal)?;
     match conversation {

@@ -5,7 +5,7 @@ use session_pool::{
     cli::{
         connection::Connection,
         launch::{Folders, LaunchSettings, Origin},
-        options::Options,
+        options::{LiveChange, Options},
         process::{Process, StopGrace, stop},
         request::{ControlRequest, Initialize},
     },
@@ -149,16 +149,20 @@ async fn replies(program: std::path::PathBuf, api: &StandIn) -> Shapes {
     let mut shapes = Shapes::default();
     for (name, request) in [
         ("initialize", Initialize::default().request()),
-        ("set_model", ControlRequest::set_model(Some("claude-sonnet-4-6"))),
-        ("set_permission_mode", ControlRequest::set_permission_mode("plan")),
-        ("set_max_thinking_tokens", ControlRequest::set_max_thinking_tokens(1000)),
-        ("set_effort", ControlRequest::set_effort("low")),
+        ("set_model", ControlRequest::change(&LiveChange::Model("claude-sonnet-4-6".into()))),
+        ("set_permission_mode", ControlRequest::change(&LiveChange::PermissionMode("plan".into()))),
+        ("set_max_thinking_tokens", ControlRequest::change(&LiveChange::MaxThinkingTokens(1000))),
+        ("set_effort", ControlRequest::change(&LiveChange::Effort("low".into()))),
         ("interrupt", ControlRequest::interrupt()),
     ] {
         let answer = exchange(&mut connection, request).await.expect("success");
         shapes.add(format!("reply {name}"), &json(&answer));
     }
-    let refused = exchange(&mut connection, ControlRequest::set_permission_mode("nonsense")).await;
+    let refused = exchange(
+        &mut connection,
+        ControlRequest::change(&LiveChange::PermissionMode("nonsense".into())),
+    )
+    .await;
     refused.expect_err("there is no such mode");
     let stopped = stop(connection, &mut process, StopGrace::GENTLE, &mut Vec::new()).await;
     assert!(stopped.exit.is_some(), "{stopped:?}");

@@ -5,24 +5,15 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{SECOND, Seen, Session, read, request, settings};
+use super::{SECOND, Session, cause, read, request, settings, text};
 use crate::{
-    cli::options::Options,
     failure::Cause,
     session::{
-        BusyPolicy, CloseReason, DisconnectPolicy, InterruptOutcome, MismatchPolicy, Refusal,
-        Settings, status::Condition,
+        BusyPolicy, CloseReason, DisconnectPolicy, InterruptOutcome, Refusal, Settings,
+        status::Condition,
     },
     turn::event::Class,
 };
-
-fn text(seen: &Seen) -> String {
-    seen.frames.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
-}
-
-fn cause(seen: &Seen) -> Cause {
-    seen.end.clone().expect_err("the turn failed").cause
-}
 
 #[tokio::test(start_paused = true)]
 async fn turns_are_served_in_order_by_one_process() {
@@ -51,42 +42,6 @@ async fn s10_a_query_during_an_interrupt_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s11_a_silent_process_is_replaced_and_the_caller_told_without_anyone_asking() {
-    let session = Session::start(settings());
-    let began = Instant::now();
-    let seen = read(session.run("a silent").await).await;
-    assert_eq!(cause(&seen), Cause::FirstChunkTimeout { limit: 10 * SECOND });
-    assert_eq!(began.elapsed().as_secs(), 10);
-    assert!(read(session.run("b ok").await).await.end.is_ok());
-    assert_eq!(session.supply.most_alive.load(std::sync::atomic::Ordering::SeqCst), 1);
-    assert_eq!(session.counters.first_chunk_timeouts.get(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn s12_another_caller_takes_the_session_from_a_silent_turn_only() {
-    let session = Session::start(settings());
-    let silent = session.run("a hang").await;
-    sleep(120 * SECOND).await;
-    assert_eq!(session.handle.status().condition, Condition::Active, "nobody else asked");
-    let began = Instant::now();
-    let next = session.run("b ok").await;
-    assert!(read(next).await.end.is_ok());
-    assert!(began.elapsed() < SECOND, "the silence was over the limit already");
-    assert!(matches!(read(silent).await.frames.last(), Some((Class::InterruptedResult, _))));
-}
-
-#[tokio::test(start_paused = true)]
-async fn s12_a_turn_whose_tool_runs_is_not_taken() {
-    let session = Session::start(settings());
-    let tool = session.run("a tool 300000").await;
-    sleep(SECOND).await;
-    let next = session.run("b ok").await;
-    let tool = read(tool).await;
-    assert!(matches!(tool.frames.last(), Some((Class::Result, _))), "{tool:?}");
-    assert!(read(next).await.end.is_ok());
-}
-
-#[tokio::test(start_paused = true)]
 async fn s14_two_callers_never_read_one_answer() {
     let session = Session::start(settings());
     let mut turns = Vec::new();
@@ -98,47 +53,6 @@ async fn s14_two_callers_never_read_one_answer() {
         assert_eq!(text(&seen).matches(" #").count(), 2, "{seen:?}");
         assert!(text(&seen).contains(&format!("p{n} slow 5 #2")));
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn s21_a_turn_past_the_threshold_is_interrupted_and_the_session_stays() {
-    let session = Session::start(settings());
-    let seen = read(session.run("a retry 1000").await).await;
-    assert!(matches!(seen.frames.last(), Some((Class::InterruptedResult, _))));
-    assert_eq!(session.counters.stuck.get(), 1);
-    assert!(read(session.run("b ok").await).await.end.is_ok());
-}
-
-#[tokio::test(start_paused = true)]
-async fn s21_a_stuck_session_that_cannot_be_interrupted_leaves() {
-    let limits = Settings { stall_timeout: None, ..settings() };
-    let session = Session::start(limits);
-    let seen = read(session.run("a deaf").await).await;
-    assert_eq!(cause(&seen), Cause::TurnInterrupted);
-    session.handle.ended().await;
-    assert_eq!(session.supply.alive(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stalled_turn_is_ended_by_itself_unless_a_tool_runs() {
-    let session = Session::start(settings());
-    let began = Instant::now();
-    let seen = read(session.run("a hang").await).await;
-    assert_eq!(cause(&seen), Cause::StreamStalled { limit: 600 * SECOND });
-    assert_eq!(began.elapsed().as_secs(), 600);
-    let tool = read(session.run("b tool 700000").await).await;
-    assert!(tool.end.is_ok(), "{tool:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn retries_restart_the_watchdogs() {
-    let limits = Settings { stuck_threshold: None, ..settings() };
-    let session = Session::start(limits);
-    let turn = session.run("a retry 500000").await;
-    sleep(3000 * SECOND).await;
-    assert_eq!(session.handle.status().condition, Condition::Active);
-    session.handle.interrupt(true).await.expect("answered");
-    assert!(read(turn).await.end.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,16 +172,6 @@ async fn s08_a_session_whose_process_died_continues_on_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s08_without_recovery_the_caller_gets_the_failure() {
-    let session = Session::start(Settings { connection_recovery: false, ..settings() });
-    read(session.run("a ok").await).await;
-    session.supply.kill();
-    sleep(SECOND).await;
-    let seen = read(session.run("b ok").await).await;
-    assert!(matches!(cause(&seen), Cause::ConnectFailed { .. }), "{seen:?}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_death_in_mid_turn_fails_the_turn_and_repeats_nothing() {
     let session = Session::start(settings());
     let seen = read(session.run("a die").await).await;
@@ -336,28 +240,6 @@ async fn s07_a_running_turn_outlives_the_time_of_its_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s09_a_session_that_cannot_connect_leaves_with_its_queue() {
-    let session = Session::start(settings());
-    *session.supply.broken.lock().expect("no panic") = true;
-    *session.supply.start_time.lock().expect("no panic") = SECOND;
-    let (a, b) = (session.run("a ok").await, session.run("b ok").await);
-    for seen in [read(a).await, read(b).await] {
-        assert!(matches!(cause(&seen), Cause::ConnectFailed { .. }), "{seen:?}");
-    }
-    session.handle.ended().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_start_is_given_up_when_its_caller_leaves() {
-    let session = Session::start(settings());
-    *session.supply.start_time.lock().expect("no panic") = 5 * SECOND;
-    drop(session.run("a ok").await);
-    sleep(6 * SECOND).await;
-    assert_eq!(session.supply.alive(), 0);
-    assert!(read(session.run("b ok").await).await.end.is_ok());
-}
-
-#[tokio::test(start_paused = true)]
 async fn s15_a_session_interrupted_without_being_kept_leaves_with_its_process() {
     let session = Session::start(settings());
     let running = session.run("a hang").await;
@@ -393,41 +275,6 @@ async fn a_turn_id_runs_once() {
     let late = read(session.handle.run(asked).await.expect("joined")).await;
     assert_eq!(first.frames, late.frames);
     assert_eq!(session.handle.status().message_count, 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn options_are_changed_live_refused_or_bring_another_process() {
-    let session = Session::start(settings());
-    read(session.run("a ok").await).await;
-    let with = |options, on_mismatch| {
-        let mut asked = request("b ok");
-        (asked.options, asked.on_mismatch) = (options, on_mismatch);
-        session.handle.run(asked)
-    };
-    let model = Options { model: Some("other".into()), ..Options::default() };
-    assert!(read(with(model, MismatchPolicy::Fail).await.expect("taken")).await.end.is_ok());
-    assert_eq!(session.handle.status().options.model.as_deref(), Some("other"));
-
-    let prompt = Options { system_prompt: Some("new".into()), ..Options::default() };
-    let seen = read(with(prompt.clone(), MismatchPolicy::Fail).await.expect("taken")).await;
-    let Cause::OptionsMismatch { options, .. } = cause(&seen) else { panic!("{seen:?}") };
-    assert_eq!(options, ["system_prompt"]);
-
-    let client = session.handle.status().client_id;
-    assert!(read(with(prompt, MismatchPolicy::Restart).await.expect("taken")).await.end.is_ok());
-    assert_ne!(session.handle.status().client_id, client);
-    assert_eq!(session.supply.alive(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_new_conversation_has_another_id() {
-    let session = Session::start(settings());
-    read(session.run("a ok").await).await;
-    let before = session.handle.status().cli_session_id;
-    let mut asked = request("b ok");
-    asked.new_conversation = true;
-    assert!(read(session.handle.run(asked).await.expect("taken")).await.end.is_ok());
-    assert_ne!(session.handle.status().cli_session_id, before);
 }
 
 #[tokio::test(start_paused = true)]

@@ -96,7 +96,8 @@ impl Supply for MemorySupply {
             let (end, ended) = watch::channel(None);
             *killer.lock().expect("no panic") = Some(end.clone());
             let child = MemoryChild { end: end.clone(), ended };
-            let cli = MemoryCli { id, heard, end: end.clone() };
+            let system_prompt = order.options.system_prompt.unwrap_or_default();
+            let cli = MemoryCli { id, system_prompt, heard, end: end.clone() };
             drop(spawn_owned(async move {
                 cli.live(theirs).await;
                 alive.fetch_sub(1, Ordering::SeqCst);
@@ -165,6 +166,8 @@ impl Child for MemoryChild {
 
 struct MemoryCli {
     id: CliSessionId,
+    /// It is in every message, so that a test sees which process answered.
+    system_prompt: String,
     heard: Arc<Mutex<HashMap<CliSessionId, Vec<String>>>>,
     end: watch::Sender<Option<Exit>>,
 }
@@ -225,10 +228,17 @@ impl MemoryCli {
         }
     }
 
+    /// A model called `mute` gets no answer, a permission mode called `refused` an error.
     async fn answer(&self, request: &Value, output: &mut Output) {
-        let reply = json!({"type": "control_response", "response":
-            {"subtype": "success", "request_id": request["request_id"], "response": {}}});
-        print(output, &reply).await;
+        let id = &request["request_id"];
+        let body = match (&request["request"]["model"], &request["request"]["mode"]) {
+            (model, _) if model == "mute" => return,
+            (_, mode) if mode == "refused" => {
+                json!({"subtype": "error", "request_id": id, "error": "no such mode"})
+            }
+            _ => json!({"subtype": "success", "request_id": id, "response": {}}),
+        };
+        print(output, &json!({"type": "control_response", "response": body})).await;
     }
 
     async fn state(&self, state: &str, output: &mut Output) {
@@ -311,7 +321,7 @@ impl MemoryCli {
         };
         let message = |n: usize| {
             json!({"type": "assistant", "message":
-                {"content": [{"type": "text", "text": format!("{prompt} #{n}")}]}})
+                {"content": [{"type": "text", "text": format!("{prompt} #{n} {}", self.system_prompt)}]}})
         };
         match behaviour {
             "silent" => std::future::pending().await,

@@ -4,6 +4,9 @@
 mod lifecycle;
 mod memory_cli;
 mod model;
+mod options;
+mod starting;
+mod watchdogs;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +20,7 @@ use super::{
 use crate::{
     cli::{options::Options, request::Input},
     counters::Counters,
-    failure::Failure,
+    failure::{Cause, Failure},
     ids::SessionId,
     store::Ledger,
     tasks::spawn_owned,
@@ -118,4 +121,12 @@ async fn read(mut listener: Listener) -> Seen {
             }
         }
     }
+}
+
+fn text(seen: &Seen) -> String {
+    seen.frames.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+fn cause(seen: &Seen) -> Cause {
+    seen.end.clone().expect_err("the turn failed").cause
 }

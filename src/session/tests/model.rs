@@ -1,6 +1,7 @@
 //! Random commands, behaviours of the CLI, pauses and deaths against what must always
 //! hold: sequence numbers have no gaps, each event belongs to its own turn, each Query
-//! ends exactly once, no session has two processes, and none is left at the end.
+//! ends exactly once, a prompt is heard at most once, a turn runs with the options that
+//! it asked for, no session has two processes, and none is left at the end.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -9,7 +10,11 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use super::{Seen, Session, read, request, settings};
 use crate::{
-    session::{BusyPolicy, CloseReason, DisconnectPolicy, Refusal},
+    cli::{options::Options, request::Input},
+    ids::TurnId,
+    session::{
+        BusyPolicy, CloseReason, DisconnectPolicy, MismatchPolicy, Refusal, Settings, TurnRequest,
+    },
     tasks::spawn_owned,
     turn::{event::Class, log::Listener},
 };
@@ -22,6 +27,19 @@ enum Step {
         busy: u8,
         stays: bool,
     },
+    /// A Query with a system prompt of its own, which may need another process.
+    Optioned {
+        restart: bool,
+    },
+    /// The last Query again, under the same turn id.
+    Retry,
+    /// A change of model that is accepted, refused or not answered.
+    Update {
+        model: &'static str,
+        mode: Option<&'static str>,
+    },
+    /// From here on a start takes so long.
+    StartTime(u64),
     /// As `Query`, by a caller that leaves at once.
     Passing {
         behaviour: &'static str,
@@ -63,10 +81,20 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Interrupt { keep: true }),
         1 => Just(Step::Interrupt { keep: false }),
         1 => Just(Step::Attach),
+        2 => any::<bool>().prop_map(|restart| Step::Optioned { restart }),
+        2 => Just(Step::Retry),
+        1 => (prop::sample::select(vec!["m1", "m2", "mute"]), prop::option::of(Just("refused")))
+            .prop_map(|(model, mode)| Step::Update { model, mode }),
+        1 => prop::sample::select(vec![0, 50, 4000]).prop_map(Step::StartTime),
         1 => Just(Step::Cleanup),
         1 => Just(Step::Kill),
         4 => prop::sample::select(vec![0, 1, 30, 200, 3000, 90_000]).prop_map(Step::Pause),
     ]
+}
+
+/// Ended turns are kept to the end: one that is not kept any more would rightly run again.
+fn limits() -> Settings {
+    Settings { turn_retention: Duration::from_secs(86_400), ..settings() }
 }
 
 /// What is known of a turn: its prompt, and what its caller saw.
@@ -77,6 +105,7 @@ struct Play {
     turns: Vec<Turn>,
     joined: Vec<JoinHandle<Seen>>,
     waiting: Vec<JoinHandle<()>>,
+    last: Option<(TurnRequest, String)>,
     count: usize,
 }
 
@@ -88,6 +117,38 @@ impl Play {
                 if let Some((prompt, listener)) = self.query(behaviour, busy, goes_on).await {
                     self.turns.push((prompt, spawn_owned(read(listener))));
                 }
+            }
+            Step::Optioned { restart } => {
+                let mut asked = self.ask("ok");
+                asked.options.system_prompt = Some(format!("sp={}.", self.count));
+                if restart {
+                    asked.on_mismatch = MismatchPolicy::Restart;
+                }
+                if let Some((prompt, listener)) = self.send(asked).await {
+                    let prompt = format!("{prompt} sp={}.", self.count);
+                    self.turns.push((prompt, spawn_owned(read(listener))));
+                }
+            }
+            Step::Retry => {
+                let Some((asked, prompt)) = self.last.clone() else { return };
+                if let Ok(listener) = self.session.handle.run(asked).await {
+                    self.turns.push((prompt, spawn_owned(read(listener))));
+                }
+            }
+            Step::Update { model, mode } => {
+                let handle = self.session.handle.clone();
+                let options = Options {
+                    model: Some(model.into()),
+                    permission_mode: mode.map(str::to_owned),
+                    ..Options::default()
+                };
+                self.waiting.push(spawn_owned(async move {
+                    drop(handle.update(options).await);
+                }));
+            }
+            Step::StartTime(ms) => {
+                let mut time = self.session.supply.start_time.lock().expect("no panic");
+                *time = Duration::from_millis(ms);
             }
             Step::Passing { behaviour, goes_on } => {
                 drop(self.query(behaviour, 0, goes_on).await);
@@ -121,22 +182,37 @@ impl Play {
         busy: u8,
         goes_on: bool,
     ) -> Option<(String, Listener)> {
-        self.count += 1;
-        let prompt = format!("<{}> {behaviour}", self.count);
-        let mut asked = request(&prompt);
+        let mut asked = self.ask(behaviour);
         asked.on_busy =
             [BusyPolicy::Queue, BusyPolicy::Reject, BusyPolicy::Interrupt][busy as usize];
         if goes_on {
             asked.on_disconnect = DisconnectPolicy::Continue;
         }
+        self.send(asked).await
+    }
+
+    /// A request with a prompt and a turn id of its own.
+    fn ask(&mut self, behaviour: &str) -> TurnRequest {
+        self.count += 1;
+        let mut asked = request(&format!("<{}> {behaviour}", self.count));
+        asked.turn_id = TurnId::parse(&format!("t{}", self.count)).ok();
+        asked
+    }
+
+    async fn send(&mut self, asked: TurnRequest) -> Option<(String, Listener)> {
+        let Input::Text(prompt) = &*asked.input else { panic!("not a text") };
+        let prompt = prompt.clone();
+        self.last = Some((asked.clone(), prompt.clone()));
         match self.session.handle.run(asked).await {
             Ok(listener) => Some((prompt, listener)),
             Err(Refusal::Failed(_)) => None,
             Err(Refusal::Closed) => {
                 // As the pool does: it waits for the end and makes another.
                 self.session.handle.ended().await;
-                let old = std::mem::replace(&mut self.session, Session::start(settings()));
+                let old = std::mem::replace(&mut self.session, Session::start(limits()));
                 assert_eq!(old.supply.alive(), 0, "a session ended before its process");
+                heard_once(&old);
+                self.last = None;
                 None
             }
         }
@@ -149,6 +225,7 @@ impl Play {
         self.session.handle.ended().await;
         let supply = &self.session.supply;
         assert_eq!(supply.alive(), 0, "a process without a session");
+        heard_once(&self.session);
         assert!(supply.most_alive.load(Ordering::SeqCst) <= 1, "two processes for one session");
         let mut turns = Vec::new();
         for (prompt, seen) in self.turns {
@@ -165,6 +242,16 @@ impl Play {
         }
         (turns, joined)
     }
+}
+
+/// No prompt reached the CLI twice, whoever asked for it again.
+fn heard_once(session: &Session) {
+    let heard = session.supply.heard.lock().expect("no panic");
+    let mut prompts: Vec<&String> = heard.values().flatten().collect();
+    prompts.sort();
+    let all = prompts.len();
+    prompts.dedup();
+    assert_eq!(prompts.len(), all, "a prompt was heard twice: {prompts:?}");
 }
 
 fn check(seen: &Seen) {
@@ -187,7 +274,11 @@ fn check(seen: &Seen) {
 
 fn belongs(prompt: &str, seen: &Seen) {
     let own = prompt.split_whitespace().next().expect("a tag");
-    for (_, line) in &seen.frames {
+    let wanted = prompt.split_whitespace().find(|word| word.starts_with("sp="));
+    for (class, line) in &seen.frames {
+        if let (Some(wanted), Class::Assistant) = (wanted, class) {
+            assert!(line.contains(wanted), "{line} without {wanted}");
+        }
         // Messages and results carry the prompt that they answer.
         if let Some((_, rest)) = line.split_once('<') {
             assert!(format!("<{rest}").starts_with(own), "{line} in the turn {prompt}");
@@ -209,10 +300,11 @@ proptest! {
             .expect("a runtime");
         let (turns, joined) = runtime.block_on(async {
             let mut play = Play {
-                session: Session::start(settings()),
+                session: Session::start(limits()),
                 turns: Vec::new(),
                 joined: Vec::new(),
                 waiting: Vec::new(),
+                last: None,
                 count: 0,
             };
             for step in steps {

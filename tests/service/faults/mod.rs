@@ -7,3 +7,4 @@ mod lines;
 mod memory;
 mod mixing;
 mod slow_reader;
+mod waiting;
