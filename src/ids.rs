@@ -79,6 +79,17 @@ name_type! {
     /// One turn of a session, named by the caller or by the service.
     TurnId
 }
+name_type! {
+    /// Whose sessions they are: nobody else's look-ups find them.
+    TenantId
+}
+
+impl Default for TenantId {
+    /// The tenant of a service that asks nobody who they are.
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
 
 impl SessionId {
     /// A name for a session that its caller did not name.

@@ -14,6 +14,7 @@
 //! session's task makes sure of a process and writes the prompt, frames come back into
 //! the turn's log, every listener reads the log at its own pace, `rpc` encodes.
 
+pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;

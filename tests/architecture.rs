@@ -8,8 +8,9 @@ use std::{
 };
 
 /// What each module may name of the crate. `server` and `lib` put everything together.
-const ALLOWED: [(&str, &[&str]); 16] = [
+const ALLOWED: [(&str, &[&str]); 17] = [
     ("ids", &[]),
+    ("auth", &["ids"]),
     ("tasks", &[]),
     ("config", &[]),
     ("telemetry", &["config"]),
