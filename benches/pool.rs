@@ -293,8 +293,10 @@ async fn interrupts(channel: &Channel) -> Result<(), Status> {
         streams.push(stream);
     }
     let began = Instant::now();
-    let report =
-        client.interrupt_all(session_pool::proto::InterruptAllRequest {}).await?.into_inner();
+    let report = client
+        .interrupt_all(session_pool::proto::InterruptAllRequest::default())
+        .await?
+        .into_inner();
     let interrupted = report.results.iter().filter(|result| result.had_active_turn).count();
     row(
         &format!("interrupt of {interrupted} hanging turns at once"),
@@ -317,7 +319,8 @@ async fn memory(service: &Running, channel: &Channel) -> Result<(), Status> {
         String::new(),
     );
     row("threads of the service", service.threads().to_string(), String::new());
-    let stats = Client::new(channel.clone()).get_stats(GetStatsRequest {}).await?.into_inner();
+    let stats =
+        Client::new(channel.clone()).get_stats(GetStatsRequest::default()).await?.into_inner();
     row("sessions in all", stats.total_sessions.to_string(), String::new());
     Ok(())
 }

@@ -73,6 +73,61 @@ impl Spent {
 }
 
 impl Counters {
+    /// Adds all that others counted.
+    pub fn add(&self, others: &Self) {
+        for (mine, theirs) in self.each().into_iter().zip(others.each()) {
+            mine.add(theirs.get());
+        }
+        self.spend(&others.spent());
+    }
+
+    fn each(&self) -> [&Counter; 19] {
+        // Taken apart by name: a counter that is added does not compile before it is here.
+        let Self {
+            turns,
+            turns_completed,
+            turns_failed,
+            sessions_created,
+            sessions_reused,
+            sessions_resumed,
+            cold_starts,
+            interrupted,
+            first_chunk_timeouts,
+            stalled,
+            expired,
+            idle_removed,
+            stuck,
+            cli_exits,
+            capacity_refusals,
+            connect_failures,
+            interrupt_escalations,
+            messages,
+            frames,
+            spent: _,
+        } = self;
+        [
+            turns,
+            turns_completed,
+            turns_failed,
+            sessions_created,
+            sessions_reused,
+            sessions_resumed,
+            cold_starts,
+            interrupted,
+            first_chunk_timeouts,
+            stalled,
+            expired,
+            idle_removed,
+            stuck,
+            cli_exits,
+            capacity_refusals,
+            connect_failures,
+            interrupt_escalations,
+            messages,
+            frames,
+        ]
+    }
+
     /// Adds what a turn cost.
     pub fn spend(&self, spent: &Spent) {
         self.spent.lock().unwrap_or_else(PoisonError::into_inner).add(spent);

@@ -26,6 +26,15 @@ pub enum Cause {
         /// How long was waited.
         waited: Duration,
     },
+    /// A quota of the tenant is used up.
+    TenantQuota {
+        /// The key that sets it.
+        key: &'static str,
+        /// Its value.
+        limit: String,
+        /// When to try again.
+        retry: Duration,
+    },
     /// Too many turns wait for the session.
     QueueFull {
         /// `pool.max_queued_turns`.
@@ -136,6 +145,9 @@ impl fmt::Display for Cause {
                 f,
                 "no CLI process to be had: all {limit} (pool.max_processes) were in use for {waited:?}"
             ),
+            Self::TenantQuota { key, limit, .. } => {
+                write!(f, "the tenant has used all that it may: {limit} ({key})")
+            }
             Self::QueueFull { limit } => {
                 write!(f, "{limit} turns wait for the session already (pool.max_queued_turns)")
             }

@@ -91,7 +91,28 @@ impl Default for TenantId {
     }
 }
 
+/// What tells a session from every other: two tenants may use the same name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its name there.
+    pub session: SessionId,
+}
+
+impl SessionKey {
+    /// The session of this name that belongs to this tenant.
+    pub fn new(tenant: TenantId, session: SessionId) -> Self {
+        Self { tenant, session }
+    }
+}
+
 impl SessionId {
+    /// Less than every name, and no name itself.
+    pub fn before_all() -> Self {
+        Self("".into())
+    }
+
     /// A name for a session that its caller did not name.
     pub fn anonymous() -> Self {
         Self(format!("anonymous-{}", Uuid::now_v7()).into())

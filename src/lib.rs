@@ -31,4 +31,5 @@ pub mod store;
 pub mod supply;
 pub mod tasks;
 pub mod telemetry;
+pub mod tenant;
 pub mod turn;

@@ -16,7 +16,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
 use tracing::{error, info, info_span, warn};
 
@@ -27,19 +27,19 @@ use crate::{
         sweep::kill_marked,
     },
     config::Config,
-    counters::Counters,
     health::Health,
-    pool::{PoolSettings, PoolStats, SessionPool},
+    pool::{Parts, PoolSettings, PoolStats, Scope, SessionPool},
     proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
     rpc::{
         decode::Policy,
         picture::Facts,
         service::{Observe, Service},
     },
-    session::{Settings, Surroundings},
+    session::Settings,
     store::Ledger,
     supply::{ProcessSupply, SupplyLimits},
     tasks::Tasks,
+    tenant::{Quotas, Tenants},
 };
 
 /// Room in a request beside its prompt: system prompts, schemas, base64.
@@ -116,14 +116,13 @@ impl Server {
             .with_context(|| format!("server.listen: cannot bind {}", config.server.listen))?;
         let tasks = Tasks::default();
         let supply = ProcessSupply::new(launch(&config), limits(&config), tasks.clone());
-        let around = Surroundings {
-            settings: Arc::new(session_settings(&config)),
+        let parts = Parts {
+            session: Arc::new(session_settings(&config)),
             supply: Arc::new(supply.clone()),
             ledger: Arc::new(Ledger::default()),
-            counters: Arc::new(Counters::default()),
-            turns: TaskTracker::new(),
+            tenants: Tenants::new(quotas(&config)),
         };
-        let pool = SessionPool::new(pool_settings(&config), around, tasks.clone());
+        let pool = SessionPool::new(pool_settings(&config), parts, tasks.clone());
         Ok(Self { config, listener, tasks, supply, pool, _lock: lock })
     }
 
@@ -199,7 +198,7 @@ impl Server {
         };
         let observer = Observer {
             supply: self.supply.clone(),
-            max_processes: self.config.pool.max_processes,
+            limits: limits(&self.config),
             health: health.clone(),
         };
         let limit = self.config.policy.max_prompt_bytes.saturating_mul(2) + REQUEST_OVERHEAD;
@@ -230,18 +229,26 @@ impl Server {
 #[derive(Debug)]
 struct Observer {
     supply: ProcessSupply,
-    max_processes: usize,
+    limits: SupplyLimits,
     health: Health,
 }
 
 impl Observe for Observer {
-    async fn facts(&self, stats: &PoolStats) -> Facts {
+    async fn facts(&self, scope: &Scope, stats: &PoolStats) -> Facts {
+        let SupplyLimits { max_processes, max_processes_of_a_tenant, .. } = self.limits;
+        let (processes, max_processes) = match scope {
+            Scope::All => (self.supply.processes(), max_processes),
+            Scope::Tenant(tenant) => (
+                self.supply.processes_of(tenant),
+                max_processes_of_a_tenant.map_or(max_processes, |share| share.min(max_processes)),
+            ),
+        };
         let roots = stats.process_ids.clone();
         let memory = tokio::task::spawn_blocking(move || memory::resident_bytes(&roots));
         Facts {
-            processes: self.supply.processes(),
+            processes,
             starting: self.supply.starting(),
-            max_processes: self.max_processes,
+            max_processes,
             // A look that failed is a figure that is not known.
             memory_bytes: memory.await.unwrap_or_default(),
             cli_version: self.health.cli_version().unwrap_or_default(),
@@ -289,9 +296,26 @@ fn launch(config: &Config) -> LaunchSettings {
 fn limits(config: &Config) -> SupplyLimits {
     SupplyLimits {
         max_processes: config.pool.max_processes,
+        max_processes_of_a_tenant: unless_zero(config.policy.tenant_max_processes),
         start_concurrency: config.pool.start_concurrency,
         connect_timeout: config.pool.connect_timeout,
         max_frame_bytes: config.cli.max_frame_bytes,
+    }
+}
+
+/// A quota of 0 is none.
+fn unless_zero(limit: usize) -> Option<usize> {
+    Some(limit).filter(|limit| *limit > 0)
+}
+
+fn quotas(config: &Config) -> Quotas {
+    let policy = &config.policy;
+    Quotas {
+        sessions: unless_zero(policy.tenant_max_sessions),
+        processes: unless_zero(policy.tenant_max_processes),
+        queued_turns: unless_zero(policy.tenant_max_queued_turns),
+        streams: unless_zero(policy.tenant_max_streams),
+        cost_usd_per_day: Some(policy.tenant_max_cost_usd_per_day).filter(|cost| *cost > 0.0),
     }
 }
 

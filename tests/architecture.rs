@@ -8,7 +8,7 @@ use std::{
 };
 
 /// What each module may name of the crate. `server` and `lib` put everything together.
-const ALLOWED: [(&str, &[&str]); 17] = [
+const ALLOWED: [(&str, &[&str]); 18] = [
     ("ids", &[]),
     ("auth", &["ids"]),
     ("tasks", &[]),
@@ -18,11 +18,27 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     ("failure", &["cli", "ids"]),
     ("counters", &["cli"]),
     ("store", &["cli", "ids"]),
+    ("tenant", &["counters", "failure", "ids"]),
     ("turn", &["failure", "ids", "tasks"]),
     ("supply", &["cli", "failure", "ids", "tasks"]),
-    ("session", &["cli", "counters", "failure", "ids", "store", "supply", "tasks", "turn"]),
-    ("pool", &["cli", "counters", "failure", "ids", "session", "tasks", "turn"]),
-    ("rpc", &["cli", "counters", "failure", "ids", "pool", "proto", "session", "turn"]),
+    (
+        "session",
+        &["cli", "counters", "failure", "ids", "store", "supply", "tasks", "tenant", "turn"],
+    ),
+    (
+        "pool",
+        &[
+            "cli", "counters", "failure", "ids", "session", "store", "supply", "tasks", "tenant",
+            "turn",
+        ],
+    ),
+    (
+        "rpc",
+        &[
+            "auth", "cli", "counters", "failure", "ids", "pool", "proto", "session", "tenant",
+            "turn",
+        ],
+    ),
     ("health", &["proto"]),
     ("client", &["config", "proto"]),
     ("proto", &[]),

@@ -60,15 +60,26 @@ pub enum AddressedCommand {
     /// Stop a session's turn.
     Interrupt(Addressed<InterruptArgs>),
     /// Stop every session's turn.
-    InterruptAll(Addressed<Form>),
+    InterruptAll(Addressed<ScopeArgs>),
     /// End a session.
     Close(Addressed<CloseArgs>),
     /// List the sessions.
     Sessions(Addressed<SessionsArgs>),
     /// Show the pool's figures.
-    Stats(Addressed<Form>),
+    Stats(Addressed<ScopeArgs>),
     /// Ask whether the service takes new turns.
     Health(Addressed<Form>),
+}
+
+/// Whose sessions a command is about.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ScopeArgs {
+    /// Those of all tenants, not only of the caller's; needs the role admin.
+    #[arg(long)]
+    pub all_tenants: bool,
+    /// How to show it.
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// A command's arguments and where its service is.
@@ -105,13 +116,13 @@ pub enum ClientCommand {
     /// `interrupt`
     Interrupt(InterruptArgs),
     /// `interrupt-all`
-    InterruptAll(Form),
+    InterruptAll(ScopeArgs),
     /// `close`
     Close(CloseArgs),
     /// `sessions`
     Sessions(SessionsArgs),
     /// `stats`
-    Stats(Form),
+    Stats(ScopeArgs),
     /// `health`
     Health(Form),
 }

@@ -7,7 +7,7 @@ use tonic_health::pb::{
 };
 
 use super::{
-    args::Form,
+    args::{Form, ScopeArgs},
     connect::Service,
     exit::{Exit, Failure, Outcome},
     figures,
@@ -20,8 +20,9 @@ use crate::proto::{GetStatsRequest, SERVICE_NAME};
 const HEALTH_NAMES: [&str; 3] = ["", SERVICE_NAME, "liveness"];
 
 /// `stats`
-pub async fn stats(service: &mut Service, form: Form) -> Outcome {
-    let stats = service.get_stats(GetStatsRequest {}).await?.into_inner();
+pub async fn stats(service: &mut Service, args: ScopeArgs) -> Outcome {
+    let ScopeArgs { all_tenants, form } = args;
+    let stats = service.get_stats(GetStatsRequest { all_tenants }).await?.into_inner();
     let text =
         if form.json { format!("{}\n", figures::json(&stats)) } else { figures::lines(&stats) };
     print(&text)?;

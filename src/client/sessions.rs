@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    args::{CloseArgs, Form, InterruptArgs, SessionsArgs},
+    args::{CloseArgs, Form, InterruptArgs, ScopeArgs, SessionsArgs},
     connect::Service,
     exit::{Exit, Failure, Outcome},
     output::{is_screen, print, screen_width},
@@ -73,16 +73,18 @@ pub async fn interrupt(service: &mut Service, args: InterruptArgs) -> Outcome {
         had_active_turn: answer.had_active_turn,
         outcome: answer.outcome,
         elapsed: answer.elapsed,
+        tenant: String::new(),
     };
     print(&show_interrupts(&[result], args.form))?;
     Ok(exit)
 }
 
 /// `interrupt-all`
-pub async fn interrupt_all(service: &mut Service, form: Form) -> Outcome {
-    let answer = service.interrupt_all(InterruptAllRequest {}).await?.into_inner();
-    print(&show_interrupts(&answer.results, form))?;
-    if !form.json {
+pub async fn interrupt_all(service: &mut Service, args: ScopeArgs) -> Outcome {
+    let request = InterruptAllRequest { all_tenants: args.all_tenants };
+    let answer = service.interrupt_all(request).await?.into_inner();
+    print(&show_interrupts(&answer.results, args.form))?;
+    if !args.form.json {
         let (count, of) = (answer.interrupted_count, answer.session_count);
         print(&format!("{count} of {of} interrupted\n"))?;
     }

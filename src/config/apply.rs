@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Keys, and beginnings of keys, that belong to versions to come.
-const LATER: [&str; 20] = [
+const LATER: [&str; 17] = [
     "server.metrics_listen",
     "server.health_listen",
     "pool.spares",
@@ -28,9 +28,6 @@ const LATER: [&str; 20] = [
     "policy.settings",
     "policy.env",
     "policy.agents",
-    "policy.max_sessions",
-    "policy.max_queued_turns",
-    "policy.max_cost_usd",
     "policy.tenants",
     "telemetry",
     "otel",
@@ -85,6 +82,7 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
     match slot {
         Slot::Flag(place) => **place = value.as_bool().ok_or("is true or false")?,
         Slot::Count(place, bound) => **place = count(value, bound)?,
+        Slot::Amount(place, bound) => **place = amount(value, bound)?,
         Slot::Bytes(place, bound) => {
             **place = usize::try_from(bytes(value, bound)?).map_err(|_| "is too large")?;
         }
@@ -175,6 +173,17 @@ fn count(value: &Value, bound: &RangeInclusive<usize>) -> Result<usize, String> 
         Ok(number) if bound.contains(&number) => Ok(number),
         _ => Err(out_of(bound.start(), bound.end())),
     }
+}
+
+fn amount(value: &Value, bound: &RangeInclusive<f64>) -> Result<f64, String> {
+    #[expect(clippy::cast_precision_loss, reason = "what is lost of a whole number is no matter")]
+    let number = match value {
+        Value::Integer(number) => *number as f64,
+        Value::Float(number) => *number,
+        _ => return Err("is a number".into()),
+    };
+    // No comparison holds for what is not a number.
+    if bound.contains(&number) { Ok(number) } else { Err(out_of(bound.start(), bound.end())) }
 }
 
 fn bytes(value: &Value, bound: &RangeInclusive<u64>) -> Result<u64, String> {

@@ -49,6 +49,8 @@ pub enum Slot<'a> {
     Text(&'a mut String),
     /// A list of texts, at most so many.
     Texts(&'a mut Vec<String>, usize),
+    /// A number with a fraction.
+    Amount(&'a mut f64, RangeInclusive<f64>),
     /// One of the log formats.
     Format(&'a mut LogFormat),
     /// A table of texts, at most so many.
@@ -168,10 +170,30 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
 }
 
 fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_>> {
-    let PolicyConfig { permission_modes, max_prompt_bytes, slash_commands } = policy;
+    let PolicyConfig {
+        permission_modes,
+        max_prompt_bytes,
+        slash_commands,
+        tenant_max_sessions,
+        tenant_max_processes,
+        tenant_max_queued_turns,
+        tenant_max_streams,
+        tenant_max_cost_usd_per_day,
+    } = policy;
     [
         field("policy.permission_modes", Slot::Texts(permission_modes, 32)),
         field("policy.max_prompt_bytes", Slot::Bytes(max_prompt_bytes, 1..=GIB)),
         field("policy.slash_commands", Slot::Flag(slash_commands)),
+        field("policy.tenant_max_sessions", Slot::Count(tenant_max_sessions, 0..=1_000_000)),
+        field("policy.tenant_max_processes", Slot::Count(tenant_max_processes, 0..=100_000)),
+        field(
+            "policy.tenant_max_queued_turns",
+            Slot::Count(tenant_max_queued_turns, 0..=1_000_000),
+        ),
+        field("policy.tenant_max_streams", Slot::Count(tenant_max_streams, 0..=1_000_000)),
+        field(
+            "policy.tenant_max_cost_usd_per_day",
+            Slot::Amount(tenant_max_cost_usd_per_day, 0.0..=1e9),
+        ),
     ]
 }

@@ -31,6 +31,7 @@ fn value(slot: Slot<'_>) -> Value {
         Slot::Count(place, _) => {
             i64::try_from(*place).map_or_else(|_| Value::String(place.to_string()), Value::Integer)
         }
+        Slot::Amount(place, _) => Value::Float(*place),
         Slot::Bytes(place, _) => Value::String(show_bytes(*place as u64)),
         Slot::LargeBytes(place, _) => Value::String(show_bytes(*place)),
         Slot::Duration(place, _) | Slot::DurationOrOff(place, _) => {

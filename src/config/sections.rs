@@ -14,7 +14,7 @@ use super::memory;
 const MIB: usize = 1 << 20;
 
 /// Everything that can be configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The gRPC server.
     pub server: ServerConfig,
@@ -116,7 +116,7 @@ pub struct CliConfig {
 }
 
 /// What callers may ask for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PolicyConfig {
     /// Permission modes that callers may set. Default `default`, `plan`,
     /// `acceptEdits`, `dontAsk`; never `bypassPermissions`.
@@ -125,6 +125,20 @@ pub struct PolicyConfig {
     pub max_prompt_bytes: usize,
     /// Whether a prompt may be a slash command of the CLI. Default true.
     pub slash_commands: bool,
+    /// Sessions of one tenant. Default 0, which is no limit of its own; at most 1 000 000.
+    pub tenant_max_sessions: usize,
+    /// Live processes of one tenant; more are waited for. Default 0, which is no limit
+    /// of its own; at most 100 000.
+    pub tenant_max_processes: usize,
+    /// Turns that wait, in all sessions of one tenant. Default 0, which is no limit of
+    /// its own; at most 1 000 000.
+    pub tenant_max_queued_turns: usize,
+    /// Open streams of `Query` and `Attach` of one tenant. Default 0, which is no limit;
+    /// at most 1 000 000.
+    pub tenant_max_streams: usize,
+    /// US dollars that one tenant may spend in a day (UTC), as the CLI estimates them.
+    /// Default 0, which is no limit; at most 1 000 000 000.
+    pub tenant_max_cost_usd_per_day: f64,
 }
 
 /// Who may call.
@@ -194,6 +208,11 @@ impl Config {
                     .into(),
                 max_prompt_bytes: 10 * MIB,
                 slash_commands: true,
+                tenant_max_sessions: 0,
+                tenant_max_processes: 0,
+                tenant_max_queued_turns: 0,
+                tenant_max_streams: 0,
+                tenant_max_cost_usd_per_day: 0.0,
             },
             auth: AuthConfig { insecure: false },
             log: LogConfig { format: LogFormat::Pretty, level: "info".into() },

@@ -4,7 +4,7 @@
 use tokio::{task::JoinSet, time::interval};
 use tracing::debug;
 
-use super::SessionPool;
+use super::{Scope, SessionPool};
 use crate::session::{
     CloseReason,
     status::{Condition, Status},
@@ -23,17 +23,18 @@ impl SessionPool {
 
     async fn clean_up(&self) {
         let mut closes = JoinSet::new();
-        for handle in self.handles() {
+        for (key, handle) in self.handles(&Scope::All) {
             let status = handle.status().clone();
             let Some(reason) = self.due(&status) else { continue };
             debug!(session_id = %status.session_id, ?reason, "session_cleanup");
             closes.spawn(async move {
                 // One that ends by itself meanwhile is gone all the same.
-                handle.close(reason).await.is_ok_and(|report| report.closed).then_some(reason)
+                let closed = handle.close(reason).await.is_ok_and(|report| report.closed);
+                closed.then_some((key.tenant, reason))
             });
         }
-        let counters = &self.shared().around.counters;
-        for reason in closes.join_all().await.into_iter().flatten() {
+        for (tenant, reason) in closes.join_all().await.into_iter().flatten() {
+            let counters = &self.tenant(&tenant).counters;
             match reason {
                 CloseReason::Expired => counters.expired.add_one(),
                 CloseReason::Idle => counters.idle_removed.add_one(),

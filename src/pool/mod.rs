@@ -9,9 +9,10 @@
 //! A closing session keeps its place in the map until its process is gone. A Query that
 //! meets it waits for that, so that two processes never serve one conversation.
 
+mod calls;
 mod janitor;
 mod registry;
 mod stats;
 
-pub use registry::{PoolSettings, SessionPool};
+pub use registry::{Parts, PoolSettings, Scope, SessionPool};
 pub use stats::PoolStats;

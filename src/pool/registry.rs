@@ -14,18 +14,20 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
 };
-use tracing::{debug, error, info_span, warn};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info_span};
 
 use crate::{
-    cli::options::Options,
     failure::{Cause, Failure},
-    ids::{SessionId, TurnId},
+    ids::{SessionId, SessionKey, TenantId},
     session::{
-        CloseReason, CloseReport, Decision, InterruptReport, Refusal, SessionHandle, SessionTask,
-        Surroundings, TurnRequest, UpdateReport,
+        CloseReason, Refusal, SessionHandle, SessionTask, Settings, Surroundings, TurnRequest,
         status::{Condition, Status},
     },
+    store::Ledger,
+    supply::Supply,
     tasks::Tasks,
+    tenant::{Share, Tenant, Tenants},
     turn::log::Listener,
 };
 
@@ -48,6 +50,28 @@ pub struct PoolSettings {
     pub cleanup_interval: Duration,
 }
 
+/// What the pool gives its sessions.
+#[derive(Debug)]
+pub struct Parts {
+    /// What the configuration says about sessions.
+    pub session: Arc<Settings>,
+    /// Where processes come from.
+    pub supply: Arc<dyn Supply>,
+    /// What outlives sessions.
+    pub ledger: Arc<Ledger>,
+    /// Whose sessions they are.
+    pub tenants: Tenants,
+}
+
+/// Whose sessions are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// One tenant's.
+    Tenant(TenantId),
+    /// Everybody's.
+    All,
+}
+
 /// The sessions of the service. Cloning gives another handle to the same pool.
 #[derive(Debug, Clone)]
 pub struct SessionPool(Arc<Shared>);
@@ -55,28 +79,34 @@ pub struct SessionPool(Arc<Shared>);
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: PoolSettings,
-    pub(super) around: Surroundings,
+    pub(super) parts: Parts,
+    /// Turns that run or wait.
+    turns: TaskTracker,
     tasks: Tasks,
-    sessions: Mutex<BTreeMap<SessionId, Entry>>,
+    sessions: Mutex<Sessions>,
     generations: AtomicU64,
     draining: AtomicBool,
     stopped: AtomicBool,
     pub(super) started_at: Instant,
 }
 
+/// Sessions of one tenant are next to each other.
+pub(super) type Sessions = BTreeMap<SessionKey, Entry>;
+
 #[derive(Debug)]
-struct Entry {
-    handle: SessionHandle,
+pub(super) struct Entry {
+    pub(super) handle: SessionHandle,
     /// Tells a session from a later one under the same id.
     generation: u64,
 }
 
 impl SessionPool {
     /// A pool without sessions; its tasks are among `tasks`.
-    pub fn new(settings: PoolSettings, around: Surroundings, tasks: Tasks) -> Self {
+    pub fn new(settings: PoolSettings, parts: Parts, tasks: Tasks) -> Self {
         Self(Arc::new(Shared {
             settings,
-            around,
+            parts,
+            turns: TaskTracker::new(),
             tasks,
             sessions: Mutex::default(),
             generations: AtomicU64::new(0),
@@ -112,12 +142,14 @@ impl SessionPool {
     /// the turn's own.
     pub async fn query(
         &self,
+        tenant: &TenantId,
         id: Option<SessionId>,
         request: TurnRequest,
     ) -> Result<Listener, Failure> {
         let ephemeral = id.is_none();
         let id = id.unwrap_or_else(SessionId::anonymous);
-        let known = self.find(&id).map(|handle| handle.status().condition);
+        let key = SessionKey::new(tenant.clone(), id.clone());
+        let known = self.find(&key).map(|handle| handle.status().condition);
         debug!(
             session_id = %id,
             pool_enabled = self.0.settings.enabled,
@@ -130,7 +162,7 @@ impl SessionPool {
             debug!(session_id = %id, ?session_status, "session_pool_existing_session_found");
         }
         loop {
-            let handle = self.find_or_make(&id, ephemeral)?;
+            let handle = self.find_or_make(&key, ephemeral)?;
             match handle.run(request.clone()).await {
                 Ok(listener) => {
                     note_complete(&handle);
@@ -142,118 +174,12 @@ impl SessionPool {
         }
     }
 
-    /// Stops a session's turn; `None` when there is no such session.
-    pub async fn interrupt(&self, id: &SessionId, keep_session: bool) -> Option<InterruptReport> {
-        let Some(handle) = self.find(id) else {
-            warn!(session_id = %id, "session_not_found");
-            return None;
-        };
-        let report = handle.interrupt(keep_session).await.ok();
-        if report.is_none() {
-            warn!(session_id = %id, "session_not_found");
-        }
-        report
-    }
-
-    /// Stops every session's turn, all at once.
-    pub async fn interrupt_all(&self) -> Vec<(SessionId, InterruptReport)> {
-        let handles = self.handles();
-        let total = handles.len();
-        debug!(total_sessions = total, "session_interrupt_all_requested");
-        let mut interrupts = JoinSet::new();
-        for handle in handles {
-            interrupts.spawn(async move {
-                let id = handle.status().session_id.clone();
-                // A session that ends meanwhile has no turn to stop.
-                handle.interrupt(true).await.ok().map(|report| (id, report))
-            });
-        }
-        let mut reports: Vec<_> = interrupts.join_all().await.into_iter().flatten().collect();
-        reports.sort_by(|(a, _), (b, _)| a.cmp(b));
-        for (id, report) in reports.iter().filter(|(_, report)| !report.interrupted()) {
-            error!(session_id = %id, error = ?report.outcome, "session_interrupt_failed_during_all");
-        }
-        let interrupted_count = reports.iter().filter(|(_, report)| report.interrupted()).count();
-        debug!(interrupted_count, total_requested = total, "session_interrupt_all_completed");
-        reports
-    }
-
-    /// A session's picture.
-    pub fn get(&self, id: &SessionId) -> Result<Status, Failure> {
-        let handle = self.find(id).ok_or_else(|| not_found(id))?;
-        Ok(self.seen(&handle))
-    }
-
-    /// Up to `limit` sessions with ids after `after`, and whether there are more.
-    pub fn list(&self, after: Option<&SessionId>, limit: usize) -> (Vec<Status>, bool) {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let sessions = self.lock();
-        let mut rest = sessions.range::<SessionId, _>((from, Bound::Unbounded));
-        let page = rest.by_ref().take(limit).map(|(_, entry)| self.seen(&entry.handle)).collect();
-        (page, rest.next().is_some())
-    }
-
-    /// Ends a session; answered when its process is gone.
-    pub async fn close(&self, id: &SessionId, forget: bool) -> Result<CloseReport, Failure> {
-        let reason = CloseReason::Requested { forget };
-        let closed = match self.find(id) {
-            Some(handle) => handle.close(reason).await.ok(),
-            None => None,
-        };
-        // A conversation whose session has left the pool can be forgotten too.
-        let remembered = forget && self.forget(id).await;
-        match closed {
-            Some(report) => Ok(report),
-            None if remembered => Ok(CloseReport { closed: true, had_active_turn: false }),
-            None => Err(not_found(id)),
-        }
-    }
-
-    async fn forget(&self, id: &SessionId) -> bool {
-        let Some(record) = self.0.around.ledger.remove(id) else { return false };
-        self.0.around.supply.forget(id, record.cli_session_id).await;
-        true
-    }
-
-    /// Joins a turn.
-    pub async fn attach(
-        &self,
-        id: &SessionId,
-        turn: Option<TurnId>,
-        from: u64,
-    ) -> Result<Listener, Failure> {
-        let handle = self.find(id).ok_or_else(|| not_found(id))?;
-        handle.attach(turn, from).await.map_err(|refusal| gone(id, refusal))
-    }
-
-    /// Answers a prompt of the CLI.
-    pub async fn respond(
-        &self,
-        id: &SessionId,
-        prompt_id: String,
-        decision: Decision,
-    ) -> Result<(), Failure> {
-        let handle = self.find(id).ok_or_else(|| not_found(id))?;
-        handle.respond(prompt_id, decision).await.map_err(|refusal| gone(id, refusal))
-    }
-
-    /// Changes options of a living session.
-    pub async fn update(
-        &self,
-        id: &SessionId,
-        options: Options,
-    ) -> Result<(Status, UpdateReport), Failure> {
-        let handle = self.find(id).ok_or_else(|| not_found(id))?;
-        let report = handle.update(options).await.map_err(|refusal| gone(id, refusal))?;
-        Ok((self.seen(&handle), report))
-    }
-
     /// Refuses new turns from now on, and waits until those under way have ended, at
     /// most `limit`. Returns whether they all have.
     pub async fn drain(&self, limit: Duration) -> bool {
         self.0.draining.store(true, Ordering::Relaxed);
-        self.0.around.turns.close();
-        timeout(limit, self.0.around.turns.wait()).await.is_ok()
+        self.0.turns.close();
+        timeout(limit, self.0.turns.wait()).await.is_ok()
     }
 
     /// Ends every session, all at once. Safe to call twice.
@@ -263,7 +189,7 @@ impl SessionPool {
             return;
         }
         let mut closes = JoinSet::new();
-        for handle in self.handles() {
+        for (_, handle) in self.handles(&Scope::All) {
             closes.spawn(async move { handle.close(CloseReason::Shutdown).await.is_ok() });
         }
         if timeout(STOP_LIMIT, closes.join_all()).await.is_err() {
@@ -297,74 +223,126 @@ impl SessionPool {
         &self.0
     }
 
-    pub(super) fn handles(&self) -> Vec<SessionHandle> {
-        self.lock().values().map(|entry| entry.handle.clone()).collect()
+    /// A place for one more stream of a tenant.
+    pub fn open_stream(&self, tenant: &TenantId) -> Result<Share, Failure> {
+        Ok(self.tenant(tenant).open_stream()?)
+    }
+
+    pub(super) fn tenant(&self, id: &TenantId) -> Arc<Tenant> {
+        self.0.parts.tenants.get(id)
+    }
+
+    pub(super) fn handles(&self, scope: &Scope) -> Vec<(SessionKey, SessionHandle)> {
+        let sessions = self.lock();
+        let copy = |(key, entry): (&SessionKey, &Entry)| (key.clone(), entry.handle.clone());
+        match scope {
+            Scope::All => sessions.iter().map(copy).collect(),
+            Scope::Tenant(tenant) => of_tenant(&sessions, tenant, None).map(copy).collect(),
+        }
     }
 
     /// A session's picture, with its time to live in mind.
-    fn seen(&self, handle: &SessionHandle) -> Status {
+    pub(super) fn seen(&self, handle: &SessionHandle) -> Status {
         let mut status = handle.status().clone();
         status.condition = status.condition_at(self.0.settings.session_ttl);
         status
     }
 
-    fn find(&self, id: &SessionId) -> Option<SessionHandle> {
-        self.lock().get(id).map(|entry| entry.handle.clone())
+    pub(super) fn find(&self, key: &SessionKey) -> Option<SessionHandle> {
+        self.lock().get(key).map(|entry| entry.handle.clone())
     }
 
-    fn find_or_make(&self, id: &SessionId, ephemeral: bool) -> Result<SessionHandle, Failure> {
+    fn find_or_make(&self, key: &SessionKey, ephemeral: bool) -> Result<SessionHandle, Failure> {
+        let id = &key.session;
         let settings = &self.0.settings;
-        let refuse = |cause| Err(Failure::from(cause).concerning(Some(id), None));
+        let refusal = |cause| Failure::from(cause).concerning(Some(id), None);
         if !settings.enabled {
             let (current_sessions, max_sessions) = (self.len(), settings.max_sessions);
             error!(session_id = %id, current_sessions, max_sessions, "session_pool_disabled");
-            return refuse(Cause::PoolDisabled);
+            return Err(refusal(Cause::PoolDisabled));
         }
         if self.is_draining() {
-            return refuse(Cause::ShuttingDown);
+            return Err(refusal(Cause::ShuttingDown));
         }
+        let tenant = self.tenant(&key.tenant);
+        tenant.admit_cost().map_err(refusal)?;
         let mut sessions = self.lock();
-        if let Some(entry) = sessions.get(id) {
+        if let Some(entry) = sessions.get(key) {
             return Ok(entry.handle.clone());
         }
         let current_sessions = sessions.len();
         if current_sessions >= settings.max_sessions {
-            self.0.around.counters.capacity_refusals.add_one();
+            tenant.counters.capacity_refusals.add_one();
             let max_sessions = settings.max_sessions;
             error!(session_id = %id, current_sessions, max_sessions, "session_pool_at_capacity");
-            return refuse(Cause::PoolAtCapacity { limit: max_sessions });
+            return Err(refusal(Cause::PoolAtCapacity { limit: max_sessions }));
+        }
+        if tenant.quotas().sessions.is_some() {
+            let count = of_tenant(&sessions, &key.tenant, None).count();
+            tenant.admit_session(count).map_err(refusal)?;
         }
         debug!(session_id = %id, "session_pool_creating_new_session");
-        let (task, handle) = SessionTask::new(id.clone(), ephemeral, self.0.around.clone());
+        let around = self.surroundings(tenant);
+        let (task, handle) = SessionTask::new(id.clone(), ephemeral, around);
         let generation = self.0.generations.fetch_add(1, Ordering::Relaxed);
-        sessions.insert(id.clone(), Entry { handle: handle.clone(), generation });
+        sessions.insert(key.clone(), Entry { handle: handle.clone(), generation });
         drop(sessions);
-        self.spawn(id.clone(), generation, task);
+        self.spawn(key.clone(), generation, task);
         Ok(handle)
     }
 
-    fn spawn(&self, id: SessionId, generation: u64, task: SessionTask) {
+    fn surroundings(&self, tenant: Arc<Tenant>) -> Surroundings {
+        let Parts { session, supply, ledger, tenants: _ } = &self.0.parts;
+        Surroundings {
+            settings: Arc::clone(session),
+            supply: Arc::clone(supply),
+            ledger: Arc::clone(ledger),
+            tenant,
+            turns: self.0.turns.clone(),
+        }
+    }
+
+    fn spawn(&self, key: SessionKey, generation: u64, task: SessionTask) {
         let pool = self.clone();
         // No parent: the call that made the session is not what it lives for.
-        let span = info_span!(parent: None, "session", session_id = %id);
+        let span = info_span!(
+            parent: None,
+            "session",
+            tenant = %key.tenant,
+            session_id = %key.session
+        );
         self.0.tasks.spawn(span, async move {
             let farewell = task.run().await;
-            pool.remove(&id, generation);
+            pool.remove(&key, generation);
             farewell.send();
         });
     }
 
-    fn remove(&self, id: &SessionId, generation: u64) {
+    fn remove(&self, key: &SessionKey, generation: u64) {
         let mut sessions = self.lock();
-        if sessions.get(id).is_some_and(|entry| entry.generation == generation) {
-            sessions.remove(id);
+        if sessions.get(key).is_some_and(|entry| entry.generation == generation) {
+            sessions.remove(key);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Entry>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Sessions> {
         // Nothing panics half-way through a change of the map.
         self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A tenant's sessions with ids after `after`.
+pub(super) fn of_tenant<'a>(
+    sessions: &'a Sessions,
+    tenant: &'a TenantId,
+    after: Option<SessionId>,
+) -> impl Iterator<Item = (&'a SessionKey, &'a Entry)> {
+    // No session has a name that is less than this one.
+    let after = after.unwrap_or_else(SessionId::before_all);
+    let from = SessionKey::new(tenant.clone(), after);
+    sessions
+        .range((Bound::Excluded(from), Bound::Unbounded))
+        .take_while(move |(key, _)| key.tenant == *tenant)
 }
 
 fn note_complete(handle: &SessionHandle) {
@@ -378,15 +356,4 @@ fn note_complete(handle: &SessionHandle) {
         session_message_count = status.message_count,
         "session_pool_get_client_complete"
     );
-}
-
-fn not_found(id: &SessionId) -> Failure {
-    Failure::from(Cause::SessionNotFound).concerning(Some(id), None)
-}
-
-fn gone(id: &SessionId, refusal: Refusal) -> Failure {
-    match refusal {
-        Refusal::Closed => not_found(id),
-        Refusal::Failed(failure) => failure.concerning(Some(id), None),
-    }
 }

@@ -1,12 +1,12 @@
 //! The pool's figures, taken from the sessions' pictures.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use super::SessionPool;
+use super::{Scope, SessionPool};
 use crate::{counters::Counters, session::status::Condition};
 
 /// The pool's figures.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct PoolStats {
     /// Whether there is a pool at all.
     pub enabled: bool,
@@ -33,19 +33,19 @@ pub struct PoolStats {
     /// Ids of the sessions' processes.
     pub process_ids: Vec<u32>,
     /// What is counted.
-    pub counters: Arc<Counters>,
+    pub counters: Counters,
 }
 
 impl SessionPool {
-    /// The pool's figures.
-    pub fn stats(&self) -> PoolStats {
+    /// The figures of a tenant, or of all.
+    pub fn stats(&self, scope: &Scope) -> PoolStats {
         let settings = &self.shared().settings;
         let mut stats = PoolStats {
             enabled: settings.enabled,
             total_sessions: 0,
             active_sessions: 0,
             hibernated_sessions: 0,
-            max_sessions: settings.max_sessions,
+            max_sessions: self.max_sessions(scope),
             session_ttl: settings.session_ttl,
             cleanup_interval: settings.cleanup_interval,
             streaming_turns: 0,
@@ -53,9 +53,9 @@ impl SessionPool {
             draining: self.is_draining(),
             uptime: self.shared().started_at.elapsed(),
             process_ids: Vec::new(),
-            counters: Arc::clone(&self.shared().around.counters),
+            counters: self.counters(scope),
         };
-        for handle in self.handles() {
+        for (_, handle) in self.handles(scope) {
             let status = handle.status();
             stats.total_sessions += 1;
             match status.condition {
@@ -68,5 +68,24 @@ impl SessionPool {
             stats.process_ids.extend(status.process_id);
         }
         stats
+    }
+
+    fn max_sessions(&self, scope: &Scope) -> usize {
+        let all = self.shared().settings.max_sessions;
+        match scope {
+            Scope::All => all,
+            Scope::Tenant(id) => self.tenant(id).quotas().sessions.unwrap_or(all).min(all),
+        }
+    }
+
+    fn counters(&self, scope: &Scope) -> Counters {
+        let sum = Counters::default();
+        match scope {
+            Scope::Tenant(id) => sum.add(&self.tenant(id).counters),
+            Scope::All => {
+                self.shared().parts.tenants.all().iter().for_each(|one| sum.add(&one.counters));
+            }
+        }
+        sum
     }
 }

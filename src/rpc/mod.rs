@@ -7,6 +7,7 @@
 //! - [`stream`]: a turn's log as a response stream, with the caller's deadline.
 //! - [`service`]: one short method for each rpc.
 
+mod access;
 pub mod decode;
 pub mod encode;
 pub mod picture;

@@ -4,7 +4,7 @@ use super::encode::duration;
 use crate::{
     cli::{frame::TokenUsage, options::Options},
     counters::Counters,
-    ids::SessionId,
+    ids::SessionKey,
     pool::PoolStats,
     proto,
     session::{
@@ -185,10 +185,11 @@ pub fn interrupt(report: Option<InterruptReport>) -> proto::InterruptResponse {
 }
 
 /// What became of all interrupts.
-pub fn interrupt_all(reports: &[(SessionId, InterruptReport)]) -> proto::InterruptAllResponse {
+pub fn interrupt_all(reports: &[(SessionKey, InterruptReport)]) -> proto::InterruptAllResponse {
     let interrupted = reports.iter().filter(|(_, report)| report.interrupted()).count();
-    let results = reports.iter().map(|(id, report)| proto::SessionInterruptResult {
-        session_id: id.to_string(),
+    let results = reports.iter().map(|(key, report)| proto::SessionInterruptResult {
+        session_id: key.session.to_string(),
+        tenant: key.tenant.to_string(),
         interrupted: report.interrupted(),
         had_active_turn: report.had_active_turn,
         outcome: outcome(report.outcome).into(),

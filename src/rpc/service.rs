@@ -6,14 +6,15 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 use tracing::{Instrument as _, Span, info_span};
 
 use super::{
+    access::{caller, scope},
     decode::{self, Policy},
     picture::{self, Facts},
     status::{Rejection, Violation, of_failure, of_rejection},
     stream::{EventStream, deadline},
 };
 use crate::{
-    ids::SessionId,
-    pool::{PoolStats, SessionPool},
+    ids::{SessionId, SessionKey, TenantId},
+    pool::{PoolStats, Scope, SessionPool},
     proto::{self, session_pool_service_server::SessionPoolService},
 };
 
@@ -23,7 +24,7 @@ const ROUTING_KEY: &str = "session-id";
 /// What the service knows beside the pool.
 pub trait Observe: Send + Sync + 'static {
     /// Facts for `GetStats`.
-    fn facts(&self, stats: &PoolStats) -> impl Future<Output = Facts> + Send;
+    fn facts(&self, scope: &Scope, stats: &PoolStats) -> impl Future<Output = Facts> + Send;
 }
 
 /// The service of the contract.
@@ -53,8 +54,8 @@ fn check_routing_key(metadata: &MetadataMap, session_id: &str) -> Result<(), Sta
     Err(of_rejection(&Rejection::Invalid(vec![violation])))
 }
 
-fn session_span(session_id: Option<&SessionId>) -> Span {
-    info_span!("query", session_id = session_id.map(SessionId::as_str))
+fn session_span(tenant: &TenantId, session_id: Option<&SessionId>) -> Span {
+    info_span!("query", %tenant, session_id = session_id.map(SessionId::as_str))
 }
 
 #[tonic::async_trait]
@@ -67,17 +68,19 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::QueryRequest>,
     ) -> Result<Response<Self::QueryStream>, Status> {
         let deadline = deadline(request.metadata());
+        let tenant = caller(&request).tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let query = decode::query(request.into_inner(), &self.policy)?;
-        let span = session_span(query.session_id.as_ref());
+        let span = session_span(&tenant, query.session_id.as_ref());
         let session_id = query.session_id.clone();
+        let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
         let listener = self
             .pool
-            .query(query.session_id, query.request)
+            .query(&tenant, query.session_id, query.request)
             .instrument(span)
             .await
             .map_err(|failure| of_failure(&failure))?;
-        let stream = EventStream::new(listener, session_id, query.payload, deadline);
+        let stream = EventStream::new(listener, share, session_id, query.payload, deadline);
         Ok(Response::new(stream))
     }
 
@@ -86,20 +89,24 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::AttachRequest>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let deadline = deadline(request.metadata());
+        let tenant = caller(&request).tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let (id, turn, from, payload) = decode::attach(request.into_inner())?;
+        let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
+        let key = SessionKey::new(tenant, id);
         let listener =
-            self.pool.attach(&id, turn, from).await.map_err(|failure| of_failure(&failure))?;
-        Ok(Response::new(EventStream::new(listener, Some(id), payload, deadline)))
+            self.pool.attach(&key, turn, from).await.map_err(|failure| of_failure(&failure))?;
+        Ok(Response::new(EventStream::new(listener, share, Some(key.session), payload, deadline)))
     }
 
     async fn respond(
         &self,
         request: Request<proto::RespondRequest>,
     ) -> Result<Response<proto::RespondResponse>, Status> {
+        let tenant = caller(&request).tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let (id, prompt_id, decision) = decode::respond(request.into_inner())?;
-        let answered = self.pool.respond(&id, prompt_id, decision).await;
+        let answered = self.pool.respond(&SessionKey::new(tenant, id), prompt_id, decision).await;
         answered.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(proto::RespondResponse {}))
     }
@@ -108,10 +115,11 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::InterruptRequest>,
     ) -> Result<Response<proto::InterruptResponse>, Status> {
+        let tenant = caller(&request).tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let proto::InterruptRequest { session_id, keep_session } = request.into_inner();
-        let id = decode::session_id(&session_id)?;
-        let report = self.pool.interrupt(&id, keep_session).await;
+        let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
+        let report = self.pool.interrupt(&key, keep_session).await;
         Ok(Response::new(picture::interrupt(report)))
     }
 
@@ -119,17 +127,19 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::InterruptAllRequest>,
     ) -> Result<Response<proto::InterruptAllResponse>, Status> {
-        let proto::InterruptAllRequest {} = request.into_inner();
-        Ok(Response::new(picture::interrupt_all(&self.pool.interrupt_all().await)))
+        let proto::InterruptAllRequest { all_tenants } = *request.get_ref();
+        let scope = scope(&caller(&request), all_tenants)?;
+        Ok(Response::new(picture::interrupt_all(&self.pool.interrupt_all(&scope).await)))
     }
 
     async fn get_stats(
         &self,
         request: Request<proto::GetStatsRequest>,
     ) -> Result<Response<proto::GetStatsResponse>, Status> {
-        let proto::GetStatsRequest {} = request.into_inner();
-        let stats = self.pool.stats();
-        let facts = self.observe.facts(&stats).await;
+        let proto::GetStatsRequest { all_tenants } = *request.get_ref();
+        let scope = scope(&caller(&request), all_tenants)?;
+        let stats = self.pool.stats(&scope);
+        let facts = self.observe.facts(&scope, &stats).await;
         Ok(Response::new(picture::stats(&stats, facts)))
     }
 
@@ -137,10 +147,11 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::GetSessionRequest>,
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
+        let tenant = caller(&request).tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let proto::GetSessionRequest { session_id } = request.into_inner();
-        let id = decode::session_id(&session_id)?;
-        let status = self.pool.get(&id).map_err(|failure| of_failure(&failure))?;
+        let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
+        let status = self.pool.get(&key).map_err(|failure| of_failure(&failure))?;
         let session = Some(picture::session(&status));
         Ok(Response::new(proto::GetSessionResponse { session }))
     }
@@ -149,8 +160,9 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::ListSessionsRequest>,
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
+        let tenant = caller(&request).tenant;
         let (size, after) = decode::list(request.into_inner())?;
-        let (page, more) = self.pool.list(after.as_ref(), size);
+        let (page, more) = self.pool.list(&tenant, after, size);
         let next = page.last().filter(|_| more).map(|status| status.session_id.to_string());
         Ok(Response::new(proto::ListSessionsResponse {
             sessions: page.iter().map(picture::session).collect(),
@@ -162,9 +174,10 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::UpdateSessionRequest>,
     ) -> Result<Response<proto::UpdateSessionResponse>, Status> {
+        let tenant = caller(&request).tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let (id, options) = decode::update(request.into_inner(), &self.policy)?;
-        let updated = self.pool.update(&id, options).await;
+        let updated = self.pool.update(&SessionKey::new(tenant, id), options).await;
         let (status, report) = updated.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(proto::UpdateSessionResponse {
             session: Some(picture::session(&status)),
@@ -176,10 +189,11 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::CloseSessionRequest>,
     ) -> Result<Response<proto::CloseSessionResponse>, Status> {
+        let tenant = caller(&request).tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let proto::CloseSessionRequest { session_id, forget } = request.into_inner();
-        let id = decode::session_id(&session_id)?;
-        let report = self.pool.close(&id, forget).await.map_err(|failure| of_failure(&failure))?;
+        let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
+        let report = self.pool.close(&key, forget).await.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(proto::CloseSessionResponse { had_active_turn: report.had_active_turn }))
     }
 }

@@ -49,6 +49,9 @@ fn classify(cause: &Cause) -> (Code, &'static str, Option<Duration>) {
             (Code::ResourceExhausted, "POOL_AT_CAPACITY", Some(Duration::from_secs(10)))
         }
         Cause::NoProcess { .. } => (Code::ResourceExhausted, "POOL_AT_CAPACITY", soon),
+        Cause::TenantQuota { retry, .. } => {
+            (Code::ResourceExhausted, "TENANT_QUOTA_EXCEEDED", Some(*retry))
+        }
         Cause::QueueFull { .. } => (Code::ResourceExhausted, "QUEUE_FULL", soon),
         Cause::TooManyListeners { .. } => (Code::ResourceExhausted, "QUEUE_FULL", soon),
         Cause::SessionBusy => (Code::Aborted, "SESSION_BUSY", soon),
@@ -156,6 +159,10 @@ fn metadata(failure: &Failure) -> HashMap<String, String> {
             put("tool_use_seen", tool_use_seen.to_string());
         }
         Cause::OptionsMismatch { options, .. } => put("options", options.join(",")),
+        Cause::TenantQuota { key, limit, .. } => {
+            put("field", (*key).to_owned());
+            put("limit", limit.clone());
+        }
         Cause::PoolAtCapacity { limit }
         | Cause::NoProcess { limit, .. }
         | Cause::QueueFull { limit }

@@ -24,6 +24,7 @@ use super::{decode::Payload, encode, status};
 use crate::{
     ids::SessionId,
     proto,
+    tenant::Share,
     turn::{event::Event, log::Listener},
 };
 
@@ -57,6 +58,8 @@ impl From<Item> for proto::AttachResponse {
 pub struct EventStream<M> {
     /// `None` once the stream has ended.
     listener: Option<Listener>,
+    /// Its share of the tenant's streams.
+    _share: Share,
     session_id: Option<SessionId>,
     payload: Payload,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -70,12 +73,14 @@ impl<M: From<Item>> EventStream<M> {
     /// The events that `listener` hears, until `deadline`.
     pub fn new(
         listener: Listener,
+        share: Share,
         session_id: Option<SessionId>,
         payload: Payload,
         deadline: Option<Instant>,
     ) -> Self {
         Self {
             listener: Some(listener),
+            _share: share,
             session_id,
             payload,
             deadline: deadline.map(|deadline| Box::pin(sleep_until(deadline))),

@@ -53,7 +53,7 @@ impl SessionTask {
         origin: Origin,
         came: Instant,
     ) -> Phase {
-        let Waiting { request, log, counted } = waiting;
+        let Waiting { request, log, counted, _queued: _ } = waiting;
         let uuid = Uuid::new_v4();
         let turn = Running::new(log, Some(uuid), request.on_disconnect, &self.habits, counted);
         turn.log.start(Started {
@@ -74,7 +74,7 @@ impl SessionTask {
         self.current = Some(turn.log.clone());
         self.status.last_used_at = Instant::now();
         self.status.message_count += 1;
-        self.around.counters.messages.add_one();
+        self.around.tenant.counters.messages.add_one();
         // The outbox is empty between turns; a process that is gone shows when it is read.
         if let Err(blocked) = lease.connection.send(user_message(&request.input, uuid)) {
             warn!(client_id = %lease.client_id, error = %blocked, "prompt_not_written");
@@ -124,7 +124,7 @@ impl SessionTask {
         frames: &mut Vec<Frame>,
         stopping: bool,
     ) -> Option<Over> {
-        self.around.counters.frames.add(frames.len() as u64);
+        self.around.tenant.counters.frames.add(frames.len() as u64);
         let mut events = Vec::with_capacity(frames.len());
         let mut over = None;
         let mut used = 0;
@@ -176,7 +176,7 @@ impl SessionTask {
     }
 
     fn end_log(&mut self, active: &mut Active, over: Over) {
-        let counters = &self.around.counters;
+        let counters = &self.around.tenant.counters;
         if over.interrupted {
             counters.interrupted.add_one();
         }

@@ -25,8 +25,8 @@ impl SessionTask {
             lease.end(StopGrace::GENTLE).await;
         }
         if reason.forgets() {
-            self.around.ledger.remove(&self.status.session_id);
-            self.around.supply.forget(&self.status.session_id, self.status.cli_session_id).await;
+            self.around.ledger.remove(&self.key);
+            self.around.supply.forget(&self.key, self.status.cli_session_id).await;
         }
         while let Some(command) = self.inbox.recv().await {
             self.refuse(command);

@@ -43,7 +43,7 @@ impl SessionTask {
         let came = Instant::now();
         let cancelled = CancellationToken::new();
         let mut leasing = self.around.supply.lease(Order {
-            session_id: self.status.session_id.clone(),
+            session: self.key.clone(),
             conversation: self.conversation,
             options: self.status.options.clone(),
             cancelled: cancelled.clone(),
@@ -114,7 +114,7 @@ impl SessionTask {
     /// Settles what the process is to be: conversation and options.
     fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<(), Cause> {
         let request = &turn.request;
-        let known = self.around.ledger.load(&self.status.session_id).is_some();
+        let known = self.around.ledger.load(&self.key).is_some();
         let elsewhere =
             request.resume.is_some_and(|resume| resume.id != self.status.cli_session_id);
         if known && elsewhere && !request.new_conversation {
@@ -148,7 +148,7 @@ impl SessionTask {
 
     /// Takes note of a process that serves the session from here on.
     fn adopt(&mut self, lease: &Lease) {
-        let counters = &self.around.counters;
+        let counters = &self.around.tenant.counters;
         if lease.resumed {
             counters.sessions_resumed.add_one();
         } else {
@@ -171,7 +171,7 @@ impl SessionTask {
     }
 
     fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {
-        self.around.counters.connect_failures.add_one();
+        self.around.tenant.counters.connect_failures.add_one();
         let session_id = self.status.session_id.clone();
         error!(
             %session_id,
@@ -188,7 +188,7 @@ impl SessionTask {
     }
 
     fn cancel(&mut self, turn: &Waiting, cause: &Cause) {
-        self.around.counters.interrupted.add_one();
+        self.around.tenant.counters.interrupted.add_one();
         let failure = self.failure(cause.clone());
         self.fail(&turn.log, failure);
     }

@@ -165,7 +165,7 @@ impl SessionTask {
             self.show();
             return Err(Box::new(lease));
         }
-        self.around.counters.sessions_reused.add_one();
+        self.around.tenant.counters.sessions_reused.add_one();
         debug!(
             session_id = %self.status.session_id,
             client_id = %lease.client_id,
@@ -288,7 +288,7 @@ impl SessionTask {
             error = why,
             "cli_exited_between_turns"
         );
-        self.around.counters.cli_exits.add_one();
+        self.around.tenant.counters.cli_exits.add_one();
         lease.end(StopGrace::FIRM).await;
         self.after_loss()
     }

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     failure::Cause,
     ids::TurnId,
+    tenant::Share,
     turn::log::{Listener, LogLimits, TurnLog},
 };
 
@@ -80,14 +81,24 @@ impl SessionTask {
             self.queue.len(),
             self.around.settings.max_queued_turns,
         );
-        if let Verdict::Refuse(cause) = verdict {
-            reply.send(Err(self.failure(cause).into())).ok();
-            return Taken::Done;
-        }
-        let waiting = self.admitted(request);
+        // A turn that begins at once waits for nothing.
+        let waits = occupation != Occupation::Free || !self.queue.is_empty();
+        let queued = match &verdict {
+            Verdict::Refuse(cause) => Err(cause.clone()),
+            _ if waits => self.around.tenant.queue_turn(),
+            _ => Ok(Share::default()),
+        };
+        let queued = match queued {
+            Ok(queued) => queued,
+            Err(cause) => {
+                reply.send(Err(self.failure(cause).into())).ok();
+                return Taken::Done;
+            }
+        };
+        let waiting = self.admitted(request, queued);
         // The caller may be gone already; then the turn has no listener and is dropped.
         reply.send(waiting.log.listen(1).map_err(Refusal::from)).ok();
-        self.around.counters.turns.add_one();
+        self.around.tenant.counters.turns.add_one();
         if verdict == Verdict::Enqueue {
             self.queue.push_back(waiting);
         } else {
@@ -97,9 +108,14 @@ impl SessionTask {
         if verdict == Verdict::StopAndGoNext { Taken::StopForNext } else { Taken::Done }
     }
 
-    fn admitted(&mut self, request: TurnRequest) -> Waiting {
+    fn admitted(&mut self, request: TurnRequest, queued: Share) -> Waiting {
         let id = request.turn_id.clone().unwrap_or_else(TurnId::fresh);
-        Waiting { request, log: self.new_log(id), counted: self.around.turns.token() }
+        Waiting {
+            request,
+            log: self.new_log(id),
+            counted: self.around.turns.token(),
+            _queued: queued,
+        }
     }
 
     /// A log for a turn of this session.

@@ -196,8 +196,8 @@ impl SessionTask {
             warn!(%session_id, %client_id, error, "session_pool_interrupt_ongoing_failed");
         }
         self.note_cleared(&stop, client_id);
-        self.around.counters.interrupt_escalations.add_one();
-        self.around.counters.interrupted.add_one();
+        self.around.tenant.counters.interrupt_escalations.add_one();
+        self.around.tenant.counters.interrupted.add_one();
         let cause = match stop.then {
             Then::Leave(CloseReason::Shutdown) => Cause::ShuttingDown,
             _ => Cause::TurnInterrupted,

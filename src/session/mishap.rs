@@ -64,7 +64,7 @@ impl SessionTask {
     ) -> Phase {
         let rest = async { while active.lease.connection.read(&mut frames).await.is_ok() {} };
         drop(timeout(LAST_WORDS, rest).await);
-        self.around.counters.cli_exits.add_one();
+        self.around.tenant.counters.cli_exits.add_one();
         let over = self.digest(&mut active, &mut frames, false);
         if over.is_none() {
             let cause = Cause::CliExited {
@@ -94,7 +94,7 @@ impl SessionTask {
             Watchdog::FirstChunk => {
                 let limit = self.around.settings.first_chunk_timeout;
                 warn!(%session_id, %client_id, idle_seconds, ?limit, "session_pool_first_chunk_timeout");
-                self.around.counters.first_chunk_timeouts.add_one();
+                self.around.tenant.counters.first_chunk_timeouts.add_one();
                 self.fail_active(&mut active, Cause::FirstChunkTimeout { limit });
                 debug!(%session_id, %client_id, was_interrupted = false,
                     was_first_chunk_timeout = true, was_ongoing_timeout = false,
@@ -112,13 +112,13 @@ impl SessionTask {
             Watchdog::Stalled => {
                 let limit = self.around.settings.stall_timeout.unwrap_or_default();
                 warn!(%session_id, %client_id, idle_seconds, ?limit, "turn_stalled");
-                self.around.counters.stalled.add_one();
+                self.around.tenant.counters.stalled.add_one();
                 self.fail_active(&mut active, Cause::StreamStalled { limit });
                 self.stop(active, Then::Stay)
             }
             Watchdog::Stuck => {
                 warn!(%session_id, %client_id, "turn_stuck");
-                self.around.counters.stuck.add_one();
+                self.around.tenant.counters.stuck.add_one();
                 self.stop(active, Then::StayUnlessKilled(CloseReason::Stuck))
             }
         }

@@ -27,11 +27,12 @@ use crate::{
         frame::{Frame, ResultSummary},
         options::Options,
     },
-    counters::{Counters, Spent},
+    counters::Spent,
     failure::{Cause, Failure},
-    ids::{CliSessionId, ClientId, SessionId},
+    ids::{CliSessionId, ClientId, SessionId, SessionKey},
     store::{Ledger, Record},
     supply::{Conversation, Lease, Supply},
+    tenant::{Share, Tenant},
     turn::log::TurnLog,
 };
 
@@ -76,8 +77,8 @@ pub struct Surroundings {
     pub supply: Arc<dyn Supply>,
     /// What outlives sessions.
     pub ledger: Arc<Ledger>,
-    /// What is counted.
-    pub counters: Arc<Counters>,
+    /// Whose session it is.
+    pub tenant: Arc<Tenant>,
     /// Turns that run or wait.
     pub turns: TaskTracker,
 }
@@ -91,6 +92,8 @@ pub struct Waiting {
     pub log: TurnLog,
     /// Counted by whoever waits for turns to end.
     pub counted: TaskTrackerToken,
+    /// Its share of the tenant's queued turns, for as long as it waits for another.
+    pub _queued: Share,
 }
 
 /// Changes of options that wait for the running turn to end.
@@ -166,6 +169,7 @@ impl Farewell {
 #[derive(Debug)]
 pub struct SessionTask {
     pub(super) around: Surroundings,
+    pub(super) key: SessionKey,
     pub(super) inbox: mpsc::Receiver<Command>,
     publisher: watch::Sender<Status>,
     /// The last picture; changed in place and published at phase entry.
@@ -198,7 +202,8 @@ impl SessionTask {
         ephemeral: bool,
         around: Surroundings,
     ) -> (Self, SessionHandle) {
-        let record = around.ledger.load(&session_id);
+        let key = SessionKey::new(around.tenant.id().clone(), session_id.clone());
+        let record = around.ledger.load(&key);
         let (cli_session_id, options) = match record {
             Some(record) => (record.cli_session_id, record.options),
             None => (CliSessionId::fresh(), Options::default()),
@@ -207,6 +212,7 @@ impl SessionTask {
         let (handle, inbox, publisher) = SessionHandle::new(status.clone());
         let task = Self {
             around,
+            key,
             inbox,
             publisher,
             status,
@@ -293,7 +299,7 @@ impl SessionTask {
             // What the CLI printed in place of its protocol may be an answer: not for the log.
             let reason = if is_protocol { "the CLI broke its protocol" } else { &text };
             debug!(turn_id = %log.id(), reason, "turn_failed");
-            self.around.counters.turns_failed.add_one();
+            self.around.tenant.counters.turns_failed.add_one();
             self.status.error_count += 1;
             self.status.last_error = Some(text);
         }
@@ -354,7 +360,7 @@ impl SessionTask {
     pub(super) fn remember(&self) {
         if !self.ephemeral {
             self.around.ledger.save(
-                &self.status.session_id,
+                &self.key,
                 Record {
                     cli_session_id: self.status.cli_session_id,
                     options: self.status.options.clone(),
@@ -383,7 +389,7 @@ impl SessionTask {
         self.reported_cost = total;
         let spent = Spent { cost_usd, usage: summary.usage };
         self.status.spent.add(&spent);
-        self.around.counters.spend(&spent);
+        self.around.tenant.spend(&spent);
     }
 
     /// Makes a session that is past its time as new, except for its conversation.
@@ -394,7 +400,7 @@ impl SessionTask {
             age_seconds = self.status.age().as_secs_f64(),
             "session_expired"
         );
-        self.around.counters.expired.add_one();
+        self.around.tenant.counters.expired.add_one();
         let now = Instant::now();
         self.status.created_at = now;
         self.status.create_time = SystemTime::now();

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     cli::options::Options,
-    ids::{CliSessionId, SessionId},
+    ids::{CliSessionId, SessionKey},
 };
 
 /// Conversations remembered at most; past it, those longest unused are forgotten.
@@ -35,18 +35,18 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct State {
-    records: HashMap<SessionId, (Record, u64)>,
+    records: HashMap<SessionKey, (Record, u64)>,
     clock: u64,
 }
 
 impl Ledger {
     /// The conversation of a session.
-    pub fn load(&self, id: &SessionId) -> Option<Record> {
+    pub fn load(&self, id: &SessionKey) -> Option<Record> {
         self.lock().records.get(id).map(|(record, _)| record.clone())
     }
 
     /// Keeps the conversation of a session.
-    pub fn save(&self, id: &SessionId, record: Record) {
+    pub fn save(&self, id: &SessionKey, record: Record) {
         let mut state = self.lock();
         state.clock += 1;
         let now = state.clock;
@@ -57,7 +57,7 @@ impl Ledger {
     }
 
     /// Forgets the conversation of a session.
-    pub fn remove(&self, id: &SessionId) -> Option<Record> {
+    pub fn remove(&self, id: &SessionKey) -> Option<Record> {
         self.lock().records.remove(id).map(|(record, _)| record)
     }
 
@@ -79,15 +79,19 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{SessionId, TenantId};
 
     #[test]
     fn a_conversation_is_remembered_until_it_is_forgotten() {
         let ledger = Ledger::default();
-        let id = SessionId::parse("a").expect("a name");
+        let session = SessionId::parse("a").expect("a name");
+        let other = SessionKey::new(TenantId::parse("other").expect("a name"), session.clone());
+        let id = SessionKey::new(TenantId::default(), session);
         let record = Record { cli_session_id: CliSessionId::fresh(), options: Options::default() };
         assert_eq!(ledger.load(&id), None);
         ledger.save(&id, record.clone());
         assert_eq!(ledger.load(&id), Some(record.clone()));
+        assert_eq!(ledger.load(&other), None, "another tenant's");
         assert_eq!(ledger.remove(&id), Some(record));
         assert_eq!(ledger.load(&id), None);
     }

@@ -7,14 +7,15 @@
 //! over a pipe and a child that is no process.
 
 mod handshake;
+mod places;
 mod process_supply;
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+pub use places::Place;
 pub use process_supply::{ProcessSupply, SupplyLimits};
 
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
         process::{Child, StopGrace, stop},
     },
     failure::Failure,
-    ids::{CliSessionId, ClientId, SessionId},
+    ids::{CliSessionId, ClientId, SessionKey},
 };
 
 /// Which conversation a process is to serve.
@@ -56,7 +57,7 @@ impl Conversation {
 #[derive(Debug, Clone)]
 pub struct Order {
     /// The session, which has folders of its own.
-    pub session_id: SessionId,
+    pub session: SessionKey,
     /// The conversation.
     pub conversation: Conversation,
     /// Its options.
@@ -81,7 +82,7 @@ pub struct Lease {
     /// The process.
     pub child: Box<dyn Child>,
     /// Its place among `pool.max_processes`; `None` where nobody counts.
-    pub slot: Option<OwnedSemaphorePermit>,
+    pub slot: Option<Place>,
 }
 
 impl Lease {
@@ -105,7 +106,7 @@ pub trait Supply: Send + Sync + std::fmt::Debug {
     /// Removes a conversation and the session's folder for good.
     fn forget(
         &self,
-        session_id: &SessionId,
+        session: &SessionKey,
         conversation: CliSessionId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }

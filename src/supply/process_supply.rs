@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::Path,
     pin::Pin,
     sync::{
         Arc,
@@ -13,12 +13,15 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot},
+    sync::oneshot,
     time::{Instant, timeout},
 };
 use tracing::{debug, info_span, warn};
 
-use super::{Conversation, Lease, Leasing, Order, Supply, handshake};
+use super::{
+    Conversation, Lease, Leasing, Order, Supply, handshake,
+    places::{Place, Places},
+};
 use crate::{
     cli::{
         launch::{Folders, LaunchSettings, Origin},
@@ -28,7 +31,7 @@ use crate::{
         transcript::{self, Search},
     },
     failure::{Cause, Failure},
-    ids::{CliSessionId, ClientId, SessionId},
+    ids::{CliSessionId, ClientId, SessionId, SessionKey, TenantId},
     tasks::Tasks,
 };
 
@@ -41,6 +44,8 @@ const LONGEST_PLAIN_NAME: usize = 64;
 pub struct SupplyLimits {
     /// Live processes.
     pub max_processes: usize,
+    /// Live processes of one tenant; `None` is all of them.
+    pub max_processes_of_a_tenant: Option<usize>,
     /// Processes that start at the same time.
     pub start_concurrency: usize,
     /// From the start of a process to its answer; also the longest wait for a place.
@@ -57,8 +62,8 @@ pub struct ProcessSupply(Arc<Shared>);
 struct Shared {
     settings: LaunchSettings,
     limits: SupplyLimits,
-    places: Arc<Semaphore>,
-    starts: Arc<Semaphore>,
+    places: Places,
+    starts: Places,
     starting: AtomicU32,
     tasks: Tasks,
 }
@@ -67,8 +72,8 @@ impl ProcessSupply {
     /// Starts what `settings` say within `limits`; its tasks are among `tasks`.
     pub fn new(settings: LaunchSettings, limits: SupplyLimits, tasks: Tasks) -> Self {
         Self(Arc::new(Shared {
-            places: Arc::new(Semaphore::new(limits.max_processes)),
-            starts: Arc::new(Semaphore::new(limits.start_concurrency)),
+            places: Places::new(limits.max_processes, limits.max_processes_of_a_tenant),
+            starts: Places::new(limits.start_concurrency, None),
             starting: AtomicU32::new(0),
             settings,
             limits,
@@ -78,7 +83,12 @@ impl ProcessSupply {
 
     /// Live processes, starting ones included.
     pub fn processes(&self) -> usize {
-        self.0.limits.max_processes - self.0.places.available_permits()
+        self.0.places.held()
+    }
+
+    /// Live processes of a tenant, starting ones included.
+    pub fn processes_of(&self, tenant: &TenantId) -> usize {
+        self.0.places.held_by(tenant)
     }
 
     /// Processes that are being started or wait for their turn to be.
@@ -95,7 +105,11 @@ impl Supply for ProcessSupply {
             let order_cancelled = order.cancelled.clone();
             // A task of its own: a process under way is ended in order even when nobody
             // waits for it any more.
-            let span = info_span!("cli.start", session_id = %order.session_id);
+            let span = info_span!(
+                "cli.start",
+                tenant = %order.session.tenant,
+                session_id = %order.session.session
+            );
             let tasks = shared.tasks.clone();
             tasks.spawn(span, async move {
                 let result = shared.start(&order).await;
@@ -111,11 +125,11 @@ impl Supply for ProcessSupply {
 
     fn forget(
         &self,
-        session_id: &SessionId,
+        session: &SessionKey,
         conversation: CliSessionId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let folders = self.0.folders(session_id);
-        let session_id = session_id.clone();
+        let folders = self.0.folders(session);
+        let session_id = session.session.clone();
         Box::pin(async move {
             let removed = blocking(move || {
                 transcript::remove(&folders.config, conversation)?;
@@ -167,21 +181,16 @@ impl Shared {
             Err(cause) => Err(cause),
         };
         result.map_err(|cause| {
-            Failure::from(cause).concerning(Some(&order.session_id), None).on_client(client_id)
+            Failure::from(cause).concerning(Some(&order.session.session), None).on_client(client_id)
         })
     }
 
-    /// A place among the processes, and a turn at starting. Fair: those who wait get
-    /// theirs in the order they came.
-    async fn wait_in_line(
-        &self,
-        order: &Order,
-        began: Instant,
-    ) -> Result<(OwnedSemaphorePermit, SemaphorePermit<'_>), Cause> {
+    /// A place among the processes, and a turn at starting.
+    async fn wait_in_line(&self, order: &Order, began: Instant) -> Result<(Place, Place), Cause> {
+        let tenant = &order.session.tenant;
         let waiting = async {
-            let slot = self.place(began).await?;
-            let turn = self.starts.acquire().await.map_err(|_| Cause::ShuttingDown)?;
-            Ok((slot, turn))
+            let slot = self.place(tenant, began).await?;
+            Ok((slot, self.starts.take(tenant).await))
         };
         tokio::select! {
             waited = waiting => waited,
@@ -190,14 +199,16 @@ impl Shared {
         }
     }
 
-    async fn place(&self, began: Instant) -> Result<OwnedSemaphorePermit, Cause> {
-        let wait = timeout(self.limits.connect_timeout, Arc::clone(&self.places).acquire_owned());
-        match wait.await {
-            Ok(place) => place.map_err(|_| Cause::ShuttingDown),
-            Err(_) => {
-                Err(Cause::NoProcess { limit: self.limits.max_processes, waited: began.elapsed() })
-            }
-        }
+    async fn place(&self, tenant: &TenantId, began: Instant) -> Result<Place, Cause> {
+        let wait = timeout(self.limits.connect_timeout, self.places.take(tenant));
+        wait.await.map_err(|_| match self.limits.max_processes_of_a_tenant {
+            Some(limit) if self.places.held_by(tenant) >= limit => Cause::TenantQuota {
+                key: "policy.tenant_max_processes",
+                limit: limit.to_string(),
+                retry: Duration::from_secs(1),
+            },
+            _ => Cause::NoProcess { limit: self.limits.max_processes, waited: began.elapsed() },
+        })
     }
 
     async fn connect(
@@ -205,9 +216,9 @@ impl Shared {
         order: &Order,
         client_id: ClientId,
         began: Instant,
-        slot: OwnedSemaphorePermit,
+        slot: Place,
     ) -> Result<Lease, Cause> {
-        let folders = self.folders(&order.session_id);
+        let folders = self.folders(&order.session);
         let origin = prepare(folders.clone(), order.conversation).await?;
         let command = self
             .settings
@@ -260,14 +271,25 @@ impl Shared {
         }
     }
 
-    fn folders(&self, session_id: &SessionId) -> Folders {
-        let tenant: PathBuf = self.settings.state_dir.join("tenants").join("default");
+    fn folders(&self, session: &SessionKey) -> Folders {
+        let SessionKey { tenant, session } = session;
+        let tenant = self.settings.state_dir.join("tenants").join(tenant_folder(tenant));
         Folders {
-            work: tenant.join("work").join(folder_name(session_id)),
+            work: tenant.join("work").join(folder_name(session)),
             config: tenant.join("claude"),
             home: tenant.join("home"),
         }
     }
+}
+
+/// The name of a tenant's folder: its own, unless that means something to a file system.
+fn tenant_folder(tenant: &TenantId) -> String {
+    let name = tenant.as_str();
+    // The second half keeps two tenants from sharing a folder.
+    if name.starts_with('.') || name.starts_with("dot:") {
+        return format!("dot:{name}");
+    }
+    name.to_owned()
 }
 
 /// The name of a session's folder: a prefix keeps `..` and hidden names harmless.

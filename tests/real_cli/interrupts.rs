@@ -118,7 +118,7 @@ async fn all_sessions_at_once(version: Version) {
     });
     bed.until_running("sleep 301").await;
     let mut client = bed.service.another_client().await;
-    let answer = client.interrupt_all(InterruptAllRequest {}).await.expect("answered");
+    let answer = client.interrupt_all(InterruptAllRequest::default()).await.expect("answered");
     let answer = answer.into_inner();
     assert_eq!((answer.interrupted_count, answer.session_count), (3, 3), "{answer:?}");
     let outcome = |session: &str| {

@@ -122,7 +122,7 @@ impl Service {
     }
 
     pub async fn stats(&self) -> proto::GetStatsResponse {
-        let request = proto::GetStatsRequest {};
+        let request = proto::GetStatsRequest::default();
         self.client.clone().get_stats(request).await.expect("answered").into_inner()
     }
 

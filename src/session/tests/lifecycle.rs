@@ -168,7 +168,7 @@ async fn s08_a_session_whose_process_died_continues_on_another() {
     assert_eq!(session.handle.status().condition, Condition::Disconnected);
     assert!(read(session.run("b ok").await).await.end.is_ok());
     assert_eq!(session.handle.status().cli_session_id, before);
-    assert_eq!(session.counters.sessions_resumed.get(), 1);
+    assert_eq!(session.tenant.counters.sessions_resumed.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -226,7 +226,7 @@ async fn s07_a_session_past_its_time_is_as_new_and_goes_on() {
     assert_ne!(status.client_id, client);
     assert_eq!(status.cli_session_id, conversation);
     assert_eq!(status.message_count, 1);
-    assert_eq!(session.counters.expired.get(), 1);
+    assert_eq!(session.tenant.counters.expired.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,7 +34,7 @@ use crate::{
         process::{Child, Exit},
     },
     failure::{Cause, Failure},
-    ids::{CliSessionId, ClientId, SessionId},
+    ids::{CliSessionId, ClientId, SessionKey},
     supply::{Lease, Leasing, Order, Supply},
     tasks::spawn_owned,
 };
@@ -116,7 +116,7 @@ impl Supply for MemorySupply {
 
     fn forget(
         &self,
-        _: &SessionId,
+        _: &SessionKey,
         conversation: CliSessionId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         self.heard.lock().expect("no panic").remove(&conversation);

@@ -19,11 +19,11 @@ use super::{
 };
 use crate::{
     cli::{options::Options, request::Input},
-    counters::Counters,
     failure::{Cause, Failure},
-    ids::SessionId,
+    ids::{SessionId, TenantId},
     store::Ledger,
     tasks::spawn_owned,
+    tenant::{Quotas, Tenant},
     turn::{
         event::{Class, Event},
         log::Listener,
@@ -54,25 +54,25 @@ fn settings() -> Settings {
 struct Session {
     handle: SessionHandle,
     supply: Arc<MemorySupply>,
-    counters: Arc<Counters>,
+    tenant: Arc<Tenant>,
 }
 
 impl Session {
     fn start(settings: Settings) -> Self {
         let supply = Arc::new(MemorySupply::default());
-        let counters = Arc::new(Counters::default());
+        let tenant = Arc::new(Tenant::new(TenantId::default(), Quotas::default()));
         let around = Surroundings {
             settings: Arc::new(settings),
             supply: supply.clone(),
             ledger: Arc::new(Ledger::default()),
-            counters: Arc::clone(&counters),
+            tenant: Arc::clone(&tenant),
             turns: TaskTracker::new(),
         };
         let id = SessionId::parse("s").expect("a name");
         let (task, handle) = SessionTask::new(id, false, around);
         // Ends with the runtime at the latest; tests that close it wait for its end.
         drop(spawn_owned(async move { task.run().await.send() }));
-        Self { handle, supply, counters }
+        Self { handle, supply, tenant }
     }
 
     async fn run(&self, prompt: &str) -> Listener {

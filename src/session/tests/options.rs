@@ -74,6 +74,6 @@ async fn a_cli_that_does_not_answer_a_change_is_ended_in_the_time_of_an_interrup
     assert!(matches!(cause(&seen), Cause::OptionsMismatch { .. }), "{seen:?}");
     assert_eq!(began.elapsed().as_secs(), 10);
     assert!(read(session.run("c ok").await).await.end.is_ok());
-    assert_eq!(session.counters.sessions_resumed.get(), 1);
+    assert_eq!(session.tenant.counters.sessions_resumed.get(), 1);
     assert_eq!(session.supply.alive(), 1);
 }

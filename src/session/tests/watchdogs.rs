@@ -18,7 +18,7 @@ async fn s11_a_silent_process_is_replaced_and_the_caller_told_without_anyone_ask
     assert_eq!(began.elapsed().as_secs(), 10);
     assert!(read(session.run("b ok").await).await.end.is_ok());
     assert_eq!(session.supply.most_alive.load(std::sync::atomic::Ordering::SeqCst), 1);
-    assert_eq!(session.counters.first_chunk_timeouts.get(), 1);
+    assert_eq!(session.tenant.counters.first_chunk_timeouts.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -50,7 +50,7 @@ async fn s21_a_turn_past_the_threshold_is_interrupted_and_the_session_stays() {
     let session = Session::start(settings());
     let seen = read(session.run("a retry 1000").await).await;
     assert!(matches!(seen.frames.last(), Some((Class::InterruptedResult, _))));
-    assert_eq!(session.counters.stuck.get(), 1);
+    assert_eq!(session.tenant.counters.stuck.get(), 1);
     assert!(read(session.run("b ok").await).await.end.is_ok());
 }
 

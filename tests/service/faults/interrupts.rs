@@ -153,7 +153,7 @@ async fn s17_interrupt_all_takes_the_time_of_the_slowest() {
     service.query("idle", "hello").await.result();
 
     let began = Instant::now();
-    let response = service.client.clone().interrupt_all(InterruptAllRequest {}).await;
+    let response = service.client.clone().interrupt_all(InterruptAllRequest::default()).await;
     let took = began.elapsed();
     let response = response.expect("answered").into_inner();
     // One after the other would be 4 x (600 + 500) ms at least.

@@ -67,7 +67,7 @@ async fn a_second_signal_does_not_wait_for_turns() {
     turn.until_text("word").await;
     daemon.signal(Signal::TERM);
     eventually("it drains", async || {
-        let request = session_pool::proto::GetStatsRequest {};
+        let request = session_pool::proto::GetStatsRequest::default();
         let stats = daemon.client.clone().get_stats(request).await.expect("answered");
         stats.into_inner().draining.then_some(())
     })

@@ -60,7 +60,7 @@ async fn s15_an_idle_session_is_interrupted_too() {
 async fn s17_interrupt_all_counts_what_it_stopped_and_keeps_the_sessions() {
     let service = Service::start(|_| {}).await;
     let all = async || {
-        let response = service.client.clone().interrupt_all(InterruptAllRequest {}).await;
+        let response = service.client.clone().interrupt_all(InterruptAllRequest::default()).await;
         response.expect("answered").into_inner()
     };
     let none = all().await;

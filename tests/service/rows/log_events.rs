@@ -99,7 +99,7 @@ async fn s25_the_events_of_an_interrupt_that_fails() {
     let mut turn =
         service.open(query(id, &script(&["deaf", "say word", "hang"]))).await.expect("taken");
     turn.until_text("word").await;
-    let request = session_pool::proto::InterruptAllRequest {};
+    let request = session_pool::proto::InterruptAllRequest::default();
     service.client.clone().interrupt_all(request).await.expect("answered");
     one("session_pool_interrupt_timeout", id, Level::WARN, &["client_id", "elapsed"]);
     let failed = one("session_interrupt_failed", id, Level::ERROR, &["error"]);

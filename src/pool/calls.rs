@@ -1,0 +1,139 @@
+//! What is asked of sessions that are there: found, asked, answered. A session that ends
+//! meanwhile is one that is not there.
+
+use tokio::task::JoinSet;
+use tracing::{debug, error, warn};
+
+use super::{Scope, SessionPool, registry::of_tenant};
+use crate::{
+    cli::options::Options,
+    failure::{Cause, Failure},
+    ids::{SessionId, SessionKey, TenantId, TurnId},
+    session::{
+        CloseReason, CloseReport, Decision, InterruptReport, Refusal, UpdateReport, status::Status,
+    },
+    turn::log::Listener,
+};
+
+impl SessionPool {
+    /// Stops a session's turn; `None` when there is no such session.
+    pub async fn interrupt(&self, key: &SessionKey, keep_session: bool) -> Option<InterruptReport> {
+        let Some(handle) = self.find(key) else {
+            warn!(session_id = %key.session, "session_not_found");
+            return None;
+        };
+        let report = handle.interrupt(keep_session).await.ok();
+        if report.is_none() {
+            warn!(session_id = %key.session, "session_not_found");
+        }
+        report
+    }
+
+    /// Stops every session's turn, all at once.
+    pub async fn interrupt_all(&self, scope: &Scope) -> Vec<(SessionKey, InterruptReport)> {
+        let handles = self.handles(scope);
+        let total = handles.len();
+        debug!(total_sessions = total, "session_interrupt_all_requested");
+        let mut interrupts = JoinSet::new();
+        for (key, handle) in handles {
+            interrupts.spawn(async move {
+                // A session that ends meanwhile has no turn to stop.
+                handle.interrupt(true).await.ok().map(|report| (key, report))
+            });
+        }
+        let mut reports: Vec<_> = interrupts.join_all().await.into_iter().flatten().collect();
+        reports.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (key, report) in reports.iter().filter(|(_, report)| !report.interrupted()) {
+            error!(session_id = %key.session, error = ?report.outcome, "session_interrupt_failed_during_all");
+        }
+        let interrupted_count = reports.iter().filter(|(_, report)| report.interrupted()).count();
+        debug!(interrupted_count, total_requested = total, "session_interrupt_all_completed");
+        reports
+    }
+
+    /// A session's picture.
+    pub fn get(&self, key: &SessionKey) -> Result<Status, Failure> {
+        let handle = self.find(key).ok_or_else(|| not_found(key))?;
+        Ok(self.seen(&handle))
+    }
+
+    /// Up to `limit` sessions of a tenant with ids after `after`, and whether there are
+    /// more.
+    pub fn list(
+        &self,
+        tenant: &TenantId,
+        after: Option<SessionId>,
+        limit: usize,
+    ) -> (Vec<Status>, bool) {
+        let sessions = self.lock();
+        let mut rest = of_tenant(&sessions, tenant, after);
+        let page = rest.by_ref().take(limit).map(|(_, entry)| self.seen(&entry.handle)).collect();
+        (page, rest.next().is_some())
+    }
+
+    /// Ends a session; answered when its process is gone.
+    pub async fn close(&self, key: &SessionKey, forget: bool) -> Result<CloseReport, Failure> {
+        let reason = CloseReason::Requested { forget };
+        let closed = match self.find(key) {
+            Some(handle) => handle.close(reason).await.ok(),
+            None => None,
+        };
+        // A conversation whose session has left the pool can be forgotten too.
+        let remembered = forget && self.forget(key).await;
+        match closed {
+            Some(report) => Ok(report),
+            None if remembered => Ok(CloseReport { closed: true, had_active_turn: false }),
+            None => Err(not_found(key)),
+        }
+    }
+
+    async fn forget(&self, key: &SessionKey) -> bool {
+        let Some(record) = self.shared().parts.ledger.remove(key) else { return false };
+        self.shared().parts.supply.forget(key, record.cli_session_id).await;
+        true
+    }
+
+    /// Joins a turn.
+    pub async fn attach(
+        &self,
+        key: &SessionKey,
+        turn: Option<TurnId>,
+        from: u64,
+    ) -> Result<Listener, Failure> {
+        let handle = self.find(key).ok_or_else(|| not_found(key))?;
+        handle.attach(turn, from).await.map_err(|refusal| gone(key, refusal))
+    }
+
+    /// Answers a prompt of the CLI.
+    pub async fn respond(
+        &self,
+        key: &SessionKey,
+        prompt_id: String,
+        decision: Decision,
+    ) -> Result<(), Failure> {
+        let handle = self.find(key).ok_or_else(|| not_found(key))?;
+        handle.respond(prompt_id, decision).await.map_err(|refusal| gone(key, refusal))
+    }
+
+    /// Changes options of a living session.
+    pub async fn update(
+        &self,
+        key: &SessionKey,
+        options: Options,
+    ) -> Result<(Status, UpdateReport), Failure> {
+        let handle = self.find(key).ok_or_else(|| not_found(key))?;
+        let report = handle.update(options).await.map_err(|refusal| gone(key, refusal))?;
+        Ok((self.seen(&handle), report))
+    }
+}
+
+fn not_found(key: &SessionKey) -> Failure {
+    Failure::from(Cause::SessionNotFound).concerning(Some(&key.session), None)
+}
+
+fn gone(key: &SessionKey, refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::Closed => not_found(key),
+        Refusal::Failed(failure) => failure.concerning(Some(&key.session), None),
+    }
+}

@@ -1,0 +1,44 @@
+//! Who calls, and how far a call may reach.
+
+use tonic::{Request, Status};
+
+use super::status::{Rejection, of_rejection};
+use crate::{auth::Identity, pool::Scope};
+
+/// The caller that the authentication has let in. Where nobody is asked, everybody is
+/// the same one.
+pub(super) fn caller<T>(request: &Request<T>) -> Identity {
+    request.extensions().get::<Identity>().cloned().unwrap_or_else(Identity::anonymous)
+}
+
+/// Whose sessions a call is about.
+pub(super) fn scope(caller: &Identity, all_tenants: bool) -> Result<Scope, Status> {
+    if !all_tenants {
+        return Ok(Scope::Tenant(caller.tenant.clone()));
+    }
+    if caller.admin {
+        return Ok(Scope::All);
+    }
+    Err(of_rejection(&Rejection::Denied {
+        field: "all_tenants".to_owned(),
+        allowed: "only callers with the role admin may set it".to_owned(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::TenantId;
+
+    #[test]
+    fn only_an_admin_reaches_other_tenants() {
+        let tenant = TenantId::parse("a").expect("a name");
+        let user = Identity { tenant: tenant.clone(), admin: false };
+        let admin = Identity { admin: true, ..user.clone() };
+        assert_eq!(scope(&user, false).expect("own"), Scope::Tenant(tenant.clone()));
+        assert_eq!(scope(&admin, false).expect("own"), Scope::Tenant(tenant));
+        assert_eq!(scope(&admin, true).expect("all"), Scope::All);
+        let refused = scope(&user, true).expect_err("denied");
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    }
+}

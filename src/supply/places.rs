@@ -1,0 +1,268 @@
+//! Places among what is scarce: live processes, turns at starting one. Handed out
+//! fairly between tenants: a free place goes to the tenant that holds fewest, and among
+//! equals to whoever waits longest. A burst of one tenant then costs another tenant one
+//! wait, not the whole queue. Within a tenant it is first come, first served.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+use crate::ids::TenantId;
+
+/// So many places.
+#[derive(Debug, Clone)]
+pub struct Places(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    capacity: usize,
+    /// What one tenant may hold.
+    share: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: usize,
+    tenants: HashMap<TenantId, Line>,
+    /// Tells who came first.
+    tickets: u64,
+}
+
+/// A tenant's places and those who wait for one.
+#[derive(Debug, Default)]
+struct Line {
+    held: usize,
+    waiting: VecDeque<(u64, oneshot::Sender<Place>)>,
+}
+
+/// One place, free again when dropped.
+#[derive(Debug)]
+pub struct Place {
+    tenant: TenantId,
+    /// `None` once it has been taken back.
+    places: Option<Places>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(places) = self.places.take() {
+            let mut state = places.lock();
+            state.give_back(&self.tenant);
+            places.hand_out(&mut state);
+        }
+    }
+}
+
+impl Places {
+    /// So many places, of which one tenant may hold `share`.
+    pub fn new(capacity: usize, share: Option<usize>) -> Self {
+        let share = share.unwrap_or(capacity);
+        Self(Arc::new(Shared { capacity, share, state: Mutex::default() }))
+    }
+
+    /// Places that are taken.
+    pub fn held(&self) -> usize {
+        self.lock().held
+    }
+
+    /// Places that a tenant has taken.
+    pub fn held_by(&self, tenant: &TenantId) -> usize {
+        self.lock().tenants.get(tenant).map_or(0, |line| line.held)
+    }
+
+    /// Waits for a place. Leaves the line when dropped.
+    pub async fn take(&self, tenant: &TenantId) -> Place {
+        loop {
+            let given = {
+                let mut state = self.lock();
+                let (sender, given) = oneshot::channel();
+                state.tickets += 1;
+                let ticket = state.tickets;
+                let line = state.tenants.entry(tenant.clone()).or_default();
+                line.waiting.push_back((ticket, sender));
+                self.hand_out(&mut state);
+                given
+            };
+            // The sender is in the line until it has sent; it is never just dropped.
+            if let Ok(place) = given.await {
+                return place;
+            }
+        }
+    }
+
+    /// Gives every free place to whoever is next.
+    fn hand_out(&self, state: &mut State) {
+        while state.held < self.0.capacity {
+            let Some(tenant) = state.next(self.0.share) else { break };
+            let Some(line) = state.tenants.get_mut(&tenant) else { break };
+            let Some((_, sender)) = line.waiting.pop_front() else { break };
+            line.held += 1;
+            state.held += 1;
+            let place = Place { tenant: tenant.clone(), places: Some(self.clone()) };
+            if let Err(mut unwanted) = sender.send(place) {
+                // Whoever waited is gone. Its drop would take the lock that is held here.
+                unwanted.places = None;
+                state.give_back(&tenant);
+            }
+        }
+        state.tenants.retain(|_, line| line.held > 0 || !line.waiting.is_empty());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The tenant whose turn it is.
+    fn next(&mut self, share: usize) -> Option<TenantId> {
+        for line in self.tenants.values_mut() {
+            while line.waiting.front().is_some_and(|(_, sender)| sender.is_closed()) {
+                line.waiting.pop_front();
+            }
+        }
+        self.tenants
+            .iter()
+            .filter(|(_, line)| line.held < share)
+            .filter_map(|(tenant, line)| Some((line.held, line.waiting.front()?.0, tenant)))
+            .min()
+            .map(|(_, _, tenant)| tenant.clone())
+    }
+
+    fn give_back(&mut self, tenant: &TenantId) {
+        self.held = self.held.saturating_sub(1);
+        if let Some(line) = self.tenants.get_mut(tenant) {
+            line.held = line.held.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::Future,
+        pin::{Pin, pin},
+        task::Poll,
+    };
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::parse(name).expect("a name")
+    }
+
+    type Waiter = Pin<Box<dyn Future<Output = Place>>>;
+
+    /// Looks once whether a future is done.
+    async fn now<T>(future: &mut Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Option<T> {
+        std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_one_tenant_costs_another_one_wait() {
+        let places = Places::new(2, None);
+        let (a, b) = (tenant("a"), tenant("b"));
+        let held = [places.take(&a).await, places.take(&a).await];
+        let mut third = pin!(places.take(&a));
+        let mut fourth = pin!(places.take(&a));
+        let mut other = pin!(places.take(&b));
+        assert!(now(&mut third).await.is_none() && now(&mut fourth).await.is_none());
+        assert!(now(&mut other).await.is_none());
+        let [first, _second] = held;
+        drop(first);
+        assert!(now(&mut third).await.is_none(), "b holds none, so it is next");
+        let other = now(&mut other).await.expect("given");
+        drop(other);
+        assert!(now(&mut fourth).await.is_none(), "first come, first served");
+        assert!(now(&mut third).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_tenant_never_holds_more_than_its_share() {
+        let places = Places::new(3, Some(1));
+        let a = tenant("a");
+        let held = places.take(&a).await;
+        let mut second = pin!(places.take(&a));
+        assert!(now(&mut second).await.is_none());
+        assert_eq!((places.held(), places.held_by(&a)), (1, 1));
+        let _other = places.take(&tenant("b")).await;
+        drop(held);
+        assert!(now(&mut second).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_the_line_is_passed_over() {
+        let places = Places::new(1, None);
+        let a = tenant("a");
+        let held = places.take(&a).await;
+        let mut last = pin!(places.take(&a));
+        {
+            let mut leaver = pin!(places.take(&a));
+            assert!(now(&mut leaver).await.is_none() && now(&mut last).await.is_none());
+        }
+        // One that was given its place and never looked gives it back too.
+        {
+            let b = tenant("b");
+            let mut late = pin!(places.take(&b));
+            assert!(now(&mut late).await.is_none());
+            drop(held);
+        }
+        assert!(now(&mut last).await.is_some());
+        assert_eq!(places.held(), 0, "given back by the line above");
+    }
+
+    proptest! {
+        #[test]
+        fn no_place_is_lost_or_given_twice(
+            capacity in 1_usize..4,
+            share in 1_usize..4,
+            steps in proptest::collection::vec((0_u8..3, 0_usize..6), 0..60),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(async {
+                let places = Places::new(capacity, Some(share));
+                let mut waiting: Vec<(TenantId, Waiter)> = vec![];
+                let mut held: Vec<(TenantId, Place)> = vec![];
+                for (step, which) in steps {
+                    match step {
+                        0 => {
+                            let (places, who) = (places.clone(), tenant(["a", "b", "c"][which % 3]));
+                            let name = who.clone();
+                            waiting.push((name, Box::pin(async move { places.take(&who).await })));
+                        }
+                        1 if !held.is_empty() => drop(held.remove(which % held.len())),
+                        2 if !waiting.is_empty() => drop(waiting.remove(which % waiting.len())),
+                        _ => {}
+                    }
+                    let mut still = vec![];
+                    for (who, mut future) in std::mem::take(&mut waiting) {
+                        match now(&mut future.as_mut()).await {
+                            Some(place) => held.push((who, place)),
+                            None => still.push((who, future)),
+                        }
+                    }
+                    waiting = still;
+                    assert!(held.len() <= capacity);
+                    assert_eq!(places.held(), held.len());
+                    for name in ["a", "b", "c"] {
+                        let count = held.iter().filter(|(who, _)| who.as_str() == name).count();
+                        assert_eq!(places.held_by(&tenant(name)), count);
+                        assert!(count <= share);
+                        let waits = waiting.iter().any(|(who, _)| who.as_str() == name);
+                        assert!(!waits || held.len() == capacity || count == share, "{name} waits for nothing");
+                    }
+                }
+            });
+        }
+    }
+}

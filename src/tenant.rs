@@ -1,0 +1,257 @@
+//! What a tenant has used, and what it may use: its counters, its quotas, its cost of
+//! the day. Knows nothing of what its sessions do.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use crate::{
+    counters::{Counters, Spent},
+    failure::Cause,
+    ids::TenantId,
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What every tenant may use; `None` is no quota.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Quotas {
+    /// Sessions in the pool.
+    pub sessions: Option<usize>,
+    /// Live CLI processes. More are waited for, not refused.
+    pub processes: Option<usize>,
+    /// Turns that wait, in all its sessions.
+    pub queued_turns: Option<usize>,
+    /// Streams of `Query` and `Attach` that are open.
+    pub streams: Option<usize>,
+    /// US dollars in a day (UTC), as the CLI estimates them. New turns are refused once
+    /// they are spent; a turn under way goes on.
+    pub cost_usd_per_day: Option<f64>,
+}
+
+/// One tenant.
+#[derive(Debug)]
+pub struct Tenant {
+    id: TenantId,
+    quotas: Quotas,
+    /// What happened in its sessions.
+    pub counters: Counters,
+    queued: Option<Arc<Semaphore>>,
+    streams: Option<Arc<Semaphore>>,
+    today: Mutex<Today>,
+}
+
+#[derive(Debug, Default)]
+struct Today {
+    /// Days since 1970.
+    day: u64,
+    cost_usd: f64,
+}
+
+/// A share of a quota, given back when dropped; nothing where there is no quota.
+#[derive(Debug, Default)]
+pub struct Share {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Tenant {
+    /// A tenant that has used nothing yet.
+    pub fn new(id: TenantId, quotas: Quotas) -> Self {
+        let semaphore = |quota: Option<usize>| {
+            quota.map(|quota| Arc::new(Semaphore::new(quota.min(Semaphore::MAX_PERMITS))))
+        };
+        Self {
+            id,
+            counters: Counters::default(),
+            queued: semaphore(quotas.queued_turns),
+            streams: semaphore(quotas.streams),
+            today: Mutex::default(),
+            quotas,
+        }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &TenantId {
+        &self.id
+    }
+
+    /// What it may use.
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
+    }
+
+    /// Room for one more session beside so many.
+    pub fn admit_session(&self, sessions: usize) -> Result<(), Cause> {
+        match self.quotas.sessions {
+            Some(limit) if sessions >= limit => {
+                Err(exceeded("policy.tenant_max_sessions", limit, Duration::from_secs(10)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A place for a turn that has to wait.
+    pub fn queue_turn(&self) -> Result<Share, Cause> {
+        let limit = self.quotas.queued_turns.unwrap_or_default();
+        take(self.queued.as_ref(), "policy.tenant_max_queued_turns", limit)
+    }
+
+    /// A place for a stream.
+    pub fn open_stream(&self) -> Result<Share, Cause> {
+        let limit = self.quotas.streams.unwrap_or_default();
+        take(self.streams.as_ref(), "policy.tenant_max_streams", limit)
+    }
+
+    /// Whether there is money left for another turn.
+    pub fn admit_cost(&self) -> Result<(), Cause> {
+        let Some(limit) = self.quotas.cost_usd_per_day else { return Ok(()) };
+        let (day, left) = day_and_rest(SystemTime::now());
+        if self.today(day).cost_usd < limit {
+            return Ok(());
+        }
+        Err(exceeded("policy.tenant_max_cost_usd_per_day", limit, left))
+    }
+
+    /// Takes note of what a turn cost.
+    pub fn spend(&self, spent: &Spent) {
+        self.counters.spend(spent);
+        let (day, _) = day_and_rest(SystemTime::now());
+        self.today(day).cost_usd += spent.cost_usd;
+    }
+
+    fn today(&self, day: u64) -> MutexGuard<'_, Today> {
+        let mut today = self.today.lock().unwrap_or_else(PoisonError::into_inner);
+        if today.day != day {
+            *today = Today { day, cost_usd: 0.0 };
+        }
+        today
+    }
+}
+
+/// The day, and the time until it ends.
+fn day_and_rest(now: SystemTime) -> (u64, Duration) {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let day = since.as_secs() / DAY.as_secs();
+    (day, DAY.saturating_sub(since.saturating_sub(Duration::from_secs(day * DAY.as_secs()))))
+}
+
+fn take(places: Option<&Arc<Semaphore>>, key: &'static str, limit: usize) -> Result<Share, Cause> {
+    let Some(places) = places else { return Ok(Share::default()) };
+    match Arc::clone(places).try_acquire_owned() {
+        Ok(permit) => Ok(Share { _permit: Some(permit) }),
+        Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
+            Err(exceeded(key, limit, Duration::from_secs(1)))
+        }
+    }
+}
+
+fn exceeded(key: &'static str, limit: impl ToString, retry: Duration) -> Cause {
+    Cause::TenantQuota { key, limit: limit.to_string(), retry }
+}
+
+/// All tenants that have been seen. They come from credentials that the operator gave
+/// out, so their number is the operator's.
+#[derive(Debug)]
+pub struct Tenants {
+    quotas: Quotas,
+    seen: Mutex<HashMap<TenantId, Arc<Tenant>>>,
+}
+
+impl Tenants {
+    /// Nobody yet; each gets these quotas.
+    pub fn new(quotas: Quotas) -> Self {
+        Self { quotas, seen: Mutex::default() }
+    }
+
+    /// The tenant of this name.
+    pub fn get(&self, id: &TenantId) -> Arc<Tenant> {
+        let mut seen = self.lock();
+        if let Some(tenant) = seen.get(id) {
+            return Arc::clone(tenant);
+        }
+        let tenant = Arc::new(Tenant::new(id.clone(), self.quotas.clone()));
+        seen.insert(id.clone(), Arc::clone(&tenant));
+        tenant
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<Tenant>> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<Tenant>>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(quotas: Quotas) -> Tenant {
+        Tenant::new(TenantId::default(), quotas)
+    }
+
+    fn refused(result: Result<impl std::fmt::Debug, Cause>) -> (&'static str, String) {
+        match result.expect_err("refused") {
+            Cause::TenantQuota { key, limit, .. } => (key, limit),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_quotas_nothing_is_refused() {
+        let tenant = tenant(Quotas::default());
+        tenant.spend(&Spent { cost_usd: 1e9, ..Spent::default() });
+        assert!(tenant.admit_session(usize::MAX).is_ok() && tenant.admit_cost().is_ok());
+        let shares: Vec<_> =
+            (0..1000).map(|_| (tenant.queue_turn(), tenant.open_stream())).collect();
+        assert!(shares.iter().all(|(turn, stream)| turn.is_ok() && stream.is_ok()));
+    }
+
+    #[test]
+    fn a_share_is_given_back() {
+        let tenant =
+            tenant(Quotas { queued_turns: Some(1), streams: Some(1), ..Quotas::default() });
+        let turn = tenant.queue_turn().expect("the first");
+        assert_eq!(refused(tenant.queue_turn()), ("policy.tenant_max_queued_turns", "1".into()));
+        drop(turn);
+        assert!(tenant.queue_turn().is_ok());
+        let _stream = tenant.open_stream().expect("the first");
+        assert_eq!(refused(tenant.open_stream()), ("policy.tenant_max_streams", "1".into()));
+    }
+
+    #[test]
+    fn a_day_has_its_budget() {
+        let tenant = tenant(Quotas { cost_usd_per_day: Some(2.5), ..Quotas::default() });
+        tenant.spend(&Spent { cost_usd: 2.4, ..Spent::default() });
+        assert!(tenant.admit_cost().is_ok());
+        tenant.spend(&Spent { cost_usd: 0.1, ..Spent::default() });
+        let (key, limit) = refused(tenant.admit_cost());
+        assert_eq!((key, limit.as_str()), ("policy.tenant_max_cost_usd_per_day", "2.5"));
+        // Another day, another budget.
+        let (day, _) = day_and_rest(SystemTime::now());
+        assert!(tenant.today(day + 1).cost_usd.abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_day_ends_at_midnight_utc() {
+        let at = |seconds| day_and_rest(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), (0, DAY));
+        assert_eq!(at(86_399), (0, Duration::from_secs(1)));
+        assert_eq!(at(86_400), (1, DAY));
+    }
+
+    #[test]
+    fn tenants_are_told_apart() {
+        let tenants = Tenants::new(Quotas::default());
+        let a = TenantId::parse("a").expect("a name");
+        assert!(Arc::ptr_eq(&tenants.get(&a), &tenants.get(&a)));
+        assert!(!Arc::ptr_eq(&tenants.get(&a), &tenants.get(&TenantId::default())));
+        assert_eq!(tenants.all().len(), 2);
+    }
+}
