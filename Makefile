@@ -1,6 +1,6 @@
 # Front door to the scripts; what each of them does is in its own header.
 .DEFAULT_GOAL := help
-.PHONY: help demo test run lint fmt bench clients clean
+.PHONY: help demo test run lint fmt bench soak clients clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ fmt: ## Format Rust, Go and Python
 bench: ## Times and rates of a release build, on the fake and on the real CLI
 	@.ci/tools
 	@tests/bench
+
+soak: ## Ten minutes of everything at random; CI does one
+	@SESSION_POOL_SOAK_SECONDS=600 cargo test --features test-tools --test soak -- --nocapture
 
 clients: ## The Python, Go and grpcurl callers against a live service
 	@.ci/tools

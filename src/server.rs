@@ -249,6 +249,7 @@ impl Observe for Observer {
             processes,
             starting: self.supply.starting(),
             max_processes,
+            tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64,
             // A look that failed is a figure that is not known.
             memory_bytes: memory.await.unwrap_or_default(),
             cli_version: self.health.cli_version().unwrap_or_default(),

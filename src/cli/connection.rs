@@ -87,8 +87,14 @@ impl Connection {
             return Err(ConnectionError::Closed);
         }
         let more = self.lines.read_lines(&mut self.cut).await;
+        let at_end = matches!(more, Ok(false));
         for line in std::mem::take(&mut self.cut) {
-            let frame = Frame::parse(line)?;
+            let frame = match Frame::parse(line) {
+                // A CLI that is killed while it writes leaves a piece of a line. Its end
+                // is the news, not that piece.
+                Err(_) if at_end => break,
+                parsed => parsed?,
+            };
             if let FrameKind::ControlReply(reply) = frame.kind {
                 self.resolve(reply);
             } else {
@@ -189,6 +195,19 @@ mod tests {
         connection.read(&mut frames).await.expect("the end is not an error yet");
         assert!(matches!(connection.read(&mut frames).await, Err(ConnectionError::Closed)));
         assert!(answer.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_line_that_death_cut_short_is_no_breach_of_the_protocol() {
+        let (ours, mut cli) = duplex(1024);
+        let (output, input) = split(ours);
+        let mut connection = Connection::new(output, input, 1024);
+        cli.write_all(b"{\"type\":\"news\"}\n{\"type\":\"as").await.expect("written");
+        drop(cli);
+        let mut frames = Vec::new();
+        while connection.read(&mut frames).await.is_ok() {}
+        assert!(matches!(connection.read(&mut frames).await, Err(ConnectionError::Closed)));
+        assert_eq!(frames.len(), 1);
     }
 
     #[tokio::test]

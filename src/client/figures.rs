@@ -66,6 +66,7 @@ fn service_lines(stats: &GetStatsResponse) -> Lines {
         ("service version", or_dash(&stats.service_version)),
         ("CLI version", or_dash(&stats.cli_version)),
         ("sandbox", or_dash(&stats.sandbox)),
+        ("tasks", stats.tasks.to_string()),
     ]
 }
 
@@ -133,6 +134,7 @@ pub fn json(stats: &GetStatsResponse) -> Value {
         "service_version": stats.service_version,
         "cli_version": stats.cli_version,
         "sandbox": stats.sandbox,
+        "tasks": stats.tasks,
     })
 }
 

@@ -24,6 +24,8 @@ pub struct Facts {
     pub max_processes: usize,
     /// Resident bytes of all process trees.
     pub memory_bytes: u64,
+    /// Tasks of the runtime.
+    pub tasks: u64,
     /// What the CLI calls its version.
     pub cli_version: String,
 }
@@ -127,6 +129,7 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         cli_version: facts.cli_version,
         draining: stats.draining,
         starting_processes: facts.starting,
+        tasks: facts.tasks,
         // Neither of the two that the contract names: group, death signal and mark.
         sandbox: String::new(),
     }

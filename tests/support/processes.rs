@@ -27,6 +27,14 @@ pub fn lives(pid: u32) -> bool {
         .unwrap_or(false)
 }
 
+/// Kills a process unless it has ended by itself.
+pub fn kill_if_there(pid: u32) {
+    let pid = pid.try_into().ok().and_then(rustix::process::Pid::from_raw);
+    let signal = rustix::process::Signal::KILL;
+    let outcome = rustix::process::kill_process(pid.expect("a process id"), signal);
+    assert!(matches!(outcome, Ok(()) | Err(rustix::io::Errno::SRCH)), "{outcome:?}");
+}
+
 /// Kills a process.
 pub fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid.try_into().expect("a process id"));

@@ -1,0 +1,168 @@
+//! The service as a process of its own, so that what it holds can be seen from outside.
+
+use std::{fmt, path::Path, process::Stdio};
+
+use session_pool::proto::{
+    CloseSessionRequest, GetStatsRequest, ListSessionsRequest,
+    session_pool_service_client::SessionPoolServiceClient as Client,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+};
+use tonic::transport::Channel;
+
+use crate::support::{eventually, processes};
+
+const SERVICE: &str = env!("CARGO_BIN_EXE_session-pool");
+const FAKE: &str = env!("CARGO_BIN_EXE_fake-claude");
+
+/// A running service.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Child,
+    address: String,
+    state: TempDir,
+    control: Client<Channel>,
+    _log: tokio::task::JoinHandle<()>,
+}
+
+/// What the service holds while nobody asks anything of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Vitals {
+    pub files: usize,
+    pub threads: usize,
+    pub tasks: u64,
+    pub resident: u64,
+}
+
+impl fmt::Display for Vitals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { files, threads, tasks, resident } = self;
+        let mib = resident >> 20;
+        write!(f, "{files} files, {threads} threads, {tasks} tasks, {mib} MiB resident")
+    }
+}
+
+impl Daemon {
+    pub async fn start() -> Self {
+        let state = TempDir::new().expect("a folder");
+        let mut process = Command::new(SERVICE)
+            .arg("serve")
+            .envs(settings(state.path()))
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("started");
+        let mut lines = BufReader::new(process.stderr.take().expect("a pipe")).lines();
+        let address = loop {
+            let line = lines.next_line().await.expect("readable").expect("it goes on");
+            if let Some(address) = listening_address(&line) {
+                break format!("http://{address}");
+            }
+        };
+        let _log = session_pool::tasks::spawn_owned(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                println!("service: {line}");
+            }
+        });
+        let control = Client::connect(address.clone()).await.expect("connected");
+        Self { process, address, state, control, _log }
+    }
+
+    /// A connection of its own.
+    pub async fn client(&self) -> Client<Channel> {
+        Client::connect(self.address.clone()).await.expect("connected")
+    }
+
+    pub fn state(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// Closes every session, waits until nothing of them is left, and looks.
+    pub async fn at_rest(&self) -> Vitals {
+        let mut control = self.control.clone();
+        let request = ListSessionsRequest { page_size: 1000, ..ListSessionsRequest::default() };
+        let listed = control.list_sessions(request).await.expect("listed").into_inner();
+        for session in listed.sessions {
+            let request = CloseSessionRequest { session_id: session.session_id, forget: true };
+            // One that ended by itself meanwhile is gone all the same.
+            drop(control.close_session(request).await);
+        }
+        eventually("the end of every CLI", async || {
+            processes::of_state(self.state()).is_empty().then_some(())
+        })
+        .await;
+        // The connections of the callers close, and logs of ended turns are let go.
+        let mut least: Option<Vitals> = None;
+        eventually("rest", async || {
+            let now = self.vitals().await;
+            let rests =
+                least.is_some_and(|least| now.tasks >= least.tasks && now.files >= least.files);
+            if !rests {
+                least = Some(now);
+                tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+            }
+            rests.then_some(now)
+        })
+        .await
+    }
+
+    async fn vitals(&self) -> Vitals {
+        let request = GetStatsRequest { all_tenants: true };
+        let stats = self.control.clone().get_stats(request).await.expect("answered").into_inner();
+        assert_eq!((stats.total_sessions, stats.processes), (0, 0), "{stats:?}");
+        let pid = self.process.id().expect("it lives");
+        let count = |name: &str| {
+            std::fs::read_dir(format!("/proc/{pid}/{name}")).expect("readable").count()
+        };
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("readable");
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
+            .map(|kib: u64| kib << 10);
+        Vitals {
+            files: count("fd"),
+            threads: count("task"),
+            tasks: stats.tasks,
+            resident: resident.expect("a figure"),
+        }
+    }
+
+    /// Stops it as an operator does.
+    pub async fn stop(mut self) {
+        let pid =
+            self.process.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+        let signal = rustix::process::Signal::TERM;
+        rustix::process::kill_process(pid.expect("it lives"), signal).expect("signalled");
+        let status = self.process.wait().await.expect("waited");
+        assert!(status.success(), "{status}");
+        assert_eq!(processes::of_state(self.state.path()), [0; 0], "processes are left");
+    }
+}
+
+fn settings(state: &Path) -> Vec<(&'static str, String)> {
+    let text = |text: &str| text.to_owned();
+    vec![
+        ("SESSION_POOL__STATE_DIR", state.display().to_string()),
+        ("SESSION_POOL__SERVER__LISTEN", text("127.0.0.1:0")),
+        ("SESSION_POOL__CLI__PATH", text(FAKE)),
+        ("SESSION_POOL__POOL__MAX_PROCESSES", text("8")),
+        ("SESSION_POOL__POOL__MAX_SESSIONS", text("24")),
+        ("SESSION_POOL__POOL__MAX_QUEUED_TURNS", text("3")),
+        ("SESSION_POOL__POOL__IDLE_THRESHOLD", text("500ms")),
+        ("SESSION_POOL__POOL__CLEANUP_INTERVAL", text("250ms")),
+        ("SESSION_POOL__POOL__CONNECT_TIMEOUT", text("20s")),
+        ("SESSION_POOL__POOL__TURN_BUFFER_BYTES", text("64 KiB")),
+        ("SESSION_POOL__POOL__TURN_RETENTION", text("500ms")),
+        ("SESSION_POOL__POOL__STREAM_INTERRUPT_TIMEOUT", text("500ms")),
+        ("SESSION_POOL__LOG__FORMAT", text("json")),
+        ("SESSION_POOL__LOG__LEVEL", text("off,session_pool::server=info")),
+    ]
+}
+
+fn listening_address(line: &str) -> Option<String> {
+    let event: serde_json::Value = serde_json::from_str(line).ok()?;
+    (event["message"] == "listening").then(|| event["address"].as_str().map(str::to_owned))?
+}
