@@ -1,10 +1,15 @@
 //! What happened since the service started. Counted where it happens, read by
 //! `GetStats`. Knows nothing of either.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::cli::frame::TokenUsage;
 
@@ -55,8 +60,17 @@ pub struct Counters {
     spent: Mutex<Spent>,
 }
 
+/// All counts at one moment, by name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// The counters.
+    pub counts: BTreeMap<String, u64>,
+    /// Cost and tokens.
+    pub spent: Spent,
+}
+
 /// Cost and tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spent {
     /// US dollars, as the CLI estimates them.
     pub cost_usd: f64,
@@ -75,13 +89,27 @@ impl Spent {
 impl Counters {
     /// Adds all that others counted.
     pub fn add(&self, others: &Self) {
-        for (mine, theirs) in self.each().into_iter().zip(others.each()) {
+        for ((_, mine), (_, theirs)) in self.each().into_iter().zip(others.each()) {
             mine.add(theirs.get());
         }
         self.spend(&others.spent());
     }
 
-    fn each(&self) -> [&Counter; 19] {
+    /// What was counted so far, to be kept.
+    pub fn totals(&self) -> Totals {
+        let counts = self.each().map(|(name, counter)| (name.to_owned(), counter.get()));
+        Totals { counts: counts.into(), spent: self.spent() }
+    }
+
+    /// Goes on counting from what was kept. Names that are not known any more are left out.
+    pub fn resume(&self, totals: &Totals) {
+        for (name, counter) in self.each() {
+            counter.add(totals.counts.get(name).copied().unwrap_or_default());
+        }
+        self.spend(&totals.spent);
+    }
+
+    fn each(&self) -> [(&'static str, &Counter); 19] {
         // Taken apart by name: a counter that is added does not compile before it is here.
         let Self {
             turns,
@@ -106,25 +134,25 @@ impl Counters {
             spent: _,
         } = self;
         [
-            turns,
-            turns_completed,
-            turns_failed,
-            sessions_created,
-            sessions_reused,
-            sessions_resumed,
-            cold_starts,
-            interrupted,
-            first_chunk_timeouts,
-            stalled,
-            expired,
-            idle_removed,
-            stuck,
-            cli_exits,
-            capacity_refusals,
-            connect_failures,
-            interrupt_escalations,
-            messages,
-            frames,
+            ("turns", turns),
+            ("turns_completed", turns_completed),
+            ("turns_failed", turns_failed),
+            ("sessions_created", sessions_created),
+            ("sessions_reused", sessions_reused),
+            ("sessions_resumed", sessions_resumed),
+            ("cold_starts", cold_starts),
+            ("interrupted", interrupted),
+            ("first_chunk_timeouts", first_chunk_timeouts),
+            ("stalled", stalled),
+            ("expired", expired),
+            ("idle_removed", idle_removed),
+            ("stuck", stuck),
+            ("cli_exits", cli_exits),
+            ("capacity_refusals", capacity_refusals),
+            ("connect_failures", connect_failures),
+            ("interrupt_escalations", interrupt_escalations),
+            ("messages", messages),
+            ("frames", frames),
         ]
     }
 

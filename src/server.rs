@@ -26,7 +26,7 @@ use crate::{
         memory,
         sweep::kill_marked,
     },
-    config::Config,
+    config::{Config, StoreKind},
     health::Health,
     pool::{Parts, PoolSettings, PoolStats, Scope, SessionPool},
     proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
@@ -36,7 +36,7 @@ use crate::{
         service::{Observe, Service},
     },
     session::Settings,
-    store::Ledger,
+    store::{MemoryStore, SqlStore, Store},
     supply::{ProcessSupply, SupplyLimits},
     tasks::Tasks,
     tenant::{Quotas, Tenants},
@@ -119,10 +119,11 @@ impl Server {
         let parts = Parts {
             session: Arc::new(session_settings(&config)),
             supply: Arc::new(supply.clone()),
-            ledger: Arc::new(Ledger::default()),
+            store: open_store(&config, &tasks).await?,
             tenants: Tenants::new(quotas(&config)),
         };
         let pool = SessionPool::new(pool_settings(&config), parts, tasks.clone());
+        pool.resume().await.context("store: what is kept cannot be read")?;
         Ok(Self { config, listener, tasks, supply, pool, _lock: lock })
     }
 
@@ -284,6 +285,17 @@ async fn sweep_earlier_life(config: &Config) {
     }
 }
 
+async fn open_store(config: &Config, tasks: &Tasks) -> anyhow::Result<Arc<dyn Store>> {
+    match config.store.kind {
+        StoreKind::Memory => Ok(Arc::new(MemoryStore::default())),
+        StoreKind::Sqlite => {
+            let file = config.database_file();
+            let store = SqlStore::open(&file, tasks).await;
+            Ok(Arc::new(store.with_context(|| format!("store: {}", file.display()))?))
+        }
+    }
+}
+
 fn launch(config: &Config) -> LaunchSettings {
     LaunchSettings {
         program: config.cli.path.clone(),
@@ -327,6 +339,7 @@ fn pool_settings(config: &Config) -> PoolSettings {
         session_ttl: config.pool.session_ttl,
         idle_threshold: config.pool.idle_threshold,
         cleanup_interval: config.pool.cleanup_interval,
+        retention: config.store.retention,
     }
 }
 

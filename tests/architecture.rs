@@ -17,7 +17,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("cli", &["ids", "tasks"]),
     ("failure", &["cli", "ids"]),
     ("counters", &["cli"]),
-    ("store", &["cli", "ids"]),
+    ("store", &["cli", "counters", "ids", "tasks"]),
     ("tenant", &["counters", "failure", "ids"]),
     ("turn", &["failure", "ids", "tasks"]),
     ("supply", &["cli", "failure", "ids", "tasks"]),

@@ -162,6 +162,8 @@ fn fixed_args() -> Vec<String> {
         "--permission-prompt-tool=stdio",
         // Says when a prompt is taken up, in versions that say so in no other way.
         "--replay-user-messages",
+        // Tells what is added to the transcript before the result of the turn.
+        "--session-mirror",
         // MCP servers in a session's folder would be commands of its author's choice.
         "--strict-mcp-config",
     ]

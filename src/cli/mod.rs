@@ -23,6 +23,7 @@
 //! - [`message`] reads a line in full, for those who show it to callers.
 //! - [`request`] makes the lines that go to the CLI.
 //! - [`connection`] joins these over a pair of pipes.
+//! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those.
 //! - [`launch`] makes argv and environment; [`process`] spawns, watches and stops.
 
 pub mod connection;
@@ -31,6 +32,7 @@ pub mod launch;
 pub mod lines;
 pub mod memory;
 pub mod message;
+pub mod mirror;
 pub mod options;
 pub mod process;
 pub mod request;

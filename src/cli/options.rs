@@ -1,8 +1,11 @@
 //! What a conversation can be asked to be, in the words of the official Agent SDKs,
 //! and when the CLI can take each option on. Knows nothing of who may ask for what.
 
+use serde::{Deserialize, Serialize};
+
 /// Options of a conversation. `None` and an empty list mean "not said".
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Options {
     /// Model alias or full name.
     pub model: Option<String>,

@@ -12,7 +12,9 @@
 
 use std::{
     borrow::Cow,
-    fs, io,
+    collections::BTreeMap,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -44,6 +46,74 @@ fn folder_name(work: &Path) -> String {
     text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
+/// A line of a transcript.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Empty for the conversation's own file, else that of a subagent, below the folder
+    /// of the conversation's name.
+    pub subpath: String,
+    /// The entry, as JSON without line ends.
+    pub json: String,
+}
+
+/// Writes the files of a conversation whose process is to work in `work`, whatever is
+/// there now. No process may be writing to them.
+pub fn restore(config: &Path, work: &Path, id: CliSessionId, entries: &[Entry]) -> io::Result<()> {
+    let own = path(config, work, id);
+    let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
+    for Entry { subpath, json } in entries {
+        if subpath.is_empty() {
+            let text = files.entry(own.clone()).or_default();
+            text.push_str(json);
+            text.push('\n');
+        } else if let Some(metadata) = metadata_of(json) {
+            // The CLI keeps it beside the subagent's transcript; the last one counts.
+            let file = own.with_extension("").join(subpath).with_extension("meta.json");
+            files.insert(file, metadata);
+        } else {
+            let text = files.entry(own.with_extension("").join(subpath)).or_default();
+            text.push_str(json);
+            text.push('\n');
+        }
+    }
+    for (file, text) in files {
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        replace(&file, text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The metadata of a subagent, without what marks it among entries.
+fn metadata_of(json: &str) -> Option<String> {
+    let mut value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json).ok()?;
+    (value.remove("type")? == "agent_metadata")
+        .then(|| serde_json::Value::Object(value).to_string())
+}
+
+/// Renamed into place: a crash leaves the old or the new.
+fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let new = file.with_extension("new");
+    let mut writing =
+        fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    writing.write_all(text)?;
+    fs::rename(new, file)
+}
+
+/// The entries of a conversation's own file.
+pub fn entries(config: &Path, work: &Path, id: CliSessionId) -> io::Result<Vec<Entry>> {
+    let text = fs::read(path(config, work, id))?;
+    let entries = lines(&text).filter_map(|line| {
+        // A line that a crash cut short is none.
+        serde_json::from_slice::<&serde_json::value::RawValue>(line).ok()?;
+        let json = String::from_utf8(line.trim_ascii().to_vec()).ok()?;
+        Some(Entry { subpath: String::new(), json })
+    });
+    Ok(entries.collect())
+}
+
 /// Makes sure that the file of a conversation is where a process that works in
 /// `work` looks for it (2.1.197 looks nowhere else), without snapshots. Returns
 /// whether there is one to take up. No process may be writing to that file. May read
@@ -63,7 +133,7 @@ pub fn provide(config: &Path, work: &Path, id: CliSessionId, search: Search) -> 
         fs::copy(found, &wanted)?;
     }
     let entries = fs::read(&wanted)?;
-    if !lines(&entries).any(|line| Entry::read(line).is_some_and(|entry| entry.is_message())) {
+    if !lines(&entries).any(|line| Said::read(line).is_some_and(|entry| entry.is_message())) {
         // A process that was killed early leaves notes only. The CLI does not take them
         // up, and begins no conversation of an id that has a file.
         fs::remove_file(wanted)?;
@@ -78,14 +148,10 @@ pub fn provide(config: &Path, work: &Path, id: CliSessionId, search: Search) -> 
 fn drop_snapshots(file: &Path, entries: &[u8]) -> io::Result<()> {
     let is_snapshot = |line: &&[u8]| {
         memmem::find(line, SNAPSHOT.as_bytes()).is_some()
-            && Entry::read(line).is_some_and(|entry| entry.is_snapshot())
+            && Said::read(line).is_some_and(|entry| entry.is_snapshot())
     };
     let kept: Vec<&[u8]> = lines(entries).filter(|line| !is_snapshot(line)).collect();
-    // Renamed into place: a crash leaves the one or the other.
-    let new = file.with_extension("new");
-    fs::write(&new, kept.concat())?;
-    fs::set_permissions(&new, fs::metadata(file)?.permissions())?;
-    fs::rename(new, file)
+    replace(file, &kept.concat())
 }
 
 fn lines(entries: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -96,7 +162,7 @@ const SNAPSHOT: &str = "prompt_snapshot";
 
 /// What matters here of a line of a transcript.
 #[derive(Deserialize)]
-struct Entry<'a> {
+struct Said<'a> {
     #[serde(rename = "type", borrow, default)]
     kind: Cow<'a, str>,
     #[serde(borrow)]
@@ -109,7 +175,7 @@ struct Attachment<'a> {
     kind: Cow<'a, str>,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> Said<'a> {
     fn read(line: &'a [u8]) -> Option<Self> {
         serde_json::from_slice(line).ok()
     }
@@ -186,6 +252,33 @@ mod tests {
         fs::write(&file, "{\"type\":\"mode\"}\n{\"type\":\"us").expect("written");
         assert!(!provide(config.path(), work, id, Search::OwnFolder).expect("read"));
         assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_transcript_is_written_back_whatever_is_there() {
+        let config = tempfile::tempdir().expect("a folder");
+        let (work, id) = (Path::new("/w"), CliSessionId::fresh());
+        let file = path(config.path(), work, id);
+        fs::create_dir_all(file.parent().expect("a parent")).expect("made");
+        fs::write(&file, "rubbish").expect("written");
+        let entry =
+            |subpath: &str, json: &str| Entry { subpath: subpath.into(), json: json.into() };
+        let agent = "subagents/agent-a.jsonl";
+        let all = [
+            entry("", "{\"type\":\"user\"}"),
+            entry(agent, "{\"type\":\"agent_metadata\",\"agentType\":\"x\"}"),
+            entry(agent, "{\"type\":\"assistant\"}"),
+            entry("", "{\"type\":\"assistant\"}"),
+        ];
+        restore(config.path(), work, id, &all).expect("written");
+        let read = |file: &Path| fs::read_to_string(file).expect("there");
+        assert_eq!(read(&file), "{\"type\":\"user\"}\n{\"type\":\"assistant\"}\n");
+        let folder = file.with_extension("").join("subagents");
+        assert_eq!(read(&folder.join("agent-a.jsonl")), "{\"type\":\"assistant\"}\n");
+        assert_eq!(read(&folder.join("agent-a.meta.json")), "{\"agentType\":\"x\"}");
+        let own: Vec<Entry> = entries(config.path(), work, id).expect("read");
+        assert_eq!(own, [all[0].clone(), all[3].clone()]);
+        assert!(provide(config.path(), work, id, Search::OwnFolder).expect("there"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Durati
 use toml::Value;
 
 use super::{
-    Config, LogFormat, Violation,
+    Config, LogFormat, StoreKind, Violation,
     fields::{ENV_TABLE, Slot, fields},
     secrets::{HIDDEN, is_secret},
     source::{Setting, Settings},
@@ -13,14 +13,13 @@ use super::{
 };
 
 /// Keys, and beginnings of keys, that belong to versions to come.
-const LATER: [&str; 17] = [
+const LATER: [&str; 16] = [
     "server.metrics_listen",
     "server.health_listen",
     "pool.spares",
     "pool.hibernate_after",
     "cli.sandbox",
     "cli.memory_limit",
-    "store",
     "tls",
     "auth.tokens_file",
     "policy.cwd_roots",
@@ -105,6 +104,7 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
         Slot::Text(place) => **place = text(value)?.into(),
         Slot::Texts(place, max) => **place = texts(value, *max)?,
         Slot::Format(place) => **place = format_named(text(value)?)?,
+        Slot::Store(place) => **place = store_named(text(value)?)?,
         Slot::Variables(..) => return Err("is a table of texts like { NAME = \"value\" }".into()),
     }
     Ok(())
@@ -222,4 +222,14 @@ fn format_named(name: &str) -> Result<LogFormat, String> {
         .into_iter()
         .find(|format| format.as_str() == name)
         .ok_or_else(|| format!("is one of {}", LogFormat::ALL.map(LogFormat::as_str).join(", ")))
+}
+
+fn store_named(name: &str) -> Result<StoreKind, String> {
+    if name == "postgres" {
+        return Err("this version does not have it yet".into());
+    }
+    StoreKind::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == name)
+        .ok_or_else(|| format!("is one of {}", StoreKind::ALL.map(StoreKind::as_str).join(", ")))
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, Violation,
+    Config, StoreConfig, Violation,
     apply::is_variable_name,
     fields::ENV_TABLE,
     secrets::{HIDDEN, is_secret},
+    sections::SQLITE,
     source::Settings,
     units::{show_bytes, show_duration},
 };
@@ -64,6 +65,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     check_variables(config, &mut findings);
     check_permission_modes(&config.policy.permission_modes, &mut findings);
     check_level(&config.log.level, &mut findings);
+    check_store(&config.store, &mut findings);
     findings.violations
 }
 
@@ -192,6 +194,14 @@ fn check_permission_modes(modes: &[String], findings: &mut Findings<'_>) {
             continue;
         };
         findings.refuse("policy.permission_modes", format!("{mode:?}"), problem);
+    }
+}
+
+fn check_store(store: &StoreConfig, findings: &mut Findings<'_>) {
+    let path = store.url.strip_prefix(SQLITE).map(|path| path.trim_start_matches('/'));
+    if !store.url.is_empty() && path.is_none_or(str::is_empty) {
+        let problem = "must be sqlite:PATH, or empty for a file in the state folder";
+        findings.refuse("store.url", format!("{:?}", store.url), problem.to_owned());
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 
 use super::{
     AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, ServerConfig,
+    StoreConfig, StoreKind,
 };
 
 /// The one key whose value is a table of names that the operator chooses.
@@ -53,6 +54,8 @@ pub enum Slot<'a> {
     Amount(&'a mut f64, RangeInclusive<f64>),
     /// One of the log formats.
     Format(&'a mut LogFormat),
+    /// One of the kinds of store.
+    Store(&'a mut StoreKind),
     /// A table of texts, at most so many.
     Variables(&'a mut BTreeMap<String, String>, usize),
 }
@@ -73,19 +76,25 @@ pub fn reading_of(key: &str) -> Reading {
     }
     let mut config = Config::defaults(|_| None);
     match fields(&mut config).into_iter().find(|field| field.key == key).map(|field| field.slot) {
-        Some(Slot::Path(_) | Slot::Text(_) | Slot::Address(_) | Slot::Format(_)) => Reading::Text,
+        Some(
+            Slot::Path(_) | Slot::Text(_) | Slot::Address(_) | Slot::Format(_) | Slot::Store(_),
+        ) => Reading::Text,
         _ => Reading::Toml,
     }
 }
 
 /// Every key, in the order in which they are documented.
 pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
-    let Config { server, pool, cli, policy, auth, log, state_dir } = config;
+    let Config { server, pool, cli, policy, store, auth, log, state_dir } = config;
     let mut fields = vec![field("state_dir", Slot::Path(state_dir))];
     fields.extend(server_fields(server));
     fields.extend(pool_fields(pool));
     fields.extend(cli_fields(cli));
     fields.extend(policy_fields(policy));
+    let StoreConfig { kind, url, retention } = store;
+    fields.push(field("store.kind", Slot::Store(kind)));
+    fields.push(field("store.url", Slot::Text(url)));
+    fields.push(duration("store.retention", retention, 3650 * DAY));
     let AuthConfig { insecure } = auth;
     fields.push(field("auth.insecure", Slot::Flag(insecure)));
     let LogConfig { format, level } = log;

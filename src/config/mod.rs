@@ -32,6 +32,7 @@ pub use error::{ConfigError, Origin, Violation};
 pub use print::print;
 pub use sections::{
     AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, ServerConfig,
+    StoreConfig, StoreKind,
 };
 pub use source::Sources;
 

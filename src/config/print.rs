@@ -43,6 +43,7 @@ fn value(slot: Slot<'_>) -> Value {
         Slot::Texts(place, _) => {
             place.iter().cloned().map(Value::String).collect::<Vec<_>>().into()
         }
+        Slot::Store(place) => Value::String(place.as_str().into()),
         Slot::Format(place) => Value::String(place.as_str().into()),
         Slot::Variables(place, _) => {
             let variables: Table = place

@@ -24,6 +24,8 @@ pub struct Config {
     pub cli: CliConfig,
     /// What callers may ask for.
     pub policy: PolicyConfig,
+    /// Where conversations are kept.
+    pub store: StoreConfig,
     /// Who may call.
     pub auth: AuthConfig,
     /// What is logged, and how.
@@ -141,6 +143,43 @@ pub struct PolicyConfig {
     pub tenant_max_cost_usd_per_day: f64,
 }
 
+/// Where conversations are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The kind of store. Default `sqlite`.
+    pub kind: StoreKind,
+    /// The database, as `sqlite:PATH`. Default: empty, which is the file
+    /// `session-pool.db` in the state folder.
+    pub url: String,
+    /// How long a conversation is kept after its last turn. Default 30 days, over 0, at
+    /// most 3650 days.
+    pub retention: Duration,
+}
+
+/// A kind of store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreKind {
+    /// A database in a file: conversations outlive the service.
+    Sqlite,
+    /// Nothing outlives the service.
+    Memory,
+}
+
+impl StoreKind {
+    pub(super) const ALL: [Self; 2] = [Self::Sqlite, Self::Memory];
+
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// What `store.url` begins with.
+pub(super) const SQLITE: &str = "sqlite:";
+
 /// Who may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthConfig {
@@ -214,9 +253,22 @@ impl Config {
                 tenant_max_streams: 0,
                 tenant_max_cost_usd_per_day: 0.0,
             },
+            store: StoreConfig {
+                kind: StoreKind::Sqlite,
+                url: String::new(),
+                retention: Duration::from_secs(30 * 24 * 3600),
+            },
             auth: AuthConfig { insecure: false },
             log: LogConfig { format: LogFormat::Pretty, level: "info".into() },
             state_dir: default_state_dir(variable),
+        }
+    }
+
+    /// The file of the database.
+    pub fn database_file(&self) -> PathBuf {
+        match self.store.url.strip_prefix(SQLITE) {
+            Some(path) => PathBuf::from(path.strip_prefix("//").unwrap_or(path)),
+            None => self.state_dir.join("session-pool.db"),
         }
     }
 

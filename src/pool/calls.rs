@@ -12,13 +12,14 @@ use crate::{
     session::{
         CloseReason, CloseReport, Decision, InterruptReport, Refusal, UpdateReport, status::Status,
     },
+    store::StoreError,
     turn::log::Listener,
 };
 
 impl SessionPool {
     /// Stops a session's turn; `None` when there is no such session.
     pub async fn interrupt(&self, key: &SessionKey, keep_session: bool) -> Option<InterruptReport> {
-        let Some(handle) = self.find(key) else {
+        let Some(handle) = self.wake(key) else {
             warn!(session_id = %key.session, "session_not_found");
             return None;
         };
@@ -52,29 +53,56 @@ impl SessionPool {
     }
 
     /// A session's picture.
-    pub fn get(&self, key: &SessionKey) -> Result<Status, Failure> {
-        let handle = self.find(key).ok_or_else(|| not_found(key))?;
-        Ok(self.seen(&handle))
+    pub async fn get(&self, key: &SessionKey) -> Result<Status, Failure> {
+        if let Some(handle) = self.find(key) {
+            return Ok(self.seen(&handle));
+        }
+        if !self.lock().contains_key(key) {
+            return Err(not_found(key));
+        }
+        let record = self.shared().parts.store.load(key).await.map_err(failed)?;
+        let record = record.ok_or_else(|| not_found(key))?;
+        Ok(Status::dormant(key.session.clone(), record))
     }
 
     /// Up to `limit` sessions of a tenant with ids after `after`, and whether there are
     /// more.
-    pub fn list(
+    pub async fn list(
         &self,
         tenant: &TenantId,
         after: Option<SessionId>,
         limit: usize,
-    ) -> (Vec<Status>, bool) {
-        let sessions = self.lock();
-        let mut rest = of_tenant(&sessions, tenant, after);
-        let page = rest.by_ref().take(limit).map(|(_, entry)| self.seen(&entry.handle)).collect();
-        (page, rest.next().is_some())
+    ) -> Result<(Vec<Status>, bool), Failure> {
+        let mut dormant = Vec::new();
+        let mut page: Vec<Status> = Vec::new();
+        let more = {
+            let sessions = self.lock();
+            let mut rest = of_tenant(&sessions, tenant, after.clone());
+            for (key, entry) in rest.by_ref().take(limit) {
+                match entry.handle() {
+                    Some(handle) => page.push(self.seen(handle)),
+                    None => dormant.push(key.session.clone()),
+                }
+            }
+            rest.next().is_some()
+        };
+        if !dormant.is_empty() {
+            // Those among them that are live are in the store too: no page has more.
+            let kept = self.shared().parts.store.list(tenant, after.as_ref(), limit).await;
+            for (id, record) in kept.map_err(failed)? {
+                if dormant.contains(&id) {
+                    page.push(Status::dormant(id, record));
+                }
+            }
+            page.sort_by(|a, b| a.session_id.cmp(&b.session_id));
+        }
+        Ok((page, more))
     }
 
     /// Ends a session; answered when its process is gone.
     pub async fn close(&self, key: &SessionKey, forget: bool) -> Result<CloseReport, Failure> {
         let reason = CloseReason::Requested { forget };
-        let closed = match self.find(key) {
+        let closed = match self.wake(key) {
             Some(handle) => handle.close(reason).await.ok(),
             None => None,
         };
@@ -87,10 +115,21 @@ impl SessionPool {
         }
     }
 
-    async fn forget(&self, key: &SessionKey) -> bool {
-        let Some(record) = self.shared().parts.ledger.remove(key) else { return false };
-        self.shared().parts.supply.forget(key, record.cli_session_id).await;
-        true
+    /// Forgets a conversation whose session is not in the pool. Returns whether there was
+    /// one.
+    pub(super) async fn forget(&self, key: &SessionKey) -> bool {
+        let parts = &self.shared().parts;
+        match parts.store.forget(key).await {
+            Ok(Some(conversations)) => {
+                parts.supply.forget(key, &conversations).await;
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                warn!(session_id = %key.session, %error, "session_not_forgotten");
+                false
+            }
+        }
     }
 
     /// Joins a turn.
@@ -100,7 +139,7 @@ impl SessionPool {
         turn: Option<TurnId>,
         from: u64,
     ) -> Result<Listener, Failure> {
-        let handle = self.find(key).ok_or_else(|| not_found(key))?;
+        let handle = self.wake(key).ok_or_else(|| not_found(key))?;
         handle.attach(turn, from).await.map_err(|refusal| gone(key, refusal))
     }
 
@@ -111,7 +150,7 @@ impl SessionPool {
         prompt_id: String,
         decision: Decision,
     ) -> Result<(), Failure> {
-        let handle = self.find(key).ok_or_else(|| not_found(key))?;
+        let handle = self.wake(key).ok_or_else(|| not_found(key))?;
         handle.respond(prompt_id, decision).await.map_err(|refusal| gone(key, refusal))
     }
 
@@ -121,10 +160,14 @@ impl SessionPool {
         key: &SessionKey,
         options: Options,
     ) -> Result<(Status, UpdateReport), Failure> {
-        let handle = self.find(key).ok_or_else(|| not_found(key))?;
+        let handle = self.wake(key).ok_or_else(|| not_found(key))?;
         let report = handle.update(options).await.map_err(|refusal| gone(key, refusal))?;
         Ok((self.seen(&handle), report))
     }
+}
+
+fn failed(error: StoreError) -> Failure {
+    Cause::Internal { detail: error.to_string() }.into()
 }
 
 fn not_found(key: &SessionKey) -> Failure {

@@ -1,14 +1,19 @@
 //! The cleanup: every so often, sessions that nobody will miss are closed. It looks at
 //! pictures of sessions, and a session that has become busy since refuses to go.
 
-use tokio::{task::JoinSet, time::interval};
-use tracing::debug;
+use std::time::SystemTime;
 
-use super::{Scope, SessionPool};
+use tokio::{task::JoinSet, time::interval};
+use tracing::{debug, warn};
+
+use super::{Scope, SessionPool, registry::Entry};
 use crate::session::{
     CloseReason,
     status::{Condition, Status},
 };
+
+/// Conversations that are forgotten in one round; the rest waits for the next.
+const FORGOTTEN_AT_ONCE: usize = 1000;
 
 impl SessionPool {
     /// Cleans up every `pool.cleanup_interval`, from one interval after now on.
@@ -22,6 +27,8 @@ impl SessionPool {
     }
 
     async fn clean_up(&self) {
+        self.clean_up_dormant().await;
+        self.forget_old().await;
         let mut closes = JoinSet::new();
         for (key, handle) in self.handles(&Scope::All) {
             let status = handle.status().clone();
@@ -39,6 +46,44 @@ impl SessionPool {
                 CloseReason::Expired => counters.expired.add_one(),
                 CloseReason::Idle => counters.idle_removed.add_one(),
                 _ => {}
+            }
+        }
+    }
+
+    /// Sessions without a task leave the pool too when nobody used them for long.
+    async fn clean_up_dormant(&self) {
+        let idle_threshold = self.shared().settings.idle_threshold;
+        let mut left = Vec::new();
+        self.lock().retain(|key, entry| match entry {
+            Entry::Dormant { last_used } if last_used.elapsed() > idle_threshold => {
+                left.push(key.clone());
+                false
+            }
+            _ => true,
+        });
+        for key in left {
+            debug!(session_id = %key.session, reason = "Idle", "session_cleanup");
+            self.tenant(&key.tenant).counters.idle_removed.add_one();
+            if let Err(error) = self.shared().parts.store.leave_pool(&key).await {
+                warn!(session_id = %key.session, %error, "session_not_kept");
+            }
+        }
+    }
+
+    /// Conversations that nobody used for `store.retention` are forgotten.
+    async fn forget_old(&self) {
+        let Some(limit) = SystemTime::now().checked_sub(self.shared().settings.retention) else {
+            return;
+        };
+        let old = self.shared().parts.store.unused_since(limit, FORGOTTEN_AT_ONCE).await;
+        let old = old.unwrap_or_else(|error| {
+            warn!(%error, "store_not_cleaned_up");
+            Vec::new()
+        });
+        for key in old {
+            // One that is in the pool has its own time.
+            if !self.lock().contains_key(&key) && self.forget(&key).await {
+                debug!(tenant = %key.tenant, session_id = %key.session, "conversation_forgotten");
             }
         }
     }

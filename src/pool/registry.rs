@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -24,7 +24,7 @@ use crate::{
         CloseReason, Refusal, SessionHandle, SessionTask, Settings, Surroundings, TurnRequest,
         status::{Condition, Status},
     },
-    store::Ledger,
+    store::{Store, StoreError},
     supply::Supply,
     tasks::Tasks,
     tenant::{Share, Tenant, Tenants},
@@ -48,6 +48,8 @@ pub struct PoolSettings {
     pub idle_threshold: Duration,
     /// Time between cleanups.
     pub cleanup_interval: Duration,
+    /// How long a conversation is kept after its last turn.
+    pub retention: Duration,
 }
 
 /// What the pool gives its sessions.
@@ -58,7 +60,7 @@ pub struct Parts {
     /// Where processes come from.
     pub supply: Arc<dyn Supply>,
     /// What outlives sessions.
-    pub ledger: Arc<Ledger>,
+    pub store: Arc<dyn Store>,
     /// Whose sessions they are.
     pub tenants: Tenants,
 }
@@ -93,11 +95,30 @@ pub(super) struct Shared {
 /// Sessions of one tenant are next to each other.
 pub(super) type Sessions = BTreeMap<SessionKey, Entry>;
 
+/// A session's place in the pool.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) handle: SessionHandle,
-    /// Tells a session from a later one under the same id.
-    generation: u64,
+pub(super) enum Entry {
+    /// It has a task.
+    Live {
+        /// The way to it.
+        handle: SessionHandle,
+        /// Tells a session from a later one under the same id.
+        generation: u64,
+    },
+    /// All there is of it is in the store; the next call that needs it wakes it.
+    Dormant {
+        /// When a turn last began or ended.
+        last_used: Instant,
+    },
+}
+
+impl Entry {
+    pub(super) fn handle(&self) -> Option<&SessionHandle> {
+        match self {
+            Self::Live { handle, .. } => Some(handle),
+            Self::Dormant { .. } => None,
+        }
+    }
 }
 
 impl SessionPool {
@@ -114,6 +135,20 @@ impl SessionPool {
             stopped: AtomicBool::new(false),
             started_at: Instant::now(),
         }))
+    }
+
+    /// Takes over what an earlier life of the service left in the store: the sessions that
+    /// were in the pool, without processes, and what was counted.
+    pub async fn resume(&self) -> Result<(), StoreError> {
+        for (tenant, totals) in self.0.parts.store.totals().await? {
+            self.tenant(&tenant).counters.resume(&totals);
+        }
+        let kept = self.0.parts.store.in_pool().await?;
+        let mut sessions = self.lock();
+        for (key, last_used) in kept {
+            sessions.insert(key, Entry::Dormant { last_used: moment(last_used) });
+        }
+        Ok(())
     }
 
     /// Starts the cleanup; does nothing when the pool is disabled.
@@ -234,10 +269,12 @@ impl SessionPool {
 
     pub(super) fn handles(&self, scope: &Scope) -> Vec<(SessionKey, SessionHandle)> {
         let sessions = self.lock();
-        let copy = |(key, entry): (&SessionKey, &Entry)| (key.clone(), entry.handle.clone());
+        let copy = |(key, entry): (&SessionKey, &Entry)| {
+            entry.handle().map(|handle| (key.clone(), handle.clone()))
+        };
         match scope {
-            Scope::All => sessions.iter().map(copy).collect(),
-            Scope::Tenant(tenant) => of_tenant(&sessions, tenant, None).map(copy).collect(),
+            Scope::All => sessions.iter().filter_map(copy).collect(),
+            Scope::Tenant(tenant) => of_tenant(&sessions, tenant, None).filter_map(copy).collect(),
         }
     }
 
@@ -249,7 +286,16 @@ impl SessionPool {
     }
 
     pub(super) fn find(&self, key: &SessionKey) -> Option<SessionHandle> {
-        self.lock().get(key).map(|entry| entry.handle.clone())
+        self.lock().get(key)?.handle().cloned()
+    }
+
+    /// A session that is in the pool; one without a task is given one.
+    pub(super) fn wake(&self, key: &SessionKey) -> Option<SessionHandle> {
+        let mut sessions = self.lock();
+        if let Entry::Live { handle, .. } = sessions.get(key)? {
+            return Some(handle.clone());
+        }
+        Some(self.make(&mut sessions, key, false))
     }
 
     fn find_or_make(&self, key: &SessionKey, ephemeral: bool) -> Result<SessionHandle, Failure> {
@@ -267,8 +313,11 @@ impl SessionPool {
         let tenant = self.tenant(&key.tenant);
         tenant.admit_cost().map_err(refusal)?;
         let mut sessions = self.lock();
-        if let Some(entry) = sessions.get(key) {
-            return Ok(entry.handle.clone());
+        match sessions.get(key) {
+            Some(Entry::Live { handle, .. }) => return Ok(handle.clone()),
+            // It has its place already.
+            Some(Entry::Dormant { .. }) => return Ok(self.make(&mut sessions, key, ephemeral)),
+            None => {}
         }
         let current_sessions = sessions.len();
         if current_sessions >= settings.max_sessions {
@@ -282,21 +331,24 @@ impl SessionPool {
             tenant.admit_session(count).map_err(refusal)?;
         }
         debug!(session_id = %id, "session_pool_creating_new_session");
-        let around = self.surroundings(tenant);
-        let (task, handle) = SessionTask::new(id.clone(), ephemeral, around);
+        Ok(self.make(&mut sessions, key, ephemeral))
+    }
+
+    fn make(&self, sessions: &mut Sessions, key: &SessionKey, ephemeral: bool) -> SessionHandle {
+        let around = self.surroundings(self.tenant(&key.tenant));
+        let (task, handle) = SessionTask::new(key.session.clone(), ephemeral, around);
         let generation = self.0.generations.fetch_add(1, Ordering::Relaxed);
-        sessions.insert(key.clone(), Entry { handle: handle.clone(), generation });
-        drop(sessions);
+        sessions.insert(key.clone(), Entry::Live { handle: handle.clone(), generation });
         self.spawn(key.clone(), generation, task);
-        Ok(handle)
+        handle
     }
 
     fn surroundings(&self, tenant: Arc<Tenant>) -> Surroundings {
-        let Parts { session, supply, ledger, tenants: _ } = &self.0.parts;
+        let Parts { session, supply, store, tenants: _ } = &self.0.parts;
         Surroundings {
             settings: Arc::clone(session),
             supply: Arc::clone(supply),
-            ledger: Arc::clone(ledger),
+            store: Arc::clone(store),
             tenant,
             turns: self.0.turns.clone(),
         }
@@ -320,7 +372,9 @@ impl SessionPool {
 
     fn remove(&self, key: &SessionKey, generation: u64) {
         let mut sessions = self.lock();
-        if sessions.get(key).is_some_and(|entry| entry.generation == generation) {
+        if let Some(Entry::Live { generation: current, .. }) = sessions.get(key)
+            && *current == generation
+        {
             sessions.remove(key);
         }
     }
@@ -329,6 +383,12 @@ impl SessionPool {
         // Nothing panics half-way through a change of the map.
         self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A time of the wall clock by the other clock; now if it is in the future.
+fn moment(time: SystemTime) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(SystemTime::now().duration_since(time).unwrap_or_default()).unwrap_or(now)
 }
 
 /// A tenant's sessions with ids after `after`.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Scope, SessionPool};
-use crate::{counters::Counters, session::status::Condition};
+use crate::{counters::Counters, ids::SessionKey, session::status::Condition};
 
 /// The pool's figures.
 #[derive(Debug)]
@@ -55,12 +55,14 @@ impl SessionPool {
             process_ids: Vec::new(),
             counters: self.counters(scope),
         };
+        stats.total_sessions = self.dormant(scope);
+        stats.hibernated_sessions = stats.total_sessions;
         for (_, handle) in self.handles(scope) {
             let status = handle.status();
             stats.total_sessions += 1;
             match status.condition {
                 Condition::Active | Condition::Interrupting => stats.active_sessions += 1,
-                Condition::Disconnected => stats.hibernated_sessions += 1,
+                Condition::Disconnected | Condition::Hibernated => stats.hibernated_sessions += 1,
                 _ => {}
             }
             stats.streaming_turns += usize::from(status.running.is_some());
@@ -68,6 +70,16 @@ impl SessionPool {
             stats.process_ids.extend(status.process_id);
         }
         stats
+    }
+
+    /// Sessions of which there is nothing but what is kept.
+    fn dormant(&self, scope: &Scope) -> usize {
+        let sessions = self.lock();
+        let in_scope = |key: &SessionKey| match scope {
+            Scope::All => true,
+            Scope::Tenant(tenant) => key.tenant == *tenant,
+        };
+        sessions.iter().filter(|(key, entry)| entry.handle().is_none() && in_scope(key)).count()
     }
 
     fn max_sessions(&self, scope: &Scope) -> usize {

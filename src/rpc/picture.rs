@@ -65,6 +65,7 @@ fn condition(condition: Condition) -> proto::SessionStatus {
         Condition::Active => proto::SessionStatus::Active,
         Condition::Interrupting => proto::SessionStatus::Interrupting,
         Condition::Disconnected => proto::SessionStatus::Disconnected,
+        Condition::Hibernated => proto::SessionStatus::Hibernated,
         Condition::Error => proto::SessionStatus::Error,
         Condition::Expired => proto::SessionStatus::Expired,
     }

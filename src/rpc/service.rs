@@ -151,7 +151,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let proto::GetSessionRequest { session_id } = request.into_inner();
         let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
-        let status = self.pool.get(&key).map_err(|failure| of_failure(&failure))?;
+        let status = self.pool.get(&key).await.map_err(|failure| of_failure(&failure))?;
         let session = Some(picture::session(&status));
         Ok(Response::new(proto::GetSessionResponse { session }))
     }
@@ -162,7 +162,8 @@ impl<O: Observe> SessionPoolService for Service<O> {
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
         let tenant = caller(&request).tenant;
         let (size, after) = decode::list(request.into_inner())?;
-        let (page, more) = self.pool.list(&tenant, after, size);
+        let listed = self.pool.list(&tenant, after, size).await;
+        let (page, more) = listed.map_err(|failure| of_failure(&failure))?;
         let next = page.last().filter(|_| more).map(|status| status.session_id.to_string());
         Ok(Response::new(proto::ListSessionsResponse {
             sessions: page.iter().map(picture::session).collect(),

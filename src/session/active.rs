@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -36,12 +37,14 @@ pub struct Active {
 }
 
 /// The end of a turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Over {
     /// Whether the CLI stopped it because it was asked to.
     pub interrupted: bool,
     /// Whether the CLI is idle already.
     pub settled: bool,
+    /// Its last events, the result among them, which nobody has been told yet.
+    untold: Vec<(Class, Bytes)>,
 }
 
 impl SessionTask {
@@ -86,7 +89,11 @@ impl SessionTask {
         let mut frames = std::mem::take(&mut self.leftover);
         loop {
             if let Some(over) = self.digest(&mut active, &mut frames, false) {
+                let over = self.conclude(&mut active, over).await;
                 return self.turn_over(active, frames, over);
+            }
+            if self.holds_much() {
+                self.keep_or_warn().await;
             }
             let dog = active.turn.watchdog(&self.around.settings, !self.queue.is_empty());
             tokio::select! {
@@ -117,7 +124,8 @@ impl SessionTask {
         }
     }
 
-    /// Turns frames into events, up to the turn's end; what comes after it stays.
+    /// Turns frames into events, up to the turn's end; what comes after it stays. The
+    /// end is told by [`Self::conclude`].
     pub(super) fn digest(
         &mut self,
         active: &mut Active,
@@ -131,6 +139,7 @@ impl SessionTask {
         for frame in frames.iter() {
             used += 1;
             self.habits.note(&frame.kind);
+            self.hear(frame);
             match active.turn.interpret(frame) {
                 Meaning::Hidden => {}
                 Meaning::Echo => active.turn.record(frame, None, &mut events),
@@ -149,11 +158,13 @@ impl SessionTask {
                         summary.is_error || summary.terminal_reason.starts_with("aborted");
                     let interrupted = stopping && aborted;
                     let class = if interrupted { Class::InterruptedResult } else { Class::Result };
-                    active.turn.record(frame, Some(class), &mut events);
-                    over = Some(Over { interrupted, settled: false });
+                    let mut untold = Vec::new();
+                    active.turn.record(frame, Some(class), &mut untold);
+                    over = Some(Over { interrupted, settled: false, untold });
                 }
                 Meaning::EndedSilently => {
-                    over = Some(Over { interrupted: stopping, settled: true })
+                    let untold = Vec::new();
+                    over = Some(Over { interrupted: stopping, settled: true, untold });
                 }
             }
             if over.is_some() {
@@ -162,8 +173,20 @@ impl SessionTask {
         }
         frames.drain(..used);
         active.turn.write(&mut events);
-        if let Some(over) = over {
-            self.end_log(active, over);
+        over
+    }
+
+    /// Ends a turn for those who listen. What it left is kept before its result is told:
+    /// a caller who has it can count on the conversation.
+    pub(super) async fn conclude(&mut self, active: &mut Active, mut over: Over) -> Over {
+        self.status.last_used_at = Instant::now();
+        self.remember();
+        match self.keep_conversation().await {
+            Ok(()) => {
+                active.turn.write(&mut over.untold);
+                self.end_log(active, &over);
+            }
+            Err(cause) => self.fail_active(active, cause),
         }
         over
     }
@@ -175,7 +198,7 @@ impl SessionTask {
         self.fail(&active.turn.log, failure);
     }
 
-    fn end_log(&mut self, active: &mut Active, over: Over) {
+    fn end_log(&mut self, active: &mut Active, over: &Over) {
         let counters = &self.around.tenant.counters;
         if over.interrupted {
             counters.interrupted.add_one();

@@ -1,4 +1,4 @@
-//! Phase: the session ends. Nothing of it is left afterwards, except what the ledger
+//! Phase: the session ends. Nothing of it is left afterwards, except what the store
 //! keeps of its conversation.
 
 use tracing::debug;
@@ -22,11 +22,12 @@ impl SessionTask {
         // From here on commands are refused; who is in the mailbox already is told below.
         self.inbox.close();
         if let Some(lease) = lease {
-            lease.end(StopGrace::GENTLE).await;
+            self.part_with(lease, StopGrace::GENTLE).await;
         }
         if reason.forgets() {
-            self.around.ledger.remove(&self.key);
-            self.around.supply.forget(&self.key, self.status.cli_session_id).await;
+            self.forget().await;
+        } else if !reason.keeps_place() {
+            self.leave_pool().await;
         }
         while let Some(command) = self.inbox.recv().await {
             self.refuse(command);

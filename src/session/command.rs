@@ -138,6 +138,11 @@ impl CloseReason {
         matches!(self, Self::Expired | Self::Idle | Self::Broken)
     }
 
+    /// Whether the session is in the pool again when the service starts again.
+    pub fn keeps_place(&self) -> bool {
+        matches!(self, Self::Shutdown)
+    }
+
     /// Whether the conversation goes too.
     pub fn forgets(&self) -> bool {
         matches!(self, Self::Requested { forget: true } | Self::Ephemeral)

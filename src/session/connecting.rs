@@ -12,7 +12,7 @@ use super::{
     task::{Phase, SessionTask, Taken, Waiting},
 };
 use crate::{
-    cli::options::Options,
+    cli::{options::Options, transcript::Entry},
     failure::{Cause, Failure},
     ids::CliSessionId,
     supply::{Conversation, Lease, Leasing, Order},
@@ -35,16 +35,20 @@ impl From<Phase> for GiveUp {
 impl SessionTask {
     pub(super) async fn connecting(&mut self, turn: Waiting) -> Phase {
         let before = (self.status.options.clone(), self.conversation);
-        if let Err(cause) = self.prepare_to_connect(&turn) {
-            let failure = self.failure(cause);
-            self.fail(&turn.log, failure);
-            return Phase::Detached;
-        }
+        let transcript = match self.prepare_to_connect(&turn).await {
+            Ok(transcript) => transcript,
+            Err(cause) => {
+                let failure = self.failure(cause);
+                self.fail(&turn.log, failure);
+                return Phase::Detached;
+            }
+        };
         let came = Instant::now();
         let cancelled = CancellationToken::new();
         let mut leasing = self.around.supply.lease(Order {
             session: self.key.clone(),
             conversation: self.conversation,
+            transcript,
             options: self.status.options.clone(),
             cancelled: cancelled.clone(),
         });
@@ -84,8 +88,8 @@ impl SessionTask {
         let began = Instant::now();
         let next = match (leasing.await, given_up.next) {
             // It was ready just then: the next turn is fitted to it.
-            (Ok(lease), Phase::Detached) => {
-                self.adopt(&lease);
+            (Ok(mut lease), Phase::Detached) => {
+                self.adopt(&mut lease);
                 Phase::Idle(lease)
             }
             (Ok(lease), Phase::Closing(None, reason)) => Phase::Closing(Some(lease), reason),
@@ -111,10 +115,14 @@ impl SessionTask {
         next
     }
 
-    /// Settles what the process is to be: conversation and options.
-    fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<(), Cause> {
+    /// Settles what the process is to be: conversation and options. Returns what was said
+    /// in the conversation that it takes up.
+    async fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<Vec<Entry>, Cause> {
         let request = &turn.request;
-        let known = self.around.ledger.load(&self.key).is_some();
+        self.recall().await?;
+        // What an earlier process said last belongs to what the next one takes up.
+        self.keep_conversation().await?;
+        let known = self.is_known();
         let elsewhere =
             request.resume.is_some_and(|resume| resume.id != self.status.cli_session_id);
         if known && elsewhere && !request.new_conversation {
@@ -131,7 +139,14 @@ impl SessionTask {
                 Conversation::Existing(resume.id)
             });
         }
-        Ok(())
+        match self.conversation {
+            Conversation::Own(id) if !known || request.new_conversation => {
+                debug!(cli_session_id = %id, "conversation_begins");
+                Ok(Vec::new())
+            }
+            Conversation::Own(id) | Conversation::Existing(id) => self.transcript(id).await,
+            Conversation::CopyOf { from, .. } => self.transcript(from).await,
+        }
     }
 
     fn converse(&mut self, conversation: Conversation) {
@@ -140,14 +155,14 @@ impl SessionTask {
     }
 
     fn connected(&mut self, mut lease: Lease, turn: Waiting, came: Instant) -> Phase {
-        self.adopt(&lease);
+        self.adopt(&mut lease);
         lease.connect_time = came.elapsed();
         let origin = if lease.resumed { Origin::Resumed } else { Origin::Created };
         self.begin(lease, turn, origin, came)
     }
 
     /// Takes note of a process that serves the session from here on.
-    fn adopt(&mut self, lease: &Lease) {
+    fn adopt(&mut self, lease: &mut Lease) {
         let counters = &self.around.tenant.counters;
         if lease.resumed {
             counters.sessions_resumed.add_one();
@@ -167,6 +182,7 @@ impl SessionTask {
         // Frames of the process before are of no turn any more.
         self.leftover.clear();
         self.converse(Conversation::Own(lease.cli_session_id));
+        self.import(lease.cli_session_id, std::mem::take(&mut lease.taken_up));
         self.remember();
     }
 

@@ -13,7 +13,7 @@ use crate::{cli::options::LiveChange, failure::Cause};
 impl SessionTask {
     pub(super) async fn detached(&mut self) -> Phase {
         loop {
-            self.update_detached();
+            self.update_detached().await;
             if let Some(next) = self.leave_detached() {
                 return next;
             }
@@ -80,7 +80,7 @@ impl SessionTask {
     }
 
     /// Without a process every option can change: the next process is born with it.
-    fn update_detached(&mut self) {
+    async fn update_detached(&mut self) {
         for update in std::mem::take(&mut self.updates) {
             let difference = self.status.options.difference(&update.options);
             let mut changed: Vec<_> = difference.live.iter().map(LiveChange::option).collect();
@@ -88,7 +88,9 @@ impl SessionTask {
             self.status.options = self.status.options.updated(&update.options);
             self.remember();
             self.show();
-            update.reply.send(Ok(UpdateReport { changed })).ok();
+            let kept = self.keep_conversation().await;
+            let answer = kept.map(|()| UpdateReport { changed });
+            update.reply.send(answer.map_err(|cause| self.failure(cause).into())).ok();
         }
     }
 }

@@ -102,6 +102,7 @@ impl SessionTask {
         let mut idle = false;
         for frame in frames.drain(..) {
             self.habits.note(&frame.kind);
+            self.hear(&frame);
             match &frame.kind {
                 FrameKind::State { idle: true } => idle = true,
                 FrameKind::ConversationReset { cli_session_id } => self.follow(cli_session_id),
@@ -176,7 +177,7 @@ impl SessionTask {
 
     /// Another process for the same session.
     async fn replace(&mut self, lease: Lease, turn: Waiting) -> Phase {
-        lease.end(StopGrace::GENTLE).await;
+        self.part_with(lease, StopGrace::GENTLE).await;
         Phase::Connecting(turn)
     }
 
@@ -273,6 +274,10 @@ impl SessionTask {
                 Err(Cause::OptionsMismatch { options, detail: None })
             };
             let changed = difference.live.iter().map(LiveChange::option).collect();
+            let result = match result {
+                Ok(()) => self.keep_conversation().await,
+                refused => refused,
+            };
             let answer = result
                 .map(|()| UpdateReport { changed })
                 .map_err(|cause| Refusal::Failed(self.failure(cause)));
@@ -289,7 +294,7 @@ impl SessionTask {
             "cli_exited_between_turns"
         );
         self.around.tenant.counters.cli_exits.add_one();
-        lease.end(StopGrace::FIRM).await;
+        self.part_with(lease, StopGrace::FIRM).await;
         self.after_loss()
     }
 }

@@ -101,6 +101,7 @@ impl SessionTask {
                 read = active.lease.connection.read(&mut frames) => {
                     active.turn.touch();
                     if let Some(over) = self.digest(&mut active, &mut frames, true) {
+                        let over = self.conclude(&mut active, over).await;
                         let elapsed = stop.began.elapsed();
                         debug!(%session_id, %client_id, ?elapsed, "session_pool_interrupt_completed");
                         return self.stopped(active, stop, frames, over);
@@ -203,7 +204,7 @@ impl SessionTask {
             _ => Cause::TurnInterrupted,
         };
         self.fail_active(&mut active, cause);
-        active.lease.end(StopGrace::FIRM).await;
+        self.part_with(active.lease, StopGrace::FIRM).await;
         match self.answer(stop, InterruptOutcome::Terminated) {
             Then::Stay if self.ephemeral && self.queue.is_empty() => {
                 Phase::Closing(None, CloseReason::Ephemeral)

@@ -35,6 +35,7 @@ impl SessionTask {
         error: &ConnectionError,
     ) -> Phase {
         if let Some(over) = self.digest(&mut active, &mut frames, false) {
+            let over = self.conclude(&mut active, over).await;
             // What broke comes after the turn; the next read will say so again.
             return self.turn_over(active, frames, over);
         }
@@ -51,7 +52,7 @@ impl SessionTask {
             error => Cause::Protocol { detail: excerpt(&error.to_string(), 300) },
         };
         self.fail_active(&mut active, cause);
-        active.lease.end(StopGrace::FIRM).await;
+        self.part_with(active.lease, StopGrace::FIRM).await;
         self.after_loss()
     }
 
@@ -65,8 +66,9 @@ impl SessionTask {
         let rest = async { while active.lease.connection.read(&mut frames).await.is_ok() {} };
         drop(timeout(LAST_WORDS, rest).await);
         self.around.tenant.counters.cli_exits.add_one();
-        let over = self.digest(&mut active, &mut frames, false);
-        if over.is_none() {
+        if let Some(over) = self.digest(&mut active, &mut frames, false) {
+            self.conclude(&mut active, over).await;
+        } else {
             let cause = Cause::CliExited {
                 exit,
                 stderr_tail: active.lease.child.stderr_tail(),
@@ -74,7 +76,7 @@ impl SessionTask {
             };
             self.fail_active(&mut active, cause);
         }
-        active.lease.end(StopGrace::FIRM).await;
+        self.part_with(active.lease, StopGrace::FIRM).await;
         self.after_loss()
     }
 
@@ -100,7 +102,7 @@ impl SessionTask {
                     was_first_chunk_timeout = true, was_ongoing_timeout = false,
                     "session_pool_stream_cleared");
                 // A process that does not answer at all is taken for broken.
-                active.lease.end(StopGrace::FIRM).await;
+                self.part_with(active.lease, StopGrace::FIRM).await;
                 self.after_loss()
             }
             Watchdog::Ongoing => {

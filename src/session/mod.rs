@@ -35,6 +35,7 @@ mod detached;
 mod idle;
 mod intake;
 mod interrupting;
+mod keeping;
 mod mishap;
 mod running;
 pub mod status;

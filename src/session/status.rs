@@ -9,6 +9,7 @@ use crate::{
     cli::options::Options,
     counters::Spent,
     ids::{CliSessionId, ClientId, SessionId, TurnId},
+    store::Record,
 };
 
 /// What a session is doing.
@@ -24,6 +25,8 @@ pub enum Condition {
     Interrupting,
     /// Its process is gone.
     Disconnected,
+    /// Its process was let go; the next turn resumes it.
+    Hibernated,
     /// Its last connect failed.
     Error,
     /// Older than its time to live.
@@ -88,6 +91,40 @@ impl Status {
         }
     }
 
+    /// A session of which there is nothing but what is kept.
+    pub fn dormant(session_id: SessionId, record: Record) -> Self {
+        let mut status = Self::new(session_id, record.cli_session_id, Options::default());
+        status.recall(record);
+        status.condition = Condition::Hibernated;
+        status
+    }
+
+    /// Takes over what is known of an earlier life of the session.
+    pub fn recall(&mut self, record: Record) {
+        let Record {
+            cli_session_id,
+            options,
+            create_time,
+            last_used_time,
+            message_count,
+            error_count,
+            spent,
+            reported_cost_usd: _,
+            in_pool,
+        } = record;
+        self.cli_session_id = cli_session_id;
+        self.options = options;
+        self.spent = spent;
+        // One that left the pool comes back as a new one, except for its conversation.
+        if in_pool {
+            self.create_time = create_time;
+            self.created_at = moment(create_time);
+            self.last_used_at = moment(last_used_time);
+            self.message_count = message_count;
+            self.error_count = error_count;
+        }
+    }
+
     /// Whether a turn runs or waits.
     pub fn is_busy(&self) -> bool {
         self.running.is_some() || self.queued > 0
@@ -110,4 +147,11 @@ impl Status {
         }
         self.condition
     }
+}
+
+/// A time of the wall clock by the other clock; now if it is in the future.
+fn moment(time: SystemTime) -> Instant {
+    let now = Instant::now();
+    let ago = SystemTime::now().duration_since(time).unwrap_or_default();
+    now.checked_sub(ago).unwrap_or(now)
 }

@@ -12,13 +12,14 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     Refusal, SessionHandle,
     active::Active,
     command::{CloseReason, CloseReport, Command, InterruptReport, TurnRequest, UpdateReport},
     interrupting::Stop,
+    keeping::Keeping,
     running::Habits,
     status::{Condition, Status},
 };
@@ -30,7 +31,7 @@ use crate::{
     counters::Spent,
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionId, SessionKey},
-    store::{Ledger, Record},
+    store::Store,
     supply::{Conversation, Lease, Supply},
     tenant::{Share, Tenant},
     turn::log::TurnLog,
@@ -76,7 +77,7 @@ pub struct Surroundings {
     /// Where processes come from.
     pub supply: Arc<dyn Supply>,
     /// What outlives sessions.
-    pub ledger: Arc<Ledger>,
+    pub store: Arc<dyn Store>,
     /// Whose session it is.
     pub tenant: Arc<Tenant>,
     /// Turns that run or wait.
@@ -192,23 +193,23 @@ pub struct SessionTask {
     pub(super) leftover: Vec<Frame>,
     /// What the running process has shown of itself.
     pub(super) habits: Habits,
+    /// What of it is to be kept.
+    pub(super) keeping: Keeping,
+    /// Whether it is to be in the pool when the service starts again.
+    pub(super) in_pool: bool,
 }
 
 impl SessionTask {
-    /// A session, not running yet, and its handle. A conversation that the ledger
-    /// knows under this id goes on.
+    /// A session, not running yet, and its handle. A conversation that the store knows
+    /// under this id goes on.
     pub fn new(
         session_id: SessionId,
         ephemeral: bool,
         around: Surroundings,
     ) -> (Self, SessionHandle) {
         let key = SessionKey::new(around.tenant.id().clone(), session_id.clone());
-        let record = around.ledger.load(&key);
-        let (cli_session_id, options) = match record {
-            Some(record) => (record.cli_session_id, record.options),
-            None => (CliSessionId::fresh(), Options::default()),
-        };
-        let status = Status::new(session_id, cli_session_id, options);
+        let cli_session_id = CliSessionId::fresh();
+        let status = Status::new(session_id, cli_session_id, Options::default());
         let (handle, inbox, publisher) = SessionHandle::new(status.clone());
         let task = Self {
             around,
@@ -228,12 +229,18 @@ impl SessionTask {
             farewell: Farewell::default(),
             leftover: Vec::new(),
             habits: Habits::default(),
+            keeping: Keeping::default(),
+            in_pool: true,
         };
         (task, handle)
     }
 
     /// Runs the session to its end.
     pub async fn run(mut self) -> Farewell {
+        if let Err(error) = self.recall().await {
+            // Tried again before a process is started.
+            warn!(session_id = %self.status.session_id, %error, "session_not_recalled");
+        }
         let mut phase = Phase::Detached;
         loop {
             self.publish(&phase);
@@ -353,19 +360,6 @@ impl SessionTask {
         });
         if self.queue.len() != before {
             self.show();
-        }
-    }
-
-    /// Writes the conversation to the ledger.
-    pub(super) fn remember(&self) {
-        if !self.ephemeral {
-            self.around.ledger.save(
-                &self.key,
-                Record {
-                    cli_session_id: self.status.cli_session_id,
-                    options: self.status.options.clone(),
-                },
-            );
         }
     }
 

@@ -1,98 +1,75 @@
-//! The ledger: what is known of a conversation beyond the life of its session, so
-//! that the next Query under the same id continues it. Knows ids and options; nothing
-//! of processes or turns.
+//! What outlives a session, its process and the service: which conversation belongs to
+//! which session, what was said in it, what was counted. Knows ids, options and
+//! counters; nothing of processes or turns.
 //!
-//! In this version it is kept in memory: it outlives sessions and processes, not the
-//! service.
+//! [`Store`] is a trait: [`SqlStore`] keeps everything in an embedded database,
+//! [`MemoryStore`] only as long as the service lives. A turn's share of the transcript
+//! and the session's record are one [`Commit`], which is durable or does not exist.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+mod memory;
+mod record;
+mod sql;
+mod writer;
+
+use std::{fmt, future::Future, pin::Pin, time::SystemTime};
+
+pub use memory::MemoryStore;
+pub use record::{Commit, Line, Record};
+pub use sql::SqlStore;
 
 use crate::{
-    cli::options::Options,
-    ids::{CliSessionId, SessionKey},
+    counters::Totals,
+    ids::{CliSessionId, SessionId, SessionKey, TenantId},
 };
 
-/// Conversations remembered at most; past it, those longest unused are forgotten.
-const MAX_RECORDS: usize = 100_000;
+/// The store could not do what it was asked: nothing of it took effect.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store failed: {0}")]
+pub struct StoreError(pub String);
 
-/// What is known of a conversation.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Record {
-    /// The id that the CLI knows it by.
-    pub cli_session_id: CliSessionId,
-    /// Its options.
-    pub options: Options,
-}
+/// What a store promises.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// The conversations of the service.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    state: Mutex<State>,
-}
+/// Keeps conversations. Every method either takes effect as a whole or fails.
+pub trait Store: Send + Sync + fmt::Debug {
+    /// A session's record.
+    fn load<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Record>>;
 
-#[derive(Debug, Default)]
-struct State {
-    records: HashMap<SessionKey, (Record, u64)>,
-    clock: u64,
-}
+    /// Keeps a session's record and adds lines to its transcripts. A line whose uuid is
+    /// there already is left out.
+    fn commit(&self, commit: Commit) -> Pending<'_, ()>;
 
-impl Ledger {
-    /// The conversation of a session.
-    pub fn load(&self, id: &SessionKey) -> Option<Record> {
-        self.lock().records.get(id).map(|(record, _)| record.clone())
-    }
+    /// The lines of a conversation, in the order in which they came.
+    fn transcript<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        conversation: CliSessionId,
+    ) -> Pending<'a, Vec<Line>>;
 
-    /// Keeps the conversation of a session.
-    pub fn save(&self, id: &SessionKey, record: Record) {
-        let mut state = self.lock();
-        state.clock += 1;
-        let now = state.clock;
-        state.records.insert(id.clone(), (record, now));
-        if state.records.len() > MAX_RECORDS {
-            state.drop_oldest();
-        }
-    }
+    /// Removes a session's record, and the conversations that no other session has.
+    /// Returns the ids of those; `None` if there is no such session.
+    fn forget<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Vec<CliSessionId>>>;
 
-    /// Forgets the conversation of a session.
-    pub fn remove(&self, id: &SessionKey) -> Option<Record> {
-        self.lock().records.remove(id).map(|(record, _)| record)
-    }
+    /// The sessions that are in the pool, and when each was last used.
+    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, SystemTime)>>;
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+    /// Notes that a session is in the pool no more; its conversation is kept.
+    fn leave_pool<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, ()>;
 
-impl State {
-    /// Drops a tenth at once, so that it is not done for every new one.
-    fn drop_oldest(&mut self) {
-        let mut ages: Vec<u64> = self.records.values().map(|(_, used)| *used).collect();
-        ages.sort_unstable();
-        let Some(limit) = ages.get(MAX_RECORDS / 10).copied() else { return };
-        self.records.retain(|_, (_, used)| *used >= limit);
-    }
+    /// Up to `limit` sessions of a tenant that are in the pool, with ids after `after`, in order.
+    fn list<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        after: Option<&'a SessionId>,
+        limit: usize,
+    ) -> Pending<'a, Vec<(SessionId, Record)>>;
+
+    /// Up to `limit` sessions that were last used before a time.
+    fn unused_since(&self, time: SystemTime, limit: usize) -> Pending<'_, Vec<SessionKey>>;
+
+    /// What was counted for each tenant.
+    fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>>;
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::{SessionId, TenantId};
-
-    #[test]
-    fn a_conversation_is_remembered_until_it_is_forgotten() {
-        let ledger = Ledger::default();
-        let session = SessionId::parse("a").expect("a name");
-        let other = SessionKey::new(TenantId::parse("other").expect("a name"), session.clone());
-        let id = SessionKey::new(TenantId::default(), session);
-        let record = Record { cli_session_id: CliSessionId::fresh(), options: Options::default() };
-        assert_eq!(ledger.load(&id), None);
-        ledger.save(&id, record.clone());
-        assert_eq!(ledger.load(&id), Some(record.clone()));
-        assert_eq!(ledger.load(&other), None, "another tenant's");
-        assert_eq!(ledger.remove(&id), Some(record));
-        assert_eq!(ledger.load(&id), None);
-    }
-}
+mod tests;

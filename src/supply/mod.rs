@@ -21,8 +21,10 @@ pub use process_supply::{ProcessSupply, SupplyLimits};
 use crate::{
     cli::{
         connection::Connection,
+        frame::Frame,
         options::Options,
         process::{Child, StopGrace, stop},
+        transcript::Entry,
     },
     failure::Failure,
     ids::{CliSessionId, ClientId, SessionKey},
@@ -60,6 +62,9 @@ pub struct Order {
     pub session: SessionKey,
     /// The conversation.
     pub conversation: Conversation,
+    /// What was said in it (in the one that it is a copy of), to be written to where the
+    /// process looks for it; empty if what is there already counts.
+    pub transcript: Vec<Entry>,
     /// Its options.
     pub options: Options,
     /// Cancelled when the process is not wanted any more.
@@ -75,6 +80,8 @@ pub struct Lease {
     pub cli_session_id: CliSessionId,
     /// Whether it took up a conversation.
     pub resumed: bool,
+    /// What was said in the conversation that it took up, where the order did not say.
+    pub taken_up: Vec<Entry>,
     /// How long the start took, waiting for a place included.
     pub connect_time: Duration,
     /// Frames in, lines out.
@@ -86,11 +93,13 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Ends the process and what it left; its place is free afterwards.
-    pub async fn end(mut self, grace: StopGrace) {
+    /// Ends the process and what it left; its place is free afterwards. Returns what it
+    /// said last.
+    pub async fn end(mut self, grace: StopGrace) -> Vec<Frame> {
         let mut words = Vec::new();
         let stopped = stop(self.connection, self.child.as_mut(), grace, &mut words).await;
         debug!(client_id = %self.client_id, ?stopped, "cli_stopped");
+        words
     }
 }
 
@@ -103,10 +112,10 @@ pub trait Supply: Send + Sync + std::fmt::Debug {
     /// cancelled, a process that was already started is ended all the same.
     fn lease(&self, order: Order) -> Leasing;
 
-    /// Removes a conversation and the session's folder for good.
+    /// Removes conversations and the session's folder for good.
     fn forget(
         &self,
         session: &SessionKey,
-        conversation: CliSessionId,
+        conversations: &[CliSessionId],
     ) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }

@@ -28,7 +28,7 @@ use crate::{
         options::Options,
         process::{Process, StopGrace},
         request::Initialize,
-        transcript::{self, Search},
+        transcript::{self, Entry, Search},
     },
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionId, SessionKey, TenantId},
@@ -114,7 +114,7 @@ impl Supply for ProcessSupply {
             tasks.spawn(span, async move {
                 let result = shared.start(&order).await;
                 if let Err(Ok(unwanted)) = reply.send(result) {
-                    unwanted.end(StopGrace::GENTLE).await;
+                    drop(unwanted.end(StopGrace::GENTLE).await);
                 }
             });
             // Dropping this future cancels the start.
@@ -126,13 +126,16 @@ impl Supply for ProcessSupply {
     fn forget(
         &self,
         session: &SessionKey,
-        conversation: CliSessionId,
+        conversations: &[CliSessionId],
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let folders = self.0.folders(session);
         let session_id = session.session.clone();
+        let conversations = conversations.to_vec();
         Box::pin(async move {
             let removed = blocking(move || {
-                transcript::remove(&folders.config, conversation)?;
+                for conversation in conversations {
+                    transcript::remove(&folders.config, conversation)?;
+                }
                 remove_folder(&folders.work)
             });
             if let Err(error) = removed.await {
@@ -219,7 +222,8 @@ impl Shared {
         slot: Place,
     ) -> Result<Lease, Cause> {
         let folders = self.folders(&order.session);
-        let origin = prepare(folders.clone(), order.conversation).await?;
+        let (origin, taken_up) =
+            prepare(folders.clone(), order.conversation, order.transcript.clone()).await?;
         let command = self
             .settings
             .command(origin, &order.options, &folders, client_id, |name| std::env::var(name).ok());
@@ -231,6 +235,7 @@ impl Shared {
             client_id,
             cli_session_id: origin.cli_session_id(),
             resumed: !matches!(origin, Origin::New(_)),
+            taken_up,
             connect_time: Duration::ZERO,
             connection,
             child: Box::new(process),
@@ -250,7 +255,7 @@ impl Shared {
         };
         if let Err(cause) = connected {
             debug!(%client_id, %cause, "cli_start_failed");
-            lease.end(StopGrace::FIRM).await;
+            drop(lease.end(StopGrace::FIRM).await);
             return Err(cause);
         }
         lease.connect_time = began.elapsed();
@@ -311,8 +316,13 @@ fn initialize_of(options: &Options) -> Initialize {
     }
 }
 
-/// Makes the folders and finds out whether there is a transcript to take up.
-async fn prepare(folders: Folders, conversation: Conversation) -> Result<Origin, Cause> {
+/// Makes the folders, writes the transcript if there is one, and finds out whether there
+/// is one to take up; what is in it if it was not known.
+async fn prepare(
+    folders: Folders,
+    conversation: Conversation,
+    known: Vec<Entry>,
+) -> Result<(Origin, Vec<Entry>), Cause> {
     let internal = |error: io::Error| Cause::Internal {
         detail: format!("the session's folders cannot be made: {error}"),
     };
@@ -320,7 +330,7 @@ async fn prepare(folders: Folders, conversation: Conversation) -> Result<Origin,
         Conversation::Own(id) | Conversation::Existing(id) => id,
         Conversation::CopyOf { from, .. } => from,
     };
-    let found = blocking(move || {
+    let prepared = blocking(move || {
         for folder in [&folders.work, &folders.config, &folders.home] {
             private_folder(folder)?;
         }
@@ -329,18 +339,30 @@ async fn prepare(folders: Folders, conversation: Conversation) -> Result<Origin,
             Conversation::Own(_) => Search::OwnFolder,
             Conversation::Existing(_) | Conversation::CopyOf { .. } => Search::AllFolders,
         };
-        transcript::provide(&folders.config, &folders.work, source, search)
-    });
-    let found = found.await.map_err(internal)?;
-    match conversation {
-        Conversation::Own(id) if found => Ok(Origin::Resume(id)),
-        Conversation::Own(id) => Ok(Origin::New(id)),
-        Conversation::Existing(id) if found => Ok(Origin::Resume(id)),
-        Conversation::CopyOf { from, to } if found => Ok(Origin::Fork { from, to }),
-        Conversation::Existing(_) | Conversation::CopyOf { .. } => {
-            Err(Cause::ConversationNotFound { resume: source.to_string() })
+        if !known.is_empty() {
+            transcript::restore(&folders.config, &folders.work, source, &known)?;
         }
-    }
+        let found = transcript::provide(&folders.config, &folders.work, source, search)?;
+        // A fork tells its whole copy itself.
+        let is_copy = matches!(conversation, Conversation::CopyOf { .. });
+        let taken_up = if found && known.is_empty() && !is_copy {
+            transcript::entries(&folders.config, &folders.work, source)?
+        } else {
+            Vec::new()
+        };
+        Ok((found, taken_up))
+    });
+    let (found, taken_up) = prepared.await.map_err(internal)?;
+    let origin = match conversation {
+        Conversation::Own(id) if found => Origin::Resume(id),
+        Conversation::Own(id) => Origin::New(id),
+        Conversation::Existing(id) if found => Origin::Resume(id),
+        Conversation::CopyOf { from, to } if found => Origin::Fork { from, to },
+        Conversation::Existing(_) | Conversation::CopyOf { .. } => {
+            return Err(Cause::ConversationNotFound { resume: source.to_string() });
+        }
+    };
+    Ok((origin, taken_up))
 }
 
 /// A folder that only the service's user can enter.

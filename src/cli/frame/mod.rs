@@ -12,7 +12,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use memchr::memmem;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use wire::{
     WireBlock, WireId, WireLifecycle, WireMessage, WirePrompt, WireReplay, WireReply, WireReset,
@@ -138,7 +138,7 @@ pub struct ResultSummary {
 }
 
 /// Tokens, as the API counts them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TokenUsage {
     /// Tokens read.

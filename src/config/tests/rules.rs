@@ -29,7 +29,10 @@ fn values_out_of_bounds_or_of_another_type_are_refused() {
         ("log.level", "a=b=c", "is a filter"),
         ("pool", "3", "unknown key"),
         ("pool.max_session", "3", "unknown key"),
-        ("store.kind", "sqlite", "does not have it yet"),
+        ("store.kind", "postgres", "does not have it yet"),
+        ("store.kind", "files", "is one of sqlite, memory"),
+        ("store.url", "postgres://x", "must be sqlite:PATH"),
+        ("store.retention", "0s", "must be over 0"),
         ("tls", "1", "does not have it yet"),
         ("tlsx", "1", "unknown key"),
     ] {

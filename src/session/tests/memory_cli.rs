@@ -106,6 +106,7 @@ impl Supply for MemorySupply {
                 client_id: ClientId::fresh(),
                 cli_session_id: id,
                 resumed,
+                taken_up: Vec::new(),
                 connect_time: start_time,
                 connection: Connection::new(output, input, 1 << 20),
                 child: Box::new(child),
@@ -117,9 +118,11 @@ impl Supply for MemorySupply {
     fn forget(
         &self,
         _: &SessionKey,
-        conversation: CliSessionId,
+        conversations: &[CliSessionId],
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        self.heard.lock().expect("no panic").remove(&conversation);
+        let mut heard = self.heard.lock().expect("no panic");
+        conversations.iter().for_each(|id| drop(heard.remove(id)));
+        drop(heard);
         Box::pin(async {})
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     cli::{options::Options, request::Input},
     failure::{Cause, Failure},
     ids::{SessionId, TenantId},
-    store::Ledger,
+    store::MemoryStore,
     tasks::spawn_owned,
     tenant::{Quotas, Tenant},
     turn::{
@@ -64,7 +64,7 @@ impl Session {
         let around = Surroundings {
             settings: Arc::new(settings),
             supply: supply.clone(),
-            ledger: Arc::new(Ledger::default()),
+            store: Arc::new(MemoryStore::default()),
             tenant: Arc::clone(&tenant),
             turns: TaskTracker::new(),
         };

@@ -1,0 +1,189 @@
+//! What of a session outlives it: its record, and what was said in it. The CLI tells what
+//! it adds to its transcript; a turn's share is kept before its result is told, so that
+//! what a caller was told is never lost.
+
+use std::time::SystemTime;
+
+use tracing::{debug, warn};
+
+use super::task::SessionTask;
+use crate::{
+    cli::{
+        frame::{Frame, FrameKind},
+        mirror,
+        process::StopGrace,
+        transcript::Entry,
+    },
+    failure::Cause,
+    ids::CliSessionId,
+    store::{Commit, Line, Record, StoreError},
+    supply::{Conversation, Lease},
+};
+
+/// Bytes of transcript that are held for the end of a turn. A turn that says more is kept
+/// piece by piece.
+const HELD_BYTES: usize = 1 << 20;
+
+/// What is to be kept, and what is known to be.
+#[derive(Debug, Default)]
+pub struct Keeping {
+    /// Lines that are not kept yet.
+    lines: Vec<Line>,
+    bytes: usize,
+    /// Whether the record has changed since it was kept.
+    changed: bool,
+    /// Whether the store has been asked what it knows.
+    recalled: bool,
+    /// Whether it knew the session, or does by now.
+    known: bool,
+}
+
+impl SessionTask {
+    /// Takes over what the store knows of the session, once.
+    pub(super) async fn recall(&mut self) -> Result<(), Cause> {
+        if self.keeping.recalled || self.ephemeral {
+            return Ok(());
+        }
+        let record = self.around.store.load(&self.key).await.map_err(failed)?;
+        self.keeping.recalled = true;
+        let Some(record) = record else { return Ok(()) };
+        debug!(cli_session_id = %record.cli_session_id, "session_recalled");
+        self.keeping.known = true;
+        self.conversation = Conversation::Own(record.cli_session_id);
+        self.reported_cost = record.reported_cost_usd;
+        self.status.recall(record);
+        self.show();
+        Ok(())
+    }
+
+    /// Whether the store knows a conversation of the session.
+    pub(super) fn is_known(&self) -> bool {
+        self.keeping.known
+    }
+
+    /// The record is to be kept with the next turn.
+    pub(super) fn remember(&mut self) {
+        self.keeping.changed = true;
+    }
+
+    /// Takes note of what the CLI added to its transcript.
+    pub(super) fn hear(&mut self, frame: &Frame) {
+        if self.ephemeral || frame.kind != FrameKind::Mirror {
+            return;
+        }
+        let Some(mirrored) = mirror::read(&frame.raw) else {
+            warn!(session_id = %self.status.session_id, "transcript_mirror_not_understood");
+            return;
+        };
+        for (uuid, json) in mirrored.entries {
+            self.hold(mirrored.conversation, mirrored.subpath.clone(), uuid, json);
+        }
+    }
+
+    /// Takes note of a transcript that a process took up and that the store does not have.
+    pub(super) fn import(&mut self, conversation: CliSessionId, entries: Vec<Entry>) {
+        for Entry { subpath, json } in entries {
+            let uuid = mirror::uuid_of(&json);
+            self.hold(conversation, subpath, uuid, json);
+        }
+    }
+
+    fn hold(
+        &mut self,
+        conversation: CliSessionId,
+        subpath: String,
+        uuid: Option<String>,
+        json: String,
+    ) {
+        if !self.ephemeral {
+            self.keeping.bytes += json.len();
+            self.keeping.lines.push(Line { conversation, subpath, uuid, json });
+        }
+    }
+
+    /// Whether more is held than should be.
+    pub(super) fn holds_much(&self) -> bool {
+        self.keeping.bytes > HELD_BYTES
+    }
+
+    /// Keeps what is not kept yet. What could not be kept is tried again with the next.
+    pub(super) async fn keep_conversation(&mut self) -> Result<(), Cause> {
+        if self.ephemeral || (self.keeping.lines.is_empty() && !self.keeping.changed) {
+            return Ok(());
+        }
+        let commit = Commit {
+            key: self.key.clone(),
+            record: self.record(),
+            lines: self.keeping.lines.clone(),
+            totals: self.around.tenant.counters.totals(),
+        };
+        self.around.store.commit(commit).await.map_err(failed)?;
+        self.keeping = Keeping { recalled: true, known: true, ..Keeping::default() };
+        Ok(())
+    }
+
+    /// The same where nobody waits for it.
+    pub(super) async fn keep_or_warn(&mut self) {
+        if let Err(error) = self.keep_conversation().await {
+            warn!(session_id = %self.status.session_id, %error, "session_not_kept");
+        }
+    }
+
+    fn record(&self) -> Record {
+        let status = &self.status;
+        Record {
+            cli_session_id: status.cli_session_id,
+            options: status.options.clone(),
+            create_time: status.create_time,
+            last_used_time: SystemTime::now() - status.last_used_at.elapsed(),
+            message_count: status.message_count,
+            error_count: status.error_count,
+            spent: status.spent,
+            reported_cost_usd: self.reported_cost,
+            in_pool: self.in_pool,
+        }
+    }
+
+    /// What was said in a conversation, as far as the store knows.
+    pub(super) async fn transcript(&self, id: CliSessionId) -> Result<Vec<Entry>, Cause> {
+        let lines = self.around.store.transcript(&self.key.tenant, id).await.map_err(failed)?;
+        Ok(lines.into_iter().map(|Line { subpath, json, .. }| Entry { subpath, json }).collect())
+    }
+
+    /// Ends a process, and keeps what it says last.
+    pub(super) async fn part_with(&mut self, lease: Lease, grace: StopGrace) {
+        for frame in lease.end(grace).await {
+            self.hear(&frame);
+        }
+        self.keep_or_warn().await;
+    }
+
+    /// Notes that the session is in the pool no more.
+    pub(super) async fn leave_pool(&mut self) {
+        self.in_pool = false;
+        if self.keeping.known {
+            self.remember();
+            self.keep_or_warn().await;
+        }
+    }
+
+    /// Forgets the session's conversations for good.
+    pub(super) async fn forget(&mut self) {
+        self.keeping = Keeping { recalled: true, ..Keeping::default() };
+        let forgotten = self.around.store.forget(&self.key).await;
+        let mut conversations = forgotten.unwrap_or_else(|error| {
+            warn!(session_id = %self.status.session_id, %error, "session_not_forgotten");
+            None
+        });
+        let own = self.status.cli_session_id;
+        let conversations = conversations.get_or_insert_default();
+        if !conversations.contains(&own) {
+            conversations.push(own);
+        }
+        self.around.supply.forget(&self.key, conversations).await;
+    }
+}
+
+fn failed(error: StoreError) -> Cause {
+    Cause::Internal { detail: error.to_string() }
+}

@@ -1,0 +1,160 @@
+//! The store that keeps nothing beyond the service's life.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    future,
+    ops::Bound,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use super::{Commit, Line, Pending, Record, Store, StoreError};
+use crate::{
+    counters::Totals,
+    ids::{CliSessionId, SessionId, SessionKey, TenantId},
+};
+
+/// Keeps conversations in memory. All methods are done at once.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sessions: BTreeMap<SessionKey, Kept>,
+    transcripts: HashMap<(TenantId, CliSessionId), Transcript>,
+    totals: HashMap<TenantId, Totals>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    record: Record,
+    conversations: HashSet<CliSessionId>,
+}
+
+#[derive(Debug, Default)]
+struct Transcript {
+    lines: Vec<Line>,
+    uuids: BTreeSet<(String, String)>,
+}
+
+impl MemoryStore {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn done<'a, T: Send + 'a>(value: T) -> Pending<'a, T> {
+    Box::pin(future::ready(Ok::<T, StoreError>(value)))
+}
+
+impl Store for MemoryStore {
+    fn load<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Record>> {
+        done(self.lock().sessions.get(key).map(|kept| kept.record.clone()))
+    }
+
+    fn commit(&self, commit: Commit) -> Pending<'_, ()> {
+        let Commit { key, record, lines, totals } = commit;
+        let mut state = self.lock();
+        state.totals.insert(key.tenant.clone(), totals);
+        for line in lines {
+            let place = (key.tenant.clone(), line.conversation);
+            let transcript = state.transcripts.entry(place).or_default();
+            let is_new = line
+                .uuid
+                .as_ref()
+                .is_none_or(|uuid| transcript.uuids.insert((line.subpath.clone(), uuid.clone())));
+            if is_new {
+                transcript.lines.push(line);
+            }
+        }
+        let conversation = record.cli_session_id;
+        match state.sessions.get_mut(&key) {
+            Some(kept) => {
+                kept.record = record;
+                kept.conversations.insert(conversation);
+            }
+            None => {
+                let conversations = HashSet::from([conversation]);
+                state.sessions.insert(key, Kept { record, conversations });
+            }
+        }
+        done(())
+    }
+
+    fn transcript<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        conversation: CliSessionId,
+    ) -> Pending<'a, Vec<Line>> {
+        let state = self.lock();
+        let transcript = state.transcripts.get(&(tenant.clone(), conversation));
+        done(transcript.map(|transcript| transcript.lines.clone()).unwrap_or_default())
+    }
+
+    fn forget<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Vec<CliSessionId>>> {
+        let mut state = self.lock();
+        let Some(kept) = state.sessions.remove(key) else { return done(None) };
+        let alone = |id: &CliSessionId| {
+            !state
+                .sessions
+                .iter()
+                .any(|(other, kept)| other.tenant == key.tenant && kept.conversations.contains(id))
+        };
+        let gone: Vec<CliSessionId> = kept.conversations.into_iter().filter(alone).collect();
+        for id in &gone {
+            state.transcripts.remove(&(key.tenant.clone(), *id));
+        }
+        done(Some(gone))
+    }
+
+    fn list<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        after: Option<&'a SessionId>,
+        limit: usize,
+    ) -> Pending<'a, Vec<(SessionId, Record)>> {
+        let after = after.cloned().unwrap_or_else(SessionId::before_all);
+        let from = SessionKey::new(tenant.clone(), after);
+        let state = self.lock();
+        let page = state
+            .sessions
+            .range((Bound::Excluded(from), Bound::Unbounded))
+            .take_while(|(key, _)| key.tenant == *tenant)
+            .filter(|(_, kept)| kept.record.in_pool)
+            .take(limit)
+            .map(|(key, kept)| (key.session.clone(), kept.record.clone()))
+            .collect();
+        done(page)
+    }
+
+    fn unused_since(&self, time: SystemTime, limit: usize) -> Pending<'_, Vec<SessionKey>> {
+        let state = self.lock();
+        let unused = state.sessions.iter().filter(|(_, kept)| kept.record.last_used_time < time);
+        done(unused.take(limit).map(|(key, _)| key.clone()).collect())
+    }
+
+    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, SystemTime)>> {
+        let state = self.lock();
+        let open = state.sessions.iter().filter(|(_, kept)| kept.record.in_pool);
+        done(open.map(|(key, kept)| (key.clone(), kept.record.last_used_time)).collect())
+    }
+
+    fn leave_pool<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, ()> {
+        if let Some(kept) = self.lock().sessions.get_mut(key) {
+            kept.record.in_pool = false;
+        }
+        done(())
+    }
+
+    fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {
+        done(
+            self.lock()
+                .totals
+                .iter()
+                .map(|(tenant, totals)| (tenant.clone(), totals.clone()))
+                .collect(),
+        )
+    }
+}

@@ -1,0 +1,60 @@
+//! What is kept of a session.
+
+use std::time::SystemTime;
+
+use crate::{
+    cli::options::Options,
+    counters::{Spent, Totals},
+    ids::{CliSessionId, SessionKey},
+};
+
+/// What is known of a session beyond its life.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// The id that the CLI knows its conversation by.
+    pub cli_session_id: CliSessionId,
+    /// Its options.
+    pub options: Options,
+    /// When it was made. Kept to the millisecond, as all times here.
+    pub create_time: SystemTime,
+    /// When a turn last began or ended.
+    pub last_used_time: SystemTime,
+    /// Prompts sent to the CLI.
+    pub message_count: u64,
+    /// Turns and connects that failed.
+    pub error_count: u64,
+    /// Cost and tokens.
+    pub spent: Spent,
+    /// US dollars that its process had reported when it was last heard.
+    pub reported_cost_usd: f64,
+    /// Whether the session is in the pool, with or without a process; if not, only its
+    /// conversation is kept.
+    pub in_pool: bool,
+}
+
+/// A line of a transcript.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The conversation.
+    pub conversation: CliSessionId,
+    /// Empty for the conversation itself, else the file of one of its subagents, below
+    /// the folder of the conversation's name.
+    pub subpath: String,
+    /// The entry's own id, if it has one.
+    pub uuid: Option<String>,
+    /// The entry, as JSON without line ends.
+    pub json: String,
+}
+
+/// What a turn leaves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit {
+    /// Whose it is.
+    pub key: SessionKey,
+    /// The session's record from now on.
+    pub record: Record,
+    /// What was added to its transcripts.
+    pub lines: Vec<Line>,
+    /// What its tenant has counted so far.
+    pub totals: Totals,
+}

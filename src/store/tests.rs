@@ -1,0 +1,195 @@
+//! What every store does, tried on each of them; and what only a file can promise.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::*;
+use crate::{
+    cli::{frame::TokenUsage, options::Options},
+    counters::Spent,
+    tasks::Tasks,
+};
+
+fn key(tenant: &str, session: &str) -> SessionKey {
+    let tenant = TenantId::parse(tenant).expect("a name");
+    SessionKey::new(tenant, SessionId::parse(session).expect("a name"))
+}
+
+fn record(conversation: CliSessionId, used: u64) -> Record {
+    Record {
+        cli_session_id: conversation,
+        options: Options {
+            model: Some("opus".into()),
+            max_budget_usd: Some(1.5),
+            ..Options::default()
+        },
+        create_time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+        last_used_time: UNIX_EPOCH + Duration::from_secs(used),
+        message_count: 3,
+        error_count: 1,
+        spent: Spent {
+            cost_usd: 0.25,
+            usage: TokenUsage { input_tokens: u64::from(u32::MAX) + 7, ..TokenUsage::default() },
+        },
+        reported_cost_usd: 0.125,
+        in_pool: true,
+    }
+}
+
+fn line(conversation: CliSessionId, subpath: &str, uuid: Option<&str>, json: &str) -> Line {
+    Line { conversation, subpath: subpath.into(), uuid: uuid.map(str::to_owned), json: json.into() }
+}
+
+fn commit(key: &SessionKey, record: Record, lines: Vec<Line>) -> Commit {
+    Commit { key: key.clone(), record, lines, totals: Totals::default() }
+}
+
+/// Runs a test on a store of each kind.
+async fn on_each(test: impl AsyncFn(&dyn Store)) {
+    test(&MemoryStore::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = SqlStore::open(&folder.path().join("db"), &Tasks::default()).await.expect("open");
+    test(&store).await;
+}
+
+#[tokio::test]
+async fn a_session_is_kept_as_it_was_until_it_is_forgotten() {
+    on_each(async |store| {
+        let (mine, id) = (key("a", "s"), CliSessionId::fresh());
+        assert_eq!(store.load(&mine).await, Ok(None));
+        store.commit(commit(&mine, record(id, 5), vec![])).await.expect("kept");
+        assert_eq!(store.load(&mine).await, Ok(Some(record(id, 5))));
+        assert_eq!(store.load(&key("b", "s")).await, Ok(None), "another tenant's");
+        store.commit(commit(&mine, record(id, 6), vec![])).await.expect("kept");
+        assert_eq!(store.load(&mine).await, Ok(Some(record(id, 6))));
+        assert_eq!(store.forget(&mine).await, Ok(Some(vec![id])));
+        assert_eq!(store.load(&mine).await, Ok(None));
+        assert_eq!(store.forget(&mine).await, Ok(None));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_transcript_has_its_lines_in_order_and_each_once() {
+    on_each(async |store| {
+        let (mine, id, other) = (key("a", "s"), CliSessionId::fresh(), CliSessionId::fresh());
+        let first = vec![
+            line(id, "", Some("1"), "{\"n\":1}"),
+            line(id, "", None, "{\"note\":0}"),
+            line(other, "", Some("1"), "{\"other\":1}"),
+            line(id, "subagents/agent-x.jsonl", Some("1"), "{\"sub\":1}"),
+        ];
+        store.commit(commit(&mine, record(id, 1), first)).await.expect("kept");
+        let again = vec![
+            line(id, "", Some("1"), "{\"n\":1}"),
+            line(id, "", Some("2"), "{\"n\":2}"),
+            line(id, "", None, "{\"note\":0}"),
+        ];
+        store.commit(commit(&mine, record(id, 2), again)).await.expect("kept");
+        let lines = store.transcript(&mine.tenant, id).await.expect("read");
+        let texts: Vec<&str> = lines.iter().map(|line| line.json.as_str()).collect();
+        assert_eq!(
+            texts,
+            ["{\"n\":1}", "{\"note\":0}", "{\"sub\":1}", "{\"n\":2}", "{\"note\":0}"]
+        );
+        let foreign = store.transcript(&key("b", "s").tenant, id).await;
+        assert_eq!(foreign, Ok(vec![]), "another tenant's");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_conversation_goes_with_the_last_session_that_has_it() {
+    on_each(async |store| {
+        let (one, two, id) = (key("a", "1"), key("a", "2"), CliSessionId::fresh());
+        let own = CliSessionId::fresh();
+        store.commit(commit(&one, record(own, 1), vec![])).await.expect("kept");
+        let said = vec![line(id, "", Some("1"), "{}")];
+        store.commit(commit(&one, record(id, 1), said)).await.expect("kept");
+        store.commit(commit(&two, record(id, 1), vec![])).await.expect("kept");
+        assert_eq!(store.forget(&one).await, Ok(Some(vec![own])));
+        assert_eq!(store.transcript(&one.tenant, id).await.expect("read").len(), 1);
+        assert_eq!(store.forget(&two).await, Ok(Some(vec![id])));
+        assert_eq!(store.transcript(&one.tenant, id).await, Ok(vec![]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sessions_are_listed_by_name_and_found_by_age() {
+    on_each(async |store| {
+        for (tenant, session, used) in
+            [("a", "2", 20), ("a", "1", 30), ("a", "3", 10), ("b", "0", 1)]
+        {
+            let (key, record) = (key(tenant, session), record(CliSessionId::fresh(), used));
+            store.commit(commit(&key, record, vec![])).await.expect("kept");
+        }
+        let tenant = key("a", "x").tenant;
+        let names = |page: Vec<(SessionId, Record)>| -> Vec<String> {
+            page.into_iter().map(|(id, _)| id.to_string()).collect()
+        };
+        assert_eq!(names(store.list(&tenant, None, 2).await.expect("read")), ["1", "2"]);
+        let after = SessionId::parse("2").expect("a name");
+        assert_eq!(names(store.list(&tenant, Some(&after), 2).await.expect("read")), ["3"]);
+        let left = key("a", "1");
+        store.leave_pool(&left).await.expect("noted");
+        assert_eq!(names(store.list(&tenant, None, 9).await.expect("read")), ["2", "3"]);
+        assert!(store.load(&left).await.expect("read").is_some_and(|record| !record.in_pool));
+        assert_eq!(store.in_pool().await.expect("read").len(), 3);
+        let mut old =
+            store.unused_since(UNIX_EPOCH + Duration::from_secs(20), 10).await.expect("read");
+        old.sort();
+        assert_eq!(old, [key("a", "3"), key("b", "0")]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_when_the_file_is_opened_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("db");
+    let (mine, id) = (key("a", "s"), CliSessionId::fresh());
+    let mut totals = Totals::default();
+    totals.counts.insert("turns".into(), 7);
+    {
+        let store = SqlStore::open(&file, &Tasks::default()).await.expect("open");
+        let said = vec![line(id, "", Some("1"), "{\"said\":\"é\"}")];
+        let commit = Commit { totals: totals.clone(), ..commit(&mine, record(id, 1), said) };
+        store.commit(commit).await.expect("kept");
+        // Dropped as a killed service drops it: nothing is closed in order.
+    }
+    let store = SqlStore::open(&file, &Tasks::default()).await.expect("open");
+    assert_eq!(store.load(&mine).await, Ok(Some(record(id, 1))));
+    assert_eq!(store.transcript(&mine.tenant, id).await.expect("read")[0].json, "{\"said\":\"é\"}");
+    assert_eq!(store.totals().await, Ok(vec![(mine.tenant, totals)]));
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(&file).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "nobody else reads it");
+}
+
+#[tokio::test]
+async fn many_who_commit_at_once_are_all_answered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = SqlStore::open(&folder.path().join("db"), &Tasks::default()).await.expect("open");
+    let store = std::sync::Arc::new(store);
+    let mut commits = tokio::task::JoinSet::new();
+    for number in 0..300 {
+        let store = std::sync::Arc::clone(&store);
+        commits.spawn(async move {
+            let (key, id) = (key("a", &format!("s{number}")), CliSessionId::fresh());
+            let said = vec![line(id, "", Some("1"), "{}")];
+            store.commit(commit(&key, record(id, 1), said)).await.expect("kept");
+            store.transcript(&key.tenant, id).await.expect("read").len()
+        });
+    }
+    assert_eq!(commits.join_all().await, vec![1; 300]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("db");
+    std::fs::write(&file, "this is a text and no database at all, whatever its name".repeat(20))
+        .expect("written");
+    let error = SqlStore::open(&file, &Tasks::default()).await.expect_err("refused");
+    assert!(error.to_string().contains("not a database"), "{error}");
+}
