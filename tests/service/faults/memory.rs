@@ -6,12 +6,9 @@ use session_pool::proto::{
 };
 use tonic::transport::Endpoint;
 
-use crate::{
-    processes::daemon::Daemon,
-    support::{
-        service::{query, script},
-        turn::Turn,
-    },
+use crate::support::{
+    service::{query, script},
+    turn::Turn,
 };
 
 const FRAMES: usize = 20_000;

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use super::daemon::Daemon;
+use crate::support::daemon::Daemon;
 use crate::support::{
     eventually,
     service::{query, script},

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::daemon::Daemon;
+use crate::support::daemon::Daemon;
 use crate::support::{
     eventually, failure,
     service::{model, query, query_with, script},

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-use crate::support::{processes, turn::Turn};
+use super::{processes, turn::Turn};
 
 /// A running program with a state folder of its own.
 pub struct Daemon {
