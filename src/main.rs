@@ -7,12 +7,14 @@ use std::{
 
 use clap::Parser as _;
 use session_pool::{
+    auth::tokens,
     client::{
         self,
-        args::{Arguments, Command, ConfigAction, ConfigArgs},
+        args::{Arguments, Command, ConfigAction, ConfigArgs, TokenArgs},
         exit::Exit,
     },
     config::{self, Config, ConfigError},
+    credentials::Credentials,
     server, telemetry,
 };
 
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(args) => serve(args),
         Command::Config { action } => configuration(action),
+        Command::Token(args) => token(&args),
         Command::Client(command) => ask(command.into()),
     }
 }
@@ -42,7 +45,15 @@ fn serve(args: ConfigArgs) -> ExitCode {
 fn configuration(action: ConfigAction) -> ExitCode {
     let (loaded, show): (_, fn(&Config) -> String) = match action {
         ConfigAction::Print(args) => (load(args), config::print),
-        ConfigAction::Check(args) => (load(args), |_| "the configuration is accepted\n".into()),
+        ConfigAction::Check(args) => {
+            let loaded = load(args);
+            // Files that it names have to be good too.
+            if let Some(Err(problem)) = loaded.as_ref().ok().map(Credentials::read) {
+                complain(&format!("{problem:#}"));
+                return Exit::Configuration.into();
+            }
+            (loaded, |_| "the configuration is accepted\n".into())
+        }
     };
     match loaded.map(|config| show(&config)) {
         Ok(text) => {
@@ -52,6 +63,18 @@ fn configuration(action: ConfigAction) -> ExitCode {
         }
         Err(error) => refuse(&error),
     }
+}
+
+/// Shows a new token, once, and what is to be added to the tokens file.
+fn token(args: &TokenArgs) -> ExitCode {
+    let (token, entry) = tokens::fresh(&args.tenant, args.admin, args.expires_in);
+    let text = format!("{token}\n");
+    complain(&format!(
+        "give this token to its user; it is not shown again. Add to auth.tokens_file:\n\n{entry}"
+    ));
+    // A reader that has gone has read enough.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Exit::Fine.into()
 }
 
 fn ask(client: client::args::Client) -> ExitCode {

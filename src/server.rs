@@ -18,6 +18,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
+use tonic_health::pb::health_server::HealthServer;
+use tower_layer::{Identity, Stack};
 use tracing::{error, info, info_span, warn};
 
 use crate::{
@@ -27,11 +29,13 @@ use crate::{
         sweep::kill_marked,
     },
     config::{Config, StoreKind},
+    credentials::Credentials,
     health::Health,
     pool::{Parts, PoolSettings, PoolStats, Scope, SessionPool},
     proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
     rpc::{
         decode::Policy,
+        gatekeeper::GatekeeperLayer,
         picture::Facts,
         service::{Observe, Service},
     },
@@ -40,6 +44,7 @@ use crate::{
     supply::{ProcessSupply, SupplyLimits},
     tasks::Tasks,
     tenant::{Quotas, Tenants},
+    tls,
 };
 
 /// Room in a request beside its prompt: system prompts, schemas, base64.
@@ -98,6 +103,8 @@ fn watch_for_second(hurry: CancellationToken) {
 pub struct Server {
     config: Config,
     listener: TcpListener,
+    health_listener: Option<TcpListener>,
+    credentials: Credentials,
     tasks: Tasks,
     supply: ProcessSupply,
     pool: SessionPool,
@@ -109,11 +116,20 @@ pub struct Server {
 impl Server {
     /// Makes the state folder, builds the parts and binds the address.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        let credentials = Credentials::read(&config)?;
         let lock = claim_state_folder(&config)?;
         sweep_earlier_life(&config).await;
         let listener = TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("server.listen: cannot bind {}", config.server.listen))?;
+        let health_listener = match config.server.health_listen {
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("server.health_listen: cannot bind {address}"))?,
+            ),
+            None => None,
+        };
         let tasks = Tasks::default();
         let supply = ProcessSupply::new(launch(&config), limits(&config), tasks.clone());
         let parts = Parts {
@@ -124,12 +140,26 @@ impl Server {
         };
         let pool = SessionPool::new(pool_settings(&config), parts, tasks.clone());
         pool.resume().await.context("store: what is kept cannot be read")?;
-        Ok(Self { config, listener, tasks, supply, pool, _lock: lock })
+        Ok(Self {
+            config,
+            listener,
+            health_listener,
+            credentials,
+            tasks,
+            supply,
+            pool,
+            _lock: lock,
+        })
     }
 
     /// The address, with the port that was picked.
     pub fn address(&self) -> anyhow::Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
+    }
+
+    /// The address of health checks in plain text, if there is one.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health_listener.as_ref()?.local_addr().ok()
     }
 
     /// The pool.
@@ -147,12 +177,25 @@ impl Server {
         let address = self.address()?;
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let health = Health::new(reporter).await;
-        let router = self.router(&health)?.add_service(health_service);
+        let router = self.router(&health)?.add_service(health_service.clone());
         let closed = CancellationToken::new();
-        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
-        let serving = crate::tasks::spawn_owned(
-            router.serve_with_incoming_shutdown(incoming, closed.clone().cancelled_owned()),
-        );
+        let until_closed = closed.clone().cancelled_owned();
+        let health_address = self.health_address();
+        let serving = match self.credentials.certificates() {
+            Some(certificates) => crate::tasks::spawn_owned(router.serve_with_incoming_shutdown(
+                tls::accept(self.listener, certificates, &self.tasks),
+                until_closed,
+            )),
+            None => crate::tasks::spawn_owned(router.serve_with_incoming_shutdown(
+                TcpIncoming::from(self.listener).with_nodelay(Some(true)),
+                until_closed,
+            )),
+        };
+        if let Some(listener) = self.health_listener {
+            serve_health(listener, health_service, &self.tasks);
+        }
+        let (encrypted, asks) = (self.config.tls.cert.is_some(), self.credentials.gate().asks());
+        self.credentials.keep_up_to_date(&self.tasks);
         self.pool.start();
         let (program, enabled) = (self.config.cli.path.clone(), self.config.pool.enabled);
         let (prober, stopping) = (health.clone(), self.tasks.stopping().child_token());
@@ -163,8 +206,15 @@ impl Server {
                 () = probing.cancelled() => {}
             }
         });
-        info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-        if self.config.auth.insecure {
+        info!(
+            %address,
+            health_address = health_address.map(tracing::field::display),
+            tls = encrypted,
+            authentication = asks,
+            version = env!("CARGO_PKG_VERSION"),
+            "listening"
+        );
+        if self.config.auth.insecure && !asks {
             warn!("auth.insecure is set: whoever reaches the address can use the service");
         }
         stop.await;
@@ -191,7 +241,7 @@ impl Server {
         Ok(drained && ended)
     }
 
-    fn router(&self, health: &Health) -> anyhow::Result<Router> {
+    fn router(&self, health: &Health) -> anyhow::Result<GuardedRouter> {
         let policy = Policy {
             permission_modes: self.config.policy.permission_modes.clone(),
             max_prompt_bytes: self.config.policy.max_prompt_bytes,
@@ -209,6 +259,7 @@ impl Server {
         let mut router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
+            .layer(GatekeeperLayer(self.credentials.gate()))
             .add_service(service);
         if self.config.server.reflection {
             let reflection = || {
@@ -224,6 +275,29 @@ impl Server {
         }
         Ok(router)
     }
+}
+
+/// Every call but a health check passes the gatekeeper.
+type GuardedRouter = Router<Stack<GatekeeperLayer, Identity>>;
+
+/// Answers health checks, and nothing else, in plain text.
+fn serve_health<H>(listener: TcpListener, health: HealthServer<H>, tasks: &Tasks)
+where
+    H: tonic_health::pb::health_server::Health,
+{
+    let closed = tasks.stopping().clone().cancelled_owned();
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let router = tonic::transport::Server::builder().add_service(health);
+    let serving = router.serve_with_incoming(incoming);
+    tasks.spawn(info_span!("health"), async move {
+        // Not a graceful stop: probes keep their connections open.
+        tokio::select! {
+            served = serving => if let Err(error) = served {
+                error!(%error, "health_not_served");
+            },
+            () = closed => {}
+        }
+    });
 }
 
 /// What `GetStats` says beside the pool's own figures.

@@ -8,9 +8,11 @@ use std::{
 };
 
 /// What each module may name of the crate. `server` and `lib` put everything together.
-const ALLOWED: [(&str, &[&str]); 18] = [
+const ALLOWED: [(&str, &[&str]); 20] = [
     ("ids", &[]),
     ("auth", &["ids"]),
+    ("tls", &["tasks"]),
+    ("credentials", &["auth", "config", "tasks", "tls"]),
     ("tasks", &[]),
     ("config", &[]),
     ("telemetry", &["config"]),
@@ -40,7 +42,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
         ],
     ),
     ("health", &["proto"]),
-    ("client", &["config", "proto"]),
+    ("client", &["config", "ids", "proto"]),
     ("proto", &[]),
 ];
 

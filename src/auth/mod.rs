@@ -1,4 +1,15 @@
-//! Who a caller is. Knows tenants and roles; nothing of what callers ask for.
+//! Who a caller is: by a bearer token of the tokens file, or by its client certificate.
+//! Knows tenants, roles and credentials; nothing of what callers ask for.
+//!
+//! - [`tokens`] reads the tokens file and finds a token in it.
+//! - [`certificate`] reads tenant and roles from a client certificate.
+//! - [`gate`] decides; it can be given another set of tokens while it is in use.
+//! - [`files`] says when files have changed.
+
+pub mod certificate;
+pub mod files;
+pub mod gate;
+pub mod tokens;
 
 use crate::ids::TenantId;
 
@@ -16,4 +27,26 @@ impl Identity {
     pub fn anonymous() -> Self {
         Self { tenant: TenantId::default(), admin: true }
     }
+}
+
+/// Why a caller is not let in. Says nothing of the credential itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Neither a token nor a certificate.
+    #[error("credentials are missing: send `authorization: Bearer TOKEN`{0}")]
+    Missing(&'static str),
+    /// The header is of another form.
+    #[error("the authorization metadata is not of the form `Bearer TOKEN`")]
+    Malformed,
+    /// No such token, or none any more.
+    #[error("the token is not known, or has been revoked")]
+    Unknown,
+    /// The token was good until a time that has passed.
+    #[error("the token has expired")]
+    Expired,
+    /// A certificate without a usable name.
+    #[error(
+        "the client certificate names no tenant: its subject needs a CN of 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+    )]
+    Nameless,
 }

@@ -1,6 +1,9 @@
 //! The command line of the program.
 
-use std::io::{self, Read as _};
+use std::{
+    io::{self, Read as _},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -9,7 +12,7 @@ use super::exit::{Exit, Failure};
 mod configuration;
 mod options;
 
-pub use configuration::{ConfigAction, ConfigArgs};
+pub use configuration::{ConfigAction, ConfigArgs, TokenArgs};
 pub use options::{AttachArgs, CloseArgs, Form, InterruptArgs, OnBusy, QueryArgs, SessionsArgs};
 
 const EXIT_CODES: &str = "Exit codes:
@@ -45,6 +48,8 @@ pub enum Command {
         #[command(subcommand)]
         action: ConfigAction,
     },
+    /// Make a token: it goes to stdout, its entry for auth.tokens_file to stderr.
+    Token(TokenArgs),
     /// What a running service is asked for.
     #[command(flatten)]
     Client(#[command(subcommand)] AddressedCommand),
@@ -85,23 +90,43 @@ pub struct ScopeArgs {
 /// A command's arguments and where its service is.
 #[derive(Debug, Args)]
 pub struct Addressed<A: Args> {
-    /// Where the service listens.
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    args: A,
+}
+
+/// Where the service is, and who asks it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Service")]
+pub struct ServerArgs {
+    /// Where the service listens: http://host:port, or https://host:port for TLS.
     #[arg(
         long,
         value_name = "URL",
         env = "SESSION_POOL_ADDRESS",
         default_value = "http://127.0.0.1:50051"
     )]
-    address: String,
-    #[command(flatten)]
-    args: A,
+    pub address: String,
+    /// File that holds the token to send; without it the variable SESSION_POOL_TOKEN counts.
+    #[arg(long, value_name = "PATH", env = "SESSION_POOL_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Authorities that the service's certificate may be from (PEM).
+    #[arg(long, value_name = "PATH", env = "SESSION_POOL_CA_CERT")]
+    pub ca_cert: Option<PathBuf>,
+    /// Client certificate to show (PEM).
+    #[arg(long, value_name = "PATH", env = "SESSION_POOL_CERT", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, value_name = "PATH", env = "SESSION_POOL_KEY", requires = "cert")]
+    pub key: Option<PathBuf>,
 }
 
 /// A client command ready to run.
 #[derive(Debug)]
 pub struct Client {
-    /// Where the service listens.
-    pub address: String,
+    /// Where the service is, and who asks it.
+    pub server: ServerArgs,
     /// What it is asked.
     pub command: ClientCommand,
 }
@@ -130,7 +155,7 @@ pub enum ClientCommand {
 impl From<AddressedCommand> for Client {
     fn from(command: AddressedCommand) -> Self {
         fn with<A: Args>(addressed: Addressed<A>, wrap: fn(A) -> ClientCommand) -> Client {
-            Client { address: addressed.address, command: wrap(addressed.args) }
+            Client { server: addressed.server, command: wrap(addressed.args) }
         }
         match command {
             AddressedCommand::Query(args) => with(args, ClientCommand::Query),
@@ -205,10 +230,10 @@ mod tests {
             "say hi",
         ];
         let Command::Client(command) = parse(&words).command else { panic!("not a client") };
-        let Client { address, command: ClientCommand::Query(query) } = command.into() else {
+        let Client { server, command: ClientCommand::Query(query) } = command.into() else {
             panic!("not a query")
         };
-        assert_eq!(address, "http://h:1");
+        assert_eq!(server.address, "http://h:1");
         assert_eq!(query.session, "s");
         assert_eq!(query.allow, ["Bash", "Read"]);
         assert_eq!(query.on_busy, OnBusy::Reject);

@@ -1,10 +1,15 @@
 //! The connection to the service.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, fs, path::PathBuf, time::Duration};
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
 
-use super::exit::Failure;
+use super::{args::ServerArgs, exit::Failure};
 use crate::proto::session_pool_service_client::SessionPoolServiceClient;
 
 /// How long the service may take to accept a connection.
@@ -15,25 +20,87 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const LARGEST_MESSAGE: usize = 256 * 1024 * 1024;
 
 /// The client that the commands use.
-pub type Service = SessionPoolServiceClient<Channel>;
+pub type Service = SessionPoolServiceClient<InterceptedService<Channel, Credentials>>;
 
-/// Connects to `http://host:port`, the scheme being optional.
-pub async fn connect(address: &str) -> Result<Channel, Failure> {
-    if address.starts_with("https://") {
-        return Err(Failure::Usage("this version does not speak TLS: use http://".into()));
-    }
-    let url = if address.contains("://") { address.into() } else { format!("http://{address}") };
+/// Connects to `http://host:port` or `https://host:port`; without a scheme it is TLS if
+/// an authority or a certificate is given.
+pub async fn connect(server: &ServerArgs) -> Result<Channel, Failure> {
+    let address = &server.address;
+    let tls = tls(server)?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url =
+        if address.contains("://") { address.clone() } else { format!("{scheme}://{address}") };
+    let secure = url.starts_with("https://");
     let endpoint = Endpoint::from_shared(url)
         .map_err(|error| Failure::Usage(format!("{address} is not an address: {error}")))?;
+    let endpoint = if secure {
+        endpoint
+            .tls_config(tls.unwrap_or_default())
+            .map_err(|error| Failure::Usage(format!("TLS: {}", root_cause(&error))))?
+    } else {
+        endpoint
+    };
     endpoint.connect_timeout(CONNECT_LIMIT).connect().await.map_err(|error| Failure::Unreachable {
         address: address.into(),
         cause: root_cause(&error),
     })
 }
 
+/// What the files say about TLS, if any is given.
+fn tls(server: &ServerArgs) -> Result<Option<ClientTlsConfig>, Failure> {
+    let ServerArgs { ca_cert, cert, key, .. } = server;
+    let read = |file: &PathBuf| {
+        fs::read(file).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
+    };
+    if ca_cert.is_none() && cert.is_none() {
+        return Ok(None);
+    }
+    let mut tls = ClientTlsConfig::new();
+    if let Some(file) = ca_cert {
+        tls = tls.ca_certificate(Certificate::from_pem(read(file)?));
+    }
+    if let (Some(cert), Some(key)) = (cert, key) {
+        tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+    }
+    Ok(Some(tls))
+}
+
 /// A client of the service on this connection.
-pub fn service(channel: Channel) -> Service {
-    SessionPoolServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE)
+pub fn service(channel: Channel, credentials: Credentials) -> Service {
+    SessionPoolServiceClient::with_interceptor(channel, credentials)
+        .max_decoding_message_size(LARGEST_MESSAGE)
+}
+
+/// Sends a token with every call, if there is one.
+#[derive(Clone, Default)]
+pub struct Credentials(Option<MetadataValue<Ascii>>);
+
+impl Credentials {
+    /// The token of the file that is named, else of the environment.
+    pub fn read(server: &ServerArgs) -> Result<Self, Failure> {
+        let token = match &server.token_file {
+            Some(file) => Some(
+                fs::read_to_string(file)
+                    .map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?,
+            ),
+            None => std::env::var("SESSION_POOL_TOKEN").ok(),
+        };
+        let Some(token) = token else { return Ok(Self(None)) };
+        let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
+            .parse()
+            .map_err(|_| Failure::Usage("the token has characters that cannot be sent".into()))?;
+        value.set_sensitive(true);
+        Ok(Self(Some(value)))
+    }
+}
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// tonic says "transport error"; what happened is at the end of the chain.

@@ -51,11 +51,12 @@ pub async fn run(client: Client) -> Exit {
 }
 
 async fn execute(client: Client) -> Outcome {
-    let Client { address, command } = client;
+    let Client { server, command } = client;
     // Read before connecting: a prompt that cannot be read needs no service.
     let command = command.with_prompt()?;
-    let channel = connect::connect(&address).await?;
-    let mut service = connect::service(channel.clone());
+    let credentials = connect::Credentials::read(&server)?;
+    let channel = connect::connect(&server).await?;
+    let mut service = connect::service(channel.clone(), credentials);
     match command {
         ClientCommand::Query(query) => turn::query(&mut service, query).await,
         ClientCommand::Attach(attach) => turn::attach(&mut service, attach).await,

@@ -1,6 +1,8 @@
 //! The typed step: puts settings into their places, or says why they do not fit.
 
-use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::BTreeMap, fmt::Display, net::SocketAddr, ops::RangeInclusive, time::Duration,
+};
 
 use toml::Value;
 
@@ -13,15 +15,12 @@ use super::{
 };
 
 /// Keys, and beginnings of keys, that belong to versions to come.
-const LATER: [&str; 16] = [
+const LATER: [&str; 13] = [
     "server.metrics_listen",
-    "server.health_listen",
     "pool.spares",
     "pool.hibernate_after",
     "cli.sandbox",
     "cli.memory_limit",
-    "tls",
-    "auth.tokens_file",
     "policy.cwd_roots",
     "policy.mcp_servers",
     "policy.settings",
@@ -95,10 +94,14 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
                 within(duration, bound).map_err(|problem| format!("{problem}, or 0 for off"))?
             };
         }
-        Slot::Address(place) => {
-            **place = text(value)?
-                .parse()
-                .map_err(|_| "is an IP address and a port like \"127.0.0.1:50051\"")?;
+        Slot::Address(place) => **place = address(text(value)?)?,
+        Slot::OptionalAddress(place) => {
+            **place =
+                Some(text(value)?).filter(|text| !text.is_empty()).map(address).transpose()?;
+        }
+        Slot::OptionalPath(place) => {
+            let path = Some(text(value)?).filter(|text| !text.is_empty());
+            **place = path.map(not_empty).transpose()?.map(Into::into);
         }
         Slot::Path(place) => **place = not_empty(text(value)?)?.into(),
         Slot::Text(place) => **place = text(value)?.into(),
@@ -148,6 +151,10 @@ fn kind(value: &Value) -> &'static str {
         Value::Array(_) => "a list",
         Value::Table(_) => "a table",
     }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "is an IP address and a port like \"127.0.0.1:50051\"".into())
 }
 
 fn not_empty(text: &str) -> Result<&str, String> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, StoreConfig, Violation,
+    Config, StoreConfig, TlsConfig, Violation,
     apply::is_variable_name,
     fields::ENV_TABLE,
     secrets::{HIDDEN, is_secret},
@@ -60,6 +60,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     check_timeouts(config, &mut findings);
     check_spill(config, &mut findings);
     check_listen(config, &mut findings);
+    check_tls(config, &mut findings);
     check_state_dir(config, &mut findings);
     check_arguments(&config.cli.extra_args, &mut findings);
     check_variables(config, &mut findings);
@@ -125,15 +126,30 @@ fn check_spill(config: &Config, findings: &mut Findings<'_>) {
 
 fn check_listen(config: &Config, findings: &mut Findings<'_>) {
     let listen = config.server.listen;
-    let open = listen.ip().to_canonical().is_loopback() || config.auth.insecure;
-    if !open && findings.is_sound("auth.insecure") {
+    let asks = config.auth.tokens_file.is_some() || config.tls.client_ca.is_some();
+    let open = listen.ip().to_canonical().is_loopback() || config.auth.insecure || asks;
+    let sound = ["auth.insecure", "auth.tokens_file", "tls.client_ca"];
+    if !open && sound.iter().all(|key| findings.is_sound(key)) {
         findings.refuse(
             "server.listen",
             listen.to_string(),
-            "is not a loopback address, and this version asks no caller who they are: whoever \
-             reaches the port runs commands here. Set auth.insecure = true if something else \
-             guards it",
+            "is not a loopback address, and no caller is asked who they are: whoever reaches the \
+             port runs commands here. Set auth.tokens_file or tls.client_ca, or auth.insecure = \
+             true if something else guards it",
         );
+    }
+}
+
+fn check_tls(config: &Config, findings: &mut Findings<'_>) {
+    let TlsConfig { cert, key, client_ca } = &config.tls;
+    for (name, set, needs, other) in [
+        ("tls.cert", cert.is_some(), "tls.key", key.is_some()),
+        ("tls.key", key.is_some(), "tls.cert", cert.is_some()),
+        ("tls.client_ca", client_ca.is_some(), "tls.cert", cert.is_some()),
+    ] {
+        if set && !other && findings.is_sound(needs) {
+            findings.refuse(name, "set", format!("needs {needs}"));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 
 use super::{
     AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, ServerConfig,
-    StoreConfig, StoreKind,
+    StoreConfig, StoreKind, TlsConfig,
 };
 
 /// The one key whose value is a table of names that the operator chooses.
@@ -46,6 +46,10 @@ pub enum Slot<'a> {
     Address(&'a mut SocketAddr),
     /// A path.
     Path(&'a mut PathBuf),
+    /// A path, or none.
+    OptionalPath(&'a mut Option<PathBuf>),
+    /// An address to listen on, or none.
+    OptionalAddress(&'a mut Option<SocketAddr>),
     /// Any text.
     Text(&'a mut String),
     /// A list of texts, at most so many.
@@ -77,7 +81,13 @@ pub fn reading_of(key: &str) -> Reading {
     let mut config = Config::defaults(|_| None);
     match fields(&mut config).into_iter().find(|field| field.key == key).map(|field| field.slot) {
         Some(
-            Slot::Path(_) | Slot::Text(_) | Slot::Address(_) | Slot::Format(_) | Slot::Store(_),
+            Slot::Path(_)
+            | Slot::OptionalPath(_)
+            | Slot::Text(_)
+            | Slot::Address(_)
+            | Slot::OptionalAddress(_)
+            | Slot::Format(_)
+            | Slot::Store(_),
         ) => Reading::Text,
         _ => Reading::Toml,
     }
@@ -85,7 +95,7 @@ pub fn reading_of(key: &str) -> Reading {
 
 /// Every key, in the order in which they are documented.
 pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
-    let Config { server, pool, cli, policy, store, auth, log, state_dir } = config;
+    let Config { server, pool, cli, policy, store, auth, tls, log, state_dir } = config;
     let mut fields = vec![field("state_dir", Slot::Path(state_dir))];
     fields.extend(server_fields(server));
     fields.extend(pool_fields(pool));
@@ -95,8 +105,13 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
     fields.push(field("store.kind", Slot::Store(kind)));
     fields.push(field("store.url", Slot::Text(url)));
     fields.push(duration("store.retention", retention, 3650 * DAY));
-    let AuthConfig { insecure } = auth;
+    let AuthConfig { insecure, tokens_file } = auth;
     fields.push(field("auth.insecure", Slot::Flag(insecure)));
+    fields.push(field("auth.tokens_file", Slot::OptionalPath(tokens_file)));
+    let TlsConfig { cert, key, client_ca } = tls;
+    fields.push(field("tls.cert", Slot::OptionalPath(cert)));
+    fields.push(field("tls.key", Slot::OptionalPath(key)));
+    fields.push(field("tls.client_ca", Slot::OptionalPath(client_ca)));
     let LogConfig { format, level } = log;
     fields.push(field("log.format", Slot::Format(format)));
     fields.push(field("log.level", Slot::Text(level)));
@@ -116,11 +131,12 @@ fn duration_or_off<'a>(key: &'static str, place: &'a mut Duration) -> Field<'a> 
 }
 
 fn server_fields(server: &mut ServerConfig) -> impl IntoIterator<Item = Field<'_>> {
-    let ServerConfig { listen, drain_timeout, reflection } = server;
+    let ServerConfig { listen, drain_timeout, reflection, health_listen } = server;
     [
         field("server.listen", Slot::Address(listen)),
         duration("server.drain_timeout", drain_timeout, DAY),
         field("server.reflection", Slot::Flag(reflection)),
+        field("server.health_listen", Slot::OptionalAddress(health_listen)),
     ]
 }
 

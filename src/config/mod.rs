@@ -32,7 +32,7 @@ pub use error::{ConfigError, Origin, Violation};
 pub use print::print;
 pub use sections::{
     AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, ServerConfig,
-    StoreConfig, StoreKind,
+    StoreConfig, StoreKind, TlsConfig,
 };
 pub use source::Sources;
 

@@ -38,6 +38,12 @@ fn value(slot: Slot<'_>) -> Value {
             Value::String(show_duration(*place))
         }
         Slot::Address(place) => Value::String(place.to_string()),
+        Slot::OptionalAddress(place) => {
+            Value::String(place.map(|address| address.to_string()).unwrap_or_default())
+        }
+        Slot::OptionalPath(place) => Value::String(
+            place.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+        ),
         Slot::Path(place) => Value::String(place.to_string_lossy().into_owned()),
         Slot::Text(place) => Value::String(place.clone()),
         Slot::Texts(place, _) => {

@@ -28,6 +28,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Who may call.
     pub auth: AuthConfig,
+    /// Connections over TLS.
+    pub tls: TlsConfig,
     /// What is logged, and how.
     pub log: LogConfig,
     /// Folder for work folders, CLI configuration and spilled turn logs. Default:
@@ -40,7 +42,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
     /// IP address and port to listen on; port 0 picks one. Default
-    /// `127.0.0.1:50051`. Outside loopback only with `auth.insecure`.
+    /// `127.0.0.1:50051`. Outside loopback only with `auth.tokens_file`, with
+    /// `tls.client_ca`, or with `auth.insecure`.
     pub listen: SocketAddr,
     /// How long running turns may go on after SIGTERM. Default 30 s, over 0, at
     /// most 1 day.
@@ -48,6 +51,9 @@ pub struct ServerConfig {
     /// Whether the server describes its contract to tools such as grpcurl.
     /// Default true.
     pub reflection: bool,
+    /// Where health checks, and nothing else, are answered in plain text. Default
+    /// none.
+    pub health_listen: Option<SocketAddr>,
 }
 
 /// Sessions, turns and processes.
@@ -185,6 +191,21 @@ pub(super) const SQLITE: &str = "sqlite:";
 pub struct AuthConfig {
     /// Lets the server listen outside loopback, asking nobody. Default false.
     pub insecure: bool,
+    /// The file of tokens that are let in (TOML, read again when it changes). Default
+    /// none.
+    pub tokens_file: Option<PathBuf>,
+}
+
+/// TLS. The files are PEM, and read again when they change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The server's certificate chain. Default none, which is plain text.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// Authorities of client certificates. Default none; with it a caller shows a
+    /// certificate, unless there is a tokens file and it sends a token.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// The log.
@@ -232,6 +253,7 @@ impl Config {
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)),
                 drain_timeout: Duration::from_secs(30),
                 reflection: true,
+                health_listen: None,
             },
             pool: PoolConfig::default(),
             cli: CliConfig {
@@ -258,7 +280,8 @@ impl Config {
                 url: String::new(),
                 retention: Duration::from_secs(30 * 24 * 3600),
             },
-            auth: AuthConfig { insecure: false },
+            auth: AuthConfig { insecure: false, tokens_file: None },
+            tls: TlsConfig::default(),
             log: LogConfig { format: LogFormat::Pretty, level: "info".into() },
             state_dir: default_state_dir(variable),
         }
@@ -275,7 +298,14 @@ impl Config {
     /// The CLI runs in other working folders than ours.
     pub(super) fn make_paths_absolute(&mut self) {
         let is_bare_name = self.cli.path.components().count() == 1;
-        for path in [Some(&mut self.state_dir), (!is_bare_name).then_some(&mut self.cli.path)] {
+        for path in [
+            Some(&mut self.state_dir),
+            (!is_bare_name).then_some(&mut self.cli.path),
+            self.auth.tokens_file.as_mut(),
+            self.tls.cert.as_mut(),
+            self.tls.key.as_mut(),
+            self.tls.client_ca.as_mut(),
+        ] {
             let Some(path) = path else { continue };
             if let Ok(absolute) = std::path::absolute(&*path) {
                 *path = absolute;

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use crate::{
+    auth::Refusal,
     cli::process::Exit,
     failure::{Cause, Failure},
 };
@@ -117,6 +118,14 @@ pub fn of_rejection(rejection: &Rejection) -> Status {
             Status::with_error_details(Code::PermissionDenied, message, details)
         }
     }
+}
+
+/// The status of a call whose caller is not let in.
+pub fn unauthenticated(refusal: Refusal) -> Status {
+    let mut details = ErrorDetails::new();
+    let metadata = HashMap::from([("field".to_owned(), "authorization".to_owned())]);
+    details.set_error_info("UNAUTHENTICATED", DOMAIN, metadata);
+    Status::with_error_details(Code::Unauthenticated, refusal.to_string(), details)
 }
 
 /// The status of a call whose own deadline passed.

@@ -56,8 +56,8 @@ impl Service {
         let running = spawn_owned(async move {
             server.run(async move { stopped.cancelled().await }, hurry).await
         });
-        let channel = Channel::from_shared(address.clone()).expect("an address");
-        let channel = channel.connect().await.expect("connected");
+        // A service that wants TLS or a token is called by clients of the test's own.
+        let channel = Channel::from_shared(address.clone()).expect("an address").connect_lazy();
         let client = Client::new(channel).max_decoding_message_size(64 * 1024 * 1024);
         Self { client, address, state, stop, running }
     }

@@ -1,10 +1,13 @@
 //! Arguments that say where the configuration comes from.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
-use crate::config::{ConfigError, Sources};
+use crate::{
+    config::{ConfigError, Sources},
+    ids::TenantId,
+};
 
 /// What to do with the configuration.
 #[derive(Debug, Subcommand)]
@@ -13,6 +16,20 @@ pub enum ConfigAction {
     Print(ConfigArgs),
     /// Say whether it is accepted.
     Check(ConfigArgs),
+}
+
+/// What a new token stands for.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// Whose sessions it gives access to.
+    #[arg(long, value_parser = TenantId::parse)]
+    pub tenant: TenantId,
+    /// Lets it look at, and interrupt, what belongs to other tenants.
+    #[arg(long)]
+    pub admin: bool,
+    /// How long it is good for, like 30days; without it until it is taken out of the file.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub expires_in: Option<Duration>,
 }
 
 /// Where the configuration comes from, besides the variables `SESSION_POOL__…`.

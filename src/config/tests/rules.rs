@@ -33,7 +33,10 @@ fn values_out_of_bounds_or_of_another_type_are_refused() {
         ("store.kind", "files", "is one of sqlite, memory"),
         ("store.url", "postgres://x", "must be sqlite:PATH"),
         ("store.retention", "0s", "must be over 0"),
-        ("tls", "1", "does not have it yet"),
+        ("tls", "1", "unknown key"),
+        ("tls.cert", "cert.pem", "needs tls.key"),
+        ("tls.client_ca", "ca.pem", "needs tls.cert"),
+        ("server.health_listen", "x", "is an IP address and a port"),
         ("tlsx", "1", "unknown key"),
     ] {
         let told = refusal(&[(key, value)]);

@@ -7,6 +7,7 @@ use session_pool::proto::{
 use tonic::transport::Endpoint;
 
 use crate::support::{
+    daemon::Daemon,
     service::{query, script},
     turn::Turn,
 };

@@ -1,0 +1,99 @@
+//! Decides who is let in.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
+};
+
+use super::{Identity, Refusal, certificate, tokens::Tokens};
+
+/// Lets callers in. Cloning gives another handle to the same gate.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// `None` where there is no tokens file.
+    tokens: RwLock<Option<Arc<Tokens>>>,
+    /// Whether client certificates count.
+    certificates: bool,
+}
+
+impl Gate {
+    /// A gate for tokens, for client certificates, or for both; for nobody in particular
+    /// if neither is asked for.
+    pub fn new(tokens: Option<Tokens>, certificates: bool) -> Self {
+        Self(Arc::new(Shared { tokens: RwLock::new(tokens.map(Arc::new)), certificates }))
+    }
+
+    /// Whether callers are asked who they are.
+    pub fn asks(&self) -> bool {
+        let tokens = self.0.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        tokens.is_some() || self.0.certificates
+    }
+
+    /// From now on these tokens count. Calls under way go on.
+    pub fn replace_tokens(&self, tokens: Tokens) {
+        let mut place = self.0.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(Arc::new(tokens));
+    }
+
+    /// Who calls. A token, when one is sent, decides; without one the certificate does.
+    pub fn identify(
+        &self,
+        authorization: Option<&[u8]>,
+        certificate: Option<&[u8]>,
+    ) -> Result<Identity, Refusal> {
+        let tokens = self.0.tokens.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if tokens.is_none() && !self.0.certificates {
+            return Ok(Identity::anonymous());
+        }
+        match (tokens, authorization, certificate) {
+            (Some(tokens), Some(header), _) => tokens.find(bearer(header)?, SystemTime::now()),
+            (_, _, Some(certificate)) if self.0.certificates => certificate::identity(certificate),
+            _ if self.0.certificates => Err(Refusal::Missing(" or show a client certificate")),
+            _ => Err(Refusal::Missing("")),
+        }
+    }
+}
+
+/// The token of `Bearer TOKEN`; the scheme's case does not matter (RFC 9110).
+fn bearer(header: &[u8]) -> Result<&str, Refusal> {
+    let text = std::str::from_utf8(header).map_err(|_| Refusal::Malformed)?;
+    let (scheme, token) = text.split_once(' ').ok_or(Refusal::Malformed)?;
+    let token = token.trim();
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        return Err(Refusal::Malformed);
+    }
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{auth::tokens::fresh, ids::TenantId};
+
+    #[test]
+    fn where_nobody_is_asked_everybody_is_the_same() {
+        let gate = Gate::default();
+        assert_eq!(gate.identify(Some(b"Bearer x"), None), Ok(Identity::anonymous()));
+    }
+
+    #[test]
+    fn a_token_decides_and_can_be_revoked() {
+        let tenant = TenantId::parse("a").expect("a name");
+        let (token, entry) = fresh(&tenant, false, None);
+        let gate = Gate::new(Some(Tokens::parse(&entry).expect("accepted")), true);
+        let header = format!("Bearer {token}");
+        let identity = Identity { tenant, admin: false };
+        assert_eq!(gate.identify(Some(header.as_bytes()), None), Ok(identity.clone()));
+        let lower = format!("bearer  {token}");
+        assert_eq!(gate.identify(Some(lower.as_bytes()), Some(b"no certificate")), Ok(identity));
+        for bad in [&b"Bearer"[..], b"Bearer ", b"Basic x", b"\xff x"] {
+            assert_eq!(gate.identify(Some(bad), None), Err(Refusal::Malformed));
+        }
+        assert!(matches!(gate.identify(None, None), Err(Refusal::Missing(_))));
+        gate.replace_tokens(Tokens::default());
+        assert_eq!(gate.identify(Some(header.as_bytes()), None), Err(Refusal::Unknown));
+    }
+}

@@ -1,0 +1,165 @@
+//! Connections over TLS: certificates from files, read again when those change, and
+//! handshakes side by side, each within a bound. Knows nothing of what is said over them.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::WebPkiClientVerifier,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, info_span, warn};
+
+use crate::tasks::Tasks;
+
+/// How long a client may take for its handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Handshakes at the same time. More wait in the system's queue.
+const HANDSHAKES: usize = 256;
+/// Connections that are ready and wait to be served.
+const READY: usize = 16;
+/// The wait after a failure to accept, which is the machine's (no file descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where the certificates are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate chain, in PEM.
+    pub cert: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
+    /// Authorities of client certificates, in PEM; without it clients show none.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client may come without a certificate all the same.
+    pub client_cert_optional: bool,
+}
+
+/// Why certificates cannot be used. Says which file, and nothing that is in it.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {}: {problem}", .file.display())]
+pub struct TlsError {
+    /// The key of the configuration.
+    key: &'static str,
+    file: PathBuf,
+    problem: String,
+}
+
+impl TlsFiles {
+    /// All of the files.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
+
+    /// Reads the files.
+    pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let error =
+            |key, file: &PathBuf, problem: String| TlsError { key, file: file.clone(), problem };
+        let chain =
+            certificates(&self.cert).map_err(|problem| error("tls.cert", &self.cert, problem))?;
+        let private = PrivateKeyDer::from_pem_file(&self.key)
+            .map_err(|problem| error("tls.key", &self.key, problem.to_string()))?;
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|problem| error("tls.cert", &self.cert, problem.to_string()))?;
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(file) => {
+                let mut roots = RootCertStore::empty();
+                let problem = |problem: String| error("tls.client_ca", file, problem);
+                for certificate in certificates(file).map_err(problem)? {
+                    roots.add(certificate).map_err(|bad| problem(bad.to_string()))?;
+                }
+                let mut verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                if self.client_cert_optional {
+                    verifier = verifier.allow_unauthenticated();
+                }
+                builder.with_client_cert_verifier(
+                    verifier.build().map_err(|bad| problem(bad.to_string()))?,
+                )
+            }
+        };
+        let mut config = builder
+            .with_single_cert(chain, private)
+            .map_err(|problem| error("tls.key", &self.key, problem.to_string()))?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?.collect();
+    match all {
+        Ok(all) if all.is_empty() => Err("holds no certificate".to_owned()),
+        Ok(all) => Ok(all),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Connections whose handshake is done. Accepting is among `tasks`, and ends with them or
+/// when nobody takes connections any more.
+pub fn accept(
+    listener: TcpListener,
+    config: watch::Receiver<Arc<ServerConfig>>,
+    tasks: &Tasks,
+) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
+    let (ready, connections) = mpsc::channel(READY);
+    let stopping = tasks.stopping().clone();
+    tasks.spawn(info_span!("tls"), async move {
+        tokio::select! {
+            () = accept_for_ever(&listener, &config, &ready) => {}
+            () = stopping.cancelled() => {}
+            () = ready.closed() => {}
+        }
+    });
+    ReceiverStream::new(connections)
+}
+
+async fn accept_for_ever(
+    listener: &TcpListener,
+    config: &watch::Receiver<Arc<ServerConfig>>,
+    ready: &mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
+) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes = JoinSet::new();
+    loop {
+        while handshakes.try_join_next().is_some() {}
+        // Never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "connection_not_accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let acceptor = TlsAcceptor::from(Arc::clone(&config.borrow()));
+        let ready = ready.clone();
+        handshakes.spawn(async move {
+            let _place = place;
+            stream.set_nodelay(true).ok();
+            match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+                // Whoever served connections may have stopped.
+                Ok(Ok(connection)) => drop(ready.send(Ok(connection)).await),
+                Ok(Err(error)) => debug!(%error, "handshake_failed"),
+                Err(_) => debug!("handshake_timeout"),
+            }
+        });
+    }
+}

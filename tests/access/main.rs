@@ -1,0 +1,10 @@
+//! Who gets in, and what they reach there: tokens, certificates, tenants, quotas.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bed;
+mod quotas;
+mod tenants;
+mod tls;
+mod tokens;

@@ -1,0 +1,123 @@
+//! Bearer tokens: wrong, missing, malformed, expired, revoked, replaced.
+
+use std::{fs, os::unix::fs::symlink, time::Duration};
+
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest,
+};
+
+use crate::{
+    bed::{Bed, file_of, knock, token},
+    support::{
+        eventually, failure, log,
+        service::{query, script},
+        turn::Turn,
+    },
+};
+
+#[tokio::test]
+async fn whoever_has_no_good_token_stays_outside_and_is_told_why() {
+    let good = token("a", false, None);
+    let expired = token("a", false, Some(Duration::ZERO));
+    let unknown = token("a", true, None);
+    let bed = Bed::start(&[&good, &expired]).await;
+    knock(&bed.client(&good)).await.expect("let in");
+    let bearer = |secret: &str| Some(format!("Bearer {secret}"));
+    for (header, told) in [
+        (None, "missing"),
+        (Some("Basic abc".to_owned()), "not of the form"),
+        (Some("Bearer".to_owned()), "not of the form"),
+        (bearer(&unknown.secret), "not known"),
+        (bearer(&good.secret[1..]), "not known"),
+        (bearer(&expired.secret), "has expired"),
+    ] {
+        let status = knock(&bed.client_saying(header.clone())).await.expect_err("refused");
+        failure(&status, Code::Unauthenticated, "UNAUTHENTICATED");
+        assert!(status.message().contains(told), "{header:?}: {}", status.message());
+        if let Some((_, secret)) = header.as_deref().and_then(|header| header.split_once(' ')) {
+            assert!(!format!("{status:?}").contains(secret), "the credential is not repeated");
+        }
+    }
+    // A stream is refused like any other call.
+    let mut nobody = bed.client_saying(None);
+    let status = nobody.query(query("s", "hello")).await.expect_err("refused");
+    failure(&status, Code::Unauthenticated, "UNAUTHENTICATED");
+    assert_eq!(bed.service.processes(), [0; 0], "nothing was started");
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn probes_need_no_token_and_reflection_does() {
+    let good = token("a", false, None);
+    let bed = Bed::start(&[&good]).await;
+    let mut health = HealthClient::new(bed.channel());
+    let request = HealthCheckRequest { service: "liveness".into() };
+    health.check(request).await.expect("answered");
+
+    let ask = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut nobody = ServerReflectionClient::new(bed.channel());
+    let asked = nobody.server_reflection_info(tokio_stream::once(ask.clone())).await;
+    assert_eq!(asked.expect_err("refused").code(), Code::Unauthenticated);
+    let bearer = crate::bed::Bearer(Some(format!("Bearer {}", good.secret)));
+    let mut somebody = ServerReflectionClient::with_interceptor(bed.channel(), bearer);
+    somebody.server_reflection_info(tokio_stream::once(ask)).await.expect("answered");
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_revoked_ends_no_stream_and_begins_none() {
+    let (old, new) = (token("a", false, None), token("a", false, None));
+    let bed = Bed::start(&[&old]).await;
+    let mut client = bed.client(&old);
+    let prompt = script(&["say one", "sleep 1500", "say two"]);
+    let mut turn = Turn::new(client.query(query("s", &prompt)).await.expect("taken").into_inner());
+    turn.until_text("one").await;
+
+    fs::write(bed.tokens_file(), file_of(&[&new])).expect("written");
+    let refused = eventually("the old token's end", async || knock(&bed.client(&old)).await.err());
+    assert_eq!(refused.await.code(), Code::Unauthenticated);
+    knock(&bed.client(&new)).await.expect("let in");
+    turn.finish().await;
+    assert_eq!(turn.result().result, "two", "what had begun goes on");
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_bad_or_gone_leaves_the_tokens_as_they_are() {
+    let (old, new) = (token("a", false, None), token("b", false, None));
+    let bed = Bed::start(&[&old]).await;
+    let file = bed.tokens_file();
+    fs::write(&file, "[[token]]\nsha256 = \"short\"\n").expect("written");
+    eventually("the complaint", async || log::mentions("tokens_not_reloaded").then_some(())).await;
+    knock(&bed.client(&old)).await.expect("still let in");
+    fs::remove_file(&file).expect("removed");
+
+    // As Kubernetes replaces a secret: another folder, and a link that is turned to it.
+    let folder = bed.folder.path();
+    fs::create_dir(folder.join("v2")).expect("made");
+    fs::write(folder.join("v2/tokens.toml"), file_of(&[&new])).expect("written");
+    symlink("v2", folder.join("data")).expect("linked");
+    symlink("data/tokens.toml", &file).expect("linked");
+    eventually("the new token", async || knock(&bed.client(&new)).await.ok()).await;
+    let status = knock(&bed.client(&old)).await.expect_err("revoked");
+    assert_eq!(status.code(), Code::Unauthenticated);
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_file_stops_the_start() {
+    let state = tempfile::tempdir().expect("a folder");
+    let mut config = crate::support::service::fake_cli(state.path());
+    let file = state.path().join("tokens.toml");
+    fs::write(&file, "token = \"sp_this_is_a_secret\"\n").expect("written");
+    config.auth.tokens_file = Some(file);
+    let error = session_pool::server::Server::bind(config).await.expect_err("refused");
+    let told = format!("{error:#}");
+    assert!(told.contains("auth.tokens_file") && told.contains("line 1"), "{told}");
+}
