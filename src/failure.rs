@@ -54,6 +54,13 @@ pub enum Cause {
         /// What the CLI said, if it was asked.
         detail: Option<String>,
     },
+    /// A folder that a caller chose is not what it was when it was allowed.
+    FolderRefused {
+        /// The field that named it.
+        field: &'static str,
+        /// Its real path.
+        folder: PathBuf,
+    },
     /// A conversation to start from is not there.
     ConversationNotFound {
         /// Its id.
@@ -158,6 +165,9 @@ impl fmt::Display for Cause {
             Self::OptionsMismatch { options, detail } => {
                 write!(f, "the living session cannot take on: {}", options.join(", "))?;
                 detail.iter().try_for_each(|detail| write!(f, " ({detail})"))
+            }
+            Self::FolderRefused { field, folder } => {
+                write!(f, "{field}: {} is no longer the folder that was allowed", folder.display())
             }
             Self::ConversationNotFound { resume } => {
                 write!(f, "options.resume: no conversation {resume}")

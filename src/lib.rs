@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Arrows point one way. [`proto`] holds the generated types, which only [`rpc`] and
-//! [`client`] name. [`failure`], [`counters`], [`ids`] and [`tasks`] know nothing of the
-//! rest. The way of a Query: `rpc` decodes it, `pool` finds or makes the session, the
+//! [`client`] name. [`failure`], [`counters`], [`ids`], [`policy`] and [`tasks`] know nothing
+//! of the rest. The way of a Query: `rpc` decodes it, `pool` finds or makes the session, the
 //! session's task makes sure of a process and writes the prompt, frames come back into
 //! the turn's log, every listener reads the log at its own pace, `rpc` encodes.
 
@@ -23,6 +23,7 @@ pub mod credentials;
 pub mod failure;
 pub mod health;
 pub mod ids;
+pub mod policy;
 pub mod pool;
 pub mod proto;
 pub mod rpc;

@@ -31,10 +31,10 @@ use crate::{
     config::{Config, StoreKind},
     credentials::Credentials,
     health::Health,
+    policy::{Policy, Roots},
     pool::{Parts, PoolSettings, PoolStats, Scope, SessionPool},
     proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
     rpc::{
-        decode::Policy,
         gatekeeper::GatekeeperLayer,
         picture::Facts,
         service::{Observe, Service},
@@ -108,6 +108,7 @@ pub struct Server {
     tasks: Tasks,
     supply: ProcessSupply,
     pool: SessionPool,
+    policy: Policy,
     /// Held for as long as the service lives: two services on one state folder would
     /// give one conversation two processes.
     _lock: File,
@@ -117,6 +118,7 @@ impl Server {
     /// Makes the state folder, builds the parts and binds the address.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
         let credentials = Credentials::read(&config)?;
+        let policy = policy(&config)?;
         let lock = claim_state_folder(&config)?;
         sweep_earlier_life(&config).await;
         let listener = TcpListener::bind(config.server.listen)
@@ -145,6 +147,7 @@ impl Server {
             listener,
             health_listener,
             credentials,
+            policy,
             tasks,
             supply,
             pool,
@@ -242,11 +245,7 @@ impl Server {
     }
 
     fn router(&self, health: &Health) -> anyhow::Result<GuardedRouter> {
-        let policy = Policy {
-            permission_modes: self.config.policy.permission_modes.clone(),
-            max_prompt_bytes: self.config.policy.max_prompt_bytes,
-            slash_commands: self.config.policy.slash_commands,
-        };
+        let policy = self.policy.clone();
         let observer = Observer {
             supply: self.supply.clone(),
             limits: limits(&self.config),
@@ -368,6 +367,24 @@ async fn open_store(config: &Config, tasks: &Tasks) -> anyhow::Result<Arc<dyn St
             Ok(Arc::new(store.with_context(|| format!("store: {}", file.display()))?))
         }
     }
+}
+
+fn policy(config: &Config) -> anyhow::Result<Policy> {
+    let policy = config.policy.clone();
+    let cwd_roots = Roots::open(&policy.cwd_roots).map_err(|(path, error)| {
+        anyhow::Error::new(error).context(format!("policy.cwd_roots: cannot use {path}"))
+    })?;
+    Ok(Policy {
+        permission_modes: policy.permission_modes,
+        cwd_roots,
+        mcp_servers: policy.mcp_servers,
+        settings: policy.settings,
+        agents: policy.agents,
+        env: policy.env,
+        setting_sources: policy.setting_sources,
+        max_prompt_bytes: policy.max_prompt_bytes,
+        slash_commands: policy.slash_commands,
+    })
 }
 
 fn launch(config: &Config) -> LaunchSettings {

@@ -8,13 +8,14 @@ use std::{
 };
 
 /// What each module may name of the crate. `server` and `lib` put everything together.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("ids", &[]),
     ("auth", &["ids"]),
     ("tls", &["tasks"]),
     ("credentials", &["auth", "config", "tasks", "tls"]),
     ("tasks", &[]),
-    ("config", &[]),
+    ("policy", &[]),
+    ("config", &["policy"]),
     ("telemetry", &["config"]),
     ("cli", &["ids", "tasks"]),
     ("failure", &["cli", "ids"]),
@@ -37,8 +38,8 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     (
         "rpc",
         &[
-            "auth", "cli", "counters", "failure", "ids", "pool", "proto", "session", "tenant",
-            "turn",
+            "auth", "cli", "counters", "failure", "ids", "policy", "pool", "proto", "session",
+            "tenant", "turn",
         ],
     ),
     ("health", &["proto"]),

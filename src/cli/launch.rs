@@ -91,15 +91,24 @@ pub struct Command {
 }
 
 impl std::fmt::Debug for Command {
-    /// Leaves the environment's values out: credentials are among them.
+    /// Leaves values out, of arguments and environment: credentials are among them.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Command")
             .field("program", &self.program)
-            .field("args", &self.args)
+            .field("args", &self.shown_args())
             .field("env", &self.env.keys())
             .field("cwd", &self.cwd)
             .field("mark", &self.mark)
             .finish()
+    }
+}
+
+impl Command {
+    /// The arguments for a log: flags without their values, which may be a caller's words
+    /// or hold credentials.
+    pub fn shown_args(&self) -> Vec<&str> {
+        let flag = |arg: &'_ String| arg.find('=').unwrap_or(arg.len());
+        self.args.iter().map(|arg| &arg[..flag(arg)]).collect()
     }
 }
 
@@ -120,7 +129,7 @@ impl LaunchSettings {
         Command {
             program: self.program.clone(),
             args,
-            env: self.environment(folders, mark, inherited),
+            env: self.environment(options, folders, mark, inherited),
             cwd: folders.work.clone(),
             mark,
         }
@@ -128,6 +137,7 @@ impl LaunchSettings {
 
     fn environment(
         &self,
+        options: &Options,
         folders: &Folders,
         mark: ClientId,
         inherited: impl Fn(&str) -> Option<String>,
@@ -144,7 +154,8 @@ impl LaunchSettings {
         // An executable that replaces itself under running sessions is no use here.
         env.insert("DISABLE_AUTOUPDATER".into(), "1".into());
         env.extend(self.env.iter().map(|(name, value)| (name.clone(), value.clone())));
-        // What the protocol and the supervision rely on is not the operator's to change.
+        env.extend(options.env.0.iter().map(|(name, value)| (name.clone(), value.clone())));
+        // What the protocol and the supervision rely on is nobody's to change.
         env.insert("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS".into(), "1".into());
         env.insert(MARK_VARIABLE.into(), mark.to_string());
         env.insert(STATE_VARIABLE.into(), path(&self.state_dir));
@@ -198,7 +209,10 @@ fn option_args(options: &Options) -> Vec<String> {
     flag("max-thinking-tokens", options.max_thinking_tokens.map(|tokens| tokens.to_string()));
     flag("effort", options.effort.clone());
     flag("setting-sources", Some(options.setting_sources.join(",")));
+    flag("mcp-config", options.mcp_servers.as_ref().map(|servers| servers.0.clone()));
+    flag("settings", options.settings.as_ref().map(|settings| settings.0.clone()));
     for (name, values) in [
+        ("add-dir", &options.add_dirs),
         ("allowedTools", &options.allowed_tools),
         ("disallowedTools", &options.disallowed_tools),
         ("tools", &options.tools),

@@ -1,7 +1,20 @@
 //! What a conversation can be asked to be, in the words of the official Agent SDKs,
 //! and when the CLI can take each option on. Knows nothing of who may ask for what.
 
+use std::{collections::BTreeMap, fmt};
+
 use serde::{Deserialize, Serialize};
+
+/// A value that shows itself to nobody by accident: it may hold credentials.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden<T>(pub T);
+
+impl<T> fmt::Debug for Hidden<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<hidden>")
+    }
+}
 
 /// Options of a conversation. `None` and an empty list mean "not said".
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,12 +44,24 @@ pub struct Options {
     pub max_thinking_tokens: Option<u32>,
     /// Effort level.
     pub effort: Option<String>,
+    /// Working folder, as a real path. `None`: the session's own.
+    pub cwd: Option<String>,
+    /// Further folders that tools may reach, as real paths.
+    pub add_dirs: Vec<String>,
+    /// MCP servers, as the JSON object that `--mcp-config` takes.
+    pub mcp_servers: Option<Hidden<String>>,
+    /// Subagents by name, as a JSON object.
+    pub agents: Option<String>,
     /// JSON schema of the structured output, as a JSON object.
     pub json_schema: Option<String>,
+    /// Settings, as a JSON object.
+    pub settings: Option<Hidden<String>>,
     /// Settings files to load: `user`, `project`, `local`.
     pub setting_sources: Vec<String>,
     /// Whether pieces of messages are printed.
     pub include_partial_messages: Option<bool>,
+    /// Environment variables beside the operator's, by name.
+    pub env: Hidden<BTreeMap<String, String>>,
     /// Beta headers.
     pub betas: Vec<String>,
 }
@@ -113,7 +138,12 @@ impl Options {
             ("tools", list_changed(&self.tools, &wanted.tools)),
             ("max_turns", changed(&self.max_turns, &wanted.max_turns).is_some()),
             ("max_budget_usd", changed(&self.max_budget_usd, &wanted.max_budget_usd).is_some()),
+            ("cwd", changed(&self.cwd, &wanted.cwd).is_some()),
+            ("add_dirs", list_changed(&self.add_dirs, &wanted.add_dirs)),
+            ("mcp_servers", changed(&self.mcp_servers, &wanted.mcp_servers).is_some()),
+            ("agents", changed(&self.agents, &wanted.agents).is_some()),
             ("json_schema", changed(&self.json_schema, &wanted.json_schema).is_some()),
+            ("settings", changed(&self.settings, &wanted.settings).is_some()),
             ("setting_sources", list_changed(&self.setting_sources, &wanted.setting_sources)),
             (
                 "include_partial_messages",
@@ -122,6 +152,7 @@ impl Options {
                         .include_partial_messages
                         .unwrap_or(self.include_partial_messages.unwrap_or_default()),
             ),
+            ("env", !wanted.env.0.is_empty() && self.env != wanted.env),
             ("betas", list_changed(&self.betas, &wanted.betas)),
         ];
         difference.fixed =
@@ -150,12 +181,18 @@ impl Options {
             max_budget_usd: value(&self.max_budget_usd, &wanted.max_budget_usd),
             max_thinking_tokens: value(&self.max_thinking_tokens, &wanted.max_thinking_tokens),
             effort: value(&self.effort, &wanted.effort),
+            cwd: value(&self.cwd, &wanted.cwd),
+            add_dirs: list(&self.add_dirs, &wanted.add_dirs),
+            mcp_servers: value(&self.mcp_servers, &wanted.mcp_servers),
+            agents: value(&self.agents, &wanted.agents),
             json_schema: value(&self.json_schema, &wanted.json_schema),
+            settings: value(&self.settings, &wanted.settings),
             setting_sources: list(&self.setting_sources, &wanted.setting_sources),
             include_partial_messages: value(
                 &self.include_partial_messages,
                 &wanted.include_partial_messages,
             ),
+            env: if wanted.env.0.is_empty() { self.env.clone() } else { wanted.env.clone() },
             betas: list(&self.betas, &wanted.betas),
         }
     }
@@ -207,6 +244,29 @@ mod tests {
         );
         assert_eq!(Options::default().updated(&wanted), wanted);
         assert_eq!(wanted.difference(&wanted), Difference::default());
+    }
+
+    #[test]
+    fn what_is_fixed_at_the_start_of_a_process_differs_by_name_and_never_by_value() {
+        let env = |value: &str| Hidden([("A".to_owned(), value.to_owned())].into());
+        let hidden = |text: &str| Some(Hidden(text.to_owned()));
+        let wanted = Options {
+            cwd: Some("/w".into()),
+            add_dirs: vec!["/d".into()],
+            mcp_servers: hidden("{\"secret\":1}"),
+            agents: Some("{}".into()),
+            settings: hidden("{\"secret\":2}"),
+            env: env("secret"),
+            ..Options::default()
+        };
+        let names = ["cwd", "add_dirs", "mcp_servers", "agents", "settings", "env"];
+        assert_eq!(Options::default().difference(&wanted).fixed, names);
+        assert_eq!(Options::default().updated(&wanted), wanted);
+        assert_eq!(wanted.updated(&Options::default()), wanted);
+        assert_eq!(wanted.difference(&Options::default()), Difference::default());
+        let other = Options { env: env("other"), ..Options::default() };
+        assert_eq!(wanted.difference(&other).fixed, ["env"]);
+        assert!(!format!("{wanted:?}").contains("secret"), "{wanted:?}");
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub enum Search {
     OwnFolder,
     /// In every folder, which takes one look for each.
     AllFolders,
+    /// In every folder; found elsewhere it is brought here, and is there no more, so that
+    /// there is never an older one to be taken for it.
+    Move,
 }
 
 /// The file of a conversation whose process works in `work`.
@@ -130,7 +133,11 @@ pub fn provide(config: &Path, work: &Path, id: CliSessionId, search: Search) -> 
         if let Some(folder) = wanted.parent() {
             fs::create_dir_all(folder)?;
         }
-        fs::copy(found, &wanted)?;
+        if search == Search::Move {
+            fs::rename(&found, &wanted)?;
+        } else {
+            fs::copy(found, &wanted)?;
+        }
     }
     let entries = fs::read(&wanted)?;
     if !lines(&entries).any(|line| Said::read(line).is_some_and(|entry| entry.is_message())) {
@@ -239,6 +246,8 @@ mod tests {
         assert!(!provide(config.path(), new, id, Search::OwnFolder).expect("not there"));
         assert!(provide(config.path(), new, id, Search::AllFolders).expect("copied"));
         assert!(path(config.path(), new, id).is_file());
+        assert!(provide(config.path(), Path::new("/newer"), id, Search::Move).expect("moved"));
+        assert!(path(config.path(), Path::new("/newer"), id).is_file());
         remove(config.path(), id).expect("removed");
         assert!(!provide(config.path(), new, id, Search::AllFolders).expect("none"));
     }

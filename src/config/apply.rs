@@ -13,19 +13,15 @@ use super::{
     source::{Setting, Settings},
     units::{parse_bytes, parse_duration, show_bytes, show_duration},
 };
+use crate::policy::{McpServers, variables::is_name};
 
 /// Keys, and beginnings of keys, that belong to versions to come.
-const LATER: [&str; 13] = [
+const LATER: [&str; 8] = [
     "server.metrics_listen",
     "pool.spares",
     "pool.hibernate_after",
     "cli.sandbox",
     "cli.memory_limit",
-    "policy.cwd_roots",
-    "policy.mcp_servers",
-    "policy.settings",
-    "policy.env",
-    "policy.agents",
     "policy.tenants",
     "telemetry",
     "otel",
@@ -108,6 +104,7 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
         Slot::Texts(place, max) => **place = texts(value, *max)?,
         Slot::Format(place) => **place = format_named(text(value)?)?,
         Slot::Store(place) => **place = store_named(text(value)?)?,
+        Slot::McpServers(place) => **place = mcp_servers_named(text(value)?)?,
         Slot::Variables(..) => return Err("is a table of texts like { NAME = \"value\" }".into()),
     }
     Ok(())
@@ -117,7 +114,7 @@ fn set_variable(slot: &mut Slot<'_>, name: &str, value: &Value) -> Result<(), St
     let Slot::Variables(place, max) = slot else {
         return Err("is not a table".into());
     };
-    if !is_variable_name(name) {
+    if !is_name(name) {
         return Err("its name is not one of an environment variable".into());
     }
     let value = text(value)?;
@@ -129,13 +126,6 @@ fn set_variable(slot: &mut Slot<'_>, name: &str, value: &Value) -> Result<(), St
     }
     place.insert(name.into(), value.into());
     Ok(())
-}
-
-/// Whether a name can be one of an environment variable.
-pub fn is_variable_name(name: &str) -> bool {
-    !name.is_empty()
-        && !name.starts_with(|c: char| c.is_ascii_digit())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 fn text(value: &Value) -> Result<&str, String> {
@@ -239,4 +229,11 @@ fn store_named(name: &str) -> Result<StoreKind, String> {
         .into_iter()
         .find(|kind| kind.as_str() == name)
         .ok_or_else(|| format!("is one of {}", StoreKind::ALL.map(StoreKind::as_str).join(", ")))
+}
+
+fn mcp_servers_named(name: &str) -> Result<McpServers, String> {
+    McpServers::ALL
+        .into_iter()
+        .find(|servers| servers.as_str() == name)
+        .ok_or_else(|| format!("is one of {}", McpServers::ALL.map(McpServers::as_str).join(", ")))
 }

@@ -1,19 +1,21 @@
 //! Rules that one key's type cannot say: about the form of texts, and those that
 //! join several keys.
 
+mod policy;
+
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
 use super::{
     Config, StoreConfig, TlsConfig, Violation,
-    apply::is_variable_name,
     fields::ENV_TABLE,
     secrets::{HIDDEN, is_secret},
     sections::SQLITE,
     source::Settings,
     units::{show_bytes, show_duration},
 };
+use crate::policy::variables::is_name;
 
 /// Arguments of the CLI that the service sets itself, or that would take the
 /// process out of its protocol or out of its session.
@@ -64,7 +66,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     check_state_dir(config, &mut findings);
     check_arguments(&config.cli.extra_args, &mut findings);
     check_variables(config, &mut findings);
-    check_permission_modes(&config.policy.permission_modes, &mut findings);
+    policy::check(config, &mut findings);
     check_level(&config.log.level, &mut findings);
     check_store(&config.store, &mut findings);
     findings.violations
@@ -189,7 +191,7 @@ fn check_variables(config: &Config, findings: &mut Findings<'_>) {
         }
     }
     for name in &config.cli.env_passthrough {
-        let problem = if !is_variable_name(name) {
+        let problem = if !is_name(name) {
             "each item must be the name of an environment variable"
         } else if name.starts_with(OWN_VARIABLES) {
             RESERVED
@@ -197,19 +199,6 @@ fn check_variables(config: &Config, findings: &mut Findings<'_>) {
             continue;
         };
         findings.refuse("cli.env_passthrough", format!("{name:?}"), problem);
-    }
-}
-
-fn check_permission_modes(modes: &[String], findings: &mut Findings<'_>) {
-    for mode in modes {
-        let problem = if mode == "bypassPermissions" {
-            "not in this version: it lets every caller run any command on this host"
-        } else if mode.is_empty() || !mode.chars().all(|c| c.is_ascii_alphanumeric()) {
-            "each item must be the name of a permission mode, like plan"
-        } else {
-            continue;
-        };
-        findings.refuse("policy.permission_modes", format!("{mode:?}"), problem);
     }
 }
 

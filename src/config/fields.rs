@@ -8,6 +8,7 @@ use super::{
     AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, ServerConfig,
     StoreConfig, StoreKind, TlsConfig,
 };
+use crate::policy::McpServers;
 
 /// The one key whose value is a table of names that the operator chooses.
 pub const ENV_TABLE: &str = "cli.env";
@@ -60,6 +61,8 @@ pub enum Slot<'a> {
     Format(&'a mut LogFormat),
     /// One of the kinds of store.
     Store(&'a mut StoreKind),
+    /// Which MCP servers callers may name.
+    McpServers(&'a mut McpServers),
     /// A table of texts, at most so many.
     Variables(&'a mut BTreeMap<String, String>, usize),
 }
@@ -87,6 +90,7 @@ pub fn reading_of(key: &str) -> Reading {
             | Slot::Address(_)
             | Slot::OptionalAddress(_)
             | Slot::Format(_)
+            | Slot::McpServers(_)
             | Slot::Store(_),
         ) => Reading::Text,
         _ => Reading::Toml,
@@ -197,6 +201,12 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
 fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_>> {
     let PolicyConfig {
         permission_modes,
+        cwd_roots,
+        mcp_servers,
+        settings,
+        agents,
+        env,
+        setting_sources,
         max_prompt_bytes,
         slash_commands,
         tenant_max_sessions,
@@ -207,6 +217,12 @@ fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_
     } = policy;
     [
         field("policy.permission_modes", Slot::Texts(permission_modes, 32)),
+        field("policy.cwd_roots", Slot::Texts(cwd_roots, 64)),
+        field("policy.mcp_servers", Slot::McpServers(mcp_servers)),
+        field("policy.settings", Slot::Flag(settings)),
+        field("policy.agents", Slot::Flag(agents)),
+        field("policy.env", Slot::Texts(env, 256)),
+        field("policy.setting_sources", Slot::Texts(setting_sources, 3)),
         field("policy.max_prompt_bytes", Slot::Bytes(max_prompt_bytes, 1..=GIB)),
         field("policy.slash_commands", Slot::Flag(slash_commands)),
         field("policy.tenant_max_sessions", Slot::Count(tenant_max_sessions, 0..=1_000_000)),

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use super::{
     Config,
     fields::{Slot, fields},
-    secrets::{HIDDEN, is_secret},
+    secrets::{shown_argument, shown_value},
     units::{show_bytes, show_duration},
 };
 
@@ -47,15 +47,17 @@ fn value(slot: Slot<'_>) -> Value {
         Slot::Path(place) => Value::String(place.to_string_lossy().into_owned()),
         Slot::Text(place) => Value::String(place.clone()),
         Slot::Texts(place, _) => {
-            place.iter().cloned().map(Value::String).collect::<Vec<_>>().into()
+            let items = place.iter().map(|item| Value::String(shown_argument(item).into_owned()));
+            items.collect::<Vec<_>>().into()
         }
         Slot::Store(place) => Value::String(place.as_str().into()),
         Slot::Format(place) => Value::String(place.as_str().into()),
+        Slot::McpServers(place) => Value::String(place.as_str().into()),
         Slot::Variables(place, _) => {
             let variables: Table = place
                 .iter()
                 .map(|(name, value)| {
-                    let shown = if is_secret(name) { HIDDEN } else { value.as_str() };
+                    let shown = shown_value(name, value);
                     (name.clone(), Value::String(shown.into()))
                 })
                 .collect();

@@ -1,6 +1,6 @@
 //! What is not shown to anybody: values that look like credentials by their name.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use super::CliConfig;
 
@@ -15,16 +15,37 @@ pub fn is_secret(name: &str) -> bool {
         .any(|word| name.contains(word))
 }
 
+/// A value as it may be shown: hidden by its name, or because it is an address with a
+/// password in it.
+pub fn shown_value<'a>(name: &str, value: &'a str) -> &'a str {
+    let password = value
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split(['/', '?', '#']).next())
+        .is_some_and(|authority| authority.contains('@'));
+    if password || is_secret(name) { HIDDEN } else { value }
+}
+
+/// An argument as it may be shown. Settings and MCP servers hold credentials.
+pub fn shown_argument(argument: &str) -> Cow<'_, str> {
+    match argument.split_once('=') {
+        Some((flag, value)) if flag.starts_with("--") => {
+            let delicate = ["--settings", "--mcp-config", "--agents"].contains(&flag);
+            let shown = if delicate { HIDDEN } else { shown_value(flag, value) };
+            if shown == value { argument.into() } else { format!("{flag}={shown}").into() }
+        }
+        _ => argument.into(),
+    }
+}
+
 impl fmt::Debug for CliConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, extra_args, env, env_passthrough, max_frame_bytes } = self;
-        let env: BTreeMap<_, _> = env
-            .iter()
-            .map(|(name, value)| (name, if is_secret(name) { HIDDEN } else { value.as_str() }))
-            .collect();
+        let env: BTreeMap<_, _> =
+            env.iter().map(|(name, value)| (name, shown_value(name, value))).collect();
+        let extra_args: Vec<_> = extra_args.iter().map(|item| shown_argument(item)).collect();
         f.debug_struct("CliConfig")
             .field("path", path)
-            .field("extra_args", extra_args)
+            .field("extra_args", &extra_args)
             .field("env", &env)
             .field("env_passthrough", env_passthrough)
             .field("max_frame_bytes", max_frame_bytes)

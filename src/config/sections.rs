@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::memory;
+use crate::policy::McpServers;
 
 const MIB: usize = 1 << 20;
 
@@ -129,6 +130,25 @@ pub struct PolicyConfig {
     /// Permission modes that callers may set. Default `default`, `plan`,
     /// `acceptEdits`, `dontAsk`; never `bypassPermissions`.
     pub permission_modes: Vec<String>,
+    /// Folders below which callers may have sessions work (`cwd`) and reach further
+    /// folders (`add_dirs`). They have to exist, and must neither hold the state folder
+    /// nor be in it. Default none: each session has a folder of its own. At most 64.
+    pub cwd_roots: Vec<String>,
+    /// MCP servers that callers may name: `none`, `remote` (over HTTP) or `any`, which
+    /// lets callers run commands. Default `none`.
+    pub mcp_servers: McpServers,
+    /// Whether callers may give settings, which can hold hooks: lets callers run
+    /// commands. Default false.
+    pub settings: bool,
+    /// Whether callers may define subagents. Default false.
+    pub agents: bool,
+    /// Environment variables that callers may set: names, or beginnings with a trailing
+    /// `*`. Never those that the service relies on or that change what is executed.
+    /// Default none, at most 256.
+    pub env: Vec<String>,
+    /// Settings files that callers may have loaded: `user`, `project`, `local`. Those of
+    /// a working folder can hold hooks, and an agent can write them. Default none.
+    pub setting_sources: Vec<String>,
     /// Bytes in one prompt. Default 10 MiB, 1 B to 1 GiB.
     pub max_prompt_bytes: usize,
     /// Whether a prompt may be a slash command of the CLI. Default true.
@@ -267,6 +287,12 @@ impl Config {
                 permission_modes: ["default", "plan", "acceptEdits", "dontAsk"]
                     .map(String::from)
                     .into(),
+                cwd_roots: Vec::new(),
+                mcp_servers: McpServers::None,
+                settings: false,
+                agents: false,
+                env: Vec::new(),
+                setting_sources: Vec::new(),
                 max_prompt_bytes: 10 * MIB,
                 slash_commands: true,
                 tenant_max_sessions: 0,

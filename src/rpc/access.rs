@@ -2,7 +2,7 @@
 
 use tonic::{Request, Status};
 
-use super::status::{Rejection, of_rejection};
+use super::status::{Rejection, Violation, of_rejection};
 use crate::{auth::Identity, pool::Scope};
 
 /// The caller that the authentication has let in. Where nobody is asked, everybody is
@@ -19,10 +19,10 @@ pub(super) fn scope(caller: &Identity, all_tenants: bool) -> Result<Scope, Statu
     if caller.admin {
         return Ok(Scope::All);
     }
-    Err(of_rejection(&Rejection::Denied {
+    Err(of_rejection(&Rejection::Denied(vec![Violation {
         field: "all_tenants".to_owned(),
-        allowed: "only callers with the role admin may set it".to_owned(),
-    }))
+        description: "only for callers with the role admin".to_owned(),
+    }])))
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ use crate::{
     },
 };
 
+/// Stands in the place of what may be a secret.
+const HIDDEN: &str = "<hidden>";
+
 /// What the service adds to the pool's figures.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -96,12 +99,35 @@ fn options(options: &Options) -> proto::SessionOptions {
         max_budget_usd: options.max_budget_usd,
         max_thinking_tokens: options.max_thinking_tokens,
         effort: options.effort,
+        cwd: options.cwd,
+        add_dirs: options.add_dirs,
+        mcp_servers: options.mcp_servers.map(|servers| outline(&servers.0, 2)),
+        agents: options.agents,
         json_schema: options.json_schema,
+        settings: options.settings.map(|settings| outline(&settings.0, 1)),
         setting_sources: options.setting_sources,
         include_partial_messages: options.include_partial_messages,
+        env: options.env.0.into_keys().map(|name| (name, HIDDEN.to_owned())).collect(),
         betas: options.betas,
-        ..proto::SessionOptions::default()
+        // They say where a conversation came from, which is over.
+        resume: None,
+        fork_session: None,
     }
+}
+
+/// The keys of JSON that may hold credentials, so many levels of them; values are hidden.
+fn outline(text: &str, levels: usize) -> String {
+    fn hide(value: &mut serde_json::Value, levels: usize) {
+        match value {
+            serde_json::Value::Object(members) if levels > 0 => {
+                members.values_mut().for_each(|member| hide(member, levels - 1));
+            }
+            value => *value = HIDDEN.into(),
+        }
+    }
+    let mut value = serde_json::from_str(text).unwrap_or_default();
+    hide(&mut value, levels);
+    value.to_string()
 }
 
 /// The pool's figures.

@@ -70,7 +70,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let deadline = deadline(request.metadata());
         let tenant = caller(&request).tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let query = decode::query(request.into_inner(), &self.policy)?;
+        let query = decode::query(request.into_inner(), &self.policy).await?;
         let span = session_span(&tenant, query.session_id.as_ref());
         let session_id = query.session_id.clone();
         let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
@@ -105,7 +105,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
     ) -> Result<Response<proto::RespondResponse>, Status> {
         let tenant = caller(&request).tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let (id, prompt_id, decision) = decode::respond(request.into_inner())?;
+        let (id, prompt_id, decision) = decode::respond(request.into_inner(), &self.policy)?;
         let answered = self.pool.respond(&SessionKey::new(tenant, id), prompt_id, decision).await;
         answered.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(proto::RespondResponse {}))
@@ -177,7 +177,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
     ) -> Result<Response<proto::UpdateSessionResponse>, Status> {
         let tenant = caller(&request).tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let (id, options) = decode::update(request.into_inner(), &self.policy)?;
+        let (id, options) = decode::update(request.into_inner(), &self.policy).await?;
         let updated = self.pool.update(&SessionKey::new(tenant, id), options).await;
         let (status, report) = updated.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(proto::UpdateSessionResponse {

@@ -23,13 +23,8 @@ const LONGEST_TAIL: usize = 1500;
 pub enum Rejection {
     /// Fields out of bounds, all of them.
     Invalid(Vec<Violation>),
-    /// An option that the policy does not allow.
-    Denied {
-        /// The field.
-        field: String,
-        /// What is allowed, in words.
-        allowed: String,
-    },
+    /// Fields that the policy does not allow, all of them; each says what is allowed.
+    Denied(Vec<Violation>),
 }
 
 /// A field out of bounds.
@@ -57,6 +52,7 @@ fn classify(cause: &Cause) -> (Code, &'static str, Option<Duration>) {
         Cause::TooManyListeners { .. } => (Code::ResourceExhausted, "QUEUE_FULL", soon),
         Cause::SessionBusy => (Code::Aborted, "SESSION_BUSY", soon),
         Cause::OptionsMismatch { .. } => (Code::FailedPrecondition, "OPTIONS_MISMATCH", None),
+        Cause::FolderRefused { .. } => (Code::PermissionDenied, "POLICY_DENIED", None),
         Cause::ConversationNotFound { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT", None),
         Cause::SessionNotFound => (Code::NotFound, "SESSION_NOT_FOUND", None),
         Cause::TurnNotFound => (Code::NotFound, "TURN_NOT_FOUND", None),
@@ -92,32 +88,27 @@ pub fn of_failure(failure: &Failure) -> Status {
 
 /// The status of a rejected request.
 pub fn of_rejection(rejection: &Rejection) -> Status {
-    let mut details = ErrorDetails::new();
-    match rejection {
-        Rejection::Invalid(violations) => {
-            let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
-            let metadata = HashMap::from([("field".to_owned(), fields.join(","))]);
-            details.set_error_info("INVALID_ARGUMENT", DOMAIN, metadata);
-            let described: Vec<String> =
-                violations.iter().map(|v| format!("{} {}", v.field, v.description)).collect();
-            details.set_bad_request(
-                violations
-                    .iter()
-                    .map(|v| FieldViolation::new(v.field.clone(), v.description.clone()))
-                    .collect::<Vec<_>>(),
-            );
-            Status::with_error_details(Code::InvalidArgument, described.join("; "), details)
-        }
-        Rejection::Denied { field, allowed } => {
-            let metadata = HashMap::from([
-                ("field".to_owned(), field.clone()),
-                ("limit".to_owned(), allowed.clone()),
-            ]);
-            details.set_error_info("POLICY_DENIED", DOMAIN, metadata);
-            let message = format!("{field} is not allowed by the server's policy: {allowed}");
-            Status::with_error_details(Code::PermissionDenied, message, details)
-        }
+    let (code, reason, violations) = match rejection {
+        Rejection::Invalid(violations) => (Code::InvalidArgument, "INVALID_ARGUMENT", violations),
+        Rejection::Denied(violations) => (Code::PermissionDenied, "POLICY_DENIED", violations),
+    };
+    let denied = matches!(rejection, Rejection::Denied(_));
+    let joined = |part: fn(&Violation) -> &str, by: &str| {
+        violations.iter().map(part).collect::<Vec<_>>().join(by)
+    };
+    let mut metadata =
+        HashMap::from([("field".to_owned(), joined(|violation| &violation.field, ","))]);
+    if denied {
+        metadata.insert("limit".to_owned(), joined(|violation| &violation.description, "; "));
     }
+    let fields = violations.iter().map(|v| FieldViolation::new(&v.field, &v.description));
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, DOMAIN, metadata);
+    details.set_bad_request(fields.collect::<Vec<_>>());
+    let link = if denied { " is not allowed by the server's policy; allowed: " } else { " " };
+    let described: Vec<String> =
+        violations.iter().map(|v| format!("{}{link}{}", v.field, v.description)).collect();
+    Status::with_error_details(code, described.join("; "), details)
 }
 
 /// The status of a call whose caller is not let in.
@@ -182,6 +173,10 @@ fn metadata(failure: &Failure) -> HashMap<String, String> {
         }
         Cause::ListenerTooSlow { first_kept } | Cause::EventsExpired { first_kept } => {
             put("limit", first_kept.to_string());
+        }
+        Cause::FolderRefused { field, .. } => {
+            put("field", (*field).to_owned());
+            put("limit", "a folder that stays what it is".to_owned());
         }
         Cause::ConversationNotFound { .. } => put("field", "options.resume".to_owned()),
         Cause::PromptNotFound { .. } => put("field", "prompt_id".to_owned()),

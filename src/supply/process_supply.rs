@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::{
         Arc,
@@ -221,13 +221,17 @@ impl Shared {
         began: Instant,
         slot: Place,
     ) -> Result<Lease, Cause> {
-        let folders = self.folders(&order.session);
+        let mut folders = self.folders(&order.session);
+        let given = Given::of(&order.options);
+        if let Some(cwd) = &order.options.cwd {
+            folders.work = cwd.into();
+        }
         let (origin, taken_up) =
-            prepare(folders.clone(), order.conversation, order.transcript.clone()).await?;
+            prepare(folders.clone(), given, order.conversation, order.transcript.clone()).await?;
         let command = self
             .settings
             .command(origin, &order.options, &folders, client_id, |name| std::env::var(name).ok());
-        debug!(%client_id, args = ?command.args, "cli_starting");
+        debug!(%client_id, args = ?command.shown_args(), "cli_starting");
         let (process, connection) = Process::start(command, self.limits.max_frame_bytes)
             .await
             .map_err(|error| self.not_started(&error))?;
@@ -312,7 +316,33 @@ fn initialize_of(options: &Options) -> Initialize {
         system_prompt: options.system_prompt.clone(),
         append_system_prompt: options.append_system_prompt.clone(),
         json_schema: options.json_schema.clone(),
-        agents: None,
+        agents: options.agents.clone(),
+    }
+}
+
+/// Folders that are a caller's choice: field and real path.
+struct Given {
+    cwd: bool,
+    folders: Vec<(&'static str, PathBuf)>,
+}
+
+impl Given {
+    fn of(options: &Options) -> Self {
+        let cwd = options.cwd.iter().map(|path| ("options.cwd", path.into()));
+        let add_dirs = options.add_dirs.iter().map(|path| ("options.add_dirs", path.into()));
+        Self { cwd: options.cwd.is_some(), folders: cwd.chain(add_dirs).collect() }
+    }
+
+    /// They were allowed when they were asked for, by their real paths. Since then a part
+    /// of one may have been replaced by a link to elsewhere.
+    fn check(&self) -> Result<(), Cause> {
+        let moved = self.folders.iter().find(|(_, path)| {
+            !(path.is_dir() && path.canonicalize().is_ok_and(|real| real == *path))
+        });
+        match moved {
+            Some((field, folder)) => Err(Cause::FolderRefused { field, folder: folder.clone() }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -320,6 +350,7 @@ fn initialize_of(options: &Options) -> Initialize {
 /// is one to take up; what is in it if it was not known.
 async fn prepare(
     folders: Folders,
+    given: Given,
     conversation: Conversation,
     known: Vec<Entry>,
 ) -> Result<(Origin, Vec<Entry>), Cause> {
@@ -331,11 +362,17 @@ async fn prepare(
         Conversation::CopyOf { from, .. } => from,
     };
     let prepared = blocking(move || {
-        for folder in [&folders.work, &folders.config, &folders.home] {
+        if let Err(refused) = given.check() {
+            return Ok(Err(refused));
+        }
+        let own_work = (!given.cwd).then_some(&folders.work);
+        for folder in own_work.into_iter().chain([&folders.config, &folders.home]) {
             private_folder(folder)?;
         }
-        // A session's own transcript is never anywhere but where its processes work.
+        // A session's own transcript is where its processes work, and where the last of
+        // them worked before the caller chose another folder.
         let search = match conversation {
+            Conversation::Own(_) if given.cwd => Search::Move,
             Conversation::Own(_) => Search::OwnFolder,
             Conversation::Existing(_) | Conversation::CopyOf { .. } => Search::AllFolders,
         };
@@ -350,9 +387,9 @@ async fn prepare(
         } else {
             Vec::new()
         };
-        Ok((found, taken_up))
+        Ok(Ok((found, taken_up)))
     });
-    let (found, taken_up) = prepared.await.map_err(internal)?;
+    let (found, taken_up) = prepared.await.map_err(internal)??;
     let origin = match conversation {
         Conversation::Own(id) if found => Origin::Resume(id),
         Conversation::Own(id) => Origin::New(id),
@@ -374,6 +411,21 @@ fn private_folder(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_became_a_link_is_refused() {
+        let place = tempfile::tempdir().expect("a folder");
+        let base = place.path().canonicalize().expect("a real path");
+        let cwd = base.join("work");
+        std::fs::create_dir(&cwd).expect("made");
+        let options = Options { cwd: cwd.to_str().map(str::to_owned), ..Options::default() };
+        assert!(Given::of(&options).check().is_ok());
+        std::fs::remove_dir(&cwd).expect("removed");
+        assert!(Given::of(&options).check().is_err());
+        std::os::unix::fs::symlink("/", &cwd).expect("swapped");
+        let refused = Given::of(&options).check().expect_err("refused");
+        assert_eq!(refused, Cause::FolderRefused { field: "options.cwd", folder: cwd });
+    }
 
     #[test]
     fn a_session_id_is_one_harmless_folder_name() {

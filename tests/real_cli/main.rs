@@ -10,6 +10,7 @@ mod stand_in;
 mod support;
 
 mod bed;
+mod compare;
 mod lossless;
 mod rebuild;
 mod shapes;

@@ -6,6 +6,7 @@ mod support;
 mod contract;
 mod errors;
 mod faults;
+mod policy;
 mod processes;
 mod rows;
 mod turns;

@@ -1,11 +1,13 @@
 //! Collects what is wrong with a request, so that all of it is said at once. Knows bounds
 //! and names; nothing of what the fields mean.
 
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 use tonic::Status;
 
 use crate::{
+    cli::frame::excerpt,
     ids::NameError,
+    policy::Denial,
     rpc::status::{Rejection, Violation, of_rejection},
 };
 
@@ -13,33 +15,55 @@ use crate::{
 pub(super) const MAX_TEXT: usize = 1024 * 1024;
 /// Bytes of a model's name and the like.
 const MAX_NAME: usize = 256;
+/// How deep JSON may be nested: the CLI and whoever reads its frames later have bounds too.
+pub(super) const MAX_DEPTH: usize = 100;
+/// How many violations are told: they travel in the headers of an answer.
+const MAX_TOLD: usize = 32;
+/// How much of a bad value is told, in bytes.
+const MAX_SHOWN: usize = 80;
 
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]
 pub(super) struct Check {
     violations: Vec<Violation>,
-    denied: Option<Rejection>,
+    denied: Vec<Violation>,
+    untold: usize,
 }
 
 impl Check {
     pub(super) fn bad(&mut self, field: &str, description: impl Into<String>) {
-        let description = description.into();
-        self.violations.push(Violation { field: field.to_owned(), description });
+        let violation = Violation { field: field.to_owned(), description: description.into() };
+        if self.violations.len() < MAX_TOLD {
+            self.violations.push(violation);
+        } else {
+            self.untold += 1;
+        }
     }
 
     pub(super) fn deny(&mut self, field: &str, allowed: impl Into<String>) {
-        let rejection = Rejection::Denied { field: field.to_owned(), allowed: allowed.into() };
-        self.denied.get_or_insert(rejection);
+        if self.denied.len() < MAX_TOLD {
+            let description = allowed.into();
+            self.denied.push(Violation { field: field.to_owned(), description });
+        }
+    }
+
+    /// What the policy says to a value of `field`.
+    pub(super) fn deny_all(&mut self, field: &str, denials: Vec<Denial>) {
+        for Denial { at, allowed } in denials {
+            self.deny(&format!("{field}{at}"), allowed);
+        }
     }
 
     pub(super) fn finish<T>(self, value: T) -> Result<T, Status> {
-        if !self.violations.is_empty() {
-            return Err(of_rejection(&Rejection::Invalid(self.violations)));
+        let Self { mut violations, denied, untold } = self;
+        if untold > 0 {
+            let description = format!("has {untold} more violations");
+            violations.push(Violation { field: "request".into(), description });
         }
-        match self.denied {
-            Some(denied) => Err(of_rejection(&denied)),
-            None => Ok(value),
+        if !violations.is_empty() {
+            return Err(of_rejection(&Rejection::Invalid(violations)));
         }
+        if denied.is_empty() { Ok(value) } else { Err(of_rejection(&Rejection::Denied(denied))) }
     }
 
     pub(super) fn name<T>(
@@ -100,15 +124,32 @@ impl Check {
     pub(super) fn one_of(&mut self, field: &str, value: &str, allowed: &[&str]) {
         if !allowed.contains(&value) {
             let allowed = allowed.join(", ");
-            self.bad(field, format!("must be one of {allowed}, is {value:?}"));
+            self.bad(field, format!("must be one of {allowed}, is {}", shown(value)));
         }
     }
 
+    /// JSON that is passed on as it stands.
     pub(super) fn json_object(&mut self, field: &str, text: &str) {
         self.text(field, text, MAX_TEXT);
         if !is_object(text) {
-            self.bad(field, "must be a JSON object");
+            self.bad(field, format!("must be a JSON object, nested at most {MAX_DEPTH} deep"));
         }
+    }
+
+    /// JSON that the policy has to understand: what it saw is what is passed on, and a
+    /// key that comes twice has one meaning.
+    pub(super) fn json_map(
+        &mut self,
+        field: &str,
+        text: &str,
+        limit: usize,
+    ) -> Option<Map<String, Value>> {
+        self.text(field, text, limit);
+        let map = serde_json::from_str(text).ok().filter(|_| depth(text) <= MAX_DEPTH);
+        if map.is_none() {
+            self.bad(field, format!("must be a JSON object, nested at most {MAX_DEPTH} deep"));
+        }
+        map
     }
 
     pub(super) fn choice<E: TryFrom<i32>>(&mut self, field: &str, value: i32) -> Option<E> {
@@ -120,6 +161,61 @@ impl Check {
     }
 }
 
+/// Whether a text is a JSON object that is not nested too deep.
 pub(super) fn is_object(text: &str) -> bool {
-    serde_json::from_str::<&RawValue>(text).is_ok_and(|raw| raw.get().starts_with('{'))
+    let object = |raw: &RawValue| raw.get().starts_with('{');
+    depth(text) <= MAX_DEPTH && serde_json::from_str::<&RawValue>(text).is_ok_and(object)
+}
+
+/// How deep brackets are nested in a text that is JSON.
+pub(super) fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// A bad value for a message.
+pub(super) fn shown(value: &str) -> String {
+    format!("{:?}", excerpt(value, MAX_SHOWN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_count_outside_of_strings() {
+        for (text, wanted) in
+            [("1", 0), ("{}", 1), (r#"{"[[": [[{}], []]}"#, 4), (r#"["\"[[[", 1]"#, 1)]
+        {
+            assert_eq!(depth(text), wanted, "{text}");
+        }
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert!(is_object(&nested(MAX_DEPTH - 1)));
+        assert!(!is_object(&nested(MAX_DEPTH)));
+        assert!(!is_object(&nested(1_000_000)));
+    }
+
+    #[test]
+    fn what_is_told_fits_into_the_headers_of_an_answer() {
+        let mut check = Check::default();
+        for index in 0..1000 {
+            check.one_of(&format!("f[{index}]"), &"x".repeat(1 << 20), &["a"]);
+        }
+        let status = check.finish(()).expect_err("refused");
+        assert!(status.message().len() < 8192, "{}", status.message().len());
+        assert!(status.message().ends_with("request has 968 more violations"));
+    }
 }

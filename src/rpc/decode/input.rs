@@ -1,14 +1,22 @@
 //! What a turn asks: a prompt, or blocks of content.
 
+use std::borrow::Cow;
+
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Policy, check::Check};
+use super::{
+    Policy,
+    check::{Check, MAX_DEPTH, depth},
+};
 use crate::{
     cli::request::{Input, InputBlock, MediaKind},
     proto,
 };
 
 const MAX_BLOCKS: usize = 1000;
+/// Bytes of a media type.
+const MAX_MEDIA_TYPE: usize = 128;
 
 /// Decodes the prompt or the content.
 pub(super) fn input(
@@ -41,7 +49,7 @@ pub(super) fn input(
         .take(MAX_BLOCKS)
         .enumerate()
         .filter_map(|(index, block)| {
-            let (block, bytes) = input_block(check, &format!("content[{index}]"), block)?;
+            let (block, bytes) = input_block(check, &format!("content[{index}]"), block, policy)?;
             size += bytes;
             Some(block)
         })
@@ -49,14 +57,14 @@ pub(super) fn input(
     if size > limit {
         check.bad("content", format!("must have at most {limit} bytes in all, has {size}"));
     }
-    if let Some(InputBlock::Text(text)) = blocks.first() {
-        check_slash(check, "content[0].text", text, policy);
-    }
     Input::Blocks(blocks)
 }
 
+/// The CLI takes a command from a text block wherever it stands.
 fn check_slash(check: &mut Check, field: &str, text: &str, policy: &Policy) {
-    if !policy.slash_commands && text.trim_start().starts_with('/') {
+    // What the CLI takes for blank includes the byte order mark.
+    let begun = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    if !policy.slash_commands && begun.starts_with('/') {
         check.deny(field, "slash commands are off (policy.slash_commands = false)");
     }
 }
@@ -65,13 +73,17 @@ fn input_block(
     check: &mut Check,
     field: &str,
     block: proto::InputBlock,
+    policy: &Policy,
 ) -> Option<(InputBlock, usize)> {
     use proto::input_block::Block;
     let proto::InputBlock { block } = block;
     let media = |check: &mut Check, kind, name: &str, media: proto::InputMedia| {
         let proto::InputMedia { media_type, data } = media;
-        if media_type.is_empty() {
-            check.bad(&format!("{field}.{name}.media_type"), "must not be empty");
+        if !is_media_type(&media_type) {
+            let problem = format!(
+                "must be a media type such as image/png, of at most {MAX_MEDIA_TYPE} bytes"
+            );
+            check.bad(&format!("{field}.{name}.media_type"), problem);
         }
         if data.is_empty() {
             check.bad(&format!("{field}.{name}.data"), "must not be empty");
@@ -88,6 +100,9 @@ fn input_block(
             if text.is_empty() {
                 check.bad(&format!("{field}.text"), "must not be empty");
             }
+            // How long it may be is said of all blocks together.
+            check.text(&format!("{field}.text"), &text, usize::MAX);
+            check_slash(check, &format!("{field}.text"), &text, policy);
             let size = text.len();
             Some((InputBlock::Text(text), size))
         }
@@ -97,11 +112,50 @@ fn input_block(
         }
         Some(Block::BlockJson(text)) => {
             let size = text.len();
-            let raw = RawValue::from_string(text).ok().filter(|raw| raw.get().starts_with('{'));
-            if raw.is_none() {
-                check.bad(&format!("{field}.block_json"), "must be a JSON object");
-            }
-            raw.map(|raw| (InputBlock::Json(raw), size))
+            json_block(check, &format!("{field}.block_json"), text, policy)
+                .map(|raw| (InputBlock::Json(raw), size))
         }
     }
+}
+
+/// What matters here of a block in JSON. A key that comes twice is refused.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+}
+
+fn json_block(
+    check: &mut Check,
+    field: &str,
+    text: String,
+    policy: &Policy,
+) -> Option<Box<RawValue>> {
+    let raw = RawValue::from_string(text).ok().filter(|raw| depth(raw.get()) <= MAX_DEPTH);
+    let head = raw.as_ref().and_then(|raw| serde_json::from_str::<Head<'_>>(raw.get()).ok());
+    let Some(head) = head.filter(|head| !head.kind.is_empty()) else {
+        let problem =
+            format!("must be a JSON object with one type, nested at most {MAX_DEPTH} deep");
+        check.bad(field, problem);
+        return None;
+    };
+    if head.kind == "text" {
+        let text = head.text.and_then(|text| serde_json::from_str::<String>(text.get()).ok());
+        match text {
+            Some(text) => check_slash(check, field, &text, policy),
+            None => check.bad(field, "must have a text, since its type is text"),
+        }
+    }
+    raw
+}
+
+fn is_media_type(text: &str) -> bool {
+    let token = |part: &str| {
+        !part.is_empty()
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "!#$&-^_.+".contains(c))
+    };
+    text.len() <= MAX_MEDIA_TYPE
+        && text.split_once('/').is_some_and(|(kind, name)| token(kind) && token(name))
 }

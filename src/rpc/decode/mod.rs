@@ -1,16 +1,20 @@
 //! Requests to the domain's types. Every violation is found and named at once; what the
 //! policy does not allow is refused here, before anything is done.
 //!
+//! Bounds are said here, of every text and every list; what is allowed is said by
+//! [`crate::policy`].
+//!
 //! Messages are taken apart field by field, so that a field that is added to the
 //! contract and forgotten here does not compile.
 
+mod answer;
 mod check;
 mod input;
 mod options;
+mod surroundings;
 
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -18,22 +22,14 @@ use crate::{
     cli::options::Options,
     ids::{SessionId, TurnId},
     proto,
-    session::{BusyPolicy, Decision, DisconnectPolicy, MismatchPolicy, TurnRequest},
+    session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, TurnRequest},
 };
-use check::{Check, MAX_TEXT};
+pub use answer::respond;
+use check::Check;
 use input::input;
 use options::options_of;
 
-/// What the server's policy allows.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    /// Permission modes that callers may choose.
-    pub permission_modes: Vec<String>,
-    /// Bytes of a prompt.
-    pub max_prompt_bytes: usize,
-    /// Whether a prompt may be a slash command of the CLI.
-    pub slash_commands: bool,
-}
+pub use crate::policy::Policy;
 
 /// What events are filled with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +53,28 @@ pub struct Query {
     pub payload: Payload,
 }
 
-/// Decodes a Query.
-pub fn query(request: proto::QueryRequest, policy: &Policy) -> Result<Query, Status> {
+/// Decodes a Query. Folders that it names are looked at on a thread that may wait.
+pub async fn query(request: proto::QueryRequest, policy: &Arc<Policy>) -> Result<Query, Status> {
+    if !names_folders(request.options.as_ref()) {
+        return read_query(request, policy);
+    }
+    let policy = Arc::clone(policy);
+    apart(move || read_query(request, &policy)).await
+}
+
+fn names_folders(options: Option<&proto::SessionOptions>) -> bool {
+    options.is_some_and(|options| options.cwd.is_some() || !options.add_dirs.is_empty())
+}
+
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    let failed = |_| Status::internal("the request could not be checked");
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}
+
+/// As [`query`], on this thread, which has to be one that may wait.
+pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query, Status> {
     let proto::QueryRequest {
         session_id,
         prompt,
@@ -122,58 +138,21 @@ pub fn attach(
     required(check, session_id).map(|id| (id, turn, from_sequence, payload))
 }
 
-/// Decodes a Respond.
-pub fn respond(request: proto::RespondRequest) -> Result<(SessionId, String, Decision), Status> {
-    use proto::respond_request::Decision as Wire;
-    let proto::RespondRequest { session_id, prompt_id, decision } = request;
-    let mut check = Check::default();
-    let session_id = check.name("session_id", &session_id, SessionId::parse);
-    if prompt_id.is_empty() {
-        check.bad("prompt_id", "must not be empty");
+/// Decodes an UpdateSession. Folders that it names are looked at on a thread that may
+/// wait.
+pub async fn update(
+    request: proto::UpdateSessionRequest,
+    policy: &Arc<Policy>,
+) -> Result<(SessionId, Options), Status> {
+    if !names_folders(request.options.as_ref()) {
+        return read_update(request, policy);
     }
-    let decision = match decision {
-        None => {
-            check.bad("decision", "must be set: allow, deny or response_json");
-            None
-        }
-        Some(Wire::Allow(allow)) => Some(allow_of(&mut check, allow)),
-        Some(Wire::Deny(proto::PromptDeny { message, interrupt })) => {
-            check.text("deny.message", &message, MAX_TEXT);
-            let message = if message.is_empty() {
-                "The user refused this tool call.".into()
-            } else {
-                message
-            };
-            Some(Decision::Deny { message, interrupt })
-        }
-        Some(Wire::ResponseJson(text)) => {
-            check.json_object("response_json", &text);
-            Some(Decision::Raw(text))
-        }
-    };
-    required(check, session_id.zip(decision)).map(|(id, decision)| (id, prompt_id, decision))
+    let policy = Arc::clone(policy);
+    apart(move || read_update(request, &policy)).await
 }
 
-fn allow_of(check: &mut Check, allow: proto::PromptAllow) -> Decision {
-    let proto::PromptAllow { updated_input_json, updated_permissions_json } = allow;
-    if !updated_input_json.is_empty() {
-        check.json_object("allow.updated_input_json", &updated_input_json);
-    }
-    if !updated_permissions_json.is_empty() {
-        let list = serde_json::from_str::<Vec<&RawValue>>(&updated_permissions_json);
-        if list.is_err() {
-            check.bad("allow.updated_permissions_json", "must be a JSON array");
-        }
-    }
-    let some = |text: String| Some(text).filter(|text| !text.is_empty());
-    Decision::Allow {
-        updated_input: some(updated_input_json),
-        updated_permissions: some(updated_permissions_json),
-    }
-}
-
-/// Decodes an UpdateSession.
-pub fn update(
+/// As [`update`], on this thread, which has to be one that may wait.
+pub fn read_update(
     request: proto::UpdateSessionRequest,
     policy: &Policy,
 ) -> Result<(SessionId, Options), Status> {

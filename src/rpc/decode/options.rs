@@ -2,9 +2,12 @@
 
 use super::{
     Policy,
-    check::{Check, MAX_TEXT},
+    check::{Check, MAX_TEXT, shown},
+    surroundings,
 };
-use crate::{cli::options::Options, ids::CliSessionId, proto, session::command::ResumeFrom};
+use crate::{
+    cli::options::Options, ids::CliSessionId, policy::listed, proto, session::command::ResumeFrom,
+};
 
 const MAX_RULES: usize = 256;
 const MAX_RULE: usize = 1024;
@@ -12,6 +15,7 @@ const MAX_BETAS: usize = 32;
 const MAX_BETA: usize = 128;
 const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
 const SETTING_SOURCES: [&str; 3] = ["user", "project", "local"];
+const MAX_SOURCES: usize = 8;
 
 /// Decodes options, and the conversation to start from.
 pub(super) fn options_of(
@@ -47,18 +51,6 @@ pub(super) fn options_of(
         fork_session,
     } = options;
     let field = |name: &str| format!("{at}.{name}");
-    for (name, said) in [
-        ("cwd", cwd.is_some()),
-        ("add_dirs", !add_dirs.is_empty()),
-        ("mcp_servers", mcp_servers.is_some()),
-        ("agents", agents.is_some()),
-        ("settings", settings.is_some()),
-        ("env", !env.is_empty()),
-    ] {
-        if said {
-            check.deny(&field(name), "this option is refused");
-        }
-    }
     check.optional_word(&field("model"), model.as_ref());
     check.optional_word(&field("fallback_model"), fallback_model.as_ref());
     for (name, text) in
@@ -71,17 +63,20 @@ pub(super) fn options_of(
     if let Some(mode) = &permission_mode
         && !policy.permission_modes.contains(mode)
     {
-        let allowed = policy.permission_modes.join(", ");
-        check.deny(&field("permission_mode"), format!("allowed are {allowed}, is {mode:?}"));
+        check.deny(&field("permission_mode"), policy.allowed_modes());
     }
+    let cwd = surroundings::cwd(check, &field("cwd"), cwd, policy);
+    let add_dirs = surroundings::add_dirs(check, &field("add_dirs"), add_dirs, policy);
+    let mcp_servers = surroundings::mcp_servers(check, &field("mcp_servers"), mcp_servers, policy);
+    let agents = surroundings::agents(check, &field("agents"), agents, policy);
+    let settings = surroundings::settings(check, &field("settings"), settings, policy);
+    let env = surroundings::env(check, &field("env"), env, policy);
     check.words(&field("allowed_tools"), &allowed_tools, MAX_RULES, MAX_RULE, false);
     check.words(&field("disallowed_tools"), &disallowed_tools, MAX_RULES, MAX_RULE, false);
     let no_tools = tools.len() == 1;
     check.words(&field("tools"), &tools, MAX_RULES, MAX_RULE, no_tools);
     check.words(&field("betas"), &betas, MAX_BETAS, MAX_BETA, false);
-    for (index, source) in setting_sources.iter().enumerate() {
-        check.one_of(&format!("{at}.setting_sources[{index}]"), source, &SETTING_SOURCES);
-    }
+    check_sources(check, &field("setting_sources"), &setting_sources, policy);
     if let Some(effort) = &effort {
         check.one_of(&field("effort"), effort, &EFFORTS);
     }
@@ -103,12 +98,32 @@ pub(super) fn options_of(
         max_budget_usd,
         max_thinking_tokens,
         effort,
+        cwd,
+        add_dirs,
+        mcp_servers,
+        agents,
         json_schema,
+        settings,
         setting_sources,
         include_partial_messages,
+        env,
         betas,
     };
     (options, resume)
+}
+
+fn check_sources(check: &mut Check, field: &str, sources: &[String], policy: &Policy) {
+    if sources.len() > MAX_SOURCES {
+        check.bad(field, format!("must have at most {MAX_SOURCES} entries, has {}", sources.len()));
+    }
+    for (index, source) in sources.iter().enumerate().take(MAX_SOURCES) {
+        let field = format!("{field}[{index}]");
+        check.one_of(&field, source, &SETTING_SOURCES);
+        if !policy.setting_sources.contains(source) {
+            let allowed = listed(&policy.setting_sources);
+            check.deny(&field, format!("{allowed} (policy.setting_sources)"));
+        }
+    }
 }
 
 fn check_numbers(
@@ -146,7 +161,7 @@ fn resume_of(
     let id = CliSessionId::parse(&text);
     if id.is_none() {
         // The CLI would also take a title or the path of a file.
-        check.bad(&format!("{at}.resume"), format!("must be a UUID, is {text:?}"));
+        check.bad(&format!("{at}.resume"), format!("must be a UUID, is {}", shown(&text)));
     }
     id.map(|id| ResumeFrom { id, fork })
 }

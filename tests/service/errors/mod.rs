@@ -6,6 +6,5 @@ mod cli;
 mod connect;
 mod listeners;
 mod missing;
-mod policy;
 mod request;
 mod watchdogs;

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use session_pool::proto::{self, InputBlock, QueryRequest, SessionOptions, input_block::Block};
+use session_pool::proto::{self, InputBlock, QueryRequest, input_block::Block};
 use tonic::{Code, Status};
 
+use super::options;
 use crate::support::{
-    failure,
+    failure, fields,
     service::{Service, query, query_with},
 };
 
@@ -18,23 +19,19 @@ fn denied(status: &Status, field: &str) -> HashMap<String, String> {
     metadata
 }
 
-fn options(change: impl FnOnce(&mut SessionOptions)) -> SessionOptions {
-    let mut options = SessionOptions::default();
-    change(&mut options);
-    options
-}
-
 #[tokio::test]
 async fn options_that_run_commands_or_leave_the_folder_are_denied() {
     let service = Service::start(|_| {}).await;
     let json = || Some("{}".to_owned());
+    let servers = || Some(r#"{"mcpServers":{"x":{"type":"http","url":"http://x"}}}"#.to_owned());
     let cases = [
         ("options.cwd", options(|o| o.cwd = Some("/".into()))),
-        ("options.add_dirs", options(|o| o.add_dirs = vec!["/".into()])),
-        ("options.mcp_servers", options(|o| o.mcp_servers = json())),
+        ("options.add_dirs[0]", options(|o| o.add_dirs = vec!["/".into()])),
+        ("options.mcp_servers", options(|o| o.mcp_servers = servers())),
         ("options.agents", options(|o| o.agents = json())),
         ("options.settings", options(|o| o.settings = json())),
-        ("options.env", options(|o| o.env = HashMap::from([("A".into(), "b".into())]))),
+        ("options.env.A", options(|o| o.env = HashMap::from([("A".into(), "b".into())]))),
+        ("options.setting_sources[0]", options(|o| o.setting_sources = vec!["project".into()])),
     ];
     for (field, options) in cases {
         let refused = service.open(query_with("a", "hello", options.clone())).await;
@@ -99,5 +96,46 @@ async fn a_violation_comes_before_the_policy() {
     });
     let refused = service.open(query_with("a", "hello", options)).await.expect_err("refused");
     failure(&refused, Code::InvalidArgument, "INVALID_ARGUMENT");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn everything_denied_is_told_at_once() {
+    let service = Service::start(|_| {}).await;
+    let options = options(|o| {
+        o.cwd = Some("/".into());
+        o.permission_mode = Some("bypassPermissions".into());
+        o.settings = Some("{}".into());
+    });
+    let request = query_with("a", "hello", options);
+    let refused = service.open(request).await.expect_err("refused");
+    let wanted = ["options.permission_mode", "options.cwd", "options.settings"];
+    assert_eq!(fields(&refused), wanted);
+    assert_eq!(denied(&refused, &wanted.join(","))["limit"].matches("(policy.").count(), 3);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_slash_command_is_found_in_any_block_of_text() {
+    let service = Service::start(|config| config.policy.slash_commands = false).await;
+    for (field, block) in [
+        ("content[1].text", Block::Text("\u{feff} /clear".into())),
+        (
+            "content[1].block_json",
+            Block::BlockJson(r#"{"type":"text","text":"\u002fclear"}"#.into()),
+        ),
+        (
+            "content[1].block_json",
+            Block::BlockJson(r#"{"te\u0078t":"/clear","type":"text"}"#.into()),
+        ),
+    ] {
+        let blocks = [Block::Text("see".into()), block];
+        let request = QueryRequest {
+            session_id: "a".into(),
+            content: blocks.map(|block| InputBlock { block: Some(block) }).into(),
+            ..QueryRequest::default()
+        };
+        denied(&service.open(request).await.expect_err("denied"), field);
+    }
     service.stop().await;
 }

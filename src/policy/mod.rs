@@ -1,0 +1,87 @@
+//! What callers may ask for: the one place that says no. Closed by default. Knows names,
+//! paths and JSON; nothing of requests, sessions or the configuration's form.
+//!
+//! Whoever sets a working folder, an environment variable, an MCP server, settings or a
+//! permission mode can run commands as the service's user, or comes near it. So each of
+//! these is refused until the operator has opened it.
+//!
+//! - [`folders`]: which folders of the machine a session may work in.
+//! - [`variables`]: which environment variables a caller may set.
+//! - [`json`]: what MCP servers, subagents and permission updates may say.
+
+pub mod folders;
+pub mod json;
+pub mod variables;
+
+pub use folders::Roots;
+
+/// What the server's policy allows. The default allows nothing beyond a prompt.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// Permission modes that callers may choose.
+    pub permission_modes: Vec<String>,
+    /// Folders below which a session may work, and reach further folders.
+    pub cwd_roots: Roots,
+    /// MCP servers that callers may name.
+    pub mcp_servers: McpServers,
+    /// Whether callers may give settings of the CLI, hooks among them.
+    pub settings: bool,
+    /// Whether callers may define subagents.
+    pub agents: bool,
+    /// Names of environment variables that callers may set; a trailing `*` stands for
+    /// any ending.
+    pub env: Vec<String>,
+    /// Kinds of settings files that callers may have loaded.
+    pub setting_sources: Vec<String>,
+    /// Bytes of a prompt.
+    pub max_prompt_bytes: usize,
+    /// Whether a prompt may be a slash command of the CLI.
+    pub slash_commands: bool,
+}
+
+/// Which MCP servers callers may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum McpServers {
+    /// None.
+    #[default]
+    None,
+    /// Those reached over HTTP, which start no process here.
+    Remote,
+    /// Any, also those that the CLI starts: a command of the caller's choice.
+    Any,
+}
+
+impl McpServers {
+    /// All of them, in order of what they allow.
+    pub const ALL: [Self; 3] = [Self::None, Self::Remote, Self::Any];
+
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Remote => "remote",
+            Self::Any => "any",
+        }
+    }
+}
+
+/// Something that was asked for and is not allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// Where in the value, as a continuation of the field's name: empty or `.a.b`. Never
+    /// holds a value.
+    pub at: String,
+    /// What is allowed, in words. Never holds a value that may be secret.
+    pub allowed: String,
+}
+
+impl Denial {
+    fn new(at: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self { at: at.into(), allowed: allowed.into() }
+    }
+}
+
+/// Allowed names for a message; `none` without any.
+pub fn listed(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}

@@ -1,0 +1,88 @@
+//! Answers to what the CLI asked. They can change permissions, so the policy is asked.
+
+use serde_json::Value;
+use tonic::Status;
+
+use super::{
+    Policy,
+    check::{Check, MAX_DEPTH, MAX_TEXT, depth},
+    required,
+};
+use crate::{ids::SessionId, proto, session::Decision};
+
+/// Bytes of the id of a prompt; the CLI's own are UUIDs.
+const MAX_PROMPT_ID: usize = 256;
+
+/// Decodes a Respond.
+pub fn respond(
+    request: proto::RespondRequest,
+    policy: &Policy,
+) -> Result<(SessionId, String, Decision), Status> {
+    use proto::respond_request::Decision as Wire;
+    let proto::RespondRequest { session_id, prompt_id, decision } = request;
+    let mut check = Check::default();
+    let session_id = check.name("session_id", &session_id, SessionId::parse);
+    if prompt_id.is_empty() {
+        check.bad("prompt_id", "must not be empty");
+    }
+    check.word("prompt_id", &prompt_id, MAX_PROMPT_ID);
+    let decision = match decision {
+        None => {
+            check.bad("decision", "must be set: allow, deny or response_json");
+            None
+        }
+        Some(Wire::Allow(allow)) => Some(allow_of(&mut check, allow, policy)),
+        Some(Wire::Deny(proto::PromptDeny { message, interrupt })) => {
+            check.text("deny.message", &message, MAX_TEXT);
+            let message = if message.is_empty() {
+                "The user refused this tool call.".into()
+            } else {
+                message
+            };
+            Some(Decision::Deny { message, interrupt })
+        }
+        Some(Wire::ResponseJson(text)) => raw_of(&mut check, &text, policy),
+    };
+    required(check, session_id.zip(decision)).map(|(id, decision)| (id, prompt_id, decision))
+}
+
+fn allow_of(check: &mut Check, allow: proto::PromptAllow, policy: &Policy) -> Decision {
+    let proto::PromptAllow { updated_input_json, updated_permissions_json } = allow;
+    if !updated_input_json.is_empty() {
+        check.json_object("allow.updated_input_json", &updated_input_json);
+    }
+    let updates = (!updated_permissions_json.is_empty())
+        .then(|| permissions_of(check, &updated_permissions_json, policy))
+        .flatten();
+    Decision::Allow {
+        updated_input: Some(updated_input_json).filter(|text| !text.is_empty()),
+        updated_permissions: updates,
+    }
+}
+
+/// The updates as the policy saw them.
+fn permissions_of(check: &mut Check, text: &str, policy: &Policy) -> Option<String> {
+    let field = "allow.updated_permissions_json";
+    check.text(field, text, MAX_TEXT);
+    let updates = serde_json::from_str::<Vec<Value>>(text);
+    let Some(updates) = updates.ok().filter(|_| depth(text) <= MAX_DEPTH) else {
+        check.bad(field, format!("must be a JSON array, nested at most {MAX_DEPTH} deep"));
+        return None;
+    };
+    check.deny_all(field, policy.judge_permission_updates(&updates));
+    Some(Value::Array(updates).to_string())
+}
+
+/// An answer in the CLI's own words can say what `allow` says.
+fn raw_of(check: &mut Check, text: &str, policy: &Policy) -> Option<Decision> {
+    let answer = check.json_map("response_json", text, MAX_TEXT)?;
+    let field = "response_json.updatedPermissions";
+    match answer.get("updatedPermissions") {
+        None => {}
+        Some(Value::Array(updates)) => {
+            check.deny_all(field, policy.judge_permission_updates(updates));
+        }
+        Some(_) => check.bad(field, "must be a JSON array"),
+    }
+    Some(Decision::Raw(Value::Object(answer).to_string()))
+}

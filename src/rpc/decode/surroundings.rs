@@ -1,0 +1,163 @@
+//! Options that reach out of a session: folders, servers, settings, variables. Each is
+//! held to its bounds and then to the policy; what comes out is what the policy saw.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Map, Value};
+
+use super::{
+    Policy,
+    check::{Check, MAX_TEXT, shown},
+};
+use crate::{
+    cli::options::Hidden,
+    policy::{folders::is_plain, variables},
+};
+
+/// Bytes of a path.
+const MAX_PATH: usize = 4096;
+const MAX_ADD_DIRS: usize = 32;
+/// Bytes of JSON that becomes an argument of a command line; the kernel takes 128 KiB.
+const MAX_ARGUMENT: usize = 64 * 1024;
+const MAX_SERVERS: usize = 64;
+const MAX_SERVER_NAME: usize = 64;
+const MAX_AGENTS: usize = 64;
+const MAX_VARIABLES: usize = 64;
+const MAX_VARIABLE_NAME: usize = 128;
+const MAX_VARIABLE: usize = 32 * 1024;
+const MAX_ENVIRONMENT: usize = 256 * 1024;
+
+pub(super) fn cwd(
+    check: &mut Check,
+    field: &str,
+    path: Option<String>,
+    policy: &Policy,
+) -> Option<String> {
+    folder(check, field, &path?, policy)
+}
+
+pub(super) fn add_dirs(
+    check: &mut Check,
+    field: &str,
+    paths: Vec<String>,
+    policy: &Policy,
+) -> Vec<String> {
+    if paths.len() > MAX_ADD_DIRS {
+        check.bad(field, format!("must have at most {MAX_ADD_DIRS} entries, has {}", paths.len()));
+    }
+    let folders = paths.iter().enumerate().take(MAX_ADD_DIRS);
+    folders
+        .filter_map(|(index, path)| folder(check, &format!("{field}[{index}]"), path, policy))
+        .collect()
+}
+
+fn folder(check: &mut Check, field: &str, path: &str, policy: &Policy) -> Option<String> {
+    check.word(field, path, MAX_PATH);
+    if !is_plain(std::path::Path::new(path)) {
+        check.bad(field, format!("must be an absolute path without .., is {}", shown(path)));
+        return None;
+    }
+    let real = policy.cwd_roots.resolve(path);
+    if real.is_none() {
+        check.deny(field, policy.cwd_roots.allowed());
+    }
+    real
+}
+
+pub(super) fn mcp_servers(
+    check: &mut Check,
+    field: &str,
+    text: Option<String>,
+    policy: &Policy,
+) -> Option<Hidden<String>> {
+    let map = check.json_map(field, &text?, MAX_ARGUMENT)?;
+    let servers = match map.get("mcpServers") {
+        Some(Value::Object(servers)) if map.len() == 1 => servers,
+        _ => {
+            check.bad(field, "must be {\"mcpServers\": {NAME: SERVER, ...}} and nothing else");
+            return None;
+        }
+    };
+    entries(check, field, servers, MAX_SERVERS, MAX_SERVER_NAME);
+    check.deny_all(field, policy.judge_mcp_servers(servers));
+    Some(Hidden(Value::Object(map).to_string()))
+}
+
+pub(super) fn agents(
+    check: &mut Check,
+    field: &str,
+    text: Option<String>,
+    policy: &Policy,
+) -> Option<String> {
+    let agents = check.json_map(field, &text?, MAX_TEXT)?;
+    entries(check, field, &agents, MAX_AGENTS, MAX_SERVER_NAME);
+    check.deny_all(field, policy.judge_agents(&agents));
+    Some(Value::Object(agents).to_string())
+}
+
+/// A JSON object of named objects.
+fn entries(
+    check: &mut Check,
+    field: &str,
+    entries: &Map<String, Value>,
+    count: usize,
+    length: usize,
+) {
+    if entries.len() > count {
+        check.bad(field, format!("must have at most {count} entries, has {}", entries.len()));
+    }
+    for (name, entry) in entries.iter().take(count) {
+        let known = |c: char| c.is_ascii_alphanumeric() || "_-.: ".contains(c);
+        if name.trim().is_empty() || name.len() > length || !name.chars().all(known) {
+            let name = shown(name);
+            check.bad(
+                field,
+                format!("must have names of 1 to {length} of A-Za-z0-9_-.: and blanks, has {name}"),
+            );
+        } else if !entry.is_object() {
+            check.bad(&format!("{field}.{name}"), "must be a JSON object");
+        }
+    }
+}
+
+pub(super) fn settings(
+    check: &mut Check,
+    field: &str,
+    text: Option<String>,
+    policy: &Policy,
+) -> Option<Hidden<String>> {
+    let map = check.json_map(field, &text?, MAX_ARGUMENT)?;
+    if !policy.settings {
+        check.deny(field, "none (policy.settings = false)");
+    }
+    Some(Hidden(Value::Object(map).to_string()))
+}
+
+pub(super) fn env(
+    check: &mut Check,
+    field: &str,
+    env: HashMap<String, String>,
+    policy: &Policy,
+) -> Hidden<BTreeMap<String, String>> {
+    if env.len() > MAX_VARIABLES {
+        check.bad(field, format!("must have at most {MAX_VARIABLES} entries, has {}", env.len()));
+    }
+    let size: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if size > MAX_ENVIRONMENT {
+        check.bad(field, format!("must have at most {MAX_ENVIRONMENT} bytes in all, has {size}"));
+    }
+    let env: BTreeMap<_, _> = env.into_iter().collect();
+    for (name, value) in env.iter().take(MAX_VARIABLES) {
+        if !variables::is_name(name) || name.len() > MAX_VARIABLE_NAME {
+            check.bad(field, format!("must have names of variables, has {}", shown(name)));
+            continue;
+        }
+        let field = format!("{field}.{name}");
+        check.text(&field, value, MAX_VARIABLE);
+        if !variables::may_set(&policy.env, name) {
+            let allowed = crate::policy::listed(&policy.env);
+            check.deny(&field, format!("{allowed}, and none that are reserved (policy.env)"));
+        }
+    }
+    Hidden(env)
+}

@@ -1,0 +1,69 @@
+//! The event conversion: any JSON object, taken for any kind of frame, becomes an event
+//! that says all that the frame says.
+#![no_main]
+
+#[path = "../../real_cli/compare.rs"]
+mod compare;
+#[path = "../../real_cli/rebuild.rs"]
+mod rebuild;
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use session_pool::{
+    cli::frame::Frame,
+    rpc::{decode::Payload, encode},
+    turn::event::{Class, Event},
+};
+
+const CLASSES: [Class; 8] = [
+    Class::System,
+    Class::Assistant,
+    Class::User,
+    Class::StreamEvent,
+    Class::Prompt,
+    Class::Result,
+    Class::InterruptedResult,
+    Class::Other,
+];
+
+fuzz_target!(|data: &[u8]| {
+    let Some((class, line)) = data.split_first() else { return };
+    let Ok(frame) = Frame::parse(Bytes::copy_from_slice(line)) else { return };
+    let event = Event::Frame(CLASSES[usize::from(*class) % CLASSES.len()], frame.raw.clone());
+    let both = encode::event(1, &event, Payload::Both);
+    assert_eq!(both.json.as_bytes(), line);
+    let kind = both.kind.expect("a kind");
+    assert_eq!(encode::event(1, &event, Payload::Typed).kind.as_ref(), Some(&kind));
+    assert!(encode::event(1, &event, Payload::Json).kind.is_none());
+    // Of a key that comes twice one is kept.
+    let Some(whole) = serde_json::from_slice(line).ok().filter(|whole| says_each_once(whole, line))
+    else {
+        return;
+    };
+    let lost = compare::differences(&whole, &rebuild::frame_of(&kind));
+    assert!(lost.is_empty(), "{lost:#?}\nevent: {kind:#?}");
+});
+
+/// Whether writing the JSON again keeps all of it: no key comes twice.
+fn says_each_once(whole: &serde_json::Value, line: &[u8]) -> bool {
+    fn colons(value: &serde_json::Value) -> usize {
+        match value {
+            serde_json::Value::Array(items) => items.iter().map(colons).sum(),
+            serde_json::Value::Object(members) => {
+                members.values().map(|value| 1 + colons(value)).sum()
+            }
+            _ => 0,
+        }
+    }
+    let (mut in_string, mut escaped, mut found) = (false, false, 0);
+    for byte in line {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b':' if !in_string => found += 1,
+            _ => {}
+        }
+    }
+    found == colons(whole)
+}

@@ -1,0 +1,39 @@
+//! Answers to permission prompts: they reach no further than the session and its modes.
+
+use session_pool::proto::{PromptAllow, RespondRequest, respond_request::Decision};
+use tonic::{Code, Status};
+
+use crate::support::{failure, service::Service};
+
+async fn respond(service: &Service, decision: Decision) -> Status {
+    let request =
+        RespondRequest { session_id: "a".into(), prompt_id: "p".into(), decision: Some(decision) };
+    service.client.clone().respond(request).await.expect_err("refused")
+}
+
+#[tokio::test]
+async fn permission_updates_are_held_to_the_policy() {
+    let service = Service::start(|_| {}).await;
+    for (update, place) in [
+        (r#"{"type":"setMode","mode":"bypassPermissions","destination":"session"}"#, "mode"),
+        (r#"{"type":"addRules","rules":[],"destination":"userSettings"}"#, "destination"),
+        (r#"{"type":"addRules","rules":[],"destination":"projectSettings"}"#, "destination"),
+    ] {
+        let allow = PromptAllow {
+            updated_permissions_json: format!("[{update}]"),
+            ..PromptAllow::default()
+        };
+        let status = respond(&service, Decision::Allow(allow)).await;
+        let metadata = failure(&status, Code::PermissionDenied, "POLICY_DENIED");
+        assert_eq!(metadata["field"], format!("allow.updated_permissions_json[0].{place}"));
+        let raw = format!(r#"{{"behavior":"allow","updatedPermissions":[{update}]}}"#);
+        let status = respond(&service, Decision::ResponseJson(raw)).await;
+        let metadata = failure(&status, Code::PermissionDenied, "POLICY_DENIED");
+        assert_eq!(metadata["field"], format!("response_json.updatedPermissions[0].{place}"));
+    }
+    // What is allowed gets as far as looking for the prompt.
+    let update = r#"[{"type":"setMode","mode":"acceptEdits","destination":"session"}]"#;
+    let allow = PromptAllow { updated_permissions_json: update.into(), ..PromptAllow::default() };
+    failure(&respond(&service, Decision::Allow(allow)).await, Code::NotFound, "SESSION_NOT_FOUND");
+    service.stop().await;
+}
