@@ -2,7 +2,7 @@
 //! conversation, in a folder named after the working folder.
 //!
 //! Source: observed on 2.1.197 and 2.1.330. The folder's name is the real path of
-//! the working folder with every character outside `[A-Za-z0-9]` replaced by `-`;
+//! the working folder with every UTF-16 unit outside `[A-Za-z0-9]` replaced by `-`;
 //! past 200 characters a hash follows, which this module does not compute.
 //!
 //! One kind of entry matters here: 2.1.330 keeps a `prompt_snapshot`, and a process
@@ -46,7 +46,12 @@ pub fn path(config: &Path, work: &Path, id: CliSessionId) -> PathBuf {
 
 fn folder_name(work: &Path) -> String {
     let text = work.to_string_lossy();
-    text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+    // The CLI counts as its language does: in units of UTF-16.
+    let unit = |unit: u16| match u8::try_from(unit) {
+        Ok(byte) if byte.is_ascii_alphanumeric() => char::from(byte),
+        _ => '-',
+    };
+    text.encode_utf16().map(unit).collect()
 }
 
 /// A line of a transcript.
@@ -231,6 +236,7 @@ mod tests {
     #[test]
     fn each_other_character_becomes_one_dash() {
         assert_eq!(folder_name(Path::new("/a b/é.x")), "-a-b---x");
+        assert_eq!(folder_name(Path::new("/🦊x")), "---x");
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod frames;
 mod interrupts;
 mod live_options;
 mod permissions;
+mod policy;
 mod processes;
 mod recovery;
 mod resume;

@@ -191,7 +191,7 @@ fn stream_event(event: &proto::StreamEvent) -> Value {
         "" => json!({"type": event.event_type, "index": event.index, "delta": delta}),
         whole => {
             let whole = parse(whole);
-            assert_eq!(whole["type"], event.event_type);
+            assert_eq!(whole["type"].as_str().unwrap_or_default(), event.event_type);
             assert_eq!(whole["index"].as_u64(), event.index.map(u64::from));
             whole
         }

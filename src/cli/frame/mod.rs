@@ -205,12 +205,14 @@ struct Head<'a> {
 /// `None` when the line is not a JSON object. A frame of a known type that is not
 /// of the expected shape is `Other`: it is passed on, not acted upon.
 fn classify(line: &str) -> Option<FrameKind> {
+    // A list of the right length would pass for a struct.
+    if !line.trim_start().starts_with('{') {
+        return None;
+    }
     let head: Head<'_> = match serde_json::from_str(line) {
         Ok(head) => head,
-        // Valid JSON with a `type` that is not a string, or an object at all?
-        Err(error) if error.is_data() => {
-            return line.trim_start().starts_with('{').then_some(FrameKind::Other);
-        }
+        // Valid JSON with a `type` that is not a string?
+        Err(error) if error.is_data() => return Some(FrameKind::Other),
         Err(_) => return None,
     };
     Some(match &*head.kind {
@@ -359,7 +361,17 @@ mod tests {
 
     #[test]
     fn what_is_not_an_object_is_not_a_frame() {
-        for line in ["42", "\"text\"", "[1]", "{\"a\":", "Error: no", "null", "{\"a\":1} x"] {
+        for line in [
+            "42",
+            "\"text\"",
+            "[1]",
+            "[]",
+            "[\"assistant\",\"\"]",
+            "{\"a\":",
+            "Error: no",
+            "null",
+            "{\"a\":1} x",
+        ] {
             let parsed = Frame::parse(Bytes::copy_from_slice(line.as_bytes()));
             assert!(parsed.is_err(), "{line}: {parsed:?}");
         }

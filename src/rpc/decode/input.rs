@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Policy,
-    check::{Check, MAX_DEPTH, depth},
+    check::{Check, MAX_DEPTH, is_object},
 };
 use crate::{
     cli::request::{Input, InputBlock, MediaKind},
@@ -133,7 +133,8 @@ fn json_block(
     text: String,
     policy: &Policy,
 ) -> Option<Box<RawValue>> {
-    let raw = RawValue::from_string(text).ok().filter(|raw| depth(raw.get()) <= MAX_DEPTH);
+    // A list of two would pass for a struct of two.
+    let raw = RawValue::from_string(text).ok().filter(|raw| is_object(raw.get()));
     let head = raw.as_ref().and_then(|raw| serde_json::from_str::<Head<'_>>(raw.get()).ok());
     let Some(head) = head.filter(|head| !head.kind.is_empty()) else {
         let problem =

@@ -10,26 +10,34 @@ mod rebuild;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use session_pool::{
-    cli::frame::Frame,
+    cli::frame::{Frame, FrameKind},
     rpc::{decode::Payload, encode},
     turn::event::{Class, Event},
 };
 
-const CLASSES: [Class; 8] = [
-    Class::System,
-    Class::Assistant,
-    Class::User,
-    Class::StreamEvent,
-    Class::Prompt,
-    Class::Result,
-    Class::InterruptedResult,
-    Class::Other,
-];
+/// The class that a session gives a frame.
+fn class_of(kind: &FrameKind, interrupted: bool) -> Class {
+    match kind {
+        FrameKind::State { .. }
+        | FrameKind::ApiRetry
+        | FrameKind::System
+        | FrameKind::TaskStarted { .. }
+        | FrameKind::TaskEnded { .. }
+        | FrameKind::Init { .. } => Class::System,
+        FrameKind::Prompt(_) => Class::Prompt,
+        FrameKind::Assistant { .. } => Class::Assistant,
+        FrameKind::User { .. } => Class::User,
+        FrameKind::StreamEvent => Class::StreamEvent,
+        FrameKind::Result(_) if interrupted => Class::InterruptedResult,
+        FrameKind::Result(_) => Class::Result,
+        _ => Class::Other,
+    }
+}
 
 fuzz_target!(|data: &[u8]| {
-    let Some((class, line)) = data.split_first() else { return };
+    let Some((interrupted, line)) = data.split_first() else { return };
     let Ok(frame) = Frame::parse(Bytes::copy_from_slice(line)) else { return };
-    let event = Event::Frame(CLASSES[usize::from(*class) % CLASSES.len()], frame.raw.clone());
+    let event = Event::Frame(class_of(&frame.kind, interrupted % 2 == 1), frame.raw.clone());
     let both = encode::event(1, &event, Payload::Both);
     assert_eq!(both.json.as_bytes(), line);
     let kind = both.kind.expect("a kind");

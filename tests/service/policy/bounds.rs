@@ -105,6 +105,7 @@ async fn blocks_have_bounds() {
         ("content[0].image.media_type", media(&format!("image/{}", "x".repeat(128)))),
         ("content[0].text", Block::Text("a\0b".into())),
         ("content[0].block_json", json("{}")),
+        ("content[0].block_json", json(r#"["x","y"]"#)),
         ("content[0].block_json", json(r#"{"type":1}"#)),
         ("content[0].block_json", json(r#"{"type":""}"#)),
         ("content[0].block_json", json(r#"{"type":"a","type":"text"}"#)),
