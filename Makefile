@@ -1,6 +1,6 @@
 # Front door to the scripts; what each of them does is in its own header.
 .DEFAULT_GOAL := help
-.PHONY: help demo test run lint fmt bench soak clients clean
+.PHONY: help demo test run lint fmt bench soak clients fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ soak: ## Ten minutes of everything at random; CI does one
 clients: ## The Python, Go and grpcurl callers against a live service
 	@.ci/tools
 	@tests/clients/run
+
+fuzz: ## The fuzz targets, five minutes each
+	@tests/fuzz/run 300
 
 clean: ## Remove everything that was built or fetched
 	cargo clean

@@ -110,6 +110,62 @@ fn nobody_may_bypass_permissions() {
 }
 
 #[test]
+fn what_callers_may_ask_for_is_closed_until_it_is_opened() {
+    let policy = with_flags(&[]).unwrap().policy;
+    assert_eq!((policy.cwd_roots.len(), policy.env.len(), policy.setting_sources.len()), (0, 0, 0));
+    assert_eq!(policy.mcp_servers.as_str(), "none");
+    assert!(!policy.settings && !policy.agents);
+    let root = tempfile::tempdir().unwrap();
+    let roots = format!("[{:?}]", root.path());
+    let policy = with_flags(&[
+        ("policy.cwd_roots", &roots),
+        ("policy.mcp_servers", "remote"),
+        ("policy.settings", "true"),
+        ("policy.agents", "true"),
+        ("policy.env", "['APP_*', 'TOKEN']"),
+        ("policy.setting_sources", "['project']"),
+    ]);
+    let config = policy.unwrap();
+    assert_eq!(config.policy.mcp_servers.as_str(), "remote");
+    assert_eq!(with_file(&print(&config)).unwrap(), config);
+}
+
+#[test]
+fn what_would_give_the_service_away_cannot_be_opened() {
+    let root = tempfile::tempdir().unwrap();
+    let base = root.path().canonicalize().unwrap();
+    let link = base.join("link");
+    std::os::unix::fs::symlink(&base, &link).unwrap();
+    let state = base.join("state/not/yet");
+    let state = state.to_str().unwrap();
+    for (value, words) in [
+        ("['relative']".to_owned(), "absolute path"),
+        ("['/no/such/folder']".to_owned(), "cannot be used"),
+        ("['/dev/null']".to_owned(), "is not a folder"),
+        (format!("['{}/..']", base.display()), "without .."),
+        ("['/']".to_owned(), "must neither hold nor be in state_dir"),
+        (format!("['{}']", base.display()), "must neither hold nor be in state_dir"),
+        (format!("['{}']", link.display()), "must neither hold nor be in state_dir"),
+    ] {
+        let told = refusal(&[("policy.cwd_roots", &value), ("state_dir", state)]);
+        assert!(told.contains(words), "{value}: {told}");
+    }
+    for (key, value, words) in [
+        ("policy.mcp_servers", "some", "is one of none, remote, any"),
+        ("policy.env", "['PATH']", "callers may not set this"),
+        ("policy.env", "['LD_*']", "callers may not set this"),
+        ("policy.env", "['*']", "name of a variable"),
+        ("policy.env", "['A B']", "name of a variable"),
+        ("policy.setting_sources", "['all']", "one of user, project, local"),
+    ] {
+        let told = refusal(&[(key, value)]);
+        assert!(told.starts_with(key) && told.contains(words), "{told}");
+    }
+    let told = refusal(&[("policy.settings", "true"), ("cli.extra_args", "['--settings={}']")]);
+    assert!(told.starts_with("policy.settings"), "{told}");
+}
+
+#[test]
 fn arguments_of_the_service_itself_are_refused() {
     for argument in
         ["-p", "x", "--", "--resume", "--session-id=1", "--dangerously-skip-permissions"]

@@ -48,7 +48,10 @@ fuzz_target!(|data: &[u8]| {
     else {
         return;
     };
-    let lost = compare::differences(&whole, &rebuild::frame_of(&kind));
+    let mut lost = compare::differences(&whole, &rebuild::frame_of(&kind));
+    // Of a frame that is not as the CLI makes them a value may be read as empty; no key of
+    // it may be lost.
+    lost.retain(|difference| difference.contains(" is lost: "));
     assert!(lost.is_empty(), "{lost:#?}\nevent: {kind:#?}");
 });
 
