@@ -279,6 +279,7 @@ fn prompt(frame: cli::ControlRequest<'_>) -> Option<proto::PromptEvent> {
         tool_use_id: request.tool_use_id.into_string(),
         description: request.description.into_string(),
         decision_reason: request.decision_reason.into_string(),
+        extra_json: frame.extra,
         request_json: raw.get().to_owned(),
     })
 }

@@ -214,7 +214,9 @@ fn prompt(event: &proto::PromptEvent) -> Value {
     assert_eq!(request["decision_reason"].as_str().unwrap_or_default(), event.decision_reason);
     assert_eq!(request["input"], raw(&event.input_json));
     assert_eq!(request["permission_suggestions"], raw(&event.suggestions_json));
-    json!({"type": "control_request", "request_id": event.prompt_id, "request": request})
+    let members =
+        json!({"type": "control_request", "request_id": event.prompt_id, "request": request});
+    object(members, &event.extra_json)
 }
 
 fn result(message: &proto::TurnResult) -> Value {
