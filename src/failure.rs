@@ -54,12 +54,12 @@ pub enum Cause {
         /// What the CLI said, if it was asked.
         detail: Option<String>,
     },
-    /// A folder that a caller chose is not what it was when it was allowed.
-    FolderRefused {
-        /// The field that named it.
-        field: &'static str,
-        /// Its real path.
-        folder: PathBuf,
+    /// Options that were taken before are not allowed any more.
+    NotAllowed {
+        /// The fields.
+        field: String,
+        /// What is allowed, in words.
+        allowed: String,
     },
     /// A conversation to start from is not there.
     ConversationNotFound {
@@ -166,8 +166,11 @@ impl fmt::Display for Cause {
                 write!(f, "the living session cannot take on: {}", options.join(", "))?;
                 detail.iter().try_for_each(|detail| write!(f, " ({detail})"))
             }
-            Self::FolderRefused { field, folder } => {
-                write!(f, "{field}: {} is no longer the folder that was allowed", folder.display())
+            Self::NotAllowed { field, allowed } => {
+                write!(
+                    f,
+                    "{field}: not allowed any more by the server's policy; allowed: {allowed}"
+                )
             }
             Self::ConversationNotFound { resume } => {
                 write!(f, "options.resume: no conversation {resume}")

@@ -35,13 +35,14 @@ use crate::{
     pool::{Parts, PoolSettings, PoolStats, Scope, SessionPool},
     proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
     rpc::{
+        decode::still_allowed,
         gatekeeper::GatekeeperLayer,
         picture::Facts,
         service::{Observe, Service},
     },
     session::Settings,
     store::{MemoryStore, SqlStore, Store},
-    supply::{ProcessSupply, SupplyLimits},
+    supply::{Permit, ProcessSupply, SupplyLimits},
     tasks::Tasks,
     tenant::{Quotas, Tenants},
     tls,
@@ -133,7 +134,8 @@ impl Server {
             None => None,
         };
         let tasks = Tasks::default();
-        let supply = ProcessSupply::new(launch(&config), limits(&config), tasks.clone());
+        let supply =
+            ProcessSupply::new(launch(&config), limits(&config), permit(&policy), tasks.clone());
         let parts = Parts {
             session: Arc::new(session_settings(&config)),
             supply: Arc::new(supply.clone()),
@@ -385,6 +387,12 @@ fn policy(config: &Config) -> anyhow::Result<Policy> {
         max_prompt_bytes: policy.max_prompt_bytes,
         slash_commands: policy.slash_commands,
     })
+}
+
+/// Sessions outlive the service, and the policy may be another by then.
+fn permit(policy: &Policy) -> Permit {
+    let policy = policy.clone();
+    Permit::new(move |options| still_allowed(options, &policy))
 }
 
 fn launch(config: &Config) -> LaunchSettings {

@@ -52,7 +52,7 @@ fn classify(cause: &Cause) -> (Code, &'static str, Option<Duration>) {
         Cause::TooManyListeners { .. } => (Code::ResourceExhausted, "QUEUE_FULL", soon),
         Cause::SessionBusy => (Code::Aborted, "SESSION_BUSY", soon),
         Cause::OptionsMismatch { .. } => (Code::FailedPrecondition, "OPTIONS_MISMATCH", None),
-        Cause::FolderRefused { .. } => (Code::PermissionDenied, "POLICY_DENIED", None),
+        Cause::NotAllowed { .. } => (Code::PermissionDenied, "POLICY_DENIED", None),
         Cause::ConversationNotFound { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT", None),
         Cause::SessionNotFound => (Code::NotFound, "SESSION_NOT_FOUND", None),
         Cause::TurnNotFound => (Code::NotFound, "TURN_NOT_FOUND", None),
@@ -174,9 +174,9 @@ fn metadata(failure: &Failure) -> HashMap<String, String> {
         Cause::ListenerTooSlow { first_kept } | Cause::EventsExpired { first_kept } => {
             put("limit", first_kept.to_string());
         }
-        Cause::FolderRefused { field, .. } => {
-            put("field", (*field).to_owned());
-            put("limit", "a folder that stays what it is".to_owned());
+        Cause::NotAllowed { field, allowed } => {
+            put("field", field.clone());
+            put("limit", allowed.clone());
         }
         Cause::ConversationNotFound { .. } => put("field", "options.resume".to_owned()),
         Cause::PromptNotFound { .. } => put("field", "prompt_id".to_owned()),

@@ -7,6 +7,7 @@
 //! over a pipe and a child that is no process.
 
 mod handshake;
+mod permit;
 mod places;
 mod process_supply;
 
@@ -15,6 +16,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+pub use permit::Permit;
 pub use places::Place;
 pub use process_supply::{ProcessSupply, SupplyLimits};
 

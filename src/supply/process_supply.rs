@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::Path,
     pin::Pin,
     sync::{
         Arc,
@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{debug, info_span, warn};
 
 use super::{
-    Conversation, Lease, Leasing, Order, Supply, handshake,
+    Conversation, Lease, Leasing, Order, Permit, Supply, handshake,
     places::{Place, Places},
 };
 use crate::{
@@ -62,6 +62,7 @@ pub struct ProcessSupply(Arc<Shared>);
 struct Shared {
     settings: LaunchSettings,
     limits: SupplyLimits,
+    permit: Permit,
     places: Places,
     starts: Places,
     starting: AtomicU32,
@@ -69,14 +70,21 @@ struct Shared {
 }
 
 impl ProcessSupply {
-    /// Starts what `settings` say within `limits`; its tasks are among `tasks`.
-    pub fn new(settings: LaunchSettings, limits: SupplyLimits, tasks: Tasks) -> Self {
+    /// Starts what `settings` say within `limits`, with options that `permit` lets pass;
+    /// its tasks are among `tasks`.
+    pub fn new(
+        settings: LaunchSettings,
+        limits: SupplyLimits,
+        permit: Permit,
+        tasks: Tasks,
+    ) -> Self {
         Self(Arc::new(Shared {
             places: Places::new(limits.max_processes, limits.max_processes_of_a_tenant),
             starts: Places::new(limits.start_concurrency, None),
             starting: AtomicU32::new(0),
             settings,
             limits,
+            permit,
             tasks,
         }))
     }
@@ -222,12 +230,10 @@ impl Shared {
         slot: Place,
     ) -> Result<Lease, Cause> {
         let mut folders = self.folders(&order.session);
-        let given = Given::of(&order.options);
         if let Some(cwd) = &order.options.cwd {
             folders.work = cwd.into();
         }
-        let (origin, taken_up) =
-            prepare(folders.clone(), given, order.conversation, order.transcript.clone()).await?;
+        let (origin, taken_up) = prepare(self.permit.clone(), order, folders.clone()).await?;
         let command = self
             .settings
             .command(origin, &order.options, &folders, client_id, |name| std::env::var(name).ok());
@@ -320,59 +326,34 @@ fn initialize_of(options: &Options) -> Initialize {
     }
 }
 
-/// Folders that are a caller's choice: field and real path.
-struct Given {
-    cwd: bool,
-    folders: Vec<(&'static str, PathBuf)>,
-}
-
-impl Given {
-    fn of(options: &Options) -> Self {
-        let cwd = options.cwd.iter().map(|path| ("options.cwd", path.into()));
-        let add_dirs = options.add_dirs.iter().map(|path| ("options.add_dirs", path.into()));
-        Self { cwd: options.cwd.is_some(), folders: cwd.chain(add_dirs).collect() }
-    }
-
-    /// They were allowed when they were asked for, by their real paths. Since then a part
-    /// of one may have been replaced by a link to elsewhere.
-    fn check(&self) -> Result<(), Cause> {
-        let moved = self.folders.iter().find(|(_, path)| {
-            !(path.is_dir() && path.canonicalize().is_ok_and(|real| real == *path))
-        });
-        match moved {
-            Some((field, folder)) => Err(Cause::FolderRefused { field, folder: folder.clone() }),
-            None => Ok(()),
-        }
-    }
-}
-
 /// Makes the folders, writes the transcript if there is one, and finds out whether there
 /// is one to take up; what is in it if it was not known.
 async fn prepare(
+    permit: Permit,
+    order: &Order,
     folders: Folders,
-    given: Given,
-    conversation: Conversation,
-    known: Vec<Entry>,
 ) -> Result<(Origin, Vec<Entry>), Cause> {
     let internal = |error: io::Error| Cause::Internal {
         detail: format!("the session's folders cannot be made: {error}"),
     };
+    let conversation = order.conversation;
     let source = match conversation {
         Conversation::Own(id) | Conversation::Existing(id) => id,
         Conversation::CopyOf { from, .. } => from,
     };
+    let (options, known) = (order.options.clone(), order.transcript.clone());
     let prepared = blocking(move || {
-        if let Err(refused) = given.check() {
+        if let Err(refused) = permit.check(&options) {
             return Ok(Err(refused));
         }
-        let own_work = (!given.cwd).then_some(&folders.work);
+        let own_work = options.cwd.is_none().then_some(&folders.work);
         for folder in own_work.into_iter().chain([&folders.config, &folders.home]) {
             private_folder(folder)?;
         }
         // A session's own transcript is where its processes work, and where the last of
         // them worked before the caller chose another folder.
         let search = match conversation {
-            Conversation::Own(_) if given.cwd => Search::Move,
+            Conversation::Own(_) if options.cwd.is_some() => Search::Move,
             Conversation::Own(_) => Search::OwnFolder,
             Conversation::Existing(_) | Conversation::CopyOf { .. } => Search::AllFolders,
         };
@@ -411,21 +392,6 @@ fn private_folder(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_folder_that_became_a_link_is_refused() {
-        let place = tempfile::tempdir().expect("a folder");
-        let base = place.path().canonicalize().expect("a real path");
-        let cwd = base.join("work");
-        std::fs::create_dir(&cwd).expect("made");
-        let options = Options { cwd: cwd.to_str().map(str::to_owned), ..Options::default() };
-        assert!(Given::of(&options).check().is_ok());
-        std::fs::remove_dir(&cwd).expect("removed");
-        assert!(Given::of(&options).check().is_err());
-        std::os::unix::fs::symlink("/", &cwd).expect("swapped");
-        let refused = Given::of(&options).check().expect_err("refused");
-        assert_eq!(refused, Cause::FolderRefused { field: "options.cwd", folder: cwd });
-    }
 
     #[test]
     fn a_session_id_is_one_harmless_folder_name() {

@@ -147,10 +147,15 @@ impl Service {
     /// Stops the service as SIGTERM does. Returns whether every turn had ended by
     /// itself; fails the test if a process is left.
     pub async fn stop(self) -> bool {
+        self.end().await.0
+    }
+
+    /// As [`Service::stop`]; what the service keeps can be given to another.
+    pub async fn end(self) -> (bool, TempDir) {
         self.stop.cancel();
         let in_order = self.running.await.expect("no panic").expect("stopped");
         assert_eq!(processes::of_state(self.state.path()), [0; 0], "processes are left");
-        in_order
+        (in_order, self.state)
     }
 }
 

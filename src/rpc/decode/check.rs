@@ -66,6 +66,14 @@ impl Check {
         if denied.is_empty() { Ok(value) } else { Err(of_rejection(&Rejection::Denied(denied))) }
     }
 
+    /// The fields that were refused and why, of a request that nobody waits for.
+    pub(super) fn refused(self) -> Option<(String, String)> {
+        let all: Vec<_> = self.violations.into_iter().chain(self.denied).collect();
+        let fields: Vec<_> = all.iter().map(|refused| refused.field.as_str()).collect();
+        let why: Vec<_> = all.iter().map(|refused| refused.description.as_str()).collect();
+        (!all.is_empty()).then(|| (fields.join(","), why.join("; ")))
+    }
+
     pub(super) fn name<T>(
         &mut self,
         field: &str,

@@ -10,6 +10,7 @@
 mod answer;
 mod check;
 mod input;
+mod kept;
 mod options;
 mod surroundings;
 
@@ -27,6 +28,7 @@ use crate::{
 pub use answer::respond;
 use check::Check;
 use input::input;
+pub use kept::still_allowed;
 use options::options_of;
 
 pub use crate::policy::Policy;

@@ -9,7 +9,7 @@ use tonic::Code;
 use super::options;
 use crate::support::{
     failure, processes,
-    service::{Service, query_with, script},
+    service::{Service, fake_cli, query_with, script},
 };
 
 const REMOTE: &str =
@@ -153,5 +153,39 @@ async fn what_was_opened_outlives_the_process_and_can_be_updated() {
     assert!(text.starts_with("one\n[") && text.contains("\"--settings={}\""), "{text}");
     assert_eq!(processes::of_state(service.state.path()).len(), 1);
     assert_eq!(service.query("a", "on").await.text(), "echo: on");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_from_before_a_restart_is_held_to_the_policy_of_today() {
+    let service = Service::start(|config| {
+        config.policy.settings = true;
+        config.policy.env = vec!["APP".into()];
+    })
+    .await;
+    let wanted = options(|o| {
+        o.settings = Some("{}".into());
+        o.env = [("APP".to_owned(), "kept".to_owned())].into();
+    });
+    let prompt = script(&["env APP"]);
+    service.run(query_with("a", &prompt, wanted)).await.result();
+    let (_, state) = service.end().await;
+
+    // As it was: the options are the session's still.
+    let mut config = fake_cli(state.path());
+    config.policy.settings = true;
+    config.policy.env = vec!["APP".into()];
+    let service = Service::with(config, state).await;
+    assert_eq!(service.query("a", &prompt).await.text(), "kept");
+    let (_, state) = service.end().await;
+
+    // Closed since: nothing is started with them.
+    let mut config = fake_cli(state.path());
+    config.policy.env = vec!["APP".into()];
+    let service = Service::with(config, state).await;
+    let turn = service.query("a", &prompt).await;
+    let metadata = failure(turn.error(), Code::PermissionDenied, "POLICY_DENIED");
+    assert_eq!(metadata["field"], "options.settings");
+    assert_eq!(service.processes(), [0; 0]);
     service.stop().await;
 }
