@@ -55,6 +55,8 @@ impl SqlStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(false)
+            // What is forgotten is overwritten, not only taken out of the index.
+            .pragma("secure_delete", "ON")
             .busy_timeout(BUSY);
         let writing =
             SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;

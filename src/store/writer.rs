@@ -3,7 +3,7 @@
 
 use sqlx::{QueryBuilder, Sqlite, SqlitePool, Transaction};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info_span};
+use tracing::{error, info_span, warn};
 
 use super::{
     Commit, Line, StoreError,
@@ -57,7 +57,11 @@ impl Writer {
                 if count == 0 {
                     break;
                 }
+                let forgets = batch.iter().any(|order| matches!(order, Order::Forget(..)));
                 write_all(&database, std::mem::take(&mut batch)).await;
+                if forgets {
+                    empty_log(&database).await;
+                }
             }
             database.close().await;
         });
@@ -72,6 +76,15 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         self.orders.send(order(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Empties the write-ahead log, which holds what was written before, forgotten texts
+/// among it. If somebody reads just now, a later one does it.
+async fn empty_log(database: &SqlitePool) {
+    let done = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(database).await;
+    if let Err(error) = done {
+        warn!(%error, "store_log_not_emptied");
     }
 }
 

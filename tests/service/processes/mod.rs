@@ -2,5 +2,6 @@
 
 mod children;
 mod kill;
+mod restart;
 mod sessions;
 mod sigterm;
