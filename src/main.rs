@@ -1,6 +1,7 @@
 //! The program: reads the command line, then serves, or asks a service something.
 
 use std::{
+    env,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -8,6 +9,7 @@ use std::{
 use clap::Parser as _;
 use session_pool::{
     auth::tokens,
+    cli::sandbox::Sandbox,
     client::{
         self,
         args::{Arguments, Command, ConfigAction, ConfigArgs, TokenArgs},
@@ -15,10 +17,15 @@ use session_pool::{
     },
     config::{self, Config, ConfigError},
     credentials::Credentials,
-    server, telemetry,
+    keeper, server, telemetry,
 };
 
 fn main() -> ExitCode {
+    let mut arguments = env::args_os().skip(1);
+    // Not one of the commands: nobody but the service uses it, once for every CLI.
+    if arguments.next().is_some_and(|first| first == keeper::SUBCOMMAND) {
+        return keeper::run_subcommand(arguments);
+    }
     match Arguments::parse().command {
         Command::Serve(args) => serve(args),
         Command::Config { action } => configuration(action),
@@ -35,7 +42,9 @@ fn serve(args: ConfigArgs) -> ExitCode {
     };
     let served = telemetry::init(&config.log)
         .and_then(|()| Ok(tokio::runtime::Runtime::new()?))
-        .and_then(|runtime| runtime.block_on(server::serve(config)));
+        .and_then(|runtime| {
+            runtime.block_on(server::serve(config, Sandbox::ProcessTree("/proc/self/exe".into())))
+        });
     served.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));
         Exit::Other.into()

@@ -26,6 +26,7 @@ use crate::{
     cli::{
         launch::{LaunchSettings, STATE_VARIABLE},
         memory,
+        sandbox::Sandbox,
         sweep::kill_marked,
     },
     config::{Config, StoreKind},
@@ -58,10 +59,10 @@ const TASKS_LIMIT: Duration = Duration::from_secs(6);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Runs the service until a signal stops it.
-pub async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+pub async fn serve(config: Config, sandbox: Sandbox) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let server = Server::bind(config).await?;
+    let server = Server::bind(config, sandbox).await?;
     let signals = async move {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",
@@ -116,8 +117,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes the state folder, builds the parts and binds the address.
-    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+    /// Makes the state folder, builds the parts and binds the address. CLIs are enclosed
+    /// in `sandbox`.
+    pub async fn bind(config: Config, sandbox: Sandbox) -> anyhow::Result<Self> {
         let credentials = Credentials::read(&config)?;
         let policy = policy(&config)?;
         let lock = claim_state_folder(&config)?;
@@ -134,8 +136,12 @@ impl Server {
             None => None,
         };
         let tasks = Tasks::default();
-        let supply =
-            ProcessSupply::new(launch(&config), limits(&config), permit(&policy), tasks.clone());
+        let supply = ProcessSupply::new(
+            launch(&config, sandbox),
+            limits(&config),
+            permit(&policy),
+            tasks.clone(),
+        );
         let parts = Parts {
             session: Arc::new(session_settings(&config)),
             supply: Arc::new(supply.clone()),
@@ -395,13 +401,14 @@ fn permit(policy: &Policy) -> Permit {
     Permit::new(move |options| still_allowed(options, &policy))
 }
 
-fn launch(config: &Config) -> LaunchSettings {
+fn launch(config: &Config, sandbox: Sandbox) -> LaunchSettings {
     LaunchSettings {
         program: config.cli.path.clone(),
         extra_args: config.cli.extra_args.clone(),
         env: config.cli.env.clone(),
         env_passthrough: config.cli.env_passthrough.clone(),
         state_dir: config.state_dir.clone(),
+        sandbox,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// What each module may name of the crate. `server` and `lib` put everything together.
-const ALLOWED: [(&str, &[&str]); 21] = [
+const ALLOWED: [(&str, &[&str]); 23] = [
     ("ids", &[]),
     ("auth", &["ids"]),
     ("tls", &["tasks"]),
@@ -17,7 +17,9 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     ("policy", &[]),
     ("config", &["policy"]),
     ("telemetry", &["config"]),
-    ("cli", &["ids", "tasks"]),
+    ("procfs", &[]),
+    ("keeper", &["procfs"]),
+    ("cli", &["ids", "keeper", "procfs", "tasks"]),
     ("failure", &["cli", "ids"]),
     ("counters", &["cli"]),
     ("store", &["cli", "counters", "ids", "tasks"]),

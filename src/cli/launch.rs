@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::options::Options;
+use super::{options::Options, sandbox::Sandbox};
 use crate::ids::{CliSessionId, ClientId};
 
 /// Carries the [`ClientId`] in the environment of a process and of all that it
@@ -62,6 +62,8 @@ pub struct LaunchSettings {
     pub env_passthrough: Vec<String>,
     /// The state folder.
     pub state_dir: PathBuf,
+    /// What every CLI is enclosed in.
+    pub sandbox: Sandbox,
 }
 
 /// The folders of one session.
@@ -75,6 +77,13 @@ pub struct Folders {
     pub home: PathBuf,
 }
 
+impl Folders {
+    /// Those that its process may write to.
+    pub fn writable(&self) -> impl Iterator<Item = &Path> {
+        [&self.work, &self.config, &self.home].into_iter().map(PathBuf::as_path)
+    }
+}
+
 /// A command, ready to be spawned.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Command {
@@ -86,6 +95,8 @@ pub struct Command {
     pub env: BTreeMap<String, String>,
     /// Its working folder.
     pub cwd: PathBuf,
+    /// The folders of its session.
+    pub folders: Folders,
     /// The mark that it and all its children carry.
     pub mark: ClientId,
 }
@@ -131,6 +142,7 @@ impl LaunchSettings {
             args,
             env: self.environment(options, folders, mark, inherited),
             cwd: folders.work.clone(),
+            folders: folders.clone(),
             mark,
         }
     }
@@ -239,6 +251,7 @@ mod tests {
             env: [("ANTHROPIC_BASE_URL".to_owned(), "http://127.0.0.1:1".to_owned())].into(),
             env_passthrough: vec!["HTTPS_PROXY".into(), "NOT_SET".into()],
             state_dir: "/state".into(),
+            sandbox: Sandbox::ProcessTree("session-pool".into()),
         }
     }
 

@@ -24,7 +24,8 @@
 //! - [`request`] makes the lines that go to the CLI.
 //! - [`connection`] joins these over a pair of pipes.
 //! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those.
-//! - [`launch`] makes argv and environment; [`process`] spawns, watches and stops.
+//! - [`launch`] makes argv and environment; [`process`] spawns, watches and stops;
+//!   [`sandbox`] is what a process is enclosed in.
 
 pub mod connection;
 pub mod frame;
@@ -36,6 +37,7 @@ pub mod mirror;
 pub mod options;
 pub mod process;
 pub mod request;
+pub mod sandbox;
 mod spawner;
 pub mod sweep;
 pub mod transcript;

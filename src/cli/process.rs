@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     process::Child as TokioChild,
@@ -25,12 +24,21 @@ use super::{
     connection::Connection,
     frame::Frame,
     launch::{Command, MARK_VARIABLE},
-    spawner, sweep,
+    sandbox::{Housed, Sandbox},
+    spawner::{self, Spawned},
+    sweep,
 };
 use crate::{ids::ClientId, tasks::spawn_owned};
 
 /// How much of stderr is kept, in bytes.
 const STDERR_TAIL: usize = 4096;
+
+/// How long it may take until the CLI has been started. It needs milliseconds; what
+/// takes longer is a machine that does not work.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Bytes of an announcement at most.
+const LONGEST_ANNOUNCEMENT: u64 = 4096;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,15 +73,15 @@ impl fmt::Display for Exit {
 
 /// What a session needs of a process. Tests have one that is no process at all.
 pub trait Child: Send + fmt::Debug {
-    /// Its process id.
+    /// Its process id; 0 if it is not known.
     fn id(&self) -> u32;
     /// Waits for its end. Cancel safe; the same answer every time.
     fn wait(&mut self) -> Pin<Box<dyn Future<Output = Exit> + Send + '_>>;
     /// Asks it to end.
     fn terminate(&mut self);
-    /// Kills it and its group.
+    /// Kills it and all that descends from it.
     fn kill(&mut self);
-    /// Kills whatever it started and left. Returns how many.
+    /// Kills whatever it started and left, and waits for its end. Returns how many.
     fn sweep(&mut self) -> Pin<Box<dyn Future<Output = usize> + Send + '_>>;
     /// The last of what it wrote to stderr.
     fn stderr_tail(&self) -> String;
@@ -175,8 +183,9 @@ async fn wait_and_read(
 /// A real process.
 #[derive(Debug)]
 pub struct Process {
+    /// What encloses the CLI.
     child: TokioChild,
-    id: u32,
+    housed: Housed,
     mark: ClientId,
     exit: Option<Exit>,
     stderr: Arc<Mutex<VecDeque<u8>>>,
@@ -184,37 +193,55 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a command and connects to it. Frames may have `max_frame` bytes.
-    pub async fn start(command: Command, max_frame: usize) -> io::Result<(Self, Connection)> {
+    /// Starts a command, enclosed, and connects to it. Frames may have `max_frame` bytes.
+    pub async fn start(
+        command: Command,
+        sandbox: &Sandbox,
+        max_frame: usize,
+    ) -> io::Result<(Self, Connection)> {
         let mark = command.mark;
-        let mut child = spawner::spawn(command).await?;
+        let mut spawned = spawner::spawn(command, sandbox.clone()).await?;
+        let housed = match announced(&mut spawned, sandbox).await {
+            Ok(housed) => housed,
+            Err(error) => {
+                // Nothing that counts can have been started in it.
+                spawned.child.kill().await?;
+                return Err(error);
+            }
+        };
+        let mut child = spawned.child;
         let lost = || io::Error::other("a new process without pipes");
         let (stdin, stdout, stderr_pipe) = (
             child.stdin.take().ok_or_else(lost)?,
             child.stdout.take().ok_or_else(lost)?,
             child.stderr.take().ok_or_else(lost)?,
         );
-        let id = child.id().ok_or_else(lost)?;
         let stderr = Arc::new(Mutex::new(VecDeque::new()));
         let stderr_reader = spawn_owned(keep_tail(stderr_pipe, Arc::clone(&stderr)));
-        let process = Self { child, id, mark, exit: None, stderr, stderr_reader };
+        let process = Self { child, housed, mark, exit: None, stderr, stderr_reader };
         Ok((process, Connection::new(stdout, stdin, max_frame)))
     }
+}
 
-    fn signal(&self, signal: Signal) {
-        // Once it has been waited for, its id may be another's.
-        if let (None, Some(group)) =
-            (self.exit, i32::try_from(self.id).ok().and_then(Pid::from_raw))
-        {
-            // It may have ended by itself; then there is nothing to signal.
-            kill_process_group(group, signal).ok();
+/// Waits for the word that the CLI has been started.
+async fn announced(spawned: &mut Spawned, sandbox: &Sandbox) -> io::Result<Housed> {
+    let outer = spawned.child.id().ok_or_else(|| io::Error::other("a process without an id"))?;
+    let mut announcement = String::new();
+    let mut reader = (&mut spawned.announcement).take(LONGEST_ANNOUNCEMENT);
+    timeout(START_LIMIT, reader.read_to_string(&mut announcement)).await??;
+    if announcement.is_empty() {
+        let mut said = String::new();
+        if let Some(stderr) = spawned.child.stderr.as_mut() {
+            stderr.take(LONGEST_ANNOUNCEMENT).read_to_string(&mut said).await?;
         }
+        return Err(io::Error::other(format!("{}: {}", sandbox.name(), said.trim())));
     }
+    Housed::announced(sandbox, outer, &announcement)
 }
 
 impl Child for Process {
     fn id(&self) -> u32 {
-        self.id
+        self.housed.cli().unwrap_or_default()
     }
 
     fn wait(&mut self) -> Pin<Box<dyn Future<Output = Exit> + Send + '_>> {
@@ -222,7 +249,7 @@ impl Child for Process {
             if let Some(exit) = self.exit {
                 return exit;
             }
-            let exit = Exit::from(self.child.wait().await);
+            let exit = self.housed.exit(Exit::from(self.child.wait().await));
             self.exit = Some(exit);
             // What it said last is in the pipe; a child that holds it open is not waited for.
             drop(timeout(Duration::from_millis(100), &mut self.stderr_reader).await);
@@ -231,19 +258,30 @@ impl Child for Process {
     }
 
     fn terminate(&mut self) {
-        self.signal(Signal::TERM);
+        // Once it has been waited for, its id may be another's.
+        if self.exit.is_none() {
+            self.housed.terminate();
+        }
     }
 
     fn kill(&mut self) {
-        self.signal(Signal::KILL);
+        if self.exit.is_none() {
+            self.housed.kill();
+        }
     }
 
     fn sweep(&mut self) -> Pin<Box<dyn Future<Output = usize> + Send + '_>> {
         let mark = self.mark.to_string();
+        // What does not end by itself, as one that is stopped, is ended from outside.
+        let stuck = self.exit.is_none().then(|| self.housed.root());
         Box::pin(async move {
-            tokio::task::spawn_blocking(move || sweep::kill_marked(MARK_VARIABLE, &mark))
-                .await
-                .unwrap_or_default()
+            self.housed.collapsed().await;
+            tokio::task::spawn_blocking(move || {
+                let killed = stuck.map_or(0, Housed::kill_by_descent);
+                killed + sweep::kill_marked(MARK_VARIABLE, &mark)
+            })
+            .await
+            .unwrap_or_default()
         })
     }
 
@@ -257,7 +295,7 @@ impl Child for Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // `stop` is the way to end a process; this is the net below it.
-        self.signal(Signal::KILL);
+        self.kill();
         self.stderr_reader.abort();
     }
 }

@@ -4,30 +4,53 @@
 //! runtime's thread it would fire as soon as that thread ended, with the service
 //! alive and well. Knows nothing of what the processes are.
 
-use std::{io, os::unix::process::CommandExt as _, process::Stdio, sync::OnceLock};
+use std::{
+    io,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::process::CommandExt as _,
+    },
+    process::{Command as StdCommand, Stdio},
+    sync::OnceLock,
+};
 
-use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    pipe::{PipeFlags, pipe_with},
+};
 use tokio::{
+    net::unix::pipe,
     process::{Child, Command as TokioCommand},
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
 
-use super::launch::Command;
+use super::{launch::Command, sandbox::Sandbox};
+use crate::keeper::bind_to_parent;
 
 /// Starts that may wait for the thread, which needs about a millisecond for each.
 const WAITING_STARTS: usize = 64;
 
 struct Request {
     command: Command,
+    sandbox: Sandbox,
     runtime: Handle,
-    reply: oneshot::Sender<io::Result<Child>>,
+    reply: oneshot::Sender<io::Result<Spawned>>,
 }
 
-/// Spawns a process in a group of its own that is killed when the service dies.
-pub async fn spawn(command: Command) -> io::Result<Child> {
+/// A new process.
+#[derive(Debug)]
+pub struct Spawned {
+    /// What encloses the CLI. Dropping this does not end it.
+    pub child: Child,
+    /// Says what was started in it.
+    pub announcement: pipe::Receiver,
+}
+
+/// Spawns a command, enclosed, in a group of its own, which ends when the service dies.
+pub async fn spawn(command: Command, sandbox: Sandbox) -> io::Result<Spawned> {
     let (reply, spawned) = oneshot::channel();
-    let request = Request { command, runtime: Handle::current(), reply };
+    let request = Request { command, sandbox, runtime: Handle::current(), reply };
     let gone = || io::Error::other("the thread that spawns processes is gone");
     thread()?.send(request).await.map_err(|_| gone())?;
     spawned.await.map_err(|_| gone())?
@@ -44,18 +67,21 @@ fn thread() -> io::Result<&'static mpsc::Sender<Request>> {
         std::thread::Builder::new().name("spawner".into()).spawn(move || {
             while let Some(request) = requests.blocking_recv() {
                 let _runtime = request.runtime.enter();
-                // Whoever asked may be gone; the child then dies with its handle.
-                drop(request.reply.send(spawn_here(&request.command)));
+                let spawned = spawn_here(&request.command, &request.sandbox);
+                if let Err(Ok(mut unwanted)) = request.reply.send(spawned) {
+                    // Whoever asked is gone. What it started dies with it.
+                    unwanted.child.start_kill().ok();
+                }
             }
         })?;
     }
     THREAD.get().ok_or_else(|| io::Error::other("no thread to spawn processes"))
 }
 
-fn spawn_here(command: &Command) -> io::Result<Child> {
-    let mut std_command = std::process::Command::new(&command.program);
-    std_command
-        .args(&command.args)
+fn spawn_here(command: &Command, sandbox: &Sandbox) -> io::Result<Spawned> {
+    let (reader, announce) = announcement()?;
+    let mut enclosed = sandbox.enclose(command, announce.as_raw_fd());
+    enclosed
         .env_clear()
         .envs(&command.env)
         .current_dir(&command.cwd)
@@ -63,22 +89,25 @@ fn spawn_here(command: &Command) -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    die_with_parent(&mut std_command);
-    TokioCommand::from(std_command).kill_on_drop(true).spawn()
+    bind_to_parent(&mut enclosed, sandbox.death_signal());
+    hand_over(&mut enclosed, announce);
+    let child = TokioCommand::from(enclosed).spawn().map_err(|error| {
+        // Not to be taken for the CLI's own absence.
+        io::Error::other(format!("{}: {error}", sandbox.name()))
+    })?;
+    Ok(Spawned { child, announcement: pipe::Receiver::from_owned_fd(reader)? })
 }
 
+/// A pipe on which what encloses a CLI says what it has started: reader and writer.
+pub fn announcement() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe_with(PipeFlags::CLOEXEC)?)
+}
+
+/// Lets the process of a command, and no other, inherit a file descriptor.
 #[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
-fn die_with_parent(command: &mut std::process::Command) {
-    let service = getpid();
-    let prepare = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The service may have died before the line above took effect.
-        if getppid() != Some(service) && service != Pid::INIT {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        Ok(())
-    };
-    // SAFETY: only system calls that are safe between fork and exec, no allocation.
+pub fn hand_over(command: &mut StdCommand, fd: OwnedFd) {
+    let prepare = move || Ok(fcntl_setfd(&fd, FdFlags::empty())?);
+    // SAFETY: one system call that is safe between fork and exec, no allocation.
     unsafe {
         command.pre_exec(prepare);
     }

@@ -9,6 +9,8 @@ use std::{collections::HashSet, fs, thread, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::procfs::has_ended;
+
 /// Rounds of looking and killing; a process that forks while it is killed may need
 /// more than one, and a busy machine takes its time to end one.
 const ROUNDS: u32 = 10;
@@ -26,21 +28,14 @@ pub fn kill_marked(name: &str, value: &str) -> usize {
         let nothing_new = found.is_empty();
         killed.extend(found.into_iter().filter(|pid| kill_process(*pid, Signal::KILL).is_ok()));
         // A process on its way out has no environment any more.
-        if nothing_new && killed.iter().all(|pid| has_ended(*pid)) {
+        if nothing_new
+            && killed.iter().all(|pid| has_ended(pid.as_raw_nonzero().get().unsigned_abs()))
+        {
             break;
         }
         thread::sleep(FIRST_WAIT * 2_u32.pow(round));
     }
     killed.len()
-}
-
-/// Whether a process is gone, or a zombie that its parent has yet to wait for.
-fn has_ended(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    // The name before the state is in parentheses and may hold any character.
-    stat.ok()
-        .and_then(|stat| stat.rsplit_once(") ")?.1.chars().next())
-        .is_none_or(|state| "ZX".contains(state))
 }
 
 fn marked(mark: &[u8]) -> Vec<Pid> {

@@ -238,9 +238,10 @@ impl Shared {
             .settings
             .command(origin, &order.options, &folders, client_id, |name| std::env::var(name).ok());
         debug!(%client_id, args = ?command.shown_args(), "cli_starting");
-        let (process, connection) = Process::start(command, self.limits.max_frame_bytes)
-            .await
-            .map_err(|error| self.not_started(&error))?;
+        let (process, connection) =
+            Process::start(command, &self.settings.sandbox, self.limits.max_frame_bytes)
+                .await
+                .map_err(|error| self.not_started(&error))?;
         let mut lease = Lease {
             client_id,
             cli_session_id: origin.cli_session_id(),

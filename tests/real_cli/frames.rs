@@ -21,7 +21,7 @@ use crate::{
     shapes::{Shapes, differences},
     stand_in::StandIn,
     support::{
-        service::{Service, query, script},
+        service::{Service, process_tree, query, script},
         turn::Turn,
     },
 };
@@ -137,6 +137,7 @@ async fn replies(program: std::path::PathBuf, api: &StandIn) -> Shapes {
         env: environment(api),
         env_passthrough: Vec::new(),
         state_dir: state.path().to_owned(),
+        sandbox: process_tree(),
     };
     let command = settings.command(
         Origin::New(CliSessionId::fresh()),
@@ -145,7 +146,8 @@ async fn replies(program: std::path::PathBuf, api: &StandIn) -> Shapes {
         ClientId::fresh(),
         |name| std::env::var(name).ok(),
     );
-    let (mut process, mut connection) = Process::start(command, 1 << 24).await.expect("started");
+    let started = Process::start(command, &process_tree(), 1 << 24).await;
+    let (mut process, mut connection) = started.expect("started");
     let mut shapes = Shapes::default();
     for (name, request) in [
         ("initialize", Initialize::default().request()),

@@ -2,16 +2,28 @@
 
 use std::{fs, path::Path};
 
-/// Processes that carry a state folder's mark: CLIs and all that they started.
+/// Processes that carry a state folder's mark: CLIs and all that they started, without
+/// what encloses them.
 pub fn of_state(state: &Path) -> Vec<u32> {
     let mark = format!("SESSION_POOL_STATE={}", state.display());
     let mut found: Vec<u32> = fs::read_dir("/proc")
         .expect("/proc")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| has(*pid, mark.as_bytes()))
+        .filter(|pid| has(*pid, mark.as_bytes()) && !is_keeper(*pid))
         .collect();
     found.sort_unstable();
     found
+}
+
+/// The words of a command line.
+pub fn words(pid: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).split_terminator('\0').map(str::to_owned).collect()
+}
+
+/// Whether a process does nothing but to keep another.
+pub fn is_keeper(pid: u32) -> bool {
+    words(pid).get(1).is_some_and(|word| word == "keep")
 }
 
 fn has(pid: u32, mark: &[u8]) -> bool {

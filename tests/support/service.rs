@@ -3,6 +3,7 @@
 use std::{path::Path, path::PathBuf, time::Duration};
 
 use session_pool::{
+    cli::sandbox::Sandbox,
     config::Config,
     proto::{self, QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client},
     server::Server,
@@ -37,6 +38,11 @@ pub fn fake_cli(state: &Path) -> Config {
     config
 }
 
+/// The sandbox that works everywhere.
+pub fn process_tree() -> Sandbox {
+    Sandbox::ProcessTree(env!("CARGO_BIN_EXE_session-pool").into())
+}
+
 impl Service {
     /// A service on the fake CLI, with what `change` makes of its configuration.
     pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
@@ -49,7 +55,7 @@ impl Service {
     /// A service with this configuration.
     pub async fn with(config: Config, state: TempDir) -> Self {
         log::capture();
-        let server = Server::bind(config).await.expect("bound");
+        let server = Server::bind(config, process_tree()).await.expect("bound");
         let address = format!("http://{}", server.address().expect("an address"));
         let stop = CancellationToken::new();
         let (stopped, hurry) = (stop.clone(), CancellationToken::new());

@@ -10,7 +10,7 @@ use tonic::Code;
 
 use crate::support::{
     eventually, failure, log, processes,
-    service::{Service, fake_cli, model, query, query_with, script},
+    service::{Service, fake_cli, model, process_tree, query, query_with, script},
 };
 
 /// The events of a pool that is known by its number of sessions.
@@ -78,7 +78,7 @@ async fn s02_a_stop_is_bounded_although_a_turn_is_deaf_to_everything() {
 async fn s02_a_stop_is_safe_to_do_twice_and_empties_the_pool() {
     log::capture();
     let state = TempDir::new().expect("a folder");
-    let server = Server::bind(fake_cli(state.path())).await.expect("bound");
+    let server = Server::bind(fake_cli(state.path()), process_tree()).await.expect("bound");
     let pool = server.pool().clone();
     let address = format!("http://{}", server.address().expect("an address"));
     let stop = CancellationToken::new();

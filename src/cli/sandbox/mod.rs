@@ -1,0 +1,77 @@
+//! What a CLI process is enclosed in, so that nothing of it is left when it ends or when
+//! the service does. Knows commands and processes; nothing of sessions.
+//!
+//! - `process-tree`: under a [`keeper`](crate::keeper), which ends whatever descends from
+//!   the CLI. It sees and can touch whatever the service's user can.
+//! - `bubblewrap`: in namespaces of its own, which the kernel ends as a whole. It sees its
+//!   own processes and folders.
+
+mod argv;
+mod housed;
+mod scene;
+mod trial;
+
+use std::{
+    os::{fd::RawFd, unix::process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::Command as StdCommand,
+    sync::Arc,
+};
+
+use rustix::process::Signal;
+
+pub use housed::Housed;
+pub use scene::Scene;
+pub use trial::{Unfit, bubblewrap, process_tree};
+
+use super::launch::Command;
+use crate::keeper;
+
+/// What CLI processes are enclosed in.
+#[derive(Debug, Clone)]
+pub enum Sandbox {
+    /// A keeper each. This is the program that has the keeper as a subcommand.
+    ProcessTree(PathBuf),
+    /// Namespaces each.
+    Bubblewrap(Arc<Scene>),
+}
+
+impl Sandbox {
+    /// Its name in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ProcessTree(_) => "process-tree",
+            Self::Bubblewrap(_) => "bubblewrap",
+        }
+    }
+
+    /// The command that runs a CLI enclosed. What runs it says on `announce`, an inherited
+    /// file descriptor, what it has started.
+    pub(super) fn enclose(&self, command: &Command, announce: RawFd) -> StdCommand {
+        let mut enclosed = match self {
+            Self::ProcessTree(program) => keeper_command(program, announce),
+            Self::Bubblewrap(scene) => {
+                let mut enclosed = StdCommand::new(&scene.bwrap);
+                enclosed.args(argv::arguments(scene, &command.folders, announce));
+                enclosed
+            }
+        };
+        enclosed.arg("--").arg(&command.program).args(&command.args);
+        enclosed
+    }
+
+    /// What it gets from the kernel when the service dies.
+    pub(super) fn death_signal(&self) -> Signal {
+        match self {
+            Self::ProcessTree(_) => keeper::END_NOW,
+            Self::Bubblewrap(_) => Signal::KILL,
+        }
+    }
+}
+
+fn keeper_command(program: &Path, announce: RawFd) -> StdCommand {
+    let mut command = StdCommand::new(program);
+    command.arg0("session-pool").arg(keeper::SUBCOMMAND);
+    command.arg(format!("{}{announce}", keeper::ANNOUNCE));
+    command
+}

@@ -1,0 +1,164 @@
+//! What of this machine an enclosed CLI may not see, found out once at the start.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    io::Read as _,
+    path::{Component, Path, PathBuf},
+};
+
+/// Folders that every session has for itself, empty at its start.
+const PRIVATE: [&str; 3] = ["/tmp", "/var/tmp", "/run"];
+
+/// Folders in which people, and services, keep what is theirs.
+const HOMES: [&str; 2] = ["/home", "/root"];
+
+/// First folders of paths that the whole system relies on: only files are hidden there.
+const SYSTEM: [&str; 8] = ["usr", "bin", "sbin", "lib", "lib64", "dev", "proc", "sys"];
+
+/// What is hidden, and what is seen all the same. All paths are real ones, except the
+/// name that the CLI is called by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scene {
+    /// The program that makes the namespaces.
+    pub bwrap: PathBuf,
+    /// Folders that are there and empty. No one of them lies in another.
+    pub folders: Vec<PathBuf>,
+    /// Files that are there and empty.
+    pub files: Vec<PathBuf>,
+    /// What is seen although it lies in a hidden folder: where it is, where it is shown.
+    pub shown: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Scene {
+    /// Looks at this machine. Hides the state folder, and `secrets`, which are files of
+    /// the service's own; shows the executable of the CLI.
+    pub fn of_this_machine(
+        bwrap: PathBuf,
+        state_dir: &Path,
+        secrets: &[PathBuf],
+        program: &Path,
+    ) -> Self {
+        let home = env::var_os("HOME").map(PathBuf::from);
+        let folders = PRIVATE.into_iter().chain(HOMES).map(PathBuf::from);
+        let folders = folders.chain(home).chain([state_dir.to_owned()]);
+        let secrets: Vec<PathBuf> = secrets.iter().filter_map(|file| real(file)).collect();
+        let own = secrets.iter().filter_map(|file| folder_of_its_own(file));
+        let folders = outermost(folders.filter_map(|folder| real(&folder)).chain(own));
+        let files = secrets.into_iter().filter(|file| !lies_in(file, &folders)).collect();
+        let mut shown = Vec::new();
+        // Names are looked up by it, and it often is a link into /run.
+        let resolver = real(Path::new("/etc/resolv.conf"));
+        shown.extend(resolver.filter(|file| lies_in(file, &folders)).map(|f| (f.clone(), f)));
+        shown.extend(executable(program, &folders));
+        Self { bwrap, folders, files, shown }
+    }
+}
+
+/// The path without links, if there is something.
+fn real(path: &Path) -> Option<PathBuf> {
+    // The root is no folder of anybody's.
+    fs::canonicalize(path).ok().filter(|path| path.parent().is_some())
+}
+
+fn lies_in(path: &Path, folders: &[PathBuf]) -> bool {
+    folders.iter().any(|folder| path.starts_with(folder))
+}
+
+fn outermost(folders: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
+    let mut kept: Vec<PathBuf> = Vec::new();
+    // Sorted, a folder comes before those in it.
+    for folder in folders.collect::<BTreeSet<_>>() {
+        if !lies_in(&folder, &kept) {
+            kept.push(folder);
+        }
+    }
+    kept
+}
+
+/// The folder of a secret, which then is hidden as a whole: files that come later, as in
+/// a volume whose content is swapped, are hidden, too.
+fn folder_of_its_own(file: &Path) -> Option<PathBuf> {
+    let folder = file.parent()?;
+    let names: Vec<_> =
+        folder.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    let system =
+        names.first().is_some_and(|first| SYSTEM.iter().any(|name| first.as_os_str() == *name));
+    (names.len() >= 2 && !system).then(|| folder.to_owned())
+}
+
+/// Where the executable is and where it is to be seen, as far as it would be hidden.
+fn executable(program: &Path, folders: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
+    let Some(named) = find(program) else { return Vec::new() };
+    let Some(real) = real(&named) else { return Vec::new() };
+    let mut shown = Vec::new();
+    if lies_in(&real, folders) {
+        // A script comes with others beside it.
+        let folder = real.parent().filter(|folder| {
+            !is_native(&real) && !folders.iter().any(|hidden| hidden.starts_with(folder))
+        });
+        let all = folder.unwrap_or(&real).to_owned();
+        shown.push((all.clone(), all));
+    }
+    if named != real && lies_in(&named, folders) {
+        shown.push((real, named));
+    }
+    shown
+}
+
+/// The path of a program, looked up on PATH if it is only a name.
+fn find(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 || program.is_absolute() {
+        return std::path::absolute(program).ok().filter(|path| path.is_file());
+    }
+    let folders = env::var_os("PATH")?;
+    env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+fn is_native(file: &Path) -> bool {
+    let mut magic = [0; 4];
+    fs::File::open(file).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
+        && magic == *b"\x7fELF"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_in_a_hidden_one_needs_no_hiding() {
+        let folders = ["/tmp/x", "/tmp", "/root", "/srv/pool", "/tmpfoo"].map(PathBuf::from);
+        assert_eq!(
+            outermost(folders.into_iter()),
+            ["/root", "/srv/pool", "/tmp", "/tmpfoo"].map(PathBuf::from)
+        );
+    }
+
+    #[test]
+    fn a_secret_hides_its_folder_unless_that_is_everybodys() {
+        let folder = |file: &str| folder_of_its_own(Path::new(file));
+        assert_eq!(folder("/etc/session-pool/config.toml"), Some("/etc/session-pool".into()));
+        assert_eq!(folder("/etc/session-pool.toml"), None);
+        assert_eq!(folder("/usr/local/etc/session-pool.toml"), None);
+        assert_eq!(folder("/config.toml"), None);
+    }
+
+    #[test]
+    fn the_executable_is_seen_by_its_name_and_where_it_lies() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let root = folder.path().canonicalize().expect("real");
+        let (binary, script, link) = (root.join("binary"), root.join("script"), root.join("link"));
+        fs::write(&binary, b"\x7fELF...").expect("written");
+        fs::write(&script, b"#!/usr/bin/env node").expect("written");
+        std::os::unix::fs::symlink(&binary, &link).expect("linked");
+        let hidden = [root.parent().expect("a parent").to_owned()];
+        let seen = |program: &Path| executable(program, &hidden);
+        assert_eq!(seen(&binary), [(binary.clone(), binary.clone())]);
+        assert_eq!(seen(&link), [(binary.clone(), binary.clone()), (binary.clone(), link.clone())]);
+        assert_eq!(seen(&script), [(root.clone(), root.clone())]);
+        // Where the folder itself is hidden, it does not come back as a whole.
+        let hidden = [root.clone()];
+        assert_eq!(executable(&script, &hidden), [(script.clone(), script)]);
+        assert_eq!(executable(&binary, &[]), []);
+    }
+}

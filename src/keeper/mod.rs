@@ -1,0 +1,160 @@
+//! A small process that holds one child and answers for everything that descends from
+//! it. Knows processes and signals; nothing of the service, of sessions or of the CLI.
+//!
+//! ```text
+//! keeper ─▶ session-pool serve ─▶ keeper ─▶ claude ─▶ its shells, and what they leave
+//!                              └▶ keeper ─▶ claude …
+//! ```
+//!
+//! A keeper is a subreaper: what loses its parent below it becomes its child, whatever
+//! session or group or environment it gave itself. When the keeper's child has ended, or
+//! [`END_NOW`] comes, it kills whatever descends from it until nothing is left, and then
+//! ends as its child ended. The child itself is killed by the kernel when its keeper dies.
+//! Every other signal that asks a process to end or to do something is passed on to the
+//! child. There are no threads, and no waiting but for signals.
+
+mod ending;
+mod start;
+
+use std::{io, process::Command};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitOptions, getpid, kill_process, wait},
+};
+use signal_hook::{
+    consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2},
+    iterator::Signals,
+};
+
+pub use ending::Ending;
+pub use start::{ANNOUNCE, SUBCOMMAND, bind_to_parent, kept_as, mark_as_kept, run_subcommand};
+
+use crate::procfs::{self, Look};
+
+/// The signal that has a keeper kill everything at once. It is also what a session's
+/// keeper gets from the kernel when the service dies.
+pub const END_NOW: Signal = Signal::USR1;
+
+/// What is passed on to the child.
+const PASSED_ON: [i32; 5] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR2];
+
+/// What becomes of a process that lost its parent and fell to the keeper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strays {
+    /// It lives on, as it would without a keeper, until the child ends.
+    Live,
+    /// It is killed: whoever was responsible for it is gone.
+    Die,
+}
+
+/// A child and what is known of its end.
+#[derive(Debug)]
+struct Keeper {
+    child: Pid,
+    ended: Option<Ending>,
+}
+
+/// Starts a command and keeps it to its end. `started` is called with its process id.
+///
+/// Before anything is started, it is made sure that descendants can be found and will
+/// fall to this process: an error is that they cannot, or that the command cannot start.
+pub fn keep(
+    command: &mut Command,
+    strays: Strays,
+    started: impl FnOnce(u32),
+) -> io::Result<Ending> {
+    rustix::process::set_child_subreaper(Some(getpid()))?;
+    if !Look::take()?.lives(std::process::id()) {
+        return Err(io::Error::other("/proc does not show processes"));
+    }
+    let ignored = ignored_signals();
+    let taken = PASSED_ON.into_iter().filter(|signal| !ignored.contains(signal));
+    // Taken before there is a child: none of its signals is lost.
+    let mut signals = Signals::new(taken.chain([SIGCHLD, SIGUSR1]))?;
+    let child = start::spawn(command)?;
+    started(child.as_raw_nonzero().get().unsigned_abs());
+    let mut keeper = Keeper { child, ended: None };
+    for signal in signals.forever() {
+        match signal {
+            SIGCHLD => {
+                let adopted = keeper.reap();
+                if keeper.ended.is_none() && adopted && strays == Strays::Die {
+                    keeper.kill_all(Some(child));
+                }
+            }
+            SIGUSR1 => keeper.kill_all(None),
+            signal => keeper.pass_on(signal),
+        }
+        if let Some(ending) = keeper.ended {
+            keeper.kill_all(None);
+            return Ok(ending);
+        }
+    }
+    Err(io::Error::other("no signals any more"))
+}
+
+impl Keeper {
+    fn pass_on(&self, signal: i32) {
+        if let Some(signal) = Signal::from_named_raw(signal) {
+            // Once it has been waited for, this is not called any more.
+            kill_process(self.child, signal).ok();
+        }
+    }
+
+    /// Waits for what has ended already. Returns whether something else than the child had.
+    fn reap(&mut self) -> bool {
+        let mut adopted = false;
+        while let Ok(Some(pid)) = self.wait(WaitOptions::NOHANG) {
+            adopted |= pid != self.child;
+        }
+        adopted
+    }
+
+    fn wait(&mut self, options: WaitOptions) -> rustix::io::Result<Option<Pid>> {
+        let ended = wait(options)?;
+        if let Some((pid, status)) = ended
+            && pid == self.child
+        {
+            self.ended = Some(Ending::from(status));
+        }
+        Ok(ended.map(|(pid, _)| pid))
+    }
+
+    /// Kills and waits for everything that descends from here, until nothing is left; or
+    /// everything but a child and its own descendants.
+    fn kill_all(&mut self, spared: Option<Pid>) {
+        let spared = spared.map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+        loop {
+            let Ok(look) = Look::take() else { return };
+            let found = look.descendants(std::process::id(), spared);
+            let killed = found
+                .iter()
+                .filter_map(|pid| procfs::pid(*pid))
+                .filter(|pid| kill_process(*pid, Signal::KILL).is_ok())
+                .count();
+            if killed == 0 && !found.is_empty() {
+                // They run as somebody else: not ours to end.
+                return;
+            }
+            // Whatever was killed ends, and what falls to us by that is seen in the next
+            // round. With nothing killed there are at most zombies to wait for.
+            let options = if killed > 0 { WaitOptions::empty() } else { WaitOptions::NOHANG };
+            match self.wait(options) {
+                Ok(Some(_)) => drop(self.reap()),
+                Err(Errno::INTR) => {}
+                // Something came to us just now, and is found by looking again.
+                Ok(None) if spared.is_none() => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Signals that we were started with being deaf to, such as SIGHUP under `nohup`.
+fn ignored_signals() -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    (1..=64).filter(|signal| mask & (1 << (signal - 1)) != 0).collect()
+}

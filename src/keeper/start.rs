@@ -1,0 +1,121 @@
+//! How keepers come to be: the hidden subcommand, and the start of the child.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::File,
+    io::{self, Write as _},
+    os::{
+        fd::{FromRawFd as _, RawFd},
+        unix::process::CommandExt as _,
+    },
+    process::{Command, ExitCode},
+};
+
+use rustix::{
+    fs::{Mode, OFlags, open},
+    process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
+    stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
+};
+
+use super::{Ending, Strays, keep};
+
+/// The hidden subcommand: `session-pool keep --announce=FD -- PROGRAM ARGUMENT…`.
+pub const SUBCOMMAND: &str = "keep";
+
+/// Its option: an inherited file descriptor to which one line is written, the child's
+/// process id or `error ERRNO`.
+pub const ANNOUNCE: &str = "--announce=";
+
+/// Says, to a program that is started under a keeper, which process that is, and one
+/// word of the keeper's.
+const KEPT: &str = "SESSION_POOL_KEPT";
+
+/// Tells a command that this process is its keeper, and a word.
+pub fn mark_as_kept(command: &mut Command, word: &str) {
+    command.env(KEPT, format!("{}:{word}", std::process::id()));
+}
+
+/// The word of the keeper that this process runs under; `None` if it runs under none.
+pub fn kept_as() -> Option<String> {
+    let kept = env::var(KEPT).ok()?;
+    let (keeper, word) = kept.split_once(':')?;
+    // Inherited from further up, it says nothing about us.
+    let parent = getppid()?.as_raw_nonzero().get();
+    (keeper.parse() == Ok(parent)).then(|| word.to_owned())
+}
+
+/// Has the kernel send a signal to the process of a command when the THREAD that starts
+/// it ends. A process that was too late for that does not start.
+#[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
+pub fn bind_to_parent(command: &mut Command, signal: Signal) {
+    let parent = getpid();
+    let prepare = move || {
+        set_parent_process_death_signal(Some(signal))?;
+        // The parent may have died before the line above took effect.
+        if getppid() != Some(parent) && parent != Pid::INIT {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    };
+    // SAFETY: only system calls that are safe between fork and exec, no allocation.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
+
+/// Starts the child, in a process group of its own and bound to us.
+pub(super) fn spawn(command: &mut Command) -> io::Result<Pid> {
+    command.process_group(0);
+    bind_to_parent(command, Signal::KILL);
+    // Waited for with everything else that falls to the keeper.
+    let id = command.spawn()?.id();
+    crate::procfs::pid(id).ok_or_else(|| io::Error::other("a process without an id"))
+}
+
+/// Runs the hidden subcommand. `arguments` are those after its name.
+pub fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut arguments = arguments.into_iter();
+    let announce = arguments.next().and_then(|first| fd_of(first.to_str()?));
+    let (Some(fd), Some(_), Some(program)) = (announce, arguments.next(), arguments.next()) else {
+        return ExitCode::from(2);
+    };
+    let mut announce = Some(inherited(fd));
+    let mut command = Command::new(program);
+    command.args(arguments);
+    rustix::thread::set_name(c"keeper").ok();
+    match keep(&mut command, Strays::Live, |pid| {
+        // Whoever started us may be gone; then the death signal is on its way.
+        announce.take().map(|mut announce| writeln!(announce, "{pid}").ok());
+        let_go_of_pipes();
+    }) {
+        Ok(ending) => Ending::repeat(ending),
+        Err(error) => {
+            let code = error.raw_os_error().unwrap_or_default();
+            announce.map(|mut announce| writeln!(announce, "error {code}").ok());
+            ExitCode::from(127)
+        }
+    }
+}
+
+fn fd_of(argument: &str) -> Option<RawFd> {
+    argument.strip_prefix(ANNOUNCE)?.parse().ok().filter(|fd| *fd > 2)
+}
+
+#[expect(unsafe_code, reason = "a file descriptor that is handed over is only a number")]
+fn inherited(fd: RawFd) -> File {
+    // SAFETY: whoever started us made it for us, and nobody else here knows of it. If it
+    // is not open, writing to it fails.
+    let file = unsafe { File::from_raw_fd(fd) };
+    // The child has no use for it.
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC).ok();
+    file
+}
+
+/// The child's input and output are pipes whose ends somebody waits for.
+fn let_go_of_pipes() {
+    let Ok(null) = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) else { return };
+    dup2_stdin(&null).ok();
+    dup2_stdout(&null).ok();
+    dup2_stderr(&null).ok();
+}
