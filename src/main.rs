@@ -3,13 +3,13 @@
 use std::{
     env,
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use clap::Parser as _;
 use session_pool::{
     auth::tokens,
-    cli::sandbox::Sandbox,
     client::{
         self,
         args::{Arguments, Command, ConfigAction, ConfigArgs, TokenArgs},
@@ -17,7 +17,9 @@ use session_pool::{
     },
     config::{self, Config, ConfigError},
     credentials::Credentials,
-    keeper, server, telemetry,
+    keeper,
+    server::{self, Enclosure},
+    telemetry,
 };
 
 fn main() -> ExitCode {
@@ -36,19 +38,35 @@ fn main() -> ExitCode {
 
 /// Everything about the configuration is decided before anything is started.
 fn serve(args: ConfigArgs) -> ExitCode {
-    let config = match load(args) {
-        Ok(config) => config,
+    let (config, secrets) = match load_with_secrets(args) {
+        Ok(loaded) => loaded,
         Err(error) => return refuse(&error),
     };
-    let served = telemetry::init(&config.log)
-        .and_then(|()| Ok(tokio::runtime::Runtime::new()?))
-        .and_then(|runtime| {
-            runtime.block_on(server::serve(config, Sandbox::ProcessTree("/proc/self/exe".into())))
-        });
+    let served = match Enclosure::of_keeper(&config, &secrets) {
+        Some(enclosure) => run(config, enclosure),
+        None => Enclosure::choose(&config, &secrets).and_then(|enclosure| {
+            if enclosure.needs_keeper() {
+                enclosure.keep_ourselves()?.repeat();
+            }
+            run(config, enclosure)
+        }),
+    };
     served.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));
         Exit::Other.into()
     })
+}
+
+fn run(config: Config, enclosure: Enclosure) -> anyhow::Result<ExitCode> {
+    telemetry::init(&config.log)?;
+    tokio::runtime::Runtime::new()?.block_on(server::serve(config, enclosure))
+}
+
+/// The configuration, and the files that it was read from.
+fn load_with_secrets(args: ConfigArgs) -> Result<(Config, Vec<PathBuf>), ConfigError> {
+    let sources = args.sources()?;
+    let secrets = sources.file.clone().into_iter().collect();
+    Ok((config::load(sources)?, secrets))
 }
 
 fn configuration(action: ConfigAction) -> ExitCode {

@@ -6,6 +6,8 @@
 //! stream; the listener and the connections are closed, within a bound, because tonic's
 //! own graceful stop waits for its connections without one.
 
+mod enclosure;
+
 use std::{
     fs::File, future::Future, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration,
 };
@@ -21,6 +23,8 @@ use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::pb::health_server::HealthServer;
 use tower_layer::{Identity, Stack};
 use tracing::{error, info, info_span, warn};
+
+pub use enclosure::Enclosure;
 
 use crate::{
     cli::{
@@ -59,10 +63,12 @@ const TASKS_LIMIT: Duration = Duration::from_secs(6);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Runs the service until a signal stops it.
-pub async fn serve(config: Config, sandbox: Sandbox) -> anyhow::Result<ExitCode> {
+pub async fn serve(config: Config, enclosure: Enclosure) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let server = Server::bind(config, sandbox).await?;
+    let server = Server::bind(config, enclosure.sandbox.clone()).await?;
+    let Enclosure { sandbox, passed_over } = enclosure;
+    info!(mode = sandbox.name(), %passed_over, "sandbox");
     let signals = async move {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",
@@ -339,15 +345,18 @@ impl Observe for Observer {
     }
 }
 
-/// Makes the state folder, and makes sure that no other service uses it.
-fn claim_state_folder(config: &Config) -> anyhow::Result<File> {
+/// Makes the state folder, for nobody else to enter.
+fn make_state_folder(config: &Config) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     let folder = &config.state_dir;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| format!("state_dir: cannot make {}", folder.display()))?;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("state_dir: cannot make {}", folder.display()))
+}
+
+/// Makes the state folder, and makes sure that no other service uses it.
+fn claim_state_folder(config: &Config) -> anyhow::Result<File> {
+    make_state_folder(config)?;
+    let folder = &config.state_dir;
     let path = folder.join("lock");
     let lock = File::options().create(true).truncate(false).write(true).open(&path);
     let lock = lock.with_context(|| format!("state_dir: cannot write {}", path.display()))?;

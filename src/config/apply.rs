@@ -7,7 +7,7 @@ use std::{
 use toml::Value;
 
 use super::{
-    Config, LogFormat, StoreKind, Violation,
+    Config, LogFormat, SandboxMode, StoreKind, Violation,
     fields::{ENV_TABLE, Slot, fields},
     secrets::{HIDDEN, is_secret},
     source::{Setting, Settings},
@@ -16,12 +16,10 @@ use super::{
 use crate::policy::{McpServers, variables::is_name};
 
 /// Keys, and beginnings of keys, that belong to versions to come.
-const LATER: [&str; 8] = [
+const LATER: [&str; 6] = [
     "server.metrics_listen",
     "pool.spares",
     "pool.hibernate_after",
-    "cli.sandbox",
-    "cli.memory_limit",
     "policy.tenants",
     "telemetry",
     "otel",
@@ -102,9 +100,14 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
         Slot::Path(place) => **place = not_empty(text(value)?)?.into(),
         Slot::Text(place) => **place = text(value)?.into(),
         Slot::Texts(place, max) => **place = texts(value, *max)?,
-        Slot::Format(place) => **place = format_named(text(value)?)?,
+        Slot::Format(place) => **place = named(text(value)?, LogFormat::ALL, LogFormat::as_str)?,
         Slot::Store(place) => **place = store_named(text(value)?)?,
-        Slot::McpServers(place) => **place = mcp_servers_named(text(value)?)?,
+        Slot::McpServers(place) => {
+            **place = named(text(value)?, McpServers::ALL, McpServers::as_str)?
+        }
+        Slot::Sandbox(place) => {
+            **place = named(text(value)?, SandboxMode::ALL, SandboxMode::as_str)?;
+        }
         Slot::Variables(..) => return Err("is a table of texts like { NAME = \"value\" }".into()),
     }
     Ok(())
@@ -214,26 +217,18 @@ fn out_of(min: impl Display, max: impl Display) -> String {
     format!("must be from {min} to {max}")
 }
 
-fn format_named(name: &str) -> Result<LogFormat, String> {
-    LogFormat::ALL
-        .into_iter()
-        .find(|format| format.as_str() == name)
-        .ok_or_else(|| format!("is one of {}", LogFormat::ALL.map(LogFormat::as_str).join(", ")))
-}
-
 fn store_named(name: &str) -> Result<StoreKind, String> {
     if name == "postgres" {
         return Err("this version does not have it yet".into());
     }
-    StoreKind::ALL
-        .into_iter()
-        .find(|kind| kind.as_str() == name)
-        .ok_or_else(|| format!("is one of {}", StoreKind::ALL.map(StoreKind::as_str).join(", ")))
+    named(name, StoreKind::ALL, StoreKind::as_str)
 }
 
-fn mcp_servers_named(name: &str) -> Result<McpServers, String> {
-    McpServers::ALL
-        .into_iter()
-        .find(|servers| servers.as_str() == name)
-        .ok_or_else(|| format!("is one of {}", McpServers::ALL.map(McpServers::as_str).join(", ")))
+fn named<T: Copy, const N: usize>(
+    name: &str,
+    all: [T; N],
+    name_of: fn(T) -> &'static str,
+) -> Result<T, String> {
+    let found = all.into_iter().find(|value| name_of(*value) == name);
+    found.ok_or_else(|| format!("is one of {}", all.map(name_of).join(", ")))
 }

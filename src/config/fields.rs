@@ -5,8 +5,8 @@ use std::{
 };
 
 use super::{
-    AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, ServerConfig,
-    StoreConfig, StoreKind, TlsConfig,
+    AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, SandboxMode,
+    ServerConfig, StoreConfig, StoreKind, TlsConfig,
 };
 use crate::policy::McpServers;
 
@@ -59,6 +59,8 @@ pub enum Slot<'a> {
     Amount(&'a mut f64, RangeInclusive<f64>),
     /// One of the log formats.
     Format(&'a mut LogFormat),
+    /// One of the sandboxes.
+    Sandbox(&'a mut SandboxMode),
     /// One of the kinds of store.
     Store(&'a mut StoreKind),
     /// Which MCP servers callers may name.
@@ -91,7 +93,8 @@ pub fn reading_of(key: &str) -> Reading {
             | Slot::OptionalAddress(_)
             | Slot::Format(_)
             | Slot::McpServers(_)
-            | Slot::Store(_),
+            | Slot::Store(_)
+            | Slot::Sandbox(_),
         ) => Reading::Text,
         _ => Reading::Toml,
     }
@@ -188,12 +191,22 @@ fn pool_fields(pool: &mut PoolConfig) -> impl IntoIterator<Item = Field<'_>> {
 }
 
 fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
-    let CliConfig { path, extra_args, env, env_passthrough, max_frame_bytes } = cli;
+    let CliConfig {
+        path,
+        extra_args,
+        env,
+        env_passthrough,
+        max_frame_bytes,
+        sandbox,
+        memory_limit,
+    } = cli;
     [
         field("cli.path", Slot::Path(path)),
         field("cli.extra_args", Slot::Texts(extra_args, 64)),
         field("cli.env_passthrough", Slot::Texts(env_passthrough, 256)),
         field("cli.max_frame_bytes", Slot::Bytes(max_frame_bytes, KIB..=GIB)),
+        field("cli.sandbox", Slot::Sandbox(sandbox)),
+        field("cli.memory_limit", Slot::LargeBytes(memory_limit, 0..=TIB)),
         field(ENV_TABLE, Slot::Variables(env, 256)),
     ]
 }

@@ -31,8 +31,8 @@ mod units;
 pub use error::{ConfigError, Origin, Violation};
 pub use print::print;
 pub use sections::{
-    AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, ServerConfig,
-    StoreConfig, StoreKind, TlsConfig,
+    AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, SandboxMode,
+    ServerConfig, StoreConfig, StoreKind, TlsConfig,
 };
 pub use source::Sources;
 

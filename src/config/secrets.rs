@@ -39,7 +39,8 @@ pub fn shown_argument(argument: &str) -> Cow<'_, str> {
 
 impl fmt::Debug for CliConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, extra_args, env, env_passthrough, max_frame_bytes } = self;
+        let Self { path, extra_args, env, env_passthrough, max_frame_bytes, sandbox, memory_limit } =
+            self;
         let env: BTreeMap<_, _> =
             env.iter().map(|(name, value)| (name, shown_value(name, value))).collect();
         let extra_args: Vec<_> = extra_args.iter().map(|item| shown_argument(item)).collect();
@@ -49,6 +50,8 @@ impl fmt::Debug for CliConfig {
             .field("env", &env)
             .field("env_passthrough", env_passthrough)
             .field("max_frame_bytes", max_frame_bytes)
+            .field("sandbox", sandbox)
+            .field("memory_limit", memory_limit)
             .finish()
     }
 }

@@ -122,6 +122,36 @@ pub struct CliConfig {
     pub env_passthrough: Vec<String>,
     /// Bytes in one line of the CLI's output. Default 16 MiB, 1 KiB to 1 GiB.
     pub max_frame_bytes: usize,
+    /// What each CLI is enclosed in. Default `auto`.
+    pub sandbox: SandboxMode,
+    /// Resident bytes of one session's processes at which its turn is ended and its
+    /// process replaced. Default 0, which is no limit; at most 1 TiB.
+    pub memory_limit: u64,
+}
+
+/// What each CLI is enclosed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// The first of the others that works here.
+    Auto,
+    /// Namespaces of its own, made by bubblewrap.
+    Bubblewrap,
+    /// Only that nothing of it is left in the end.
+    ProcessTree,
+}
+
+impl SandboxMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Bubblewrap, Self::ProcessTree];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Bubblewrap => "bubblewrap",
+            Self::ProcessTree => "process-tree",
+        }
+    }
 }
 
 /// What callers may ask for.
@@ -282,6 +312,8 @@ impl Config {
                 env: BTreeMap::new(),
                 env_passthrough: Vec::new(),
                 max_frame_bytes: 16 * MIB,
+                sandbox: SandboxMode::Auto,
+                memory_limit: 0,
             },
             policy: PolicyConfig {
                 permission_modes: ["default", "plan", "acceptEdits", "dontAsk"]

@@ -2,9 +2,12 @@
 
 use std::{fmt, path::Path, process::Stdio};
 
-use session_pool::proto::{
-    CloseSessionRequest, GetStatsRequest, ListSessionsRequest,
-    session_pool_service_client::SessionPoolServiceClient as Client,
+use session_pool::{
+    procfs::Look,
+    proto::{
+        CloseSessionRequest, GetStatsRequest, ListSessionsRequest,
+        session_pool_service_client::SessionPoolServiceClient as Client,
+    },
 };
 use tempfile::TempDir;
 use tokio::{
@@ -113,7 +116,10 @@ impl Daemon {
         let request = GetStatsRequest { all_tenants: true };
         let stats = self.control.clone().get_stats(request).await.expect("answered").into_inner();
         assert_eq!((stats.total_sessions, stats.processes), (0, 0), "{stats:?}");
-        let pid = self.process.id().expect("it lives");
+        let keeper = self.process.id().expect("it lives");
+        let children = Look::take().expect("/proc").children(keeper);
+        // It has waited for all that fell to it.
+        let [pid] = children[..] else { panic!("the keeper has {children:?}") };
         let count = |name: &str| {
             std::fs::read_dir(format!("/proc/{pid}/{name}")).expect("readable").count()
         };
@@ -148,6 +154,7 @@ fn settings(state: &Path) -> Vec<(&'static str, String)> {
         ("SESSION_POOL__STATE_DIR", state.display().to_string()),
         ("SESSION_POOL__SERVER__LISTEN", text("127.0.0.1:0")),
         ("SESSION_POOL__CLI__PATH", text(FAKE)),
+        ("SESSION_POOL__CLI__SANDBOX", text("process-tree")),
         ("SESSION_POOL__POOL__MAX_PROCESSES", text("8")),
         ("SESSION_POOL__POOL__MAX_SESSIONS", text("24")),
         ("SESSION_POOL__POOL__MAX_QUEUED_TURNS", text("3")),

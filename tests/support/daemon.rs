@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
-use session_pool::proto::{
-    QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client,
+use rustix::process::{Signal, kill_process};
+use session_pool::{
+    procfs::{Look, pid},
+    proto::{QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -59,13 +60,25 @@ impl Daemon {
         Turn::new(self.client.clone().query(request).await.expect("taken").into_inner())
     }
 
-    pub fn id(&self) -> u32 {
+    /// The process that was started: the keeper of the service.
+    pub fn keeper(&self) -> u32 {
         self.child.id().expect("it runs")
     }
 
+    /// The process of the service itself.
+    pub fn id(&self) -> u32 {
+        let children = Look::take().expect("/proc").children(self.keeper());
+        *children.first().expect("it keeps the service")
+    }
+
+    /// As whoever started the program does.
     pub fn signal(&self, signal: Signal) {
-        let id = Pid::from_raw(self.id().try_into().expect("an id")).expect("not 0");
-        kill_process(id, signal).expect("signalled");
+        kill_process(pid(self.keeper()).expect("an id"), signal).expect("signalled");
+    }
+
+    /// Kills the service itself, and not its keeper.
+    pub fn kill_service(&self) {
+        kill_process(pid(self.id()).expect("an id"), Signal::KILL).expect("signalled");
     }
 
     /// Waits for the program's end.
@@ -76,7 +89,7 @@ impl Daemon {
 
     /// Kills it; what it leaves is in the folder.
     pub async fn killed(mut self) -> TempDir {
-        self.signal(Signal::KILL);
+        self.kill_service();
         self.ended().await;
         self.state
     }
@@ -96,6 +109,7 @@ fn command(state: &Path, settings: &[(&str, &str)]) -> Command {
         .env("SESSION_POOL__STATE_DIR", state)
         .env("SESSION_POOL__LOG__FORMAT", "json")
         .env("SESSION_POOL__POOL__MAX_PROCESSES", "16")
+        .env("SESSION_POOL__CLI__SANDBOX", "process-tree")
         .envs(settings.iter().map(|(key, value)| (format!("SESSION_POOL__{key}"), value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())

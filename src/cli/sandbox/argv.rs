@@ -5,6 +5,9 @@ use std::{ffi::OsString, os::fd::RawFd, path::Path};
 use super::scene::Scene;
 use crate::cli::launch::Folders;
 
+/// The program, looked up on PATH.
+pub const BWRAP: &str = "bwrap";
+
 /// Namespaces of processes, of shared memory and of host names; no capabilities; no
 /// terminal to put words into. The network is the machine's: the CLI needs it.
 const ALWAYS: [&str; 7] = [
@@ -52,7 +55,6 @@ mod tests {
     #[test]
     fn the_sessions_folders_lie_over_what_is_hidden() {
         let scene = Scene {
-            bwrap: "bwrap".into(),
             folders: vec!["/root".into(), "/tmp".into(), "/var/lib/pool".into()],
             files: vec!["/etc/pool.toml".into()],
             shown: vec![("/root/bin/claude".into(), "/root/bin/claude".into())],

@@ -51,7 +51,7 @@ impl Sandbox {
         let mut enclosed = match self {
             Self::ProcessTree(program) => keeper_command(program, announce),
             Self::Bubblewrap(scene) => {
-                let mut enclosed = StdCommand::new(&scene.bwrap);
+                let mut enclosed = StdCommand::new(argv::BWRAP);
                 enclosed.args(argv::arguments(scene, &command.folders, announce));
                 enclosed
             }

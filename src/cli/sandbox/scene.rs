@@ -20,8 +20,6 @@ const SYSTEM: [&str; 8] = ["usr", "bin", "sbin", "lib", "lib64", "dev", "proc", 
 /// name that the CLI is called by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scene {
-    /// The program that makes the namespaces.
-    pub bwrap: PathBuf,
     /// Folders that are there and empty. No one of them lies in another.
     pub folders: Vec<PathBuf>,
     /// Files that are there and empty.
@@ -33,12 +31,7 @@ pub struct Scene {
 impl Scene {
     /// Looks at this machine. Hides the state folder, and `secrets`, which are files of
     /// the service's own; shows the executable of the CLI.
-    pub fn of_this_machine(
-        bwrap: PathBuf,
-        state_dir: &Path,
-        secrets: &[PathBuf],
-        program: &Path,
-    ) -> Self {
+    pub fn of_this_machine(state_dir: &Path, secrets: &[PathBuf], program: &Path) -> Self {
         let home = env::var_os("HOME").map(PathBuf::from);
         let folders = PRIVATE.into_iter().chain(HOMES).map(PathBuf::from);
         let folders = folders.chain(home).chain([state_dir.to_owned()]);
@@ -51,7 +44,7 @@ impl Scene {
         let resolver = real(Path::new("/etc/resolv.conf"));
         shown.extend(resolver.filter(|file| lies_in(file, &folders)).map(|f| (f.clone(), f)));
         shown.extend(executable(program, &folders));
-        Self { bwrap, folders, files, shown }
+        Self { folders, files, shown }
     }
 }
 

@@ -43,8 +43,8 @@ pub fn process_tree(keeper: &Path) -> Result<Sandbox, Unfit> {
 /// The sandbox `bubblewrap`, if it works here. Makes a folder for the trial in the state
 /// folder, which must exist. Waits for a process: not for a runtime's own threads.
 pub fn bubblewrap(state_dir: &Path, secrets: &[PathBuf], program: &Path) -> Result<Sandbox, Unfit> {
-    let scene = Scene::of_this_machine("bwrap".into(), state_dir, secrets, program);
-    let place = state_dir.join("trial");
+    let scene = Scene::of_this_machine(state_dir, secrets, program);
+    let place = state_dir.join(format!("trial-{}", std::process::id()));
     let folders = Folders {
         work: place.join("work"),
         config: place.join("config"),
@@ -62,12 +62,12 @@ pub fn bubblewrap(state_dir: &Path, secrets: &[PathBuf], program: &Path) -> Resu
 
 fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<(), Unfit> {
     let (_reader, announce) = spawner::announcement()?;
-    let mut command = StdCommand::new(&scene.bwrap);
+    let mut command = StdCommand::new(argv::BWRAP);
     command.args(argv::arguments(scene, folders, announce.as_raw_fd()));
     command.args(["--", "sh", "-c", LOOK_AROUND, "sh"]).arg(hidden);
     spawner::hand_over(&mut command, announce);
     let output = command.stdin(Stdio::null()).output();
-    ended_well(output.map_err(|error| Unfit(format!("{}: {error}", scene.bwrap.display())))?)?;
+    ended_well(output.map_err(|error| Unfit(format!("{}: {error}", argv::BWRAP)))?)?;
     match folders.work.join("probe").is_file() {
         true => Ok(()),
         false => Err(Unfit("what is written in the work folder is not there".into())),

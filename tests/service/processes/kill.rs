@@ -1,10 +1,11 @@
 //! `kill -9` of the program, and what its next life makes of what is left.
 
+use std::os::unix::process::ExitStatusExt as _;
+
 use rustix::process::Signal;
 
-use crate::support::daemon::Daemon;
 use crate::support::{
-    eventually,
+    daemon::Daemon,
     service::{query, script},
 };
 
@@ -19,9 +20,11 @@ async fn after_kill_9_of_the_service_no_cli_is_left() {
     }
     daemon.open(query("idle", "hello")).await.finish().await;
     assert_eq!(daemon.processes().len(), 5);
-    daemon.signal(Signal::KILL);
-    assert_eq!(daemon.ended().await.code(), None);
-    eventually("all are gone", async || daemon.processes().is_empty().then_some(())).await;
+    daemon.kill_service();
+    let ended = daemon.ended().await;
+    // The keeper ends as the service did, and not before all are gone.
+    assert_eq!(ended.signal(), Some(Signal::KILL.as_raw()));
+    assert_eq!(daemon.processes(), [0; 0]);
     for mut turn in turns {
         turn.finish().await;
         assert!(turn.end.is_some_and(|end| end.is_err()));
@@ -35,7 +38,15 @@ async fn what_a_killed_service_left_is_swept_by_its_next_life() {
     let mut turn = daemon.open(query("a", &prompt)).await;
     turn.until_text("word").await;
     let state = daemon.killed().await;
+    // What even the keeper could not end carries the mark all the same.
+    let mut left = tokio::process::Command::new("sleep")
+        .arg("1000")
+        .env("SESSION_POOL_STATE", state.path())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("started");
     let mut next = Daemon::start_in(state, &[]).await;
+    assert_eq!(left.wait().await.expect("swept").signal(), Some(Signal::KILL.as_raw()));
     assert_eq!(next.processes(), [0; 0]);
     next.open(query("a", "hello")).await.finish().await;
     assert_eq!(next.processes().len(), 1);
