@@ -110,6 +110,15 @@ pub enum Cause {
         /// Whether a tool may have run.
         tool_use_seen: bool,
     },
+    /// The processes of the session held too much memory, and were ended.
+    MemoryLimit {
+        /// `cli.memory_limit`, in bytes.
+        limit: u64,
+        /// What they held, in bytes.
+        used: u64,
+        /// Whether a tool may have run.
+        tool_use_seen: bool,
+    },
     /// A frame is too long.
     FrameTooLarge {
         /// `cli.max_frame_bytes`.
@@ -195,6 +204,10 @@ impl fmt::Display for Cause {
             }
             Self::TurnInterrupted => f.write_str("the turn was interrupted"),
             Self::CliExited { exit, .. } => write!(f, "the CLI ended in mid-turn with {exit}"),
+            Self::MemoryLimit { limit, used, .. } => write!(
+                f,
+                "the session's processes held {used} bytes, more than {limit} (cli.memory_limit)"
+            ),
             Self::FrameTooLarge { limit } => {
                 write!(
                     f,

@@ -114,6 +114,7 @@ pub struct Server {
     health_listener: Option<TcpListener>,
     credentials: Credentials,
     tasks: Tasks,
+    sandbox: &'static str,
     supply: ProcessSupply,
     pool: SessionPool,
     policy: Policy,
@@ -142,6 +143,7 @@ impl Server {
             None => None,
         };
         let tasks = Tasks::default();
+        let sandbox_name = sandbox.name();
         let supply = ProcessSupply::new(
             launch(&config, sandbox),
             limits(&config),
@@ -163,6 +165,7 @@ impl Server {
             credentials,
             policy,
             tasks,
+            sandbox: sandbox_name,
             supply,
             pool,
             _lock: lock,
@@ -261,6 +264,7 @@ impl Server {
     fn router(&self, health: &Health) -> anyhow::Result<GuardedRouter> {
         let policy = self.policy.clone();
         let observer = Observer {
+            sandbox: self.sandbox,
             supply: self.supply.clone(),
             limits: limits(&self.config),
             health: health.clone(),
@@ -316,6 +320,7 @@ where
 /// What `GetStats` says beside the pool's own figures.
 #[derive(Debug)]
 struct Observer {
+    sandbox: &'static str,
     supply: ProcessSupply,
     limits: SupplyLimits,
     health: Health,
@@ -341,6 +346,7 @@ impl Observe for Observer {
             // A look that failed is a figure that is not known.
             memory_bytes: memory.await.unwrap_or_default(),
             cli_version: self.health.cli_version().unwrap_or_default(),
+            sandbox: self.sandbox,
         }
     }
 }
@@ -428,6 +434,7 @@ fn limits(config: &Config) -> SupplyLimits {
         start_concurrency: config.pool.start_concurrency,
         connect_timeout: config.pool.connect_timeout,
         max_frame_bytes: config.cli.max_frame_bytes,
+        memory_limit: Some(config.cli.memory_limit).filter(|limit| *limit > 0),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     fmt,
-    future::Future,
+    future::{Future, pending},
     io,
     os::unix::process::ExitStatusExt as _,
     pin::Pin,
@@ -24,6 +24,7 @@ use super::{
     connection::Connection,
     frame::Frame,
     launch::{Command, MARK_VARIABLE},
+    memory::{MemoryWatch, Overrun, Tree},
     sandbox::{Housed, Sandbox},
     spawner::{self, Spawned},
     sweep,
@@ -85,6 +86,10 @@ pub trait Child: Send + fmt::Debug {
     fn sweep(&mut self) -> Pin<Box<dyn Future<Output = usize> + Send + '_>>;
     /// The last of what it wrote to stderr.
     fn stderr_tail(&self) -> String;
+    /// Whether it was killed because it and its descendants held too much memory.
+    fn overrun(&self) -> Option<Overrun> {
+        None
+    }
 }
 
 /// Bounds of the steps of a stop.
@@ -186,6 +191,7 @@ pub struct Process {
     /// What encloses the CLI.
     child: TokioChild,
     housed: Housed,
+    memory: Option<Arc<Tree>>,
     mark: ClientId,
     exit: Option<Exit>,
     stderr: Arc<Mutex<VecDeque<u8>>>,
@@ -218,8 +224,23 @@ impl Process {
         );
         let stderr = Arc::new(Mutex::new(VecDeque::new()));
         let stderr_reader = spawn_owned(keep_tail(stderr_pipe, Arc::clone(&stderr)));
-        let process = Self { child, housed, mark, exit: None, stderr, stderr_reader };
+        let process = Self { child, housed, memory: None, mark, exit: None, stderr, stderr_reader };
         Ok((process, Connection::new(stdout, stdin, max_frame)))
+    }
+
+    /// Bounds the memory of it and its descendants: who waits for its end finds it killed.
+    #[must_use]
+    pub fn bounded_by(mut self, watch: &MemoryWatch) -> Self {
+        self.memory = Some(watch.add(self.housed.root()));
+        self
+    }
+}
+
+/// Waits until a tree holds too much memory; for ever if nobody looks.
+async fn over(memory: Option<&Tree>) {
+    match memory {
+        Some(tree) => tree.over().await,
+        None => pending().await,
     }
 }
 
@@ -249,7 +270,14 @@ impl Child for Process {
             if let Some(exit) = self.exit {
                 return exit;
             }
-            let exit = self.housed.exit(Exit::from(self.child.wait().await));
+            let exit = tokio::select! {
+                exit = self.child.wait() => exit,
+                () = over(self.memory.as_deref()) => {
+                    self.housed.kill();
+                    self.child.wait().await
+                }
+            };
+            let exit = self.housed.exit(Exit::from(exit));
             self.exit = Some(exit);
             // What it said last is in the pipe; a child that holds it open is not waited for.
             drop(timeout(Duration::from_millis(100), &mut self.stderr_reader).await);
@@ -289,6 +317,10 @@ impl Child for Process {
         let tail = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         let (a, b) = tail.as_slices();
         String::from_utf8_lossy(&[a, b].concat()).trim().to_owned()
+    }
+
+    fn overrun(&self) -> Option<Overrun> {
+        self.memory.as_ref()?.overrun()
     }
 }
 

@@ -73,7 +73,7 @@ pub enum AddressedCommand {
     /// Show the pool's figures.
     Stats(Addressed<ScopeArgs>),
     /// Ask whether the service takes new turns.
-    Health(Addressed<Form>),
+    Health(Addressed<HealthArgs>),
 }
 
 /// Whose sessions a command is about.
@@ -82,6 +82,17 @@ pub struct ScopeArgs {
     /// Those of all tenants, not only of the caller's; needs the role admin.
     #[arg(long)]
     pub all_tenants: bool,
+    /// How to show it.
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// Arguments of `health`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct HealthArgs {
+    /// Show also what the service runs and how it encloses that.
+    #[arg(long, short)]
+    pub verbose: bool,
     /// How to show it.
     #[command(flatten)]
     pub form: Form,
@@ -149,7 +160,7 @@ pub enum ClientCommand {
     /// `stats`
     Stats(ScopeArgs),
     /// `health`
-    Health(Form),
+    Health(HealthArgs),
 }
 
 impl From<AddressedCommand> for Client {

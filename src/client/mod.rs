@@ -65,6 +65,6 @@ async fn execute(client: Client) -> Outcome {
         ClientCommand::Close(close) => sessions::close(&mut service, close).await,
         ClientCommand::Sessions(list) => sessions::list(&mut service, list).await,
         ClientCommand::Stats(form) => overview::stats(&mut service, form).await,
-        ClientCommand::Health(form) => overview::health(channel, form).await,
+        ClientCommand::Health(health) => overview::health(&mut service, channel, health).await,
     }
 }

@@ -7,7 +7,7 @@ use tonic_health::pb::{
 };
 
 use super::{
-    args::{Form, ScopeArgs},
+    args::{Form, HealthArgs, ScopeArgs},
     connect::Service,
     exit::{Exit, Failure, Outcome},
     figures,
@@ -30,7 +30,8 @@ pub async fn stats(service: &mut Service, args: ScopeArgs) -> Outcome {
 }
 
 /// `health`: fine if new turns are taken and everything else is well, too.
-pub async fn health(channel: Channel, form: Form) -> Outcome {
+pub async fn health(service: &mut Service, channel: Channel, args: HealthArgs) -> Outcome {
+    let HealthArgs { verbose, form } = args;
     let mut client = HealthClient::new(channel);
     let mut exit = Exit::Fine;
     for name in HEALTH_NAMES {
@@ -46,7 +47,23 @@ pub async fn health(channel: Channel, form: Form) -> Outcome {
             format!("{shown:<width$}  {status}\n", width = SERVICE_NAME.len())
         })?;
     }
+    if verbose {
+        print(&particulars(service, form).await?)?;
+    }
     Ok(exit)
+}
+
+/// What the service runs, and how it encloses that.
+async fn particulars(service: &mut Service, form: Form) -> Result<String, Failure> {
+    let stats = service.get_stats(GetStatsRequest::default()).await?.into_inner();
+    let (version, cli, sandbox) = (stats.service_version, stats.cli_version, stats.sandbox);
+    Ok(if form.json {
+        format!("{}\n", json!({ "version": version, "cli_version": cli, "sandbox": sandbox }))
+    } else {
+        [("version", version), ("CLI version", cli), ("sandbox", sandbox)]
+            .map(|(name, value)| format!("{name:<width$}  {value}\n", width = SERVICE_NAME.len()))
+            .concat()
+    })
 }
 
 async fn check(client: &mut HealthClient<Channel>, name: &str) -> Result<ServingStatus, Failure> {

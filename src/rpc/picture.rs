@@ -31,6 +31,8 @@ pub struct Facts {
     pub tasks: u64,
     /// What the CLI calls its version.
     pub cli_version: String,
+    /// What CLI processes are enclosed in.
+    pub sandbox: &'static str,
 }
 
 fn count(value: usize) -> u32 {
@@ -154,11 +156,11 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         uptime: Some(duration(stats.uptime)),
         service_version: env!("CARGO_PKG_VERSION").to_owned(),
         cli_version: facts.cli_version,
+        sandbox: facts.sandbox.to_owned(),
         draining: stats.draining,
         starting_processes: facts.starting,
         tasks: facts.tasks,
         // Neither of the two that the contract names: group, death signal and mark.
-        sandbox: String::new(),
     }
 }
 

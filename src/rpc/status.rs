@@ -63,6 +63,7 @@ fn classify(cause: &Cause) -> (Code, &'static str, Option<Duration>) {
         Cause::StreamStalled { .. } => (Code::DeadlineExceeded, "STREAM_STALLED", None),
         Cause::TurnInterrupted => (Code::Cancelled, "TURN_INTERRUPTED", None),
         Cause::CliExited { .. } => (Code::Unavailable, "CLI_EXITED", None),
+        Cause::MemoryLimit { .. } => (Code::ResourceExhausted, "MEMORY_LIMIT", None),
         Cause::FrameTooLarge { .. } => (Code::Internal, "FRAME_TOO_LARGE", None),
         Cause::Protocol { .. } => (Code::Internal, "PROTOCOL_ERROR", None),
         Cause::ListenerTooSlow { .. } => (Code::DataLoss, "LISTENER_TOO_SLOW", None),
@@ -156,6 +157,11 @@ fn metadata(failure: &Failure) -> HashMap<String, String> {
         Cause::CliExited { exit, stderr_tail, tool_use_seen } => {
             put_exit(&mut put, *exit);
             put("stderr_tail", tail(stderr_tail));
+            put("tool_use_seen", tool_use_seen.to_string());
+        }
+        Cause::MemoryLimit { limit, used, tool_use_seen } => {
+            put("limit", limit.to_string());
+            put("used", used.to_string());
             put("tool_use_seen", tool_use_seen.to_string());
         }
         Cause::OptionsMismatch { options, .. } => put("options", options.join(",")),

@@ -17,6 +17,7 @@ use crate::{
         connection::ConnectionError,
         frame::{Frame, excerpt},
         lines::LineError,
+        memory::Overrun,
         process::{Exit, StopGrace},
     },
     failure::Cause,
@@ -69,10 +70,17 @@ impl SessionTask {
         if let Some(over) = self.digest(&mut active, &mut frames, false) {
             self.conclude(&mut active, over).await;
         } else {
-            let cause = Cause::CliExited {
-                exit,
-                stderr_tail: active.lease.child.stderr_tail(),
-                tool_use_seen: active.turn.tool_use_seen,
+            let tool_use_seen = active.turn.tool_use_seen;
+            let cause = match active.lease.child.overrun() {
+                Some(Overrun { limit, used }) => {
+                    let session_id = &self.status.session_id;
+                    warn!(%session_id, limit, used, "memory_limit");
+                    Cause::MemoryLimit { limit, used, tool_use_seen }
+                }
+                None => {
+                    let stderr_tail = active.lease.child.stderr_tail();
+                    Cause::CliExited { exit, stderr_tail, tool_use_seen }
+                }
             };
             self.fail_active(&mut active, cause);
         }

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     cli::{
         launch::{Folders, LaunchSettings, Origin},
+        memory::MemoryWatch,
         options::Options,
         process::{Process, StopGrace},
         request::Initialize,
@@ -52,6 +53,8 @@ pub struct SupplyLimits {
     pub connect_timeout: Duration,
     /// Bytes of a frame.
     pub max_frame_bytes: usize,
+    /// Resident bytes of one process and its descendants; `None` is no bound.
+    pub memory_limit: Option<u64>,
 }
 
 /// Starts a real process for every order.
@@ -66,6 +69,7 @@ struct Shared {
     places: Places,
     starts: Places,
     starting: AtomicU32,
+    memory: Option<Arc<MemoryWatch>>,
     tasks: Tasks,
 }
 
@@ -78,7 +82,18 @@ impl ProcessSupply {
         permit: Permit,
         tasks: Tasks,
     ) -> Self {
+        let memory = limits.memory_limit.map(|limit| Arc::new(MemoryWatch::new(limit)));
+        if let Some(watch) = memory.clone() {
+            let stopping = tasks.stopping().child_token();
+            tasks.spawn(info_span!("memory"), async move {
+                tokio::select! {
+                    () = watch.run() => {}
+                    () = stopping.cancelled() => {}
+                }
+            });
+        }
         Self(Arc::new(Shared {
+            memory,
             places: Places::new(limits.max_processes, limits.max_processes_of_a_tenant),
             starts: Places::new(limits.start_concurrency, None),
             starting: AtomicU32::new(0),
@@ -242,6 +257,10 @@ impl Shared {
             Process::start(command, &self.settings.sandbox, self.limits.max_frame_bytes)
                 .await
                 .map_err(|error| self.not_started(&error))?;
+        let process = match &self.memory {
+            Some(watch) => process.bounded_by(watch),
+            None => process,
+        };
         let mut lease = Lease {
             client_id,
             cli_session_id: origin.cli_session_id(),
