@@ -27,11 +27,15 @@ pub enum Kind {
     Nohup,
     /// Likewise, and it keeps its parent's stdout open.
     StdoutHolder,
+    /// As [`Kind::Nohup`], and its environment is empty: nothing tells whose it is.
+    Bare,
+    /// In the process group of its parent, holding 300 MB.
+    Hog,
 }
 
 impl Kind {
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Group, Self::Setsid, Self::Nohup, Self::StdoutHolder]
+        [Self::Group, Self::Setsid, Self::Nohup, Self::StdoutHolder, Self::Bare, Self::Hog]
             .into_iter()
             .find(|kind| kind.name() == name)
     }
@@ -42,6 +46,8 @@ impl Kind {
             Self::Setsid => "setsid",
             Self::Nohup => "nohup",
             Self::StdoutHolder => "stdout-holder",
+            Self::Bare => "bare",
+            Self::Hog => "hog",
         }
     }
 }
@@ -52,9 +58,13 @@ impl Kind {
 pub fn start(kind: Kind) -> io::Result<u32> {
     let stdout = match kind {
         Kind::StdoutHolder => Stdio::inherit(),
-        Kind::Group | Kind::Setsid | Kind::Nohup => Stdio::null(),
+        _ => Stdio::null(),
     };
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut command = Command::new(std::env::current_exe()?);
+    if kind == Kind::Bare {
+        command.env_clear();
+    }
+    let mut child = command
         .args([ARGUMENT, kind.name()])
         .stdin(Stdio::null())
         .stdout(stdout)
@@ -76,10 +86,14 @@ pub fn kind_asked_for(argv: &[String]) -> Option<Kind> {
 
 /// Lives the child's life.
 pub fn live(kind: Kind) -> ! {
-    if kind != Kind::Group {
+    let hoard = match kind {
+        Kind::Hog => vec![1_u8; 300 << 20],
+        _ => Vec::new(),
+    };
+    if !matches!(kind, Kind::Group | Kind::Hog) {
         rustix::process::setsid().expect("a new child leads no process group");
     }
-    if kind == Kind::Nohup {
+    if matches!(kind, Kind::Nohup | Kind::Bare) {
         // A handler that only sets a flag nobody reads: the signal is taken and nothing happens.
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [SIGTERM, SIGHUP] {
@@ -90,5 +104,6 @@ pub fn live(kind: Kind) -> ! {
     // A parent that is gone already does not want to know.
     let _ = io::stderr().write_all(b".");
     std::thread::sleep(LIFE);
+    drop(hoard);
     std::process::exit(0)
 }

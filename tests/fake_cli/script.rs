@@ -41,7 +41,7 @@
 //! | `kill-self SIGNAL` | sends itself a signal: TERM, INT, HUP, KILL, ABRT, SEGV, STOP |
 //! | `ignore-term`, `ignore-eof` | from now on SIGTERM, the end of stdin have no effect |
 //! | `close-stdout` | closes stdout; the process lives on |
-//! | `child KIND` | starts a child that sleeps and says its `KIND PID`: `group` in the same process group, `setsid` in a session of its own, `nohup` likewise and deaf to SIGTERM and SIGHUP, `stdout-holder` as `setsid` but keeping stdout open |
+//! | `child KIND` | starts a child that sleeps and says its `KIND PID`: `group` in the same process group, `setsid` in a session of its own, `nohup` likewise and deaf to SIGTERM and SIGHUP, `stdout-holder` as `setsid` but keeping stdout open, `bare` as `nohup` with an empty environment, `hog` as `group` holding 300 MB |
 //! | `background-turn MS` | so long after this turn's end, a turn that nobody asked for |
 //! | `allocate MB` | takes so much memory and keeps it |
 

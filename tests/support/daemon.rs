@@ -30,7 +30,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the program on the fake CLI, with further settings.
+    /// Starts the program on the fake CLI, with further settings; `CONFIG` is a file of them.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
         Self::start_in(TempDir::new().expect("a folder"), settings).await
     }
@@ -60,20 +60,22 @@ impl Daemon {
         Turn::new(self.client.clone().query(request).await.expect("taken").into_inner())
     }
 
-    /// The process that was started: the keeper of the service.
-    pub fn keeper(&self) -> u32 {
+    /// The process that was started: the keeper of the service, if it has one.
+    pub fn started(&self) -> u32 {
         self.child.id().expect("it runs")
     }
 
-    /// The process of the service itself.
+    /// The process of the service itself: the same program with the same arguments.
     pub fn id(&self) -> u32 {
-        let children = Look::take().expect("/proc").children(self.keeper());
-        *children.first().expect("it keeps the service")
+        let started = self.started();
+        let mut children = Look::take().expect("/proc").children(started).into_iter();
+        let same = |pid: &u32| processes::words(*pid) == processes::words(started);
+        children.find(same).unwrap_or(started)
     }
 
     /// As whoever started the program does.
     pub fn signal(&self, signal: Signal) {
-        kill_process(pid(self.keeper()).expect("an id"), signal).expect("signalled");
+        kill_process(pid(self.started()).expect("an id"), signal).expect("signalled");
     }
 
     /// Kills the service itself, and not its keeper.
@@ -110,7 +112,10 @@ fn command(state: &Path, settings: &[(&str, &str)]) -> Command {
         .env("SESSION_POOL__LOG__FORMAT", "json")
         .env("SESSION_POOL__POOL__MAX_PROCESSES", "16")
         .env("SESSION_POOL__CLI__SANDBOX", "process-tree")
-        .envs(settings.iter().map(|(key, value)| (format!("SESSION_POOL__{key}"), value)))
+        .envs(settings.iter().map(|(key, value)| match *key {
+            "CONFIG" => ("SESSION_POOL_CONFIG".to_owned(), value),
+            key => (format!("SESSION_POOL__{key}"), value),
+        }))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -1,0 +1,17 @@
+//! The program as an operator runs it, in both sandboxes: whatever ends a session, the
+//! service or its keeper, nothing of it is left a second later.
+//!
+//! Needs bubblewrap, which `.ci/run` installs, and the real CLIs of `.ci/fetch-cli`.
+
+#[path = "../stand_in/mod.rs"]
+mod stand_in;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bed;
+
+mod ends;
+mod memory;
+mod modes;
+mod real;
+mod view;

@@ -1,0 +1,48 @@
+//! `cli.memory_limit`: a process tree that swells is replaced, and the turn says why.
+
+use session_pool::proto::TurnOrigin;
+use tonic::Code;
+
+use crate::{
+    bed::{Bed, MODES},
+    support::{
+        failure,
+        service::{query, script},
+    },
+};
+
+const LIMIT: (&str, &str) = ("CLI__MEMORY_LIMIT", "200 MiB");
+
+#[tokio::test]
+async fn a_turn_whose_processes_hold_too_much_ends_with_the_reason() {
+    for mode in MODES {
+        let bed = Bed::fake(mode, &[LIMIT]).await;
+        for what in ["allocate 300", "child hog"] {
+            let first = bed.run(query("a", "remember me")).await;
+            assert!(!first.result().is_error);
+            let lines = ["child bare", "say word", what, "hang"];
+            let turn = bed.run(query("a", &script(&lines))).await;
+            let metadata = failure(turn.error(), Code::ResourceExhausted, "MEMORY_LIMIT");
+            assert_eq!(metadata["limit"], (200_u64 << 20).to_string(), "{what} in {mode}");
+            let used: u64 = metadata["used"].parse().expect("bytes");
+            assert!(used > 200 << 20, "{used}");
+            bed.gone().await;
+            let next = bed.run(query("a", &script(&["recite"]))).await;
+            assert_eq!(next.started().origin(), TurnOrigin::Resumed);
+            assert!(next.text().contains("remember me"), "{}", next.text());
+        }
+        bed.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_idle_process_over_the_limit_is_replaced() {
+    let bed = Bed::fake("process-tree", &[LIMIT]).await;
+    let first = bed.run(query("a", &script(&["allocate 300", "say done"]))).await;
+    assert!(!first.result().is_error);
+    bed.until_gone().await;
+    let next = bed.run(query("a", "hello")).await;
+    assert_eq!(next.started().origin(), TurnOrigin::Resumed);
+    assert_ne!(next.started().client_id, first.started().client_id);
+    bed.stop().await;
+}

@@ -1,0 +1,108 @@
+//! What a session in `bubblewrap` can see and do, tried by the real CLI's Bash tool.
+
+use std::{fs, path::PathBuf};
+
+use session_pool::proto::{SessionOptions, turn_event::Kind};
+
+use crate::{
+    bed::Bed,
+    support::service::{query, query_with},
+};
+
+/// Runs a command in a session and returns what it printed.
+async fn bash(bed: &Bed, session: &str, command: &str) -> String {
+    let options = SessionOptions {
+        allowed_tools: vec!["Bash".into()],
+        permission_mode: Some("dontAsk".into()),
+        ..SessionOptions::default()
+    };
+    let prompt = format!("[[bash {{ {command}; }} 2>&1; echo \"ended with $?\"]]");
+    let turn = bed.run(query_with(session, &prompt, options)).await;
+    let results = turn.events.iter().filter_map(|event| match event.kind.as_ref()? {
+        Kind::User(_) => Some(format!("{event:?}")),
+        _ => None,
+    });
+    results.collect::<Vec<_>>().join("\n")
+}
+
+fn work_folder(bed: &Bed, session: &str) -> PathBuf {
+    bed.daemon.state.path().join(format!("tenants/default/work/s-{session}"))
+}
+
+#[tokio::test]
+async fn a_session_sees_its_own_processes_and_folders_only() {
+    for version in ["2.1.197", "2.1.330"] {
+        let bed = Bed::real("bubblewrap", version, &[]).await;
+        let state = bed.daemon.state.path().display().to_string();
+
+        // The other session has a process, a file in its folder and one in /tmp.
+        let sleeper = format!("sleep {} >/dev/null 2>&1 & echo planted >mine", bed.unique);
+        bash(&bed, "other", &format!("echo planted >/tmp/planted; {sleeper}")).await;
+        bed.until_sleeping(1).await;
+        let theirs = work_folder(&bed, "other");
+        assert_eq!(fs::read_to_string(theirs.join("mine")).expect("written"), "planted\n");
+
+        // Processes: a few of its own, and not one that sleeps.
+        let seen = bash(&bed, "a", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").await;
+        assert!(seen.contains("ended with 0"), "{seen}");
+        let quoted = seen.matches(&bed.unique).count();
+        assert_eq!(quoted, 0, "{seen}");
+        let count = bash(&bed, "a", "ls -d /proc/[0-9]* | wc -l | tr -d ' '").await;
+        assert!((1..30).any(|n| count.contains(&format!("{n}\\nended with 0"))), "{count}");
+
+        // Files: neither theirs nor the service's.
+        for hidden in [
+            theirs.join("mine").display().to_string(),
+            "/tmp/planted".to_owned(),
+            format!("{state}/lock"),
+            format!("{state}/tenants/default/work/s-other"),
+        ] {
+            let seen = bash(&bed, "a", &format!("cat {hidden} || ls {hidden}")).await;
+            assert!(seen.contains("No such file or directory"), "{hidden}: {seen}");
+            assert!(!seen.contains("ended with 0"), "{hidden}: {seen}");
+        }
+
+        // Writing: nowhere but in its own folder and its own /tmp.
+        for closed in ["/etc/x", "/usr/x", "/x", "/var/lib/x"] {
+            let tried = bash(&bed, "a", &format!("echo x >{closed}")).await;
+            assert!(tried.contains("Read-only file system"), "{closed}: {tried}");
+            assert!(!PathBuf::from(closed).exists());
+        }
+        bash(
+            &bed,
+            "a",
+            &format!("mkdir -p {state}/tenants/else && echo x >{state}/tenants/else/x"),
+        )
+        .await;
+        assert!(!bed.daemon.state.path().join("tenants/else").exists());
+
+        // Signals: there is nobody to be hit.
+        let tried = bash(&bed, "a", &format!("kill -0 {}", bed.daemon.id())).await;
+        assert!(tried.contains("No such process"), "{tried}");
+
+        // And what it may do works.
+        let own =
+            bash(&bed, "a", "echo mine >file && cat file && echo t >/tmp/t && cat /tmp/t").await;
+        assert!(own.contains("mine\\nt\\nended with 0"), "{own}");
+        assert_eq!(
+            fs::read_to_string(work_folder(&bed, "a").join("file")).expect("kept"),
+            "mine\n"
+        );
+        let turn = bed.run(query("other", "still there?")).await;
+        assert!(turn.text().contains("still there?"), "{}", turn.text());
+        bed.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_services_configuration_is_hidden_where_it_lies() {
+    // Not below a folder that is hidden anyway.
+    let folder = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
+    let file = folder.path().join("config.toml");
+    fs::write(&file, "[cli.env]\nPLANTED_TOKEN = \"planted-secret\"\n").expect("written");
+    let path = file.display().to_string();
+    let bed = Bed::configured("bubblewrap", "2.1.330", &path).await;
+    let seen = bash(&bed, "a", &format!("cat {path}")).await;
+    assert!(seen.contains("ended with 1") && !seen.contains("planted-secret"), "{seen}");
+    bed.stop().await;
+}
