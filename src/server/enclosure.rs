@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use super::make_state_folder;
 use crate::{
     cli::sandbox::{self, Sandbox, Scene, Unfit},
-    config::{Config, SandboxMode},
+    config::{Config, SandboxMode, StoreKind},
     keeper::{self, Ending, Strays},
 };
 
@@ -44,7 +44,8 @@ impl Enclosure {
         program: &Path,
     ) -> anyhow::Result<Self> {
         make_state_folder(config)?;
-        let namespaces = || sandbox::bubblewrap(&config.state_dir, secrets, &config.cli.path);
+        let hidden = hidden_files(config, secrets);
+        let namespaces = || sandbox::bubblewrap(&config.state_dir, &hidden, &config.cli.path);
         let tree = || sandbox::process_tree(program);
         let asked = |tried: Result<Sandbox, Unfit>| {
             let mode = config.cli.sandbox.as_str();
@@ -71,7 +72,8 @@ impl Enclosure {
         let (name, passed_over) = word.split_once(' ').unwrap_or((&word, ""));
         let sandbox = if name == SandboxMode::Bubblewrap.as_str() {
             let (state, program) = (&config.state_dir, &config.cli.path);
-            Sandbox::Bubblewrap(Arc::new(Scene::of_this_machine(state, secrets, program)))
+            let hidden = hidden_files(config, secrets);
+            Sandbox::Bubblewrap(Arc::new(Scene::of_this_machine(state, &hidden, program)))
         } else {
             Sandbox::ProcessTree(OURSELVES.into())
         };
@@ -95,6 +97,12 @@ impl Enclosure {
         keeper::mark_as_kept(&mut command, &self.to_string());
         keeper::keep(&mut command, Strays::Die, |_| {})
     }
+}
+
+/// The database may lie outside the state folder.
+fn hidden_files(config: &Config, secrets: &[PathBuf]) -> Vec<PathBuf> {
+    let database = (config.store.kind == StoreKind::Sqlite).then(|| config.database_file());
+    secrets.iter().cloned().chain(database).collect()
 }
 
 impl fmt::Display for Enclosure {

@@ -49,6 +49,11 @@ pub struct Bed {
 impl Bed {
     /// On a copy of the fake CLI with a path of its own, which its children have, too.
     pub async fn fake(mode: &str, settings: &[(&str, &str)]) -> Self {
+        Self::fake_by(&[], mode, settings).await
+    }
+
+    /// Likewise, the program being started by another one.
+    pub async fn fake_by(by: &[&str], mode: &str, settings: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().expect("a folder");
         let program = folder.path().join("fake-claude");
         let original = Path::new(env!("CARGO_BIN_EXE_fake-claude"));
@@ -58,7 +63,8 @@ impl Bed {
         let unique = program.display().to_string();
         let mut all = vec![("CLI__SANDBOX", mode), ("CLI__PATH", &unique)];
         all.extend(settings);
-        let daemon = Daemon::start(&all).await;
+        let state = TempDir::new().expect("a folder");
+        let daemon = Daemon::start_by(by, state, &all).await;
         Self { daemon, unique, api: None, _program: Some(folder) }
     }
 

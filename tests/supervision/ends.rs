@@ -160,7 +160,8 @@ async fn how_the_cli_ended_is_told_alike_in_both_sandboxes() {
             ("kill-self ABRT", "signal", "6"),
             ("kill-self SEGV", "signal", "11"),
         ] {
-            let lines = ["say x", ending];
+            // A signal may take effect a moment after it was sent.
+            let lines = ["say x", ending, "hang"];
             let turn = bed.run(query("a", &crate::support::service::script(&lines))).await;
             let told = crate::support::metadata(turn.error(), key);
             assert_eq!(told.as_deref(), Some(value), "{ending} in {mode}: {:?}", turn.error());

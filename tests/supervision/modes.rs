@@ -2,12 +2,16 @@
 
 use std::process::{Command, Output};
 
-use session_pool::proto::GetStatsRequest;
+use rustix::process::{Signal, kill_process};
+use session_pool::{
+    procfs::{Look, entry_of, pid},
+    proto::GetStatsRequest,
+};
 use tempfile::TempDir;
 
 use crate::{
     bed::{Bed, MODES},
-    support::service::query,
+    support::{eventually, service::query},
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_session-pool");
@@ -61,5 +65,36 @@ async fn the_sandbox_in_use_is_told() {
         let line = told.lines().find(|line| line.starts_with("sandbox ")).expect("a line");
         assert_eq!(line.split_whitespace().nth(1), Some(used), "{told}");
         bed.stop().await;
+    }
+}
+
+/// Children of a process that have ended and that it has not waited for.
+fn zombies(pid: u32) -> Vec<u32> {
+    let mut children = Look::take().expect("/proc").children(pid);
+    children.retain(|child| entry_of(*child).is_some_and(|entry| entry.ended));
+    children
+}
+
+#[tokio::test]
+async fn as_the_first_process_of_a_container_it_waits_for_what_falls_to_it() {
+    let container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"];
+    for (mode, outer) in [(MODES[0], "session-pool keep"), (MODES[1], "bwrap")] {
+        let mut bed = Bed::fake_by(&container, mode, &[]).await;
+        let first = Look::take().expect("/proc").children(bed.daemon.started())[0];
+        for round in 0..3 {
+            let mut turn = bed.hang("a", &[]).await;
+            // What it had started loses its parent and falls to the first process.
+            bed.kill_starting_with(outer);
+            bed.gone().await;
+            turn.finish().await;
+            assert!(turn.end.is_some_and(|end| end.is_err()), "{round} in {mode}");
+        }
+        eventually("nothing waits to be waited for", async || {
+            zombies(first).is_empty().then_some(())
+        })
+        .await;
+        kill_process(pid(first).expect("an id"), Signal::TERM).expect("signalled");
+        assert_eq!(bed.daemon.ended().await.code(), Some(0), "{mode}");
+        bed.gone().await;
     }
 }

@@ -37,7 +37,12 @@ impl Daemon {
 
     /// Starts the program where an earlier life of it was killed.
     pub async fn start_in(state: TempDir, settings: &[(&str, &str)]) -> Self {
-        let mut child = command(state.path(), settings).spawn().expect("started");
+        Self::start_by(&[], state, settings).await
+    }
+
+    /// Starts the program by another one, which has it as its child.
+    pub async fn start_by(by: &[&str], state: TempDir, settings: &[(&str, &str)]) -> Self {
+        let mut child = command(by, state.path(), settings).spawn().expect("started");
         let stderr = child.stderr.take().expect("a pipe");
         let mut lines = BufReader::new(stderr).lines();
         let address = loop {
@@ -102,10 +107,11 @@ impl Daemon {
     }
 }
 
-fn command(state: &Path, settings: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_session-pool"));
+fn command(by: &[&str], state: &Path, settings: &[(&str, &str)]) -> Command {
+    let words = [by, &[env!("CARGO_BIN_EXE_session-pool"), "serve"]].concat();
+    let mut command = Command::new(words[0]);
     command
-        .arg("serve")
+        .args(&words[1..])
         .env("SESSION_POOL__SERVER__LISTEN", "127.0.0.1:0")
         .env("SESSION_POOL__CLI__PATH", env!("CARGO_BIN_EXE_fake-claude"))
         .env("SESSION_POOL__STATE_DIR", state)

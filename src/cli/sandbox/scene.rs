@@ -35,10 +35,11 @@ impl Scene {
         let home = env::var_os("HOME").map(PathBuf::from);
         let folders = PRIVATE.into_iter().chain(HOMES).map(PathBuf::from);
         let folders = folders.chain(home).chain([state_dir.to_owned()]);
-        let secrets: Vec<PathBuf> = secrets.iter().filter_map(|file| real(file)).collect();
+        let secrets: Vec<PathBuf> = secrets.iter().filter_map(|file| place_of(file)).collect();
         let own = secrets.iter().filter_map(|file| folder_of_its_own(file));
         let folders = outermost(folders.filter_map(|folder| real(&folder)).chain(own));
-        let files = secrets.into_iter().filter(|file| !lies_in(file, &folders)).collect();
+        let apart = |file: &PathBuf| file.exists() && !lies_in(file, &folders);
+        let files = secrets.into_iter().filter(apart).collect();
         let mut shown = Vec::new();
         // Names are looked up by it, and it often is a link into /run.
         let resolver = real(Path::new("/etc/resolv.conf"));
@@ -52,6 +53,11 @@ impl Scene {
 fn real(path: &Path) -> Option<PathBuf> {
     // The root is no folder of anybody's.
     fs::canonicalize(path).ok().filter(|path| path.parent().is_some())
+}
+
+/// Where a file is, or will be once it is made.
+fn place_of(file: &Path) -> Option<PathBuf> {
+    real(file).or_else(|| Some(real(file.parent()?)?.join(file.file_name()?)))
 }
 
 fn lies_in(path: &Path, folders: &[PathBuf]) -> bool {

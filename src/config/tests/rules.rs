@@ -26,6 +26,8 @@ fn values_out_of_bounds_or_of_another_type_are_refused() {
         ("cli.env", "A=b", "is a table of texts"),
         ("cli.env.A-B", "c", "not one of an environment variable"),
         ("log.format", "xml", "is one of pretty, json"),
+        ("cli.sandbox", "chroot", "is one of auto, bubblewrap, process-tree"),
+        ("cli.memory_limit", "2 TiB", "must be from 0 B to 1 TiB"),
         ("log.level", "a=b=c", "is a filter"),
         ("pool", "3", "unknown key"),
         ("pool.max_session", "3", "unknown key"),
