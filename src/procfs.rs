@@ -103,8 +103,10 @@ fn parse(stat: &str) -> Option<Entry> {
     // The name before the state is in parentheses and may hold any character.
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
+    // A process whose first thread has ended looks like a zombie while others run.
+    let threads: u32 = fields.get(17)?.parse().ok()?;
     Some(Entry {
-        ended: "ZX".contains(*fields.first()?),
+        ended: "ZX".contains(*fields.first()?) && threads <= 1,
         parent: fields.get(1)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
         pages: fields.get(21)?.parse().ok()?,
@@ -121,6 +123,13 @@ mod tests {
         let entry = parse(stat).expect("a line of the kernel");
         assert_eq!(entry, Entry { parent: 3, ended: false, started: 991, pages: 12 });
         assert_eq!(parse("7 (cut short) S"), None);
+        // Ended, and with threads that live on.
+        let ended = |threads: &str| {
+            let fields =
+                format!("7 (a) Z 3 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 {threads} 0 9 0 0");
+            parse(&fields).expect("a line of the kernel").ended
+        };
+        assert!(ended("1") && !ended("2"));
     }
 
     #[test]

@@ -75,12 +75,15 @@ pub struct Folders {
     pub config: PathBuf,
     /// The tenant's `HOME`.
     pub home: PathBuf,
+    /// Further folders that its tools may reach.
+    pub extra: Vec<PathBuf>,
 }
 
 impl Folders {
     /// Those that its process may write to.
     pub fn writable(&self) -> impl Iterator<Item = &Path> {
-        [&self.work, &self.config, &self.home].into_iter().map(PathBuf::as_path)
+        let own = [&self.work, &self.config, &self.home];
+        own.into_iter().chain(&self.extra).map(PathBuf::as_path)
     }
 }
 
@@ -256,7 +259,7 @@ mod tests {
     }
 
     fn folders() -> Folders {
-        Folders { work: "/w".into(), config: "/c".into(), home: "/h".into() }
+        Folders { work: "/w".into(), config: "/c".into(), home: "/h".into(), extra: vec![] }
     }
 
     fn command(origin: Origin, options: &Options) -> Command {

@@ -102,9 +102,7 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
         Slot::Texts(place, max) => **place = texts(value, *max)?,
         Slot::Format(place) => **place = named(text(value)?, LogFormat::ALL, LogFormat::as_str)?,
         Slot::Store(place) => **place = store_named(text(value)?)?,
-        Slot::McpServers(place) => {
-            **place = named(text(value)?, McpServers::ALL, McpServers::as_str)?
-        }
+        Slot::McpServers(place) => **place = mcp_servers_named(text(value)?)?,
         Slot::Sandbox(place) => {
             **place = named(text(value)?, SandboxMode::ALL, SandboxMode::as_str)?;
         }
@@ -231,4 +229,11 @@ fn named<T: Copy, const N: usize>(
 ) -> Result<T, String> {
     let found = all.into_iter().find(|value| name_of(*value) == name);
     found.ok_or_else(|| format!("is one of {}", all.map(name_of).join(", ")))
+}
+
+fn mcp_servers_named(name: &str) -> Result<McpServers, String> {
+    McpServers::ALL
+        .into_iter()
+        .find(|servers| servers.as_str() == name)
+        .ok_or_else(|| format!("is one of {}", McpServers::ALL.map(McpServers::as_str).join(", ")))
 }

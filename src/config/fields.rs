@@ -93,8 +93,8 @@ pub fn reading_of(key: &str) -> Reading {
             | Slot::OptionalAddress(_)
             | Slot::Format(_)
             | Slot::McpServers(_)
-            | Slot::Store(_)
-            | Slot::Sandbox(_),
+            | Slot::Sandbox(_)
+            | Slot::Store(_),
         ) => Reading::Text,
         _ => Reading::Toml,
     }

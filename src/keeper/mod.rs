@@ -39,6 +39,9 @@ pub const END_NOW: Signal = Signal::USR1;
 /// What is passed on to the child.
 const PASSED_ON: [i32; 5] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR2];
 
+/// The wait before looking again for what cannot be found yet.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// What becomes of a process that lost its parent and fell to the keeper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strays {
@@ -144,7 +147,7 @@ impl Keeper {
                 Ok(Some(_)) => drop(self.reap()),
                 Err(Errno::INTR) => {}
                 // Something came to us just now, and is found by looking again.
-                Ok(None) if spared.is_none() => {}
+                Ok(None) if spared.is_none() => std::thread::sleep(LOOK_AGAIN),
                 Ok(None) | Err(_) => return,
             }
         }

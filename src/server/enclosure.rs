@@ -99,10 +99,11 @@ impl Enclosure {
     }
 }
 
-/// The database may lie outside the state folder.
+/// The database may lie outside the state folder; tokens and keys do.
 fn hidden_files(config: &Config, secrets: &[PathBuf]) -> Vec<PathBuf> {
     let database = (config.store.kind == StoreKind::Sqlite).then(|| config.database_file());
-    secrets.iter().cloned().chain(database).collect()
+    let credentials = [config.auth.tokens_file.clone(), config.tls.key.clone()];
+    secrets.iter().cloned().chain(database).chain(credentials.into_iter().flatten()).collect()
 }
 
 impl fmt::Display for Enclosure {

@@ -248,6 +248,7 @@ impl Shared {
         if let Some(cwd) = &order.options.cwd {
             folders.work = cwd.into();
         }
+        folders.extra = order.options.add_dirs.iter().map(Into::into).collect();
         let (origin, taken_up) = prepare(self.permit.clone(), order, folders.clone()).await?;
         let command = self
             .settings
@@ -313,6 +314,7 @@ impl Shared {
             work: tenant.join("work").join(folder_name(session)),
             config: tenant.join("claude"),
             home: tenant.join("home"),
+            extra: Vec::new(),
         }
     }
 }

@@ -117,7 +117,9 @@ async fn a_bad_file_stops_the_start() {
     let file = state.path().join("tokens.toml");
     fs::write(&file, "token = \"sp_this_is_a_secret\"\n").expect("written");
     config.auth.tokens_file = Some(file);
-    let error = session_pool::server::Server::bind(config).await.expect_err("refused");
+    let error = session_pool::server::Server::bind(config, crate::support::service::process_tree())
+        .await
+        .expect_err("refused");
     let told = format!("{error:#}");
     assert!(told.contains("auth.tokens_file") && told.contains("line 1"), "{told}");
 }

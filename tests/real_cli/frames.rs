@@ -130,7 +130,8 @@ async fn replies(program: std::path::PathBuf, api: &StandIn) -> Shapes {
         std::fs::create_dir(&folder).expect("made");
         folder
     };
-    let folders = Folders { work: folder("w"), config: folder("c"), home: folder("h") };
+    let folders =
+        Folders { work: folder("w"), config: folder("c"), home: folder("h"), extra: vec![] };
     let settings = LaunchSettings {
         program,
         extra_args: Vec::new(),

@@ -63,6 +63,7 @@ mod tests {
             work: "/var/lib/pool/work".into(),
             config: "/var/lib/pool/config".into(),
             home: "/var/lib/pool/home".into(),
+            extra: vec!["/srv/shared".into()],
         };
         let arguments = arguments(&scene, &folders, 7);
         let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
@@ -76,6 +77,7 @@ mod tests {
              --bind /var/lib/pool/work /var/lib/pool/work \
              --bind /var/lib/pool/config /var/lib/pool/config \
              --bind /var/lib/pool/home /var/lib/pool/home \
+             --bind /srv/shared /srv/shared \
              --chdir /var/lib/pool/work"
         );
     }

@@ -49,6 +49,7 @@ pub fn bubblewrap(state_dir: &Path, secrets: &[PathBuf], program: &Path) -> Resu
         work: place.join("work"),
         config: place.join("config"),
         home: place.join("home"),
+        extra: Vec::new(),
     };
     let hidden = place.join("hidden");
     for folder in folders.writable() {

@@ -174,7 +174,7 @@ proptest! {
         sessions in 1..=1_000_000_usize,
         ttl in 61_000..=2_592_000_000_u64,
         buffer in 1024..=(1_usize << 30),
-        argument in "--[b-df-j]{1,20}=[^\0]{0,40}",
+        argument in "--x[b-df-j]{0,20}=[^\0]{0,40}",
         variables in proptest::collection::btree_map("[B-DF-J][B-DF-J0-9]{0,8}", "[^\0]{0,40}", 0..4),
         json: bool,
     ) {

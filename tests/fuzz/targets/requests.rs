@@ -97,7 +97,8 @@ fn check(options: &Options, policy: &Policy) {
         env_passthrough: Vec::new(),
         state_dir: "/state".into(),
     };
-    let folders = Folders { work: "/w".into(), config: "/c".into(), home: "/h".into() };
+    let folders =
+        Folders { work: "/w".into(), config: "/c".into(), home: "/h".into(), extra: vec![] };
     let origin = Origin::New(CliSessionId::fresh());
     let command = settings.command(origin, options, &folders, ClientId::fresh(), |_| None);
     for arg in &command.args {
