@@ -1,7 +1,7 @@
 //! What a CLI process is enclosed in, so that nothing of it is left when it ends or when
 //! the service does. Knows commands and processes; nothing of sessions.
 //!
-//! - `process-tree`: under a [`keeper`](crate::keeper), which ends whatever descends from
+//! - `process-tree`: under a [`keeper`], which ends whatever descends from
 //!   the CLI. It sees and can touch whatever the service's user can.
 //! - `bubblewrap`: in namespaces of its own, which the kernel ends as a whole. It sees its
 //!   own processes and folders.
