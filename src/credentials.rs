@@ -3,6 +3,7 @@
 //! in force what was read before, and says so in the log.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,14 +11,14 @@ use std::{
 use anyhow::Context as _;
 use rustls::ServerConfig;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 use tracing::{error, info, info_span, warn};
 
 use crate::{
     auth::{files::Files, gate::Gate, tokens::Tokens},
-    config::Config,
+    config::{Config, TlsConfig},
     tasks::Tasks,
     tls::TlsFiles,
 };
@@ -28,9 +29,20 @@ pub struct Credentials {
     gate: Gate,
     tokens_file: Option<PathBuf>,
     tls: Option<(TlsFiles, watch::Sender<Arc<ServerConfig>>)>,
+    /// Says when the files have changed since they were read; `None` if nobody asked, or
+    /// if there are none.
+    changes: Option<notify::Result<Files>>,
 }
 
 impl Credentials {
+    /// Reads the files that the configuration names, to be kept up to date. They are
+    /// watched before they are read: what changes while the service starts counts too.
+    pub fn watched(config: &Config) -> anyhow::Result<Self> {
+        let paths = paths(config);
+        let changes = (!paths.is_empty()).then(|| Files::watch(&paths));
+        Ok(Self { changes, ..Self::read(config)? })
+    }
+
     /// Reads the files that the configuration names.
     pub fn read(config: &Config) -> anyhow::Result<Self> {
         let tokens_file = config.auth.tokens_file.clone();
@@ -50,7 +62,7 @@ impl Credentials {
             _ => None,
         };
         let gate = Gate::new(tokens, config.tls.client_ca.is_some());
-        Ok(Self { gate, tokens_file, tls })
+        Ok(Self { gate, tokens_file, tls, changes: None })
     }
 
     /// What decides who is let in.
@@ -63,46 +75,33 @@ impl Credentials {
         self.tls.as_ref().map(|(_, current)| current.subscribe())
     }
 
-    /// Reads the files again whenever they change, until the tasks end.
-    pub fn keep_up_to_date(self, tasks: &Tasks) {
-        let paths: Vec<PathBuf> =
-            self.tokens_file.iter().cloned().chain(self.tls_paths()).collect();
-        if paths.is_empty() {
+    /// Reads the files again whenever they change and at SIGHUP, until the tasks end.
+    /// Without any files SIGHUP means what it means to every process.
+    pub fn keep_up_to_date(mut self, tasks: &Tasks) {
+        if self.tokens_file.is_none() && self.tls.is_none() {
             return;
         }
-        let files = Files::watch(&paths);
+        let files = self.changes.take();
+        // From here on, not from when the task runs: until then SIGHUP ends the process.
+        let hangup = signal(SignalKind::hangup());
         let stopping = tasks.stopping().clone();
         tasks.spawn(info_span!("credentials"), async move {
             tokio::select! {
-                () = self.follow(files) => {}
+                () = self.follow(files, hangup) => {}
                 () = stopping.cancelled() => {}
             }
         });
     }
 
-    fn tls_paths(&self) -> Vec<PathBuf> {
-        self.tls.as_ref().map(|(files, _)| files.paths()).unwrap_or_default()
-    }
-
-    async fn follow(&self, files: notify::Result<Files>) {
-        let mut files = match files {
-            Ok(files) => Some(files),
-            Err(error) => {
-                warn!(%error, "credentials_not_watched");
-                None
-            }
-        };
-        let mut hangup = match signal(SignalKind::hangup()) {
-            Ok(hangup) => hangup,
-            Err(error) => {
-                warn!(%error, "sighup_not_heard");
-                return;
-            }
-        };
+    async fn follow(&self, files: Option<notify::Result<Files>>, hangup: io::Result<Signal>) {
+        let mut files = files.and_then(|files| {
+            files.inspect_err(|error| warn!(%error, "credentials_not_watched")).ok()
+        });
+        let mut hangup = hangup.inspect_err(|error| warn!(%error, "sighup_not_heard")).ok();
         loop {
             tokio::select! {
                 () = changed(files.as_mut()) => {}
-                _ = hangup.recv() => {}
+                () = hung_up(hangup.as_mut()) => {}
             }
             self.reload();
         }
@@ -129,6 +128,13 @@ impl Credentials {
     }
 }
 
+/// The files that say who may call.
+fn paths(config: &Config) -> Vec<PathBuf> {
+    let TlsConfig { cert, key, client_ca } = &config.tls;
+    let files = [&config.auth.tokens_file, cert, key, client_ca];
+    files.into_iter().flatten().cloned().collect()
+}
+
 fn read_tokens(file: &Path) -> anyhow::Result<Tokens> {
     Tokens::read(file).with_context(|| format!("auth.tokens_file: {}", file.display()))
 }
@@ -137,5 +143,16 @@ async fn changed(files: Option<&mut Files>) {
     match files {
         Some(files) => files.changed().await,
         None => std::future::pending().await,
+    }
+}
+
+async fn hung_up(signal: Option<&mut Signal>) {
+    let heard = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if heard.is_none() {
+        // It cannot be heard, or not any more.
+        std::future::pending().await
     }
 }

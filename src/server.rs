@@ -127,7 +127,7 @@ impl Server {
     /// Makes the state folder, builds the parts and binds the address. CLIs are enclosed
     /// in `sandbox`.
     pub async fn bind(config: Config, sandbox: Sandbox) -> anyhow::Result<Self> {
-        let credentials = Credentials::read(&config)?;
+        let credentials = Credentials::watched(&config)?;
         let policy = policy(&config)?;
         let lock = claim_state_folder(&config)?;
         sweep_earlier_life(&config).await;

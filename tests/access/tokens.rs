@@ -2,7 +2,11 @@
 
 use std::{fs, os::unix::fs::symlink, time::Duration};
 
-use tonic::Code;
+use rustix::process::Signal;
+use session_pool::{
+    proto::session_pool_service_client::SessionPoolServiceClient as Client, server::Server,
+};
+use tonic::{Code, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
@@ -10,10 +14,11 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::{
-    bed::{Bed, file_of, knock, token},
+    bed::{Bearer, Bed, file_of, knock, token},
     support::{
+        daemon::Daemon,
         eventually, failure, log,
-        service::{query, script},
+        service::{Service, fake_cli, process_tree, query, script},
         turn::Turn,
     },
 };
@@ -64,7 +69,7 @@ async fn probes_need_no_token_and_reflection_does() {
     let mut nobody = ServerReflectionClient::new(bed.channel());
     let asked = nobody.server_reflection_info(tokio_stream::once(ask.clone())).await;
     assert_eq!(asked.expect_err("refused").code(), Code::Unauthenticated);
-    let bearer = crate::bed::Bearer(Some(format!("Bearer {}", good.secret)));
+    let bearer = Bearer(Some(format!("Bearer {}", good.secret)));
     let mut somebody = ServerReflectionClient::with_interceptor(bed.channel(), bearer);
     somebody.server_reflection_info(tokio_stream::once(ask)).await.expect("answered");
     bed.service.stop().await;
@@ -111,15 +116,63 @@ async fn a_file_that_is_bad_or_gone_leaves_the_tokens_as_they_are() {
 }
 
 #[tokio::test]
+async fn what_changes_while_the_service_starts_is_not_missed() {
+    let (old, new) = (token("a", false, None), token("a", false, None));
+    let state = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tokens.toml");
+    fs::write(&file, file_of(&[&old])).expect("written");
+    let mut config = fake_cli(state.path());
+    config.auth.tokens_file = Some(file.clone());
+    let server = Server::bind(config, process_tree()).await.expect("bound");
+    // Read already, and not serving yet.
+    fs::write(&file, file_of(&[&new])).expect("written");
+    let service = Service::of(server, state);
+    let channel = service.channel().await;
+    let knock = async |secret: &str| {
+        let bearer = Bearer(Some(format!("Bearer {secret}")));
+        knock(&Client::with_interceptor(channel.clone(), bearer)).await
+    };
+    eventually("the new token", async || knock(&new.secret).await.ok()).await;
+    assert_eq!(knock(&old.secret).await.expect_err("revoked").code(), Code::Unauthenticated);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn sighup_has_the_files_read_again() {
+    let (old, new) = (token("a", false, None), token("a", false, None));
+    // The file itself lies in a folder that is not watched: only the link to it is.
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let real = elsewhere.path().join("tokens.toml");
+    fs::write(&real, file_of(&[&old])).expect("written");
+    let links = tempfile::tempdir().expect("a folder");
+    let link = links.path().join("tokens.toml");
+    symlink(&real, &link).expect("linked");
+    let link = link.to_str().expect("text");
+    let mut daemon = Daemon::start(&[("AUTH__TOKENS_FILE", link)]).await;
+    let channel = Endpoint::from_shared(daemon.address.clone()).expect("an address");
+    let channel = channel.connect().await.expect("connected");
+    let knock = async |secret: &str| {
+        let bearer = Bearer(Some(format!("Bearer {secret}")));
+        knock(&Client::with_interceptor(channel.clone(), bearer)).await
+    };
+    knock(&old.secret).await.expect("let in");
+    fs::write(&real, file_of(&[&new])).expect("written");
+    // To whoever was started, which is the keeper: as an operator does.
+    daemon.signal(Signal::HUP);
+    eventually("the new token", async || knock(&new.secret).await.ok()).await;
+    daemon.signal(Signal::TERM);
+    assert!(daemon.ended().await.success(), "it went on, and ends in order");
+}
+
+#[tokio::test]
 async fn a_bad_file_stops_the_start() {
     let state = tempfile::tempdir().expect("a folder");
-    let mut config = crate::support::service::fake_cli(state.path());
+    let mut config = fake_cli(state.path());
     let file = state.path().join("tokens.toml");
     fs::write(&file, "token = \"sp_this_is_a_secret\"\n").expect("written");
     config.auth.tokens_file = Some(file);
-    let error = session_pool::server::Server::bind(config, crate::support::service::process_tree())
-        .await
-        .expect_err("refused");
+    let error = Server::bind(config, process_tree()).await.expect_err("refused");
     let told = format!("{error:#}");
     assert!(told.contains("auth.tokens_file") && told.contains("line 1"), "{told}");
 }

@@ -55,7 +55,11 @@ impl Service {
     /// A service with this configuration.
     pub async fn with(config: Config, state: TempDir) -> Self {
         log::capture();
-        let server = Server::bind(config, process_tree()).await.expect("bound");
+        Self::of(Server::bind(config, process_tree()).await.expect("bound"), state)
+    }
+
+    /// A service that is bound already.
+    pub fn of(server: Server, state: TempDir) -> Self {
         let address = format!("http://{}", server.address().expect("an address"));
         let stop = CancellationToken::new();
         let (stopped, hurry) = (stop.clone(), CancellationToken::new());
