@@ -1,7 +1,7 @@
 //! Connections over TLS: certificates from files, read again when those change, and
 //! handshakes side by side, each within a bound. Knows nothing of what is said over them.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -11,9 +11,9 @@ use rustls::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
-    task::JoinSet,
-    time::timeout,
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +25,9 @@ use crate::tasks::Tasks;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Handshakes at the same time. More wait in the system's queue.
 const HANDSHAKES: usize = 256;
+/// After this the oldest handshake gives way, when all places are taken: whoever connects
+/// and says nothing does not keep others out, and a rush of callers is not turned away.
+const GIVE_WAY: Duration = Duration::from_secs(1);
 /// Connections that are ready and wait to be served.
 const READY: usize = 16;
 /// The wait after a failure to accept, which is the machine's (no file descriptors).
@@ -54,15 +57,6 @@ pub struct TlsError {
 }
 
 impl TlsFiles {
-    /// All of the files.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect()
-    }
-
     /// Reads the files.
     pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let error =
@@ -135,12 +129,9 @@ async fn accept_for_ever(
     config: &watch::Receiver<Arc<ServerConfig>>,
     ready: &mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
 ) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
-    let mut handshakes = JoinSet::new();
+    let mut handshakes = Handshakes::default();
     loop {
-        while handshakes.try_join_next().is_some() {}
-        // Never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        handshakes.until_room().await;
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -151,8 +142,7 @@ async fn accept_for_ever(
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&config.borrow()));
         let ready = ready.clone();
-        handshakes.spawn(async move {
-            let _place = place;
+        handshakes.start(async move {
             stream.set_nodelay(true).ok();
             match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
                 // Whoever served connections may have stopped.
@@ -161,5 +151,38 @@ async fn accept_for_ever(
                 Err(_) => debug!("handshake_timeout"),
             }
         });
+    }
+}
+
+/// Handshakes under way, side by side.
+#[derive(Default)]
+struct Handshakes {
+    running: JoinSet<()>,
+    /// In the order of their start, each with the time from which it gives way.
+    order: VecDeque<(AbortHandle, Instant)>,
+}
+
+impl Handshakes {
+    /// Returns once there is room for one more, which is after [`GIVE_WAY`] at the latest.
+    async fn until_room(&mut self) {
+        while self.running.try_join_next().is_some() {}
+        self.order.retain(|(handshake, _)| !handshake.is_finished());
+        while self.running.len() >= HANDSHAKES {
+            let Some((oldest, gives_way)) = self.order.front() else { return };
+            tokio::select! {
+                _ = self.running.join_next() => {}
+                () = sleep_until(*gives_way) => {
+                    debug!("handshake_gave_way");
+                    oldest.abort();
+                    self.order.pop_front();
+                    self.running.join_next().await;
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
+        let handle = self.running.spawn(handshake);
+        self.order.push_back((handle, Instant::now() + GIVE_WAY));
     }
 }

@@ -269,6 +269,22 @@ async fn whoever_does_not_speak_tls_disturbs_nobody() {
 }
 
 #[tokio::test]
+async fn silent_connections_do_not_use_up_the_places_for_handshakes() {
+    let clients = Authority::new();
+    let bed = Bed::start(Some(&clients), |_, _| {}).await;
+    let own = clients.caller("a", None);
+    let mut silent = Vec::new();
+    // More than there are places, and none of them ends by itself for ten seconds.
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(bed.address()).await.expect("connected"));
+    }
+    let served = timeout(Duration::from_secs(6), bed.knock(Some(&own))).await;
+    served.expect("served while the others say nothing").expect("let in");
+    drop(silent);
+    bed.service.stop().await;
+}
+
+#[tokio::test]
 async fn health_is_answered_in_plain_text_and_nothing_else_is() {
     let clients = Authority::new();
     // A port that was free a moment ago: the address has to be known beforehand.
