@@ -2,6 +2,7 @@
 //! It holds hashes only; a token itself is shown once, when it is made.
 
 use std::{
+    collections::HashSet,
     fs,
     path::Path,
     time::{Duration, SystemTime},
@@ -96,10 +97,11 @@ impl Tokens {
             })
         });
         let entries: Vec<Entry> = entries.collect::<Result<_, _>>()?;
-        for (index, entry) in entries.iter().enumerate() {
-            if entries[..index].iter().any(|earlier| earlier.hash == entry.hash) {
+        let mut seen = HashSet::with_capacity(entries.len());
+        for (number, entry) in (1..).zip(&entries) {
+            if !seen.insert(entry.hash) {
                 let problem = "stands in the file twice".to_owned();
-                return Err(TokensError::Entry { number: index + 1, field: "sha256", problem });
+                return Err(TokensError::Entry { number, field: "sha256", problem });
             }
         }
         Ok(Self { entries })
