@@ -2,7 +2,9 @@
 //! `session-pool:admin` makes an admin. Kubernetes reads user and groups from the same
 //! two places.
 
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 use super::{Identity, Refusal};
 use crate::ids::TenantId;
@@ -10,9 +12,13 @@ use crate::ids::TenantId;
 /// The organization whose members are admins.
 pub const ADMINS: &str = "session-pool:admin";
 
-/// Whose certificate it is. Whether it is good has been checked when it was shown.
-pub fn identity(der: &[u8]) -> Result<Identity, Refusal> {
+/// Whose certificate it is. Who issued it was checked when it was shown; how long it is
+/// good is looked at again, because a connection may outlive it.
+pub fn identity(der: &[u8], now: SystemTime) -> Result<Identity, Refusal> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Refusal::Nameless)?;
+    if !moment(now).is_some_and(|now| certificate.validity().is_valid_at(now)) {
+        return Err(Refusal::CertificateExpired);
+    }
     let subject = certificate.subject();
     let mut names = subject.iter_common_name().filter_map(|name| name.as_str().ok());
     let (Some(name), None) = (names.next(), names.next()) else { return Err(Refusal::Nameless) };
@@ -21,8 +27,15 @@ pub fn identity(der: &[u8]) -> Result<Identity, Refusal> {
     Ok(Identity { tenant, admin })
 }
 
+fn moment(time: SystemTime) -> Option<ASN1Time> {
+    let seconds = time.duration_since(UNIX_EPOCH).ok()?.as_secs();
+    ASN1Time::from_timestamp(i64::try_from(seconds).ok()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rcgen::{CertificateParams, DnType, KeyPair};
 
     use super::*;
@@ -40,10 +53,27 @@ mod tests {
     #[test]
     fn the_common_name_is_the_tenant_and_the_organization_the_role() {
         let user = certificate(&[(DnType::CommonName, "team-a"), (DnType::OrganizationName, "x")]);
-        let user = identity(&user).expect("named");
+        let user = identity(&user, SystemTime::now()).expect("named");
         assert_eq!((user.tenant.as_str(), user.admin), ("team-a", false));
         let admin = certificate(&[(DnType::CommonName, "ops"), (DnType::OrganizationName, ADMINS)]);
-        assert!(identity(&admin).expect("named").admin);
+        assert!(identity(&admin, SystemTime::now()).expect("named").admin);
+    }
+
+    #[test]
+    fn a_certificate_is_good_within_its_time_only() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "a");
+        let (begin, end) = (rcgen::date_time_ymd(2030, 1, 1), rcgen::date_time_ymd(2031, 1, 1));
+        (params.not_before, params.not_after) = (begin, end);
+        let key = KeyPair::generate().expect("a key");
+        let der = params.self_signed(&key).expect("a certificate").der().to_vec();
+        let day = Duration::from_secs(24 * 3600);
+        let (begin, end) = (SystemTime::from(begin), SystemTime::from(end));
+        for (now, good) in
+            [(begin - day, false), (begin + day, true), (end - day, true), (end + day, false)]
+        {
+            assert_eq!(identity(&der, now).err(), (!good).then_some(Refusal::CertificateExpired));
+        }
     }
 
     #[test]
@@ -51,7 +81,7 @@ mod tests {
         let nameless = certificate(&[(DnType::OrganizationName, ADMINS)]);
         let odd = certificate(&[(DnType::CommonName, "../a")]);
         for der in [&nameless[..], &odd, b"rubbish"] {
-            assert_eq!(identity(der), Err(Refusal::Nameless));
+            assert_eq!(identity(der, SystemTime::now()), Err(Refusal::Nameless));
         }
     }
 }

@@ -48,9 +48,14 @@ impl Gate {
         if tokens.is_none() && !self.0.certificates {
             return Ok(Identity::anonymous());
         }
+        let now = SystemTime::now();
         match (tokens, authorization, certificate) {
-            (Some(tokens), Some(header), _) => tokens.find(bearer(header)?, SystemTime::now()),
-            (_, _, Some(certificate)) if self.0.certificates => certificate::identity(certificate),
+            (Some(tokens), Some(header), _) => tokens.find(bearer(header)?, now),
+            // Whoever sends a token means to be whom it names, not whom the certificate does.
+            (None, Some(header), _) => Err(bearer(header).err().unwrap_or(Refusal::Unknown)),
+            (_, None, Some(certificate)) if self.0.certificates => {
+                certificate::identity(certificate, now)
+            }
             _ if self.0.certificates => Err(Refusal::Missing(" or show a client certificate")),
             _ => Err(Refusal::Missing("")),
         }

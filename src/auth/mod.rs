@@ -44,6 +44,9 @@ pub enum Refusal {
     /// The token was good until a time that has passed.
     #[error("the token has expired")]
     Expired,
+    /// A certificate whose time has passed, or has not come.
+    #[error("the client certificate has expired, or is not good yet")]
+    CertificateExpired,
     /// A certificate without a usable name.
     #[error(
         "the client certificate names no tenant: its subject needs a CN of 1 to 128 characters of A-Z a-z 0-9 . _ : -"

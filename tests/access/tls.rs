@@ -5,7 +5,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rcgen::{
@@ -281,6 +281,34 @@ async fn silent_connections_do_not_use_up_the_places_for_handshakes() {
     let served = timeout(Duration::from_secs(6), bed.knock(Some(&own))).await;
     served.expect("served while the others say nothing").expect("let in");
     drop(silent);
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_ends_what_its_connection_may_do() {
+    let clients = Authority::new();
+    let bed = Bed::start(Some(&clients), |_, _| {}).await;
+    let mut brief = caller("a", None);
+    brief.not_after = (SystemTime::now() + Duration::from_secs(5)).into();
+    let own = clients.issue(brief);
+    let channel = bed.connect(&bed.authority, Some(&own)).await.expect("connected");
+    let ask = async || Client::new(channel.clone()).get_stats(GetStatsRequest::default()).await;
+    ask().await.expect("let in while it is good");
+    let refused = eventually("the certificate's end", async || ask().await.err()).await;
+    failure(&refused, Code::Unauthenticated, "UNAUTHENTICATED");
+    assert!(refused.message().contains("certificate has expired"), "{}", refused.message());
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_where_there_are_none_is_not_let_in_by_the_certificate() {
+    let clients = Authority::new();
+    let bed = Bed::start(Some(&clients), |_, _| {}).await;
+    let own = clients.caller("a", None);
+    let channel = bed.connect(&bed.authority, Some(&own)).await.expect("connected");
+    let mut client = Client::with_interceptor(channel, Bearer(Some("Bearer sp_stray".into())));
+    let refused = client.get_stats(GetStatsRequest::default()).await.expect_err("refused");
+    failure(&refused, Code::Unauthenticated, "UNAUTHENTICATED");
     bed.service.stop().await;
 }
 
