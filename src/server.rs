@@ -237,6 +237,11 @@ impl Server {
         if self.config.auth.insecure && !asks {
             warn!("auth.insecure is set: whoever reaches the address can use the service");
         }
+        if asks && !encrypted && !address.ip().to_canonical().is_loopback() {
+            warn!(
+                "tls.cert is not set: tokens can be read on their way, unless something encrypts"
+            );
+        }
         stop.await;
 
         stopping.cancel();
