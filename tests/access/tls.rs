@@ -227,7 +227,8 @@ async fn certificates_are_swapped_without_a_restart() {
     install(bed.folder.path(), &issued);
     eventually("the new certificate", async || bed.connect(&next, Some(&own)).await).await;
     assert!(bed.connect(&bed.authority, Some(&own)).await.is_none(), "the old one is gone");
-    let asked = Client::new(kept).get_stats(GetStatsRequest::default()).await;
+    let mut kept = Client::new(kept);
+    let asked = kept.get_stats(GetStatsRequest::default()).await;
     asked.expect("a connection that was there goes on");
 
     // Other callers from now on.
@@ -239,6 +240,15 @@ async fn certificates_are_swapped_without_a_restart() {
         Client::new(channel).get_stats(GetStatsRequest::default()).await.ok()
     })
     .await;
+    let former = bed.connect(&next, Some(&own)).await;
+    let asked = match former {
+        Some(channel) => Client::new(channel).get_stats(GetStatsRequest::default()).await.ok(),
+        None => None,
+    };
+    assert!(asked.is_none(), "nobody of the former authority comes in");
+    // Certificates are checked against the authority when a connection begins.
+    let asked = kept.get_stats(GetStatsRequest::default()).await;
+    asked.expect("a connection of the former authority's goes on until it ends");
     bed.service.stop().await;
 }
 
