@@ -6,7 +6,10 @@ use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject as _},
+    },
     server::WebPkiClientVerifier,
 };
 use tokio::{
@@ -64,7 +67,7 @@ impl TlsFiles {
         let chain =
             certificates(&self.cert).map_err(|problem| error("tls.cert", &self.cert, problem))?;
         let private = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|problem| error("tls.key", &self.key, problem.to_string()))?;
+            .map_err(|bad| error("tls.key", &self.key, pem_problem(&bad)))?;
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -97,11 +100,25 @@ impl TlsFiles {
 
 fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
     let all: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?.collect();
+        CertificateDer::pem_file_iter(file).and_then(|sections| sections.collect());
     match all {
         Ok(all) if all.is_empty() => Err("holds no certificate".to_owned()),
         Ok(all) => Ok(all),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(pem_problem(&error)),
+    }
+}
+
+/// What is wrong with a file of PEM. The error's own text repeats lines of the file, and
+/// those may be the key.
+fn pem_problem(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => "holds nothing of the kind in PEM".to_owned(),
+        pem::Error::Base64Decode(_) => "its base64 is damaged".to_owned(),
+        pem::Error::SectionTooLarge => "a section is too large".to_owned(),
+        _ => "is not PEM: `-----BEGIN ...-----`, base64, and `-----END ...-----` stand on \
+              lines of their own"
+            .to_owned(),
     }
 }
 
@@ -184,5 +201,45 @@ impl Handshakes {
     fn start(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
         let handle = self.running.spawn(handshake);
         self.order.push_back((handle, Instant::now() + GIVE_WAY));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// What is told about a key file with this text.
+    fn told(text: &str) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("issued");
+        fs::write(&cert, issued.cert.pem()).expect("written");
+        fs::write(&key, text).expect("written");
+        let files = TlsFiles { cert, key, client_ca: None, client_cert_optional: false };
+        let error = files.load().expect_err("refused");
+        format!("{error} {error:?}")
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_key_is_told_without_the_key() {
+        let secret = "MIGHAgEAMBMGByqGSM49";
+        // On one line, as it comes out of a variable; cut off; with a sign too many.
+        for text in [
+            format!("-----BEGIN PRIVATE KEY----- {secret}"),
+            format!("-----BEGIN PRIVATE KEY----- {secret} -----END PRIVATE KEY-----"),
+            format!("-----BEGIN PRIVATE KEY-----\n{secret}\n"),
+            format!("-----BEGIN PRIVATE KEY-----\n{secret}*\n-----END PRIVATE KEY-----\n"),
+            format!("-----BEGIN PRIVATE KEY-----\n{secret}\n-----END PRIVATE KEY-----\n"),
+            secret.to_owned(),
+        ] {
+            let told = told(&text);
+            assert!(told.starts_with("tls.key: "), "{told}");
+            // Nor as the numbers of its bytes.
+            for hidden in [secret, "77, 73, 71", "[45"] {
+                assert!(!told.contains(hidden), "{told}");
+            }
+        }
     }
 }

@@ -18,6 +18,9 @@ use crate::ids::TenantId;
 /// Tokens at most: each is compared with every credential that comes.
 const MAX_TOKENS: usize = 10_000;
 
+/// The keys of the file.
+const KEYS: [&str; 6] = ["token", "sha256", "tenant", "roles", "expires", "name"];
+
 /// What every token begins with, so that one that leaked can be found.
 const PREFIX: &str = "sp_";
 
@@ -25,7 +28,7 @@ const PREFIX: &str = "sp_";
 #[derive(Debug, thiserror::Error)]
 pub enum TokensError {
     /// It cannot be read.
-    #[error("{0}")]
+    #[error(transparent)]
     Unreadable(#[from] std::io::Error),
     /// It is not TOML of the right form; the message says where.
     #[error("{0}")]
@@ -147,12 +150,20 @@ impl Entry {
     }
 }
 
-/// The error's line by its number: the text of it may be a token that was put there by
-/// mistake.
+/// The error's line by its number, its key if it is one of the file's, and what should
+/// stand there. Not what does: it may be a token that was put there by mistake.
 fn form(text: &str, error: &toml::de::Error) -> TokensError {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
-    TokensError::Form(format!("line {line}: {}", error.message()))
+    let number = before.matches('\n').count();
+    let line = text.lines().nth(number).unwrap_or_default();
+    let key = line.split_once('=').map(|(key, _)| key.trim()).filter(|key| KEYS.contains(key));
+    let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
+    // Serde repeats values and unknown keys before these words.
+    let problem = match error.message().rsplit_once(", expected ") {
+        Some((_, expected)) => format!("expected {expected}"),
+        None => error.message().to_owned(),
+    };
+    TokensError::Form(format!("line {}: {key}{problem}", number + 1))
 }
 
 fn hash(text: &str) -> Option<[u8; 32]> {
@@ -262,5 +273,28 @@ mod tests {
         }
         assert!(Tokens::parse("").expect("nobody").is_empty());
         assert!(Tokens::parse(&entry("expires = 2027-01-31\nname = \"x\"")).is_ok());
+    }
+
+    #[test]
+    fn a_token_that_was_put_there_by_mistake_is_not_repeated() {
+        let token = "sp_0123456789, expected `x`";
+        let entry = |rest: &str| format!("[[token]]\n{rest}\n");
+        for (text, told) in [
+            (format!("token = \"{token}\"\n"), "line 1: token: expected"),
+            (format!("\"{token}\" = \"a\"\n"), "line 1: expected `token`"),
+            (entry(&format!("\"{token}\" = 1")), "line 2: expected one of `sha256`"),
+            (entry(&format!("roles = \"{token}\"")), "line 2: roles: expected"),
+            (entry(&format!("name = \"x\"\nexpires = \"{token}\"")), "line 3: expires: expected"),
+            (entry(&format!("tenant = {token}")), "line 2"),
+            (entry(token), "line 2"),
+            (entry(&format!("sha256 = \"{token}")), "line 2"),
+            (entry(&format!("sha256 = \"{token}\"\ntenant = \"a\"")), "token 1: sha256"),
+        ] {
+            let error = Tokens::parse(&text).expect_err("refused");
+            for shown in [error.to_string(), format!("{error:?}")] {
+                assert!(!shown.contains("sp_012"), "{shown}");
+            }
+            assert!(error.to_string().contains(told), "{told}: {error}");
+        }
     }
 }

@@ -175,4 +175,5 @@ async fn a_bad_file_stops_the_start() {
     let error = Server::bind(config, process_tree()).await.expect_err("refused");
     let told = format!("{error:#}");
     assert!(told.contains("auth.tokens_file") && told.contains("line 1"), "{told}");
+    assert!(!told.contains("secret"), "{told}");
 }
