@@ -24,8 +24,8 @@ bench: ## Times and rates of a release build, on the fake and on the real CLI
 	@.ci/tools
 	@tests/bench
 
-soak: ## Ten minutes of everything at random; CI does one
-	@SESSION_POOL_SOAK_SECONDS=600 cargo test --features test-tools --test soak -- --nocapture
+soak: ## Ten minutes of everything at random
+	@SESSION_POOL_SOAK_SECONDS=600 cargo test --features soak,test-tools --test soak -- --nocapture
 
 clients: ## The Python, Go and grpcurl callers against a live service
 	@.ci/tools

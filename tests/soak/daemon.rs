@@ -5,7 +5,7 @@ use std::{fmt, path::Path, process::Stdio};
 use session_pool::{
     procfs::Look,
     proto::{
-        CloseSessionRequest, GetStatsRequest, ListSessionsRequest,
+        CloseSessionRequest, GetStatsRequest, GetStatsResponse, ListSessionsRequest,
         session_pool_service_client::SessionPoolServiceClient as Client,
     },
 };
@@ -93,8 +93,12 @@ impl Daemon {
             // One that ended by itself meanwhile is gone all the same.
             drop(control.close_session(request).await);
         }
-        eventually("the end of every CLI", async || {
-            processes::of_state(self.state()).is_empty().then_some(())
+        // Turns that their callers left at the end are still being stopped: the session
+        // of such a turn ends, or is removed by the cleanup, a moment later.
+        eventually("the end of every session and CLI", async || {
+            let stats = self.stats().await;
+            let none = (stats.total_sessions, stats.processes) == (0, 0);
+            (none && processes::of_state(self.state()).is_empty()).then_some(())
         })
         .await;
         // The connections of the callers close, and logs of ended turns are let go.
@@ -112,10 +116,13 @@ impl Daemon {
         .await
     }
 
-    async fn vitals(&self) -> Vitals {
+    async fn stats(&self) -> GetStatsResponse {
         let request = GetStatsRequest { all_tenants: true };
-        let stats = self.control.clone().get_stats(request).await.expect("answered").into_inner();
-        assert_eq!((stats.total_sessions, stats.processes), (0, 0), "{stats:?}");
+        self.control.clone().get_stats(request).await.expect("answered").into_inner()
+    }
+
+    async fn vitals(&self) -> Vitals {
+        let stats = self.stats().await;
         let keeper = self.process.id().expect("it lives");
         let children = Look::take().expect("/proc").children(keeper);
         // It has waited for all that fell to it.

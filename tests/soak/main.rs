@@ -2,8 +2,8 @@
 //! random and all at once. Each gets its own answer or a proper error; afterwards nothing
 //! is left and nothing has grown.
 //!
-//! `SESSION_POOL_SOAK_SECONDS` says how long it lasts; `make soak` lasts ten minutes, CI
-//! one. `SESSION_POOL_SOAK_SEED` repeats the choices of an earlier run, if not its timing.
+//! `SESSION_POOL_SOAK_SECONDS` says how long it lasts; `make soak` lasts ten minutes.
+//! `SESSION_POOL_SOAK_SEED` repeats the choices of an earlier run, if not its timing.
 
 #[path = "../support/mod.rs"]
 mod support;
