@@ -10,6 +10,7 @@ use session_pool::{
         launch::{Folders, LaunchSettings, Origin},
         options::Options,
         request::user_message,
+        sandbox::Sandbox,
     },
     ids::{CliSessionId, ClientId},
     policy::{McpServers, Policy, variables},
@@ -96,6 +97,7 @@ fn check(options: &Options, policy: &Policy) {
         env: [("OPERATOR".to_owned(), "kept".to_owned())].into(),
         env_passthrough: Vec::new(),
         state_dir: "/state".into(),
+        sandbox: Sandbox::ProcessTree("session-pool".into()),
     };
     let folders =
         Folders { work: "/w".into(), config: "/c".into(), home: "/h".into(), extra: vec![] };
