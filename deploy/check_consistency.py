@@ -1,6 +1,6 @@
 """Checks that the files of deploy/ agree with each other. Run by deploy/check.
 
-Usage: check_consistency.py REPOSITORY RENDERED_BASE RENDERED_OVERLAY
+Usage: check_consistency.py REPOSITORY RENDERED_BASE RENDERED_EXAMPLE RENDERED_TLS
 """
 
 import json
@@ -75,18 +75,25 @@ class Rendered:
         require(value is not None, f"config.toml does not set {section}.{key}")
         return value
 
-    def port(self):
-        ports = [p["containerPort"] for p in self.container["ports"] if p["name"] == "grpc"]
-        require(len(ports) == 1, "the container has no port named grpc")
+    def port(self, name="grpc"):
+        ports = [p["containerPort"] for p in self.container["ports"] if p["name"] == name]
+        require(len(ports) == 1, f"the container has no port named {name}")
         return ports[0]
+
+    def encrypts(self):
+        return "tls" in self.config
 
 
 def check_probes(k8s):
+    health = k8s.config["server"].get("health_listen")
+    require(health or not k8s.encrypts(), "probes speak no TLS, and server.health_listen is not set")
+    port = k8s.port("health" if health else "grpc")
+    require(not health or health.endswith(f":{port}"), f"server.health_listen '{health}' does not use port {port}")
     for probe, service in PROBES.items():
         grpc = k8s.container.get(probe, {}).get("grpc", {})
         require(grpc.get("service") == service, f"{probe} asks for '{grpc.get('service')}', not '{service}'")
-        require(grpc.get("port") == k8s.port(), f"{probe} uses port {grpc.get('port')}, not {k8s.port()}")
-    return "probes ask for the names that the service reports"
+        require(grpc.get("port") == port, f"{probe} uses port {grpc.get('port')}, not {port}")
+    return f"probes ask port {port} for the names that the service reports"
 
 
 def check_drain(k8s):
@@ -115,7 +122,11 @@ def check_ports(k8s, dockerfile):
     require(k8s.setting("server", "listen").endswith(f":{port}"), f"server.listen does not use port {port}")
     for service in k8s.all("Service"):
         targets = [p.get("targetPort") for p in service["spec"]["ports"]]
-        require(targets == ["grpc"], f"Service {service['metadata']['name']} does not lead to the port grpc")
+        name = f"Service {service['metadata']['name']}"
+        require(targets == ["grpc"], f"{name} does not lead to the port grpc")
+        protocols = [p.get("appProtocol") for p in service["spec"]["ports"]]
+        expected = "https" if k8s.encrypts() else "kubernetes.io/h2c"
+        require(protocols == [expected], f"{name}: appProtocol is {protocols}, not {expected}")
     require(f"\nEXPOSE {port}\n" in dockerfile, f"the Dockerfile does not expose port {port}")
     return f"port {port} everywhere"
 
@@ -154,11 +165,9 @@ def check_security(k8s, dockerfile):
 
 
 def check_access(k8s):
-    """Without authentication a NetworkPolicy must name who may come in."""
-    if not k8s.config.get("auth", {}).get("insecure"):
-        return "authentication is on; no NetworkPolicy asked for"
+    """A NetworkPolicy names who may come in; without authentication it is all that does."""
     policies = k8s.all("NetworkPolicy")
-    require(policies, "auth.insecure is true and there is no NetworkPolicy")
+    require(policies, "there is no NetworkPolicy")
     for policy in policies:
         spec = policy["spec"]
         require({"Ingress", "Egress"} <= set(spec["policyTypes"]), "the NetworkPolicy must cover both directions")
@@ -167,10 +176,38 @@ def check_access(k8s):
             require(selectors and all(selectors), "the NetworkPolicy admits more than labelled pods")
             ports = [p.get("port") for p in rule.get("ports", [])]
             require(ports == [k8s.port()], f"the NetworkPolicy admits ports {ports}")
-    return "auth.insecure comes with a NetworkPolicy for labelled clients"
+    auth = k8s.config["auth"]
+    asks = bool(auth.get("tokens_file")) or bool(k8s.config.get("tls", {}).get("client_ca"))
+    insecure = auth.get("insecure", False)
+    require(asks or insecure, "callers are neither asked who they are, nor is auth.insecure set")
+    require(not (asks and insecure), "auth.insecure is set although callers are asked who they are")
+    require(not asks or k8s.encrypts(), "tokens travel in plain text: tls.cert is not set")
+    return f"callers are {'asked who they are' if asks else 'not asked'}, the NetworkPolicy names their pods"
 
 
-def check_secret(k8s, example):
+def check_credentials(k8s, examples):
+    """Files that say who may call are keys of Secrets, mounted as folders so that they follow them."""
+    files = {f"tls.{key}": file for key, file in k8s.config.get("tls", {}).items()}
+    if file := k8s.config["auth"].get("tokens_file"):
+        files["auth.tokens_file"] = file
+    volumes = {v["name"]: v["secret"] for v in k8s.pod["volumes"] if "secret" in v}
+    mounts = {m["mountPath"]: m for m in k8s.container["volumeMounts"] if m["name"] in volumes}
+    for key, file in files.items():
+        folder, _, name = file.rpartition("/")
+        require(folder in mounts, f"{key}: no Secret is mounted at '{folder}'")
+        mount = mounts[folder]
+        require("subPath" not in mount and mount.get("readOnly"), f"{key}: the mount is writable, or of one file")
+        volume = volumes[mount["name"]]
+        # Not for all users, and for the group that fsGroup makes the service's.
+        require(volume.get("defaultMode") == 0o440, f"{key}: the volume's defaultMode is not 0440")
+        known = examples.get(volume["secretName"], {})
+        require(name in known, f"{key}: no secrets.example.yaml has {volume['secretName']}/{name}")
+        if name == "tokens.toml":
+            require(set(tomllib.loads(known[name])) == {"token"}, f"{key}: the example is not a tokens file")
+    return f"{len(files)} files of credentials come from Secrets"
+
+
+def check_secret(k8s, examples):
     require(not k8s.all("Secret"), "a Secret is part of the kustomization")
     variables = {e["name"]: e for e in k8s.container["env"]}
     secrets = {n: e["valueFrom"]["secretKeyRef"] for n, e in variables.items() if "valueFrom" in e}
@@ -179,7 +216,7 @@ def check_secret(k8s, example):
     for name, reference in secrets.items():
         require(reference.get("optional") is False, f"{name}: optional is not false")
         require(name in passed, f"{name} is not in cli.env_passthrough")
-        known = reference["name"] == example["metadata"]["name"] and reference["key"] in example["stringData"]
+        known = reference["key"] in examples.get(reference["name"], {})
         require(known, f"{name}: secret.example.yaml has no {reference['name']}/{reference['key']}")
     return "the API key comes from a required Secret and reaches the CLI"
 
@@ -202,6 +239,18 @@ def check_overlay(base, overlay):
     replicas = [k8s.stateful_set["spec"]["replicas"] for k8s in (base, overlay)]
     require(replicas[0] != replicas[1], "overlays/example does not change the replicas")
     return f"overlays/example: image {image}, {replicas[1]} replicas"
+
+
+def check_same_settings(base, tls):
+    """The configuration stands in the overlay as a whole; it must not fall behind the base's."""
+
+    def common(config):
+        rest = {section: values for section, values in config.items() if section not in ("auth", "tls")}
+        return rest | {"server": {k: v for k, v in rest["server"].items() if k != "health_listen"}}
+
+    require(common(base.config) == common(tls.config), "overlays/tls: config.toml differs from the base's")
+    require(tls.encrypts() and tls.config["auth"].get("tokens_file"), "overlays/tls: no TLS, or no tokens")
+    return "overlays/tls: the base's settings, with TLS and tokens"
 
 
 def check_cli_version(dockerfile, lock):
@@ -247,7 +296,13 @@ def check_service_config(path):
     return f"service_config.json: only {', '.join(sorted(IDEMPOTENT))} are retried"
 
 
-def check_rendered(k8s, dockerfile, example):
+def secrets_of(*files):
+    """The keys and texts of the example Secrets, by the Secret's name."""
+    documents = [d for file in files for d in yaml.safe_load_all(file.read_text()) if d]
+    return {d["metadata"]["name"]: d["stringData"] for d in documents}
+
+
+def check_rendered(k8s, dockerfile, examples):
     """What must hold for the base and for every overlay; yields a line for each check that passed."""
     yield check_probes(k8s)
     yield check_drain(k8s)
@@ -256,18 +311,24 @@ def check_rendered(k8s, dockerfile, example):
     yield check_selectors(k8s)
     yield check_security(k8s, dockerfile)
     yield check_access(k8s)
-    yield check_secret(k8s, example)
+    yield check_credentials(k8s, examples)
+    yield check_secret(k8s, examples)
     yield check_state(k8s)
 
 
 def main():
-    root, base, overlay = Path(sys.argv[1]), Rendered(sys.argv[2]), Rendered(sys.argv[3])
+    root, rendered = Path(sys.argv[1]), [Rendered(path) for path in sys.argv[2:]]
+    base, overlay, tls = rendered
     deploy = root / "deploy"
     dockerfile = (deploy / "Dockerfile").read_text()
-    example = yaml.safe_load((deploy / "kubernetes/base/secret.example.yaml").read_text())
-    for name, k8s in (("base", base), ("overlays/example", overlay)):
-        for passed in check_rendered(k8s, dockerfile, example):
+    kubernetes = deploy / "kubernetes"
+    examples = secrets_of(
+        kubernetes / "base/secret.example.yaml", kubernetes / "overlays/tls/secrets.example.yaml"
+    )
+    for name, k8s in (("base", base), ("overlays/example", overlay), ("overlays/tls", tls)):
+        for passed in check_rendered(k8s, dockerfile, examples):
             print(f"ok   {name}: {passed}")
+    print(f"ok   {check_same_settings(base, tls)}")
     print(f"ok   {check_overlay(base, overlay)}")
     print(f"ok   {check_service_config(deploy / 'service_config.json')}")
     print(f"ok   {check_image(dockerfile, root / 'Cargo.toml')}")
