@@ -25,7 +25,7 @@ bench: ## Times and rates of a release build, on the fake and on the real CLI
 	@tests/bench
 
 soak: ## Ten minutes of everything at random
-	@SESSION_POOL_SOAK_SECONDS=600 cargo test --features soak,test-tools --test soak -- --nocapture
+	@SESSION_POOL_SOAK_SECONDS=600 cargo test --features test-tools --test soak -- --nocapture
 
 clients: ## The Python, Go and grpcurl callers against a live service
 	@.ci/tools

@@ -9,7 +9,7 @@ use session_pool::proto::{
     GetStatsRequest, InterruptAllRequest, InterruptRequest, ListSessionsRequest, Payload,
     QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::{
@@ -20,6 +20,12 @@ use crate::{
 
 /// Sessions that all callers share: often they want the same one.
 const SESSIONS: usize = 12;
+
+/// More than any answer takes; a deed that takes longer hangs.
+const LONGEST_DEED: Duration = Duration::from_secs(60);
+
+/// How long somebody who joined a turn listens.
+const LONGEST_LISTENING: Duration = Duration::from_secs(3);
 
 /// What a turn may come to when others interrupt it, close its session or kill its CLI.
 /// Anything else is a fault.
@@ -49,20 +55,29 @@ impl Caller {
 
     pub async fn act_until(mut self, end: Instant) {
         while Instant::now() < end {
-            match self.rng.u32(..100) {
-                0..40 => self.ask().await,
-                40..50 => self.read_slowly().await,
-                50..58 => self.leave().await,
-                58..63 => self.let_a_deadline_pass().await,
-                63..73 => self.interrupt().await,
-                73..74 => self.interrupt_all().await,
-                74..79 => self.kill_the_cli().await,
-                79..83 => self.close().await,
-                83..88 => self.attach().await,
-                88..91 => self.talk_to_a_stubborn_cli().await,
-                91..95 => self.send_rubbish().await,
-                _ => self.look().await,
+            let deed = self.rng.u32(..100);
+            if timeout(LONGEST_DEED, self.act(deed)).await.is_err() {
+                let request = ListSessionsRequest::default();
+                let sessions = self.client.list_sessions(request).await;
+                panic!("deed {deed} has not ended after {LONGEST_DEED:?}: {sessions:#?}");
             }
+        }
+    }
+
+    async fn act(&mut self, deed: u32) {
+        match deed {
+            0..40 => self.ask().await,
+            40..50 => self.read_slowly().await,
+            50..58 => self.leave().await,
+            58..63 => self.let_a_deadline_pass().await,
+            63..73 => self.interrupt().await,
+            73..74 => self.interrupt_all().await,
+            74..79 => self.kill_the_cli().await,
+            79..83 => self.close().await,
+            83..88 => self.attach().await,
+            88..91 => self.talk_to_a_stubborn_cli().await,
+            91..95 => self.send_rubbish().await,
+            _ => self.look().await,
         }
     }
 
@@ -220,8 +235,12 @@ impl Caller {
         let outcome = match self.client.attach(request).await {
             Ok(response) => {
                 let mut turn = Turn::attached(response.into_inner());
-                turn.finish().await;
-                how_it_ended(&turn)
+                // A listener keeps a turn going whose caller has left, and this one may
+                // hang: near the end of the soak there is nobody who would interrupt it.
+                match timeout(LONGEST_LISTENING, turn.finish()).await {
+                    Ok(_) => how_it_ended(&turn),
+                    Err(_) => "stopped listening".to_owned(),
+                }
             }
             Err(status) => excuse(&status),
         };
