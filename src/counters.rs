@@ -55,6 +55,10 @@ pub struct Counters {
     pub capacity_refusals: Counter,
     pub connect_failures: Counter,
     pub interrupt_escalations: Counter,
+    pub hibernations: Counter,
+    pub hibernations_under_pressure: Counter,
+    pub cold_start_micros: Counter,
+    pub resume_micros: Counter,
     pub messages: Counter,
     pub frames: Counter,
     spent: Mutex<Spent>,
@@ -109,7 +113,7 @@ impl Counters {
         self.spend(&totals.spent);
     }
 
-    fn each(&self) -> [(&'static str, &Counter); 19] {
+    fn each(&self) -> [(&'static str, &Counter); 23] {
         // Taken apart by name: a counter that is added does not compile before it is here.
         let Self {
             turns,
@@ -129,6 +133,10 @@ impl Counters {
             capacity_refusals,
             connect_failures,
             interrupt_escalations,
+            hibernations,
+            hibernations_under_pressure,
+            cold_start_micros,
+            resume_micros,
             messages,
             frames,
             spent: _,
@@ -151,6 +159,10 @@ impl Counters {
             ("capacity_refusals", capacity_refusals),
             ("connect_failures", connect_failures),
             ("interrupt_escalations", interrupt_escalations),
+            ("hibernations", hibernations),
+            ("hibernations_under_pressure", hibernations_under_pressure),
+            ("cold_start_micros", cold_start_micros),
+            ("resume_micros", resume_micros),
             ("messages", messages),
             ("frames", frames),
         ]

@@ -486,5 +486,6 @@ fn session_settings(config: &Config) -> Settings {
         turn_spill_bytes: pool.turn_spill_bytes,
         spill_folder: config.state_dir.join("spill"),
         turn_retention: pool.turn_retention,
+        hibernate_after: unless_zero(pool.hibernate_after),
     }
 }

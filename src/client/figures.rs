@@ -71,14 +71,20 @@ fn service_lines(stats: &GetStatsResponse) -> Lines {
 }
 
 fn counter_lines(stats: &GetStatsResponse) -> Lines {
-    counters(stats.counters.as_ref())
+    let mut lines: Lines = counters(stats.counters.as_ref())
         .into_iter()
         .map(|(name, count)| (name, count.to_string()))
-        .collect()
+        .collect();
+    let c = stats.counters.unwrap_or_default();
+    let created = u32::try_from(c.sessions_created.max(1)).unwrap_or(u32::MAX);
+    let resumed = u32::try_from(c.sessions_resumed.max(1)).unwrap_or(u32::MAX);
+    lines.push(("mean start", show_duration(duration(c.cold_start_time) / created)));
+    lines.push(("mean resume", show_duration(duration(c.resume_time) / resumed)));
+    lines
 }
 
 /// The counters by their names in the contract.
-fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 20] {
+fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 21] {
     let c = counters.copied().unwrap_or_default();
     [
         ("turns", c.turns),
@@ -100,6 +106,7 @@ fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 20] {
         ("connect_failures", c.connect_failures),
         ("interrupt_escalations", c.interrupt_escalations),
         ("hibernations", c.hibernations),
+        ("hibernations_under_pressure", c.hibernations_under_pressure),
         ("frames", c.frames),
     ]
 }

@@ -16,14 +16,8 @@ use super::{
 use crate::policy::{McpServers, variables::is_name};
 
 /// Keys, and beginnings of keys, that belong to versions to come.
-const LATER: [&str; 6] = [
-    "server.metrics_listen",
-    "pool.spares",
-    "pool.hibernate_after",
-    "policy.tenants",
-    "telemetry",
-    "otel",
-];
+const LATER: [&str; 5] =
+    ["server.metrics_listen", "pool.spares", "policy.tenants", "telemetry", "otel"];
 
 /// Sets every key that fits; tells of all that do not.
 pub fn apply(config: &mut Config, settings: &Settings) -> Vec<Violation> {

@@ -71,6 +71,9 @@ pub struct PoolConfig {
     /// Idle time after which cleanup removes a session. Default 10 min, over 0,
     /// at most 30 days.
     pub idle_threshold: Duration,
+    /// Idle time after which a session's process is let go; the next turn resumes it.
+    /// Default 2 min, 0 is never, at most 30 days.
+    pub hibernate_after: Duration,
     /// Time between cleanups. Default 5 min, over 0, at most 1 day.
     pub cleanup_interval: Duration,
     /// Whether a process that was lost is replaced, and the conversation resumed,
@@ -380,6 +383,7 @@ impl Default for PoolConfig {
             max_processes: memory::processes_that_fit(),
             session_ttl: Duration::from_secs(3600),
             idle_threshold: Duration::from_secs(600),
+            hibernate_after: Duration::from_secs(120),
             cleanup_interval: Duration::from_secs(300),
             connection_recovery: true,
             stuck_threshold: Duration::from_secs(900),

@@ -10,7 +10,8 @@ use crate::{
     failure::{Cause, Failure},
     ids::{SessionId, SessionKey, TenantId, TurnId},
     session::{
-        CloseReason, CloseReport, Decision, InterruptReport, Refusal, UpdateReport, status::Status,
+        CloseReason, CloseReport, Decision, InterruptReport, Refusal, SessionHandle, UpdateReport,
+        status::Status,
     },
     store::StoreError,
     turn::log::Listener,
@@ -19,15 +20,34 @@ use crate::{
 impl SessionPool {
     /// Stops a session's turn; `None` when there is no such session.
     pub async fn interrupt(&self, key: &SessionKey, keep_session: bool) -> Option<InterruptReport> {
-        let Some(handle) = self.wake(key) else {
-            warn!(session_id = %key.session, "session_not_found");
-            return None;
-        };
-        let report = handle.interrupt(keep_session).await.ok();
+        let asked = self.ask(key, |handle| async move { handle.interrupt(keep_session).await });
+        let report = asked.await.ok();
         if report.is_none() {
             warn!(session_id = %key.session, "session_not_found");
         }
         report
+    }
+
+    /// Asks a session, which is woken if need be. One that falls asleep just then is asked
+    /// again.
+    async fn ask<T, F>(
+        &self,
+        key: &SessionKey,
+        question: impl Fn(SessionHandle) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        loop {
+            let handle = self.wake(key).ok_or_else(|| not_found(key))?;
+            match question(handle.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(Refusal::Failed(failure)) => {
+                    return Err(failure.concerning(Some(&key.session), None));
+                }
+                Err(Refusal::Closed) => handle.ended().await,
+            }
+        }
     }
 
     /// Stops every session's turn, all at once.
@@ -102,10 +122,7 @@ impl SessionPool {
     /// Ends a session; answered when its process is gone.
     pub async fn close(&self, key: &SessionKey, forget: bool) -> Result<CloseReport, Failure> {
         let reason = CloseReason::Requested { forget };
-        let closed = match self.wake(key) {
-            Some(handle) => handle.close(reason).await.ok(),
-            None => None,
-        };
+        let closed = self.ask(key, |handle| async move { handle.close(reason).await }).await.ok();
         // A conversation whose session has left the pool can be forgotten too.
         let remembered = forget && self.forget(key).await;
         match closed {
@@ -139,8 +156,11 @@ impl SessionPool {
         turn: Option<TurnId>,
         from: u64,
     ) -> Result<Listener, Failure> {
-        let handle = self.wake(key).ok_or_else(|| not_found(key))?;
-        handle.attach(turn, from).await.map_err(|refusal| gone(key, refusal))
+        self.ask(key, |handle| {
+            let turn = turn.clone();
+            async move { handle.attach(turn, from).await }
+        })
+        .await
     }
 
     /// Answers a prompt of the CLI.
@@ -150,8 +170,11 @@ impl SessionPool {
         prompt_id: String,
         decision: Decision,
     ) -> Result<(), Failure> {
-        let handle = self.wake(key).ok_or_else(|| not_found(key))?;
-        handle.respond(prompt_id, decision).await.map_err(|refusal| gone(key, refusal))
+        self.ask(key, |handle| {
+            let (prompt_id, decision) = (prompt_id.clone(), decision.clone());
+            async move { handle.respond(prompt_id, decision).await }
+        })
+        .await
     }
 
     /// Changes options of a living session.
@@ -160,9 +183,14 @@ impl SessionPool {
         key: &SessionKey,
         options: Options,
     ) -> Result<(Status, UpdateReport), Failure> {
-        let handle = self.wake(key).ok_or_else(|| not_found(key))?;
-        let report = handle.update(options).await.map_err(|refusal| gone(key, refusal))?;
-        Ok((self.seen(&handle), report))
+        self.ask(key, |handle| {
+            let options = options.clone();
+            async move {
+                let report = handle.update(options).await?;
+                Ok((self.seen(&handle), report))
+            }
+        })
+        .await
     }
 }
 
@@ -172,11 +200,4 @@ fn failed(error: StoreError) -> Failure {
 
 fn not_found(key: &SessionKey) -> Failure {
     Failure::from(Cause::SessionNotFound).concerning(Some(&key.session), None)
-}
-
-fn gone(key: &SessionKey, refusal: Refusal) -> Failure {
-    match refusal {
-        Refusal::Closed => not_found(key),
-        Refusal::Failed(failure) => failure.concerning(Some(&key.session), None),
-    }
 }

@@ -12,6 +12,7 @@
 mod calls;
 mod janitor;
 mod registry;
+mod relief;
 mod stats;
 
 pub use registry::{Parts, PoolSettings, Scope, SessionPool};

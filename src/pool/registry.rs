@@ -11,6 +11,7 @@ use std::{
 };
 
 use tokio::{
+    sync::Notify,
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -84,6 +85,8 @@ pub(super) struct Shared {
     pub(super) parts: Parts,
     /// Turns that run or wait.
     turns: TaskTracker,
+    /// Told when a session's process has nothing to do.
+    rested: Arc<Notify>,
     tasks: Tasks,
     sessions: Mutex<Sessions>,
     generations: AtomicU64,
@@ -128,6 +131,7 @@ impl SessionPool {
             settings,
             parts,
             turns: TaskTracker::new(),
+            rested: Arc::default(),
             tasks,
             sessions: Mutex::default(),
             generations: AtomicU64::new(0),
@@ -151,7 +155,8 @@ impl SessionPool {
         Ok(())
     }
 
-    /// Starts the cleanup; does nothing when the pool is disabled.
+    /// Starts the cleanup and the relief of those who wait for a process; does nothing when
+    /// the pool is disabled.
     pub fn start(&self) {
         let settings = &self.0.settings;
         if !settings.enabled {
@@ -168,6 +173,14 @@ impl SessionPool {
         self.0.tasks.spawn(info_span!("cleanup"), async move {
             tokio::select! {
                 () = pool.clean_up_for_ever() => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+        let pool = self.clone();
+        let stopping = self.0.tasks.stopping().clone();
+        self.0.tasks.spawn(info_span!("relief"), async move {
+            tokio::select! {
+                () = pool.relieve_for_ever() => {}
                 () = stopping.cancelled() => {}
             }
         });
@@ -267,6 +280,10 @@ impl SessionPool {
         self.0.parts.tenants.get(id)
     }
 
+    pub(super) fn rested(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.rested)
+    }
+
     pub(super) fn handles(&self, scope: &Scope) -> Vec<(SessionKey, SessionHandle)> {
         let sessions = self.lock();
         let copy = |(key, entry): (&SessionKey, &Entry)| {
@@ -349,6 +366,7 @@ impl SessionPool {
             settings: Arc::clone(session),
             supply: Arc::clone(supply),
             store: Arc::clone(store),
+            rested: self.rested(),
             tenant,
             turns: self.0.turns.clone(),
         }
@@ -365,17 +383,21 @@ impl SessionPool {
         );
         self.0.tasks.spawn(span, async move {
             let farewell = task.run().await;
-            pool.remove(&key, generation);
+            pool.leave(&key, generation, farewell.stays);
             farewell.send();
         });
     }
 
-    fn remove(&self, key: &SessionKey, generation: u64) {
+    /// A session's task has ended: the session leaves the pool, or stays without a task.
+    fn leave(&self, key: &SessionKey, generation: u64, stays: Option<Instant>) {
         let mut sessions = self.lock();
-        if let Some(Entry::Live { generation: current, .. }) = sessions.get(key)
-            && *current == generation
-        {
-            sessions.remove(key);
+        let Some(entry) = sessions.get_mut(key) else { return };
+        if !matches!(entry, Entry::Live { generation: current, .. } if *current == generation) {
+            return;
+        }
+        match stays {
+            Some(last_used) => *entry = Entry::Dormant { last_used },
+            None => drop(sessions.remove(key)),
         }
     }
 

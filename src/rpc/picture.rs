@@ -164,6 +164,11 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
     }
 }
 
+/// A sum of times that is counted in microseconds.
+fn micros(sum: u64) -> prost_types::Duration {
+    duration(std::time::Duration::from_micros(sum))
+}
+
 fn counters(counters: &Counters) -> proto::PoolCounters {
     proto::PoolCounters {
         turns: counters.turns.get(),
@@ -184,7 +189,10 @@ fn counters(counters: &Counters) -> proto::PoolCounters {
         capacity_refusals: counters.capacity_refusals.get(),
         connect_failures: counters.connect_failures.get(),
         interrupt_escalations: counters.interrupt_escalations.get(),
-        hibernations: 0,
+        hibernations: counters.hibernations.get(),
+        hibernations_under_pressure: counters.hibernations_under_pressure.get(),
+        cold_start_time: Some(micros(counters.cold_start_micros.get())),
+        resume_time: Some(micros(counters.resume_micros.get())),
         frames: counters.frames.get(),
     }
 }

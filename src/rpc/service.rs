@@ -70,7 +70,8 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let deadline = deadline(request.metadata());
         let tenant = caller(&request).tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let query = decode::query(request.into_inner(), &self.policy).await?;
+        let mut query = decode::query(request.into_inner(), &self.policy).await?;
+        query.request.deadline = deadline;
         let span = session_span(&tenant, query.session_id.as_ref());
         let session_id = query.session_id.clone();
         let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;

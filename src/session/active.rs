@@ -241,7 +241,7 @@ impl SessionTask {
             return Err(Box::new(self.stop(active, Then::Leave(CloseReason::Shutdown))));
         };
         match self.take(command, Occupation::Running) {
-            Taken::Done => Ok(active),
+            Taken::Done | Taken::LetGo(..) => Ok(active),
             Taken::StopForNext => Err(Box::new(self.stop(active, Then::Stay))),
             Taken::Respond(prompt_id, decision, reply) => {
                 let mut active = active;

@@ -32,6 +32,7 @@ impl SessionTask {
         while let Some(command) = self.inbox.recv().await {
             self.refuse(command);
         }
+        self.farewell.stays = (reason == CloseReason::Dozing).then_some(self.status.last_used_at);
         std::mem::take(&mut self.farewell)
     }
 
@@ -48,6 +49,10 @@ impl SessionTask {
             }
             Command::Update { reply, .. } => {
                 reply.send(Err(Refusal::Closed)).ok();
+            }
+            // Its process is gone.
+            Command::LetGo { reply, .. } => {
+                reply.send(true).ok();
             }
             // The session is going, which is what they wanted.
             Command::Interrupt { reply, .. } => {

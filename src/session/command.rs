@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::Refusal;
+use super::{Refusal, resting::LetGo};
 use crate::{
     cli::{options::Options, request::Input},
     ids::{CliSessionId, TurnId},
@@ -73,6 +73,16 @@ pub struct TurnRequest {
     pub on_mismatch: MismatchPolicy,
     /// When the caller asked.
     pub asked_at: Instant,
+    /// Until when it waits for an answer.
+    pub deadline: Option<Instant>,
+}
+
+impl TurnRequest {
+    /// Until when it waits for a process; `None` is as long as anybody may.
+    pub fn patience(&self) -> Option<Instant> {
+        // Without a caller it goes on all the same.
+        self.deadline.filter(|_| self.on_disconnect == DisconnectPolicy::Interrupt)
+    }
 }
 
 /// How an interrupt ended.
@@ -130,6 +140,8 @@ pub enum CloseReason {
     Stuck,
     /// The service stops.
     Shutdown,
+    /// It has no process and nobody asks for it: it stays in the pool without a task.
+    Dozing,
 }
 
 impl CloseReason {
@@ -138,9 +150,10 @@ impl CloseReason {
         matches!(self, Self::Expired | Self::Idle | Self::Broken)
     }
 
-    /// Whether the session is in the pool again when the service starts again.
+    /// Whether the session stays in the pool, or is there again when the service starts
+    /// again.
     pub fn keeps_place(&self) -> bool {
-        matches!(self, Self::Shutdown)
+        matches!(self, Self::Shutdown | Self::Dozing)
     }
 
     /// Whether the conversation goes too.
@@ -227,6 +240,13 @@ pub enum Command {
         /// What became of it.
         reply: oneshot::Sender<InterruptReport>,
     },
+    /// Let the process go.
+    LetGo {
+        /// Why.
+        why: LetGo,
+        /// Whether it is gone.
+        reply: oneshot::Sender<bool>,
+    },
     /// End the session.
     Close {
         /// Why.
@@ -245,6 +265,7 @@ impl fmt::Debug for Command {
             Self::Respond { .. } => "Respond(..)",
             Self::Update { .. } => "Update(..)",
             Self::Interrupt { .. } => "Interrupt(..)",
+            Self::LetGo { .. } => "LetGo(..)",
             Self::Close { .. } => "Close(..)",
         })
     }

@@ -50,6 +50,7 @@ impl SessionTask {
             conversation: self.conversation,
             transcript,
             options: self.status.options.clone(),
+            deadline: turn.request.patience(),
             cancelled: cancelled.clone(),
         });
         // It can be joined by its id before it begins.
@@ -157,7 +158,15 @@ impl SessionTask {
     fn connected(&mut self, mut lease: Lease, turn: Waiting, came: Instant) -> Phase {
         self.adopt(&mut lease);
         lease.connect_time = came.elapsed();
-        let origin = if lease.resumed { Origin::Resumed } else { Origin::Created };
+        let counters = &self.around.tenant.counters;
+        let waited = u64::try_from(lease.connect_time.as_micros()).unwrap_or(u64::MAX);
+        let origin = if lease.resumed {
+            counters.resume_micros.add(waited);
+            Origin::Resumed
+        } else {
+            counters.cold_start_micros.add(waited);
+            Origin::Created
+        };
         self.begin(lease, turn, origin, came)
     }
 
@@ -178,6 +187,7 @@ impl SessionTask {
             "session_created"
         );
         self.connected_before = true;
+        self.hibernated = false;
         self.habits = Habits::default();
         // Frames of the process before are of no turn any more.
         self.leftover.clear();
@@ -198,6 +208,10 @@ impl SessionTask {
         let cause = failure.cause.clone();
         self.fail(&turn.log, failure);
         self.fail_queue(&cause);
+        if self.hibernated {
+            // It can still be resumed, when there is a place or the CLI is well again.
+            return Phase::Detached;
+        }
         // A session that cannot be connected does not keep a place in the pool; its
         // conversation does not depend on that.
         Phase::Closing(None, CloseReason::ConnectFailed)
@@ -226,7 +240,7 @@ impl SessionTask {
             return Some(Phase::Closing(None, CloseReason::Shutdown).into());
         };
         match self.take(command, Occupation::Connecting) {
-            Taken::Done => None,
+            Taken::Done | Taken::LetGo(..) => None,
             Taken::StopForNext => {
                 self.cancel(turn, &Cause::TurnInterrupted);
                 Some(Phase::Detached.into())
@@ -260,6 +274,7 @@ pub fn closing_cause(reason: CloseReason) -> Cause {
     match reason {
         CloseReason::Shutdown => Cause::ShuttingDown,
         CloseReason::Requested { .. }
+        | CloseReason::Dozing
         | CloseReason::Interrupted
         | CloseReason::Ephemeral
         | CloseReason::ConnectFailed

@@ -1,5 +1,6 @@
 //! Phase: the session has no process. It was just made, or its process is gone.
 
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
@@ -12,19 +13,25 @@ use crate::{cli::options::LiveChange, failure::Cause};
 
 impl SessionTask {
     pub(super) async fn detached(&mut self) -> Phase {
+        let mut asked = Instant::now();
         loop {
             self.update_detached().await;
             if let Some(next) = self.leave_detached() {
                 return next;
             }
             let retention = self.drop_old_turns();
+            let dozes = self.dozes_at(asked);
             tokio::select! {
                 command = self.inbox.recv() => {
+                    asked = Instant::now();
                     let Some(command) = command else {
                         return Phase::Closing(None, CloseReason::Shutdown);
                     };
                     match self.take(command, Occupation::Free) {
                         Taken::Done | Taken::StopForNext => {}
+                        Taken::LetGo(_, reply) => {
+                            reply.send(true).ok();
+                        }
                         Taken::Respond(prompt_id, _, reply) => {
                             let cause = Cause::PromptNotFound { prompt_id };
                             reply.send(Err(self.failure(cause).into())).ok();
@@ -46,6 +53,9 @@ impl SessionTask {
                 }
                 () = self.listeners_gone.notified() => self.drop_abandoned(),
                 () = super::idle::at(retention) => {}
+                () = super::idle::at(dozes) => {
+                    return Phase::Closing(None, CloseReason::Dozing);
+                }
             }
         }
     }
@@ -59,7 +69,8 @@ impl SessionTask {
             let useless = asked && self.ephemeral;
             return useless.then_some(Phase::Closing(None, CloseReason::Ephemeral));
         };
-        if self.connected_before && !self.around.settings.connection_recovery {
+        let lost = self.connected_before && !self.hibernated;
+        if lost && !self.around.settings.connection_recovery {
             let cause = Cause::ConnectFailed {
                 detail: "the session's process is gone and pool.connection_recovery is off".into(),
                 exit: None,
@@ -70,7 +81,7 @@ impl SessionTask {
             self.show();
             return None;
         }
-        if self.connected_before {
+        if lost {
             debug!(session_id = %self.status.session_id, "session_unhealthy_recovering");
         }
         if self.status.age() >= self.around.settings.session_ttl {

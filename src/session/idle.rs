@@ -12,6 +12,7 @@ use super::{
     background::begins_turn,
     command::{CloseReason, Command, UpdateReport},
     detached::no_active_turn,
+    resting::LetGo,
     task::{Phase, SessionTask, Taken, Waiting},
 };
 use crate::{
@@ -45,8 +46,9 @@ impl SessionTask {
         let mut frames = std::mem::take(&mut self.leftover);
         loop {
             if let Some(first) = frames.iter().position(begins_turn) {
-                frames.drain(..first);
-                return self.background_turn(lease, frames);
+                let of_turn = frames.split_off(first);
+                self.between_turns(&mut frames);
+                return self.background_turn(lease, of_turn);
             }
             if self.between_turns(&mut frames) && settle_until.is_some() {
                 return Phase::Idle(lease);
@@ -68,8 +70,11 @@ impl SessionTask {
                 if self.ephemeral {
                     return Phase::Closing(Some(lease), CloseReason::Ephemeral);
                 }
+                self.show_rest();
             }
             let retention = self.drop_old_turns();
+            let hibernates = self.hibernates_at().filter(|_| settle_until.is_none());
+            let rests = self.rests_from().filter(|_| !self.status.can_rest);
             tokio::select! {
                 read = lease.connection.read(&mut frames) => match read {
                     Ok(()) => {}
@@ -85,7 +90,7 @@ impl SessionTask {
                         Some(_) => Occupation::Ending,
                         None => Occupation::Free,
                     };
-                    lease = match self.while_idle(command, occupation, lease) {
+                    lease = match self.while_idle(command, occupation, lease).await {
                         Ok(lease) => lease,
                         Err(next) => return *next,
                     };
@@ -93,6 +98,9 @@ impl SessionTask {
                 () = self.listeners_gone.notified() => self.drop_abandoned(),
                 () = at(settle_until) => return Phase::Idle(lease),
                 () = at(retention) => {}
+                // Shown by the next round.
+                () = at(rests), if settle_until.is_none() => {}
+                () = at(hibernates) => return self.hibernate(lease, LetGo::Idle).await,
             }
         }
     }
@@ -113,7 +121,7 @@ impl SessionTask {
         idle
     }
 
-    fn while_idle(
+    async fn while_idle(
         &mut self,
         command: Option<Command>,
         occupation: Occupation,
@@ -124,6 +132,11 @@ impl SessionTask {
         };
         match self.take(command, occupation) {
             Taken::Done | Taken::StopForNext => Ok(lease),
+            Taken::LetGo(why, reply) => {
+                let next = self.hibernate(lease, why).await;
+                reply.send(true).ok();
+                Err(Box::new(next))
+            }
             Taken::Respond(prompt_id, _, reply) => {
                 reply.send(Err(self.failure(Cause::PromptNotFound { prompt_id }).into())).ok();
                 Ok(lease)

@@ -41,6 +41,12 @@ impl SessionTask {
             Command::Interrupt { keep_session, reply } => {
                 return Taken::Interrupt(keep_session, reply);
             }
+            Command::LetGo { why, reply } => {
+                if occupation == Occupation::Free && self.may_rest() {
+                    return Taken::LetGo(why, reply);
+                }
+                reply.send(false).ok();
+            }
             Command::Close { reason, reply } => {
                 let busy = occupation != Occupation::Free || !self.queue.is_empty();
                 if busy && reason.spares_busy() {

@@ -136,7 +136,7 @@ impl SessionTask {
             (_, command) => command,
         };
         match self.take(command, Occupation::Ending) {
-            Taken::Done | Taken::StopForNext => {}
+            Taken::Done | Taken::StopForNext | Taken::LetGo(..) => {}
             // All who ask while it is under way get its outcome.
             Taken::Interrupt(keep, reply) => {
                 stop.waiters.push(reply);

@@ -51,6 +51,7 @@ impl SessionTask {
         self.keeping.known = true;
         self.conversation = Conversation::Own(record.cli_session_id);
         self.reported_cost = record.reported_cost_usd;
+        self.hibernated = record.in_pool;
         self.status.recall(record);
         self.show();
         Ok(())
@@ -59,6 +60,11 @@ impl SessionTask {
     /// Whether the store knows a conversation of the session.
     pub(super) fn is_known(&self) -> bool {
         self.keeping.known
+    }
+
+    /// Whether the store has all that there is to keep.
+    pub(super) fn is_kept(&self) -> bool {
+        self.keeping.known && self.keeping.lines.is_empty() && !self.keeping.changed
     }
 
     /// The record is to be kept with the next turn.

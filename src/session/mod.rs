@@ -12,6 +12,7 @@
 //!     │                  ▲                     │ interrupt, timeout,      ▲
 //!     │                  │ leave               ▼ disconnect               │
 //!     └── process gone ──┴─────────────── Interrupting ──── result ───────┘
+//!         or let go
 //! ```
 //!
 //! Each phase is one function that takes what exists only in that phase by value and
@@ -37,6 +38,7 @@ mod intake;
 mod interrupting;
 mod keeping;
 mod mishap;
+mod resting;
 mod running;
 pub mod status;
 mod task;
@@ -49,6 +51,7 @@ pub use command::{
     BusyPolicy, CloseReason, CloseReport, Decision, DisconnectPolicy, InterruptOutcome,
     InterruptReport, MismatchPolicy, TurnRequest, UpdateReport,
 };
+pub use resting::LetGo;
 pub use task::{Farewell, SessionTask, Settings, Surroundings};
 
 use crate::{cli::options::Options, failure::Failure, ids::TurnId, turn::log::Listener};
@@ -122,6 +125,12 @@ impl SessionHandle {
     /// Stops the running turn.
     pub async fn interrupt(&self, keep_session: bool) -> Result<InterruptReport, Refusal> {
         self.ask(|reply| Command::Interrupt { keep_session, reply }).await
+    }
+
+    /// Lets the process go if it has nothing to do. Answered when it is gone; returns
+    /// whether it is.
+    pub async fn let_go(&self, why: LetGo) -> bool {
+        self.ask(|reply| Command::LetGo { why, reply }).await.unwrap_or(false)
     }
 
     /// Ends the session. Answered when its process is gone and, for the reasons that

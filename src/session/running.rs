@@ -21,6 +21,10 @@ use crate::{
 /// beginning may still see the idle state of the turn before.
 const IDLE_GRACE: u32 = 2;
 
+/// How long after the end of a background task the turn that it begins is waited for:
+/// the CLI says that a task has ended some milliseconds before.
+const TASK_ECHO: Duration = Duration::from_secs(1);
+
 /// What a process has shown of itself in earlier turns.
 #[derive(Debug, Default)]
 pub struct Habits {
@@ -28,6 +32,8 @@ pub struct Habits {
     announces_prompts: bool,
     /// Its background tasks that have not ended: each may begin a turn by itself.
     tasks: HashSet<String>,
+    /// Until when one that has ended may yet begin its turn.
+    echo: Option<Instant>,
 }
 
 impl Habits {
@@ -40,16 +46,23 @@ impl Habits {
             }
             FrameKind::TaskEnded { id } => {
                 self.tasks.remove(id);
+                self.echo = Some(Instant::now() + TASK_ECHO);
             }
             _ => {}
         }
+    }
+
+    /// From when on it begins no turn by itself; `None` while it has background tasks.
+    pub fn quiet_from(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.tasks.is_empty().then(|| self.echo.unwrap_or(now).max(now))
     }
 
     /// Whether frames that follow a prompt may be of a turn that the CLI began by itself
     /// just before it read the prompt. Those of a turn of our own are then held back
     /// until the CLI says that it took up the prompt.
     fn may_begin_turns(&self) -> bool {
-        self.announces_prompts || !self.tasks.is_empty()
+        self.announces_prompts || self.quiet_from().is_none_or(|from| from > Instant::now())
     }
 }
 

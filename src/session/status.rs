@@ -66,6 +66,8 @@ pub struct Status {
     pub spent: Spent,
     /// The options in force.
     pub options: Options,
+    /// Whether its process has nothing to do and could be let go.
+    pub can_rest: bool,
 }
 
 impl Status {
@@ -88,6 +90,7 @@ impl Status {
             last_error: None,
             spent: Spent::default(),
             options,
+            can_rest: false,
         }
     }
 

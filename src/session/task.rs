@@ -20,6 +20,7 @@ use super::{
     command::{CloseReason, CloseReport, Command, InterruptReport, TurnRequest, UpdateReport},
     interrupting::Stop,
     keeping::Keeping,
+    resting::LetGo,
     running::Habits,
     status::{Condition, Status},
 };
@@ -67,6 +68,8 @@ pub struct Settings {
     pub spill_folder: PathBuf,
     /// How long an ended turn can be joined.
     pub turn_retention: Duration,
+    /// Idle time after which a process is let go; `None` is never.
+    pub hibernate_after: Option<Duration>,
 }
 
 /// What sessions share.
@@ -78,6 +81,8 @@ pub struct Surroundings {
     pub supply: Arc<dyn Supply>,
     /// What outlives sessions.
     pub store: Arc<dyn Store>,
+    /// Told when a session's process has nothing to do and could be let go.
+    pub rested: Arc<Notify>,
     /// Whose session it is.
     pub tenant: Arc<Tenant>,
     /// Turns that run or wait.
@@ -136,6 +141,8 @@ pub enum Taken {
     Interrupt(bool, oneshot::Sender<InterruptReport>),
     /// End the session.
     Close(CloseReason, oneshot::Sender<CloseReport>),
+    /// Let the process go, which has nothing to do.
+    LetGo(LetGo, oneshot::Sender<bool>),
     /// Answer a prompt of the CLI.
     Respond(String, super::Decision, oneshot::Sender<Result<(), Refusal>>),
 }
@@ -148,6 +155,8 @@ pub struct Farewell {
     pub interrupts: Vec<(oneshot::Sender<InterruptReport>, InterruptReport)>,
     /// To those who closed it.
     pub closes: Vec<(oneshot::Sender<CloseReport>, CloseReport)>,
+    /// It stays in the pool without a task, and was last used then.
+    pub stays: Option<Instant>,
     /// Dropped last: those who wait for the session's end look for another one then, and
     /// must not find this one in the pool.
     ended: Option<watch::Sender<Status>>,
@@ -195,6 +204,8 @@ pub struct SessionTask {
     pub(super) habits: Habits,
     /// What of it is to be kept.
     pub(super) keeping: Keeping,
+    /// Whether its process was let go, or that of an earlier life: the next turn resumes.
+    pub(super) hibernated: bool,
     /// Whether it is to be in the pool when the service starts again.
     pub(super) in_pool: bool,
 }
@@ -230,6 +241,7 @@ impl SessionTask {
             leftover: Vec::new(),
             habits: Habits::default(),
             keeping: Keeping::default(),
+            hibernated: false,
             in_pool: true,
         };
         (task, handle)
@@ -264,6 +276,7 @@ impl SessionTask {
 
     fn publish(&mut self, phase: &Phase) {
         let (condition, lease, running) = match phase {
+            Phase::Detached if self.hibernated => (Condition::Hibernated, None, None),
             Phase::Detached if self.status.last_error.is_some() && !self.connected_before => {
                 (Condition::Error, None, None)
             }
@@ -283,7 +296,11 @@ impl SessionTask {
         self.status.client_id = lease.map(|lease| lease.client_id);
         self.status.process_id = lease.map(|lease| lease.child.id());
         self.status.running = running;
+        self.status.can_rest = false;
         self.show();
+        if matches!(phase, Phase::Idle(_)) {
+            self.show_rest();
+        }
     }
 
     /// Publishes the picture as it is.

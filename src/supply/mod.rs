@@ -11,13 +11,14 @@ mod permit;
 mod places;
 mod process_supply;
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub use permit::Permit;
-pub use places::Place;
+pub use places::{Place, Places, Shortage};
 pub use process_supply::{ProcessSupply, SupplyLimits};
 
 use crate::{
@@ -69,6 +70,8 @@ pub struct Order {
     pub transcript: Vec<Entry>,
     /// Its options.
     pub options: Options,
+    /// Until when the caller waits; `None` is as long as the supply lets anybody wait.
+    pub deadline: Option<Instant>,
     /// Cancelled when the process is not wanted any more.
     pub cancelled: CancellationToken,
 }
@@ -113,6 +116,12 @@ pub trait Supply: Send + Sync + std::fmt::Debug {
     /// Starts and connects a process. When the future is dropped or the order is
     /// cancelled, a process that was already started is ended all the same.
     fn lease(&self, order: Order) -> Leasing;
+
+    /// Who waits for a place among the processes.
+    fn shortage(&self) -> Shortage;
+
+    /// Told when somebody joins those who wait.
+    fn joined(&self) -> Arc<Notify>;
 
     /// Removes conversations and the session's folder for good.
     fn forget(

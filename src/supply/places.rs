@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::ids::TenantId;
 
@@ -22,6 +22,18 @@ struct Shared {
     /// What one tenant may hold.
     share: usize,
     state: Mutex<State>,
+    /// Told when somebody joins the line.
+    joined: Arc<Notify>,
+}
+
+/// Who waits for a place that only somebody else's can become.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shortage {
+    /// So many wait whom any place would help.
+    pub of_any: usize,
+    /// So many wait whom only a place of their own tenant would help, which holds all that
+    /// it may.
+    pub of_tenant: Vec<(TenantId, usize)>,
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +73,28 @@ impl Places {
     /// So many places, of which one tenant may hold `share`.
     pub fn new(capacity: usize, share: Option<usize>) -> Self {
         let share = share.unwrap_or(capacity);
-        Self(Arc::new(Shared { capacity, share, state: Mutex::default() }))
+        Self(Arc::new(Shared { capacity, share, state: Mutex::default(), joined: Arc::default() }))
+    }
+
+    /// Who waits. Everybody does so because there is no free place, or none for them.
+    pub fn shortage(&self) -> Shortage {
+        let mut shortage = Shortage::default();
+        let state = self.lock();
+        for (tenant, line) in &state.tenants {
+            let waiting = line.waiting.iter().filter(|(_, sender)| !sender.is_closed()).count();
+            // Those for whom the tenant has no share left have to wait for its own.
+            let without_share = waiting.min((line.held + waiting).saturating_sub(self.0.share));
+            shortage.of_any += waiting - without_share;
+            if without_share > 0 {
+                shortage.of_tenant.push((tenant.clone(), without_share));
+            }
+        }
+        shortage
+    }
+
+    /// Told when somebody joins the line.
+    pub fn joined(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.joined)
     }
 
     /// Places that are taken.
@@ -87,6 +120,7 @@ impl Places {
                 self.hand_out(&mut state);
                 given
             };
+            self.0.joined.notify_waiters();
             // The sender is in the line until it has sent; it is never just dropped.
             if let Ok(place) = given.await {
                 return place;

@@ -13,14 +13,14 @@ use std::{
 };
 
 use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout},
+    sync::{Notify, oneshot},
+    time::{Instant, timeout_at},
 };
 use tracing::{debug, info_span, warn};
 
 use super::{
     Conversation, Lease, Leasing, Order, Permit, Supply, handshake,
-    places::{Place, Places},
+    places::{Place, Places, Shortage},
 };
 use crate::{
     cli::{
@@ -40,6 +40,9 @@ use crate::{
 /// make the CLI shorten the name of the transcript's folder.
 const LONGEST_PLAIN_NAME: usize = 64;
 
+/// What an error needs to reach its caller.
+const LAST_WORD: Duration = Duration::from_millis(100);
+
 /// Bounds of the supply.
 #[derive(Debug, Clone)]
 pub struct SupplyLimits {
@@ -49,7 +52,8 @@ pub struct SupplyLimits {
     pub max_processes_of_a_tenant: Option<usize>,
     /// Processes that start at the same time.
     pub start_concurrency: usize,
-    /// From the start of a process to its answer; also the longest wait for a place.
+    /// From the start of a process to its answer; also the longest wait for a place of a
+    /// caller without a deadline.
     pub connect_timeout: Duration,
     /// Bytes of a frame.
     pub max_frame_bytes: usize,
@@ -146,6 +150,14 @@ impl Supply for ProcessSupply {
         })
     }
 
+    fn shortage(&self) -> Shortage {
+        self.0.places.shortage()
+    }
+
+    fn joined(&self) -> Arc<Notify> {
+        self.0.places.joined()
+    }
+
     fn forget(
         &self,
         session: &SessionKey,
@@ -166,6 +178,13 @@ impl Supply for ProcessSupply {
             }
         })
     }
+}
+
+/// When to give up waiting for a caller with a deadline: early enough for the reason to
+/// reach it before its own clock cuts the call off.
+fn last_moment(deadline: Instant) -> Instant {
+    let margin = deadline.saturating_duration_since(Instant::now()) / 10;
+    deadline - margin.min(LAST_WORD)
 }
 
 fn remove_folder(folder: &Path) -> io::Result<()> {
@@ -215,7 +234,7 @@ impl Shared {
     async fn wait_in_line(&self, order: &Order, began: Instant) -> Result<(Place, Place), Cause> {
         let tenant = &order.session.tenant;
         let waiting = async {
-            let slot = self.place(tenant, began).await?;
+            let slot = self.place(order, began).await?;
             Ok((slot, self.starts.take(tenant).await))
         };
         tokio::select! {
@@ -225,8 +244,10 @@ impl Shared {
         }
     }
 
-    async fn place(&self, tenant: &TenantId, began: Instant) -> Result<Place, Cause> {
-        let wait = timeout(self.limits.connect_timeout, self.places.take(tenant));
+    async fn place(&self, order: &Order, began: Instant) -> Result<Place, Cause> {
+        let tenant = &order.session.tenant;
+        let limit = order.deadline.map_or(began + self.limits.connect_timeout, last_moment);
+        let wait = timeout_at(limit, self.places.take(tenant));
         wait.await.map_err(|_| match self.limits.max_processes_of_a_tenant {
             Some(limit) if self.places.held_by(tenant) >= limit => Cause::TenantQuota {
                 key: "policy.tenant_max_processes",

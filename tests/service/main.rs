@@ -8,5 +8,6 @@ mod errors;
 mod faults;
 mod policy;
 mod processes;
+mod resting;
 mod rows;
 mod turns;

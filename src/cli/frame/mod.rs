@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use wire::{
     WireBlock, WireId, WireLifecycle, WireMessage, WirePrompt, WireReplay, WireReply, WireReset,
-    WireResult, WireSession, WireState, WireTask,
+    WireResult, WireSession, WireState, WireTask, WireTaskUpdate,
 };
 
 /// One line of the CLI, and what it is.
@@ -55,7 +55,8 @@ pub enum FrameKind {
         /// The task.
         id: String,
     },
-    /// `system` / `task_notification`: it ended, which may begin a turn.
+    /// `system` / `task_updated` with a final status, and `task_notification`: it ended,
+    /// which may begin a turn.
     TaskEnded {
         /// The task.
         id: String,
@@ -257,6 +258,13 @@ fn system(line: &str, subtype: &str) -> FrameKind {
         "task_notification" => {
             shaped(line, |wire: WireTask| FrameKind::TaskEnded { id: wire.task_id })
         }
+        // Comes just before the notification; tasks that are stopped may have only this.
+        "task_updated" => shaped(line, |wire: WireTaskUpdate| match wire.patch.status.as_str() {
+            "completed" | "failed" | "killed" | "stopped" | "cancelled" => {
+                FrameKind::TaskEnded { id: wire.task_id }
+            }
+            _ => FrameKind::System,
+        }),
         _ => FrameKind::System,
     }
 }

@@ -44,6 +44,18 @@ pub(super) struct WireTask {
 }
 
 #[derive(Deserialize)]
+pub(super) struct WireTaskUpdate {
+    pub(super) task_id: String,
+    pub(super) patch: WireTaskPatch,
+}
+
+#[derive(Deserialize)]
+pub(super) struct WireTaskPatch {
+    #[serde(default)]
+    pub(super) status: String,
+}
+
+#[derive(Deserialize)]
 pub(super) struct WireSession {
     pub(super) session_id: String,
 }

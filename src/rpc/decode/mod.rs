@@ -114,6 +114,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         on_disconnect,
         on_mismatch,
         asked_at: Instant::now(),
+        deadline: None,
     };
     check.finish(Query { session_id, request, payload })
 }

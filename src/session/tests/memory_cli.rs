@@ -24,7 +24,7 @@ use tokio::{
     io::{
         AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, WriteHalf, duplex, split,
     },
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::sleep,
 };
 
@@ -35,13 +35,15 @@ use crate::{
     },
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionKey},
-    supply::{Lease, Leasing, Order, Supply},
+    supply::{Lease, Leasing, Order, Places, Shortage, Supply},
     tasks::spawn_owned,
 };
 
 /// Hands out CLIs in memory, and counts them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemorySupply {
+    /// Places among the CLIs.
+    places: Places,
     /// CLIs that live.
     pub alive: Arc<AtomicUsize>,
     /// The most that lived at the same time.
@@ -56,7 +58,26 @@ pub struct MemorySupply {
     killer: Arc<Mutex<Option<watch::Sender<Option<Exit>>>>>,
 }
 
+impl Default for MemorySupply {
+    fn default() -> Self {
+        Self::with_places(usize::MAX)
+    }
+}
+
 impl MemorySupply {
+    /// At most so many CLIs.
+    pub fn with_places(count: usize) -> Self {
+        Self {
+            places: Places::new(count, None),
+            alive: Arc::default(),
+            most_alive: Arc::default(),
+            start_time: Mutex::default(),
+            broken: Mutex::default(),
+            heard: Arc::default(),
+            killer: Arc::default(),
+        }
+    }
+
     /// Kills the newest CLI, if it lives.
     pub fn kill(&self) {
         if let Some(end) = &*self.killer.lock().expect("no panic") {
@@ -75,11 +96,17 @@ impl Supply for MemorySupply {
         let broken = *self.broken.lock().expect("no panic");
         let (alive, most_alive) = (Arc::clone(&self.alive), Arc::clone(&self.most_alive));
         let (heard, killer) = (Arc::clone(&self.heard), Arc::clone(&self.killer));
+        let places = self.places.clone();
         Box::pin(async move {
-            tokio::select! {
-                () = sleep(start_time) => {}
+            let start = async {
+                let place = places.take(&order.session.tenant).await;
+                sleep(start_time).await;
+                place
+            };
+            let place = tokio::select! {
+                place = start => place,
                 () = order.cancelled.cancelled() => return Err(Cause::TurnInterrupted.into()),
-            }
+            };
             if broken {
                 return Err(Failure::from(Cause::ConnectFailed {
                     detail: "told to".into(),
@@ -110,9 +137,17 @@ impl Supply for MemorySupply {
                 connect_time: start_time,
                 connection: Connection::new(output, input, 1 << 20),
                 child: Box::new(child),
-                slot: None,
+                slot: Some(place),
             })
         })
+    }
+
+    fn shortage(&self) -> Shortage {
+        self.places.shortage()
+    }
+
+    fn joined(&self) -> Arc<Notify> {
+        self.places.joined()
     }
 
     fn forget(

@@ -5,6 +5,7 @@ mod lifecycle;
 mod memory_cli;
 mod model;
 mod options;
+mod resting;
 mod starting;
 mod watchdogs;
 
@@ -47,6 +48,7 @@ fn settings() -> Settings {
         turn_spill_bytes: 0,
         spill_folder: "unused".into(),
         turn_retention: 60 * SECOND,
+        hibernate_after: None,
     }
 }
 
@@ -65,6 +67,7 @@ impl Session {
             settings: Arc::new(settings),
             supply: supply.clone(),
             store: Arc::new(MemoryStore::default()),
+            rested: Arc::default(),
             tenant: Arc::clone(&tenant),
             turns: TaskTracker::new(),
         };
@@ -91,6 +94,7 @@ fn request(prompt: &str) -> TurnRequest {
         on_disconnect: DisconnectPolicy::Interrupt,
         on_mismatch: MismatchPolicy::Fail,
         asked_at: Instant::now(),
+        deadline: None,
     }
 }
 

@@ -1,0 +1,87 @@
+//! How a session rests: one that is idle lets its process go, and one without a process
+//! and with nothing to tell lets its task go too. The store has all that the next turn
+//! needs to go on.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::task::{Phase, SessionTask};
+use crate::{cli::process::StopGrace, supply::Lease};
+
+/// How long a session without a process stays at hand after it was asked something.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Why a process is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetGo {
+    /// Nobody has used it for `pool.hibernate_after`.
+    Idle,
+    /// Another session needs its place.
+    Pressure,
+}
+
+impl SessionTask {
+    /// From when on the process has nothing to do and nothing that it may yet begin: a task
+    /// in its background would end with it. `None` is not before something happens.
+    pub(super) fn rests_from(&self) -> Option<Instant> {
+        let nothing_waits =
+            self.queue.is_empty() && self.updates.is_empty() && self.leftover.is_empty();
+        self.habits.quiet_from().filter(|_| nothing_waits && !self.ephemeral)
+    }
+
+    /// Whether the process could be let go now.
+    pub(super) fn may_rest(&self) -> bool {
+        self.rests_from().is_some_and(|from| from <= Instant::now())
+    }
+
+    /// Shows whether the process could be let go, and tells whoever needs one.
+    pub(super) fn show_rest(&mut self) {
+        let can_rest = self.may_rest();
+        if can_rest != self.status.can_rest {
+            self.status.can_rest = can_rest;
+            self.show();
+        }
+        if can_rest {
+            self.around.rested.notify_waiters();
+        }
+    }
+
+    /// When the process is let go if nothing happens until then.
+    pub(super) fn hibernates_at(&self) -> Option<Instant> {
+        let after = self.around.settings.hibernate_after?;
+        self.rests_from().map(|from| from.max(self.status.last_used_at + after))
+    }
+
+    /// Lets the process go. What it says last is kept.
+    pub(super) async fn hibernate(&mut self, lease: Lease, why: LetGo) -> Phase {
+        debug!(
+            session_id = %self.status.session_id,
+            client_id = %lease.client_id,
+            ?why,
+            idle_seconds = self.status.last_used_at.elapsed().as_secs_f64(),
+            "session_hibernated"
+        );
+        // Nobody else need ask for it.
+        self.status.can_rest = false;
+        self.show();
+        self.part_with(lease, StopGrace::GENTLE).await;
+        self.hibernated = true;
+        let counters = &self.around.tenant.counters;
+        counters.hibernations.add_one();
+        if why == LetGo::Pressure {
+            counters.hibernations_under_pressure.add_one();
+        }
+        Phase::Detached
+    }
+
+    /// When the task of a session without a process can end: nobody has asked for anything
+    /// since `asked`, no ended turn can be joined any more, and everything is kept.
+    pub(super) fn dozes_at(&self, asked: Instant) -> Option<Instant> {
+        let needed = !self.hibernated || !self.queue.is_empty() || !self.is_kept();
+        let retention = self.around.settings.turn_retention;
+        let last = self.recent.back().map(|(ended, _)| *ended + retention);
+        (!needed).then(|| last.map_or(asked + LINGER, |last| last.max(asked + LINGER)))
+    }
+}

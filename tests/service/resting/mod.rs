@@ -1,0 +1,6 @@
+//! More sessions than processes: idle ones let theirs go, and are resumed by their next
+//! turn.
+
+mod crowd;
+mod hibernation;
+mod pressure;
