@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Bound of a scenario: what it waits for may never come.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// A version of the CLI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

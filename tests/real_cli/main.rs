@@ -26,6 +26,7 @@ mod permissions;
 mod policy;
 mod processes;
 mod recovery;
+mod resting;
 mod resume;
 mod turns;
 mod typed;

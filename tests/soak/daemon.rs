@@ -165,6 +165,7 @@ fn settings(state: &Path) -> Vec<(&'static str, String)> {
         ("SESSION_POOL__POOL__MAX_PROCESSES", text("8")),
         ("SESSION_POOL__POOL__MAX_SESSIONS", text("24")),
         ("SESSION_POOL__POOL__MAX_QUEUED_TURNS", text("3")),
+        ("SESSION_POOL__POOL__HIBERNATE_AFTER", text("200ms")),
         ("SESSION_POOL__POOL__IDLE_THRESHOLD", text("500ms")),
         ("SESSION_POOL__POOL__CLEANUP_INTERVAL", text("250ms")),
         ("SESSION_POOL__POOL__CONNECT_TIMEOUT", text("20s")),

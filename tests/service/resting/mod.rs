@@ -3,4 +3,5 @@
 
 mod crowd;
 mod hibernation;
+mod life;
 mod pressure;
