@@ -59,6 +59,12 @@ pub struct Counters {
     pub hibernations_under_pressure: Counter,
     pub cold_start_micros: Counter,
     pub resume_micros: Counter,
+    pub from_spare: Counter,
+    pub spare_misses_none_ready: Counter,
+    pub spare_misses_options: Counter,
+    pub spare_misses_conversation: Counter,
+    pub spare_misses_folder: Counter,
+    pub spare_misses_failed: Counter,
     pub messages: Counter,
     pub frames: Counter,
     spent: Mutex<Spent>,
@@ -113,7 +119,7 @@ impl Counters {
         self.spend(&totals.spent);
     }
 
-    fn each(&self) -> [(&'static str, &Counter); 23] {
+    fn each(&self) -> [(&'static str, &Counter); 29] {
         // Taken apart by name: a counter that is added does not compile before it is here.
         let Self {
             turns,
@@ -137,6 +143,12 @@ impl Counters {
             hibernations_under_pressure,
             cold_start_micros,
             resume_micros,
+            from_spare,
+            spare_misses_none_ready,
+            spare_misses_options,
+            spare_misses_conversation,
+            spare_misses_folder,
+            spare_misses_failed,
             messages,
             frames,
             spent: _,
@@ -163,6 +175,12 @@ impl Counters {
             ("hibernations_under_pressure", hibernations_under_pressure),
             ("cold_start_micros", cold_start_micros),
             ("resume_micros", resume_micros),
+            ("from_spare", from_spare),
+            ("spare_misses_none_ready", spare_misses_none_ready),
+            ("spare_misses_options", spare_misses_options),
+            ("spare_misses_conversation", spare_misses_conversation),
+            ("spare_misses_folder", spare_misses_folder),
+            ("spare_misses_failed", spare_misses_failed),
             ("messages", messages),
             ("frames", frames),
         ]

@@ -7,6 +7,9 @@
 //! own graceful stop waits for its connections without one.
 
 mod enclosure;
+mod observer;
+mod settings;
+mod state;
 
 use std::{
     fs::File, future::Future, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration,
@@ -27,31 +30,20 @@ use tracing::{error, info, info_span, warn};
 pub use enclosure::Enclosure;
 
 use crate::{
-    cli::{
-        launch::{LaunchSettings, STATE_VARIABLE},
-        memory,
-        sandbox::Sandbox,
-        sweep::kill_marked,
-    },
-    config::{Config, StoreKind},
+    cli::sandbox::Sandbox,
+    config::Config,
     credentials::Credentials,
     health::Health,
-    policy::{Policy, Roots},
-    pool::{Parts, PoolSettings, PoolStats, Scope, SessionPool},
+    policy::Policy,
+    pool::{Parts, SessionPool},
     proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
-    rpc::{
-        decode::still_allowed,
-        gatekeeper::GatekeeperLayer,
-        picture::Facts,
-        service::{Observe, Service},
-    },
-    session::Settings,
-    store::{MemoryStore, SqlStore, Store},
-    supply::{Permit, ProcessSupply, SupplyLimits},
+    rpc::{gatekeeper::GatekeeperLayer, service::Service},
+    supply::ProcessSupply,
     tasks::Tasks,
-    tenant::{Quotas, Tenants},
+    tenant::Tenants,
     tls,
 };
+use observer::Observer;
 
 /// Room in a request beside its prompt: system prompts, schemas, base64.
 const REQUEST_OVERHEAD: usize = 8 * 1024 * 1024;
@@ -128,9 +120,9 @@ impl Server {
     /// in `sandbox`.
     pub async fn bind(config: Config, sandbox: Sandbox) -> anyhow::Result<Self> {
         let credentials = Credentials::watched(&config)?;
-        let policy = policy(&config)?;
-        let lock = claim_state_folder(&config)?;
-        sweep_earlier_life(&config).await;
+        let policy = settings::policy(&config)?;
+        let lock = state::claim_state_folder(&config)?;
+        state::sweep_earlier_life(&config).await;
         let listener = TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("server.listen: cannot bind {}", config.server.listen))?;
@@ -145,18 +137,19 @@ impl Server {
         let tasks = Tasks::default();
         let sandbox_name = sandbox.name();
         let supply = ProcessSupply::new(
-            launch(&config, sandbox),
-            limits(&config),
-            permit(&policy),
+            settings::launch(&config, sandbox),
+            settings::limits(&config),
+            settings::permit(&policy),
+            settings::spares(&config)?,
             tasks.clone(),
         );
         let parts = Parts {
-            session: Arc::new(session_settings(&config)),
+            session: Arc::new(settings::session_settings(&config)),
             supply: Arc::new(supply.clone()),
-            store: open_store(&config, &tasks).await?,
-            tenants: Tenants::new(quotas(&config)),
+            store: state::open_store(&config, &tasks).await?,
+            tenants: Tenants::new(settings::quotas(&config)),
         };
-        let pool = SessionPool::new(pool_settings(&config), parts, tasks.clone());
+        let pool = SessionPool::new(settings::pool_settings(&config), parts, tasks.clone());
         pool.resume().await.context("store: what is kept cannot be read")?;
         Ok(Self {
             config,
@@ -271,7 +264,7 @@ impl Server {
         let observer = Observer {
             sandbox: self.sandbox,
             supply: self.supply.clone(),
-            limits: limits(&self.config),
+            limits: settings::limits(&self.config),
             health: health.clone(),
         };
         let limit = self.config.policy.max_prompt_bytes.saturating_mul(2) + REQUEST_OVERHEAD;
@@ -320,172 +313,4 @@ where
             () = closed => {}
         }
     });
-}
-
-/// What `GetStats` says beside the pool's own figures.
-#[derive(Debug)]
-struct Observer {
-    sandbox: &'static str,
-    supply: ProcessSupply,
-    limits: SupplyLimits,
-    health: Health,
-}
-
-impl Observe for Observer {
-    async fn facts(&self, scope: &Scope, stats: &PoolStats) -> Facts {
-        let SupplyLimits { max_processes, max_processes_of_a_tenant, .. } = self.limits;
-        let (processes, max_processes) = match scope {
-            Scope::All => (self.supply.processes(), max_processes),
-            Scope::Tenant(tenant) => (
-                self.supply.processes_of(tenant),
-                max_processes_of_a_tenant.map_or(max_processes, |share| share.min(max_processes)),
-            ),
-        };
-        let roots = stats.process_ids.clone();
-        let memory = tokio::task::spawn_blocking(move || memory::resident_bytes(&roots));
-        Facts {
-            processes,
-            starting: self.supply.starting(),
-            max_processes,
-            tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64,
-            // A look that failed is a figure that is not known.
-            memory_bytes: memory.await.unwrap_or_default(),
-            cli_version: self.health.cli_version().unwrap_or_default(),
-            sandbox: self.sandbox,
-        }
-    }
-}
-
-/// Makes the state folder, for nobody else to enter.
-fn make_state_folder(config: &Config) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let folder = &config.state_dir;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.with_context(|| format!("state_dir: cannot make {}", folder.display()))
-}
-
-/// Makes the state folder, and makes sure that no other service uses it.
-fn claim_state_folder(config: &Config) -> anyhow::Result<File> {
-    make_state_folder(config)?;
-    let folder = &config.state_dir;
-    let path = folder.join("lock");
-    let lock = File::options().create(true).truncate(false).write(true).open(&path);
-    let lock = lock.with_context(|| format!("state_dir: cannot write {}", path.display()))?;
-    lock.try_lock()
-        .with_context(|| format!("state_dir: another service uses {}", folder.display()))?;
-    Ok(lock)
-}
-
-/// Ends what an earlier life of the service left behind, told by its mark: whoever has
-/// the state folder's lock is the only one who may have such processes.
-async fn sweep_earlier_life(config: &Config) {
-    let state = config.state_dir.to_string_lossy().into_owned();
-    let swept = tokio::task::spawn_blocking(move || kill_marked(STATE_VARIABLE, &state)).await;
-    if let Ok(killed @ 1..) = swept {
-        warn!(killed, "processes_of_an_earlier_life_ended");
-    }
-}
-
-async fn open_store(config: &Config, tasks: &Tasks) -> anyhow::Result<Arc<dyn Store>> {
-    match config.store.kind {
-        StoreKind::Memory => Ok(Arc::new(MemoryStore::default())),
-        StoreKind::Sqlite => {
-            let file = config.database_file();
-            let store = SqlStore::open(&file, tasks).await;
-            Ok(Arc::new(store.with_context(|| format!("store: {}", file.display()))?))
-        }
-    }
-}
-
-fn policy(config: &Config) -> anyhow::Result<Policy> {
-    let policy = config.policy.clone();
-    let cwd_roots = Roots::open(&policy.cwd_roots).map_err(|(path, error)| {
-        anyhow::Error::new(error).context(format!("policy.cwd_roots: cannot use {path}"))
-    })?;
-    Ok(Policy {
-        permission_modes: policy.permission_modes,
-        cwd_roots,
-        mcp_servers: policy.mcp_servers,
-        settings: policy.settings,
-        agents: policy.agents,
-        env: policy.env,
-        setting_sources: policy.setting_sources,
-        max_prompt_bytes: policy.max_prompt_bytes,
-        slash_commands: policy.slash_commands,
-    })
-}
-
-/// Sessions outlive the service, and the policy may be another by then.
-fn permit(policy: &Policy) -> Permit {
-    let policy = policy.clone();
-    Permit::new(move |options| still_allowed(options, &policy))
-}
-
-fn launch(config: &Config, sandbox: Sandbox) -> LaunchSettings {
-    LaunchSettings {
-        program: config.cli.path.clone(),
-        extra_args: config.cli.extra_args.clone(),
-        env: config.cli.env.clone(),
-        env_passthrough: config.cli.env_passthrough.clone(),
-        state_dir: config.state_dir.clone(),
-        sandbox,
-    }
-}
-
-fn limits(config: &Config) -> SupplyLimits {
-    SupplyLimits {
-        max_processes: config.pool.max_processes,
-        max_processes_of_a_tenant: unless_zero(config.policy.tenant_max_processes),
-        start_concurrency: config.pool.start_concurrency,
-        connect_timeout: config.pool.connect_timeout,
-        max_frame_bytes: config.cli.max_frame_bytes,
-        memory_limit: Some(config.cli.memory_limit).filter(|limit| *limit > 0),
-    }
-}
-
-/// A quota of 0 is none.
-fn unless_zero(limit: usize) -> Option<usize> {
-    Some(limit).filter(|limit| *limit > 0)
-}
-
-fn quotas(config: &Config) -> Quotas {
-    let policy = &config.policy;
-    Quotas {
-        sessions: unless_zero(policy.tenant_max_sessions),
-        processes: unless_zero(policy.tenant_max_processes),
-        queued_turns: unless_zero(policy.tenant_max_queued_turns),
-        streams: unless_zero(policy.tenant_max_streams),
-        cost_usd_per_day: Some(policy.tenant_max_cost_usd_per_day).filter(|cost| *cost > 0.0),
-    }
-}
-
-fn pool_settings(config: &Config) -> PoolSettings {
-    PoolSettings {
-        enabled: config.pool.enabled,
-        max_sessions: config.pool.max_sessions,
-        session_ttl: config.pool.session_ttl,
-        idle_threshold: config.pool.idle_threshold,
-        cleanup_interval: config.pool.cleanup_interval,
-        retention: config.store.retention,
-    }
-}
-
-fn session_settings(config: &Config) -> Settings {
-    let pool = &config.pool;
-    let unless_zero = |limit: Duration| Some(limit).filter(|limit| !limit.is_zero());
-    Settings {
-        session_ttl: pool.session_ttl,
-        connection_recovery: pool.connection_recovery,
-        first_chunk_timeout: pool.stream_first_chunk_timeout,
-        ongoing_timeout: pool.stream_ongoing_timeout,
-        stall_timeout: unless_zero(pool.stream_stall_timeout),
-        stuck_threshold: unless_zero(pool.stuck_threshold),
-        interrupt_timeout: pool.stream_interrupt_timeout,
-        max_queued_turns: pool.max_queued_turns,
-        turn_buffer_bytes: pool.turn_buffer_bytes,
-        turn_spill_bytes: pool.turn_spill_bytes,
-        spill_folder: config.state_dir.join("spill"),
-        turn_retention: pool.turn_retention,
-        hibernate_after: unless_zero(pool.hibernate_after),
-    }
 }

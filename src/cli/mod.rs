@@ -22,11 +22,13 @@
 //! - [`frame`] says of each line what the pool has to know of it, in one cheap pass.
 //! - [`message`] reads a line in full, for those who show it to callers.
 //! - [`request`] makes the lines that go to the CLI.
+//! - [`binding`] says what makes a process started ahead that of a session.
 //! - [`connection`] joins these over a pair of pipes.
 //! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those.
 //! - [`launch`] makes argv and environment; [`process`] spawns, watches and stops;
 //!   [`sandbox`] is what a process is enclosed in.
 
+pub mod binding;
 pub mod connection;
 pub mod frame;
 pub mod launch;

@@ -160,6 +160,27 @@ impl Options {
         difference
     }
 
+    /// The part of them that only the start of a process can give it.
+    pub fn at_start(&self) -> Self {
+        let bypass = |mode: &String| mode == "bypassPermissions";
+        Self {
+            fallback_model: self.fallback_model.clone(),
+            permission_mode: self.permission_mode.clone().filter(bypass),
+            allowed_tools: self.allowed_tools.clone(),
+            disallowed_tools: self.disallowed_tools.clone(),
+            tools: self.tools.clone(),
+            max_turns: self.max_turns,
+            max_budget_usd: self.max_budget_usd,
+            cwd: self.cwd.clone(),
+            add_dirs: self.add_dirs.clone(),
+            settings: self.settings.clone(),
+            setting_sources: self.setting_sources.clone(),
+            include_partial_messages: self.include_partial_messages.filter(|on| *on),
+            betas: self.betas.clone(),
+            ..Self::default()
+        }
+    }
+
     /// These options, with what `wanted` says in place of what was said before.
     pub fn updated(&self, wanted: &Self) -> Self {
         fn value<T: Clone>(old: &Option<T>, new: &Option<T>) -> Option<T> {

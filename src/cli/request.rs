@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
-use super::options::LiveChange;
+use super::options::{LiveChange, Options};
 
 /// A control request of ours, with the id that its answer will name.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub struct ControlRequest {
 }
 
 impl ControlRequest {
-    fn new(request: Value) -> Self {
+    pub(super) fn new(request: Value) -> Self {
         let id = Uuid::new_v4().to_string();
         let line = line(&json!({"type": "control_request", "request_id": id, "request": request}));
         Self { id, line }
@@ -62,6 +62,16 @@ pub struct Initialize {
 }
 
 impl Initialize {
+    /// What these options say.
+    pub fn of(options: &Options) -> Self {
+        Self {
+            system_prompt: options.system_prompt.clone(),
+            append_system_prompt: options.append_system_prompt.clone(),
+            json_schema: options.json_schema.clone(),
+            agents: options.agents.clone(),
+        }
+    }
+
     /// The request.
     pub fn request(&self) -> ControlRequest {
         let mut request = json!({"subtype": "initialize", "hooks": {}});

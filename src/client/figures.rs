@@ -39,6 +39,7 @@ fn pool_lines(stats: &GetStatsResponse) -> Lines {
         ("processes", format!("{} of {}", stats.processes, stats.max_processes)),
         ("  starting", stats.starting_processes.to_string()),
         ("  spare", stats.spares.to_string()),
+        ("  spare, starting", stats.spares_starting.to_string()),
         ("process memory", show_bytes(stats.process_memory_bytes)),
     ]
 }
@@ -84,7 +85,7 @@ fn counter_lines(stats: &GetStatsResponse) -> Lines {
 }
 
 /// The counters by their names in the contract.
-fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 21] {
+fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 26] {
     let c = counters.copied().unwrap_or_default();
     [
         ("turns", c.turns),
@@ -107,6 +108,11 @@ fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 21] {
         ("interrupt_escalations", c.interrupt_escalations),
         ("hibernations", c.hibernations),
         ("hibernations_under_pressure", c.hibernations_under_pressure),
+        ("spare_misses_none_ready", c.spare_misses_none_ready),
+        ("spare_misses_options", c.spare_misses_options),
+        ("spare_misses_conversation", c.spare_misses_conversation),
+        ("spare_misses_folder", c.spare_misses_folder),
+        ("spare_misses_failed", c.spare_misses_failed),
         ("frames", c.frames),
     ]
 }
@@ -131,6 +137,7 @@ pub fn json(stats: &GetStatsResponse) -> Value {
         "starting_processes": stats.starting_processes,
         "max_processes": stats.max_processes,
         "spares": stats.spares,
+        "spares_starting": stats.spares_starting,
         "streaming_turns": stats.streaming_turns,
         "queued_turns": stats.queued_turns,
         "counters": counted,

@@ -11,13 +11,13 @@ use super::{
     fields::{ENV_TABLE, Slot, fields},
     secrets::{HIDDEN, is_secret},
     source::{Setting, Settings},
+    spares,
     units::{parse_bytes, parse_duration, show_bytes, show_duration},
 };
 use crate::policy::{McpServers, variables::is_name};
 
 /// Keys, and beginnings of keys, that belong to versions to come.
-const LATER: [&str; 5] =
-    ["server.metrics_listen", "pool.spares", "policy.tenants", "telemetry", "otel"];
+const LATER: [&str; 4] = ["server.metrics_listen", "policy.tenants", "telemetry", "otel"];
 
 /// Sets every key that fits; tells of all that do not.
 pub fn apply(config: &mut Config, settings: &Settings) -> Vec<Violation> {
@@ -100,6 +100,7 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
         Slot::Sandbox(place) => {
             **place = named(text(value)?, SandboxMode::ALL, SandboxMode::as_str)?;
         }
+        Slot::Spares(place) => **place = spares::read(value)?,
         Slot::Variables(..) => return Err("is a table of texts like { NAME = \"value\" }".into()),
     }
     Ok(())

@@ -61,6 +61,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     let mut findings = Findings { settings, failed, violations: Vec::new() };
     check_timeouts(config, &mut findings);
     check_spill(config, &mut findings);
+    check_spares(config, &mut findings);
     check_listen(config, &mut findings);
     check_tls(config, &mut findings);
     check_state_dir(config, &mut findings);
@@ -123,6 +124,21 @@ fn check_spill(config: &Config, findings: &mut Findings<'_>) {
             findings.settings.origin("pool.turn_buffer_bytes")
         );
         findings.refuse("pool.turn_spill_bytes", show_bytes(spill), problem);
+    }
+}
+
+fn check_spares(config: &Config, findings: &mut Findings<'_>) {
+    let max = config.pool.max_processes;
+    let classes = config.spare.iter().map(|class| class.count).sum::<usize>();
+    let all = config.pool.spares + classes;
+    if all > max && findings.is_sound("pool.max_processes") {
+        let key = if config.pool.spares > 0 { "pool.spares" } else { "spare" };
+        let origin = findings.settings.origin("pool.max_processes");
+        findings.refuse(
+            key,
+            all.to_string(),
+            format!("must be at most pool.max_processes = {max} ({origin}), [[spare]] included"),
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 
 use super::{
     AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, SandboxMode,
-    ServerConfig, StoreConfig, StoreKind, TlsConfig,
+    ServerConfig, SpareConfig, StoreConfig, StoreKind, TlsConfig, spares::MOST_SPARES,
 };
 use crate::policy::McpServers;
 
@@ -65,6 +65,8 @@ pub enum Slot<'a> {
     Store(&'a mut StoreKind),
     /// Which MCP servers callers may name.
     McpServers(&'a mut McpServers),
+    /// Classes of spares.
+    Spares(&'a mut Vec<SpareConfig>),
     /// A table of texts, at most so many.
     Variables(&'a mut BTreeMap<String, String>, usize),
 }
@@ -102,8 +104,9 @@ pub fn reading_of(key: &str) -> Reading {
 
 /// Every key, in the order in which they are documented.
 pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
-    let Config { server, pool, cli, policy, store, auth, tls, log, state_dir } = config;
-    let mut fields = vec![field("state_dir", Slot::Path(state_dir))];
+    let Config { server, pool, spare, cli, policy, store, auth, tls, log, state_dir } = config;
+    let mut fields =
+        vec![field("state_dir", Slot::Path(state_dir)), field("spare", Slot::Spares(spare))];
     fields.extend(server_fields(server));
     fields.extend(pool_fields(pool));
     fields.extend(cli_fields(cli));
@@ -167,6 +170,8 @@ fn pool_fields(pool: &mut PoolConfig) -> impl IntoIterator<Item = Field<'_>> {
         turn_buffer_bytes,
         turn_spill_bytes,
         turn_retention,
+        spares,
+        spare_max_age,
         start_concurrency,
     } = pool;
     [
@@ -188,6 +193,8 @@ fn pool_fields(pool: &mut PoolConfig) -> impl IntoIterator<Item = Field<'_>> {
         field("pool.turn_buffer_bytes", Slot::Bytes(turn_buffer_bytes, KIB..=GIB)),
         field("pool.turn_spill_bytes", Slot::LargeBytes(turn_spill_bytes, 0..=TIB)),
         duration("pool.turn_retention", turn_retention, DAY),
+        field("pool.spares", Slot::Count(spares, 0..=MOST_SPARES)),
+        duration("pool.spare_max_age", spare_max_age, DAY),
         field("pool.start_concurrency", Slot::Count(start_concurrency, 1..=1024)),
     ]
 }

@@ -26,6 +26,7 @@ mod print;
 mod secrets;
 mod sections;
 mod source;
+mod spares;
 mod units;
 
 pub use error::{ConfigError, Origin, Violation};
@@ -35,6 +36,7 @@ pub use sections::{
     ServerConfig, StoreConfig, StoreKind, TlsConfig,
 };
 pub use source::Sources;
+pub use spares::SpareConfig;
 
 /// Reads, merges and checks the configuration.
 ///

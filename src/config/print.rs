@@ -6,6 +6,7 @@ use super::{
     Config,
     fields::{Slot, fields},
     secrets::{shown_argument, shown_value},
+    spares,
     units::{show_bytes, show_duration},
 };
 
@@ -54,6 +55,7 @@ fn value(slot: Slot<'_>) -> Value {
         Slot::Format(place) => Value::String(place.as_str().into()),
         Slot::McpServers(place) => Value::String(place.as_str().into()),
         Slot::Sandbox(place) => Value::String(place.as_str().into()),
+        Slot::Spares(place) => spares::show(place),
         Slot::Variables(place, _) => {
             let variables: Table = place
                 .iter()

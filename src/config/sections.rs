@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::memory;
+use super::{SpareConfig, memory};
 use crate::policy::McpServers;
 
 const MIB: usize = 1 << 20;
@@ -21,6 +21,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// Sessions, turns and processes.
     pub pool: PoolConfig,
+    /// Processes kept ready, beside those of `pool.spares`. Default none.
+    pub spare: Vec<SpareConfig>,
     /// How the CLI is started.
     pub cli: CliConfig,
     /// What callers may ask for.
@@ -107,6 +109,11 @@ pub struct PoolConfig {
     /// How long a turn's log is kept after the turn. Default 1 min, over 0, at
     /// most 1 day.
     pub turn_retention: Duration,
+    /// Processes kept ready for new sessions without options that only a start can give.
+    /// Default 0, at most 1000; with those of all `[[spare]]` at most `max_processes`.
+    pub spares: usize,
+    /// Age at which a spare is replaced. Default 30 min, over 0, at most 1 day.
+    pub spare_max_age: Duration,
     /// CLI starts at the same time. Default: the number of cores. 1 to 1024.
     pub start_concurrency: usize,
 }
@@ -309,6 +316,7 @@ impl Config {
                 health_listen: None,
             },
             pool: PoolConfig::default(),
+            spare: Vec::new(),
             cli: CliConfig {
                 path: "claude".into(),
                 extra_args: Vec::new(),
@@ -396,6 +404,8 @@ impl Default for PoolConfig {
             turn_buffer_bytes: 4 * MIB,
             turn_spill_bytes: 1 << 30,
             turn_retention: Duration::from_secs(60),
+            spares: 0,
+            spare_max_age: Duration::from_secs(1800),
             start_concurrency: thread::available_parallelism().map_or(1, NonZero::get).min(1024),
         }
     }

@@ -64,6 +64,7 @@ fn started(event: &Started) -> proto::TurnStarted {
         cli_session_id: event.cli_session_id.to_string(),
         origin: match event.origin {
             Origin::Created => proto::TurnOrigin::Created,
+            Origin::CreatedFromSpare => proto::TurnOrigin::CreatedFromSpare,
             Origin::Reused => proto::TurnOrigin::Reused,
             Origin::Resumed => proto::TurnOrigin::Resumed,
         }

@@ -25,6 +25,10 @@ pub struct Facts {
     pub starting: u32,
     /// Processes at most.
     pub max_processes: usize,
+    /// Spares that are ready.
+    pub spares: usize,
+    /// Spares that start.
+    pub spares_starting: usize,
     /// Resident bytes of all process trees.
     pub memory_bytes: u64,
     /// Tasks of the runtime.
@@ -145,7 +149,8 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         cleanup_interval: Some(duration(stats.cleanup_interval)),
         processes: count(facts.processes),
         max_processes: count(facts.max_processes),
-        spares: 0,
+        spares: count(facts.spares),
+        spares_starting: count(facts.spares_starting),
         hibernated_sessions: count(stats.hibernated_sessions),
         streaming_turns: count(stats.streaming_turns),
         queued_turns: count(stats.queued_turns),
@@ -177,7 +182,7 @@ fn counters(counters: &Counters) -> proto::PoolCounters {
         sessions_created: counters.sessions_created.get(),
         sessions_reused: counters.sessions_reused.get(),
         sessions_resumed: counters.sessions_resumed.get(),
-        from_spare: 0,
+        from_spare: counters.from_spare.get(),
         cold_starts: counters.cold_starts.get(),
         interrupted: counters.interrupted.get(),
         first_chunk_timeouts: counters.first_chunk_timeouts.get(),
@@ -193,6 +198,11 @@ fn counters(counters: &Counters) -> proto::PoolCounters {
         hibernations_under_pressure: counters.hibernations_under_pressure.get(),
         cold_start_time: Some(micros(counters.cold_start_micros.get())),
         resume_time: Some(micros(counters.resume_micros.get())),
+        spare_misses_none_ready: counters.spare_misses_none_ready.get(),
+        spare_misses_options: counters.spare_misses_options.get(),
+        spare_misses_conversation: counters.spare_misses_conversation.get(),
+        spare_misses_folder: counters.spare_misses_folder.get(),
+        spare_misses_failed: counters.spare_misses_failed.get(),
         frames: counters.frames.get(),
     }
 }

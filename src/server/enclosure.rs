@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::make_state_folder;
+use super::state::make_state_folder;
 use crate::{
     cli::sandbox::{self, Sandbox, Scene, Unfit},
     config::{Config, SandboxMode, StoreKind},

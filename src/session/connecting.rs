@@ -15,7 +15,7 @@ use crate::{
     cli::{options::Options, transcript::Entry},
     failure::{Cause, Failure},
     ids::CliSessionId,
-    supply::{Conversation, Lease, Leasing, Order},
+    supply::{Conversation, Lease, Leasing, Miss, Order, SpareUse},
     turn::event::Origin,
 };
 
@@ -35,8 +35,8 @@ impl From<Phase> for GiveUp {
 impl SessionTask {
     pub(super) async fn connecting(&mut self, turn: Waiting) -> Phase {
         let before = (self.status.options.clone(), self.conversation);
-        let transcript = match self.prepare_to_connect(&turn).await {
-            Ok(transcript) => transcript,
+        let (begins, transcript) = match self.prepare_to_connect(&turn).await {
+            Ok(prepared) => prepared,
             Err(cause) => {
                 let failure = self.failure(cause);
                 self.fail(&turn.log, failure);
@@ -48,6 +48,7 @@ impl SessionTask {
         let mut leasing = self.around.supply.lease(Order {
             session: self.key.clone(),
             conversation: self.conversation,
+            begins,
             transcript,
             options: self.status.options.clone(),
             deadline: turn.request.patience(),
@@ -116,9 +117,9 @@ impl SessionTask {
         next
     }
 
-    /// Settles what the process is to be: conversation and options. Returns what was said
-    /// in the conversation that it takes up.
-    async fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<Vec<Entry>, Cause> {
+    /// Settles what the process is to be: conversation and options. Returns whether the
+    /// conversation begins, and what was said in the one that is taken up.
+    async fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<(bool, Vec<Entry>), Cause> {
         let request = &turn.request;
         self.recall().await?;
         // What an earlier process said last belongs to what the next one takes up.
@@ -140,14 +141,15 @@ impl SessionTask {
                 Conversation::Existing(resume.id)
             });
         }
-        match self.conversation {
+        let source = match self.conversation {
             Conversation::Own(id) if !known || request.new_conversation => {
                 debug!(cli_session_id = %id, "conversation_begins");
-                Ok(Vec::new())
+                return Ok((true, Vec::new()));
             }
-            Conversation::Own(id) | Conversation::Existing(id) => self.transcript(id).await,
-            Conversation::CopyOf { from, .. } => self.transcript(from).await,
-        }
+            Conversation::Own(id) | Conversation::Existing(id) => id,
+            Conversation::CopyOf { from, .. } => from,
+        };
+        Ok((false, self.transcript(source).await?))
     }
 
     fn converse(&mut self, conversation: Conversation) {
@@ -163,6 +165,8 @@ impl SessionTask {
         let origin = if lease.resumed {
             counters.resume_micros.add(waited);
             Origin::Resumed
+        } else if lease.spare == SpareUse::Taken {
+            Origin::CreatedFromSpare
         } else {
             counters.cold_start_micros.add(waited);
             Origin::Created
@@ -179,7 +183,20 @@ impl SessionTask {
             counters.sessions_created.add_one();
             self.reported_cost = 0.0;
         }
-        counters.cold_starts.add_one();
+        match lease.spare {
+            SpareUse::NotKept => counters.cold_starts.add_one(),
+            SpareUse::Taken => counters.from_spare.add_one(),
+            SpareUse::Missed(miss) => {
+                counters.cold_starts.add_one();
+                match miss {
+                    Miss::NoneReady => counters.spare_misses_none_ready.add_one(),
+                    Miss::Options => counters.spare_misses_options.add_one(),
+                    Miss::Conversation => counters.spare_misses_conversation.add_one(),
+                    Miss::Folder => counters.spare_misses_folder.add_one(),
+                    Miss::Failed => counters.spare_misses_failed.add_one(),
+                }
+            }
+        }
         debug!(
             session_id = %self.status.session_id,
             client_id = %lease.client_id,

@@ -1,5 +1,6 @@
-//! The first exchange with a new process: `initialize` and its answer. Knows the
-//! connection and the child, not where they come from.
+//! The first exchanges with a new process: whether it is up, and `initialize` with all
+//! that is bound along with it. Knows the connection and the child, not where they come
+//! from.
 
 use std::time::Duration;
 
@@ -7,9 +8,10 @@ use tokio::time::timeout;
 
 use crate::{
     cli::{
-        connection::{Connection, ConnectionError},
+        binding,
+        connection::{Connection, ConnectionError, ControlAnswer},
         process::{Child, Exit},
-        request::Initialize,
+        request::ControlRequest,
     },
     failure::Cause,
 };
@@ -17,14 +19,24 @@ use crate::{
 /// How long a process that closed its output may take to end.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
 
-/// Initialises a process. Frames that it prints before are of no turn and dropped.
-pub async fn initialize(
+/// Whether what a process is asked has to be granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    /// It has to.
+    Granted,
+    /// An answer is all that is wanted.
+    Any,
+}
+
+/// Tells a process what it is to be, `initialize` first, and waits until it has granted
+/// all of it. Frames that it prints before are of no turn and dropped.
+pub async fn bind(
     connection: &mut Connection,
     child: &mut dyn Child,
-    initialize: &Initialize,
+    requests: Vec<ControlRequest>,
     limit: Duration,
 ) -> Result<(), Cause> {
-    match timeout(limit, exchange(connection, child, initialize)).await {
+    match timeout(limit, exchange(connection, child, requests, Answers::Granted)).await {
         Ok(done) => done,
         Err(_) => Err(failed(
             child,
@@ -34,23 +46,55 @@ pub async fn initialize(
     }
 }
 
+/// Waits until a process is up. It is told nothing that binds it.
+pub async fn probe(
+    connection: &mut Connection,
+    child: &mut dyn Child,
+    limit: Duration,
+) -> Result<(), Cause> {
+    match timeout(limit, exchange(connection, child, vec![binding::probe()], Answers::Any)).await {
+        Ok(done) => done,
+        Err(_) => Err(failed(
+            child,
+            format!("the CLI was not up in {limit:?} (pool.connect_timeout)"),
+            None,
+        )),
+    }
+}
+
+/// Sends all requests at once and waits for every answer.
 async fn exchange(
     connection: &mut Connection,
     child: &mut dyn Child,
-    initialize: &Initialize,
+    requests: Vec<ControlRequest>,
+    answers: Answers,
 ) -> Result<(), Cause> {
-    let mut answer = connection
-        .request(initialize.request())
-        .map_err(|blocked| failed(child, blocked.to_string(), None))?;
+    let mut awaited = Vec::with_capacity(requests.len());
+    for request in requests {
+        let answer = connection.request(request);
+        awaited.push(answer.map_err(|blocked| failed(child, blocked.to_string(), None))?);
+    }
+    for answer in awaited {
+        let answered = answer_of(answer, connection, child).await?;
+        if let (Err(refusal), Answers::Granted) = (answered, answers) {
+            return Err(failed(child, format!("initialize was refused: {refusal}"), None));
+        }
+    }
+    Ok(())
+}
+
+/// Reads until an answer has come.
+async fn answer_of(
+    mut answer: ControlAnswer,
+    connection: &mut Connection,
+    child: &mut dyn Child,
+) -> Result<Result<String, String>, Cause> {
     let mut dropped = Vec::new();
     loop {
         tokio::select! {
             biased;
             answered = &mut answer => return match answered {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(refusal)) => {
-                    Err(failed(child, format!("initialize was refused: {refusal}"), None))
-                }
+                Ok(answered) => Ok(answered),
                 Err(_) => Err(exited(child).await),
             },
             read = connection.read(&mut dropped) => match read {

@@ -6,10 +6,13 @@
 //! lease is gone. [`Supply`] is a trait so that a session can be tested in memory,
 //! over a pipe and a child that is no process.
 
+mod folders;
 mod handshake;
 mod permit;
 mod places;
 mod process_supply;
+mod spares;
+mod taking;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -20,6 +23,7 @@ use tracing::debug;
 pub use permit::Permit;
 pub use places::{Place, Places, Shortage};
 pub use process_supply::{ProcessSupply, SupplyLimits};
+pub use spares::{Miss, SpareClass, SpareSettings, SpareUse};
 
 use crate::{
     cli::{
@@ -65,6 +69,8 @@ pub struct Order {
     pub session: SessionKey,
     /// The conversation.
     pub conversation: Conversation,
+    /// Whether it begins: nothing was ever said in it.
+    pub begins: bool,
     /// What was said in it (in the one that it is a copy of), to be written to where the
     /// process looks for it; empty if what is there already counts.
     pub transcript: Vec<Entry>,
@@ -87,6 +93,8 @@ pub struct Lease {
     pub resumed: bool,
     /// What was said in the conversation that it took up, where the order did not say.
     pub taken_up: Vec<Entry>,
+    /// Whether it had been a spare.
+    pub spare: SpareUse,
     /// How long the start took, waiting for a place included.
     pub connect_time: Duration,
     /// Frames in, lines out.

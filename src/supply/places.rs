@@ -1,7 +1,8 @@
 //! Places among what is scarce: live processes, turns at starting one. Handed out
 //! fairly between tenants: a free place goes to the tenant that holds fewest, and among
 //! equals to whoever waits longest. A burst of one tenant then costs another tenant one
-//! wait, not the whole queue. Within a tenant it is first come, first served.
+//! wait, not the whole queue. Within a tenant it is first come, first served. Those who
+//! come last take what nobody else wants.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -40,6 +41,8 @@ pub struct Shortage {
 struct State {
     held: usize,
     tenants: HashMap<TenantId, Line>,
+    /// Those who wait behind everybody else.
+    last: VecDeque<(TenantId, oneshot::Sender<Place>)>,
     /// Tells who came first.
     tickets: u64,
 }
@@ -128,22 +131,46 @@ impl Places {
         }
     }
 
+    /// Waits for a place that nobody else wants. Leaves the line when dropped.
+    pub async fn take_last(&self, tenant: &TenantId) -> Place {
+        loop {
+            let given = {
+                let mut state = self.lock();
+                let (sender, given) = oneshot::channel();
+                state.last.push_back((tenant.clone(), sender));
+                self.hand_out(&mut state);
+                given
+            };
+            if let Ok(place) = given.await {
+                return place;
+            }
+        }
+    }
+
     /// Gives every free place to whoever is next.
     fn hand_out(&self, state: &mut State) {
         while state.held < self.0.capacity {
             let Some(tenant) = state.next(self.0.share) else { break };
             let Some(line) = state.tenants.get_mut(&tenant) else { break };
             let Some((_, sender)) = line.waiting.pop_front() else { break };
-            line.held += 1;
-            state.held += 1;
-            let place = Place { tenant: tenant.clone(), places: Some(self.clone()) };
-            if let Err(mut unwanted) = sender.send(place) {
-                // Whoever waited is gone. Its drop would take the lock that is held here.
-                unwanted.places = None;
-                state.give_back(&tenant);
-            }
+            self.give(state, tenant, sender);
+        }
+        while state.held < self.0.capacity {
+            let Some((tenant, sender)) = state.next_of_last(self.0.share) else { break };
+            self.give(state, tenant, sender);
         }
         state.tenants.retain(|_, line| line.held > 0 || !line.waiting.is_empty());
+    }
+
+    fn give(&self, state: &mut State, tenant: TenantId, sender: oneshot::Sender<Place>) {
+        state.held += 1;
+        state.tenants.entry(tenant.clone()).or_default().held += 1;
+        let place = Place { tenant: tenant.clone(), places: Some(self.clone()) };
+        if let Err(mut unwanted) = sender.send(place) {
+            // Whoever waited is gone. Its drop would take the lock that is held here.
+            unwanted.places = None;
+            state.give_back(&tenant);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -165,6 +192,14 @@ impl State {
             .filter_map(|(tenant, line)| Some((line.held, line.waiting.front()?.0, tenant)))
             .min()
             .map(|(_, _, tenant)| tenant.clone())
+    }
+
+    /// The first of those who come last whose tenant may have another place.
+    fn next_of_last(&mut self, share: usize) -> Option<(TenantId, oneshot::Sender<Place>)> {
+        self.last.retain(|(_, sender)| !sender.is_closed());
+        let held = |tenant| self.tenants.get(tenant).map_or(0, |line| line.held);
+        let first = self.last.iter().position(|(tenant, _)| held(tenant) < share)?;
+        self.last.remove(first)
     }
 
     fn give_back(&mut self, tenant: &TenantId) {
@@ -232,6 +267,39 @@ mod tests {
         let _other = places.take(&tenant("b")).await;
         drop(held);
         assert!(now(&mut second).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn those_who_come_last_take_what_nobody_else_wants() {
+        let places = Places::new(1, None);
+        let (a, b) = (tenant("a"), tenant("b"));
+        let held = places.take(&a).await;
+        let mut last = pin!(places.take_last(&a));
+        assert!(now(&mut last).await.is_none());
+        let mut other = pin!(places.take(&b));
+        assert!(now(&mut other).await.is_none());
+        assert_eq!(places.shortage().of_any, 1, "those who come last are no shortage");
+        drop(held);
+        assert!(now(&mut last).await.is_none());
+        drop(now(&mut other).await.expect("given"));
+        assert!(now(&mut last).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_shortage_is_of_any_place_or_of_the_tenants_own() {
+        let places = Places::new(2, Some(1));
+        let (a, b, c) = (tenant("a"), tenant("b"), tenant("c"));
+        let _held = (places.take(&a).await, places.take(&b).await);
+        assert_eq!(places.shortage(), Shortage::default());
+        let mut of_a = pin!(places.take(&a));
+        let mut of_c = pin!(places.take(&c));
+        let mut of_c_too = pin!(places.take(&c));
+        assert!(now(&mut of_a).await.is_none() && now(&mut of_c).await.is_none());
+        assert!(now(&mut of_c_too).await.is_none());
+        let mut shortage = places.shortage();
+        shortage.of_tenant.sort();
+        let of_tenant = vec![(a.clone(), 1), (c.clone(), 1)];
+        assert_eq!(shortage, Shortage { of_any: 1, of_tenant });
     }
 
     #[tokio::test]

@@ -1,10 +1,9 @@
-//! The supply that starts real processes: places among them, turns at starting, the
-//! folders of a session. Knows nothing of what a session does with a process.
+//! The supply that starts real processes: places among them, turns at starting, spares
+//! that are started ahead. Knows nothing of what a session does with a process.
 
 use std::{
     io,
-    path::Path,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -19,11 +18,14 @@ use tokio::{
 use tracing::{debug, info_span, warn};
 
 use super::{
-    Conversation, Lease, Leasing, Order, Permit, Supply, handshake,
+    Conversation, Lease, Leasing, Order, Permit, SpareSettings, SpareUse, Supply, folders,
+    handshake,
     places::{Place, Places, Shortage},
+    spares::stock::Stock,
 };
 use crate::{
     cli::{
+        connection::Connection,
         launch::{Folders, LaunchSettings, Origin},
         memory::MemoryWatch,
         options::Options,
@@ -32,13 +34,9 @@ use crate::{
         transcript::{self, Entry, Search},
     },
     failure::{Cause, Failure},
-    ids::{CliSessionId, ClientId, SessionId, SessionKey, TenantId},
+    ids::{CliSessionId, ClientId, SessionKey, TenantId},
     tasks::Tasks,
 };
-
-/// Session ids up to this length name their folder as they are; longer ones would
-/// make the CLI shorten the name of the transcript's folder.
-const LONGEST_PLAIN_NAME: usize = 64;
 
 /// What an error needs to reach its caller.
 const LAST_WORD: Duration = Duration::from_millis(100);
@@ -66,24 +64,26 @@ pub struct SupplyLimits {
 pub struct ProcessSupply(Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
-    settings: LaunchSettings,
-    limits: SupplyLimits,
-    permit: Permit,
-    places: Places,
-    starts: Places,
+pub(super) struct Shared {
+    pub(super) settings: LaunchSettings,
+    pub(super) limits: SupplyLimits,
+    pub(super) permit: Permit,
+    pub(super) places: Places,
+    pub(super) starts: Places,
+    pub(super) stock: Stock,
     starting: AtomicU32,
     memory: Option<Arc<MemoryWatch>>,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
 }
 
 impl ProcessSupply {
-    /// Starts what `settings` say within `limits`, with options that `permit` lets pass;
-    /// its tasks are among `tasks`.
+    /// Starts what `settings` say within `limits`, with options that `permit` lets pass, and
+    /// keeps `spares`; its tasks are among `tasks`.
     pub fn new(
         settings: LaunchSettings,
         limits: SupplyLimits,
         permit: Permit,
+        spares: SpareSettings,
         tasks: Tasks,
     ) -> Self {
         let memory = limits.memory_limit.map(|limit| Arc::new(MemoryWatch::new(limit)));
@@ -96,16 +96,27 @@ impl ProcessSupply {
                 }
             });
         }
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             memory,
             places: Places::new(limits.max_processes, limits.max_processes_of_a_tenant),
             starts: Places::new(limits.start_concurrency, None),
             starting: AtomicU32::new(0),
+            stock: Stock::new(spares),
             settings,
             limits,
             permit,
             tasks,
-        }))
+        });
+        if shared.stock.is_kept() {
+            let keeper = Arc::clone(&shared);
+            shared.tasks.spawn(info_span!("spares"), keeper.keep_spares());
+        }
+        Self(shared)
+    }
+
+    /// Spares that are ready, and those that are being started: all, or a tenant's.
+    pub fn spares(&self, tenant: Option<&TenantId>) -> (usize, usize) {
+        (self.0.stock.ready(tenant), self.0.stock.starting(tenant))
     }
 
     /// Live processes, starting ones included.
@@ -151,7 +162,14 @@ impl Supply for ProcessSupply {
     }
 
     fn shortage(&self) -> Shortage {
-        self.0.places.shortage()
+        let Shortage { of_any, of_tenant } = self.0.places.shortage();
+        // Places of spares that were sent away are on their way to those who wait.
+        let stock = &self.0.stock;
+        let of_own = of_tenant.into_iter().filter_map(|(tenant, count)| {
+            let left = count.saturating_sub(stock.leaving(Some(&tenant)));
+            (left > 0).then_some((tenant, left))
+        });
+        Shortage { of_any: of_any.saturating_sub(stock.leaving(None)), of_tenant: of_own.collect() }
     }
 
     fn joined(&self) -> Arc<Notify> {
@@ -163,7 +181,7 @@ impl Supply for ProcessSupply {
         session: &SessionKey,
         conversations: &[CliSessionId],
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let folders = self.0.folders(session);
+        let folders = folders::of_session(&self.0.settings.state_dir, session);
         let session_id = session.session.clone();
         let conversations = conversations.to_vec();
         Box::pin(async move {
@@ -171,7 +189,7 @@ impl Supply for ProcessSupply {
                 for conversation in conversations {
                     transcript::remove(&folders.config, conversation)?;
                 }
-                remove_folder(&folders.work)
+                folders::remove(&folders.work)
             });
             if let Err(error) = removed.await {
                 warn!(%session_id, %error, "session_forget_failed");
@@ -187,14 +205,7 @@ fn last_moment(deadline: Instant) -> Instant {
     deadline - margin.min(LAST_WORD)
 }
 
-fn remove_folder(folder: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
@@ -220,11 +231,16 @@ impl Shared {
     async fn start(&self, order: &Order) -> Result<Lease, Failure> {
         let began = Instant::now();
         let _starting = Starting::new(&self.starting);
+        let missed = match self.lease_spare(order, began).await {
+            Ok(lease) => return Ok(lease),
+            Err(missed) => missed,
+        };
         let client_id = ClientId::fresh();
         let result = match self.wait_in_line(order, began).await {
             Ok((slot, _turn)) => self.connect(order, client_id, began, slot).await,
             Err(cause) => Err(cause),
         };
+        let result = result.map(|lease| Lease { spare: missed, ..lease });
         result.map_err(|cause| {
             Failure::from(cause).concerning(Some(&order.session.session), None).on_client(client_id)
         })
@@ -247,8 +263,20 @@ impl Shared {
     async fn place(&self, order: &Order, began: Instant) -> Result<Place, Cause> {
         let tenant = &order.session.tenant;
         let limit = order.deadline.map_or(began + self.limits.connect_timeout, last_moment);
-        let wait = timeout_at(limit, self.places.take(tenant));
-        wait.await.map_err(|_| match self.limits.max_processes_of_a_tenant {
+        let mut place = pin!(self.places.take(tenant));
+        let free = tokio::select! {
+            biased;
+            place = &mut place => Some(place),
+            () = std::future::ready(()) => None,
+        };
+        if let Some(place) = free {
+            return Ok(place);
+        }
+        // A spare is nobody's; who waits is somebody.
+        let share = self.limits.max_processes_of_a_tenant;
+        let own = share.is_some_and(|share| self.places.held_by(tenant) >= share);
+        self.stock.give_way(tenant, own);
+        timeout_at(limit, place).await.map_err(|_| match self.limits.max_processes_of_a_tenant {
             Some(limit) if self.places.held_by(tenant) >= limit => Cause::TenantQuota {
                 key: "policy.tenant_max_processes",
                 limit: limit.to_string(),
@@ -265,39 +293,29 @@ impl Shared {
         began: Instant,
         slot: Place,
     ) -> Result<Lease, Cause> {
-        let mut folders = self.folders(&order.session);
+        let mut folders = folders::of_session(&self.settings.state_dir, &order.session);
         if let Some(cwd) = &order.options.cwd {
             folders.work = cwd.into();
         }
         folders.extra = order.options.add_dirs.iter().map(Into::into).collect();
-        let (origin, taken_up) = prepare(self.permit.clone(), order, folders.clone()).await?;
-        let command = self
-            .settings
-            .command(origin, &order.options, &folders, client_id, |name| std::env::var(name).ok());
-        debug!(%client_id, args = ?command.shown_args(), "cli_starting");
-        let (process, connection) =
-            Process::start(command, &self.settings.sandbox, self.limits.max_frame_bytes)
-                .await
-                .map_err(|error| self.not_started(&error))?;
-        let process = match &self.memory {
-            Some(watch) => process.bounded_by(watch),
-            None => process,
-        };
+        let Prepared { origin, taken_up, folders } =
+            prepare(self.permit.clone(), order, folders).await?;
+        let (process, connection) = self.spawn(origin, &order.options, &folders, client_id).await?;
         let mut lease = Lease {
             client_id,
             cli_session_id: origin.cli_session_id(),
             resumed: !matches!(origin, Origin::New(_)),
             taken_up,
+            spare: SpareUse::NotKept,
             connect_time: Duration::ZERO,
             connection,
             child: Box::new(process),
             slot: Some(slot),
         };
-        let first = initialize_of(&order.options);
-        let handshake = handshake::initialize(
+        let handshake = handshake::bind(
             &mut lease.connection,
             lease.child.as_mut(),
-            &first,
+            vec![Initialize::of(&order.options).request()],
             self.limits.connect_timeout,
         );
         let connected = tokio::select! {
@@ -315,6 +333,26 @@ impl Shared {
         Ok(lease)
     }
 
+    /// Spawns a process, which is not up yet.
+    pub(super) async fn spawn(
+        &self,
+        origin: Origin,
+        options: &Options,
+        folders: &Folders,
+        client_id: ClientId,
+    ) -> Result<(Process, Connection), Cause> {
+        let inherited = |name: &str| std::env::var(name).ok();
+        let command = self.settings.command(origin, options, folders, client_id, inherited);
+        debug!(%client_id, args = ?command.shown_args(), "cli_starting");
+        let started = Process::start(command, &self.settings.sandbox, self.limits.max_frame_bytes);
+        let (process, connection) = started.await.map_err(|error| self.not_started(&error))?;
+        let process = match &self.memory {
+            Some(watch) => process.bounded_by(watch),
+            None => process,
+        };
+        Ok((process, connection))
+    }
+
     fn not_started(&self, error: &io::Error) -> Cause {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
@@ -327,55 +365,20 @@ impl Shared {
             },
         }
     }
-
-    fn folders(&self, session: &SessionKey) -> Folders {
-        let SessionKey { tenant, session } = session;
-        let tenant = self.settings.state_dir.join("tenants").join(tenant_folder(tenant));
-        Folders {
-            work: tenant.join("work").join(folder_name(session)),
-            config: tenant.join("claude"),
-            home: tenant.join("home"),
-            extra: Vec::new(),
-        }
-    }
 }
 
-/// The name of a tenant's folder: its own, unless that means something to a file system.
-fn tenant_folder(tenant: &TenantId) -> String {
-    let name = tenant.as_str();
-    // The second half keeps two tenants from sharing a folder.
-    if name.starts_with('.') || name.starts_with("dot:") {
-        return format!("dot:{name}");
-    }
-    name.to_owned()
-}
-
-/// The name of a session's folder: a prefix keeps `..` and hidden names harmless.
-fn folder_name(session_id: &SessionId) -> String {
-    let id = session_id.as_str();
-    if id.len() <= LONGEST_PLAIN_NAME {
-        return format!("s-{id}");
-    }
-    let digest = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, id.as_bytes());
-    format!("h-{digest}")
-}
-
-fn initialize_of(options: &Options) -> Initialize {
-    Initialize {
-        system_prompt: options.system_prompt.clone(),
-        append_system_prompt: options.append_system_prompt.clone(),
-        json_schema: options.json_schema.clone(),
-        agents: options.agents.clone(),
-    }
+/// What a process finds when it starts.
+struct Prepared {
+    origin: Origin,
+    /// What was said in the conversation, if the order did not say.
+    taken_up: Vec<Entry>,
+    /// The folders as they are, without links.
+    folders: Folders,
 }
 
 /// Makes the folders, writes the transcript if there is one, and finds out whether there
 /// is one to take up; what is in it if it was not known.
-async fn prepare(
-    permit: Permit,
-    order: &Order,
-    folders: Folders,
-) -> Result<(Origin, Vec<Entry>), Cause> {
+async fn prepare(permit: Permit, order: &Order, folders: Folders) -> Result<Prepared, Cause> {
     let internal = |error: io::Error| Cause::Internal {
         detail: format!("the session's folders cannot be made: {error}"),
     };
@@ -389,10 +392,12 @@ async fn prepare(
         if let Err(refused) = permit.check(&options) {
             return Ok(Err(refused));
         }
-        let own_work = options.cwd.is_none().then_some(&folders.work);
-        for folder in own_work.into_iter().chain([&folders.config, &folders.home]) {
-            private_folder(folder)?;
+        let mut folders = folders;
+        if options.cwd.is_none() {
+            folders.work = folders::resolve(&folders.work)?;
+            folders::make([folders.work.as_path()])?;
         }
+        folders::make([folders.config.as_path(), &folders.home])?;
         // A session's own transcript is where its processes work, and where the last of
         // them worked before the caller chose another folder.
         let search = match conversation {
@@ -411,9 +416,9 @@ async fn prepare(
         } else {
             Vec::new()
         };
-        Ok(Ok((found, taken_up)))
+        Ok(Ok((found, taken_up, folders)))
     });
-    let (found, taken_up) = prepared.await.map_err(internal)??;
+    let (found, taken_up, folders) = prepared.await.map_err(internal)??;
     let origin = match conversation {
         Conversation::Own(id) if found => Origin::Resume(id),
         Conversation::Own(id) => Origin::New(id),
@@ -423,28 +428,5 @@ async fn prepare(
             return Err(Cause::ConversationNotFound { resume: source.to_string() });
         }
     };
-    Ok((origin, taken_up))
-}
-
-/// A folder that only the service's user can enter.
-fn private_folder(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_id_is_one_harmless_folder_name() {
-        for (id, name) in [("..", "s-.."), (".", "s-."), ("a:b", "s-a:b"), ("--x", "s---x")] {
-            let id = SessionId::parse(id).expect("a name");
-            assert_eq!(folder_name(&id), name);
-        }
-        let (a, b) = ("a".repeat(128), "a".repeat(127));
-        let name = |id: &str| folder_name(&SessionId::parse(id).expect("a name"));
-        assert_ne!(name(&a), name(&b));
-        assert!(name(&a).len() < 50);
-    }
+    Ok(Prepared { origin, taken_up, folders })
 }

@@ -11,6 +11,8 @@ use crate::ids::{CliSessionId, ClientId, SessionId, TurnId};
 pub enum Origin {
     /// A new session on a process started for it.
     Created,
+    /// A new session on a process that was kept ready.
+    CreatedFromSpare,
     /// The session's own process, from an earlier turn.
     Reused,
     /// A new process that took up the session's conversation.

@@ -10,4 +10,5 @@ mod policy;
 mod processes;
 mod resting;
 mod rows;
+mod spares;
 mod turns;

@@ -127,7 +127,7 @@ fn text_from_outside_is_taken_by_the_type_of_its_key() {
 fn every_violation_is_told_at_once_with_key_value_bound_and_origin() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pool.toml");
-    fs::write(&path, "nonsense = 1\n[pool]\nmax_sessions = 0\nspares = 2\n").unwrap();
+    fs::write(&path, "nonsense = 1\n[pool]\nmax_sessions = 0\n[otel]\nendpoint = 2\n").unwrap();
     let told: Vec<_> = violations(load(Sources {
         file: Some(path.clone()),
         env: environment(&[("SESSION_POOL__POOL__SESSION_TTL", "60")]),
@@ -141,11 +141,11 @@ fn every_violation_is_told_at_once_with_key_value_bound_and_origin() {
         told,
         [
             format!("nonsense = 1 ({file}): unknown key"),
+            format!("otel.endpoint = 2 ({file}): this version does not have it yet"),
             format!("pool.max_sessions = 0 ({file}): must be from 1 to 1000000"),
             "pool.session_ttl = 60 (environment SESSION_POOL__POOL__SESSION_TTL): needs a unit, \
              like \"60s\""
                 .into(),
-            format!("pool.spares = 2 ({file}): this version does not have it yet"),
             "server.listen = \"localhost\" (command line): is an IP address and a port like \
              \"127.0.0.1:50051\""
                 .into(),

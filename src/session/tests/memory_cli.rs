@@ -35,7 +35,7 @@ use crate::{
     },
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionKey},
-    supply::{Lease, Leasing, Order, Places, Shortage, Supply},
+    supply::{Lease, Leasing, Order, Places, Shortage, SpareUse, Supply},
     tasks::spawn_owned,
 };
 
@@ -134,6 +134,7 @@ impl Supply for MemorySupply {
                 cli_session_id: id,
                 resumed,
                 taken_up: Vec::new(),
+                spare: SpareUse::NotKept,
                 connect_time: start_time,
                 connection: Connection::new(output, input, 1 << 20),
                 child: Box::new(child),

@@ -1,0 +1,53 @@
+//! What `GetStats` says beside the pool's own figures.
+
+use crate::{
+    cli::memory,
+    health::Health,
+    pool::{PoolStats, Scope},
+    rpc::{picture::Facts, service::Observe},
+    supply::{ProcessSupply, SupplyLimits},
+};
+
+/// Looks at the supply, the machine and the CLI.
+#[derive(Debug)]
+pub struct Observer {
+    /// What CLIs are enclosed in.
+    pub sandbox: &'static str,
+    /// Where processes come from.
+    pub supply: ProcessSupply,
+    /// Its bounds.
+    pub limits: SupplyLimits,
+    /// Knows the CLI's version.
+    pub health: Health,
+}
+
+impl Observe for Observer {
+    async fn facts(&self, scope: &Scope, stats: &PoolStats) -> Facts {
+        let SupplyLimits { max_processes, max_processes_of_a_tenant, .. } = self.limits;
+        let (processes, max_processes) = match scope {
+            Scope::All => (self.supply.processes(), max_processes),
+            Scope::Tenant(tenant) => (
+                self.supply.processes_of(tenant),
+                max_processes_of_a_tenant.map_or(max_processes, |share| share.min(max_processes)),
+            ),
+        };
+        let roots = stats.process_ids.clone();
+        let memory = tokio::task::spawn_blocking(move || memory::resident_bytes(&roots));
+        let (spares, spares_starting) = self.supply.spares(match scope {
+            Scope::All => None,
+            Scope::Tenant(tenant) => Some(tenant),
+        });
+        Facts {
+            processes,
+            spares,
+            spares_starting,
+            starting: self.supply.starting(),
+            max_processes,
+            tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64,
+            // A look that failed is a figure that is not known.
+            memory_bytes: memory.await.unwrap_or_default(),
+            cli_version: self.health.cli_version().unwrap_or_default(),
+            sandbox: self.sandbox,
+        }
+    }
+}

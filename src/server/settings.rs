@@ -1,0 +1,163 @@
+//! What the configuration says, in the words of each part. The only place that knows both.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::{
+    cli::{
+        launch::LaunchSettings,
+        options::{Hidden, Options},
+        sandbox::Sandbox,
+    },
+    config::{Config, SpareConfig},
+    ids::TenantId,
+    policy::{Policy, Roots},
+    pool::PoolSettings,
+    rpc::decode::still_allowed,
+    session::Settings,
+    supply::{Permit, SpareClass, SpareSettings, SupplyLimits},
+    tenant::Quotas,
+};
+
+/// What callers may ask for.
+pub fn policy(config: &Config) -> anyhow::Result<Policy> {
+    let policy = config.policy.clone();
+    let cwd_roots = Roots::open(&policy.cwd_roots).map_err(|(path, error)| {
+        anyhow::Error::new(error).context(format!("policy.cwd_roots: cannot use {path}"))
+    })?;
+    Ok(Policy {
+        permission_modes: policy.permission_modes,
+        cwd_roots,
+        mcp_servers: policy.mcp_servers,
+        settings: policy.settings,
+        agents: policy.agents,
+        env: policy.env,
+        setting_sources: policy.setting_sources,
+        max_prompt_bytes: policy.max_prompt_bytes,
+        slash_commands: policy.slash_commands,
+    })
+}
+
+/// Sessions outlive the service, and the policy may be another by then.
+pub fn permit(policy: &Policy) -> Permit {
+    let policy = policy.clone();
+    Permit::new(move |options| still_allowed(options, &policy))
+}
+
+/// How every CLI is started.
+pub fn launch(config: &Config, sandbox: Sandbox) -> LaunchSettings {
+    LaunchSettings {
+        program: config.cli.path.clone(),
+        extra_args: config.cli.extra_args.clone(),
+        env: config.cli.env.clone(),
+        env_passthrough: config.cli.env_passthrough.clone(),
+        state_dir: config.state_dir.clone(),
+        sandbox,
+    }
+}
+
+/// The bounds of the supply.
+pub fn limits(config: &Config) -> SupplyLimits {
+    SupplyLimits {
+        max_processes: config.pool.max_processes,
+        max_processes_of_a_tenant: unless_zero(config.policy.tenant_max_processes),
+        start_concurrency: config.pool.start_concurrency,
+        connect_timeout: config.pool.connect_timeout,
+        max_frame_bytes: config.cli.max_frame_bytes,
+        memory_limit: Some(config.cli.memory_limit).filter(|limit| *limit > 0),
+    }
+}
+
+/// The classes of spares. Those of callers that are not told apart are kept from the start.
+pub fn spares(config: &Config) -> anyhow::Result<SpareSettings> {
+    let plain = SpareClass { options: Options::default(), count: config.pool.spares, tenant: None };
+    let mut classes = vec![plain];
+    for class in &config.spare {
+        classes.push(spare_class(class)?);
+    }
+    classes.retain(|class| class.count > 0);
+    let told_apart = config.auth.tokens_file.is_some() || config.tls.client_ca.is_some();
+    Ok(SpareSettings {
+        classes,
+        max_age: config.pool.spare_max_age,
+        first: (!told_apart).then(TenantId::default),
+    })
+}
+
+fn spare_class(config: &SpareConfig) -> anyhow::Result<SpareClass> {
+    let tenant = match config.tenant.as_str() {
+        "" => None,
+        name => Some(TenantId::parse(name).with_context(|| format!("spare: tenant {name:?}"))?),
+    };
+    let real = |path: &String| {
+        let real = std::fs::canonicalize(path);
+        let real = real.with_context(|| format!("spare: add_dirs: {path:?}"))?;
+        Ok(real.to_string_lossy().into_owned())
+    };
+    let options = Options {
+        fallback_model: config.fallback_model.clone(),
+        allowed_tools: config.allowed_tools.clone(),
+        disallowed_tools: config.disallowed_tools.clone(),
+        tools: config.tools.clone(),
+        max_turns: config.max_turns,
+        max_budget_usd: config.max_budget_usd,
+        add_dirs: config.add_dirs.iter().map(real).collect::<anyhow::Result<_>>()?,
+        settings: config.settings.clone().map(Hidden),
+        setting_sources: config.setting_sources.clone(),
+        include_partial_messages: config.include_partial_messages,
+        betas: config.betas.clone(),
+        ..Options::default()
+    };
+    Ok(SpareClass { options: options.at_start(), count: config.count, tenant })
+}
+
+/// A quota of 0 is none.
+fn unless_zero(limit: usize) -> Option<usize> {
+    Some(limit).filter(|limit| *limit > 0)
+}
+
+/// What each tenant may have.
+pub fn quotas(config: &Config) -> Quotas {
+    let policy = &config.policy;
+    Quotas {
+        sessions: unless_zero(policy.tenant_max_sessions),
+        processes: unless_zero(policy.tenant_max_processes),
+        queued_turns: unless_zero(policy.tenant_max_queued_turns),
+        streams: unless_zero(policy.tenant_max_streams),
+        cost_usd_per_day: Some(policy.tenant_max_cost_usd_per_day).filter(|cost| *cost > 0.0),
+    }
+}
+
+/// What the pool is told.
+pub fn pool_settings(config: &Config) -> PoolSettings {
+    PoolSettings {
+        enabled: config.pool.enabled,
+        max_sessions: config.pool.max_sessions,
+        session_ttl: config.pool.session_ttl,
+        idle_threshold: config.pool.idle_threshold,
+        cleanup_interval: config.pool.cleanup_interval,
+        retention: config.store.retention,
+    }
+}
+
+/// What every session is told.
+pub fn session_settings(config: &Config) -> Settings {
+    let pool = &config.pool;
+    let unless_zero = |limit: Duration| Some(limit).filter(|limit| !limit.is_zero());
+    Settings {
+        session_ttl: pool.session_ttl,
+        connection_recovery: pool.connection_recovery,
+        first_chunk_timeout: pool.stream_first_chunk_timeout,
+        ongoing_timeout: pool.stream_ongoing_timeout,
+        stall_timeout: unless_zero(pool.stream_stall_timeout),
+        stuck_threshold: unless_zero(pool.stuck_threshold),
+        interrupt_timeout: pool.stream_interrupt_timeout,
+        max_queued_turns: pool.max_queued_turns,
+        turn_buffer_bytes: pool.turn_buffer_bytes,
+        turn_spill_bytes: pool.turn_spill_bytes,
+        spill_folder: config.state_dir.join("spill"),
+        turn_retention: pool.turn_retention,
+        hibernate_after: unless_zero(pool.hibernate_after),
+    }
+}

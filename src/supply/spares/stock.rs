@@ -1,0 +1,335 @@
+//! The spares that are ready, and what is known of the demand. Knows nothing of how a
+//! spare is started; whoever parks one hears here what is to become of it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use super::{Miss, SpareClass, SpareSettings, allot::Demand, parked::Parked};
+use crate::{cli::options::Options, ids::TenantId};
+
+/// The first pause after a start that failed; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest of those pauses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What becomes of a spare.
+#[derive(Debug)]
+pub enum Fate {
+    /// A session takes it.
+    Taken(oneshot::Sender<Parked>),
+    /// Its place is needed, or it is of no use any more.
+    Away,
+}
+
+/// The kind of a spare: its class, and whose it is.
+pub type Kind = (usize, TenantId);
+
+/// All spares.
+#[derive(Debug)]
+pub struct Stock {
+    settings: SpareSettings,
+    state: Mutex<State>,
+    /// Told when there may be something to start.
+    pub changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: Vec<Ready>,
+    /// Being started, or waiting for a place.
+    starting: Vec<Kind>,
+    /// By class.
+    demand: Vec<Demand>,
+    /// Tenants of those whose places are about to be free.
+    leaving: Vec<TenantId>,
+    numbers: u64,
+    failures: u32,
+    pause_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Ready {
+    number: u64,
+    kind: Kind,
+    fate: oneshot::Sender<Fate>,
+}
+
+/// What is to be started now.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// These.
+    pub start: Vec<Kind>,
+    /// When to look again, if starts are paused.
+    pub again: Option<Instant>,
+}
+
+impl Stock {
+    /// None yet.
+    pub fn new(settings: SpareSettings) -> Self {
+        let demand = settings.classes.iter().map(|_| Demand::default()).collect();
+        let state = State { demand, ..State::default() };
+        Self { settings, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Whether any are ever kept.
+    pub fn is_kept(&self) -> bool {
+        !self.settings.classes.is_empty()
+    }
+
+    /// The longest time that a spare is kept.
+    pub fn max_age(&self) -> Duration {
+        self.settings.max_age
+    }
+
+    /// The options that the spares of a class are started with.
+    pub fn options(&self, class: usize) -> &Options {
+        &self.settings.classes[class].options
+    }
+
+    /// Takes a spare for a session that begins, and takes note of the demand.
+    pub async fn take(&self, tenant: &TenantId, options: &Options) -> Result<Parked, Miss> {
+        let wanted = options.at_start();
+        let fits = |class: &SpareClass| {
+            class.options == wanted && class.tenant.as_ref().is_none_or(|only| only == tenant)
+        };
+        let class = self.settings.classes.iter().position(fits).ok_or(Miss::Options)?;
+        self.lock().demand[class].note(tenant);
+        self.changed.notify_one();
+        let kind = (class, tenant.clone());
+        loop {
+            let taken = {
+                let mut state = self.lock();
+                let oldest = state.ready.iter().position(|ready| ready.kind == kind);
+                oldest.map(|at| state.ready.remove(at))
+            };
+            let ready = taken.ok_or(Miss::NoneReady)?;
+            let (reply, parked) = oneshot::channel();
+            // One that died just then gives no answer.
+            if ready.fate.send(Fate::Taken(reply)).is_ok()
+                && let Ok(parked) = parked.await
+            {
+                return Ok(parked);
+            }
+        }
+    }
+
+    /// Sends a spare away for somebody who waits for a place: one of the tenant's own if
+    /// no other would help.
+    pub fn give_way(&self, tenant: &TenantId, own: bool) {
+        let mut state = self.lock();
+        let oldest = state.ready.iter().position(|ready| !own || ready.kind.1 == *tenant);
+        if let Some(at) = oldest {
+            state.send_away(at);
+        }
+    }
+
+    /// Places of spares that were sent away and are not free yet: of all, or of a tenant.
+    pub fn leaving(&self, tenant: Option<&TenantId>) -> usize {
+        let state = self.lock();
+        state.leaving.iter().filter(|leaving| tenant.is_none_or(|only| only == *leaving)).count()
+    }
+
+    /// Ready ones: all, or a tenant's.
+    pub fn ready(&self, tenant: Option<&TenantId>) -> usize {
+        let state = self.lock();
+        state.ready.iter().filter(|ready| tenant.is_none_or(|only| *only == ready.kind.1)).count()
+    }
+
+    /// Those that are started or wait for a place: all, or a tenant's.
+    pub fn starting(&self, tenant: Option<&TenantId>) -> usize {
+        let state = self.lock();
+        state.starting.iter().filter(|(_, of)| tenant.is_none_or(|only| only == of)).count()
+    }
+
+    /// What is missing, which counts as being started from now on. Those that nobody is
+    /// likely to want any more are sent away.
+    pub fn plan(&self) -> Plan {
+        let mut state = self.lock();
+        let mut wanted: BTreeMap<Kind, usize> = BTreeMap::new();
+        for (number, class) in self.settings.classes.iter().enumerate() {
+            let shares = match &class.tenant {
+                Some(tenant) => [(tenant.clone(), class.count)].into(),
+                None => state.demand[number].allot(class.count, self.settings.first.as_ref()),
+            };
+            wanted.extend(shares.into_iter().map(|(tenant, share)| ((number, tenant), share)));
+        }
+        state.send_surplus_away(&wanted);
+        let paused = state.pause_until.filter(|until| *until > Instant::now());
+        if paused.is_some() {
+            return Plan { start: Vec::new(), again: paused };
+        }
+        let mut start = Vec::new();
+        for (kind, share) in wanted {
+            let missing = share.saturating_sub(state.count(&kind));
+            start.extend(std::iter::repeat_n(kind, missing));
+        }
+        state.starting.extend(start.iter().cloned());
+        Plan { start, again: None }
+    }
+
+    /// A spare is ready from now on. Returns its number and how it hears of its fate.
+    pub fn park(&self, kind: Kind) -> (u64, oneshot::Receiver<Fate>) {
+        let (fate, heard) = oneshot::channel();
+        let mut state = self.lock();
+        state.started(&kind);
+        state.failures = 0;
+        state.numbers += 1;
+        let number = state.numbers;
+        state.ready.push(Ready { number, kind, fate });
+        (number, heard)
+    }
+
+    /// A spare could not be started.
+    pub fn failed(&self, kind: &Kind) {
+        let mut state = self.lock();
+        state.started(kind);
+        let pause = FIRST_PAUSE.saturating_mul(1 << state.failures.min(16)).min(LONGEST_PAUSE);
+        state.failures += 1;
+        state.pause_until = Some(Instant::now() + pause);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// A spare is of no use any more. Returns whether nobody has taken it before.
+    pub fn unpark(&self, number: u64) -> bool {
+        let mut state = self.lock();
+        let there = state.ready.iter().position(|ready| ready.number == number);
+        if let Some(at) = there {
+            state.ready.remove(at);
+            drop(state);
+            self.changed.notify_one();
+        }
+        there.is_some()
+    }
+
+    /// The place of a spare that was sent away is free.
+    pub fn left(&self, tenant: &TenantId) {
+        let mut state = self.lock();
+        if let Some(at) = state.leaving.iter().position(|leaving| leaving == tenant) {
+            state.leaving.remove(at);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn count(&self, kind: &Kind) -> usize {
+        self.ready.iter().filter(|ready| ready.kind == *kind).count()
+            + self.starting.iter().filter(|starting| *starting == kind).count()
+    }
+
+    fn started(&mut self, kind: &Kind) {
+        if let Some(at) = self.starting.iter().position(|starting| starting == kind) {
+            self.starting.remove(at);
+        }
+    }
+
+    fn send_away(&mut self, at: usize) {
+        let Ready { kind: (_, tenant), fate, .. } = self.ready.remove(at);
+        if fate.send(Fate::Away).is_ok() {
+            self.leaving.push(tenant);
+        }
+    }
+
+    fn send_surplus_away(&mut self, wanted: &BTreeMap<Kind, usize>) {
+        let mut left = wanted.clone();
+        // The youngest stay: they may live longest.
+        for at in (0..self.ready.len()).rev() {
+            match left.get_mut(&self.ready[at].kind) {
+                Some(share) if *share > 0 => *share -= 1,
+                _ => self.send_away(at),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::parse(name).expect("a name")
+    }
+
+    fn stock(count: usize) -> Stock {
+        let class = SpareClass { options: Options::default(), count, tenant: None };
+        Stock::new(SpareSettings {
+            classes: vec![class],
+            max_age: Duration::from_secs(60),
+            first: Some(tenant("a")),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_missing_is_started_once() {
+        let stock = stock(2);
+        assert_eq!(stock.plan().start, [(0, tenant("a")), (0, tenant("a"))]);
+        assert!(stock.plan().start.is_empty(), "they are being started");
+        let (number, _fate) = stock.park((0, tenant("a")));
+        assert_eq!((stock.ready(None), stock.starting(None)), (1, 1));
+        assert!(stock.unpark(number), "nobody took it");
+        assert_eq!(stock.plan().start, [(0, tenant("a"))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spares_follow_the_demand() {
+        let stock = stock(1);
+        stock.plan();
+        let (_, mut fate) = stock.park((0, tenant("a")));
+        let missed = stock.take(&tenant("b"), &Options::default()).await;
+        assert_eq!(missed.err(), Some(Miss::NoneReady));
+        assert_eq!(stock.plan().start, [(0, tenant("b"))]);
+        assert!(matches!(fate.try_recv(), Ok(Fate::Away)), "nobody wants it any more");
+        assert_eq!((stock.leaving(None), stock.leaving(Some(&tenant("a")))), (1, 1));
+        stock.left(&tenant("a"));
+        assert_eq!(stock.leaving(None), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starts_that_fail_are_paused_longer_and_longer() {
+        let stock = stock(1);
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            assert_eq!(stock.plan().start.len(), 1);
+            stock.failed(&(0, tenant("a")));
+            let plan = stock.plan();
+            assert!(plan.start.is_empty());
+            let again = plan.again.expect("paused");
+            pauses.push((again - Instant::now()).as_secs());
+            tokio::time::sleep_until(again).await;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn options_that_only_a_start_can_give_do_not_fit() {
+        let stock = stock(1);
+        let tools = Options { tools: vec!["Bash".into()], ..Options::default() };
+        assert_eq!(stock.take(&tenant("a"), &tools).await.err(), Some(Miss::Options));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_tenants_own_goes_if_only_that_helps() {
+        let stock = stock(2);
+        stock.plan();
+        let (_, mut of_a) = stock.park((0, tenant("a")));
+        stock.give_way(&tenant("b"), true);
+        assert!(of_a.try_recv().is_err(), "it would not help");
+        stock.give_way(&tenant("b"), false);
+        assert!(matches!(of_a.try_recv(), Ok(Fate::Away)));
+    }
+}

@@ -1,0 +1,96 @@
+//! A session begins on a spare: whether it can, its folder, and what the spare is told.
+//! Whatever goes wrong costs a start, never the turn: the spare has seen no prompt yet.
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{
+    Lease, Miss, Order, SpareUse, folders, handshake,
+    process_supply::{Shared, blocking},
+    spares::parked::Parked,
+};
+use crate::cli::{binding, process::Child as _};
+
+impl Shared {
+    /// A spare as the process of a session, or why there is none.
+    pub(super) async fn lease_spare(
+        &self,
+        order: &Order,
+        began: Instant,
+    ) -> Result<Lease, SpareUse> {
+        if !self.stock.is_kept() {
+            return Err(SpareUse::NotKept);
+        }
+        self.take_spare(order, began).await.map_err(SpareUse::Missed)
+    }
+
+    async fn take_spare(&self, order: &Order, began: Instant) -> Result<Lease, Miss> {
+        if !order.begins {
+            return Err(Miss::Conversation);
+        }
+        self.check_folder(order).await?;
+        let mut parked = self.stock.take(&order.session.tenant, &order.options).await?;
+        match self.bind(order, &mut parked).await {
+            Ok(()) => Ok(leased(parked, began)),
+            Err(miss) => {
+                parked.end().await;
+                Err(miss)
+            }
+        }
+    }
+
+    /// A session that has a folder keeps it.
+    async fn check_folder(&self, order: &Order) -> Result<(), Miss> {
+        let work = folders::of_session(&self.settings.state_dir, &order.session).work;
+        let (permit, options) = (self.permit.clone(), order.options.clone());
+        let checked = blocking(move || {
+            // Who refuses says why when the session is started.
+            let allowed = permit.check(&options).map_err(|_| Miss::Options);
+            Ok(allowed.and_then(|()| match work.symlink_metadata() {
+                Ok(_) => Err(Miss::Folder),
+                Err(_) => Ok(()),
+            }))
+        });
+        checked.await.unwrap_or(Err(Miss::Folder))
+    }
+
+    /// Makes a spare the session's: its folder, and what it is told.
+    async fn bind(&self, order: &Order, parked: &mut Parked) -> Result<(), Miss> {
+        let session = folders::of_session(&self.settings.state_dir, &order.session).work;
+        let spare = parked.work.clone();
+        let name = session.clone();
+        blocking(move || folders::link(&name, &spare)).await.map_err(|_| Miss::Folder)?;
+        let told = handshake::bind(
+            &mut parked.connection,
+            &mut parked.process,
+            binding::binding(&order.options),
+            self.limits.connect_timeout,
+        );
+        let told = tokio::select! {
+            told = told => told.map_err(|cause| cause.to_string()),
+            () = order.cancelled.cancelled() => Err("nobody waits for it".to_owned()),
+            () = self.tasks.stopping().cancelled() => Err("the service stops".to_owned()),
+        };
+        let Err(reason) = told else { return Ok(()) };
+        debug!(client_id = %parked.client_id, reason, "spare_not_bound");
+        // The spare's own folder goes with the spare.
+        drop(blocking(move || std::fs::remove_file(session)).await);
+        Err(Miss::Failed)
+    }
+}
+
+fn leased(parked: Parked, began: Instant) -> Lease {
+    let Parked { client_id, cli_session_id, connection, process, place, work: _ } = parked;
+    debug!(%client_id, pid = process.id(), elapsed = ?began.elapsed(), "spare_taken");
+    Lease {
+        client_id,
+        cli_session_id,
+        resumed: false,
+        taken_up: Vec::new(),
+        spare: SpareUse::Taken,
+        connect_time: began.elapsed(),
+        connection,
+        child: Box::new(process),
+        slot: Some(place),
+    }
+}
