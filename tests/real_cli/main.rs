@@ -28,5 +28,6 @@ mod processes;
 mod recovery;
 mod resting;
 mod resume;
+mod spares;
 mod turns;
 mod typed;

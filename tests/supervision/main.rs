@@ -14,4 +14,5 @@ mod ends;
 mod memory;
 mod modes;
 mod real;
+mod spares;
 mod view;
