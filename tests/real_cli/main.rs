@@ -21,6 +21,7 @@ mod failures;
 mod flags;
 mod frames;
 mod interrupts;
+mod kept;
 mod live_options;
 mod permissions;
 mod policy;

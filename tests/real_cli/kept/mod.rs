@@ -1,0 +1,37 @@
+//! What a caller was told is in the next turn's conversation, whatever happens to the CLI,
+//! to its files or to the service in between.
+
+mod files;
+mod kills;
+mod turns;
+
+use std::path::PathBuf;
+
+use crate::{
+    bed::Bed,
+    support::{eventually, processes::kill, turn::Turn},
+};
+
+/// What the stand-in answers when it is shown these prompts and then another one.
+fn answer(prompt: &str, before: &[String]) -> String {
+    let said: Vec<String> = before.iter().map(|prompt| format!("\"{prompt}\"")).collect();
+    match said.join("; ").as_str() {
+        "" => format!("You said: \"{prompt}\"."),
+        said => {
+            format!("You said: \"{prompt}\". Earlier in this conversation you said: {said}.")
+        }
+    }
+}
+
+/// Kills the process that served a turn, at once, and waits until the service knows.
+async fn kill_now(bed: &Bed, turn: &Turn) {
+    let session = &turn.started().session_id;
+    let pid = bed.pid(session).await;
+    kill(pid);
+    eventually("the loss is noticed", async || (bed.pid(session).await == 0).then_some(())).await;
+}
+
+/// The folders of the CLI's transcripts.
+fn projects(bed: &Bed) -> PathBuf {
+    bed.service.state.path().join("tenants/default/claude/projects")
+}
