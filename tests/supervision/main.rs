@@ -10,6 +10,7 @@ mod support;
 
 mod bed;
 
+mod disk;
 mod ends;
 mod memory;
 mod modes;

@@ -3,5 +3,6 @@
 
 mod crowd;
 mod hibernation;
+mod ledger;
 mod life;
 mod pressure;

@@ -1,0 +1,113 @@
+//! A full disk: a turn that cannot be kept fails, nothing that was kept is lost, and with
+//! room again everything goes on. The disk is a small one in memory that bubblewrap mounts.
+
+use std::{fs, io::Write as _, path::PathBuf};
+
+use session_pool::procfs::Look;
+use tempfile::TempDir;
+use tonic::Code;
+
+use crate::support::{
+    daemon::Daemon,
+    eventually, failure,
+    processes::{lives, words},
+    service::{query, script},
+    turn::Turn,
+};
+
+/// Bytes of the disk.
+const SIZE: &str = "6000000";
+
+struct Bed {
+    daemon: Daemon,
+    /// The program itself, below bubblewrap.
+    service: u32,
+    /// The disk, as the program sees it.
+    disk: PathBuf,
+}
+
+impl Bed {
+    async fn start() -> Self {
+        let state = TempDir::new().expect("a folder");
+        let path = state.path().display().to_string();
+        let by = ["bwrap", "--dev-bind", "/", "/", "--size", SIZE, "--tmpfs", &path, "--"];
+        let daemon = Daemon::start_by(&by, state, &[]).await;
+        let service = innermost(daemon.started());
+        let disk = PathBuf::from(format!("/proc/{service}/root{path}"));
+        Self { daemon, service, disk }
+    }
+
+    async fn run(&self, session: &str, lines: &[&str]) -> Turn {
+        let mut turn = self.daemon.open(query(session, &script(lines))).await;
+        turn.finish().await;
+        turn
+    }
+
+    /// What was said so far, a word a turn.
+    async fn recite(&self, session: &str) -> Vec<String> {
+        let turn = self.run(session, &["recite"]).await;
+        let text = turn.result().result.clone();
+        text.lines().filter_map(|line| Some(line.rsplit_once("\\nsay ")?.1.to_owned())).collect()
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) {
+        let mut file = fs::File::create(self.disk.join("filler")).expect("made");
+        for size in [64 << 10, 4 << 10, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.disk.join("filler")).expect("removed");
+    }
+
+    async fn stop(mut self) {
+        let pid = rustix::process::Pid::from_raw(self.service.cast_signed()).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+        assert_eq!(self.daemon.ended().await.code(), Some(0));
+        assert!(!lives(self.service));
+    }
+}
+
+/// The keeper of the service, which bubblewrap has started.
+fn innermost(started: u32) -> u32 {
+    let look = Look::take().expect("/proc");
+    let mut pid = started;
+    while words(pid).first().is_some_and(|word| word == "bwrap") {
+        pid = *look.children(pid).first().expect("bubblewrap has a child");
+    }
+    pid
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_turns_and_loses_nothing_that_was_told() {
+    let bed = Bed::start().await;
+    let mut told = Vec::new();
+    for word in ["one", "two", "three"] {
+        bed.run("a", &[&format!("say {word}")]).await.result();
+        told.push(word.to_owned());
+    }
+    bed.fill();
+    // Some of it may still fit in what the database has room for already.
+    let long = "x".repeat(2000);
+    let failed = eventually("a turn that cannot be kept", async || {
+        let turn = bed.run("a", &[&format!("say {long}")]).await;
+        matches!(turn.end, Some(Err(_))).then_some(turn)
+    })
+    .await;
+    failure(failed.error(), Code::Internal, "INTERNAL");
+    assert!(failed.error().message().contains("store"), "{:?}", failed.error());
+    // A session that begins needs a folder and a record.
+    let begun = bed.run("b", &["say begun"]).await;
+    assert!(matches!(begun.end, Some(Err(_))), "{begun:?}");
+
+    bed.make_room();
+    let again = bed.recite("a").await;
+    assert_eq!(again[..3], told, "nothing that was told is lost");
+    bed.run("a", &["say four"]).await.result();
+    bed.run("b", &["say begun again"]).await.result();
+    let now = bed.recite("a").await;
+    assert_eq!(now.last().map(String::as_str), Some("four"));
+    bed.stop().await;
+}
