@@ -77,6 +77,18 @@ pub struct Totals {
     pub counts: BTreeMap<String, u64>,
     /// Cost and tokens.
     pub spent: Spent,
+    /// What of the cost was spent on the last day on which anything was.
+    #[serde(default)]
+    pub today: Today,
+}
+
+/// The cost of a day.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Today {
+    /// Days since 1970 (UTC).
+    pub day: u64,
+    /// US dollars, as the CLI estimates them.
+    pub cost_usd: f64,
 }
 
 /// Cost and tokens.
@@ -108,7 +120,7 @@ impl Counters {
     /// What was counted so far, to be kept.
     pub fn totals(&self) -> Totals {
         let counts = self.each().map(|(name, counter)| (name.to_owned(), counter.get()));
-        Totals { counts: counts.into(), spent: self.spent() }
+        Totals { counts: counts.into(), spent: self.spent(), today: Today::default() }
     }
 
     /// Goes on counting from what was kept. Names that are not known any more are left out.

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::{
-    counters::{Counters, Spent},
+    counters::{Counters, Spent, Today, Totals},
     failure::Cause,
     ids::TenantId,
 };
@@ -43,13 +43,6 @@ pub struct Tenant {
     queued: Option<Arc<Semaphore>>,
     streams: Option<Arc<Semaphore>>,
     today: Mutex<Today>,
-}
-
-#[derive(Debug, Default)]
-struct Today {
-    /// Days since 1970.
-    day: u64,
-    cost_usd: f64,
 }
 
 /// A share of a quota, given back when dropped; nothing where there is no quota.
@@ -121,6 +114,21 @@ impl Tenant {
         self.counters.spend(spent);
         let (day, _) = day_and_rest(SystemTime::now());
         self.today(day).cost_usd += spent.cost_usd;
+    }
+
+    /// What it has counted and spent so far, to be kept.
+    pub fn totals(&self) -> Totals {
+        let today = *self.today.lock().unwrap_or_else(PoisonError::into_inner);
+        Totals { today, ..self.counters.totals() }
+    }
+
+    /// Goes on from what was kept.
+    pub fn resume(&self, totals: &Totals) {
+        self.counters.resume(totals);
+        let mut today = self.today.lock().unwrap_or_else(PoisonError::into_inner);
+        if totals.today.day > today.day {
+            *today = totals.today;
+        }
     }
 
     fn today(&self, day: u64) -> MutexGuard<'_, Today> {
@@ -236,6 +244,25 @@ mod tests {
         // Another day, another budget.
         let (day, _) = day_and_rest(SystemTime::now());
         assert!(tenant.today(day + 1).cost_usd.abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn what_was_spent_today_counts_in_the_next_life() {
+        let quotas = || Quotas { cost_usd_per_day: Some(2.5), ..Quotas::default() };
+        let spent = Spent { cost_usd: 2.5, ..Spent::default() };
+        let first = tenant(quotas());
+        first.spend(&spent);
+        let second = tenant(quotas());
+        second.resume(&first.totals());
+        assert!(second.admit_cost().is_err());
+        assert_eq!(second.totals(), first.totals());
+        // What was spent on an earlier day does not.
+        let mut earlier = first.totals();
+        earlier.today.day -= 1;
+        let third = tenant(quotas());
+        third.resume(&earlier);
+        assert!(third.admit_cost().is_ok());
+        assert_eq!(third.counters.spent(), spent);
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl SessionPool {
     /// were in the pool, without processes, and what was counted.
     pub async fn resume(&self) -> Result<(), StoreError> {
         for (tenant, totals) in self.0.parts.store.totals().await? {
-            self.tenant(&tenant).counters.resume(&totals);
+            self.tenant(&tenant).resume(&totals);
         }
         let kept = self.0.parts.store.in_pool().await?;
         let mut sessions = self.lock();

@@ -121,7 +121,7 @@ impl SessionTask {
             key: self.key.clone(),
             record: self.record(),
             lines: self.keeping.lines.clone(),
-            totals: self.around.tenant.counters.totals(),
+            totals: self.around.tenant.totals(),
         };
         self.around.store.commit(commit).await.map_err(failed)?;
         self.keeping = Keeping { recalled: true, known: true, ..Keeping::default() };
