@@ -24,7 +24,7 @@ pub fn identity(der: &[u8], now: SystemTime) -> Result<Identity, Refusal> {
     let (Some(name), None) = (names.next(), names.next()) else { return Err(Refusal::Nameless) };
     let tenant = TenantId::parse(name).map_err(|_| Refusal::Nameless)?;
     let admin = subject.iter_organization().any(|organization| organization.as_str() == Ok(ADMINS));
-    Ok(Identity { tenant, admin })
+    Ok(Identity { tenant, admin, name: None })
 }
 
 fn moment(time: SystemTime) -> Option<ASN1Time> {

@@ -90,7 +90,7 @@ mod tests {
         let (token, entry) = fresh(&tenant, false, None);
         let gate = Gate::new(Some(Tokens::parse(&entry).expect("accepted")), true);
         let header = format!("Bearer {token}");
-        let identity = Identity { tenant, admin: false };
+        let identity = Identity { tenant, admin: false, name: None };
         assert_eq!(gate.identify(Some(header.as_bytes()), None), Ok(identity.clone()));
         let lower = format!("bearer  {token}");
         assert_eq!(gate.identify(Some(lower.as_bytes()), Some(b"no certificate")), Ok(identity));

@@ -11,6 +11,8 @@ pub mod files;
 pub mod gate;
 pub mod tokens;
 
+use std::sync::Arc;
+
 use crate::ids::TenantId;
 
 /// A caller that has been let in.
@@ -20,12 +22,14 @@ pub struct Identity {
     pub tenant: TenantId,
     /// Whether it may look at, and interrupt, what belongs to other tenants.
     pub admin: bool,
+    /// What the operator calls its token, for logs.
+    pub name: Option<Arc<str>>,
 }
 
 impl Identity {
     /// Whoever reaches a service that asks nobody who they are.
     pub fn anonymous() -> Self {
-        Self { tenant: TenantId::default(), admin: true }
+        Self { tenant: TenantId::default(), admin: true, name: None }
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     collections::HashSet,
     fs,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -19,6 +20,9 @@ use crate::ids::TenantId;
 const MAX_TOKENS: usize = 10_000;
 
 /// The keys of the file.
+/// Characters of a token's name.
+const LONGEST_NAME: usize = 128;
+
 const KEYS: [&str; 6] = ["token", "sha256", "tenant", "roles", "expires", "name"];
 
 /// What every token begins with, so that one that leaked can be found.
@@ -74,9 +78,9 @@ struct FileEntry {
     roles: Option<Vec<String>>,
     #[serde(default)]
     expires: Option<toml::value::Datetime>,
-    /// For whoever keeps the file.
-    #[serde(default, rename = "name")]
-    _name: Option<String>,
+    /// What it is called in logs.
+    #[serde(default)]
+    name: Option<String>,
 }
 
 impl Tokens {
@@ -139,12 +143,12 @@ impl Tokens {
 
 impl Entry {
     fn read(entry: FileEntry) -> Result<Self, (&'static str, String)> {
-        let FileEntry { sha256, tenant, roles, expires, _name: _ } = entry;
+        let FileEntry { sha256, tenant, roles, expires, name } = entry;
         let tenant = TenantId::parse(&tenant).map_err(|error| ("tenant", error.to_string()))?;
         Ok(Self {
             hash: hash(&sha256)
                 .ok_or_else(|| ("sha256", "must have 64 hexadecimal digits".into()))?,
-            identity: Identity { tenant, admin: is_admin(roles)? },
+            identity: Identity { tenant, admin: is_admin(roles)?, name: named(name)? },
             expires: expires.map(moment).transpose()?,
         })
     }
@@ -188,6 +192,17 @@ fn is_admin(roles: Option<Vec<String>>) -> Result<bool, (&'static str, String)> 
         return Err(("roles", "must have user among them".into()));
     }
     Ok(roles.iter().any(|role| role == "admin"))
+}
+
+/// A name that a line of a log can hold.
+fn named(name: Option<String>) -> Result<Option<Arc<str>>, (&'static str, String)> {
+    let Some(name) = name else { return Ok(None) };
+    let length = name.chars().count();
+    if !(1..=LONGEST_NAME).contains(&length) || name.chars().any(char::is_control) {
+        let problem = format!("must have 1 to {LONGEST_NAME} characters, none of them for control");
+        return Err(("name", problem));
+    }
+    Ok(Some(name.into()))
 }
 
 /// A time in UTC; a day without a time ends the token when it begins.
@@ -235,7 +250,7 @@ mod tests {
         assert_eq!((tokens.len(), tokens.is_empty()), (2, false));
         let now = SystemTime::now();
         let found = tokens.find(&user, now).expect("known");
-        assert_eq!(found, Identity { tenant: tenant("a"), admin: false });
+        assert_eq!(found, Identity { tenant: tenant("a"), admin: false, name: None });
         assert!(tokens.find(&admin, now).expect("known").admin);
         let later = now + Duration::from_secs(61);
         assert_eq!(tokens.find(&admin, later), Err(Refusal::Expired));
@@ -284,6 +299,8 @@ mod tests {
             (format!("\"{token}\" = \"a\"\n"), "line 1: expected `token`"),
             (entry(&format!("\"{token}\" = 1")), "line 2: expected one of `sha256`"),
             (entry(&format!("roles = \"{token}\"")), "line 2: roles: expected"),
+            (entry("name = \"\""), "name must have 1 to 128 characters"),
+            (entry("name = \"a\\nb\""), "none of them for control"),
             (entry(&format!("name = \"x\"\nexpires = \"{token}\"")), "line 3: expires: expected"),
             (entry(&format!("tenant = {token}")), "line 2"),
             (entry(token), "line 2"),

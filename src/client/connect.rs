@@ -31,6 +31,12 @@ pub async fn connect(server: &ServerArgs) -> Result<Channel, Failure> {
     let url =
         if address.contains("://") { address.clone() } else { format!("{scheme}://{address}") };
     let secure = url.starts_with("https://");
+    if tls.is_some() && !secure {
+        // What was meant to be secret must not travel in the open without a word.
+        return Err(Failure::Usage(format!(
+            "--ca-cert, --cert and --key are for TLS, and {address} is not an https:// address"
+        )));
+    }
     let endpoint = Endpoint::from_shared(url)
         .map_err(|error| Failure::Usage(format!("{address} is not an address: {error}")))?;
     let endpoint = if secure {

@@ -33,7 +33,7 @@ mod tests {
     #[test]
     fn only_an_admin_reaches_other_tenants() {
         let tenant = TenantId::parse("a").expect("a name");
-        let user = Identity { tenant: tenant.clone(), admin: false };
+        let user = Identity { tenant: tenant.clone(), admin: false, name: None };
         let admin = Identity { admin: true, ..user.clone() };
         assert_eq!(scope(&user, false).expect("own"), Scope::Tenant(tenant.clone()));
         assert_eq!(scope(&admin, false).expect("own"), Scope::Tenant(tenant));

@@ -14,7 +14,7 @@ use tonic::{
 };
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::debug;
+use tracing::info;
 
 use super::status::unauthenticated;
 use crate::auth::gate::Gate;
@@ -62,6 +62,9 @@ where
         }
         let header = request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
         let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
+        let plain = request.extensions().get::<TcpConnectInfo>();
+        let peer =
+            connection.map(TlsConnectInfo::get_ref).or(plain).and_then(TcpConnectInfo::remote_addr);
         let certificates = connection.and_then(TlsConnectInfo::peer_certs);
         let certificate = certificates.as_ref().and_then(|all| all.first());
         match self.gate.identify(header, certificate.map(AsRef::as_ref)) {
@@ -72,7 +75,9 @@ where
                 Box::pin(self.inner.call(request))
             }
             Err(refusal) => {
-                debug!(path = request.uri().path(), %refusal, "unauthenticated");
+                // Whoever looks after the service has to see who tries.
+                let peer = peer.map(tracing::field::display);
+                info!(path = request.uri().path(), peer, %refusal, "unauthenticated");
                 let response = unauthenticated(refusal).into_http();
                 Box::pin(std::future::ready(Ok(response)))
             }

@@ -13,7 +13,8 @@ use super::{
     stream::{EventStream, deadline},
 };
 use crate::{
-    ids::{SessionId, SessionKey, TenantId},
+    auth::Identity,
+    ids::{SessionId, SessionKey},
     pool::{PoolStats, Scope, SessionPool},
     proto::{self, session_pool_service_server::SessionPoolService},
 };
@@ -54,8 +55,14 @@ fn check_routing_key(metadata: &MetadataMap, session_id: &str) -> Result<(), Sta
     Err(of_rejection(&Rejection::Invalid(vec![violation])))
 }
 
-fn session_span(tenant: &TenantId, session_id: Option<&SessionId>) -> Span {
-    info_span!("query", %tenant, session_id = session_id.map(SessionId::as_str))
+fn session_span(caller: &Identity, session_id: Option<&SessionId>) -> Span {
+    let Identity { tenant, name, admin: _ } = caller;
+    info_span!(
+        "query",
+        %tenant,
+        caller = name.as_deref(),
+        session_id = session_id.map(SessionId::as_str)
+    )
 }
 
 #[tonic::async_trait]
@@ -68,11 +75,12 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::QueryRequest>,
     ) -> Result<Response<Self::QueryStream>, Status> {
         let deadline = deadline(request.metadata());
-        let tenant = caller(&request).tenant;
+        let caller = caller(&request);
+        let tenant = caller.tenant.clone();
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let mut query = decode::query(request.into_inner(), &self.policy).await?;
         query.request.deadline = deadline;
-        let span = session_span(&tenant, query.session_id.as_ref());
+        let span = session_span(&caller, query.session_id.as_ref());
         let session_id = query.session_id.clone();
         let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
         let listener = self

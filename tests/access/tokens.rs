@@ -51,6 +51,13 @@ async fn whoever_has_no_good_token_stays_outside_and_is_told_why() {
     let status = nobody.query(query("s", "hello")).await.expect_err("refused");
     failure(&status, Code::Unauthenticated, "UNAUTHENTICATED");
     assert_eq!(bed.service.processes(), [0; 0], "nothing was started");
+    // Whoever looks after the service sees who tried, and nobody's credentials.
+    let tried = log::named("unauthenticated");
+    assert!(tried.iter().any(|event| event.fields.contains_key("peer")), "{tried:?}");
+    for secret in [&good.secret, &expired.secret, &unknown.secret] {
+        let found = log::mentioning(secret);
+        assert!(found.is_empty(), "a credential in the log: {found:?}");
+    }
     bed.service.stop().await;
 }
 

@@ -95,6 +95,40 @@ async fn a_session_sees_its_own_processes_and_folders_only() {
 }
 
 #[tokio::test]
+async fn a_session_writes_in_the_folders_that_its_caller_chose_and_nowhere_beside_them() {
+    for version in ["2.1.197", "2.1.330"] {
+        let place = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
+        let base = place.path().canonicalize().expect("a real path");
+        let [work, more, beside] = ["work", "more", "beside"].map(|name| base.join(name));
+        for folder in [&work, &more, &beside] {
+            fs::create_dir(folder).expect("made");
+        }
+        let file = place.path().join("pool.toml");
+        fs::write(&file, format!("[policy]\ncwd_roots = [{base:?}]\n")).expect("written");
+        let bed = Bed::configured("bubblewrap", version, &file.display().to_string()).await;
+        let path = |path: &PathBuf| path.to_str().expect("UTF-8").to_owned();
+        let options = SessionOptions {
+            cwd: Some(path(&work)),
+            add_dirs: vec![path(&more)],
+            allowed_tools: vec!["Bash".into()],
+            permission_mode: Some("dontAsk".into()),
+            ..SessionOptions::default()
+        };
+        let command = format!(
+            "pwd; echo x >here; echo x >{}/there; echo x >{}/no || echo refused",
+            more.display(),
+            beside.display()
+        );
+        let turn = bed.run(query_with("a", &format!("[[bash {command}]]"), options)).await;
+        let said = &turn.result().result;
+        assert!(said.contains(&path(&work)) && said.contains("refused"), "{version}: {said}");
+        assert!(work.join("here").is_file() && more.join("there").is_file(), "{version}");
+        assert!(!beside.join("no").exists(), "{version}");
+        bed.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn the_services_configuration_is_hidden_where_it_lies() {
     // Not below a folder that is hidden anyway.
     let folder = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");

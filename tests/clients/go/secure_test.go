@@ -213,6 +213,7 @@ func TestProgramsOverTLS(t *testing.T) {
 	}{
 		{"session-pool with a token", true, append([]string{program}, append(query, "--token-file", s.path("token"), "hello")...)},
 		{"session-pool without a token", false, append([]string{program}, append(query, "hello")...)},
+		{"session-pool with an authority and no TLS", false, []string{program, "stats", "--address", "http://" + s.address, "--ca-cert", s.path("ca.pem"), "--token-file", s.path("token")}},
 		{"grpcurl with a token", true, []string{s.grpcurl(), "-cacert", s.path("ca.pem"), "-H", "authorization: Bearer " + s.token, s.address, "sessionpool.v1.SessionPoolService/ListSessions"}},
 		{"grpcurl without a token", false, []string{s.grpcurl(), "-cacert", s.path("ca.pem"), s.address, "sessionpool.v1.SessionPoolService/ListSessions"}},
 		{"grpcurl without the authority", false, []string{s.grpcurl(), "-H", "authorization: Bearer " + s.token, s.address, "list"}},
