@@ -35,10 +35,13 @@ fn empty(file: &Path) {
     fs::write(file, "").expect("written");
 }
 
+/// What is done to a transcript.
+type Damage = fn(&Path);
+
 async fn a_damaged_file_is_no_loss(version: Version) {
     let bed = Bed::start(version).await;
     let mut said = Vec::new();
-    let damages: [(&str, fn(&Path)); 4] =
+    let damages: [(&str, Damage); 4] =
         [("cut", cut), ("removed", remove), ("replaced", replace), ("emptied", empty)];
     for (what, damage) in damages {
         let prompt = format!("before it was {what}");
