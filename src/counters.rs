@@ -82,6 +82,23 @@ pub struct Totals {
     pub today: Today,
 }
 
+impl Totals {
+    /// Takes over what another picture of the same counters has more of. Whoever took the
+    /// older one may come later.
+    pub fn raise(&mut self, other: &Self) {
+        for (name, count) in &other.counts {
+            let mine = self.counts.entry(name.clone()).or_default();
+            *mine = (*mine).max(*count);
+        }
+        self.spent.cost_usd = self.spent.cost_usd.max(other.spent.cost_usd);
+        self.spent.usage.raise(&other.spent.usage);
+        let (mine, theirs) = (&mut self.today, &other.today);
+        if (theirs.day, theirs.cost_usd) > (mine.day, mine.cost_usd) {
+            *mine = *theirs;
+        }
+    }
+}
+
 /// The cost of a day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Today {

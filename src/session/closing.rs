@@ -24,6 +24,9 @@ impl SessionTask {
         if let Some(lease) = lease {
             self.part_with(lease, StopGrace::GENTLE).await;
         }
+        if self.ephemeral {
+            self.keep_count().await;
+        }
         if reason.forgets() {
             self.forget().await;
         } else if !reason.keeps_place() {

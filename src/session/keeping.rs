@@ -164,6 +164,14 @@ impl SessionTask {
         self.keep_or_warn().await;
     }
 
+    /// Keeps what the tenant has counted, where the session itself leaves nothing.
+    pub(super) async fn keep_count(&self) {
+        let tenant = &self.around.tenant;
+        if let Err(error) = self.around.store.count(tenant.id(), tenant.totals()).await {
+            warn!(session_id = %self.status.session_id, %error, "counters_not_kept");
+        }
+    }
+
     /// Notes that the session is in the pool no more.
     pub(super) async fn leave_pool(&mut self) {
         self.in_pool = false;

@@ -57,7 +57,7 @@ impl Store for MemoryStore {
     fn commit(&self, commit: Commit) -> Pending<'_, ()> {
         let Commit { key, record, lines, totals } = commit;
         let mut state = self.lock();
-        state.totals.insert(key.tenant.clone(), totals);
+        state.totals.entry(key.tenant.clone()).or_default().raise(&totals);
         for line in lines {
             let place = (key.tenant.clone(), line.conversation);
             let transcript = state.transcripts.entry(place).or_default();
@@ -139,6 +139,11 @@ impl Store for MemoryStore {
         let state = self.lock();
         let open = state.sessions.iter().filter(|(_, kept)| kept.record.in_pool);
         done(open.map(|(key, kept)| (key.clone(), kept.record.last_used_time)).collect())
+    }
+
+    fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()> {
+        self.lock().totals.entry(tenant.clone()).or_default().raise(&totals);
+        done(())
     }
 
     fn leave_pool<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, ()> {

@@ -39,6 +39,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// there already is left out.
     fn commit(&self, commit: Commit) -> Pending<'_, ()>;
 
+    /// Keeps what a tenant has counted, where there is nothing else to keep.
+    fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()>;
+
     /// The lines of a conversation, in the order in which they came.
     fn transcript<'a>(
         &'a self,

@@ -144,6 +144,11 @@ impl Store for SqlStore {
         )
     }
 
+    fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()> {
+        let (tenant, totals) = (tenant.clone(), Box::new(totals));
+        Box::pin(async move { self.writer.ask(|reply| Order::Count(tenant, totals, reply)).await })
+    }
+
     fn transcript<'a>(&'a self, tenant: &'a TenantId, id: CliSessionId) -> Pending<'a, Vec<Line>> {
         Box::pin(async move {
             let rows = sqlx::query(

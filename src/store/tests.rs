@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::*;
 use crate::{
     cli::{frame::TokenUsage, options::Options},
-    counters::Spent,
+    counters::{Spent, Today},
     tasks::Tasks,
 };
 
@@ -192,4 +192,20 @@ async fn a_file_that_is_no_database_is_refused() {
         .expect("written");
     let error = SqlStore::open(&file, &Tasks::default()).await.expect_err("refused");
     assert!(error.to_string().contains("not a database"), "{error}");
+}
+
+#[tokio::test]
+async fn an_older_count_does_not_replace_a_newer_one() {
+    on_each(async |store| {
+        let tenant = TenantId::default();
+        let totals = |turns: u64, cost_usd: f64| Totals {
+            counts: [("turns".to_owned(), turns)].into(),
+            today: Today { day: 20_000, cost_usd },
+            ..Totals::default()
+        };
+        store.count(&tenant, totals(2, 0.5)).await.expect("kept");
+        store.count(&tenant, totals(1, 0.25)).await.expect("kept");
+        assert_eq!(store.totals().await.expect("read"), [(tenant, totals(2, 0.5))]);
+    })
+    .await;
 }

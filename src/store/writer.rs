@@ -1,6 +1,8 @@
 //! The one task that writes to the database. What is asked of it while it writes is
 //! written together next: a transaction costs a wait for the disk, however much is in it.
 
+use std::collections::HashMap;
+
 use sqlx::{QueryBuilder, Sqlite, SqlitePool, Transaction};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info_span, warn};
@@ -10,7 +12,8 @@ use super::{
     sql::{millis, signed},
 };
 use crate::{
-    ids::{CliSessionId, SessionKey},
+    counters::Totals,
+    ids::{CliSessionId, SessionKey, TenantId},
     tasks::Tasks,
 };
 
@@ -26,6 +29,8 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 pub(super) enum Order {
     /// Keep what a turn left.
     Commit(Box<Commit>, Answer<()>),
+    /// Keep what a tenant has counted.
+    Count(TenantId, Box<Totals>, Answer<()>),
     /// Remove a session; the answer is the conversations that went with it.
     Forget(SessionKey, Answer<Option<Vec<String>>>),
     /// Note that a session is in the pool no more.
@@ -46,6 +51,7 @@ impl Writer {
         let stopping = tasks.stopping().clone();
         tasks.spawn(info_span!("store"), async move {
             let mut batch = Vec::with_capacity(WAITING);
+            let mut counted = HashMap::new();
             loop {
                 let count = tokio::select! {
                     count = waiting.recv_many(&mut batch, WAITING) => count,
@@ -57,6 +63,7 @@ impl Writer {
                 if count == 0 {
                     break;
                 }
+                batch.iter_mut().for_each(|order| raise(order, &mut counted));
                 let forgets = batch.iter().any(|order| matches!(order, Order::Forget(..)));
                 write_all(&database, std::mem::take(&mut batch)).await;
                 if forgets {
@@ -77,6 +84,18 @@ impl Writer {
         self.orders.send(order(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
+}
+
+/// Orders come in another order than their totals were taken: the highest count.
+fn raise(order: &mut Order, counted: &mut HashMap<TenantId, Totals>) {
+    let (tenant, totals) = match order {
+        Order::Commit(commit, _) => (&commit.key.tenant, &mut commit.totals),
+        Order::Count(tenant, totals, _) => (&*tenant, &mut **totals),
+        Order::Forget(..) | Order::LeavePool(..) => return,
+    };
+    let highest = counted.entry(tenant.clone()).or_default();
+    highest.raise(totals);
+    totals.clone_from(highest);
 }
 
 /// Empties the write-ahead log, which holds what was written before, forgotten texts
@@ -114,7 +133,7 @@ async fn write_all(database: &SqlitePool, orders: Vec<Order>) {
 /// Whoever asked may be gone; what was written stays written.
 fn answer(order: Order, written: Result<Option<Vec<String>>, StoreError>) {
     match order {
-        Order::Commit(_, reply) | Order::LeavePool(_, reply) => {
+        Order::Commit(_, reply) | Order::Count(_, _, reply) | Order::LeavePool(_, reply) => {
             drop(reply.send(written.map(|_| ())))
         }
         Order::Forget(_, reply) => drop(reply.send(written)),
@@ -133,6 +152,10 @@ async fn in_one(
                 keep(&mut transaction, commit).await?;
                 None
             }
+            Order::Count(tenant, totals, _) => {
+                keep_totals(&mut transaction, tenant, totals).await?;
+                None
+            }
             Order::Forget(key, _) => forget(&mut transaction, key).await?,
             Order::LeavePool(key, _) => {
                 leave_pool(&mut transaction, key).await?;
@@ -149,8 +172,6 @@ async fn keep(
     commit: &Commit,
 ) -> Result<(), StoreError> {
     let Commit { key, record, lines, totals } = commit;
-    let json =
-        |text: serde_json::Result<String>| text.map_err(|error| StoreError(error.to_string()));
     sqlx::query(
         "INSERT INTO sessions (tenant, session_id, cli_session_id, options, created_ms, last_used_ms, \
          message_count, error_count, spent, reported_cost_usd, in_pool) \
@@ -183,20 +204,33 @@ async fn keep(
     .bind(record.cli_session_id.to_string())
     .execute(&mut **transaction)
     .await?;
-    sqlx::query(
-        "INSERT INTO totals (tenant, counters) VALUES ($1, $2) \
-         ON CONFLICT (tenant) DO UPDATE SET counters = excluded.counters",
-    )
-    .bind(key.tenant.as_str())
-    .bind(json(serde_json::to_string(totals))?)
-    .execute(&mut **transaction)
-    .await?;
+    keep_totals(transaction, &key.tenant, totals).await?;
     for same in lines.chunk_by(|a, b| a.conversation == b.conversation) {
         for some in same.chunks(LINES) {
             append(transaction, key, some[0].conversation, some).await?;
         }
     }
     Ok(())
+}
+
+async fn keep_totals(
+    transaction: &mut Transaction<'_, Sqlite>,
+    tenant: &TenantId,
+    totals: &Totals,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO totals (tenant, counters) VALUES ($1, $2) \
+         ON CONFLICT (tenant) DO UPDATE SET counters = excluded.counters",
+    )
+    .bind(tenant.as_str())
+    .bind(json(serde_json::to_string(totals))?)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+fn json(text: serde_json::Result<String>) -> Result<String, StoreError> {
+    text.map_err(|error| StoreError(error.to_string()))
 }
 
 /// Adds lines of one conversation behind those that it has.

@@ -153,6 +153,16 @@ pub struct TokenUsage {
 }
 
 impl TokenUsage {
+    /// Takes over what another count of the same turns has more of.
+    pub fn raise(&mut self, other: &Self) {
+        self.input_tokens = self.input_tokens.max(other.input_tokens);
+        self.output_tokens = self.output_tokens.max(other.output_tokens);
+        self.cache_creation_input_tokens =
+            self.cache_creation_input_tokens.max(other.cache_creation_input_tokens);
+        self.cache_read_input_tokens =
+            self.cache_read_input_tokens.max(other.cache_read_input_tokens);
+    }
+
     /// Adds what another turn used.
     pub fn add(&mut self, other: &Self) {
         self.input_tokens += other.input_tokens;

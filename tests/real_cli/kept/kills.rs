@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tempfile::TempDir;
 use tokio::task::{JoinSet, LocalSet};
 
-use super::answer;
+use super::{answer, shows};
 use crate::{
     bed::{Bed, Version, both_versions},
     stand_in::StandIn,
@@ -48,6 +48,7 @@ async fn killed_again_and_again(bed: &Bed, number: usize, sessions: usize) {
         // Whether it has written anything by now is its own affair.
         kill(pid);
         assert_eq!(turn.result().result, answer(&prompt, &said));
+        shows(&bed.last_request(&turn.result().cli_session_id), &said);
         said.push(prompt);
         let noticed = async || (bed.pid(&session).await != pid).then_some(());
         eventually("the loss is noticed", noticed).await;
@@ -73,6 +74,9 @@ async fn the_service_is_killed_at_a_result(version: Version) {
         turn.finish().await;
         daemon.kill_service();
         assert_eq!(turn.result().result, answer(&prompt, &said));
+        let mut requests = api.requests_of(&turn.result().cli_session_id);
+        requests.retain(|request| request.path == "/v1/messages");
+        shows(requests.last().expect("it asked the API"), &said);
         said.push(prompt);
         daemon.ended().await;
         state = daemon.state;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use crate::{
     bed::Bed,
+    stand_in::RecordedRequest,
     support::{eventually, processes::kill, turn::Turn},
 };
 
@@ -20,6 +21,22 @@ fn answer(prompt: &str, before: &[String]) -> String {
         said => {
             format!("You said: \"{prompt}\". Earlier in this conversation you said: {said}.")
         }
+    }
+}
+
+/// Checks that a request shows a conversation of so many turns before its own, each with
+/// what was asked and what was answered.
+#[track_caller]
+fn shows(request: &RecordedRequest, before: &[String]) {
+    let messages = request.body["messages"].as_array().expect("messages");
+    let roles: Vec<&str> = messages.iter().filter_map(|message| message["role"].as_str()).collect();
+    let expected: Vec<&str> =
+        before.iter().flat_map(|_| ["user", "assistant"]).chain(["user"]).collect();
+    assert_eq!(roles, expected, "{messages:#?}");
+    for (turn, prompt) in messages.chunks(2).zip(before) {
+        assert!(turn[0].to_string().contains(prompt), "{prompt} in {}", turn[0]);
+        let answer = format!("You said: \\\"{prompt}\\\".");
+        assert!(turn[1].to_string().contains(&answer), "{answer} in {}", turn[1]);
     }
 }
 

@@ -68,13 +68,14 @@ async fn an_interrupted_turn(version: Version) {
 
 async fn a_cleared_conversation_stays_cleared(version: Version) {
     let bed = Bed::start(version).await;
-    bed.query("a", "one").await;
+    let first = bed.query("a", "one").await;
     bed.query("a", "/clear").await;
     let second = bed.query("a", "two").await;
     lose(&bed, &second).await;
     let third = bed.query("a", "three").await;
     assert_eq!(third.result().result, answer("three", &["two".to_owned()]));
     assert_eq!(third.result().cli_session_id, second.result().cli_session_id);
+    assert_ne!(third.result().cli_session_id, first.result().cli_session_id);
     bed.stop().await;
 }
 

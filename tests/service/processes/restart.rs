@@ -225,12 +225,21 @@ async fn hibernated_sessions_count_and_leave_when_they_are_idle_for_long() {
 #[tokio::test]
 async fn a_budget_of_the_day_is_not_new_after_a_restart() {
     let settings = [("POLICY__TENANT_MAX_COST_USD_PER_DAY", "0.000000001")];
-    let daemon = Daemon::start(&settings).await;
-    assert!(run(&daemon, "s", "hello").await.result().total_cost_usd > 0.0);
-    let daemon = Daemon::start_in(daemon.killed().await, &settings).await;
-    let status = daemon.client.clone().query(query("s", "again")).await.expect_err("refused");
-    failure(&status, Code::ResourceExhausted, "TENANT_QUOTA_EXCEEDED");
-    stop(daemon).await;
+    // A session without a name leaves nothing but what it cost.
+    for session in ["s", ""] {
+        let daemon = Daemon::start(&settings).await;
+        assert!(run(&daemon, session, "hello").await.result().total_cost_usd > 0.0);
+        crate::support::eventually("the end of a session without a name", async || {
+            let stats = daemon.client.clone().get_stats(GetStatsRequest::default()).await;
+            let sessions = stats.expect("answered").into_inner().total_sessions;
+            (sessions == u32::from(!session.is_empty())).then_some(())
+        })
+        .await;
+        let daemon = Daemon::start_in(daemon.killed().await, &settings).await;
+        let status = daemon.client.clone().query(query("t", "again")).await.expect_err("refused");
+        failure(&status, Code::ResourceExhausted, "TENANT_QUOTA_EXCEEDED");
+        stop(daemon).await;
+    }
 }
 
 #[tokio::test]
