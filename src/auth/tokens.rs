@@ -281,6 +281,8 @@ mod tests {
             (entry("role = [\"user\"]"), "role"),
             (entry("expires = 2027-01-31T12:00:00+01:00"), "token 1: expires: must be"),
             (entry("expires = 12:00:00"), "token 1: expires"),
+            (entry("name = \"\""), "token 1: name: must have 1 to 128 characters"),
+            (entry("name = \"a\\nb\""), "none of them for control"),
             (format!("{}{}", entry(""), entry("")), "token 2: sha256: stands in the file twice"),
         ] {
             let error = Tokens::parse(&text).expect_err("refused").to_string();
@@ -299,8 +301,6 @@ mod tests {
             (format!("\"{token}\" = \"a\"\n"), "line 1: expected `token`"),
             (entry(&format!("\"{token}\" = 1")), "line 2: expected one of `sha256`"),
             (entry(&format!("roles = \"{token}\"")), "line 2: roles: expected"),
-            (entry("name = \"\""), "name must have 1 to 128 characters"),
-            (entry("name = \"a\\nb\""), "none of them for control"),
             (entry(&format!("name = \"x\"\nexpires = \"{token}\"")), "line 3: expires: expected"),
             (entry(&format!("tenant = {token}")), "line 2"),
             (entry(token), "line 2"),
