@@ -162,14 +162,7 @@ impl Supply for ProcessSupply {
     }
 
     fn shortage(&self) -> Shortage {
-        let Shortage { of_any, of_tenant } = self.0.places.shortage();
-        // Places of spares that were sent away are on their way to those who wait.
-        let stock = &self.0.stock;
-        let of_own = of_tenant.into_iter().filter_map(|(tenant, count)| {
-            let left = count.saturating_sub(stock.leaving(Some(&tenant)));
-            (left > 0).then_some((tenant, left))
-        });
-        Shortage { of_any: of_any.saturating_sub(stock.leaving(None)), of_tenant: of_own.collect() }
+        self.0.shortage()
     }
 
     fn joined(&self) -> Arc<Notify> {
@@ -228,6 +221,18 @@ impl Drop for Starting<'_> {
 }
 
 impl Shared {
+    /// Who waits for a place that is not on its way already.
+    pub(super) fn shortage(&self) -> Shortage {
+        let Shortage { of_any, of_tenant } = self.places.shortage();
+        // Places of spares that were sent away are on their way to those who wait.
+        let stock = &self.stock;
+        let of_own = of_tenant.into_iter().filter_map(|(tenant, count)| {
+            let left = count.saturating_sub(stock.leaving(Some(&tenant)));
+            (left > 0).then_some((tenant, left))
+        });
+        Shortage { of_any: of_any.saturating_sub(stock.leaving(None)), of_tenant: of_own.collect() }
+    }
+
     async fn start(&self, order: &Order) -> Result<Lease, Failure> {
         let began = Instant::now();
         let _starting = Starting::new(&self.starting);

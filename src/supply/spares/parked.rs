@@ -17,8 +17,12 @@ use crate::{
         process::{Child as _, Process, StopGrace, stop},
     },
     failure::Cause,
-    ids::{CliSessionId, ClientId},
-    supply::{folders, handshake, places::Place, process_supply::Shared},
+    ids::{CliSessionId, ClientId, TenantId},
+    supply::{
+        folders, handshake,
+        places::{Place, Shortage},
+        process_supply::Shared,
+    },
 };
 
 /// A process that is up and belongs to nobody yet.
@@ -104,7 +108,17 @@ impl Shared {
         };
         debug!(client_id = %parked.client_id, pid = parked.process.id(), "spare_ready");
         let (number, fate) = self.stock.park(kind.clone());
+        self.make_room(&kind.1);
         self.wait_for_fate(parked, &kind, number, fate).await;
+    }
+
+    /// Whoever came to wait for a place while a spare was started found none to send away.
+    fn make_room(&self, tenant: &TenantId) {
+        let Shortage { of_any, of_tenant } = self.shortage();
+        let of_own = of_tenant.iter().any(|(waits, _)| waits == tenant);
+        if of_any > 0 || of_own {
+            self.stock.give_way(tenant, of_any == 0);
+        }
     }
 
     async fn wait_for_fate(

@@ -33,6 +33,26 @@ async fn spares_give_their_places_to_sessions() {
 }
 
 #[tokio::test]
+async fn a_spare_that_is_being_started_gives_its_place_once_it_is_up() {
+    let service = Service::start(|config| {
+        config.pool.max_processes = 1;
+        config.pool.spares = 1;
+        config.cli.env.insert("FAKE_CLAUDE".into(), "boot=500".into());
+    })
+    .await;
+    eventually("a start", async || (service.processes().len() == 1).then_some(())).await;
+    let options = session_pool::proto::SessionOptions {
+        max_turns: Some(3),
+        ..session_pool::proto::SessionOptions::default()
+    };
+    // No spare fits, and the only place is one's that nobody could send away yet.
+    let turn = service.run(crate::support::service::query_with("a", "hello", options)).await;
+    assert_eq!(turn.text(), "echo: hello");
+    assert_eq!(turn.started().origin(), TurnOrigin::Created);
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_burst_of_sessions_is_never_short_of_places_because_of_spares() {
     let service = Service::start(|config| {
         config.pool.max_processes = 4;
