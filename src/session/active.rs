@@ -14,8 +14,9 @@ use super::{
     command::{CloseReason, Command, DisconnectPolicy},
     idle::at,
     interrupting::Then,
+    phase::{Phase, Taken, Waiting},
     running::{Meaning, Running},
-    task::{Phase, SessionTask, Taken, Waiting},
+    task::SessionTask,
 };
 use crate::{
     cli::{

@@ -5,10 +5,7 @@ use std::time::{Duration, SystemTime};
 use tracing::debug;
 
 use super::{
-    active::Active,
-    command::DisconnectPolicy,
-    running::Running,
-    task::{Phase, SessionTask},
+    active::Active, command::DisconnectPolicy, phase::Phase, running::Running, task::SessionTask,
 };
 use crate::{
     cli::frame::{Frame, FrameKind},

@@ -8,8 +8,9 @@ use super::{
     CloseReport, InterruptOutcome, InterruptReport,
     admission::Occupation,
     command::{CloseReason, Command, DisconnectPolicy},
+    phase::{Absence, Phase, Taken, Waiting},
     running::Habits,
-    task::{Phase, SessionTask, Taken, Waiting},
+    task::SessionTask,
 };
 use crate::{
     cli::{options::Options, transcript::Entry},
@@ -203,8 +204,8 @@ impl SessionTask {
             resumed = lease.resumed,
             "session_created"
         );
-        self.connected_before = true;
-        self.hibernated = false;
+        // Unless it is let go, the process leaves by being lost.
+        self.absence = Absence::Lost;
         self.habits = Habits::default();
         // Frames of the process before are of no turn any more.
         self.leftover.clear();
@@ -224,9 +225,13 @@ impl SessionTask {
         );
         let cause = failure.cause.clone();
         self.fail(&turn.log, failure);
-        self.fail_queue(&cause);
-        if self.hibernated {
-            // It can still be resumed, when there is a place or the CLI is well again.
+        // How long a turn waits for a place is its own caller's affair: the next one may
+        // have more patience.
+        if !matches!(cause, Cause::NoProcess { .. } | Cause::TenantQuota { .. }) {
+            self.fail_queue(&cause);
+        }
+        if self.absence == Absence::LetGo || !self.queue.is_empty() {
+            // It can still be connected, when there is a place or the CLI is well again.
             return Phase::Detached;
         }
         // A session that cannot be connected does not keep a place in the pool; its

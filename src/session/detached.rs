@@ -7,7 +7,8 @@ use super::{
     CloseReport, InterruptOutcome, InterruptReport,
     admission::Occupation,
     command::{CloseReason, UpdateReport},
-    task::{Phase, SessionTask, Taken},
+    phase::{Absence, Phase, Taken},
+    task::SessionTask,
 };
 use crate::{cli::options::LiveChange, failure::Cause};
 
@@ -69,7 +70,7 @@ impl SessionTask {
             let useless = asked && self.ephemeral;
             return useless.then_some(Phase::Closing(None, CloseReason::Ephemeral));
         };
-        let lost = self.connected_before && !self.hibernated;
+        let lost = self.absence == Absence::Lost;
         if lost && !self.around.settings.connection_recovery {
             let cause = Cause::ConnectFailed {
                 detail: "the session's process is gone and pool.connection_recovery is off".into(),

@@ -12,8 +12,9 @@ use super::{
     background::begins_turn,
     command::{CloseReason, Command, UpdateReport},
     detached::no_active_turn,
+    phase::{Phase, Taken, Waiting},
     resting::LetGo,
-    task::{Phase, SessionTask, Taken, Waiting},
+    task::SessionTask,
 };
 use crate::{
     cli::{

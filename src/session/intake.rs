@@ -10,7 +10,8 @@ use super::{
     Refusal,
     admission::{Occupation, Verdict, admit},
     command::{CloseReport, Command, TurnRequest},
-    task::{PendingUpdate, SessionTask, Taken, Waiting},
+    phase::{PendingUpdate, Taken, Waiting},
+    task::SessionTask,
 };
 use crate::{
     failure::Cause,

@@ -11,7 +11,8 @@ use super::{
     active::{Active, Over},
     admission::Occupation,
     command::{CloseReason, Command},
-    task::{Phase, SessionTask, Taken},
+    phase::{Phase, Taken},
+    task::SessionTask,
 };
 use crate::{
     cli::{process::StopGrace, request::ControlRequest},

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use tracing::{debug, warn};
 
-use super::task::SessionTask;
+use super::{phase::Absence, task::SessionTask};
 use crate::{
     cli::{
         frame::{Frame, FrameKind},
@@ -51,7 +51,9 @@ impl SessionTask {
         self.keeping.known = true;
         self.conversation = Conversation::Own(record.cli_session_id);
         self.reported_cost = record.reported_cost_usd;
-        self.hibernated = record.in_pool;
+        if record.in_pool {
+            self.absence = Absence::LetGo;
+        }
         self.status.recall(record);
         self.show();
         Ok(())

@@ -6,11 +6,8 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::{
-    active::Active,
-    command::CloseReason,
-    interrupting::Then,
-    running::Watchdog,
-    task::{Phase, SessionTask},
+    active::Active, command::CloseReason, interrupting::Then, phase::Phase, running::Watchdog,
+    task::SessionTask,
 };
 use crate::{
     cli::{

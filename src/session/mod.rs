@@ -38,6 +38,7 @@ mod intake;
 mod interrupting;
 mod keeping;
 mod mishap;
+mod phase;
 mod resting;
 mod running;
 pub mod status;

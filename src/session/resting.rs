@@ -7,7 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::task::{Phase, SessionTask};
+use super::{
+    phase::{Absence, Phase},
+    task::SessionTask,
+};
 use crate::{cli::process::StopGrace, supply::Lease};
 
 /// How long a session without a process stays at hand after it was asked something.
@@ -36,13 +39,15 @@ impl SessionTask {
         self.rests_from().is_some_and(|from| from <= Instant::now())
     }
 
-    /// Shows whether the process could be let go, and tells whoever needs one.
+    /// Shows whether the process could be let go, if that has changed since the phase began,
+    /// and tells whoever needs one.
     pub(super) fn show_rest(&mut self) {
         let can_rest = self.may_rest();
-        if can_rest != self.status.can_rest {
-            self.status.can_rest = can_rest;
-            self.show();
+        if can_rest == self.status.can_rest {
+            return;
         }
+        self.status.can_rest = can_rest;
+        self.show();
         if can_rest {
             self.around.rested.notify_waiters();
         }
@@ -67,7 +72,7 @@ impl SessionTask {
         self.status.can_rest = false;
         self.show();
         self.part_with(lease, StopGrace::GENTLE).await;
-        self.hibernated = true;
+        self.absence = Absence::LetGo;
         let counters = &self.around.tenant.counters;
         counters.hibernations.add_one();
         if why == LetGo::Pressure {
@@ -79,9 +84,11 @@ impl SessionTask {
     /// When the task of a session without a process can end: nobody has asked for anything
     /// since `asked`, no ended turn can be joined any more, and everything is kept.
     pub(super) fn dozes_at(&self, asked: Instant) -> Option<Instant> {
-        let needed = !self.hibernated || !self.queue.is_empty() || !self.is_kept();
+        if self.absence != Absence::LetGo || !self.queue.is_empty() || !self.is_kept() {
+            return None;
+        }
         let retention = self.around.settings.turn_retention;
         let last = self.recent.back().map(|(ended, _)| *ended + retention);
-        (!needed).then(|| last.map_or(asked + LINGER, |last| last.max(asked + LINGER)))
+        last.max(Some(asked + LINGER))
     }
 }

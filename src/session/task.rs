@@ -11,16 +11,14 @@ use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
-use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{
-    Refusal, SessionHandle,
-    active::Active,
-    command::{CloseReason, CloseReport, Command, InterruptReport, TurnRequest, UpdateReport},
-    interrupting::Stop,
+    SessionHandle,
+    command::{CloseReport, Command, InterruptReport},
     keeping::Keeping,
-    resting::LetGo,
+    phase::{Absence, PendingUpdate, Phase, Waiting},
     running::Habits,
     status::{Condition, Status},
 };
@@ -33,8 +31,8 @@ use crate::{
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionId, SessionKey},
     store::Store,
-    supply::{Conversation, Lease, Supply},
-    tenant::{Share, Tenant},
+    supply::{Conversation, Supply},
+    tenant::Tenant,
     turn::log::TurnLog,
 };
 
@@ -89,64 +87,6 @@ pub struct Surroundings {
     pub turns: TaskTracker,
 }
 
-/// A turn that waits.
-#[derive(Debug)]
-pub struct Waiting {
-    /// What was asked.
-    pub request: TurnRequest,
-    /// Its log, which its listeners hold already.
-    pub log: TurnLog,
-    /// Counted by whoever waits for turns to end.
-    pub counted: TaskTrackerToken,
-    /// Its share of the tenant's queued turns, for as long as it waits for another.
-    pub _queued: Share,
-}
-
-/// Changes of options that wait for the running turn to end.
-#[derive(Debug)]
-pub struct PendingUpdate {
-    /// Those that are said.
-    pub options: Options,
-    /// What changed.
-    pub reply: oneshot::Sender<Result<UpdateReport, Refusal>>,
-}
-
-/// What a session does, with all that exists only while it does it.
-#[derive(Debug)]
-pub enum Phase {
-    /// It has no process.
-    Detached,
-    /// It waits for one.
-    Connecting(Waiting),
-    /// It has one that does nothing.
-    Idle(Lease),
-    /// A turn runs.
-    Active(Active),
-    /// A turn is being stopped.
-    Interrupting(Active, Stop),
-    /// A turn has its result, and the CLI is about to be idle.
-    Settling(Lease),
-    /// It ends.
-    Closing(Option<Lease>, CloseReason),
-}
-
-/// What a phase has to do about a command after [`SessionTask::take`].
-#[derive(Debug)]
-pub enum Taken {
-    /// Nothing.
-    Done,
-    /// Stop the running turn for the one that goes next.
-    StopForNext,
-    /// Interrupt the running turn.
-    Interrupt(bool, oneshot::Sender<InterruptReport>),
-    /// End the session.
-    Close(CloseReason, oneshot::Sender<CloseReport>),
-    /// Let the process go, which has nothing to do.
-    LetGo(LetGo, oneshot::Sender<bool>),
-    /// Answer a prompt of the CLI.
-    Respond(String, super::Decision, oneshot::Sender<Result<(), Refusal>>),
-}
-
 /// Answers that are due once the session is gone from the pool.
 #[must_use]
 #[derive(Debug, Default)]
@@ -186,8 +126,8 @@ pub struct SessionTask {
     pub(super) status: Status,
     pub(super) conversation: Conversation,
     pub(super) ephemeral: bool,
-    /// Whether a process has ever served it.
-    pub(super) connected_before: bool,
+    /// Why it has no process, when it has none.
+    pub(super) absence: Absence,
     pub(super) queue: VecDeque<Waiting>,
     pub(super) updates: Vec<PendingUpdate>,
     pub(super) recent: VecDeque<(Instant, TurnLog)>,
@@ -204,8 +144,6 @@ pub struct SessionTask {
     pub(super) habits: Habits,
     /// What of it is to be kept.
     pub(super) keeping: Keeping,
-    /// Whether its process was let go, or that of an earlier life: the next turn resumes.
-    pub(super) hibernated: bool,
     /// Whether it is to be in the pool when the service starts again.
     pub(super) in_pool: bool,
 }
@@ -230,7 +168,7 @@ impl SessionTask {
             status,
             conversation: Conversation::Own(cli_session_id),
             ephemeral,
-            connected_before: false,
+            absence: Absence::NeverThere,
             queue: VecDeque::new(),
             updates: Vec::new(),
             recent: VecDeque::new(),
@@ -241,7 +179,6 @@ impl SessionTask {
             leftover: Vec::new(),
             habits: Habits::default(),
             keeping: Keeping::default(),
-            hibernated: false,
             in_pool: true,
         };
         (task, handle)
@@ -276,12 +213,14 @@ impl SessionTask {
 
     fn publish(&mut self, phase: &Phase) {
         let (condition, lease, running) = match phase {
-            Phase::Detached if self.hibernated => (Condition::Hibernated, None, None),
-            Phase::Detached if self.status.last_error.is_some() && !self.connected_before => {
-                (Condition::Error, None, None)
-            }
-            Phase::Detached if self.connected_before => (Condition::Disconnected, None, None),
-            Phase::Detached => (Condition::Idle, None, None),
+            Phase::Detached => match self.absence {
+                Absence::LetGo => (Condition::Hibernated, None, None),
+                Absence::Lost => (Condition::Disconnected, None, None),
+                Absence::NeverThere if self.status.last_error.is_some() => {
+                    (Condition::Error, None, None)
+                }
+                Absence::NeverThere => (Condition::Idle, None, None),
+            },
             Phase::Connecting(turn) => (Condition::Connecting, None, Some(turn.log.id().clone())),
             Phase::Idle(lease) | Phase::Settling(lease) => (Condition::Active, Some(lease), None),
             Phase::Active(active) => {
@@ -296,10 +235,10 @@ impl SessionTask {
         self.status.client_id = lease.map(|lease| lease.client_id);
         self.status.process_id = lease.map(|lease| lease.child.id());
         self.status.running = running;
-        self.status.can_rest = false;
+        self.status.can_rest = matches!(phase, Phase::Idle(_)) && self.may_rest();
         self.show();
-        if matches!(phase, Phase::Idle(_)) {
-            self.show_rest();
+        if self.status.can_rest {
+            self.around.rested.notify_waiters();
         }
     }
 

@@ -10,6 +10,7 @@ mod folders;
 mod handshake;
 mod permit;
 mod places;
+mod prepare;
 mod process_supply;
 mod spares;
 mod taking;

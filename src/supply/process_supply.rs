@@ -18,9 +18,9 @@ use tokio::{
 use tracing::{debug, info_span, warn};
 
 use super::{
-    Conversation, Lease, Leasing, Order, Permit, SpareSettings, SpareUse, Supply, folders,
-    handshake,
+    Lease, Leasing, Order, Permit, SpareSettings, SpareUse, Supply, folders, handshake,
     places::{Place, Places, Shortage},
+    prepare::{Prepared, blocking, prepare},
     spares::stock::Stock,
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
         options::Options,
         process::{Process, StopGrace},
         request::Initialize,
-        transcript::{self, Entry, Search},
+        transcript,
     },
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionKey, TenantId},
@@ -107,10 +107,8 @@ impl ProcessSupply {
             permit,
             tasks,
         });
-        if shared.stock.is_kept() {
-            let keeper = Arc::clone(&shared);
-            shared.tasks.spawn(info_span!("spares"), keeper.keep_spares());
-        }
+        let keeper = Arc::clone(&shared);
+        shared.tasks.spawn(info_span!("spares"), keeper.keep_spares());
         Self(shared)
     }
 
@@ -198,12 +196,6 @@ fn last_moment(deadline: Instant) -> Instant {
     deadline - margin.min(LAST_WORD)
 }
 
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
-}
-
 /// Counts a start for as long as it lives.
 struct Starting<'a>(&'a AtomicU32);
 
@@ -231,6 +223,19 @@ impl Shared {
             (left > 0).then_some((tenant, left))
         });
         Shortage { of_any: of_any.saturating_sub(stock.leaving(None)), of_tenant: of_own.collect() }
+    }
+
+    /// Sends a spare away if somebody, or this tenant, waits for a place: a spare is
+    /// nobody's. Asked by whoever comes to wait, and by a spare that has just got ready,
+    /// which those who wait already could not send away.
+    pub(super) fn make_room(&self, tenant: &TenantId) {
+        let Shortage { of_any, of_tenant } = self.shortage();
+        if of_any > 0 {
+            self.stock.give_way(None);
+        }
+        if of_tenant.iter().any(|(waits, _)| waits == tenant) {
+            self.stock.give_way(Some(tenant));
+        }
     }
 
     async fn start(&self, order: &Order) -> Result<Lease, Failure> {
@@ -277,10 +282,7 @@ impl Shared {
         if let Some(place) = free {
             return Ok(place);
         }
-        // A spare is nobody's; who waits is somebody.
-        let share = self.limits.max_processes_of_a_tenant;
-        let own = share.is_some_and(|share| self.places.held_by(tenant) >= share);
-        self.stock.give_way(tenant, own);
+        self.make_room(tenant);
         timeout_at(limit, place).await.map_err(|_| match self.limits.max_processes_of_a_tenant {
             Some(limit) if self.places.held_by(tenant) >= limit => Cause::TenantQuota {
                 key: "policy.tenant_max_processes",
@@ -370,68 +372,4 @@ impl Shared {
             },
         }
     }
-}
-
-/// What a process finds when it starts.
-struct Prepared {
-    origin: Origin,
-    /// What was said in the conversation, if the order did not say.
-    taken_up: Vec<Entry>,
-    /// The folders as they are, without links.
-    folders: Folders,
-}
-
-/// Makes the folders, writes the transcript if there is one, and finds out whether there
-/// is one to take up; what is in it if it was not known.
-async fn prepare(permit: Permit, order: &Order, folders: Folders) -> Result<Prepared, Cause> {
-    let internal = |error: io::Error| Cause::Internal {
-        detail: format!("the session's folders cannot be made: {error}"),
-    };
-    let conversation = order.conversation;
-    let source = match conversation {
-        Conversation::Own(id) | Conversation::Existing(id) => id,
-        Conversation::CopyOf { from, .. } => from,
-    };
-    let (options, known) = (order.options.clone(), order.transcript.clone());
-    let prepared = blocking(move || {
-        if let Err(refused) = permit.check(&options) {
-            return Ok(Err(refused));
-        }
-        let mut folders = folders;
-        if options.cwd.is_none() {
-            folders.work = folders::resolve(&folders.work)?;
-            folders::make([folders.work.as_path()])?;
-        }
-        folders::make([folders.config.as_path(), &folders.home])?;
-        // A session's own transcript is where its processes work, and where the last of
-        // them worked before the caller chose another folder.
-        let search = match conversation {
-            Conversation::Own(_) if options.cwd.is_some() => Search::Move,
-            Conversation::Own(_) => Search::OwnFolder,
-            Conversation::Existing(_) | Conversation::CopyOf { .. } => Search::AllFolders,
-        };
-        if !known.is_empty() {
-            transcript::restore(&folders.config, &folders.work, source, &known)?;
-        }
-        let found = transcript::provide(&folders.config, &folders.work, source, search)?;
-        // A fork tells its whole copy itself.
-        let is_copy = matches!(conversation, Conversation::CopyOf { .. });
-        let taken_up = if found && known.is_empty() && !is_copy {
-            transcript::entries(&folders.config, &folders.work, source)?
-        } else {
-            Vec::new()
-        };
-        Ok(Ok((found, taken_up, folders)))
-    });
-    let (found, taken_up, folders) = prepared.await.map_err(internal)??;
-    let origin = match conversation {
-        Conversation::Own(id) if found => Origin::Resume(id),
-        Conversation::Own(id) => Origin::New(id),
-        Conversation::Existing(id) if found => Origin::Resume(id),
-        Conversation::CopyOf { from, to } if found => Origin::Fork { from, to },
-        Conversation::Existing(_) | Conversation::CopyOf { .. } => {
-            return Err(Cause::ConversationNotFound { resume: source.to_string() });
-        }
-    };
-    Ok(Prepared { origin, taken_up, folders })
 }

@@ -1,15 +1,20 @@
 //! A session begins on a spare: whether it can, its folder, and what the spare is told.
 //! Whatever goes wrong costs a start, never the turn: the spare has seen no prompt yet.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
-    Lease, Miss, Order, SpareUse, folders, handshake,
-    process_supply::{Shared, blocking},
+    Lease, Miss, Order, SpareUse, folders, handshake, prepare::blocking, process_supply::Shared,
     spares::parked::Parked,
 };
 use crate::cli::{binding, process::Child as _};
+
+/// What a spare may take to answer, a hundred times what it needs: one that hangs is given
+/// up for a start that the caller can still wait for.
+const BIND_LIMIT: Duration = Duration::from_secs(5);
 
 impl Shared {
     /// A spare as the process of a session, or why there is none.
@@ -64,7 +69,7 @@ impl Shared {
             &mut parked.connection,
             &mut parked.process,
             binding::binding(&order.options),
-            self.limits.connect_timeout,
+            BIND_LIMIT.min(self.limits.connect_timeout),
         );
         let told = tokio::select! {
             told = told => told.map_err(|cause| cause.to_string()),

@@ -1,7 +1,7 @@
 //! The life of one spare, from its place among the processes to whoever takes it. A task
 //! of its own watches it: one that ends, talks without end or grows old is replaced.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::oneshot,
@@ -17,13 +17,12 @@ use crate::{
         process::{Child as _, Process, StopGrace, stop},
     },
     failure::Cause,
-    ids::{CliSessionId, ClientId, TenantId},
-    supply::{
-        folders, handshake,
-        places::{Place, Shortage},
-        process_supply::Shared,
-    },
+    ids::{CliSessionId, ClientId},
+    supply::{folders, handshake, places::Place, prepare::blocking, process_supply::Shared},
 };
+
+/// A spare that ends before it is this old counts as one that did not start.
+const PROOF: Duration = Duration::from_secs(10);
 
 /// A process that is up and belongs to nobody yet.
 #[derive(Debug)]
@@ -48,11 +47,13 @@ impl Parked {
         let mut words = Vec::new();
         let stopped = stop(self.connection, &mut self.process, StopGrace::FIRM, &mut words).await;
         debug!(client_id = %self.client_id, ?stopped, "spare_stopped");
-        let work = self.work;
-        let removed = tokio::task::spawn_blocking(move || folders::remove(&work)).await;
-        if let Ok(Err(error)) = removed {
-            warn!(%error, "spare_folder_not_removed");
-        }
+        remove_folder(self.work).await;
+    }
+}
+
+async fn remove_folder(work: PathBuf) {
+    if let Err(error) = blocking(move || folders::remove(&work)).await {
+        warn!(%error, "spare_folder_not_removed");
     }
 }
 
@@ -70,9 +71,11 @@ impl Shared {
     /// Keeps spares for as long as the service lives.
     pub async fn keep_spares(self: Arc<Self>) {
         let state_dir = self.settings.state_dir.clone();
-        let swept = tokio::task::spawn_blocking(move || folders::sweep(&state_dir)).await;
-        if let Ok(Err(error)) = swept {
+        if let Err(error) = blocking(move || folders::sweep(&state_dir)).await {
             warn!(%error, "spare_folders_not_swept");
+        }
+        if !self.stock.is_kept() {
+            return;
         }
         let stopping = self.tasks.stopping().clone();
         loop {
@@ -112,15 +115,6 @@ impl Shared {
         self.wait_for_fate(parked, &kind, number, fate).await;
     }
 
-    /// Whoever came to wait for a place while a spare was started found none to send away.
-    fn make_room(&self, tenant: &TenantId) {
-        let Shortage { of_any, of_tenant } = self.shortage();
-        let of_own = of_tenant.iter().any(|(waits, _)| waits == tenant);
-        if of_any > 0 || of_own {
-            self.stock.give_way(tenant, of_any == 0);
-        }
-    }
-
     async fn wait_for_fate(
         &self,
         mut parked: Parked,
@@ -128,6 +122,7 @@ impl Shared {
         number: u64,
         mut fate: oneshot::Receiver<Fate>,
     ) {
+        let ready_at = Instant::now();
         let event = self.next_event(&mut parked, &mut fate).await;
         let lost = matches!(event, Event::Lost);
         let fate = match event {
@@ -136,20 +131,25 @@ impl Shared {
             _ if self.stock.unpark(number) => None,
             _ => fate.await.ok(),
         };
+        self.stock.lasted(kind, !lost || ready_at.elapsed() >= PROOF);
         match fate {
             Some(Fate::Taken(reply)) if !lost => {
                 if let Err(unwanted) = reply.send(parked) {
                     unwanted.end().await;
                 }
             }
-            // Whoever took it hears that it is gone when the reply is dropped.
-            Some(Fate::Taken(_)) | None => parked.end().await,
+            Some(Fate::Taken(reply)) => {
+                // Whoever took it hears that it is gone, and need not wait for its end.
+                drop(reply);
+                parked.end().await;
+            }
             Some(Fate::Away) => {
                 parked.end().await;
                 self.stock.left(&kind.1);
                 // The place may have gone to another than who it was meant for.
                 self.places.joined().notify_waiters();
             }
+            None => parked.end().await,
         }
     }
 
@@ -188,17 +188,21 @@ impl Shared {
         let options = self.stock.options(*class).clone();
         folders.extra = options.add_dirs.iter().map(Into::into).collect();
         let own = folders.clone();
-        let made = tokio::task::spawn_blocking(move || {
-            folders::make([own.work.as_path(), &own.config, &own.home])
-        });
-        let made = made.await.map_err(std::io::Error::other).flatten();
-        made.map_err(|error| Cause::Internal {
+        let made = blocking(move || folders::make([own.work.as_path(), &own.config, &own.home]));
+        made.await.map_err(|error| Cause::Internal {
             detail: format!("the folders of a spare cannot be made: {error}"),
         })?;
         let (client_id, cli_session_id) = (ClientId::fresh(), CliSessionId::fresh());
         let origin = Origin::New(cli_session_id);
         let work = folders.work.clone();
-        let (process, connection) = self.spawn(origin, &options, &folders, client_id).await?;
+        let spawned = self.spawn(origin, &options, &folders, client_id).await;
+        let (process, connection) = match spawned {
+            Ok(spawned) => spawned,
+            Err(cause) => {
+                remove_folder(work).await;
+                return Err(cause);
+            }
+        };
         let mut parked = Parked { client_id, cli_session_id, connection, process, place, work };
         let up = handshake::probe(
             &mut parked.connection,

@@ -48,10 +48,17 @@ struct State {
     /// Being started, or waiting for a place.
     starting: Vec<Kind>,
     /// By class.
-    demand: Vec<Demand>,
+    classes: Vec<ClassState>,
     /// Tenants of those whose places are about to be free.
     leaving: Vec<TenantId>,
     numbers: u64,
+}
+
+/// What is known of a class.
+#[derive(Debug, Default)]
+struct ClassState {
+    demand: Demand,
+    /// Starts in a row that came to nothing.
     failures: u32,
     pause_until: Option<Instant>,
 }
@@ -75,8 +82,8 @@ pub struct Plan {
 impl Stock {
     /// None yet.
     pub fn new(settings: SpareSettings) -> Self {
-        let demand = settings.classes.iter().map(|_| Demand::default()).collect();
-        let state = State { demand, ..State::default() };
+        let classes = settings.classes.iter().map(|_| ClassState::default()).collect();
+        let state = State { classes, ..State::default() };
         Self { settings, state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -102,7 +109,7 @@ impl Stock {
             class.options == wanted && class.tenant.as_ref().is_none_or(|only| only == tenant)
         };
         let class = self.settings.classes.iter().position(fits).ok_or(Miss::Options)?;
-        self.lock().demand[class].note(tenant);
+        self.lock().classes[class].demand.note(tenant);
         self.changed.notify_one();
         let kind = (class, tenant.clone());
         loop {
@@ -122,11 +129,11 @@ impl Stock {
         }
     }
 
-    /// Sends a spare away for somebody who waits for a place: one of the tenant's own if
-    /// no other would help.
-    pub fn give_way(&self, tenant: &TenantId, own: bool) {
+    /// Sends a spare away for somebody who waits for a place: any, or one of this tenant.
+    pub fn give_way(&self, tenant: Option<&TenantId>) {
         let mut state = self.lock();
-        let oldest = state.ready.iter().position(|ready| !own || ready.kind.1 == *tenant);
+        let helps = |ready: &Ready| tenant.is_none_or(|only| *only == ready.kind.1);
+        let oldest = state.ready.iter().position(helps);
         if let Some(at) = oldest {
             state.send_away(at);
         }
@@ -158,22 +165,28 @@ impl Stock {
         for (number, class) in self.settings.classes.iter().enumerate() {
             let shares = match &class.tenant {
                 Some(tenant) => [(tenant.clone(), class.count)].into(),
-                None => state.demand[number].allot(class.count, self.settings.first.as_ref()),
+                None => {
+                    let demand = &state.classes[number].demand;
+                    demand.allot(class.count, self.settings.first.as_ref())
+                }
             };
             wanted.extend(shares.into_iter().map(|(tenant, share)| ((number, tenant), share)));
         }
         state.send_surplus_away(&wanted);
-        let paused = state.pause_until.filter(|until| *until > Instant::now());
-        if paused.is_some() {
-            return Plan { start: Vec::new(), again: paused };
-        }
-        let mut start = Vec::new();
+        let now = Instant::now();
+        let mut plan = Plan::default();
         for (kind, share) in wanted {
             let missing = share.saturating_sub(state.count(&kind));
-            start.extend(std::iter::repeat_n(kind, missing));
+            match state.classes[kind.0].pause_until.filter(|until| *until > now) {
+                None => plan.start.extend(std::iter::repeat_n(kind, missing)),
+                Some(until) if missing > 0 => {
+                    plan.again = Some(plan.again.map_or(until, |again| again.min(until)));
+                }
+                Some(_) => {}
+            }
         }
-        state.starting.extend(start.iter().cloned());
-        Plan { start, again: None }
+        state.starting.extend(plan.start.iter().cloned());
+        plan
     }
 
     /// A spare is ready from now on. Returns its number and how it hears of its fate.
@@ -181,7 +194,6 @@ impl Stock {
         let (fate, heard) = oneshot::channel();
         let mut state = self.lock();
         state.started(&kind);
-        state.failures = 0;
         state.numbers += 1;
         let number = state.numbers;
         state.ready.push(Ready { number, kind, fate });
@@ -192,9 +204,21 @@ impl Stock {
     pub fn failed(&self, kind: &Kind) {
         let mut state = self.lock();
         state.started(kind);
-        let pause = FIRST_PAUSE.saturating_mul(1 << state.failures.min(16)).min(LONGEST_PAUSE);
-        state.failures += 1;
-        state.pause_until = Some(Instant::now() + pause);
+        state.classes[kind.0].fail();
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// A spare that was ready has ended, or has been taken: `well` if it had shown that its
+    /// class works.
+    pub fn lasted(&self, kind: &Kind, well: bool) {
+        let mut state = self.lock();
+        let class = &mut state.classes[kind.0];
+        if well {
+            class.failures = 0;
+        } else {
+            class.fail();
+        }
         drop(state);
         self.changed.notify_one();
     }
@@ -223,6 +247,15 @@ impl Stock {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClassState {
+    /// Each failure doubles the pause before the next start.
+    fn fail(&mut self) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+        self.failures += 1;
+        self.pause_until = Some(Instant::now() + pause);
     }
 }
 
@@ -316,6 +349,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn spares_that_die_young_are_paused_too_and_others_are_not() {
+        let of = |count, tools: &str| SpareClass {
+            options: Options { tools: vec![tools.to_owned()], ..Options::default() },
+            count,
+            tenant: None,
+        };
+        let stock = Stock::new(SpareSettings {
+            classes: vec![of(1, "Read"), of(1, "Write")],
+            max_age: Duration::from_secs(60),
+            first: Some(tenant("a")),
+        });
+        assert_eq!(stock.plan().start.len(), 2);
+        for (pause, kind) in [1, 2].map(|pause| (pause, (0, tenant("a")))) {
+            let (number, _fate) = stock.park(kind.clone());
+            assert!(stock.unpark(number));
+            stock.lasted(&kind, false);
+            let plan = stock.plan();
+            assert!(plan.start.is_empty(), "the other class has its spare under way");
+            let again = plan.again.expect("paused");
+            assert_eq!((again - Instant::now()).as_secs(), pause);
+            tokio::time::sleep_until(again).await;
+            assert_eq!(stock.plan().start, [kind]);
+        }
+        stock.lasted(&(0, tenant("a")), true);
+        stock.failed(&(0, tenant("a")));
+        assert_eq!((stock.plan().again.expect("paused") - Instant::now()).as_secs(), 1);
+        stock.failed(&(1, tenant("a")));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(stock.plan().start.len(), 2, "each class has its own pause");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn options_that_only_a_start_can_give_do_not_fit() {
         let stock = stock(1);
         let tools = Options { tools: vec!["Bash".into()], ..Options::default() };
@@ -327,9 +392,9 @@ mod tests {
         let stock = stock(2);
         stock.plan();
         let (_, mut of_a) = stock.park((0, tenant("a")));
-        stock.give_way(&tenant("b"), true);
+        stock.give_way(Some(&tenant("b")));
         assert!(of_a.try_recv().is_err(), "it would not help");
-        stock.give_way(&tenant("b"), false);
+        stock.give_way(None);
         assert!(matches!(of_a.try_recv(), Ok(Fate::Away)));
     }
 }
