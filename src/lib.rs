@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Arrows point one way. [`proto`] holds the generated types, which only [`rpc`] and
-//! [`client`] name. [`failure`], [`counters`], [`ids`], [`policy`] and [`tasks`] know nothing
+//! [`client`] name. [`failure`], [`counters`], [`ids`], [`policy`], [`confined`] and [`tasks`] know nothing
 //! of the rest. The way of a Query: `rpc` decodes it, `pool` finds or makes the session, the
 //! session's task makes sure of a process and writes the prompt, frames come back into
 //! the turn's log, every listener reads the log at its own pace, `rpc` encodes.
@@ -18,6 +18,7 @@ pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod confined;
 pub mod counters;
 pub mod credentials;
 pub mod failure;

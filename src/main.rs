@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::Parser as _;
@@ -21,6 +22,9 @@ use session_pool::{
     server::{self, Enclosure},
     telemetry,
 };
+
+/// How long threads that wait for a disk are waited for once everything else has ended.
+const STUCK_THREADS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let mut arguments = env::args_os().skip(1);
@@ -59,7 +63,11 @@ fn serve(args: ConfigArgs) -> ExitCode {
 
 fn run(config: Config, enclosure: Enclosure) -> anyhow::Result<ExitCode> {
     telemetry::init(&config.log)?;
-    tokio::runtime::Runtime::new()?.block_on(server::serve(config, enclosure))
+    let runtime = tokio::runtime::Runtime::new()?;
+    let served = runtime.block_on(server::serve(config, enclosure));
+    // A thread may be stuck in a disk that does not answer.
+    runtime.shutdown_timeout(STUCK_THREADS);
+    served
 }
 
 /// The configuration, and the files that it was read from.

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// What each module may name of the crate. `server` and `lib` put everything together.
-const ALLOWED: [(&str, &[&str]); 23] = [
+const ALLOWED: [(&str, &[&str]); 24] = [
     ("ids", &[]),
     ("auth", &["ids"]),
     ("tls", &["tasks"]),
@@ -18,14 +18,15 @@ const ALLOWED: [(&str, &[&str]); 23] = [
     ("config", &["policy"]),
     ("telemetry", &["config"]),
     ("procfs", &[]),
+    ("confined", &[]),
     ("keeper", &["procfs"]),
-    ("cli", &["ids", "keeper", "procfs", "tasks"]),
+    ("cli", &["confined", "ids", "keeper", "procfs", "tasks"]),
     ("failure", &["cli", "ids"]),
     ("counters", &["cli"]),
     ("store", &["cli", "counters", "ids", "tasks"]),
     ("tenant", &["counters", "failure", "ids"]),
     ("turn", &["failure", "ids", "tasks"]),
-    ("supply", &["cli", "failure", "ids", "tasks"]),
+    ("supply", &["cli", "confined", "failure", "ids", "tasks"]),
     (
         "session",
         &["cli", "counters", "failure", "ids", "store", "supply", "tasks", "tenant", "turn"],

@@ -38,6 +38,9 @@ const STDERR_TAIL: usize = 4096;
 /// takes longer is a machine that does not work.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long what encloses a CLI may take to say why it has started nothing.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Bytes of an announcement at most.
 const LONGEST_ANNOUNCEMENT: u64 = 4096;
 
@@ -253,7 +256,8 @@ async fn announced(spawned: &mut Spawned, sandbox: &Sandbox) -> io::Result<House
     if announcement.is_empty() {
         let mut said = String::new();
         if let Some(stderr) = spawned.child.stderr.as_mut() {
-            stderr.take(LONGEST_ANNOUNCEMENT).read_to_string(&mut said).await?;
+            let mut stderr = stderr.take(LONGEST_ANNOUNCEMENT);
+            timeout(LAST_WORDS, stderr.read_to_string(&mut said)).await.ok().transpose()?;
         }
         return Err(io::Error::other(format!("{}: {}", sandbox.name(), said.trim())));
     }

@@ -9,19 +9,21 @@
 //! that takes up the conversation then has the snapshot's system prompt and tools,
 //! whatever its own options say. The options are the callers' to set, so the
 //! snapshots go before a conversation is taken up.
+//!
+//! Agents write to the same folders, by their shells: all that is done there is
+//! [`confined`](crate::confined) to them.
 
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    fs,
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use memchr::memmem;
 use serde::Deserialize;
 
-use crate::ids::CliSessionId;
+use crate::{confined::Folder, ids::CliSessionId};
 
 /// The longest folder name that the CLI does not shorten.
 const LONGEST_NAME: usize = 200;
@@ -38,10 +40,17 @@ pub enum Search {
     Move,
 }
 
-/// The file of a conversation whose process works in `work`.
-pub fn path(config: &Path, work: &Path, id: CliSessionId) -> PathBuf {
+/// In the CLI's config folder, the folder of all transcripts.
+const PROJECTS: &str = "projects";
+
+/// The file of a conversation whose process works in `work`, from the config folder on.
+fn path(work: &Path, id: CliSessionId) -> PathBuf {
     let real = work.canonicalize().unwrap_or_else(|_| work.to_owned());
-    config.join("projects").join(folder_name(&real)).join(format!("{id}.jsonl"))
+    Path::new(PROJECTS).join(folder_name(&real)).join(file_name(id))
+}
+
+fn file_name(id: CliSessionId) -> String {
+    format!("{id}.jsonl")
 }
 
 fn folder_name(work: &Path) -> String {
@@ -67,7 +76,7 @@ pub struct Entry {
 /// Writes the files of a conversation whose process is to work in `work`, whatever is
 /// there now. No process may be writing to them.
 pub fn restore(config: &Path, work: &Path, id: CliSessionId, entries: &[Entry]) -> io::Result<()> {
-    let own = path(config, work, id);
+    let own = path(work, id);
     let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
     for Entry { subpath, json } in entries {
         if subpath.is_empty() {
@@ -84,13 +93,8 @@ pub fn restore(config: &Path, work: &Path, id: CliSessionId, entries: &[Entry]) 
             text.push('\n');
         }
     }
-    for (file, text) in files {
-        if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        replace(&file, text.as_bytes())?;
-    }
-    Ok(())
+    let config = Folder::open(config)?;
+    files.into_iter().try_for_each(|(file, text)| config.replace(&file, text.as_bytes()))
 }
 
 /// The metadata of a subagent, without what marks it among entries.
@@ -100,19 +104,9 @@ fn metadata_of(json: &str) -> Option<String> {
         .then(|| serde_json::Value::Object(value).to_string())
 }
 
-/// Renamed into place: a crash leaves the old or the new.
-fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let new = file.with_extension("new");
-    let mut writing =
-        fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-    writing.write_all(text)?;
-    fs::rename(new, file)
-}
-
 /// The entries of a conversation's own file.
 pub fn entries(config: &Path, work: &Path, id: CliSessionId) -> io::Result<Vec<Entry>> {
-    let text = fs::read(path(config, work, id))?;
+    let text = Folder::open(config)?.read(&path(work, id))?.unwrap_or_default();
     let entries = lines(&text).filter_map(|line| {
         // A line that a crash cut short is none.
         serde_json::from_slice::<&serde_json::value::RawValue>(line).ok()?;
@@ -127,43 +121,58 @@ pub fn entries(config: &Path, work: &Path, id: CliSessionId) -> io::Result<Vec<E
 /// whether there is one to take up. No process may be writing to that file. May read
 /// folders: not for a runtime's own threads.
 pub fn provide(config: &Path, work: &Path, id: CliSessionId, search: Search) -> io::Result<bool> {
-    let wanted = path(config, work, id);
-    if !wanted.exists() {
-        // A shortened name ends in a hash that is not known here.
-        let shortened = folder_name(work).len() > LONGEST_NAME;
-        if search == Search::OwnFolder && !shortened {
-            return Ok(false);
-        }
-        let Some(found) = find(config, id)? else { return Ok(false) };
-        if let Some(folder) = wanted.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        if search == Search::Move {
-            fs::rename(&found, &wanted)?;
-        } else {
-            fs::copy(found, &wanted)?;
-        }
-    }
-    let entries = fs::read(&wanted)?;
+    let config = Folder::open(config)?;
+    let wanted = path(work, id);
+    let Some(entries) = bring(&config, work, &wanted, search)? else { return Ok(false) };
     if !lines(&entries).any(|line| Said::read(line).is_some_and(|entry| entry.is_message())) {
         // A process that was killed early leaves notes only. The CLI does not take them
         // up, and begins no conversation of an id that has a file.
-        fs::remove_file(wanted)?;
+        config.remove_file(&wanted)?;
         return Ok(false);
     }
     if memmem::find(&entries, SNAPSHOT.as_bytes()).is_some() {
-        drop_snapshots(&wanted, &entries)?;
+        config.replace(&wanted, &without_snapshots(&entries))?;
     }
     Ok(true)
 }
 
-fn drop_snapshots(file: &Path, entries: &[u8]) -> io::Result<()> {
+/// The content of the wanted file, which is brought from elsewhere if need be.
+fn bring(
+    config: &Folder,
+    work: &Path,
+    wanted: &Path,
+    search: Search,
+) -> io::Result<Option<Vec<u8>>> {
+    if let Some(entries) = config.read(wanted)? {
+        return Ok(Some(entries));
+    }
+    // A shortened name ends in a hash that is not known here.
+    let shortened = folder_name(work).len() > LONGEST_NAME;
+    if search == Search::OwnFolder && !shortened {
+        return Ok(None);
+    }
+    let name = wanted.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let folders = config.folders(Path::new(PROJECTS))?.into_iter();
+    // What cannot be read is no transcript of the CLI's.
+    let mut readable = folders.map(|folder| folder.join(name)).filter_map(|file| {
+        let entries = config.read(&file).ok()??;
+        Some((file, entries))
+    });
+    let Some((found, entries)) = readable.next() else { return Ok(None) };
+    if search == Search::Move {
+        config.rename(&found, wanted)?;
+    } else {
+        config.replace(wanted, &entries)?;
+    }
+    Ok(Some(entries))
+}
+
+fn without_snapshots(entries: &[u8]) -> Vec<u8> {
     let is_snapshot = |line: &&[u8]| {
         memmem::find(line, SNAPSHOT.as_bytes()).is_some()
             && Said::read(line).is_some_and(|entry| entry.is_snapshot())
     };
-    let kept: Vec<&[u8]> = lines(entries).filter(|line| !is_snapshot(line)).collect();
-    replace(file, &kept.concat())
+    lines(entries).filter(|line| !is_snapshot(line)).collect::<Vec<_>>().concat()
 }
 
 fn lines(entries: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -203,34 +212,23 @@ impl<'a> Said<'a> {
 
 /// Removes every file of a conversation. May read folders.
 pub fn remove(config: &Path, id: CliSessionId) -> io::Result<()> {
-    while let Some(found) = find(config, id)? {
-        fs::remove_file(&found)?;
+    let config = match Folder::open(config) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        config => config?,
+    };
+    for folder in config.folders(Path::new(PROJECTS))? {
         // Subagents of the conversation have files in a folder of its name.
-        match fs::remove_dir_all(found.with_extension("")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        for name in [file_name(id), id.to_string()] {
+            config.remove_tree(&folder.join(name))?;
         }
     }
     Ok(())
 }
 
-fn find(config: &Path, id: CliSessionId) -> io::Result<Option<PathBuf>> {
-    let folders = match fs::read_dir(config.join("projects")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        folders => folders?,
-    };
-    let name = format!("{id}.jsonl");
-    for folder in folders {
-        let file = folder?.path().join(&name);
-        if file.is_file() {
-            return Ok(Some(file));
-        }
-    }
-    Ok(None)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -245,15 +243,15 @@ mod tests {
         let id = CliSessionId::fresh();
         let (old, new) = (Path::new("/old"), Path::new("/new"));
         assert!(!provide(config.path(), new, id, Search::AllFolders).expect("no projects yet"));
-        let file = path(config.path(), old, id);
+        let file = config.path().join(path(old, id));
         fs::create_dir_all(file.parent().expect("a parent")).expect("made");
         fs::write(&file, "{\"type\":\"user\"}\n").expect("written");
 
         assert!(!provide(config.path(), new, id, Search::OwnFolder).expect("not there"));
         assert!(provide(config.path(), new, id, Search::AllFolders).expect("copied"));
-        assert!(path(config.path(), new, id).is_file());
+        assert!(config.path().join(path(new, id)).is_file());
         assert!(provide(config.path(), Path::new("/newer"), id, Search::Move).expect("moved"));
-        assert!(path(config.path(), Path::new("/newer"), id).is_file());
+        assert!(config.path().join(path(Path::new("/newer"), id)).is_file());
         remove(config.path(), id).expect("removed");
         assert!(!provide(config.path(), new, id, Search::AllFolders).expect("none"));
     }
@@ -262,7 +260,7 @@ mod tests {
     fn a_transcript_without_a_message_makes_way_for_a_new_one() {
         let config = tempfile::tempdir().expect("a folder");
         let (work, id) = (Path::new("/w"), CliSessionId::fresh());
-        let file = path(config.path(), work, id);
+        let file = config.path().join(path(work, id));
         fs::create_dir_all(file.parent().expect("a parent")).expect("made");
         fs::write(&file, "{\"type\":\"mode\"}\n{\"type\":\"us").expect("written");
         assert!(!provide(config.path(), work, id, Search::OwnFolder).expect("read"));
@@ -273,7 +271,7 @@ mod tests {
     fn a_transcript_is_written_back_whatever_is_there() {
         let config = tempfile::tempdir().expect("a folder");
         let (work, id) = (Path::new("/w"), CliSessionId::fresh());
-        let file = path(config.path(), work, id);
+        let file = config.path().join(path(work, id));
         fs::create_dir_all(file.parent().expect("a parent")).expect("made");
         fs::write(&file, "rubbish").expect("written");
         let entry =
@@ -300,7 +298,7 @@ mod tests {
     fn a_snapshot_of_the_prompt_is_not_taken_up() {
         let config = tempfile::tempdir().expect("a folder");
         let (work, id) = (Path::new("/w"), CliSessionId::fresh());
-        let file = path(config.path(), work, id);
+        let file = config.path().join(path(work, id));
         fs::create_dir_all(file.parent().expect("a parent")).expect("made");
         let said = r#"{"type":"user","message":{"content":"a prompt_snapshot"}}"#;
         let snapshot = r#"{"type":"attachment","attachment":{"type":"prompt_snapshot"}}"#;

@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     cli::launch::Folders,
+    confined::Folder,
     ids::{SessionId, SessionKey, TenantId},
 };
 
@@ -76,17 +77,20 @@ pub fn link(session: &Path, spare: &Path) -> io::Result<()> {
 
 /// Removes a session's folder with all that is in it, and its name.
 pub fn remove(work: &Path) -> io::Result<()> {
-    remove_tree(&resolve(work)?)?;
-    match fs::symlink_metadata(work) {
-        Ok(left) if left.is_symlink() => fs::remove_file(work),
-        _ => Ok(()),
-    }
+    let folder = resolve(work)?;
+    remove_tree(&folder)?;
+    // If it is a link, that is left.
+    if folder == work { Ok(()) } else { remove_tree(work) }
 }
 
+/// Agents have filled it: it may be deep, and closed to its owner.
 fn remove_tree(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    match Folder::open(parent) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        parent => parent?.remove_tree(Path::new(name)),
     }
 }
 

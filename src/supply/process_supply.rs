@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, oneshot},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::{debug, info_span, warn};
 
@@ -305,8 +305,7 @@ impl Shared {
             folders.work = cwd.into();
         }
         folders.extra = order.options.add_dirs.iter().map(Into::into).collect();
-        let Prepared { origin, taken_up, folders } =
-            prepare(self.permit.clone(), order, folders).await?;
+        let Prepared { origin, taken_up, folders } = self.prepared(order, folders).await?;
         let (process, connection) = self.spawn(origin, &order.options, &folders, client_id).await?;
         let mut lease = Lease {
             client_id,
@@ -338,6 +337,22 @@ impl Shared {
         lease.connect_time = began.elapsed();
         debug!(%client_id, pid = lease.child.id(), elapsed = ?lease.connect_time, "cli_started");
         Ok(lease)
+    }
+
+    /// Waits for the disk as long as for a process. Not cut short by the caller: what is
+    /// written for this start must not come after what is written for the next.
+    async fn prepared(&self, order: &Order, folders: Folders) -> Result<Prepared, Cause> {
+        let limit = self.limits.connect_timeout;
+        tokio::select! {
+            prepared = timeout(limit, prepare(self.permit.clone(), order, folders)) => {
+                prepared.unwrap_or_else(|_| Err(Cause::Internal {
+                    detail: format!(
+                        "the session's folders were not ready in {limit:?} (pool.connect_timeout)"
+                    ),
+                }))
+            }
+            () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
+        }
     }
 
     /// Spawns a process, which is not up yet.

@@ -22,7 +22,10 @@ use crate::{
 };
 
 /// Bound of a scenario: what it waits for may never come.
-const LIMIT: Duration = Duration::from_secs(240);
+pub const LIMIT: Duration = Duration::from_secs(90);
+
+/// Bound of one that starts processes by the dozen.
+pub const LONG: Duration = Duration::from_secs(240);
 
 /// A version of the CLI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,29 +60,34 @@ impl Version {
 }
 
 /// Makes a test for each version of each of these scenarios, which are functions of a
-/// [`Version`].
+/// [`Version`]. A bound other than [`LIMIT`] goes first: `within LONG:`.
 macro_rules! both_versions {
-    ($($scenario:ident),* $(,)?) => {
+    (within $limit:ident: $($scenario:ident),* $(,)?) => {
         mod v2_1_197 {
             $(#[tokio::test]
             async fn $scenario() {
-                $crate::bed::in_time(super::$scenario($crate::bed::Version::V2_1_197)).await;
+                let scenario = super::$scenario($crate::bed::Version::V2_1_197);
+                $crate::bed::in_time($crate::bed::$limit, scenario).await;
             })*
         }
         mod v2_1_330 {
             $(#[tokio::test]
             async fn $scenario() {
-                $crate::bed::in_time(super::$scenario($crate::bed::Version::V2_1_330)).await;
+                let scenario = super::$scenario($crate::bed::Version::V2_1_330);
+                $crate::bed::in_time($crate::bed::$limit, scenario).await;
             })*
         }
+    };
+    ($($scenario:ident),* $(,)?) => {
+        $crate::bed::both_versions!(within LIMIT: $($scenario),*);
     };
 }
 pub(crate) use both_versions;
 
 /// Runs a scenario, and fails if it hangs.
-pub async fn in_time(scenario: impl Future<Output = ()>) {
-    let ended = tokio::time::timeout(LIMIT, scenario).await;
-    assert!(ended.is_ok(), "the scenario did not end in {LIMIT:?}");
+pub async fn in_time(limit: Duration, scenario: impl Future<Output = ()>) {
+    let ended = tokio::time::timeout(limit, scenario).await;
+    assert!(ended.is_ok(), "the scenario did not end in {limit:?}");
 }
 
 /// A service and the API that its CLIs talk to. Ends with [`Bed::stop`].
@@ -177,22 +185,35 @@ impl Bed {
             _ => None,
         });
         let last = last.last().expect("an answer");
-        let name = format!("{}.jsonl", turn.result().cli_session_id);
-        let projects = self.service.state.path().join("tenants/default/claude/projects");
         let written = async || {
-            let folders = fs::read_dir(&projects).ok()?.filter_map(Result::ok);
-            let mut texts =
-                folders.filter_map(|folder| fs::read_to_string(folder.path().join(&name)).ok());
-            texts.any(|text| text.contains(last)).then_some(())
+            let file = self.transcript(&turn.result().cli_session_id)?;
+            fs::read_to_string(file).ok()?.contains(last).then_some(())
         };
         eventually("the transcript is written", written).await;
     }
 
-    /// Kills the process that serves a session after this turn, and waits until the
-    /// service knows.
+    /// The folders of the CLI's transcripts.
+    pub fn projects(&self) -> PathBuf {
+        self.service.state.path().join("tenants/default/claude/projects")
+    }
+
+    /// The CLI's file of a conversation, if it is there.
+    pub fn transcript(&self, cli_session_id: &str) -> Option<PathBuf> {
+        let name = format!("{cli_session_id}.jsonl");
+        let folders = fs::read_dir(self.projects()).ok()?.filter_map(Result::ok);
+        folders.map(|folder| folder.path().join(&name)).find(|file| file.exists())
+    }
+
+    /// Kills the process that serves a session after this turn, once the CLI has written
+    /// it, and waits until the service knows.
     pub async fn kill_after(&self, turn: &Turn) {
-        let session = &turn.started().session_id;
         self.until_written(turn).await;
+        self.kill_now(turn).await;
+    }
+
+    /// The same at once, written or not.
+    pub async fn kill_now(&self, turn: &Turn) {
+        let session = &turn.started().session_id;
         kill(self.pid(session).await);
         eventually("the loss is noticed", async || (self.pid(session).await == 0).then_some(()))
             .await;

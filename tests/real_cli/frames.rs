@@ -17,7 +17,7 @@ use session_pool::{
 };
 
 use crate::{
-    bed::{Bed, Version, environment, in_pieces, in_time, json},
+    bed::{Bed, LIMIT, Version, environment, in_pieces, in_time, json},
     shapes::{Shapes, differences},
     stand_in::StandIn,
     support::{
@@ -93,7 +93,7 @@ async fn interrupted(service: &Service, prompt: &str) -> Turn {
 
 #[tokio::test]
 async fn the_fake_prints_the_frames_of_the_real_one() {
-    in_time(async {
+    in_time(LIMIT, async {
         let bed = Bed::start(Version::V2_1_330).await;
         let real = real_frames(&bed).await;
         let service = Service::start(|_| {}).await;
@@ -112,7 +112,7 @@ async fn the_fake_prints_the_frames_of_the_real_one() {
 /// Answers to control requests are seen by the service alone.
 #[tokio::test]
 async fn the_fake_answers_control_requests_like_the_real_one() {
-    in_time(async {
+    in_time(LIMIT, async {
         let api = StandIn::start().await.expect("a stand-in");
         let real = replies(Version::V2_1_330.executable(), &api).await;
         let fake = replies(env!("CARGO_BIN_EXE_fake-claude").into(), &api).await;

@@ -11,7 +11,7 @@ use crate::{
     support::eventually,
 };
 
-both_versions!(
+both_versions!(within LONG:
     a_background_task_keeps_the_process_and_its_end_lets_it_go,
     a_hibernated_session_goes_on,
     a_session_whose_tools_were_interrupted_hibernates,

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use session_pool::proto::turn_event::Kind;
 use tempfile::TempDir;
 use tokio::task::{JoinSet, LocalSet};
 
@@ -13,7 +14,7 @@ use crate::{
     support::{daemon::Daemon, eventually, processes::kill, service::query},
 };
 
-both_versions!(the_cli_is_killed_at_its_result, the_service_is_killed_at_a_result);
+both_versions!(within LONG: the_cli_is_killed_at_its_result, the_service_is_killed_at_a_result);
 
 /// Kills for each version.
 const KILLS: usize = 25;
@@ -44,9 +45,10 @@ async fn killed_again_and_again(bed: &Bed, number: usize, sessions: usize) {
         let mut turn = bed.open(query(&session, &prompt)).await;
         turn.until_init().await;
         let pid = bed.pid(&session).await;
-        turn.finish().await;
+        turn.until(|kind| matches!(kind, Kind::Result(_))).await;
         // Whether it has written anything by now is its own affair.
         kill(pid);
+        turn.finish().await;
         assert_eq!(turn.result().result, answer(&prompt, &said));
         shows(&bed.last_request(&turn.result().cli_session_id), &said);
         said.push(prompt);
@@ -71,10 +73,11 @@ async fn the_service_is_killed_at_a_result(version: Version) {
         let mut daemon = Daemon::start_in(state, &settings).await;
         let prompt = format!("word {round}");
         let mut turn = daemon.open(query("s", &prompt)).await;
-        turn.finish().await;
+        let told = turn.until(|kind| matches!(kind, Kind::Result(_))).await;
         daemon.kill_service();
-        assert_eq!(turn.result().result, answer(&prompt, &said));
-        let mut requests = api.requests_of(&turn.result().cli_session_id);
+        let Some(Kind::Result(result)) = told.kind else { unreachable!("a result") };
+        assert_eq!(result.result, answer(&prompt, &said));
+        let mut requests = api.requests_of(&result.cli_session_id);
         requests.retain(|request| request.path == "/v1/messages");
         shows(requests.last().expect("it asked the API"), &said);
         said.push(prompt);

@@ -5,13 +5,7 @@ mod files;
 mod kills;
 mod turns;
 
-use std::path::PathBuf;
-
-use crate::{
-    bed::Bed,
-    stand_in::RecordedRequest,
-    support::{eventually, processes::kill, turn::Turn},
-};
+use crate::stand_in::RecordedRequest;
 
 /// What the stand-in answers when it is shown these prompts and then another one.
 fn answer(prompt: &str, before: &[String]) -> String {
@@ -38,17 +32,4 @@ fn shows(request: &RecordedRequest, before: &[String]) {
         next("user", prompt);
         next("assistant", &format!("You said: \\\"{prompt}\\\"."));
     }
-}
-
-/// Kills the process that served a turn, at once, and waits until the service knows.
-async fn kill_now(bed: &Bed, turn: &Turn) {
-    let session = &turn.started().session_id;
-    let pid = bed.pid(session).await;
-    kill(pid);
-    eventually("the loss is noticed", async || (bed.pid(session).await == 0).then_some(())).await;
-}
-
-/// The folders of the CLI's transcripts.
-fn projects(bed: &Bed) -> PathBuf {
-    bed.service.state.path().join("tenants/default/claude/projects")
 }

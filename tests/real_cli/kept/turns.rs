@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 use session_pool::proto::{SessionOptions, TurnOrigin};
 
-use super::{answer, kill_now, projects};
+use super::answer;
 use crate::{
     bed::{Bed, Version, both_versions, in_pieces, origin},
     support::{
@@ -26,8 +26,8 @@ both_versions!(
 
 /// The process ends without a word and its files are gone.
 async fn lose(bed: &Bed, turn: &Turn) {
-    kill_now(bed, turn).await;
-    fs::remove_dir_all(projects(bed)).expect("removed");
+    bed.kill_now(turn).await;
+    fs::remove_dir_all(bed.projects()).expect("removed");
 }
 
 /// What the API was shown last.
@@ -87,7 +87,7 @@ async fn a_subagents_transcript_is_kept(version: Version) {
     let next = bed.query("a", "and then?").await;
     assert_eq!(origin(&next), TurnOrigin::Resumed);
     let mut found = false;
-    let mut folders = vec![projects(&bed)];
+    let mut folders = vec![bed.projects()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("readable").filter_map(Result::ok) {
             let path = entry.path();
@@ -126,10 +126,7 @@ async fn a_conversation_from_elsewhere_is_kept(version: Version) {
     let first = bed.query("a", "one").await;
     bed.until_written(&first).await;
     let id = first.result().cli_session_id.clone();
-    let name = format!("{id}.jsonl");
-    let folders = fs::read_dir(projects(&bed)).expect("readable").filter_map(Result::ok);
-    let mut files = folders.map(|folder| folder.path().join(&name)).filter(|file| file.exists());
-    let file = files.next().expect("a transcript");
+    let file = bed.transcript(&id).expect("a transcript");
     let text = fs::read_to_string(&file).expect("text");
     let elsewhere = uuid::Uuid::new_v4().to_string();
     let lines: Vec<String> = text
