@@ -122,29 +122,24 @@ impl SessionPool {
     /// Ends a session; answered when its process is gone.
     pub async fn close(&self, key: &SessionKey, forget: bool) -> Result<CloseReport, Failure> {
         let reason = CloseReason::Requested { forget };
-        let closed = self.ask(key, |handle| async move { handle.close(reason).await }).await.ok();
-        // A conversation whose session has left the pool can be forgotten too.
-        let remembered = forget && self.forget(key).await;
-        match closed {
-            Some(report) => Ok(report),
-            None if remembered => Ok(CloseReport { closed: true, had_active_turn: false }),
-            None => Err(not_found(key)),
+        let closed = self.ask(key, |handle| async move { handle.close(reason).await }).await;
+        if closed.is_ok() || !forget {
+            return closed;
         }
+        // A conversation whose session has left the pool can be forgotten too.
+        let known = self.shared().parts.store.load(key).await.map_err(failed)?;
+        known.ok_or_else(|| not_found(key))?;
+        Ok(self.forget(key).await)
     }
 
-    /// Forgets a conversation whose session is not in the pool. Returns whether there was
-    /// one.
-    pub(super) async fn forget(&self, key: &SessionKey) -> bool {
-        let parts = &self.shared().parts;
-        match parts.store.forget(key).await {
-            Ok(Some(conversations)) => {
-                parts.supply.forget(key, &conversations).await;
-                true
-            }
-            Ok(None) => false,
-            Err(error) => {
-                warn!(session_id = %key.session, %error, "session_not_forgotten");
-                false
+    /// Forgets a conversation, by way of a session that is made for it if need be: nobody
+    /// begins another under the same id meanwhile.
+    async fn forget(&self, key: &SessionKey) -> CloseReport {
+        loop {
+            let handle = self.rouse(key);
+            match handle.close(CloseReason::Requested { forget: true }).await {
+                Ok(report) => return report,
+                Err(_) => handle.ended().await,
             }
         }
     }

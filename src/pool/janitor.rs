@@ -1,19 +1,25 @@
 //! The cleanup: every so often, sessions that nobody will miss are closed. It looks at
 //! pictures of sessions, and a session that has become busy since refuses to go.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::{task::JoinSet, time::interval};
 use tracing::{debug, warn};
 
 use super::{Scope, SessionPool, registry::Entry};
-use crate::session::{
-    CloseReason,
-    status::{Condition, Status},
+use crate::{
+    ids::SessionKey,
+    session::{
+        CloseReason,
+        status::{Condition, Status},
+    },
 };
 
 /// Conversations that are forgotten in one round; the rest waits for the next.
 const FORGOTTEN_AT_ONCE: usize = 1000;
+
+/// Sessions whose leave is noted together.
+const NOTED_AT_ONCE: usize = 256;
 
 impl SessionPool {
     /// Cleans up every `pool.cleanup_interval`, from one interval after now on.
@@ -53,19 +59,29 @@ impl SessionPool {
     /// Sessions without a task leave the pool too when nobody used them for long.
     async fn clean_up_dormant(&self) {
         let idle_threshold = self.shared().settings.idle_threshold;
-        let mut left = Vec::new();
-        self.lock().retain(|key, entry| match entry {
-            Entry::Dormant { last_used } if last_used.elapsed() > idle_threshold => {
-                left.push(key.clone());
-                false
+        let is_old = |entry: &Entry| match entry {
+            Entry::Dormant { last_used } => last_used.elapsed() > idle_threshold,
+            Entry::Live { .. } => false,
+        };
+        let mut old: Vec<SessionKey> = Vec::new();
+        old.extend(self.lock().iter().filter(|(_, it)| is_old(it)).map(|(key, _)| key.clone()));
+        for some in old.chunks(NOTED_AT_ONCE) {
+            let mut notes = JoinSet::new();
+            for key in some.iter().cloned() {
+                let store = Arc::clone(&self.shared().parts.store);
+                notes.spawn(async move { (store.leave_pool(&key).await, key) });
             }
-            _ => true,
-        });
-        for key in left {
-            debug!(session_id = %key.session, reason = "Idle", "session_cleanup");
-            self.tenant(&key.tenant).counters.idle_removed.add_one();
-            if let Err(error) = self.shared().parts.store.leave_pool(&key).await {
-                warn!(session_id = %key.session, %error, "session_not_kept");
+            for (noted, key) in notes.join_all().await {
+                if let Err(error) = noted {
+                    warn!(session_id = %key.session, %error, "session_not_kept");
+                }
+                // One that was woken meanwhile says so itself with its next turn.
+                let mut sessions = self.lock();
+                if sessions.get(&key).is_some_and(is_old) {
+                    sessions.remove(&key);
+                    debug!(session_id = %key.session, reason = "Idle", "session_cleanup");
+                    self.tenant(&key.tenant).counters.idle_removed.add_one();
+                }
             }
         }
     }
@@ -82,7 +98,8 @@ impl SessionPool {
         });
         for key in old {
             // One that is in the pool has its own time.
-            if !self.lock().contains_key(&key) && self.forget(&key).await {
+            let Some(handle) = self.rouse_absent(&key) else { continue };
+            if handle.close(CloseReason::Requested { forget: true }).await.is_ok() {
                 debug!(tenant = %key.tenant, session_id = %key.session, "conversation_forgotten");
             }
         }

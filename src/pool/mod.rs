@@ -11,6 +11,7 @@
 
 mod calls;
 mod janitor;
+mod lifecycle;
 mod registry;
 mod relief;
 mod stats;

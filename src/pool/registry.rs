@@ -7,14 +7,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use tokio::{
-    sync::Notify,
-    task::JoinSet,
-    time::{Instant, timeout},
-};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info_span};
 
@@ -22,19 +18,15 @@ use crate::{
     failure::{Cause, Failure},
     ids::{SessionId, SessionKey, TenantId},
     session::{
-        CloseReason, Refusal, SessionHandle, SessionTask, Settings, Surroundings, TurnRequest,
+        Refusal, SessionHandle, SessionTask, Settings, Surroundings, TurnRequest,
         status::{Condition, Status},
     },
-    store::{Store, StoreError},
+    store::Store,
     supply::Supply,
     tasks::Tasks,
     tenant::{Share, Tenant, Tenants},
     turn::log::Listener,
 };
-
-/// How long the stop of all sessions may take: the steps of a session's stop have
-/// bounds of their own, whose sum this is well over.
-const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 /// What the configuration says about the pool.
 #[derive(Debug, Clone)]
@@ -84,14 +76,14 @@ pub(super) struct Shared {
     pub(super) settings: PoolSettings,
     pub(super) parts: Parts,
     /// Turns that run or wait.
-    turns: TaskTracker,
+    pub(super) turns: TaskTracker,
     /// Told when a session's process has nothing to do.
     rested: Arc<Notify>,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     sessions: Mutex<Sessions>,
     generations: AtomicU64,
-    draining: AtomicBool,
-    stopped: AtomicBool,
+    pub(super) draining: AtomicBool,
+    pub(super) stopped: AtomicBool,
     pub(super) started_at: Instant,
 }
 
@@ -141,51 +133,6 @@ impl SessionPool {
         }))
     }
 
-    /// Takes over what an earlier life of the service left in the store: the sessions that
-    /// were in the pool, without processes, and what was counted.
-    pub async fn resume(&self) -> Result<(), StoreError> {
-        for (tenant, totals) in self.0.parts.store.totals().await? {
-            self.tenant(&tenant).resume(&totals);
-        }
-        let kept = self.0.parts.store.in_pool().await?;
-        let mut sessions = self.lock();
-        for (key, last_used) in kept {
-            sessions.insert(key, Entry::Dormant { last_used: moment(last_used) });
-        }
-        Ok(())
-    }
-
-    /// Starts the cleanup and the relief of those who wait for a process; does nothing when
-    /// the pool is disabled.
-    pub fn start(&self) {
-        let settings = &self.0.settings;
-        if !settings.enabled {
-            return;
-        }
-        debug!(
-            max_sessions = settings.max_sessions,
-            ttl = settings.session_ttl.as_secs_f64(),
-            cleanup_interval = settings.cleanup_interval.as_secs_f64(),
-            "session_pool_starting"
-        );
-        let pool = self.clone();
-        let stopping = self.0.tasks.stopping().clone();
-        self.0.tasks.spawn(info_span!("cleanup"), async move {
-            tokio::select! {
-                () = pool.clean_up_for_ever() => {}
-                () = stopping.cancelled() => {}
-            }
-        });
-        let pool = self.clone();
-        let stopping = self.0.tasks.stopping().clone();
-        self.0.tasks.spawn(info_span!("relief"), async move {
-            tokio::select! {
-                () = pool.relieve_for_ever() => {}
-                () = stopping.cancelled() => {}
-            }
-        });
-    }
-
     /// Runs a turn on a session, which is made if there is none; `None` is a session of
     /// the turn's own.
     pub async fn query(
@@ -220,36 +167,6 @@ impl SessionPool {
                 Err(Refusal::Closed) => handle.ended().await,
             }
         }
-    }
-
-    /// Refuses new turns from now on, and waits until those under way have ended, at
-    /// most `limit`. Returns whether they all have.
-    pub async fn drain(&self, limit: Duration) -> bool {
-        self.0.draining.store(true, Ordering::Relaxed);
-        self.0.turns.close();
-        timeout(limit, self.0.turns.wait()).await.is_ok()
-    }
-
-    /// Ends every session, all at once. Safe to call twice.
-    pub async fn stop(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
-        if self.0.stopped.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let mut closes = JoinSet::new();
-        for (_, handle) in self.handles(&Scope::All) {
-            closes.spawn(async move { handle.close(CloseReason::Shutdown).await.is_ok() });
-        }
-        if timeout(STOP_LIMIT, closes.join_all()).await.is_err() {
-            error!(left = self.len(), "session_pool_stop_timeout");
-        }
-        let settings = &self.0.settings;
-        debug!(
-            max_sessions = settings.max_sessions,
-            ttl = settings.session_ttl.as_secs_f64(),
-            cleanup_interval = settings.cleanup_interval.as_secs_f64(),
-            "session_pool_stopped"
-        );
     }
 
     /// Sessions in the pool.
@@ -313,6 +230,22 @@ impl SessionPool {
             return Some(handle.clone());
         }
         Some(self.make(&mut sessions, key, false))
+    }
+
+    /// A session under this key, in the pool or not. It is made without being counted: only
+    /// to be ended.
+    pub(super) fn rouse(&self, key: &SessionKey) -> SessionHandle {
+        let mut sessions = self.lock();
+        match sessions.get(key) {
+            Some(Entry::Live { handle, .. }) => handle.clone(),
+            _ => self.make(&mut sessions, key, false),
+        }
+    }
+
+    /// The same if there is none in the pool.
+    pub(super) fn rouse_absent(&self, key: &SessionKey) -> Option<SessionHandle> {
+        let mut sessions = self.lock();
+        (!sessions.contains_key(key)).then(|| self.make(&mut sessions, key, false))
     }
 
     fn find_or_make(&self, key: &SessionKey, ephemeral: bool) -> Result<SessionHandle, Failure> {
@@ -405,12 +338,6 @@ impl SessionPool {
         // Nothing panics half-way through a change of the map.
         self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A time of the wall clock by the other clock; now if it is in the future.
-fn moment(time: SystemTime) -> Instant {
-    let now = Instant::now();
-    now.checked_sub(SystemTime::now().duration_since(time).unwrap_or_default()).unwrap_or(now)
 }
 
 /// A tenant's sessions with ids after `after`.

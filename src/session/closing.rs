@@ -33,13 +33,13 @@ impl SessionTask {
             self.leave_pool().await;
         }
         while let Some(command) = self.inbox.recv().await {
-            self.refuse(command);
+            self.refuse(command, reason);
         }
         self.farewell.stays = (reason == CloseReason::Dozing).then_some(self.status.last_used_at);
         std::mem::take(&mut self.farewell)
     }
 
-    fn refuse(&mut self, command: Command) {
+    fn refuse(&mut self, command: Command, ending: CloseReason) {
         match command {
             Command::Run { reply, .. } => {
                 reply.send(Err(Refusal::Closed)).ok();
@@ -60,6 +60,10 @@ impl SessionTask {
             // The session is going, which is what they wanted.
             Command::Interrupt { reply, .. } => {
                 self.farewell.interrupts.push((reply, no_active_turn()));
+            }
+            // It goes without forgetting: who wants that has to ask again.
+            Command::Close { reason, reply } if reason.forgets() && !ending.forgets() => {
+                drop(reply);
             }
             Command::Close { reply, .. } => {
                 let report = CloseReport { closed: true, had_active_turn: false };

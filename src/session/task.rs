@@ -331,13 +331,11 @@ impl SessionTask {
         }
     }
 
-    /// Takes note of what a turn cost. The CLI reports the sum over its life, and some
-    /// versions go on counting where the resumed process stopped.
+    /// Takes note of what a turn cost.
     pub(super) fn spend(&mut self, summary: &ResultSummary) {
         let total = summary.total_cost_usd;
-        let cost_usd = if total >= self.reported_cost { total - self.reported_cost } else { total };
+        let spent = Spent::of_turn(self.reported_cost, total, summary.usage);
         self.reported_cost = total;
-        let spent = Spent { cost_usd, usage: summary.usage };
         self.status.spent.add(&spent);
         self.around.tenant.spend(&spent);
     }

@@ -45,6 +45,36 @@ impl MemoryStore {
     }
 }
 
+impl State {
+    fn keep(&mut self, key: &SessionKey, record: Record) {
+        let conversation = record.cli_session_id;
+        let kept = match self.sessions.get_mut(key) {
+            Some(kept) => {
+                kept.record = record;
+                kept
+            }
+            None => {
+                let kept = Kept { record, conversations: HashSet::new() };
+                self.sessions.entry(key.clone()).or_insert(kept)
+            }
+        };
+        kept.conversations.insert(conversation);
+    }
+
+    /// Gives a conversation to a session unless only others have it. Returns whether the
+    /// session has it.
+    fn take(&mut self, key: &SessionKey, id: CliSessionId) -> bool {
+        let has = |kept: &Kept| kept.conversations.contains(&id);
+        if self.sessions.get(key).is_some_and(has) {
+            return true;
+        }
+        if self.sessions.iter().any(|(other, kept)| other.tenant == key.tenant && has(kept)) {
+            return false;
+        }
+        self.sessions.get_mut(key).is_some_and(|kept| kept.conversations.insert(id))
+    }
+}
+
 fn done<'a, T: Send + 'a>(value: T) -> Pending<'a, T> {
     Box::pin(future::ready(Ok::<T, StoreError>(value)))
 }
@@ -58,7 +88,11 @@ impl Store for MemoryStore {
         let Commit { key, record, lines, totals } = commit;
         let mut state = self.lock();
         state.totals.entry(key.tenant.clone()).or_default().raise(&totals);
+        state.keep(&key, record);
         for line in lines {
+            if !state.take(&key, line.conversation) {
+                continue;
+            }
             let place = (key.tenant.clone(), line.conversation);
             let transcript = state.transcripts.entry(place).or_default();
             let is_new = line
@@ -67,17 +101,6 @@ impl Store for MemoryStore {
                 .is_none_or(|uuid| transcript.uuids.insert((line.subpath.clone(), uuid.clone())));
             if is_new {
                 transcript.lines.push(line);
-            }
-        }
-        let conversation = record.cli_session_id;
-        match state.sessions.get_mut(&key) {
-            Some(kept) => {
-                kept.record = record;
-                kept.conversations.insert(conversation);
-            }
-            None => {
-                let conversations = HashSet::from([conversation]);
-                state.sessions.insert(key, Kept { record, conversations });
             }
         }
         done(())

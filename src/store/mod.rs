@@ -36,7 +36,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn load<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Record>>;
 
     /// Keeps a session's record and adds lines to its transcripts. A line whose uuid is
-    /// there already is left out.
+    /// there already is left out; so is one of a conversation that other sessions have and
+    /// this one does not: an agent can speak in the name of its CLI.
     fn commit(&self, commit: Commit) -> Pending<'_, ()>;
 
     /// Keeps what a tenant has counted, where there is nothing else to keep.

@@ -98,6 +98,27 @@ async fn a_transcript_has_its_lines_in_order_and_each_once() {
 }
 
 #[tokio::test]
+async fn nobody_adds_to_a_conversation_that_only_others_have() {
+    on_each(async |store| {
+        let (one, two, id) = (key("a", "1"), key("a", "2"), CliSessionId::fresh());
+        store.commit(commit(&one, record(id, 1), vec![])).await.expect("kept");
+        let (own, aside) = (CliSessionId::fresh(), CliSessionId::fresh());
+        let lines = [own, id, aside].map(|it| line(it, "", Some("1"), "{}")).into();
+        store.commit(commit(&two, record(own, 1), lines)).await.expect("kept");
+        assert_eq!(store.transcript(&one.tenant, id).await, Ok(vec![]));
+        assert_eq!(store.transcript(&one.tenant, own).await.expect("read").len(), 1);
+        let mut gone = store.forget(&two).await.expect("forgotten").expect("it was there");
+        gone.sort_by_key(ToString::to_string);
+        let mut both = vec![own, aside];
+        both.sort_by_key(ToString::to_string);
+        assert_eq!(gone, both, "what it said aside goes with it");
+        assert_eq!(store.transcript(&one.tenant, aside).await, Ok(vec![]));
+        assert_eq!(store.forget(&one).await, Ok(Some(vec![id])));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_conversation_goes_with_the_last_session_that_has_it() {
     on_each(async |store| {
         let (one, two, id) = (key("a", "1"), key("a", "2"), CliSessionId::fresh());

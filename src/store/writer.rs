@@ -195,22 +195,56 @@ async fn keep(
     .bind(i64::from(record.in_pool))
     .execute(&mut **transaction)
     .await?;
+    join(transaction, key, record.cli_session_id).await?;
+    keep_totals(transaction, &key.tenant, totals).await?;
+    for same in lines.chunk_by(|a, b| a.conversation == b.conversation) {
+        let conversation = same[0].conversation;
+        if conversation != record.cli_session_id && !take(transaction, key, conversation).await? {
+            warn!(session_id = %key.session, %conversation, "lines_of_another_session_left_out");
+            continue;
+        }
+        for some in same.chunks(LINES) {
+            append(transaction, key, conversation, some).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The session has this conversation from now on.
+async fn join(
+    transaction: &mut Transaction<'_, Sqlite>,
+    key: &SessionKey,
+    conversation: CliSessionId,
+) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO conversations (tenant, session_id, cli_session_id) VALUES ($1, $2, $3) \
          ON CONFLICT DO NOTHING",
     )
     .bind(key.tenant.as_str())
     .bind(key.session.as_str())
-    .bind(record.cli_session_id.to_string())
+    .bind(conversation.to_string())
     .execute(&mut **transaction)
     .await?;
-    keep_totals(transaction, &key.tenant, totals).await?;
-    for same in lines.chunk_by(|a, b| a.conversation == b.conversation) {
-        for some in same.chunks(LINES) {
-            append(transaction, key, some[0].conversation, some).await?;
-        }
-    }
     Ok(())
+}
+
+/// The same unless only others have it. Returns whether the session has it.
+async fn take(
+    transaction: &mut Transaction<'_, Sqlite>,
+    key: &SessionKey,
+    conversation: CliSessionId,
+) -> Result<bool, StoreError> {
+    let owners: Vec<String> = sqlx::query_scalar(
+        "SELECT session_id FROM conversations WHERE tenant = $1 AND cli_session_id = $2",
+    )
+    .bind(key.tenant.as_str())
+    .bind(conversation.to_string())
+    .fetch_all(&mut **transaction)
+    .await?;
+    if owners.is_empty() {
+        join(transaction, key, conversation).await?;
+    }
+    Ok(owners.is_empty() || owners.iter().any(|owner| owner == key.session.as_str()))
 }
 
 async fn keep_totals(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use session_pool::proto::TurnOrigin;
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -47,6 +48,19 @@ async fn a_close_is_bounded_although_the_cli_ignores_all_but_sigkill() {
     // 1 s for the end of its input, 2 s for SIGTERM.
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!(service.processes(), [0; 0]);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_to_forget_a_session_that_is_being_closed_is_heard() {
+    let service = Service::start(|_| {}).await;
+    let stubborn = model("fake:ignore-eof,ignore-term");
+    service.run(query_with("a", "an-unmistakable-secret", stubborn)).await.result();
+    let (closed, forgotten) = tokio::join!(service.close("a", false), service.close("a", true));
+    closed.expect("closed");
+    forgotten.expect("forgotten");
+    let again = service.query("a", &script(&["recite"])).await;
+    assert_eq!((again.text().as_str(), again.started().origin()), ("", TurnOrigin::Created));
     service.stop().await;
 }
 

@@ -9,10 +9,18 @@ use tonic::{Code, Request};
 use crate::support::{
     eventually, failure,
     service::{Service, query, script},
+    turn::Turn,
 };
 
 async fn crowded(processes: usize) -> Service {
     Service::start(|config| config.pool.max_processes = processes).await
+}
+
+/// A turn whose caller waits only so long.
+async fn impatient(service: &Service, id: &str, patience: Duration) -> Turn {
+    let mut request = Request::new(query(id, "hello"));
+    request.set_timeout(patience);
+    Turn::new(service.client.clone().query(request).await.expect("taken").into_inner())
 }
 
 async fn status(service: &Service, id: &str) -> SessionStatus {
@@ -78,16 +86,28 @@ async fn a_query_without_a_process_waits_up_to_its_deadline_and_says_for_what() 
     let service = crowded(1).await;
     let mut busy = service.open(query("a", &script(&["say a", "hang"]))).await.expect("taken");
     busy.until_text("a").await;
-    let mut request = Request::new(query("b", "hello"));
-    request.set_timeout(Duration::from_millis(800));
-    let mut turn = crate::support::turn::Turn::new(
-        service.client.clone().query(request).await.expect("taken").into_inner(),
-    );
+    let mut turn = impatient(&service, "b", Duration::from_millis(800)).await;
     turn.finish().await;
     let metadata = failure(turn.error(), Code::ResourceExhausted, "POOL_AT_CAPACITY");
     assert_eq!(metadata["limit"], "1");
     assert!(turn.error().message().contains("pool.max_processes"), "{:?}", turn.error());
     assert_eq!(status(&service, "a").await, SessionStatus::Active, "nobody was disturbed");
+    busy.leave();
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn who_has_more_patience_than_the_turn_before_gets_the_process() {
+    let service = crowded(1).await;
+    let mut busy = service.open(query("a", &script(&["say a", "hang"]))).await.expect("taken");
+    busy.until_text("a").await;
+    let mut hasty = impatient(&service, "b", Duration::from_millis(500)).await;
+    let mut patient = service.open(query("b", "I can wait")).await.expect("queued");
+    hasty.finish().await;
+    failure(hasty.error(), Code::ResourceExhausted, "POOL_AT_CAPACITY");
+    assert!(service.interrupt("a", true).await.interrupted);
+    patient.finish().await;
+    assert_eq!(patient.text(), "echo: I can wait");
     busy.leave();
     service.stop().await;
 }

@@ -1,0 +1,103 @@
+//! The pool as a whole: it takes over what is in the store, looks after its sessions, lets
+//! its turns end, and stops.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use tracing::{debug, error, info_span};
+
+use super::{Scope, SessionPool, registry::Entry};
+use crate::{session::CloseReason, store::StoreError};
+
+/// How long the stop of all sessions may take: the steps of a session's stop have
+/// bounds of their own, whose sum this is well over.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+impl SessionPool {
+    /// Takes over what an earlier life of the service left in the store: the sessions that
+    /// were in the pool, without processes, and what was counted.
+    pub async fn resume(&self) -> Result<(), StoreError> {
+        for (tenant, totals) in self.shared().parts.store.totals().await? {
+            self.tenant(&tenant).resume(&totals);
+        }
+        let kept = self.shared().parts.store.in_pool().await?;
+        let mut sessions = self.lock();
+        for (key, last_used) in kept {
+            sessions.insert(key, Entry::Dormant { last_used: moment(last_used) });
+        }
+        Ok(())
+    }
+
+    /// Starts the cleanup and the relief of those who wait for a process; does nothing when
+    /// the pool is disabled.
+    pub fn start(&self) {
+        let settings = &self.shared().settings;
+        if !settings.enabled {
+            return;
+        }
+        debug!(
+            max_sessions = settings.max_sessions,
+            ttl = settings.session_ttl.as_secs_f64(),
+            cleanup_interval = settings.cleanup_interval.as_secs_f64(),
+            "session_pool_starting"
+        );
+        let pool = self.clone();
+        let stopping = self.shared().tasks.stopping().clone();
+        self.shared().tasks.spawn(info_span!("cleanup"), async move {
+            tokio::select! {
+                () = pool.clean_up_for_ever() => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+        let pool = self.clone();
+        let stopping = self.shared().tasks.stopping().clone();
+        self.shared().tasks.spawn(info_span!("relief"), async move {
+            tokio::select! {
+                () = pool.relieve_for_ever() => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+
+    /// Refuses new turns from now on, and waits until those under way have ended, at
+    /// most `limit`. Returns whether they all have.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.shared().draining.store(true, Ordering::Relaxed);
+        self.shared().turns.close();
+        timeout(limit, self.shared().turns.wait()).await.is_ok()
+    }
+
+    /// Ends every session, all at once. Safe to call twice.
+    pub async fn stop(&self) {
+        self.shared().draining.store(true, Ordering::Relaxed);
+        if self.shared().stopped.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let mut closes = JoinSet::new();
+        for (_, handle) in self.handles(&Scope::All) {
+            closes.spawn(async move { handle.close(CloseReason::Shutdown).await.is_ok() });
+        }
+        if timeout(STOP_LIMIT, closes.join_all()).await.is_err() {
+            error!(left = self.len(), "session_pool_stop_timeout");
+        }
+        let settings = &self.shared().settings;
+        debug!(
+            max_sessions = settings.max_sessions,
+            ttl = settings.session_ttl.as_secs_f64(),
+            cleanup_interval = settings.cleanup_interval.as_secs_f64(),
+            "session_pool_stopped"
+        );
+    }
+}
+
+/// A time of the wall clock by the other clock; now if it is in the future.
+fn moment(time: SystemTime) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(SystemTime::now().duration_since(time).unwrap_or_default()).unwrap_or(now)
+}
