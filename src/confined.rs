@@ -9,7 +9,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use cap_std::{
@@ -17,6 +17,7 @@ use cap_std::{
     fs::{Dir, File, OpenOptions, OpenOptionsExt as _, Permissions},
 };
 use rustix::fs::OFlags;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// The largest file that is read, in bytes.
