@@ -1,9 +1,10 @@
 //! The files that say who may call and by which certificate the service is known: read at
 //! the start, and again when they change or at SIGHUP. What cannot be read then leaves
-//! in force what was read before, and says so in the log.
+//! in force what was read before, except for tokens that were taken out, and says so in
+//! the log.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -109,13 +110,8 @@ impl Credentials {
 
     /// Reads the files again.
     fn reload(&self) {
-        match self.tokens_file.as_deref().map(read_tokens) {
-            Some(Ok(tokens)) => {
-                info!(tokens = tokens.len(), "tokens_reloaded");
-                self.gate.replace_tokens(tokens);
-            }
-            Some(Err(problem)) => error!(error = format!("{problem:#}"), "tokens_not_reloaded"),
-            None => {}
+        if let Some(file) = &self.tokens_file {
+            self.reload_tokens(file);
         }
         let Some((files, current)) = &self.tls else { return };
         match files.load() {
@@ -125,6 +121,29 @@ impl Credentials {
             }
             Err(error) => error!(%error, "certificates_not_reloaded"),
         }
+    }
+}
+
+impl Credentials {
+    fn reload_tokens(&self, file: &Path) {
+        let problem = match read_tokens(file) {
+            Ok(tokens) => {
+                info!(tokens = tokens.len(), "tokens_reloaded");
+                return self.gate.replace_tokens(tokens);
+            }
+            Err(problem) => problem,
+        };
+        let before = self.gate.tokens().unwrap_or_default();
+        let kept = fs::read_to_string(file).map(|text| before.still_in(&text)).unwrap_or_default();
+        // A file with none of them is another one, put there by mistake, or half written.
+        let (in_force, revoked) = match kept.len() {
+            0 => (before.len(), 0),
+            kept => (kept, before.len() - kept),
+        };
+        if revoked > 0 {
+            self.gate.replace_tokens(kept);
+        }
+        error!(error = format!("{problem:#}"), in_force, revoked, "tokens_not_reloaded");
     }
 }
 

@@ -115,6 +115,11 @@ fn parse(stat: &str) -> Option<Entry> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Read as _,
+        process::{Command, Stdio},
+    };
+
     use super::*;
 
     #[test]
@@ -135,7 +140,12 @@ mod tests {
     #[test]
     fn a_process_counts_with_its_children() {
         let own = Look::take().expect("/proc").resident_bytes(std::process::id());
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo up; read end"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("a shell");
+        // One that has only just begun holds nothing yet.
+        let mut up = [0; 3];
+        child.stdout.take().expect("a pipe").read_exact(&mut up).expect("it runs");
         let look = Look::take().expect("/proc");
         let with_child = look.resident_bytes(std::process::id());
         let alone = look.resident_bytes(child.id());

@@ -28,8 +28,7 @@ impl Gate {
 
     /// Whether callers are asked who they are.
     pub fn asks(&self) -> bool {
-        let tokens = self.0.tokens.read().unwrap_or_else(PoisonError::into_inner);
-        tokens.is_some() || self.0.certificates
+        self.tokens().is_some() || self.0.certificates
     }
 
     /// From now on these tokens count. Calls under way go on.
@@ -38,13 +37,18 @@ impl Gate {
         *place = Some(Arc::new(tokens));
     }
 
+    /// The tokens in force.
+    pub fn tokens(&self) -> Option<Arc<Tokens>> {
+        self.0.tokens.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Who calls. A token, when one is sent, decides; without one the certificate does.
     pub fn identify(
         &self,
         authorization: Option<&[u8]>,
         certificate: Option<&[u8]>,
     ) -> Result<Identity, Refusal> {
-        let tokens = self.0.tokens.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let tokens = self.tokens();
         if tokens.is_none() && !self.0.certificates {
             return Ok(Identity::anonymous());
         }

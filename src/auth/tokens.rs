@@ -19,10 +19,10 @@ use crate::ids::TenantId;
 /// Tokens at most: each is compared with every credential that comes.
 const MAX_TOKENS: usize = 10_000;
 
-/// The keys of the file.
 /// Characters of a token's name.
 const LONGEST_NAME: usize = 128;
 
+/// The keys of the file.
 const KEYS: [&str; 6] = ["token", "sha256", "tenant", "roles", "expires", "name"];
 
 /// What every token begins with, so that one that leaked can be found.
@@ -55,7 +55,7 @@ pub struct Tokens {
     entries: Vec<Entry>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     hash: [u8; 32],
     identity: Identity,
@@ -112,6 +112,17 @@ impl Tokens {
             }
         }
         Ok(Self { entries })
+    }
+
+    /// Those whose hash still stands in a text that is no tokens file for a mistake
+    /// elsewhere in it: what was taken out is out. Comments do not count.
+    pub fn still_in(&self, text: &str) -> Self {
+        let lines = text.lines().map(|line| line.split_once('#').map_or(line, |(code, _)| code));
+        let digits = |c: char| !c.is_ascii_hexdigit();
+        let hashes: HashSet<[u8; 32]> =
+            lines.flat_map(|line| line.split(digits)).filter_map(hash).collect();
+        let entries = self.entries.iter().filter(|entry| hashes.contains(&entry.hash));
+        Self { entries: entries.cloned().collect() }
     }
 
     /// How many there are.
@@ -259,6 +270,24 @@ mod tests {
             assert_eq!(tokens.find(wrong, now), Err(Refusal::Unknown));
         }
         assert!(!user_entry.contains(&user), "the file holds the hash only");
+    }
+
+    #[test]
+    fn what_was_taken_out_of_a_file_is_out_whatever_else_is_wrong_with_it() {
+        let [a, b, c] = ["a", "b", "c"].map(|name| fresh(&tenant(name), false, None));
+        let all = [&a.1, &b.1, &c.1].map(String::as_str).join("\n");
+        let tokens = Tokens::parse(&all).expect("accepted");
+        let commented = b.1.replace("sha256", "# sha256");
+        let text = format!("{}{commented}[[token]]\nsha256 = \"short\"\n", a.1);
+        assert!(Tokens::parse(&text).is_err());
+        let left = tokens.still_in(&text);
+        let now = SystemTime::now();
+        assert_eq!(left.find(&a.0, now), tokens.find(&a.0, now));
+        for revoked in [&b.0, &c.0] {
+            assert_eq!(left.find(revoked, now), Err(Refusal::Unknown));
+        }
+        assert_eq!(tokens.still_in(&all).len(), 3);
+        assert!(tokens.still_in("rubbish").is_empty());
     }
 
     #[test]

@@ -80,7 +80,8 @@ fn thread() -> io::Result<&'static mpsc::Sender<Request>> {
 
 fn spawn_here(command: &Command, sandbox: &Sandbox) -> io::Result<Spawned> {
     let (reader, announce) = announcement()?;
-    let mut enclosed = sandbox.enclose(command, announce.as_raw_fd());
+    let opened = sandbox.open(command)?;
+    let mut enclosed = sandbox.enclose(command, &opened, announce.as_raw_fd());
     enclosed
         .env_clear()
         .envs(&command.env)
@@ -91,6 +92,7 @@ fn spawn_here(command: &Command, sandbox: &Sandbox) -> io::Result<Spawned> {
         .stderr(Stdio::piped());
     bind_to_parent(&mut enclosed, sandbox.death_signal());
     hand_over(&mut enclosed, announce);
+    opened.into_iter().for_each(|folder| hand_over(&mut enclosed, folder.fd));
     let child = TokioCommand::from(enclosed).spawn().map_err(|error| {
         // Not to be taken for the CLI's own absence.
         io::Error::other(format!("{}: {error}", sandbox.name()))

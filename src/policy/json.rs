@@ -26,6 +26,13 @@ const AGENT_KEYS: [&str; 11] = [
     "tools",
 ];
 
+/// Folders in a permission update, as many as `add_dirs` takes.
+const MOST_FOLDERS: usize = 32;
+
+/// Kinds of permission updates.
+const UPDATES: [&str; 6] =
+    ["addDirectories", "addRules", "removeDirectories", "removeRules", "replaceRules", "setMode"];
+
 impl Policy {
     /// What is not allowed of `{"mcpServers": {NAME: SERVER}}`.
     pub fn judge_mcp_servers(&self, servers: &Map<String, Value>) -> Vec<Denial> {
@@ -64,21 +71,42 @@ impl Policy {
     }
 
     /// What is not allowed of the permission updates in an answer to the CLI: they must
-    /// not reach past the session, nor to modes that an option could not have.
+    /// not reach past the session, nor to modes and folders that an option could not have.
+    /// May look at the file system.
     pub fn judge_permission_updates(&self, updates: &[Value]) -> Vec<Denial> {
         let mut denials = Vec::new();
         for (index, update) in updates.iter().enumerate() {
-            let destination = update.get("destination").and_then(Value::as_str);
-            // Every other destination is a file that later sessions read.
-            if !matches!(destination, None | Some("session")) {
-                denials.push(Denial::new(format!("[{index}].destination"), "session"));
+            let text = |key: &str| update.get(key).and_then(Value::as_str);
+            let mut deny = |key: &str, allowed: String| {
+                denials.push(Denial::new(format!("[{index}].{key}"), allowed));
+            };
+            if !text("type").is_some_and(|kind| UPDATES.contains(&kind)) {
+                deny("type", UPDATES.join(", "));
             }
-            let mode = update.get("mode");
-            if mode.is_some_and(|mode| !self.allows_mode(mode)) {
-                denials.push(Denial::new(format!("[{index}].mode"), self.allowed_modes()));
+            // Every other destination is a file that later sessions read.
+            if text("destination") != Some("session") {
+                deny("destination", "session".into());
+            }
+            if update.get("mode").is_some_and(|mode| !self.allows_mode(mode)) {
+                deny("mode", self.allowed_modes());
+            }
+            if update.get("directories").is_some_and(|folders| !self.allows_folders(folders)) {
+                let folders = self.cwd_roots.allowed();
+                deny("directories", format!("at most {MOST_FOLDERS} real paths of {folders}"));
             }
         }
         denials
+    }
+
+    /// Whether all of them are folders that `add_dirs` could name, by their real paths: the
+    /// CLI follows links of its own.
+    fn allows_folders(&self, folders: &Value) -> bool {
+        let is_allowed = |folder: &Value| {
+            let path = folder.as_str();
+            path.is_some_and(|path| self.cwd_roots.resolve(path).as_deref() == Some(path))
+        };
+        let folders = folders.as_array().filter(|folders| folders.len() <= MOST_FOLDERS);
+        folders.is_some_and(|folders| folders.iter().all(is_allowed))
     }
 
     fn allows_mode(&self, mode: &Value) -> bool {
@@ -125,6 +153,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::policy::folders::Roots;
 
     fn places(denials: &[Denial]) -> Vec<&str> {
         denials.iter().map(|denial| denial.at.as_str()).collect()
@@ -173,15 +202,46 @@ mod tests {
     }
 
     #[test]
-    fn permission_updates_stay_in_the_session_and_its_modes() {
-        let policy = Policy { permission_modes: vec!["plan".into()], ..Policy::default() };
+    fn permission_updates_stay_in_the_session_its_modes_and_its_folders() {
+        let place = tempfile::tempdir().expect("a folder");
+        let root = place.path().canonicalize().expect("real").display().to_string();
+        std::os::unix::fs::symlink("/etc", place.path().join("out")).expect("linked");
+        std::os::unix::fs::symlink(&root, place.path().join("in")).expect("linked");
+        let policy = Policy {
+            permission_modes: vec!["plan".into()],
+            cwd_roots: Roots::open(std::slice::from_ref(&root)).expect("opened"),
+            ..Policy::default()
+        };
+        let folders = |folders: Value| json!({"type": "addDirectories", "directories": folders, "destination": "session"});
         let updates = [
             json!({"type": "setMode", "mode": "plan", "destination": "session"}),
             json!({"type": "setMode", "mode": "bypassPermissions"}),
             json!({"type": "addRules", "rules": [], "destination": "userSettings"}),
             json!({"type": "addRules", "destination": 1, "mode": null}),
+            json!({"type": "runCommand", "destination": "session"}),
+            json!("setMode"),
+            folders(json!([root])),
+            folders(json!([root, "/etc"])),
+            folders(json!([format!("{root}/out")])),
+            folders(json!([format!("{root}/in")])),
+            folders(json!("/etc")),
         ];
         let denials = policy.judge_permission_updates(&updates);
-        assert_eq!(places(&denials), ["[1].mode", "[2].destination", "[3].mode"]);
+        let expected = [
+            "[1].destination",
+            "[1].mode",
+            "[2].destination",
+            "[3].destination",
+            "[3].mode",
+            "[4].type",
+            "[5].type",
+            "[5].destination",
+            "[7].directories",
+            "[8].directories",
+            "[9].directories",
+            "[10].directories",
+        ];
+        assert_eq!(places(&denials), expected);
+        assert!(denials[8].allowed.contains(&root), "{denials:?}");
     }
 }

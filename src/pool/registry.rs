@@ -261,7 +261,6 @@ impl SessionPool {
             return Err(refusal(Cause::ShuttingDown));
         }
         let tenant = self.tenant(&key.tenant);
-        tenant.admit_cost().map_err(refusal)?;
         let mut sessions = self.lock();
         match sessions.get(key) {
             Some(Entry::Live { handle, .. }) => return Ok(handle.clone()),
@@ -269,6 +268,8 @@ impl SessionPool {
             Some(Entry::Dormant { .. }) => return Ok(self.make(&mut sessions, key, ephemeral)),
             None => {}
         }
+        // One that is there asks for itself: the turn may be one that has begun.
+        tenant.admit_cost().map_err(refusal)?;
         let current_sessions = sessions.len();
         if current_sessions >= settings.max_sessions {
             tenant.counters.capacity_refusals.add_one();

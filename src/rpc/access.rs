@@ -2,13 +2,17 @@
 
 use tonic::{Request, Status};
 
-use super::status::{Rejection, Violation, of_rejection};
-use crate::{auth::Identity, pool::Scope};
+use super::status::{Rejection, Violation, of_rejection, unauthenticated};
+use crate::{
+    auth::{Identity, Refusal},
+    pool::Scope,
+};
 
-/// The caller that the authentication has let in. Where nobody is asked, everybody is
-/// the same one.
-pub(super) fn caller<T>(request: &Request<T>) -> Identity {
-    request.extensions().get::<Identity>().cloned().unwrap_or_else(Identity::anonymous)
+/// The caller that the gatekeeper has let in, also where it lets in everybody. A call that
+/// has not passed it is nobody's.
+pub(super) fn caller<T>(request: &Request<T>) -> Result<Identity, Status> {
+    let identity = request.extensions().get::<Identity>().cloned();
+    identity.ok_or_else(|| unauthenticated(Refusal::Missing("")))
 }
 
 /// Whose sessions a call is about.
@@ -29,6 +33,14 @@ pub(super) fn scope(caller: &Identity, all_tenants: bool) -> Result<Scope, Statu
 mod tests {
     use super::*;
     use crate::ids::TenantId;
+
+    #[test]
+    fn a_call_that_did_not_pass_the_gate_is_refused() {
+        let mut request = Request::new(());
+        assert_eq!(caller(&request).expect_err("nobody's").code(), tonic::Code::Unauthenticated);
+        request.extensions_mut().insert(Identity::anonymous());
+        assert_eq!(caller(&request).expect("let in"), Identity::anonymous());
+    }
 
     #[test]
     fn only_an_admin_reaches_other_tenants() {

@@ -75,7 +75,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::QueryRequest>,
     ) -> Result<Response<Self::QueryStream>, Status> {
         let deadline = deadline(request.metadata());
-        let caller = caller(&request);
+        let caller = caller(&request)?;
         let tenant = caller.tenant.clone();
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let mut query = decode::query(request.into_inner(), &self.policy).await?;
@@ -98,7 +98,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::AttachRequest>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let deadline = deadline(request.metadata());
-        let tenant = caller(&request).tenant;
+        let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let (id, turn, from, payload) = decode::attach(request.into_inner())?;
         let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
@@ -112,9 +112,9 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::RespondRequest>,
     ) -> Result<Response<proto::RespondResponse>, Status> {
-        let tenant = caller(&request).tenant;
+        let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let (id, prompt_id, decision) = decode::respond(request.into_inner(), &self.policy)?;
+        let (id, prompt_id, decision) = decode::respond(request.into_inner(), &self.policy).await?;
         let answered = self.pool.respond(&SessionKey::new(tenant, id), prompt_id, decision).await;
         answered.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(proto::RespondResponse {}))
@@ -124,7 +124,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::InterruptRequest>,
     ) -> Result<Response<proto::InterruptResponse>, Status> {
-        let tenant = caller(&request).tenant;
+        let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let proto::InterruptRequest { session_id, keep_session } = request.into_inner();
         let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
@@ -137,7 +137,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::InterruptAllRequest>,
     ) -> Result<Response<proto::InterruptAllResponse>, Status> {
         let proto::InterruptAllRequest { all_tenants } = *request.get_ref();
-        let scope = scope(&caller(&request), all_tenants)?;
+        let scope = scope(&caller(&request)?, all_tenants)?;
         Ok(Response::new(picture::interrupt_all(&self.pool.interrupt_all(&scope).await)))
     }
 
@@ -146,7 +146,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::GetStatsRequest>,
     ) -> Result<Response<proto::GetStatsResponse>, Status> {
         let proto::GetStatsRequest { all_tenants } = *request.get_ref();
-        let scope = scope(&caller(&request), all_tenants)?;
+        let scope = scope(&caller(&request)?, all_tenants)?;
         let stats = self.pool.stats(&scope);
         let facts = self.observe.facts(&scope, &stats).await;
         Ok(Response::new(picture::stats(&stats, facts)))
@@ -156,7 +156,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::GetSessionRequest>,
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
-        let tenant = caller(&request).tenant;
+        let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let proto::GetSessionRequest { session_id } = request.into_inner();
         let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
@@ -169,7 +169,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::ListSessionsRequest>,
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
-        let tenant = caller(&request).tenant;
+        let tenant = caller(&request)?.tenant;
         let (size, after) = decode::list(request.into_inner())?;
         let listed = self.pool.list(&tenant, after, size).await;
         let (page, more) = listed.map_err(|failure| of_failure(&failure))?;
@@ -184,7 +184,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::UpdateSessionRequest>,
     ) -> Result<Response<proto::UpdateSessionResponse>, Status> {
-        let tenant = caller(&request).tenant;
+        let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let (id, options) = decode::update(request.into_inner(), &self.policy).await?;
         let updated = self.pool.update(&SessionKey::new(tenant, id), options).await;
@@ -199,7 +199,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::CloseSessionRequest>,
     ) -> Result<Response<proto::CloseSessionResponse>, Status> {
-        let tenant = caller(&request).tenant;
+        let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let proto::CloseSessionRequest { session_id, forget } = request.into_inner();
         let key = SessionKey::new(tenant, decode::session_id(&session_id)?);

@@ -65,7 +65,7 @@ impl SessionTask {
     fn leave_detached(&mut self) -> Option<Phase> {
         let asked = !self.queue.is_empty();
         self.drop_abandoned();
-        let Some(turn) = self.queue.pop_front() else {
+        let Some(turn) = self.next_turn() else {
             // The only turn that it was made for is not wanted any more.
             let useless = asked && self.ephemeral;
             return useless.then_some(Phase::Closing(None, CloseReason::Ephemeral));

@@ -61,7 +61,7 @@ impl SessionTask {
                     continue;
                 }
                 self.drop_abandoned();
-                if let Some(turn) = self.queue.pop_front() {
+                if let Some(turn) = self.next_turn() {
                     match self.start_turn(lease, turn).await {
                         Ok(next) => return next,
                         Err(kept) => lease = *kept,

@@ -90,10 +90,12 @@ impl SessionTask {
         );
         // A turn that begins at once waits for nothing.
         let waits = occupation != Occupation::Free || !self.queue.is_empty();
+        let tenant = &self.around.tenant;
         let queued = match &verdict {
             Verdict::Refuse(cause) => Err(cause.clone()),
-            _ if waits => self.around.tenant.queue_turn(),
-            _ => Ok(Share::default()),
+            _ => tenant
+                .admit_cost()
+                .and_then(|()| if waits { tenant.queue_turn() } else { Ok(Share::default()) }),
         };
         let queued = match queued {
             Ok(queued) => queued,
@@ -113,6 +115,17 @@ impl SessionTask {
         }
         self.show();
         if verdict == Verdict::StopAndGoNext { Taken::StopForNext } else { Taken::Done }
+    }
+
+    /// The next turn that may begin. Those that the tenant's budget does not last for fail:
+    /// it may have been spent while they waited.
+    pub(super) fn next_turn(&mut self) -> Option<Waiting> {
+        loop {
+            let turn = self.queue.pop_front()?;
+            let Err(cause) = self.around.tenant.admit_cost() else { return Some(turn) };
+            let failure = self.failure(cause);
+            self.fail(&turn.log, failure);
+        }
     }
 
     fn admitted(&mut self, request: TurnRequest, queued: Share) -> Waiting {

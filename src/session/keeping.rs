@@ -158,10 +158,15 @@ impl SessionTask {
         Ok(lines.into_iter().map(|Line { subpath, json, .. }| Entry { subpath, json }).collect())
     }
 
-    /// Ends a process, and keeps what it says last.
+    /// Ends a process, and keeps what it says last. A turn that it began by itself just
+    /// then is cut; what that cost counts.
     pub(super) async fn part_with(&mut self, lease: Lease, grace: StopGrace) {
         for frame in lease.end(grace).await {
             self.hear(&frame);
+            if let FrameKind::Result(summary) = &frame.kind {
+                self.spend(summary);
+                self.remember();
+            }
         }
         self.keep_or_warn().await;
     }

@@ -42,10 +42,17 @@ fn of_tenant(state_dir: &Path, tenant: &TenantId, work: &str) -> Folders {
     }
 }
 
-/// Makes those that are the service's own, and only for its own user.
-pub fn make<'a>(folders: impl IntoIterator<Item = &'a Path>) -> io::Result<()> {
-    let private = |folder| fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    folders.into_iter().try_for_each(private)
+/// Makes the tenant's folders, which are the service's own.
+pub fn make_tenants(folders: &mut Folders) -> io::Result<()> {
+    [&mut folders.config, &mut folders.home].into_iter().try_for_each(make)
+}
+
+/// Makes a folder, only for the service's user, and turns its path into the one without
+/// links: no agent can write to the folders that it lies in.
+pub fn make(folder: &mut PathBuf) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&*folder)?;
+    *folder = folder.canonicalize()?;
+    Ok(())
 }
 
 /// The folder itself, where a session's name for it may be a link to a spare's.
@@ -157,8 +164,9 @@ mod tests {
         let state = tempfile::tempdir().expect("a folder");
         let key = SessionKey::new(TenantId::default(), SessionId::parse("x").expect("a name"));
         let session = of_session(state.path(), &key).work;
-        let spare = of_spare(state.path(), &key.tenant).work;
-        make([spare.as_path()]).expect("made");
+        let mut spare = of_spare(state.path(), &key.tenant).work;
+        make(&mut spare).expect("made");
+        let session = spare.with_file_name(session.file_name().expect("a name"));
         (state, session, spare)
     }
 
@@ -178,7 +186,7 @@ mod tests {
     #[test]
     fn what_no_session_took_is_swept() {
         let (state, session, spare) = place();
-        make([session.as_path()]).expect("made");
+        make(&mut session.clone()).expect("made");
         sweep(state.path()).expect("swept");
         assert!(!spare.exists() && session.is_dir());
         assert_eq!(resolve(&session).expect("no link"), session);

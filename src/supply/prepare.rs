@@ -52,9 +52,9 @@ pub(super) async fn prepare(
         let mut folders = folders;
         if options.cwd.is_none() {
             folders.work = folders::resolve(&folders.work)?;
-            folders::make([folders.work.as_path()])?;
+            folders::make(&mut folders.work)?;
         }
-        folders::make([folders.config.as_path(), &folders.home])?;
+        folders::make_tenants(&mut folders)?;
         // A session's own transcript is where its processes work, and where the last of
         // them worked before the caller chose another folder.
         let search = match conversation {

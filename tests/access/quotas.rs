@@ -75,9 +75,16 @@ async fn a_tenant_that_has_spent_its_day_waits_for_the_next() {
     })
     .await;
     let (a, b) = (bed.client(&tokens[0]), bed.client(&tokens[1]));
-    let mut turn = open(&a, query("s", "hello")).await.expect("nothing is spent yet");
+    let named = || QueryRequest { turn_id: "first".into(), ..query("s", &script(&["say hello"])) };
+    let mut turn = open(&a, named()).await.expect("nothing is spent yet");
+    let mut queued = open(&a, query("s", "me too")).await.expect("nothing is spent yet");
     turn.finish().await;
     assert!(turn.result().total_cost_usd > 0.0, "{:?}", turn.result());
+    queued.finish().await;
+    refused(queued.error(), "policy.tenant_max_cost_usd_per_day", "0.000000001");
+    let mut again = open(&a, named()).await.expect("a turn that was paid for");
+    again.finish().await;
+    assert_eq!(again.result().result, "hello");
     let status = open(&a, query("s", "more")).await.expect_err("spent");
     refused(&status, "policy.tenant_max_cost_usd_per_day", "0.000000001");
     assert!(retry_after(&status) <= Some(Duration::from_secs(24 * 3600)));

@@ -123,6 +123,19 @@ async fn a_file_that_is_bad_or_gone_leaves_the_tokens_as_they_are() {
 }
 
 #[tokio::test]
+async fn a_mistake_in_the_file_keeps_no_revoked_token_in_force() {
+    let (kept, revoked) = (token("a", false, None), token("b", false, None));
+    let bed = Bed::start(&[&kept, &revoked]).await;
+    let mistaken = format!("{}\n[[token]]\nsha256 = \"short\"\n", file_of(&[&kept]));
+    fs::write(bed.tokens_file(), mistaken).expect("written");
+    let refused =
+        eventually("the revoked token's end", async || knock(&bed.client(&revoked)).await.err());
+    assert_eq!(refused.await.code(), Code::Unauthenticated);
+    knock(&bed.client(&kept)).await.expect("let in");
+    bed.service.stop().await;
+}
+
+#[tokio::test]
 async fn what_changes_while_the_service_starts_is_not_missed() {
     let (old, new) = (token("a", false, None), token("a", false, None));
     let state = tempfile::tempdir().expect("a folder");

@@ -1,9 +1,12 @@
 //! The arguments of bubblewrap. Pure: the same scene and folders give the same arguments.
 
-use std::{ffi::OsString, os::fd::RawFd, path::Path};
+use std::{
+    ffi::OsString,
+    os::fd::{AsRawFd as _, RawFd},
+    path::Path,
+};
 
-use super::scene::Scene;
-use crate::cli::launch::Folders;
+use super::{opened::Opened, scene::Scene};
 
 /// The program, looked up on PATH.
 pub const BWRAP: &str = "bwrap";
@@ -22,7 +25,13 @@ const ALWAYS: [&str; 7] = [
 
 /// The arguments before the command. Later ones lie over earlier ones: the machine read
 /// only, over it what is hidden, over that what is shown, and the session's folders last.
-pub fn arguments(scene: &Scene, folders: &Folders, announce: RawFd) -> Vec<OsString> {
+/// Those are given as they were opened: their names may have become links meanwhile.
+pub fn arguments(
+    scene: &Scene,
+    writable: &[Opened],
+    work: &Path,
+    announce: RawFd,
+) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = ALWAYS.map(OsString::from).into();
     let mut add = |option: &str, paths: &[&Path]| {
         arguments.push(option.into());
@@ -41,44 +50,46 @@ pub fn arguments(scene: &Scene, folders: &Folders, announce: RawFd) -> Vec<OsStr
     for (place, shown_at) in &scene.shown {
         add("--ro-bind", &[place, shown_at]);
     }
-    for folder in folders.writable() {
-        add("--bind", &[folder, folder]);
+    for folder in writable {
+        add("--bind-fd", &[Path::new(&folder.fd.as_raw_fd().to_string()), &folder.path]);
     }
-    add("--chdir", &[&folders.work]);
+    add("--chdir", &[work]);
     arguments
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]
     fn the_sessions_folders_lie_over_what_is_hidden() {
         let scene = Scene {
-            folders: vec!["/root".into(), "/tmp".into(), "/var/lib/pool".into()],
+            folders: vec!["/home".into(), "/tmp".into(), "/var/lib/pool".into()],
             files: vec!["/etc/pool.toml".into()],
-            shown: vec![("/root/bin/claude".into(), "/root/bin/claude".into())],
+            shown: vec![("/home/pool/claude".into(), "/home/pool/claude".into())],
         };
-        let folders = Folders {
-            work: "/var/lib/pool/work".into(),
-            config: "/var/lib/pool/config".into(),
-            home: "/var/lib/pool/home".into(),
-            extra: vec!["/srv/shared".into()],
+        let folder = |path: &str| Opened {
+            fd: File::open("/dev/null").expect("opened").into(),
+            path: path.into(),
         };
-        let arguments = arguments(&scene, &folders, 7);
+        let writable = [folder("/var/lib/pool/work"), folder("/srv/shared")];
+        let [work, shared] = writable.each_ref().map(|folder| folder.fd.as_raw_fd());
+        let arguments = arguments(&scene, &writable, Path::new("/var/lib/pool/work"), 7);
         let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
         assert_eq!(
             words.join(" "),
-            "--die-with-parent --unshare-pid --unshare-ipc --unshare-uts --new-session \
-             --cap-drop ALL --info-fd 7 --ro-bind / / --dev /dev --proc /proc \
-             --tmpfs /root --tmpfs /tmp --tmpfs /var/lib/pool \
-             --ro-bind /dev/null /etc/pool.toml \
-             --ro-bind /root/bin/claude /root/bin/claude \
-             --bind /var/lib/pool/work /var/lib/pool/work \
-             --bind /var/lib/pool/config /var/lib/pool/config \
-             --bind /var/lib/pool/home /var/lib/pool/home \
-             --bind /srv/shared /srv/shared \
-             --chdir /var/lib/pool/work"
+            format!(
+                "--die-with-parent --unshare-pid --unshare-ipc --unshare-uts --new-session \
+                 --cap-drop ALL --info-fd 7 --ro-bind / / --dev /dev --proc /proc \
+                 --tmpfs /home --tmpfs /tmp --tmpfs /var/lib/pool \
+                 --ro-bind /dev/null /etc/pool.toml \
+                 --ro-bind /home/pool/claude /home/pool/claude \
+                 --bind-fd {work} /var/lib/pool/work \
+                 --bind-fd {shared} /srv/shared \
+                 --chdir /var/lib/pool/work"
+            )
         );
     }
 }

@@ -8,10 +8,12 @@
 
 mod argv;
 mod housed;
+mod opened;
 mod scene;
 mod trial;
 
 use std::{
+    io,
     os::{fd::RawFd, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command as StdCommand,
@@ -21,6 +23,7 @@ use std::{
 use rustix::process::Signal;
 
 pub use housed::Housed;
+pub use opened::Opened;
 pub use scene::Scene;
 pub use trial::{Unfit, bubblewrap, process_tree};
 
@@ -45,14 +48,28 @@ impl Sandbox {
         }
     }
 
-    /// The command that runs a CLI enclosed. What runs it says on `announce`, an inherited
-    /// file descriptor, what it has started.
-    pub(super) fn enclose(&self, command: &Command, announce: RawFd) -> StdCommand {
+    /// What has to be open for [`Self::enclose`].
+    pub(super) fn open(&self, command: &Command) -> io::Result<Vec<Opened>> {
+        match self {
+            Self::ProcessTree(_) => Ok(Vec::new()),
+            Self::Bubblewrap(_) => Opened::all(&command.folders),
+        }
+    }
+
+    /// The command that runs a CLI enclosed. What runs it says on `announce` what it has
+    /// started; it has to inherit that, and what is `opened`.
+    pub(super) fn enclose(
+        &self,
+        command: &Command,
+        opened: &[Opened],
+        announce: RawFd,
+    ) -> StdCommand {
         let mut enclosed = match self {
             Self::ProcessTree(program) => keeper_command(program, announce),
             Self::Bubblewrap(scene) => {
                 let mut enclosed = StdCommand::new(argv::BWRAP);
-                enclosed.args(argv::arguments(scene, &command.folders, announce));
+                let work = &command.folders.work;
+                enclosed.args(argv::arguments(scene, opened, work, announce));
                 enclosed
             }
         };

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Sandbox, Scene, argv, keeper_command};
+use super::{Opened, Sandbox, Scene, argv, keeper_command};
 use crate::cli::{launch::Folders, spawner};
 
 /// Ends well if it is alone with a few processes, does not see the file that it is given,
@@ -44,7 +44,7 @@ pub fn process_tree(keeper: &Path) -> Result<Sandbox, Unfit> {
 /// folder, which must exist. Waits for a process: not for a runtime's own threads.
 pub fn bubblewrap(state_dir: &Path, secrets: &[PathBuf], program: &Path) -> Result<Sandbox, Unfit> {
     let scene = Scene::of_this_machine(state_dir, secrets, program);
-    let place = state_dir.join(format!("trial-{}", std::process::id()));
+    let place = state_dir.canonicalize()?.join(format!("trial-{}", std::process::id()));
     let folders = Folders {
         work: place.join("work"),
         config: place.join("config"),
@@ -64,9 +64,11 @@ pub fn bubblewrap(state_dir: &Path, secrets: &[PathBuf], program: &Path) -> Resu
 fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<(), Unfit> {
     let (_reader, announce) = spawner::announcement()?;
     let mut command = StdCommand::new(argv::BWRAP);
-    command.args(argv::arguments(scene, folders, announce.as_raw_fd()));
+    let opened = Opened::all(folders)?;
+    command.args(argv::arguments(scene, &opened, &folders.work, announce.as_raw_fd()));
     command.args(["--", "sh", "-c", LOOK_AROUND, "sh"]).arg(hidden);
     spawner::hand_over(&mut command, announce);
+    opened.into_iter().for_each(|folder| spawner::hand_over(&mut command, folder.fd));
     let output = command.stdin(Stdio::null()).output();
     ended_well(output.map_err(|error| Unfit(format!("{}: {error}", argv::BWRAP)))?)?;
     match folders.work.join("probe").is_file() {

@@ -1,10 +1,12 @@
 //! Answers to what the CLI asked. They can change permissions, so the policy is asked.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use tonic::Status;
 
 use super::{
-    Policy,
+    Policy, apart,
     check::{Check, MAX_DEPTH, MAX_TEXT, depth},
     required,
 };
@@ -13,8 +15,17 @@ use crate::{ids::SessionId, proto, session::Decision};
 /// Bytes of the id of a prompt; the CLI's own are UUIDs.
 const MAX_PROMPT_ID: usize = 256;
 
-/// Decodes a Respond.
-pub fn respond(
+/// Decodes a Respond. Folders that it names are looked at on a thread that may wait.
+pub async fn respond(
+    request: proto::RespondRequest,
+    policy: &Arc<Policy>,
+) -> Result<(SessionId, String, Decision), Status> {
+    let policy = Arc::clone(policy);
+    apart(move || read_respond(request, &policy)).await
+}
+
+/// As [`respond`], on this thread, which has to be one that may wait.
+pub fn read_respond(
     request: proto::RespondRequest,
     policy: &Policy,
 ) -> Result<(SessionId, String, Decision), Status> {

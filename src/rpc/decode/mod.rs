@@ -25,7 +25,7 @@ use crate::{
     proto,
     session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, TurnRequest},
 };
-pub use answer::respond;
+pub use answer::{read_respond, respond};
 use check::Check;
 use input::input;
 pub use kept::still_allowed;

@@ -187,9 +187,12 @@ impl Shared {
         let mut folders = folders::of_spare(&self.settings.state_dir, tenant);
         let options = self.stock.options(*class).clone();
         folders.extra = options.add_dirs.iter().map(Into::into).collect();
-        let own = folders.clone();
-        let made = blocking(move || folders::make([own.work.as_path(), &own.config, &own.home]));
-        made.await.map_err(|error| Cause::Internal {
+        let made = blocking(move || {
+            folders::make(&mut folders.work)?;
+            folders::make_tenants(&mut folders)?;
+            Ok(folders)
+        });
+        let folders = made.await.map_err(|error| Cause::Internal {
             detail: format!("the folders of a spare cannot be made: {error}"),
         })?;
         let (client_id, cli_session_id) = (ClientId::fresh(), CliSessionId::fresh());

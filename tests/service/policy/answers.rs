@@ -18,6 +18,8 @@ async fn permission_updates_are_held_to_the_policy() {
         (r#"{"type":"setMode","mode":"bypassPermissions","destination":"session"}"#, "mode"),
         (r#"{"type":"addRules","rules":[],"destination":"userSettings"}"#, "destination"),
         (r#"{"type":"addRules","rules":[],"destination":"projectSettings"}"#, "destination"),
+        (r#"{"type":"addDirectories","directories":["/"],"destination":"session"}"#, "directories"),
+        (r#"{"type":"surprise","destination":"session"}"#, "type"),
     ] {
         let allow = PromptAllow {
             updated_permissions_json: format!("[{update}]"),
