@@ -247,6 +247,18 @@ async fn over(memory: Option<&Tree>) {
     }
 }
 
+/// Waits for the end of what was killed, and sees to it from outside if need be: a session
+/// can stop its own keeper again and again.
+async fn killed(child: &mut TokioChild, root: u32) -> io::Result<ExitStatus> {
+    match timeout(StopGrace::FIRM.after_kill, child.wait()).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            drop(tokio::task::spawn_blocking(move || Housed::kill_by_descent(root)).await);
+            child.wait().await
+        }
+    }
+}
+
 /// Waits for the word that the CLI has been started.
 async fn announced(spawned: &mut Spawned, sandbox: &Sandbox) -> io::Result<Housed> {
     let outer = spawned.child.id().ok_or_else(|| io::Error::other("a process without an id"))?;
@@ -278,7 +290,7 @@ impl Child for Process {
                 exit = self.child.wait() => exit,
                 () = over(self.memory.as_deref()) => {
                     self.housed.kill();
-                    self.child.wait().await
+                    killed(&mut self.child, self.housed.root()).await
                 }
             };
             let exit = self.housed.exit(Exit::from(exit));

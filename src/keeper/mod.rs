@@ -16,7 +16,9 @@
 mod ending;
 mod start;
 
-use std::{io, process::Command};
+use std::{io, process::Command, time::Duration};
+
+use tokio::time::Instant;
 
 use rustix::{
     io::Errno,
@@ -39,8 +41,12 @@ pub const END_NOW: Signal = Signal::USR1;
 /// What is passed on to the child.
 const PASSED_ON: [i32; 5] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR2];
 
+/// How long strays are killed before signals are heard again. Those that are left are
+/// found when the next of them ends.
+const KILLING: Duration = Duration::from_millis(100);
+
 /// The wait before looking again for what cannot be found yet.
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What becomes of a process that lost its parent and fell to the keeper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,10 +131,12 @@ impl Keeper {
     }
 
     /// Kills and waits for everything that descends from here, until nothing is left; or
-    /// everything but a child and its own descendants.
+    /// everything but a child and its own descendants, for a while: whatever forks as fast as
+    /// it is killed must not keep signals from that child.
     fn kill_all(&mut self, spared: Option<Pid>) {
         let spared = spared.map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
-        loop {
+        let began = Instant::now();
+        while spared.is_none() || began.elapsed() < KILLING {
             let Ok(look) = Look::take() else { return };
             let found = look.descendants(std::process::id(), spared);
             let killed = found

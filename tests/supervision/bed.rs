@@ -9,7 +9,10 @@ use std::{
 };
 
 use rustix::process::Signal;
-use session_pool::proto::{self, QueryRequest};
+use session_pool::{
+    procfs::entry_of,
+    proto::{self, QueryRequest},
+};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -115,7 +118,12 @@ impl Bed {
 
     /// Waits until so many processes sleep as long as is unique.
     pub async fn until_sleeping(&self, count: usize) {
-        let wanted = format!("sleep {}", self.unique);
+        self.until_sleeping_as(&self.unique, count).await;
+    }
+
+    /// Waits until so many processes sleep so long.
+    pub async fn until_sleeping_as(&self, long: &str, count: usize) {
+        let wanted = format!("sleep {long}");
         let deadline = Instant::now() + START_LIMIT;
         loop {
             let found = self.alive().into_iter().filter(|(_, line)| *line == wanted).count();
@@ -140,12 +148,37 @@ impl Bed {
         }
     }
 
+    /// Likewise for what has this in its command line.
+    pub async fn gone_of(&self, part: &str) {
+        let deadline = Instant::now() + GRACE;
+        loop {
+            let alive: Vec<_> =
+                self.alive().into_iter().filter(|(_, line)| line.contains(part)).collect();
+            if alive.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{alive:#?}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits until nothing is alive.
     pub async fn until_gone(&self) {
         eventually("the end of all", async || {
             (self.alive().is_empty() && self.daemon.processes().is_empty()).then_some(())
         })
         .await;
+    }
+
+    /// Kills the one of these commands that the shell of `echo x` waits for.
+    pub fn end_foreground(&self, command: &str) {
+        let mut found = self.alive();
+        found.retain(|(pid, line)| {
+            let parent = entry_of(*pid).map_or(0, |entry| entry.parent);
+            line == command && words(parent).join(" ").contains("echo x;")
+        });
+        assert_eq!(found.len(), 1, "{found:#?}");
+        processes::kill(found[0].0);
     }
 
     /// Kills a process that has what is unique in its command line, by its first words.

@@ -78,7 +78,7 @@ async fn sigterm_leaves_nothing() {
     for mode in MODES {
         let settings =
             [("SERVER__DRAIN_TIMEOUT", "100ms"), ("POOL__STREAM_INTERRUPT_TIMEOUT", "300ms")];
-        let (bed, _turns) = stubborn(mode, 4, &settings).await;
+        let (bed, _turns) = stubborn(mode, SESSIONS, &settings).await;
         let status = bed.stop().await;
         // Turns were cut, and the keeper says so as the service did.
         assert_eq!(status.code(), Some(1), "{mode}");

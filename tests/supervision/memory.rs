@@ -1,12 +1,14 @@
 //! `cli.memory_limit`: a process tree that swells is replaced, and the turn says why.
 
-use session_pool::proto::TurnOrigin;
+use rustix::process::{Signal, kill_process};
+use session_pool::{procfs::pid, proto::TurnOrigin};
 use tonic::Code;
 
 use crate::{
     bed::{Bed, MODES},
     support::{
         failure,
+        processes::is_keeper,
         service::{query, script},
     },
 };
@@ -53,5 +55,17 @@ async fn an_idle_process_over_the_limit_is_replaced() {
     let next = bed.run(query(&session, "hello")).await;
     assert_eq!(next.started().origin(), TurnOrigin::Resumed);
     assert_ne!(next.started().client_id, first.started().client_id);
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_stops_its_own_keeper_is_bounded_all_the_same() {
+    let bed = Bed::fake("process-tree", &[LIMIT]).await;
+    bed.run(query("a", "remember me")).await.result();
+    let keeper = bed.alive().into_iter().find(|(pid, _)| is_keeper(*pid)).expect("a keeper").0;
+    kill_process(pid(keeper).expect("an id"), Signal::STOP).expect("stopped");
+    let turn = bed.run(query("a", &script(&["child bare", "child hog", "hang"]))).await;
+    failure(turn.error(), Code::ResourceExhausted, "MEMORY_LIMIT");
+    bed.gone().await;
     bed.stop().await;
 }

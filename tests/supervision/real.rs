@@ -1,13 +1,16 @@
 //! The same with the real CLI, whose Bash tool starts what is hardest to find again.
 
-use std::os::unix::process::ExitStatusExt as _;
+use std::{ops::Range, os::unix::process::ExitStatusExt as _};
 
-use rustix::process::Signal;
-use session_pool::proto::{QueryRequest, SessionOptions};
+use rustix::process::{Signal, kill_process};
+use session_pool::{
+    procfs::pid,
+    proto::{self, QueryRequest, SessionOptions},
+};
 
 use crate::{
     bed::{Bed, MODES},
-    support::{service::query_with, turn::Turn},
+    support::{eventually, service::query_with, turn::Turn},
 };
 
 const VERSIONS: [&str; 2] = ["2.1.197", "2.1.330"];
@@ -38,22 +41,108 @@ async fn load(bed: &Bed, session: &str) -> Turn {
     bed.daemon.open(with_bash(session, &prompt)).await
 }
 
+/// Ten of them, each with sleepers that are told from all others by their time.
+struct Loaded {
+    bed: Bed,
+    turns: Vec<Turn>,
+}
+
+impl Loaded {
+    async fn start(mode: &str, version: &str, settings: &[(&str, &str)]) -> Self {
+        let settings = [&[("POOL__START_CONCURRENCY", "2")], settings].concat();
+        let bed = Bed::real(mode, version, &settings).await;
+        let mut turns = Vec::new();
+        for number in 0..SESSIONS {
+            let own = format!("{}{number}", bed.unique);
+            let prompt = format!("{} [[bash echo x; sleep {own}]]", strays(&own));
+            turns.push(bed.daemon.open(with_bash(&format!("s{number}"), &prompt)).await);
+        }
+        let loaded = Self { bed, turns };
+        for number in 0..SESSIONS {
+            loaded.until_sleeping(number, 5).await;
+        }
+        loaded
+    }
+
+    fn sleeping(&self, number: usize) -> usize {
+        let wanted = format!("sleep {}{number}", self.bed.unique);
+        self.bed.alive().into_iter().filter(|(_, line)| *line == wanted).count()
+    }
+
+    async fn until_sleeping(&self, number: usize, count: usize) {
+        self.bed.until_sleeping_as(&format!("{}{number}", self.bed.unique), count).await;
+    }
+
+    /// Checks that nothing is left of these, and all of those after them.
+    async fn ended(&self, numbers: Range<usize>) {
+        for number in numbers.clone() {
+            self.bed.gone_of(&format!("{}{number}", self.bed.unique)).await;
+        }
+        let others: Vec<usize> =
+            (numbers.end..SESSIONS).map(|number| self.sleeping(number)).collect();
+        assert_eq!(others, vec![5; SESSIONS - numbers.end]);
+    }
+
+    async fn process(&self, number: usize) -> Option<u32> {
+        let request = proto::GetSessionRequest { session_id: format!("s{number}") };
+        let answer = self.bed.daemon.client.clone().get_session(request).await.ok()?;
+        Some(answer.into_inner().session?.process_id)
+    }
+}
+
 #[tokio::test]
 async fn kill_9_of_the_service_leaves_nothing_of_ten_sessions() {
     for version in VERSIONS {
         for mode in MODES {
-            let settings = [("POOL__START_CONCURRENCY", "2")];
-            let mut bed = Bed::real(mode, version, &settings).await;
-            let mut turns = Vec::new();
-            for session in 0..SESSIONS {
-                turns.push(load(&bed, &format!("s{session}")).await);
-            }
-            bed.until_sleeping(5 * SESSIONS).await;
+            let Loaded { mut bed, turns } = Loaded::start(mode, version, &[]).await;
             bed.daemon.kill_service();
             let status = bed.daemon.ended().await;
             bed.gone().await;
             assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{version} in {mode}");
             bed.end_api().await;
+            drop(turns);
+        }
+    }
+}
+
+/// A close, an interrupt that the CLI does not answer, the end of its time to live, and
+/// SIGTERM: each ends some of ten sessions, and nothing of the others.
+#[tokio::test]
+async fn every_other_end_leaves_nothing_of_ten_sessions_either() {
+    let settings = [
+        ("SERVER__DRAIN_TIMEOUT", "100ms"),
+        ("POOL__STREAM_INTERRUPT_TIMEOUT", "500ms"),
+        ("POOL__STREAM_FIRST_CHUNK_TIMEOUT", "15s"),
+        ("POOL__STREAM_ONGOING_TIMEOUT", "16s"),
+        ("POOL__SESSION_TTL", "17s"),
+        ("POOL__CLEANUP_INTERVAL", "200ms"),
+    ];
+    for version in VERSIONS {
+        for mode in MODES {
+            let mut loaded = Loaded::start(mode, version, &settings).await;
+            for number in 0..2 {
+                loaded.bed.close(&format!("s{number}")).await;
+                loaded.ended(0..number + 1).await;
+            }
+            for number in 2..4 {
+                let cli = loaded.process(number).await.expect("a session");
+                kill_process(pid(cli).expect("an id"), Signal::STOP).expect("stopped");
+                loaded.bed.interrupt(&format!("s{number}")).await;
+                loaded.ended(0..number + 1).await;
+            }
+            // A session that is busy outlives its time; one that is done does not, although
+            // it has something in the background.
+            for number in 4..6 {
+                let foreground = format!("sleep {}{number}", loaded.bed.unique);
+                loaded.bed.end_foreground(&foreground);
+                loaded.turns[number].finish().await;
+                eventually("the end of its time", async || {
+                    loaded.process(number).await.is_none().then_some(())
+                })
+                .await;
+                loaded.ended(0..number + 1).await;
+            }
+            loaded.bed.stop().await;
         }
     }
 }
@@ -68,40 +157,5 @@ async fn kill_9_of_the_keeper_leaves_nothing() {
         bed.daemon.ended().await;
         bed.gone().await;
         bed.end_api().await;
-    }
-}
-
-#[tokio::test]
-async fn a_close_an_interrupt_and_sigterm_leave_nothing() {
-    for version in VERSIONS {
-        for mode in MODES {
-            let bed = Bed::real(mode, version, &[("SERVER__DRAIN_TIMEOUT", "100ms")]).await;
-            let _closed = load(&bed, "closed").await;
-            bed.until_sleeping(5).await;
-            bed.close("closed").await;
-            bed.gone().await;
-            let _interrupted = load(&bed, "interrupted").await;
-            bed.until_sleeping(5).await;
-            bed.interrupt("interrupted").await;
-            bed.gone().await;
-            let _stopped = load(&bed, "stopped").await;
-            bed.until_sleeping(5).await;
-            bed.stop().await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn an_expired_session_leaves_nothing() {
-    for version in VERSIONS {
-        for mode in MODES {
-            let settings = [("POOL__IDLE_THRESHOLD", "2s"), ("POOL__CLEANUP_INTERVAL", "200ms")];
-            let bed = Bed::real(mode, version, &settings).await;
-            let turn = bed.run(with_bash("a", &strays(&bed.unique))).await;
-            assert!(!turn.result().is_error, "{:?}", turn.result());
-            bed.until_sleeping(4).await;
-            bed.until_gone().await;
-            bed.stop().await;
-        }
     }
 }

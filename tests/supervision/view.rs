@@ -50,8 +50,16 @@ async fn a_session_sees_its_own_processes_and_folders_only() {
         let count = bash(&bed, "a", "ls -d /proc/[0-9]* | wc -l | tr -d ' '").await;
         assert!((1..30).any(|n| count.contains(&format!("{n}\\nended with 0"))), "{count}");
 
-        // Files: neither theirs nor the service's.
+        // Files: neither theirs nor another tenant's nor the service's, by a link neither.
+        let tenant = bed.daemon.state.path().join("tenants/else/claude");
+        fs::create_dir_all(&tenant).expect("made");
+        fs::write(tenant.join("secret"), "another tenant's").expect("written");
+        let link = format!("{state}/tenants/default/claude/link");
+        bash(&bed, "a", &format!("ln -s {} {link}", tenant.display())).await;
+        assert!(PathBuf::from(&link).is_symlink(), "it can write in its own");
         for hidden in [
+            tenant.join("secret").display().to_string(),
+            format!("{link}/secret"),
             theirs.join("mine").display().to_string(),
             "/tmp/planted".to_owned(),
             format!("{state}/lock"),
@@ -68,13 +76,23 @@ async fn a_session_sees_its_own_processes_and_folders_only() {
             assert!(tried.contains("Read-only file system"), "{closed}: {tried}");
             assert!(!PathBuf::from(closed).exists());
         }
-        bash(
-            &bed,
-            "a",
-            &format!("mkdir -p {state}/tenants/else && echo x >{state}/tenants/else/x"),
-        )
-        .await;
-        assert!(!bed.daemon.state.path().join("tenants/else").exists());
+        bash(&bed, "a", &format!("mkdir -p {state}/tenants/new && echo x >{state}/tenants/new/x"))
+            .await;
+        assert!(!bed.daemon.state.path().join("tenants/new").exists());
+
+        // What is open: no folder of the machine, from which a way would lead up.
+        let open = bash(&bed, "a", "ls -l /proc/[0-9]*/fd").await;
+        assert!(open.contains("/dev/null"), "{open}");
+        for folder in ["work/s-a", "claude", "home"] {
+            let path = format!("-> {state}/tenants/default/{folder}\\n");
+            assert!(!open.contains(&path), "{path}: {open}");
+        }
+
+        // The environment: nothing of the service's own but what is on its list.
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "the service has it");
+        let environment = bash(&bed, "a", "env | cut -d = -f 1").await;
+        assert!(environment.contains("CLAUDE_CONFIG_DIR"), "{environment}");
+        assert!(!environment.contains("CARGO"), "{environment}");
 
         // Signals: there is nobody to be hit.
         let tried = bash(&bed, "a", &format!("kill -0 {}", bed.daemon.id())).await;

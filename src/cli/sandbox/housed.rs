@@ -99,7 +99,11 @@ impl Housed {
     /// Kills all of it. Only while the outer process has not been waited for.
     pub fn kill(&self) {
         match &self.kind {
-            Kind::Kept { .. } => drop(kill_process(self.outer, keeper::END_NOW)),
+            Kind::Kept { .. } => {
+                kill_process(self.outer, keeper::END_NOW).ok();
+                // One that its session has stopped hears it only when it goes on.
+                kill_process(self.outer, Signal::CONT).ok();
+            }
             Kind::Namespace { handle, .. } => {
                 pidfd_send_signal(handle.get_ref(), Signal::KILL).ok();
                 kill_process(self.outer, Signal::KILL).ok();
