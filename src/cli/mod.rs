@@ -40,6 +40,7 @@ pub mod options;
 pub mod process;
 pub mod request;
 pub mod sandbox;
+mod snapshots;
 mod spawner;
 pub mod sweep;
 pub mod transcript;

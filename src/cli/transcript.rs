@@ -5,11 +5,6 @@
 //! the working folder with every UTF-16 unit outside `[A-Za-z0-9]` replaced by `-`;
 //! past 200 characters a hash follows, which this module does not compute.
 //!
-//! One kind of entry matters here: 2.1.330 keeps a `prompt_snapshot`, and a process
-//! that takes up the conversation then has the snapshot's system prompt and tools,
-//! whatever its own options say. The options are the callers' to set, so the
-//! snapshots go before a conversation is taken up.
-//!
 //! Agents write to the same folders, by their shells: all that is done there is
 //! [`confined`](crate::confined) to them.
 
@@ -20,9 +15,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use memchr::memmem;
 use serde::Deserialize;
 
+use super::snapshots::without_snapshots;
 use crate::{confined::Folder, ids::CliSessionId};
 
 /// The longest folder name that the CLI does not shorten.
@@ -130,8 +125,8 @@ pub fn provide(config: &Path, work: &Path, id: CliSessionId, search: Search) -> 
         config.remove_file(&wanted)?;
         return Ok(false);
     }
-    if memmem::find(&entries, SNAPSHOT.as_bytes()).is_some() {
-        config.replace(&wanted, &without_snapshots(&entries))?;
+    if let Some(entries) = without_snapshots(&entries) {
+        config.replace(&wanted, &entries)?;
     }
     Ok(true)
 }
@@ -167,31 +162,14 @@ fn bring(
     Ok(Some(entries))
 }
 
-fn without_snapshots(entries: &[u8]) -> Vec<u8> {
-    let is_snapshot = |line: &&[u8]| {
-        memmem::find(line, SNAPSHOT.as_bytes()).is_some()
-            && Said::read(line).is_some_and(|entry| entry.is_snapshot())
-    };
-    lines(entries).filter(|line| !is_snapshot(line)).collect::<Vec<_>>().concat()
-}
-
-fn lines(entries: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// With their ends.
+pub(super) fn lines(entries: &[u8]) -> impl Iterator<Item = &[u8]> {
     entries.split_inclusive(|byte| *byte == b'\n')
 }
-
-const SNAPSHOT: &str = "prompt_snapshot";
 
 /// What matters here of a line of a transcript.
 #[derive(Deserialize)]
 struct Said<'a> {
-    #[serde(rename = "type", borrow, default)]
-    kind: Cow<'a, str>,
-    #[serde(borrow)]
-    attachment: Option<Attachment<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Attachment<'a> {
     #[serde(rename = "type", borrow, default)]
     kind: Cow<'a, str>,
 }
@@ -203,10 +181,6 @@ impl<'a> Said<'a> {
 
     fn is_message(&self) -> bool {
         matches!(&*self.kind, "user" | "assistant")
-    }
-
-    fn is_snapshot(&self) -> bool {
-        self.attachment.as_ref().is_some_and(|attachment| attachment.kind == SNAPSHOT)
     }
 }
 
@@ -292,21 +266,5 @@ mod tests {
         let own: Vec<Entry> = entries(config.path(), work, id).expect("read");
         assert_eq!(own, [all[0].clone(), all[3].clone()]);
         assert!(provide(config.path(), work, id, Search::OwnFolder).expect("there"));
-    }
-
-    #[test]
-    fn a_snapshot_of_the_prompt_is_not_taken_up() {
-        let config = tempfile::tempdir().expect("a folder");
-        let (work, id) = (Path::new("/w"), CliSessionId::fresh());
-        let file = config.path().join(path(work, id));
-        fs::create_dir_all(file.parent().expect("a parent")).expect("made");
-        let said = r#"{"type":"user","message":{"content":"a prompt_snapshot"}}"#;
-        let snapshot = r#"{"type":"attachment","attachment":{"type":"prompt_snapshot"}}"#;
-        let other = r#"{"type":"attachment","attachment":{"type":"date"}}"#;
-        let cut = r#"{"type":"attachment","attachment":{"type":"prompt_sn"#;
-        fs::write(&file, [said, snapshot, other, snapshot, cut].join("\n")).expect("written");
-        assert!(provide(config.path(), work, id, Search::OwnFolder).expect("there"));
-        let kept = fs::read_to_string(&file).expect("read");
-        assert_eq!(kept, [said, other, cut].join("\n"));
     }
 }

@@ -17,6 +17,7 @@ use crate::{
 
 both_versions!(
     a_cleared_conversation_stays_cleared,
+    a_compacted_conversation_stays_compacted,
     a_copy_is_kept_as_itself,
     a_conversation_from_elsewhere_is_kept,
     a_subagents_transcript_is_kept,
@@ -75,6 +76,29 @@ async fn a_cleared_conversation_stays_cleared(version: Version) {
     assert_eq!(third.result().result, answer("three", &["two".to_owned()]));
     assert_eq!(third.result().cli_session_id, second.result().cli_session_id);
     assert_ne!(third.result().cli_session_id, first.result().cli_session_id);
+    bed.stop().await;
+}
+
+async fn a_compacted_conversation_stays_compacted(version: Version) {
+    let bed = Bed::start(version).await;
+    for session in ["kept", "lost"] {
+        bed.query(session, "one").await;
+        bed.query(session, "two").await;
+        bed.query(session, "/compact").await;
+    }
+    let before = bed.query("lost", "three").await;
+    let same = bed.query("kept", "three").await;
+    assert_eq!(before.result().result, same.result().result);
+    lose(&bed, &before).await;
+    let after = bed.query("lost", "four").await;
+    assert_eq!(origin(&after), TurnOrigin::Resumed);
+    let same = bed.query("kept", "four").await;
+    assert_eq!(after.result().result, same.result().result);
+    for turn in [&after, &same] {
+        let shown = shown(&bed, turn);
+        assert_eq!(shown.matches("This session is being continued").count(), 1, "{shown}");
+        assert!(shown.contains("\"three\""), "{shown}");
+    }
     bed.stop().await;
 }
 
