@@ -102,6 +102,8 @@ pub struct Command {
     pub folders: Folders,
     /// The mark that it and all its children carry.
     pub mark: ClientId,
+    /// Values of its environment that are the operator's or the caller's own.
+    pub secrets: Vec<String>,
 }
 
 impl std::fmt::Debug for Command {
@@ -143,11 +145,21 @@ impl LaunchSettings {
         Command {
             program: self.program.clone(),
             args,
-            env: self.environment(options, folders, mark, inherited),
+            env: self.environment(options, folders, mark, &inherited),
             cwd: folders.work.clone(),
             folders: folders.clone(),
             mark,
+            secrets: self.secrets(options, &inherited),
         }
+    }
+
+    fn secrets(
+        &self,
+        options: &Options,
+        inherited: impl Fn(&str) -> Option<String>,
+    ) -> Vec<String> {
+        let passed_on = self.env_passthrough.iter().filter_map(|name| inherited(name));
+        passed_on.chain(self.env.values().chain(options.env.0.values()).cloned()).collect()
     }
 
     fn environment(
@@ -291,6 +303,7 @@ mod tests {
             ]
         );
         assert!(!format!("{command:?}").contains("http://proxy"));
+        assert_eq!(command.secrets, ["http://proxy", "http://127.0.0.1:1"]);
     }
 
     #[test]

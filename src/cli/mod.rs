@@ -42,5 +42,6 @@ pub mod request;
 pub mod sandbox;
 mod snapshots;
 mod spawner;
+mod stderr;
 pub mod sweep;
 pub mod transcript;

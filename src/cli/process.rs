@@ -2,23 +2,17 @@
 //! used for.
 
 use std::{
-    collections::VecDeque,
     fmt,
     future::{Future, pending},
     io,
     os::unix::process::ExitStatusExt as _,
     pin::Pin,
     process::ExitStatus,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _},
-    process::Child as TokioChild,
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{io::AsyncReadExt as _, process::Child as TokioChild, time::timeout};
 
 use super::{
     connection::Connection,
@@ -27,12 +21,10 @@ use super::{
     memory::{MemoryWatch, Overrun, Tree},
     sandbox::{Housed, Sandbox},
     spawner::{self, Spawned},
+    stderr::StderrTail,
     sweep,
 };
-use crate::{ids::ClientId, tasks::spawn_owned};
-
-/// How much of stderr is kept, in bytes.
-const STDERR_TAIL: usize = 4096;
+use crate::ids::ClientId;
 
 /// How long it may take until the CLI has been started. It needs milliseconds; what
 /// takes longer is a machine that does not work.
@@ -197,8 +189,7 @@ pub struct Process {
     memory: Option<Arc<Tree>>,
     mark: ClientId,
     exit: Option<Exit>,
-    stderr: Arc<Mutex<VecDeque<u8>>>,
-    stderr_reader: JoinHandle<()>,
+    stderr: StderrTail,
 }
 
 impl Process {
@@ -208,7 +199,7 @@ impl Process {
         sandbox: &Sandbox,
         max_frame: usize,
     ) -> io::Result<(Self, Connection)> {
-        let mark = command.mark;
+        let (mark, secrets) = (command.mark, command.secrets.clone());
         let mut spawned = spawner::spawn(command, sandbox.clone()).await?;
         let housed = match announced(&mut spawned, sandbox).await {
             Ok(housed) => housed,
@@ -225,9 +216,8 @@ impl Process {
             child.stdout.take().ok_or_else(lost)?,
             child.stderr.take().ok_or_else(lost)?,
         );
-        let stderr = Arc::new(Mutex::new(VecDeque::new()));
-        let stderr_reader = spawn_owned(keep_tail(stderr_pipe, Arc::clone(&stderr)));
-        let process = Self { child, housed, memory: None, mark, exit: None, stderr, stderr_reader };
+        let stderr = StderrTail::read(stderr_pipe, &secrets);
+        let process = Self { child, housed, memory: None, mark, exit: None, stderr };
         Ok((process, Connection::new(stdout, stdin, max_frame)))
     }
 
@@ -296,7 +286,7 @@ impl Child for Process {
             let exit = self.housed.exit(Exit::from(exit));
             self.exit = Some(exit);
             // What it said last is in the pipe; a child that holds it open is not waited for.
-            drop(timeout(Duration::from_millis(100), &mut self.stderr_reader).await);
+            drop(timeout(Duration::from_millis(100), &mut self.stderr.reader).await);
             exit
         })
     }
@@ -330,9 +320,7 @@ impl Child for Process {
     }
 
     fn stderr_tail(&self) -> String {
-        let tail = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
-        let (a, b) = tail.as_slices();
-        String::from_utf8_lossy(&[a, b].concat()).trim().to_owned()
+        self.stderr.text()
     }
 
     fn overrun(&self) -> Option<Overrun> {
@@ -344,16 +332,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         // `stop` is the way to end a process; this is the net below it.
         self.kill();
-        self.stderr_reader.abort();
-    }
-}
-
-async fn keep_tail(mut stderr: impl AsyncRead + Unpin, tail: Arc<Mutex<VecDeque<u8>>>) {
-    let mut buffer = [0; 1024];
-    while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
-        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.extend(&buffer[..count]);
-        let excess = tail.len().saturating_sub(STDERR_TAIL);
-        tail.drain(..excess);
+        self.stderr.reader.abort();
     }
 }

@@ -1,10 +1,12 @@
 //! Tenants and rpcs, each with each: nobody finds, sees, joins, answers, changes, stops or
 //! ends what is not theirs.
 
+use std::time::Duration;
+
 use session_pool::proto::{
     AttachRequest, CloseSessionRequest, GetSessionRequest, GetStatsRequest, InterruptAllRequest,
     InterruptOutcome, InterruptRequest, ListSessionsRequest, PromptAllow, QueryRequest,
-    RespondRequest, SessionOptions, UpdateSessionRequest, respond_request::Decision,
+    RespondRequest, SessionOptions, SessionStatus, UpdateSessionRequest, respond_request::Decision,
     turn_event::Kind,
 };
 use tonic::{Code, Status};
@@ -12,7 +14,7 @@ use tonic::{Code, Status};
 use crate::{
     bed::{Bed, Client, token},
     support::{
-        failure,
+        eventually, failure,
         service::{query, query_with, script},
         turn::Turn,
     },
@@ -113,6 +115,40 @@ async fn nobody_reaches_what_is_not_theirs() {
     assert_eq!(turn.result().result, "done");
     let listed = a.clone().list_sessions(ListSessionsRequest::default()).await.expect("answered");
     assert_eq!(listed.into_inner().sessions.len(), 1);
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_reaches_or_wakes_what_is_not_theirs_and_hibernates() {
+    let (a, b) = (token("a", false, None), token("b", false, None));
+    let bed = Bed::with(&[&a, &b], |config| {
+        config.pool.hibernate_after = Duration::from_millis(50);
+    })
+    .await;
+    let (a, b) = (bed.client(&a), bed.client(&b));
+    let turn = run(&a, query("s", "remember me")).await;
+    let get = || GetSessionRequest { session_id: "s".into() };
+    eventually("hibernation", async || {
+        let session = a.clone().get_session(get()).await.ok()?.into_inner().session?;
+        (session.status() == SessionStatus::Hibernated).then_some(())
+    })
+    .await;
+    for answer in try_everything(&b, "s", &turn.started().turn_id, "p").await {
+        failure(&answer.expect_err("not theirs"), Code::NotFound, "SESSION_NOT_FOUND");
+    }
+    let resume = Some(turn.started().cli_session_id.clone());
+    for fork in [false, true] {
+        let options = SessionOptions {
+            resume: resume.clone(),
+            fork_session: Some(fork),
+            ..SessionOptions::default()
+        };
+        let taken = run(&b, query_with("s", "and now?", options)).await;
+        failure(taken.error(), Code::InvalidArgument, "INVALID_ARGUMENT");
+    }
+    let session = a.clone().get_session(get()).await.expect("it is there").into_inner();
+    assert_eq!(session.session.expect("a session").status(), SessionStatus::Hibernated);
+    assert_eq!(run(&a, query("s", &script(&["recite"]))).await.text(), "remember me");
     bed.service.stop().await;
 }
 

@@ -219,3 +219,42 @@ async fn a_value_with_characters_that_end_a_line_or_a_text_is_refused() {
     }
     service.stop().await;
 }
+
+/// The other options, which have values of a certain form, of a policy or in JSON.
+#[tokio::test]
+async fn no_other_option_takes_a_flag_a_path_or_a_line_for_a_value() {
+    let service = open().await;
+    for value in ["--dangerously-skip-permissions", "-x", "a\0b", "a\nb", "../..", "/etc"] {
+        type Change = fn(&mut SessionOptions, String);
+        let all: [(&str, Change); 10] = [
+            ("options.permission_mode", |o, v| o.permission_mode = Some(v)),
+            ("options.effort", |o, v| o.effort = Some(v)),
+            ("options.setting_sources[0]", |o, v| o.setting_sources = vec![v]),
+            ("options.agents", |o, v| o.agents = Some(v)),
+            ("options.json_schema", |o, v| o.json_schema = Some(v)),
+            ("options.mcp_servers", |o, v| o.mcp_servers = Some(v)),
+            ("options.settings", |o, v| o.settings = Some(v)),
+            ("options.resume", |o, v| o.resume = Some(v)),
+            ("options.cwd", |o, v| o.cwd = Some(v)),
+            ("options.add_dirs[0]", |o, v| o.add_dirs = vec![v]),
+        ];
+        for (field, change) in all {
+            let options = options(|o| change(o, value.to_owned()));
+            let refused = service.open(query_with("a", "hello", options)).await;
+            let refused = refused.expect_err(&format!("{field} {value:?}"));
+            let fields = crate::support::fields(&refused);
+            assert!(fields.iter().any(|named| named == field), "{field} {value:?}: {fields:?}");
+        }
+    }
+    let names = ["A=B", "-x", "", "a\0b", "A\nB", "PATH", "LD_PRELOAD", "HOME"];
+    for name in names {
+        let options = options(|o| o.env = [(name.to_owned(), "x".to_owned())].into());
+        let refused = service.open(query_with("a", "hello", options)).await.expect_err(name);
+        assert!(
+            format!("{:?}", crate::support::fields(&refused)).contains("options.env"),
+            "{name}"
+        );
+    }
+    assert_eq!(service.processes(), [0; 0], "nothing was started");
+    service.stop().await;
+}

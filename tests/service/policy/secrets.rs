@@ -10,7 +10,7 @@ use session_pool::{
 use super::options;
 use crate::support::{
     log,
-    service::{Service, fake_cli, query_with},
+    service::{Service, fake_cli, query_with, script},
 };
 
 /// Texts that occur nowhere else.
@@ -76,6 +76,11 @@ async fn planted_secrets_are_found_nowhere() {
     let failing = SessionOptions { model: Some("fake:exit-at-start:3".into()), ..secrets() };
     let failed = service.run(query_with("b", PLANTED[4], failing)).await;
     errors.extend(failed.end.and_then(Result::err));
+    // A CLI that complains about its credentials.
+    let prompt = script(&[&format!("stderr {} and {}", PLANTED[0], PLANTED[1]), "exit 3"]);
+    let ended = service.run(query_with("d", &prompt, secrets())).await;
+    assert!(format!("{:?}", ended.error()).contains("<hidden> and <hidden>"), "{ended:?}");
+    errors.extend(ended.end.and_then(Result::err));
     let mut denied = secrets();
     denied.env.insert("OTHER".into(), PLANTED[1].into());
     errors.push(service.open(query_with("c", PLANTED[4], denied)).await.expect_err("denied"));
