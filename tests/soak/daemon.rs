@@ -21,6 +21,14 @@ use crate::support::{eventually, processes};
 const SERVICE: &str = env!("CARGO_BIN_EXE_session-pool");
 const FAKE: &str = env!("CARGO_BIN_EXE_fake-claude");
 
+/// Processes that are kept ready. They are there at rest, too.
+const SPARES: u32 = 2;
+
+/// What the CLIs are enclosed in.
+fn sandbox() -> String {
+    std::env::var("SESSION_POOL_SOAK_SANDBOX").unwrap_or_else(|_| "process-tree".into())
+}
+
 /// A running service.
 #[derive(Debug)]
 pub struct Daemon {
@@ -97,8 +105,10 @@ impl Daemon {
         // of such a turn ends, or is removed by the cleanup, a moment later.
         eventually("the end of every session and CLI", async || {
             let stats = self.stats().await;
-            let none = (stats.total_sessions, stats.processes) == (0, 0);
-            (none && processes::of_state(self.state()).is_empty()).then_some(())
+            let spares = stats.spares;
+            let none = stats.total_sessions == 0 && spares == SPARES && stats.processes == spares;
+            let left = processes::of_state(self.state()).len();
+            (none && left == spares as usize).then_some(())
         })
         .await;
         // The connections of the callers close, and logs of ended turns are let go.
@@ -116,6 +126,18 @@ impl Daemon {
         .await
     }
 
+    /// The process of the service itself, which has a keeper in one of the sandboxes.
+    fn service(&self) -> u32 {
+        let started = self.process.id().expect("it lives");
+        if sandbox() == "bubblewrap" {
+            return started;
+        }
+        let children = Look::take().expect("/proc").children(started);
+        // It has waited for all that fell to it.
+        let [pid] = children[..] else { panic!("the keeper has {children:?}") };
+        pid
+    }
+
     async fn stats(&self) -> GetStatsResponse {
         let request = GetStatsRequest { all_tenants: true };
         self.control.clone().get_stats(request).await.expect("answered").into_inner()
@@ -123,10 +145,7 @@ impl Daemon {
 
     async fn vitals(&self) -> Vitals {
         let stats = self.stats().await;
-        let keeper = self.process.id().expect("it lives");
-        let children = Look::take().expect("/proc").children(keeper);
-        // It has waited for all that fell to it.
-        let [pid] = children[..] else { panic!("the keeper has {children:?}") };
+        let pid = self.service();
         let count = |name: &str| {
             std::fs::read_dir(format!("/proc/{pid}/{name}")).expect("readable").count()
         };
@@ -161,7 +180,8 @@ fn settings(state: &Path) -> Vec<(&'static str, String)> {
         ("SESSION_POOL__STATE_DIR", state.display().to_string()),
         ("SESSION_POOL__SERVER__LISTEN", text("127.0.0.1:0")),
         ("SESSION_POOL__CLI__PATH", text(FAKE)),
-        ("SESSION_POOL__CLI__SANDBOX", text("process-tree")),
+        ("SESSION_POOL__CLI__SANDBOX", sandbox()),
+        ("SESSION_POOL__POOL__SPARES", SPARES.to_string()),
         ("SESSION_POOL__POOL__MAX_PROCESSES", text("8")),
         ("SESSION_POOL__POOL__MAX_SESSIONS", text("24")),
         ("SESSION_POOL__POOL__MAX_QUEUED_TURNS", text("3")),

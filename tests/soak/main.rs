@@ -4,6 +4,7 @@
 //!
 //! `SESSION_POOL_SOAK_SECONDS` says how long it lasts; `make soak` lasts ten minutes.
 //! `SESSION_POOL_SOAK_SEED` repeats the choices of an earlier run, if not its timing.
+//! `SESSION_POOL_SOAK_SANDBOX` is `process-tree` or `bubblewrap`.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -9,7 +9,7 @@ pub fn of_state(state: &Path) -> Vec<u32> {
     let mut found: Vec<u32> = fs::read_dir("/proc")
         .expect("/proc")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| has(*pid, mark.as_bytes()) && !is_keeper(*pid))
+        .filter(|pid| has(*pid, mark.as_bytes()) && !is_keeper(*pid) && !is_bubblewrap(*pid))
         .collect();
     found.sort_unstable();
     found
@@ -24,6 +24,10 @@ pub fn words(pid: u32) -> Vec<String> {
 /// Whether a process does nothing but to keep another.
 pub fn is_keeper(pid: u32) -> bool {
     words(pid).get(1).is_some_and(|word| word == "keep")
+}
+
+fn is_bubblewrap(pid: u32) -> bool {
+    words(pid).first().is_some_and(|word| word == "bwrap")
 }
 
 fn has(pid: u32, mark: &[u8]) -> bool {
