@@ -24,7 +24,8 @@
 //! - [`request`] makes the lines that go to the CLI.
 //! - [`binding`] says what makes a process started ahead that of a session.
 //! - [`connection`] joins these over a pair of pipes.
-//! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those.
+//! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those,
+//!   without [`snapshots`].
 //! - [`launch`] makes argv and environment; [`process`] spawns, watches and stops;
 //!   [`sandbox`] is what a process is enclosed in.
 
@@ -40,7 +41,7 @@ pub mod options;
 pub mod process;
 pub mod request;
 pub mod sandbox;
-mod snapshots;
+pub mod snapshots;
 mod spawner;
 mod stderr;
 pub mod sweep;

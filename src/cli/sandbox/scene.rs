@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Folders that every session has for itself, empty at its start.
-const PRIVATE: [&str; 3] = ["/tmp", "/var/tmp", "/run"];
+const PRIVATE: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/var/run"];
 
 /// Folders in which people, and services, keep what is theirs.
 const HOMES: [&str; 2] = ["/home", "/root"];

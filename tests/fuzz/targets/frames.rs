@@ -1,5 +1,5 @@
 //! The event conversion: any JSON object, taken for any kind of frame, becomes an event
-//! that says all that the frame says.
+//! that says all that the frame says. And what is kept of transcripts, whatever it is.
 #![no_main]
 
 #[path = "../../real_cli/compare.rs"]
@@ -10,7 +10,11 @@ mod rebuild;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use session_pool::{
-    cli::frame::{Frame, FrameKind},
+    cli::{
+        frame::{Frame, FrameKind},
+        mirror,
+        snapshots::without_snapshots,
+    },
     rpc::{decode::Payload, encode},
     turn::event::{Class, Event},
 };
@@ -34,8 +38,21 @@ fn class_of(kind: &FrameKind, interrupted: bool) -> Class {
     }
 }
 
+/// What is kept of a transcript, told by the CLI or found in its files.
+fn keep(line: &[u8]) {
+    if let Some(mirrored) = mirror::read(line) {
+        assert!(!mirrored.subpath.split('/').any(|part| part == ".."));
+        assert!(mirrored.entries.iter().all(|(_, entry)| !entry.contains(['\n', '\r'])));
+    }
+    if let Some(left) = without_snapshots(line) {
+        let again = without_snapshots(&left);
+        assert!(again.is_none_or(|again| again == left), "snapshots are left");
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((interrupted, line)) = data.split_first() else { return };
+    keep(line);
     let Ok(frame) = Frame::parse(Bytes::copy_from_slice(line)) else { return };
     let event = Event::Frame(class_of(&frame.kind, interrupted % 2 == 1), frame.raw.clone());
     let both = encode::event(1, &event, Payload::Both);
