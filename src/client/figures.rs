@@ -12,12 +12,14 @@ use crate::proto::{GetStatsResponse, PoolCounters};
 pub fn lines(stats: &GetStatsResponse) -> String {
     let mut text = String::new();
     let groups = [pool_lines(stats), work_lines(stats), service_lines(stats), counter_lines(stats)];
+    let names = groups.iter().flatten().map(|(name, _)| name.len());
+    let width = names.max().unwrap_or_default() + 2;
     for (index, lines) in groups.iter().enumerate() {
         if index > 0 {
             text.push('\n');
         }
         for (name, value) in lines {
-            text += &format!("{name:<24}{value}\n");
+            text += &format!("{name:<width$}{value}\n");
         }
     }
     text
@@ -166,8 +168,13 @@ mod tests {
             ..GetStatsResponse::default()
         };
         let text = lines(&figures);
-        assert!(text.contains("sessions                3 of 1000\n"), "{text}");
-        assert!(text.contains("cold_starts             7\n"), "{text}");
+        let value = |name: &str| {
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
+            lines.next().unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
+        };
+        assert_eq!(value("sessions ").trim_start(), "3 of 1000");
+        assert_eq!(value("cold_starts ").trim_start(), "7");
+        assert_eq!(value("hibernations_under_pressure "), " 0", "the longest name");
         assert_eq!(json(&figures)["counters"]["cold_starts"], 7);
         assert_eq!(json(&figures)["max_sessions"], 1000);
     }

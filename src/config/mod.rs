@@ -19,6 +19,7 @@
 
 mod apply;
 mod check;
+mod defaults;
 mod error;
 mod fields;
 mod memory;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use toml::Value;
 
 use super::secrets::HIDDEN;
+use crate::policy::SETTING_SOURCES;
 
 /// Tables at most.
 const MOST_CLASSES: usize = 32;
@@ -99,9 +100,11 @@ fn check(class: &SpareConfig) -> Result<(), String> {
             return Err(format!("{name} must not contain NUL bytes or line ends"));
         }
     }
-    let sources = ["user", "project", "local"];
-    match class.setting_sources.iter().find(|source| !sources.contains(&source.as_str())) {
-        Some(other) => Err(format!("setting_sources is of {}, not {other:?}", sources.join(", "))),
+    match class.setting_sources.iter().find(|it| !SETTING_SOURCES.contains(&it.as_str())) {
+        Some(other) => {
+            let known = SETTING_SOURCES.join(", ");
+            Err(format!("setting_sources is of {known}, not {other:?}"))
+        }
         None => Ok(()),
     }
 }

@@ -39,6 +39,9 @@ pub struct Policy {
     pub slash_commands: bool,
 }
 
+/// Kinds of settings files that the CLI can load.
+pub const SETTING_SOURCES: [&str; 3] = ["user", "project", "local"];
+
 /// Which MCP servers callers may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum McpServers {

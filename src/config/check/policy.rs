@@ -4,9 +4,7 @@
 use std::path::Path;
 
 use super::{Config, Findings};
-use crate::policy::{folders::is_plain, variables::check_pattern};
-
-const SETTING_SOURCES: [&str; 3] = ["user", "project", "local"];
+use crate::policy::{SETTING_SOURCES, folders::is_plain, variables::check_pattern};
 
 pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     let policy = &config.policy;

@@ -6,7 +6,11 @@ use super::{
     surroundings,
 };
 use crate::{
-    cli::options::Options, ids::CliSessionId, policy::listed, proto, session::command::ResumeFrom,
+    cli::options::Options,
+    ids::CliSessionId,
+    policy::{SETTING_SOURCES, listed},
+    proto,
+    session::command::ResumeFrom,
 };
 
 const MAX_RULES: usize = 256;
@@ -14,7 +18,6 @@ const MAX_RULE: usize = 1024;
 const MAX_BETAS: usize = 32;
 const MAX_BETA: usize = 128;
 const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
-const SETTING_SOURCES: [&str; 3] = ["user", "project", "local"];
 const MAX_SOURCES: usize = 8;
 
 /// Decodes options, and the conversation to start from.

@@ -60,15 +60,8 @@ pub struct MemorySupply {
 
 impl Default for MemorySupply {
     fn default() -> Self {
-        Self::with_places(usize::MAX)
-    }
-}
-
-impl MemorySupply {
-    /// At most so many CLIs.
-    pub fn with_places(count: usize) -> Self {
         Self {
-            places: Places::new(count, None),
+            places: Places::new(usize::MAX, None),
             alive: Arc::default(),
             most_alive: Arc::default(),
             start_time: Mutex::default(),
@@ -77,7 +70,9 @@ impl MemorySupply {
             killer: Arc::default(),
         }
     }
+}
 
+impl MemorySupply {
     /// Kills the newest CLI, if it lives.
     pub fn kill(&self) {
         if let Some(end) = &*self.killer.lock().expect("no panic") {

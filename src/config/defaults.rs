@@ -1,0 +1,117 @@
+//! What every key is when nobody says otherwise.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZero,
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
+
+use super::{
+    memory,
+    sections::{
+        AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, SandboxMode,
+        ServerConfig, StoreConfig, StoreKind, TlsConfig,
+    },
+};
+use crate::policy::McpServers;
+
+const MIB: usize = 1 << 20;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::defaults(|name| std::env::var(name).ok())
+    }
+}
+
+impl Config {
+    /// The defaults, in an environment given by look-up.
+    pub(super) fn defaults(variable: impl Fn(&str) -> Option<String>) -> Self {
+        Self {
+            server: ServerConfig {
+                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)),
+                drain_timeout: Duration::from_secs(30),
+                reflection: true,
+                health_listen: None,
+            },
+            pool: PoolConfig::default(),
+            spare: Vec::new(),
+            cli: CliConfig {
+                path: "claude".into(),
+                extra_args: Vec::new(),
+                env: BTreeMap::new(),
+                env_passthrough: Vec::new(),
+                max_frame_bytes: 16 * MIB,
+                sandbox: SandboxMode::Auto,
+                memory_limit: 0,
+            },
+            policy: PolicyConfig {
+                permission_modes: ["default", "plan", "acceptEdits", "dontAsk"]
+                    .map(String::from)
+                    .into(),
+                cwd_roots: Vec::new(),
+                mcp_servers: McpServers::None,
+                settings: false,
+                agents: false,
+                env: Vec::new(),
+                setting_sources: Vec::new(),
+                max_prompt_bytes: 10 * MIB,
+                slash_commands: true,
+                tenant_max_sessions: 0,
+                tenant_max_processes: 0,
+                tenant_max_queued_turns: 0,
+                tenant_max_streams: 0,
+                tenant_max_cost_usd_per_day: 0.0,
+            },
+            store: StoreConfig {
+                kind: StoreKind::Sqlite,
+                url: String::new(),
+                retention: Duration::from_secs(30 * 24 * 3600),
+            },
+            auth: AuthConfig { insecure: false, tokens_file: None },
+            tls: TlsConfig::default(),
+            log: LogConfig { format: LogFormat::Pretty, level: "info".into() },
+            state_dir: default_state_dir(variable),
+        }
+    }
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_sessions: 1000,
+            max_processes: memory::processes_that_fit(),
+            session_ttl: Duration::from_secs(3600),
+            idle_threshold: Duration::from_secs(600),
+            hibernate_after: Duration::from_secs(120),
+            cleanup_interval: Duration::from_secs(300),
+            connection_recovery: true,
+            stuck_threshold: Duration::from_secs(900),
+            stream_first_chunk_timeout: Duration::from_secs(10),
+            stream_ongoing_timeout: Duration::from_secs(60),
+            stream_stall_timeout: Duration::from_secs(600),
+            stream_interrupt_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(60),
+            max_queued_turns: 16,
+            turn_buffer_bytes: 4 * MIB,
+            turn_spill_bytes: 1 << 30,
+            turn_retention: Duration::from_secs(60),
+            spares: 0,
+            spare_max_age: Duration::from_secs(1800),
+            start_concurrency: thread::available_parallelism().map_or(1, NonZero::get).min(1024),
+        }
+    }
+}
+
+/// Empty if the environment does not say where; `check` refuses that.
+fn default_state_dir(variable: impl Fn(&str) -> Option<String>) -> PathBuf {
+    // A relative XDG_STATE_HOME is to be ignored, says its specification.
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".local/state")))
+        .map(|base| base.join("session-pool"))
+        .unwrap_or_default()
+}
