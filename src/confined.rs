@@ -18,23 +18,76 @@ use cap_std::{
 };
 use rustix::fs::OFlags;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 256 << 20;
 
-/// How long a folder is emptied: whoever fills it as fast does not keep a thread for ever.
+/// How long folders are emptied where nobody says otherwise.
 const LONGEST_REMOVAL: Duration = Duration::from_secs(60);
 
 /// A folder that is not left, by way of no link. Paths are relative to it. Every call may
 /// wait for a disk: not for a runtime's own threads.
 #[derive(Debug)]
-pub struct Folder(Dir);
+pub struct Folder {
+    dir: Dir,
+    /// Nothing is written any more once this is cancelled.
+    given_up: CancellationToken,
+    /// Until when folders are emptied.
+    patience: Instant,
+}
 
 impl Folder {
     /// Opens a folder, which itself has to be out of the reach of agents.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Dir::open_ambient_dir(path, ambient_authority()).map(Self)
+        let dir = Dir::open_ambient_dir(path, ambient_authority())?;
+        let patience = Instant::now() + LONGEST_REMOVAL;
+        Ok(Self { dir, given_up: CancellationToken::new(), patience })
+    }
+
+    /// Writes nothing any more once `given_up` is cancelled: what would come too late fails
+    /// as interrupted.
+    #[must_use]
+    pub fn until(self, given_up: CancellationToken) -> Self {
+        Self { given_up, ..self }
+    }
+
+    /// Empties folders for so long, all together: whoever fills them as fast does not keep
+    /// a thread for ever. A minute otherwise.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience: Instant::now() + patience, ..self }
+    }
+
+    fn wanted(&self) -> io::Result<()> {
+        if self.given_up.is_cancelled() {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "given up"));
+        }
+        Ok(())
+    }
+
+    /// Makes sure that nothing but folders is on the way to a file, and nothing but a
+    /// regular file at its place, if anything.
+    pub fn clear_way(&self, file: &Path) -> io::Result<()> {
+        self.wanted()?;
+        let way: Vec<&Path> =
+            file.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
+        for folder in way.into_iter().rev() {
+            match self.dir.symlink_metadata(folder) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => self.remove_file(folder)?,
+                // Nor is anything below it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(named(folder, &error)),
+            }
+        }
+        match self.dir.symlink_metadata(file) {
+            Ok(found) if found.is_file() => Ok(()),
+            Ok(_) => self.remove_tree(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(named(file, &error)),
+        }
     }
 
     /// What a file contains; `None` if there is nothing of that name. Fails for anything
@@ -48,7 +101,7 @@ impl Folder {
     }
 
     fn open_regular(&self, file: &Path) -> io::Result<File> {
-        if !self.0.symlink_metadata(file)?.is_file() {
+        if !self.dir.symlink_metadata(file)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
         }
         let mut options = OpenOptions::new();
@@ -56,7 +109,7 @@ impl Folder {
         // to is opened at once this way.
         let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY;
         options.read(true).custom_flags(flags.bits().cast_signed());
-        let opened = self.0.open_with(file, &options)?;
+        let opened = self.dir.open_with(file, &options)?;
         match opened.metadata()?.is_file() {
             true => Ok(opened),
             false => Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file")),
@@ -66,14 +119,12 @@ impl Folder {
     /// Puts a file in the place of whatever is there, and makes the folders on the way to
     /// it. A crash leaves the old or the new.
     pub fn replace(&self, file: &Path, content: &[u8]) -> io::Result<()> {
-        if let Some(folder) = file.parent() {
-            self.0.create_dir_all(folder).map_err(|error| named(folder, &error))?;
-        }
+        self.make_way(file)?;
         // Nobody can have planted something under a name that nobody knows.
         let new = file.with_file_name(format!(".{}.new", Uuid::new_v4()));
         let placed = self.write_new(&new, content).and_then(|()| self.place(&new, file));
         placed.map_err(|error| {
-            self.0.remove_file(&new).ok();
+            self.dir.remove_file(&new).ok();
             named(file, &error)
         })
     }
@@ -81,35 +132,36 @@ impl Folder {
     fn write_new(&self, file: &Path, content: &[u8]) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
-        self.0.open_with(file, &options)?.write_all(content)
+        self.dir.open_with(file, &options)?.write_all(content)
     }
 
     fn place(&self, new: &Path, file: &Path) -> io::Result<()> {
-        match self.0.rename(new, &self.0, file) {
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
-                self.remove_tree(file)?;
-                self.0.rename(new, &self.0, file)
-            }
-            renamed => renamed,
+        self.wanted()?;
+        self.dir.rename(new, &self.dir, file)
+    }
+
+    fn make_way(&self, file: &Path) -> io::Result<()> {
+        self.clear_way(file)?;
+        match file.parent() {
+            Some(folder) => self.dir.create_dir_all(folder).map_err(|error| named(folder, &error)),
+            None => Ok(()),
         }
     }
 
     /// Moves a file, and makes the folders on the way to its new place.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        if let Some(folder) = to.parent() {
-            self.0.create_dir_all(folder).map_err(|error| named(folder, &error))?;
-        }
-        self.0.rename(from, &self.0, to).map_err(|error| named(from, &error))
+        self.make_way(to)?;
+        self.dir.rename(from, &self.dir, to).map_err(|error| named(from, &error))
     }
 
     /// Removes a file, or a link, if it is there.
     pub fn remove_file(&self, file: &Path) -> io::Result<()> {
-        if_there(self.0.remove_file(file)).map_err(|error| named(file, &error))
+        if_there(self.dir.remove_file(file)).map_err(|error| named(file, &error))
     }
 
     /// The folders in a folder, by their paths; links are none. Empty if it is not there.
     pub fn folders(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        let entries = match self.0.read_dir(folder) {
+        let entries = match self.dir.read_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|error| named(folder, &error))?,
         };
@@ -126,29 +178,56 @@ impl Folder {
     /// Removes a folder with all that is in it, if it is there, whatever its permissions
     /// and however deep it is. A link goes, what it leads to stays.
     pub fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        if_there(self.empty_and_remove(path)).map_err(|error| named(path, &error))
+        match self.dir.symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(named(path, &error)),
+            Ok(found) if found.is_dir() => {
+                self.empty_and_remove(path).map_err(|error| named(path, &error))
+            }
+            Ok(_) => self.remove_file(path),
+        }
     }
 
+    /// Somebody may be writing there: what is gone or has come meanwhile is seen in the next
+    /// round.
     fn empty_and_remove(&self, path: &Path) -> io::Result<()> {
-        if !self.0.symlink_metadata(path)?.is_dir() {
-            return self.0.remove_file(path);
-        }
-        let tree = opened_up(&self.0, path)?;
-        let give_up = Instant::now() + LONGEST_REMOVAL;
-        while !flatten(&tree)? {
-            if Instant::now() > give_up {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "it is filled meanwhile"));
+        loop {
+            let emptied = opened_up(&self.dir, path).and_then(|tree| flatten(&tree, self.patience));
+            let removed = match emptied {
+                Ok(false) => continue,
+                Ok(true) => self.dir.remove_dir(path),
+                Err(error) => Err(error),
+            };
+            match removed {
+                Err(error) if is_meanwhile(&error) && Instant::now() < self.patience => {
+                    match self.dir.symlink_metadata(path) {
+                        Ok(found) if found.is_dir() => {}
+                        Ok(_) => return self.remove_file(path),
+                        Err(error) => return if_there(Err(error)),
+                    }
+                }
+                removed => return removed,
             }
         }
-        self.0.remove_dir(path)
     }
+}
+
+/// Whether an error says that something was removed, moved or made by somebody else.
+fn is_meanwhile(error: &io::Error) -> bool {
+    use io::ErrorKind::{DirectoryNotEmpty, NotADirectory, NotFound};
+    matches!(error.kind(), DirectoryNotEmpty | NotADirectory | NotFound)
 }
 
 /// Removes what is in a folder, and brings up what was two levels below it. Returns
 /// whether nothing was left to do. By steps of one level no depth needs a stack.
-fn flatten(tree: &Dir) -> io::Result<bool> {
+fn flatten(tree: &Dir, patience: Instant) -> io::Result<bool> {
+    let in_time = || match Instant::now() < patience {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::TimedOut, "it takes too long to empty")),
+    };
     let mut is_empty = true;
     for entry in tree.entries()? {
+        in_time()?;
         is_empty = false;
         let entry = entry?;
         let name = entry.file_name();
@@ -158,6 +237,7 @@ fn flatten(tree: &Dir) -> io::Result<bool> {
         }
         let folder = opened_up(tree, Path::new(&name))?;
         for entry in folder.entries()? {
+            in_time()?;
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 // A folder that moves is written to: it has a new parent.
@@ -260,8 +340,6 @@ mod tests {
             symlink(&target, place.inside.join("projects")).expect("linked");
             let secret = Path::new("projects/secret");
             assert!(place.folder.read(secret).is_err());
-            assert!(place.folder.replace(secret, b"own").is_err());
-            assert!(place.folder.replace(Path::new("projects/new/file"), b"own").is_err());
             assert!(place.folder.rename(secret, Path::new("mine")).is_err());
             assert!(place.folder.remove_file(secret).is_err());
             assert!(place.folder.remove_tree(secret).is_err());
@@ -273,6 +351,81 @@ mod tests {
         symlink(&place.outside, place.inside.join("folders/out")).expect("linked");
         let found = place.folder.folders(Path::new("folders")).expect("listed");
         assert_eq!(found, [Path::new("folders/own")]);
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_a_file_gives_way() {
+        let place = Place::new();
+        let file = Path::new("projects/work/file");
+        let plant = |name: &str, is_link: bool| {
+            place.folder.remove_tree(Path::new("projects")).expect("removed");
+            let at = place.inside.join(name);
+            fs::create_dir_all(at.parent().expect("a parent")).expect("made");
+            match is_link {
+                true => symlink(&place.outside, at).expect("linked"),
+                false => fs::write(at, "in the way").expect("written"),
+            }
+        };
+        for (name, is_link) in [
+            ("projects", true),
+            ("projects", false),
+            ("projects/work", true),
+            ("projects/work", false),
+        ] {
+            plant(name, is_link);
+            place.folder.clear_way(file).expect("cleared");
+            assert_eq!(place.folder.read(file).expect("nothing is there"), None, "{name}");
+            plant(name, is_link);
+            place.folder.replace(file, b"own").expect("written");
+            assert_eq!(fs::read(place.inside.join(file)).expect("a file"), b"own", "{name}");
+            assert!(place.is_untouched());
+        }
+        fs::remove_file(place.inside.join(file)).expect("removed");
+        fs::create_dir(place.inside.join(file)).expect("made");
+        place.folder.clear_way(file).expect("cleared");
+        assert_eq!(place.folder.read(file).expect("nothing is there"), None);
+    }
+
+    #[test]
+    fn who_has_given_up_writes_nothing_any_more() {
+        let place = Place::new();
+        let given_up = CancellationToken::new();
+        let folder = Folder::open(&place.inside).expect("opened").until(given_up.clone());
+        folder.replace(Path::new("file"), b"before").expect("written");
+        given_up.cancel();
+        let late = folder.replace(Path::new("file"), b"after").expect_err("too late");
+        assert_eq!(late.kind(), io::ErrorKind::Interrupted);
+        assert!(folder.rename(Path::new("file"), Path::new("other")).is_err());
+        assert_eq!(fs::read(place.inside.join("file")).expect("a file"), b"before");
+        assert_eq!(fs::read_dir(&place.inside).expect("there").count(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_is_filled_meanwhile_is_emptied_up_to_a_bound() {
+        let place = Place::new();
+        let folder =
+            Folder::open(&place.inside).expect("opened").within(Duration::from_millis(200));
+        let full = place.inside.join("full");
+        fs::create_dir(&full).expect("made");
+        let stop = CancellationToken::new();
+        let (filling, at) = (stop.clone(), full.clone());
+        let filler = std::thread::spawn(move || {
+            let mut number = 0_u64;
+            while !filling.is_cancelled() {
+                number += 1;
+                fs::create_dir_all(at.join(format!("{number}/below"))).ok();
+                fs::rename(at.join(number.to_string()), at.join("moved")).ok();
+            }
+        });
+        let outcome = folder.remove_tree(Path::new("full"));
+        stop.cancel();
+        filler.join().expect("no panic");
+        // It may have been gone for a moment.
+        if let Err(error) = outcome {
+            assert_ne!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        }
+        place.folder.remove_tree(Path::new("full")).expect("nobody fills it now");
+        assert!(!full.exists() && place.is_untouched());
     }
 
     #[test]

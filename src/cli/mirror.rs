@@ -5,12 +5,22 @@
 //! turn adds is told before its `result`, also after an interrupt; a fork tells its whole
 //! copy; when the input ends a few notes follow.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::ids::CliSessionId;
+
+/// Entries of one frame. The CLI tells what a turn adds piece by piece: dozens were seen.
+/// The bound is for an agent that speaks in its name.
+const MOST_ENTRIES: usize = 100_000;
+
+/// Folders and file below a conversation's folder: `subagents/agent-ID.jsonl` is two.
+const MOST_PARTS: usize = 4;
+
+/// Bytes of each.
+const LONGEST_PART: usize = 128;
 
 /// Entries added to one file.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,7 +29,7 @@ pub struct Mirrored {
     pub conversation: CliSessionId,
     /// Empty for the conversation's own file, else that of a subagent, below the folder
     /// of the conversation's name.
-    pub subpath: String,
+    pub subpath: Arc<str>,
     /// Each entry's uuid, if it has one, and its JSON.
     pub entries: Vec<(Option<String>, String)>,
 }
@@ -37,16 +47,19 @@ struct Id {
     uuid: Option<String>,
 }
 
-/// Reads a frame's line; `None` if it is not of the known form.
+/// Reads a frame's line; `None` if it is not of the known form and size.
 pub fn read(line: &[u8]) -> Option<Mirrored> {
     let wire: Wire<'_> = serde_json::from_slice(line).ok()?;
+    if wire.entries.len() > MOST_ENTRIES {
+        return None;
+    }
     let (conversation, subpath) = place(&wire.file_path)?;
     let entries = wire
         .entries
         .into_iter()
         .map(|entry| (uuid_of(entry.get()), one_line(entry.get())))
         .collect();
-    Some(Mirrored { conversation, subpath, entries })
+    Some(Mirrored { conversation, subpath: subpath.into(), entries })
 }
 
 /// The uuid of an entry, if it has one.
@@ -66,6 +79,9 @@ fn place(path: &str) -> Option<(CliSessionId, String)> {
         let name = folders.next()?;
         if let Some(id) = CliSessionId::parse(name) {
             below.reverse();
+            if below.len() > MOST_PARTS {
+                return None;
+            }
             return below.iter().all(|name| is_plain(name)).then(|| (id, below.join("/")));
         }
         below.push(name);
@@ -74,7 +90,7 @@ fn place(path: &str) -> Option<(CliSessionId, String)> {
 
 /// A name that leads nowhere else.
 fn is_plain(name: &str) -> bool {
-    !name.is_empty()
+    (1..=LONGEST_PART).contains(&name.len())
         && !name.starts_with('.')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
 }
@@ -103,13 +119,13 @@ mod tests {
             frame(&format!("/c/projects/-w/{ID}.jsonl"), r#"[{"uuid":"u","n":1.50},{"x":2}]"#)
                 .expect("known");
         assert_eq!(read.conversation.to_string(), ID);
-        assert_eq!(read.subpath, "");
+        assert_eq!(&*read.subpath, "");
         assert_eq!(
             read.entries,
             [(Some("u".into()), r#"{"uuid":"u","n":1.50}"#.into()), (None, r#"{"x":2}"#.into())]
         );
         let read = frame(&format!("/c/projects/-w/{ID}/subagents/agent-a.jsonl"), "[]");
-        assert_eq!(read.expect("known").subpath, "subagents/agent-a.jsonl");
+        assert_eq!(&*read.expect("known").subpath, "subagents/agent-a.jsonl");
     }
 
     #[test]
@@ -118,5 +134,16 @@ mod tests {
             assert_eq!(frame(path, "[]"), None, "{path}");
         }
         assert_eq!(frame(&format!("/{ID}.jsonl"), "3"), None);
+    }
+
+    #[test]
+    fn what_no_cli_tells_is_not_known() {
+        let long = "a".repeat(LONGEST_PART + 1);
+        for path in [format!("/{ID}/{long}"), format!("/{ID}/a/b/c/d/e")] {
+            assert_eq!(frame(&path, "[]"), None, "{path}");
+        }
+        assert!(frame(&format!("/{ID}/a/b/c/{}", "d".repeat(LONGEST_PART)), "[]").is_some());
+        let many = format!("[{}0]", "0,".repeat(MOST_ENTRIES));
+        assert_eq!(frame(&format!("/{ID}.jsonl"), &many), None);
     }
 }

@@ -12,11 +12,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::AsyncReadExt as _, process::Child as TokioChild, time::timeout};
+use tokio::{
+    io::AsyncReadExt as _,
+    process::Child as TokioChild,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{
     connection::Connection,
-    frame::Frame,
+    frame::{Frame, FrameKind},
     launch::{Command, MARK_VARIABLE},
     memory::{MemoryWatch, Overrun, Tree},
     sandbox::{Housed, Sandbox},
@@ -31,7 +35,11 @@ use crate::ids::ClientId;
 const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long what encloses a CLI may take to say why it has started nothing.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const EXCUSE: Duration = Duration::from_secs(1);
+
+/// Bytes of frames that are kept while a process ends: it says a few short ones. A bound
+/// for an agent that floods its CLI's output.
+const LAST_WORDS: usize = 32 << 20;
 
 /// Bytes of an announcement at most.
 const LONGEST_ANNOUNCEMENT: u64 = 4096;
@@ -153,6 +161,18 @@ pub async fn stop(
     Stopped { exit, forced, swept }
 }
 
+/// Reads once. Of what a process prints in the end, that is kept which outlives it. Returns
+/// whether there can be more.
+async fn hear_out(connection: &mut Connection, last_words: &mut Vec<Frame>) -> bool {
+    let open = connection.read(last_words).await.is_ok();
+    let mut bytes = 0;
+    last_words.retain(|frame| {
+        bytes += frame.raw.len();
+        matches!(frame.kind, FrameKind::Mirror | FrameKind::Result(_)) && bytes <= LAST_WORDS
+    });
+    open
+}
+
 /// A process that nobody reads may block on its output instead of ending.
 async fn wait_and_read(
     connection: &mut Connection,
@@ -167,13 +187,13 @@ async fn wait_and_read(
                 exit = child.wait() => {
                     // What it printed before it ended is still in the pipe.
                     if open {
-                        let rest = async { while connection.read(last_words).await.is_ok() {} };
+                        let rest = async { while hear_out(connection, last_words).await {} };
                         // A child of its own may hold the pipe open for ever.
                         drop(timeout(Duration::from_millis(100), rest).await);
                     }
                     return exit;
                 }
-                read = connection.read(last_words), if open => open = read.is_ok(),
+                heard = hear_out(connection, last_words), if open => open = heard,
             }
         }
     };
@@ -188,6 +208,8 @@ pub struct Process {
     housed: Housed,
     memory: Option<Arc<Tree>>,
     mark: ClientId,
+    /// When it was killed because it held too much memory.
+    killed_at: Option<Instant>,
     exit: Option<Exit>,
     stderr: StderrTail,
 }
@@ -217,7 +239,8 @@ impl Process {
             child.stderr.take().ok_or_else(lost)?,
         );
         let stderr = StderrTail::read(stderr_pipe, &secrets);
-        let process = Self { child, housed, memory: None, mark, exit: None, stderr };
+        let (memory, killed_at, exit) = (None, None, None);
+        let process = Self { child, housed, memory, mark, killed_at, exit, stderr };
         Ok((process, Connection::new(stdout, stdin, max_frame)))
     }
 
@@ -237,10 +260,10 @@ async fn over(memory: Option<&Tree>) {
     }
 }
 
-/// Waits for the end of what was killed, and sees to it from outside if need be: a session
-/// can stop its own keeper again and again.
-async fn killed(child: &mut TokioChild, root: u32) -> io::Result<ExitStatus> {
-    match timeout(StopGrace::FIRM.after_kill, child.wait()).await {
+/// Waits for the end of what was killed `since`, and sees to it from outside if need be: a
+/// session can stop its own keeper again and again.
+async fn killed(child: &mut TokioChild, root: u32, since: Instant) -> io::Result<ExitStatus> {
+    match timeout_at(since + StopGrace::FIRM.after_kill, child.wait()).await {
         Ok(ended) => ended,
         Err(_) => {
             drop(tokio::task::spawn_blocking(move || Housed::kill_by_descent(root)).await);
@@ -259,7 +282,7 @@ async fn announced(spawned: &mut Spawned, sandbox: &Sandbox) -> io::Result<House
         let mut said = String::new();
         if let Some(stderr) = spawned.child.stderr.as_mut() {
             let mut stderr = stderr.take(LONGEST_ANNOUNCEMENT);
-            timeout(LAST_WORDS, stderr.read_to_string(&mut said)).await.ok().transpose()?;
+            timeout(EXCUSE, stderr.read_to_string(&mut said)).await.ok().transpose()?;
         }
         return Err(io::Error::other(format!("{}: {}", sandbox.name(), said.trim())));
     }
@@ -279,8 +302,11 @@ impl Child for Process {
             let exit = tokio::select! {
                 exit = self.child.wait() => exit,
                 () = over(self.memory.as_deref()) => {
-                    self.housed.kill();
-                    killed(&mut self.child, self.housed.root()).await
+                    let since = *self.killed_at.get_or_insert_with(|| {
+                        self.housed.kill();
+                        Instant::now()
+                    });
+                    killed(&mut self.child, self.housed.root(), since).await
                 }
             };
             let exit = self.housed.exit(Exit::from(exit));

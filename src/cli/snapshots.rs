@@ -46,19 +46,14 @@ type Parents<'a> = HashMap<Cow<'a, str>, Option<Cow<'a, str>>>;
 /// The transcript without its snapshots; `None` if it has none.
 pub fn without_snapshots(entries: &[u8]) -> Option<Vec<u8>> {
     memmem::find(entries, SNAPSHOT.as_bytes())?;
-    let mut kept = Vec::new();
-    let mut removed = Parents::new();
-    for line in lines(entries) {
-        match snapshot(line) {
-            Some(Entry { uuid: Some(uuid), parent_uuid, .. }) => {
-                removed.insert(uuid, parent_uuid);
-            }
-            Some(_) => {}
-            None => kept.push(line),
-        }
+    let snapshots = lines(entries).filter_map(snapshot);
+    let removed: Parents<'_> =
+        snapshots.filter_map(|entry| Some((entry.uuid?, entry.parent_uuid))).collect();
+    let mut kept = Vec::with_capacity(entries.len());
+    for line in lines(entries).filter(|line| snapshot(line).is_none()) {
+        kept.extend_from_slice(&connected(line, &removed));
     }
-    let connected = kept.into_iter().map(|line| connected(line, &removed));
-    Some(connected.collect::<Vec<_>>().concat())
+    Some(kept)
 }
 
 fn snapshot(line: &[u8]) -> Option<Entry<'_>> {

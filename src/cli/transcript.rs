@@ -13,15 +13,20 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::Deserialize;
+use tracing::warn;
 
 use super::snapshots::without_snapshots;
 use crate::{confined::Folder, ids::CliSessionId};
 
 /// The longest folder name that the CLI does not shorten.
 const LONGEST_NAME: usize = 200;
+
+/// Entries of a transcript: an agent may have written one.
+const MOST_ENTRIES: usize = 1_000_000;
 
 /// Where to look for a transcript.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,14 +68,20 @@ fn folder_name(work: &Path) -> String {
 pub struct Entry {
     /// Empty for the conversation's own file, else that of a subagent, below the folder
     /// of the conversation's name.
-    pub subpath: String,
+    pub subpath: Arc<str>,
     /// The entry, as JSON without line ends.
     pub json: String,
 }
 
 /// Writes the files of a conversation whose process is to work in `work`, whatever is
-/// there now. No process may be writing to them.
-pub fn restore(config: &Path, work: &Path, id: CliSessionId, entries: &[Entry]) -> io::Result<()> {
+/// there now. No process may be writing to them. A subagent's file that cannot be written
+/// is left out: the conversation goes on without it.
+pub fn restore(
+    config: &Folder,
+    work: &Path,
+    id: CliSessionId,
+    entries: &[Entry],
+) -> io::Result<()> {
     let own = path(work, id);
     let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
     for Entry { subpath, json } in entries {
@@ -80,16 +91,23 @@ pub fn restore(config: &Path, work: &Path, id: CliSessionId, entries: &[Entry]) 
             text.push('\n');
         } else if let Some(metadata) = metadata_of(json) {
             // The CLI keeps it beside the subagent's transcript; the last one counts.
-            let file = own.with_extension("").join(subpath).with_extension("meta.json");
+            let file = own.with_extension("").join(&**subpath).with_extension("meta.json");
             files.insert(file, metadata);
         } else {
-            let text = files.entry(own.with_extension("").join(subpath)).or_default();
+            let text = files.entry(own.with_extension("").join(&**subpath)).or_default();
             text.push_str(json);
             text.push('\n');
         }
     }
-    let config = Folder::open(config)?;
-    files.into_iter().try_for_each(|(file, text)| config.replace(&file, text.as_bytes()))
+    for (file, text) in files {
+        match config.replace(&file, text.as_bytes()) {
+            Err(error) if file != own && error.kind() != io::ErrorKind::Interrupted => {
+                warn!(%error, "transcript_of_a_subagent_not_restored");
+            }
+            replaced => replaced?,
+        }
+    }
+    Ok(())
 }
 
 /// The metadata of a subagent, without what marks it among entries.
@@ -99,26 +117,32 @@ fn metadata_of(json: &str) -> Option<String> {
         .then(|| serde_json::Value::Object(value).to_string())
 }
 
-/// The entries of a conversation's own file.
-pub fn entries(config: &Path, work: &Path, id: CliSessionId) -> io::Result<Vec<Entry>> {
-    let text = Folder::open(config)?.read(&path(work, id))?.unwrap_or_default();
+/// The entries of a conversation's own file. Fails if there are more than a million.
+pub fn entries(config: &Folder, work: &Path, id: CliSessionId) -> io::Result<Vec<Entry>> {
+    let text = config.read(&path(work, id))?.unwrap_or_default();
+    let none: Arc<str> = Arc::default();
     let entries = lines(&text).filter_map(|line| {
+        let line = line.trim_ascii();
         // A line that a crash cut short is none.
         serde_json::from_slice::<&serde_json::value::RawValue>(line).ok()?;
-        let json = String::from_utf8(line.trim_ascii().to_vec()).ok()?;
-        Some(Entry { subpath: String::new(), json })
+        let json = String::from_utf8(line.to_vec()).ok().filter(|json| json.starts_with('{'))?;
+        Some(Entry { subpath: Arc::clone(&none), json })
     });
-    Ok(entries.collect())
+    let entries: Vec<Entry> = entries.take(MOST_ENTRIES + 1).collect();
+    if entries.len() > MOST_ENTRIES {
+        return Err(io::Error::other(format!("a transcript of more than {MOST_ENTRIES} entries")));
+    }
+    Ok(entries)
 }
 
 /// Makes sure that the file of a conversation is where a process that works in
 /// `work` looks for it (2.1.197 looks nowhere else), without snapshots. Returns
 /// whether there is one to take up. No process may be writing to that file. May read
 /// folders: not for a runtime's own threads.
-pub fn provide(config: &Path, work: &Path, id: CliSessionId, search: Search) -> io::Result<bool> {
-    let config = Folder::open(config)?;
+pub fn provide(config: &Folder, work: &Path, id: CliSessionId, search: Search) -> io::Result<bool> {
     let wanted = path(work, id);
-    let Some(entries) = bring(&config, work, &wanted, search)? else { return Ok(false) };
+    config.clear_way(&wanted)?;
+    let Some(entries) = bring(config, work, &wanted, search)? else { return Ok(false) };
     if !lines(&entries).any(|line| Said::read(line).is_some_and(|entry| entry.is_message())) {
         // A process that was killed early leaves notes only. The CLI does not take them
         // up, and begins no conversation of an id that has a file.
@@ -184,19 +208,17 @@ impl<'a> Said<'a> {
     }
 }
 
-/// Removes every file of a conversation. May read folders.
-pub fn remove(config: &Path, id: CliSessionId) -> io::Result<()> {
-    let config = match Folder::open(config) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        config => config?,
-    };
+/// Removes every file of a conversation. May read folders. What cannot be removed keeps
+/// nothing else; the last error is told.
+pub fn remove(config: &Folder, id: CliSessionId) -> io::Result<()> {
+    let mut outcome = Ok(());
     for folder in config.folders(Path::new(PROJECTS))? {
         // Subagents of the conversation have files in a folder of its name.
         for name in [file_name(id), id.to_string()] {
-            config.remove_tree(&folder.join(name))?;
+            outcome = config.remove_tree(&folder.join(name)).and(outcome);
         }
     }
-    Ok(())
+    outcome
 }
 
 #[cfg(test)]
@@ -204,6 +226,10 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    fn open(config: &tempfile::TempDir) -> Folder {
+        Folder::open(config.path()).expect("opened")
+    }
 
     #[test]
     fn each_other_character_becomes_one_dash() {
@@ -216,18 +242,18 @@ mod tests {
         let config = tempfile::tempdir().expect("a folder");
         let id = CliSessionId::fresh();
         let (old, new) = (Path::new("/old"), Path::new("/new"));
-        assert!(!provide(config.path(), new, id, Search::AllFolders).expect("no projects yet"));
+        assert!(!provide(&open(&config), new, id, Search::AllFolders).expect("no projects yet"));
         let file = config.path().join(path(old, id));
         fs::create_dir_all(file.parent().expect("a parent")).expect("made");
         fs::write(&file, "{\"type\":\"user\"}\n").expect("written");
 
-        assert!(!provide(config.path(), new, id, Search::OwnFolder).expect("not there"));
-        assert!(provide(config.path(), new, id, Search::AllFolders).expect("copied"));
+        assert!(!provide(&open(&config), new, id, Search::OwnFolder).expect("not there"));
+        assert!(provide(&open(&config), new, id, Search::AllFolders).expect("copied"));
         assert!(config.path().join(path(new, id)).is_file());
-        assert!(provide(config.path(), Path::new("/newer"), id, Search::Move).expect("moved"));
+        assert!(provide(&open(&config), Path::new("/newer"), id, Search::Move).expect("moved"));
         assert!(config.path().join(path(Path::new("/newer"), id)).is_file());
-        remove(config.path(), id).expect("removed");
-        assert!(!provide(config.path(), new, id, Search::AllFolders).expect("none"));
+        remove(&open(&config), id).expect("removed");
+        assert!(!provide(&open(&config), new, id, Search::AllFolders).expect("none"));
     }
 
     #[test]
@@ -237,7 +263,7 @@ mod tests {
         let file = config.path().join(path(work, id));
         fs::create_dir_all(file.parent().expect("a parent")).expect("made");
         fs::write(&file, "{\"type\":\"mode\"}\n{\"type\":\"us").expect("written");
-        assert!(!provide(config.path(), work, id, Search::OwnFolder).expect("read"));
+        assert!(!provide(&open(&config), work, id, Search::OwnFolder).expect("read"));
         assert!(!file.exists());
     }
 
@@ -257,14 +283,14 @@ mod tests {
             entry(agent, "{\"type\":\"assistant\"}"),
             entry("", "{\"type\":\"assistant\"}"),
         ];
-        restore(config.path(), work, id, &all).expect("written");
+        restore(&open(&config), work, id, &all).expect("written");
         let read = |file: &Path| fs::read_to_string(file).expect("there");
         assert_eq!(read(&file), "{\"type\":\"user\"}\n{\"type\":\"assistant\"}\n");
         let folder = file.with_extension("").join("subagents");
         assert_eq!(read(&folder.join("agent-a.jsonl")), "{\"type\":\"assistant\"}\n");
         assert_eq!(read(&folder.join("agent-a.meta.json")), "{\"agentType\":\"x\"}");
-        let own: Vec<Entry> = entries(config.path(), work, id).expect("read");
+        let own: Vec<Entry> = entries(&open(&config), work, id).expect("read");
         assert_eq!(own, [all[0].clone(), all[3].clone()]);
-        assert!(provide(config.path(), work, id, Search::OwnFolder).expect("there"));
+        assert!(provide(&open(&config), work, id, Search::OwnFolder).expect("there"));
     }
 }

@@ -32,9 +32,18 @@ impl SessionPool {
         }
     }
 
+    /// Forgets old conversations at the same intervals, which may take its time.
+    pub(super) async fn forget_for_ever(&self) {
+        let mut rounds = interval(self.shared().settings.cleanup_interval);
+        rounds.tick().await;
+        loop {
+            rounds.tick().await;
+            self.forget_old().await;
+        }
+    }
+
     async fn clean_up(&self) {
         self.clean_up_dormant().await;
-        self.forget_old().await;
         let mut closes = JoinSet::new();
         for (key, handle) in self.handles(&Scope::All) {
             let status = handle.status().clone();
@@ -99,7 +108,13 @@ impl SessionPool {
         for key in old {
             // One that is in the pool has its own time.
             let Some(handle) = self.rouse_absent(&key) else { continue };
-            if handle.close(CloseReason::Requested { forget: true }).await.is_ok() {
+            // It may have been used, and have left the pool, since the list was read. From
+            // here on nobody uses it without being seen.
+            let record = self.shared().parts.store.load(&key).await.ok().flatten();
+            let is_old = record.is_some_and(|record| record.last_used_time < limit);
+            let reason = if is_old { CloseReason::Unused } else { CloseReason::Idle };
+            let closed = handle.close(reason).await.is_ok_and(|report| report.closed);
+            if closed && is_old {
                 debug!(tenant = %key.tenant, session_id = %key.session, "conversation_forgotten");
             }
         }

@@ -2,6 +2,7 @@
 //! its turns end, and stops.
 
 use std::{
+    future::Future,
     sync::atomic::Ordering,
     time::{Duration, SystemTime},
 };
@@ -10,7 +11,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
 };
-use tracing::{debug, error, info_span};
+use tracing::{Span, debug, error, info_span};
 
 use super::{Scope, SessionPool, registry::Entry};
 use crate::{session::CloseReason, store::StoreError};
@@ -48,18 +49,20 @@ impl SessionPool {
             "session_pool_starting"
         );
         let pool = self.clone();
-        let stopping = self.shared().tasks.stopping().clone();
-        self.shared().tasks.spawn(info_span!("cleanup"), async move {
-            tokio::select! {
-                () = pool.clean_up_for_ever() => {}
-                () = stopping.cancelled() => {}
-            }
-        });
+        self.keep_doing(info_span!("cleanup"), async move { pool.clean_up_for_ever().await });
         let pool = self.clone();
-        let stopping = self.shared().tasks.stopping().clone();
-        self.shared().tasks.spawn(info_span!("relief"), async move {
+        self.keep_doing(info_span!("retention"), async move { pool.forget_for_ever().await });
+        let pool = self.clone();
+        self.keep_doing(info_span!("relief"), async move { pool.relieve_for_ever().await });
+    }
+
+    /// Does something until the service's tasks are to end.
+    fn keep_doing(&self, span: Span, work: impl Future<Output = ()> + Send + 'static) {
+        let tasks = &self.shared().tasks;
+        let stopping = tasks.stopping().clone();
+        tasks.spawn(span, async move {
             tokio::select! {
-                () = pool.relieve_for_ever() => {}
+                () = work => {}
                 () = stopping.cancelled() => {}
             }
         });

@@ -316,8 +316,10 @@ impl SessionPool {
             session_id = %key.session
         );
         self.0.tasks.spawn(span, async move {
+            let mut place = PlaceInPool { pool, key, generation, stays: None };
             let farewell = task.run().await;
-            pool.leave(&key, generation, farewell.stays);
+            place.stays = farewell.stays;
+            drop(place);
             farewell.send();
         });
     }
@@ -338,6 +340,21 @@ impl SessionPool {
     pub(super) fn lock(&self) -> MutexGuard<'_, Sessions> {
         // Nothing panics half-way through a change of the map.
         self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Given up when a session's task ends, however it does: a place without a task would be
+/// waited for without end.
+struct PlaceInPool {
+    pool: SessionPool,
+    key: SessionKey,
+    generation: u64,
+    stays: Option<Instant>,
+}
+
+impl Drop for PlaceInPool {
+    fn drop(&mut self) {
+        self.pool.leave(&self.key, self.generation, self.stays);
     }
 }
 

@@ -58,11 +58,17 @@ impl SessionTask {
                 reply.send(true).ok();
             }
             // The session is going, which is what they wanted.
+            // It only falls asleep: who wants it gone has to ask again.
+            Command::Interrupt { keep_session: false, reply } if ending == CloseReason::Dozing => {
+                drop(reply);
+            }
             Command::Interrupt { reply, .. } => {
                 self.farewell.interrupts.push((reply, no_active_turn()));
             }
-            // It goes without forgetting: who wants that has to ask again.
-            Command::Close { reason, reply } if reason.forgets() && !ending.forgets() => {
+            // Likewise, and where it goes without forgetting.
+            Command::Close { reason, reply }
+                if ending == CloseReason::Dozing || (reason.forgets() && !ending.forgets()) =>
+            {
                 drop(reply);
             }
             Command::Close { reply, .. } => {

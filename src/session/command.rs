@@ -136,6 +136,8 @@ pub enum CloseReason {
     Idle,
     /// Without a process or in error, found by the cleanup. Spares a busy session.
     Broken,
+    /// Its conversation was not used for so long that it is forgotten. Spares a busy session.
+    Unused,
     /// Its turn went on for too long and could not be stopped.
     Stuck,
     /// The service stops.
@@ -147,7 +149,7 @@ pub enum CloseReason {
 impl CloseReason {
     /// Whether a session with a turn or a waiting turn goes on.
     pub fn spares_busy(&self) -> bool {
-        matches!(self, Self::Expired | Self::Idle | Self::Broken)
+        matches!(self, Self::Expired | Self::Idle | Self::Broken | Self::Unused)
     }
 
     /// Whether the session stays in the pool, or is there again when the service starts
@@ -158,7 +160,7 @@ impl CloseReason {
 
     /// Whether the conversation goes too.
     pub fn forgets(&self) -> bool {
-        matches!(self, Self::Requested { forget: true } | Self::Ephemeral)
+        matches!(self, Self::Requested { forget: true } | Self::Ephemeral | Self::Unused)
     }
 }
 

@@ -153,11 +153,6 @@ impl SessionTask {
         Ok((false, self.transcript(source).await?))
     }
 
-    fn converse(&mut self, conversation: Conversation) {
-        self.conversation = conversation;
-        self.status.cli_session_id = conversation.id();
-    }
-
     fn connected(&mut self, mut lease: Lease, turn: Waiting, came: Instant) -> Phase {
         self.adopt(&mut lease);
         lease.connect_time = came.elapsed();
@@ -302,6 +297,7 @@ pub fn closing_cause(reason: CloseReason) -> Cause {
         | CloseReason::ConnectFailed
         | CloseReason::Expired
         | CloseReason::Idle
+        | CloseReason::Unused
         | CloseReason::Broken
         | CloseReason::Stuck => Cause::TurnInterrupted,
     }

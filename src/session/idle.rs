@@ -54,6 +54,9 @@ impl SessionTask {
             if self.between_turns(&mut frames) && settle_until.is_some() {
                 return Phase::Idle(lease);
             }
+            if self.holds_much() {
+                self.keep_or_warn().await;
+            }
             if settle_until.is_none() {
                 self.update_idle(&mut lease).await;
                 if !self.leftover.is_empty() {

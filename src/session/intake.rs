@@ -125,6 +125,7 @@ impl SessionTask {
             let Err(cause) = self.around.tenant.admit_cost() else { return Some(turn) };
             let failure = self.failure(cause);
             self.fail(&turn.log, failure);
+            self.show();
         }
     }
 

@@ -73,8 +73,10 @@ impl Stop {
     }
 
     fn leave(&mut self, reason: CloseReason) {
-        if !matches!(self.then, Then::Leave(_)) {
-            self.then = Then::Leave(reason);
+        match self.then {
+            // Who wants it forgotten wants more than it to end.
+            Then::Leave(before) if before.forgets() || !reason.forgets() => {}
+            _ => self.then = Then::Leave(reason),
         }
     }
 }
@@ -109,6 +111,9 @@ impl SessionTask {
                     }
                     if read.is_err() {
                         return self.kill_turn(active, stop).await;
+                    }
+                    if self.holds_much() {
+                        self.keep_or_warn().await;
                     }
                 }
                 _ = active.lease.child.wait() => return self.kill_turn(active, stop).await,

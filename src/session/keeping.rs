@@ -2,7 +2,7 @@
 //! it adds to its transcript; a turn's share is kept before its result is told, so that
 //! what a caller was told is never lost.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use tracing::{debug, warn};
 
@@ -24,6 +24,9 @@ use crate::{
 /// piece by piece.
 const HELD_BYTES: usize = 1 << 20;
 
+/// What a line takes beside its text.
+const LINE_BYTES: usize = 128;
+
 /// What is to be kept, and what is known to be.
 #[derive(Debug, Default)]
 pub struct Keeping {
@@ -36,6 +39,10 @@ pub struct Keeping {
     recalled: bool,
     /// Whether it knew the session, or does by now.
     known: bool,
+    /// Whether the conversation's id is what the CLI said, and not yet the store's.
+    claimed: bool,
+    /// Whether the conversation was there before the session, which does not own it then.
+    taken_up: bool,
 }
 
 impl SessionTask {
@@ -74,6 +81,24 @@ impl SessionTask {
         self.keeping.changed = true;
     }
 
+    /// The CLI says that its conversation has another id.
+    pub(super) fn claim(&mut self) {
+        self.keeping.claimed = true;
+        self.remember();
+    }
+
+    /// The conversation from here on, which the service itself has chosen.
+    pub(super) fn converse(&mut self, conversation: Conversation) {
+        self.keeping.claimed = false;
+        match conversation {
+            Conversation::Existing(_) => self.keeping.taken_up = true,
+            Conversation::Own(id) if id == self.status.cli_session_id => {}
+            Conversation::Own(_) | Conversation::CopyOf { .. } => self.keeping.taken_up = false,
+        }
+        self.conversation = conversation;
+        self.status.cli_session_id = conversation.id();
+    }
+
     /// Takes note of what the CLI added to its transcript.
     pub(super) fn hear(&mut self, frame: &Frame) {
         if self.ephemeral || frame.kind != FrameKind::Mirror {
@@ -84,7 +109,7 @@ impl SessionTask {
             return;
         };
         for (uuid, json) in mirrored.entries {
-            self.hold(mirrored.conversation, mirrored.subpath.clone(), uuid, json);
+            self.hold(mirrored.conversation, Arc::clone(&mirrored.subpath), uuid, json);
         }
     }
 
@@ -99,12 +124,12 @@ impl SessionTask {
     fn hold(
         &mut self,
         conversation: CliSessionId,
-        subpath: String,
+        subpath: Arc<str>,
         uuid: Option<String>,
         json: String,
     ) {
         if !self.ephemeral {
-            self.keeping.bytes += json.len();
+            self.keeping.bytes += json.len() + LINE_BYTES;
             self.keeping.lines.push(Line { conversation, subpath, uuid, json });
         }
     }
@@ -122,6 +147,7 @@ impl SessionTask {
         let commit = Commit {
             key: self.key.clone(),
             record: self.record(),
+            claimed: self.keeping.claimed,
             lines: self.keeping.lines.clone(),
             totals: self.around.tenant.totals(),
         };
@@ -190,18 +216,22 @@ impl SessionTask {
 
     /// Forgets the session's conversations for good.
     pub(super) async fn forget(&mut self) {
-        self.keeping = Keeping { recalled: true, ..Keeping::default() };
-        let forgotten = self.around.store.forget(&self.key).await;
-        let mut conversations = forgotten.unwrap_or_else(|error| {
-            warn!(session_id = %self.status.session_id, %error, "session_not_forgotten");
-            None
-        });
-        let own = self.status.cli_session_id;
-        let conversations = conversations.get_or_insert_default();
-        if !conversations.contains(&own) {
-            conversations.push(own);
+        let before = std::mem::take(&mut self.keeping);
+        self.keeping.recalled = true;
+        let mut conversations = None;
+        // Of a session without a name nothing is kept.
+        if !self.ephemeral {
+            let forgotten = self.around.store.forget(&self.key).await;
+            conversations = forgotten.unwrap_or_else(|error| {
+                warn!(session_id = %self.status.session_id, %error, "session_not_forgotten");
+                None
+            });
         }
-        self.around.supply.forget(&self.key, conversations).await;
+        // One that was never kept goes if it began here, and not only by its CLI's word.
+        let began = !before.taken_up && !before.claimed;
+        let never_kept = || began.then_some(self.status.cli_session_id).into_iter().collect();
+        let conversations: Vec<CliSessionId> = conversations.unwrap_or_else(never_kept);
+        self.around.supply.forget(&self.key, &conversations).await;
     }
 }
 

@@ -25,6 +25,13 @@ const IDLE_GRACE: u32 = 2;
 /// the CLI says that a task has ended some milliseconds before.
 const TASK_ECHO: Duration = Duration::from_secs(1);
 
+/// Bytes of events that are held back: more than the end of a turn that the CLI began by
+/// itself has. A bound for an agent that speaks in the CLI's name.
+const MOST_HELD: usize = 4 << 20;
+
+/// Tasks, tools or prompts at the same time, likewise.
+const MOST_AT_ONCE: usize = 10_000;
+
 /// What a process has shown of itself in earlier turns.
 #[derive(Debug, Default)]
 pub struct Habits {
@@ -41,7 +48,7 @@ impl Habits {
     pub fn note(&mut self, kind: &FrameKind) {
         match kind {
             FrameKind::PromptStarted { .. } => self.announces_prompts = true,
-            FrameKind::TaskStarted { id } => {
+            FrameKind::TaskStarted { id } if self.tasks.len() < MOST_AT_ONCE => {
                 self.tasks.insert(id.clone());
             }
             FrameKind::TaskEnded { id } => {
@@ -87,6 +94,7 @@ pub struct Running {
     tools: HashSet<String>,
     /// Events that are not known to be of this turn yet; `None` once it is known.
     held: Option<Vec<(Class, Bytes)>>,
+    held_bytes: usize,
     /// Counted by whoever waits for turns to end.
     _counted: TaskTrackerToken,
 }
@@ -136,6 +144,7 @@ impl Running {
         let held = (prompt_uuid.is_some() && habits.may_begin_turns()).then(Vec::new);
         Self {
             held,
+            held_bytes: 0,
             log,
             prompt_uuid,
             on_disconnect,
@@ -208,7 +217,9 @@ impl Running {
                 Meaning::Moved(Class::Other, cli_session_id.clone())
             }
             FrameKind::Prompt(prompt) => {
-                self.prompts.insert(prompt.id.clone(), prompt.clone());
+                if self.prompts.len() < MOST_AT_ONCE {
+                    self.prompts.insert(prompt.id.clone(), prompt.clone());
+                }
                 Meaning::Event(Class::Prompt)
             }
             FrameKind::PromptCancelled { id } => {
@@ -217,7 +228,8 @@ impl Running {
             }
             FrameKind::Assistant { tool_calls } => {
                 self.tool_use_seen |= !tool_calls.is_empty();
-                self.tools.extend(tool_calls.iter().cloned());
+                let room = MOST_AT_ONCE.saturating_sub(self.tools.len());
+                self.tools.extend(tool_calls.iter().take(room).cloned());
                 Meaning::Event(Class::Assistant)
             }
             FrameKind::User { echo_of: Some(uuid), .. } if self.is_prompt(uuid) => Meaning::Echo,
@@ -278,15 +290,20 @@ impl Running {
         class: Option<Class>,
         events: &mut Vec<(Class, Bytes)>,
     ) {
-        if self.releases(&frame.kind) {
+        if self.releases(&frame.kind) || self.held_bytes > MOST_HELD {
             events.extend(self.held.take().into_iter().flatten());
+            self.held_bytes = 0;
         }
         let Some(class) = class else { return };
+        if self.held.is_some() {
+            self.held_bytes += frame.raw.len();
+        }
         self.held.as_mut().unwrap_or(events).push((class, frame.raw.clone()));
     }
 
     /// What was held back, of a turn that turned out to be another.
     pub fn take_foreign(&mut self) -> Vec<(Class, Bytes)> {
+        self.held_bytes = 0;
         self.held.as_mut().map(std::mem::take).unwrap_or_default()
     }
 

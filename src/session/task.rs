@@ -326,7 +326,7 @@ impl SessionTask {
             debug!(cli_session_id = %id, "conversation_changed");
             self.status.cli_session_id = id;
             self.conversation = Conversation::Own(id);
-            self.remember();
+            self.claim();
             self.show();
         }
     }

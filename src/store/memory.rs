@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     future,
     ops::Bound,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
@@ -36,7 +36,7 @@ struct Kept {
 #[derive(Debug, Default)]
 struct Transcript {
     lines: Vec<Line>,
-    uuids: BTreeSet<(String, String)>,
+    uuids: BTreeSet<(Arc<str>, String)>,
 }
 
 impl MemoryStore {
@@ -64,14 +64,17 @@ impl State {
     /// Gives a conversation to a session unless only others have it. Returns whether the
     /// session has it.
     fn take(&mut self, key: &SessionKey, id: CliSessionId) -> bool {
-        let has = |kept: &Kept| kept.conversations.contains(&id);
-        if self.sessions.get(key).is_some_and(has) {
-            return true;
-        }
-        if self.sessions.iter().any(|(other, kept)| other.tenant == key.tenant && has(kept)) {
+        if self.is_others(key, id) {
             return false;
         }
-        self.sessions.get_mut(key).is_some_and(|kept| kept.conversations.insert(id))
+        self.sessions.get_mut(key).map(|kept| kept.conversations.insert(id)).is_some()
+    }
+
+    /// Whether only other sessions of the tenant have a conversation.
+    fn is_others(&self, key: &SessionKey, id: CliSessionId) -> bool {
+        let has = |kept: &Kept| kept.conversations.contains(&id);
+        !self.sessions.get(key).is_some_and(has)
+            && self.sessions.iter().any(|(other, kept)| other.tenant == key.tenant && has(kept))
     }
 }
 
@@ -85,8 +88,12 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, commit: Commit) -> Pending<'_, ()> {
-        let Commit { key, record, lines, totals } = commit;
+        let Commit { key, record, claimed, lines, totals } = commit;
         let mut state = self.lock();
+        let conversation = record.cli_session_id;
+        if claimed && state.is_others(&key, conversation) {
+            return Box::pin(future::ready(Err(super::claimed(conversation))));
+        }
         state.totals.entry(key.tenant.clone()).or_default().raise(&totals);
         state.keep(&key, record);
         for line in lines {

@@ -22,6 +22,11 @@ use crate::{
     ids::{CliSessionId, SessionId, SessionKey, TenantId},
 };
 
+/// What a session is told that claims a conversation of others.
+fn claimed(id: CliSessionId) -> StoreError {
+    StoreError(format!("conversation {id} belongs to another session"))
+}
+
 /// The store could not do what it was asked: nothing of it took effect.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the store failed: {0}")]
@@ -37,7 +42,8 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Keeps a session's record and adds lines to its transcripts. A line whose uuid is
     /// there already is left out; so is one of a conversation that other sessions have and
-    /// this one does not: an agent can speak in the name of its CLI.
+    /// this one does not: an agent can speak in the name of its CLI. Fails if the record's own
+    /// is one of those, and only claimed.
     fn commit(&self, commit: Commit) -> Pending<'_, ()>;
 
     /// Keeps what a tenant has counted, where there is nothing else to keep.

@@ -1,6 +1,6 @@
 //! What is kept of a session.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use crate::{
     cli::options::Options,
@@ -39,7 +39,7 @@ pub struct Line {
     pub conversation: CliSessionId,
     /// Empty for the conversation itself, else the file of one of its subagents, below
     /// the folder of the conversation's name.
-    pub subpath: String,
+    pub subpath: Arc<str>,
     /// The entry's own id, if it has one.
     pub uuid: Option<String>,
     /// The entry, as JSON without line ends.
@@ -53,6 +53,9 @@ pub struct Commit {
     pub key: SessionKey,
     /// The session's record from now on.
     pub record: Record,
+    /// Whether only its CLI says that it has the record's conversation. An agent can speak
+    /// in its CLI's name: a conversation that only other sessions have is refused then.
+    pub claimed: bool,
     /// What was added to its transcripts.
     pub lines: Vec<Line>,
     /// What its tenant has counted so far.

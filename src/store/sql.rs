@@ -162,7 +162,7 @@ impl Store for SqlStore {
             let line = |row: SqliteRow| {
                 Ok(Line {
                     conversation: id,
-                    subpath: row.try_get("subpath")?,
+                    subpath: row.try_get::<&str, _>("subpath")?.into(),
                     uuid: row.try_get("uuid")?,
                     json: row.try_get("line")?,
                 })

@@ -40,7 +40,7 @@ fn line(conversation: CliSessionId, subpath: &str, uuid: Option<&str>, json: &st
 }
 
 fn commit(key: &SessionKey, record: Record, lines: Vec<Line>) -> Commit {
-    Commit { key: key.clone(), record, lines, totals: Totals::default() }
+    Commit { key: key.clone(), record, claimed: false, lines, totals: Totals::default() }
 }
 
 /// Runs a test on a store of each kind.
@@ -102,6 +102,10 @@ async fn nobody_adds_to_a_conversation_that_only_others_have() {
     on_each(async |store| {
         let (one, two, id) = (key("a", "1"), key("a", "2"), CliSessionId::fresh());
         store.commit(commit(&one, record(id, 1), vec![])).await.expect("kept");
+        let forged = commit(&two, record(id, 1), vec![line(id, "", Some("1"), "{}")]);
+        let refused = store.commit(Commit { claimed: true, ..forged }).await;
+        assert!(refused.expect_err("another's").0.contains("another session"));
+        assert_eq!(store.load(&two).await, Ok(None));
         let (own, aside) = (CliSessionId::fresh(), CliSessionId::fresh());
         let lines = [own, id, aside].map(|it| line(it, "", Some("1"), "{}")).into();
         store.commit(commit(&two, record(own, 1), lines)).await.expect("kept");

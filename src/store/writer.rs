@@ -64,9 +64,7 @@ impl Writer {
                     break;
                 }
                 batch.iter_mut().for_each(|order| raise(order, &mut counted));
-                let forgets = batch.iter().any(|order| matches!(order, Order::Forget(..)));
-                write_all(&database, std::mem::take(&mut batch)).await;
-                if forgets {
+                if write_all(&database, std::mem::take(&mut batch)).await {
                     empty_log(&database).await;
                 }
             }
@@ -108,15 +106,17 @@ async fn empty_log(database: &SqlitePool) {
 }
 
 /// Writes orders in one transaction. If that fails each is tried by itself, so that none
-/// fails for another's sake.
-async fn write_all(database: &SqlitePool, orders: Vec<Order>) {
+/// fails for another's sake. Returns whether something was forgotten.
+async fn write_all(database: &SqlitePool, orders: Vec<Order>) -> bool {
+    let mut forgotten = false;
     let together = match &orders[..] {
         [_] => Err(StoreError("alone anyway".into())),
         _ => in_one(database, &orders).await,
     };
     match together {
         Ok(answers) => {
-            orders.into_iter().zip(answers).for_each(|(order, gone)| answer(order, Ok(gone)))
+            forgotten = answers.iter().any(Option::is_some);
+            orders.into_iter().zip(answers).for_each(|(order, gone)| answer(order, Ok(gone)));
         }
         Err(_) => {
             for order in orders {
@@ -124,10 +124,13 @@ async fn write_all(database: &SqlitePool, orders: Vec<Order>) {
                 if let Err(error) = &written {
                     error!(%error, "store_failed");
                 }
-                answer(order, written.map(|mut answers| answers.pop().flatten()));
+                let written = written.map(|mut answers| answers.pop().flatten());
+                forgotten |= matches!(written, Ok(Some(_)));
+                answer(order, written);
             }
         }
     }
+    forgotten
 }
 
 /// Whoever asked may be gone; what was written stays written.
@@ -171,7 +174,13 @@ async fn keep(
     transaction: &mut Transaction<'_, Sqlite>,
     commit: &Commit,
 ) -> Result<(), StoreError> {
-    let Commit { key, record, lines, totals } = commit;
+    let Commit { key, record, claimed, lines, totals } = commit;
+    let conversation = record.cli_session_id;
+    if !claimed {
+        join(transaction, key, conversation).await?;
+    } else if !take(transaction, key, conversation).await? {
+        return Err(super::claimed(conversation));
+    }
     sqlx::query(
         "INSERT INTO sessions (tenant, session_id, cli_session_id, options, created_ms, last_used_ms, \
          message_count, error_count, spent, reported_cost_usd, in_pool) \
@@ -195,7 +204,6 @@ async fn keep(
     .bind(i64::from(record.in_pool))
     .execute(&mut **transaction)
     .await?;
-    join(transaction, key, record.cli_session_id).await?;
     keep_totals(transaction, &key.tenant, totals).await?;
     for same in lines.chunk_by(|a, b| a.conversation == b.conversation) {
         let conversation = same[0].conversation;
@@ -289,7 +297,7 @@ async fn append(
         row.push_bind(key.tenant.as_str())
             .push_bind(&conversation)
             .push_bind(seq)
-            .push_bind(&line.subpath)
+            .push_bind(&*line.subpath)
             .push_bind(&line.uuid)
             .push_bind(&line.json);
     });

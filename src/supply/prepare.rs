@@ -3,12 +3,15 @@
 
 use std::io;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Conversation, Order, Permit, folders};
 use crate::{
     cli::{
         launch::{Folders, Origin},
         transcript::{self, Entry, Search},
     },
+    confined::Folder,
     failure::Cause,
 };
 
@@ -30,12 +33,15 @@ pub(super) struct Prepared {
 }
 
 /// Makes the folders, writes the transcript if there is one, and finds out whether there
-/// is one to take up; what is in it if it was not known.
+/// is one to take up; what is in it if it was not known. Writes nothing any more once
+/// this is dropped.
 pub(super) async fn prepare(
     permit: Permit,
     order: &Order,
     folders: Folders,
 ) -> Result<Prepared, Cause> {
+    let given_up = CancellationToken::new();
+    let _drop = given_up.clone().drop_guard();
     let internal = |error: io::Error| Cause::Internal {
         detail: format!("the session's folders cannot be made: {error}"),
     };
@@ -62,14 +68,15 @@ pub(super) async fn prepare(
             Conversation::Own(_) => Search::OwnFolder,
             Conversation::Existing(_) | Conversation::CopyOf { .. } => Search::AllFolders,
         };
+        let config = Folder::open(&folders.config)?.until(given_up);
         if !known.is_empty() {
-            transcript::restore(&folders.config, &folders.work, source, &known)?;
+            transcript::restore(&config, &folders.work, source, &known)?;
         }
-        let found = transcript::provide(&folders.config, &folders.work, source, search)?;
+        let found = transcript::provide(&config, &folders.work, source, search)?;
         // A fork tells its whole copy itself.
         let is_copy = matches!(conversation, Conversation::CopyOf { .. });
         let taken_up = if found && known.is_empty() && !is_copy {
-            transcript::entries(&folders.config, &folders.work, source)?
+            transcript::entries(&config, &folders.work, source)?
         } else {
             Vec::new()
         };

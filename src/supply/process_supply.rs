@@ -33,10 +33,14 @@ use crate::{
         request::Initialize,
         transcript,
     },
+    confined::Folder,
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionKey, TenantId},
     tasks::Tasks,
 };
+
+/// How long the transcripts of a session may take to be removed.
+const LONGEST_REMOVAL: Duration = Duration::from_secs(60);
 
 /// What an error needs to reach its caller.
 const LAST_WORD: Duration = Duration::from_millis(100);
@@ -177,10 +181,19 @@ impl Supply for ProcessSupply {
         let conversations = conversations.to_vec();
         Box::pin(async move {
             let removed = blocking(move || {
-                for conversation in conversations {
-                    transcript::remove(&folders.config, conversation)?;
+                // What cannot be removed keeps nothing else.
+                let mut outcome = folders::remove(&folders.work);
+                match Folder::open(&folders.config) {
+                    Ok(config) => {
+                        let config = config.within(LONGEST_REMOVAL);
+                        for conversation in conversations {
+                            outcome = transcript::remove(&config, conversation).and(outcome);
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => outcome = Err(error),
                 }
-                folders::remove(&folders.work)
+                outcome
             });
             if let Err(error) = removed.await {
                 warn!(%session_id, %error, "session_forget_failed");
@@ -340,7 +353,8 @@ impl Shared {
     }
 
     /// Waits for the disk as long as for a process. Not cut short by the caller: what is
-    /// written for this start must not come after what is written for the next.
+    /// written for this start must not come after what is written for the next. Given up, it
+    /// writes nothing more.
     async fn prepared(&self, order: &Order, folders: Folders) -> Result<Prepared, Cause> {
         let limit = self.limits.connect_timeout;
         tokio::select! {

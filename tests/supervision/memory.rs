@@ -1,7 +1,10 @@
 //! `cli.memory_limit`: a process tree that swells is replaced, and the turn says why.
 
+use std::time::Duration;
+
 use rustix::process::{Signal, kill_process};
 use session_pool::{procfs::pid, proto::TurnOrigin};
+use tokio::time::sleep;
 use tonic::Code;
 
 use crate::{
@@ -63,8 +66,15 @@ async fn a_session_that_stops_its_own_keeper_is_bounded_all_the_same() {
     let bed = Bed::fake("process-tree", &[LIMIT]).await;
     bed.run(query("a", "remember me")).await.result();
     let keeper = bed.alive().into_iter().find(|(pid, _)| is_keeper(*pid)).expect("a keeper").0;
-    kill_process(pid(keeper).expect("an id"), Signal::STOP).expect("stopped");
-    let turn = bed.run(query("a", &script(&["child bare", "child hog", "hang"]))).await;
+    // Again and again, and it talks meanwhile.
+    let stopping = async {
+        while kill_process(pid(keeper).expect("an id"), Signal::STOP).is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let talk = ["say on and on", "sleep 300"].repeat(40);
+    let prompt = script(&[&["child bare", "child hog"][..], &talk].concat());
+    let (turn, ()) = tokio::join!(bed.run(query("a", &prompt)), stopping);
     failure(turn.error(), Code::ResourceExhausted, "MEMORY_LIMIT");
     bed.gone().await;
     bed.stop().await;

@@ -2,7 +2,7 @@
 //! spare is started; whoever parks one hears here what is to become of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -48,19 +48,20 @@ struct State {
     /// Being started, or waiting for a place.
     starting: Vec<Kind>,
     /// By class.
-    classes: Vec<ClassState>,
+    demand: Vec<Demand>,
+    /// Kinds whose starts came to nothing lately.
+    pauses: HashMap<Kind, Pause>,
     /// Tenants of those whose places are about to be free.
     leaving: Vec<TenantId>,
     numbers: u64,
 }
 
-/// What is known of a class.
-#[derive(Debug, Default)]
-struct ClassState {
-    demand: Demand,
-    /// Starts in a row that came to nothing.
+/// Starts that came to nothing: of a class for one tenant, whose own files may be why.
+#[derive(Debug)]
+struct Pause {
+    /// How many in a row.
     failures: u32,
-    pause_until: Option<Instant>,
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -82,8 +83,8 @@ pub struct Plan {
 impl Stock {
     /// None yet.
     pub fn new(settings: SpareSettings) -> Self {
-        let classes = settings.classes.iter().map(|_| ClassState::default()).collect();
-        let state = State { classes, ..State::default() };
+        let demand = settings.classes.iter().map(|_| Demand::default()).collect();
+        let state = State { demand, ..State::default() };
         Self { settings, state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -109,7 +110,7 @@ impl Stock {
             class.options == wanted && class.tenant.as_ref().is_none_or(|only| only == tenant)
         };
         let class = self.settings.classes.iter().position(fits).ok_or(Miss::Options)?;
-        self.lock().classes[class].demand.note(tenant);
+        self.lock().demand[class].note(tenant);
         self.changed.notify_one();
         let kind = (class, tenant.clone());
         loop {
@@ -165,10 +166,7 @@ impl Stock {
         for (number, class) in self.settings.classes.iter().enumerate() {
             let shares = match &class.tenant {
                 Some(tenant) => [(tenant.clone(), class.count)].into(),
-                None => {
-                    let demand = &state.classes[number].demand;
-                    demand.allot(class.count, self.settings.first.as_ref())
-                }
+                None => state.demand[number].allot(class.count, self.settings.first.as_ref()),
             };
             wanted.extend(shares.into_iter().map(|(tenant, share)| ((number, tenant), share)));
         }
@@ -177,7 +175,8 @@ impl Stock {
         let mut plan = Plan::default();
         for (kind, share) in wanted {
             let missing = share.saturating_sub(state.count(&kind));
-            match state.classes[kind.0].pause_until.filter(|until| *until > now) {
+            let pause = state.pauses.get(&kind).map(|pause| pause.until);
+            match pause.filter(|until| *until > now) {
                 None => plan.start.extend(std::iter::repeat_n(kind, missing)),
                 Some(until) if missing > 0 => {
                     plan.again = Some(plan.again.map_or(until, |again| again.min(until)));
@@ -204,7 +203,7 @@ impl Stock {
     pub fn failed(&self, kind: &Kind) {
         let mut state = self.lock();
         state.started(kind);
-        state.classes[kind.0].fail();
+        state.fail(kind);
         drop(state);
         self.changed.notify_one();
     }
@@ -213,11 +212,10 @@ impl Stock {
     /// class works.
     pub fn lasted(&self, kind: &Kind, well: bool) {
         let mut state = self.lock();
-        let class = &mut state.classes[kind.0];
         if well {
-            class.failures = 0;
+            state.pauses.remove(kind);
         } else {
-            class.fail();
+            state.fail(kind);
         }
         drop(state);
         self.changed.notify_one();
@@ -250,16 +248,15 @@ impl Stock {
     }
 }
 
-impl ClassState {
-    /// Each failure doubles the pause before the next start.
-    fn fail(&mut self) {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
-        self.failures += 1;
-        self.pause_until = Some(Instant::now() + pause);
-    }
-}
-
 impl State {
+    /// Each failure doubles the pause before the next start.
+    fn fail(&mut self, kind: &Kind) {
+        let failures = self.pauses.get(kind).map_or(0, |pause| pause.failures);
+        let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
+        let until = Instant::now() + pause;
+        self.pauses.insert(kind.clone(), Pause { failures: failures + 1, until });
+    }
+
     fn count(&self, kind: &Kind) -> usize {
         self.ready.iter().filter(|ready| ready.kind == *kind).count()
             + self.starting.iter().filter(|starting| *starting == kind).count()

@@ -99,9 +99,15 @@ async fn what_is_planted_for_a_transcript_is_not_taken_up(version: Version) {
     fs::copy(&own, bed.service.state.path().join("secret")).expect("copied");
     for (what, plant) in [("a link", link as Damage), ("a pipe", pipe), ("a folder", folder)] {
         let id = uuid::Uuid::new_v4().to_string();
-        let file: PathBuf = own.with_file_name(format!("{id}.jsonl"));
-        fs::write(&file, "").expect("written");
-        plant(&file);
+        // Where it would be copied from, and where it would be looked for at once.
+        let others: PathBuf = own.with_file_name(format!("{id}.jsonl"));
+        let theirs = PathBuf::from(others.to_string_lossy().replace("-s-a/", "-s-b/"));
+        assert_ne!(others, theirs);
+        for file in [others, theirs] {
+            fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+            fs::write(&file, "").expect("written");
+            plant(&file);
+        }
         let options = SessionOptions { resume: Some(id), ..SessionOptions::default() };
         let asked = bed.run(query_with("b", "two", options));
         let turn = tokio::time::timeout(Duration::from_secs(20), asked).await;
