@@ -54,7 +54,7 @@ pub enum Phase {
     Closing(Option<Lease>, CloseReason),
 }
 
-/// What a phase has to do about a command after [`SessionTask::take`].
+/// What a phase has to do about a command after [`take`](super::task::SessionTask::take).
 #[derive(Debug)]
 pub enum Taken {
     /// Nothing.
