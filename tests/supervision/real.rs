@@ -35,13 +35,8 @@ fn with_bash(session: &str, prompt: &str) -> QueryRequest {
     query_with(session, prompt, options)
 }
 
-/// A session in mid-turn: five sleepers, one of them in the foreground.
-async fn load(bed: &Bed, session: &str) -> Turn {
-    let prompt = format!("{} [[bash echo x; sleep {}]]", strays(&bed.unique), bed.unique);
-    bed.daemon.open(with_bash(session, &prompt)).await
-}
-
-/// Ten of them, each with sleepers that are told from all others by their time.
+/// Ten sessions in mid-turn, each with five sleepers, one of them in the foreground, that are
+/// told from all others by their time.
 struct Loaded {
     bed: Bed,
     turns: Vec<Turn>,
@@ -148,14 +143,13 @@ async fn every_other_end_leaves_nothing_of_ten_sessions_either() {
 }
 
 #[tokio::test]
-async fn kill_9_of_the_keeper_leaves_nothing() {
+async fn kill_9_of_the_keeper_leaves_nothing_of_ten_sessions() {
     for version in VERSIONS {
-        let mut bed = Bed::real("process-tree", version, &[]).await;
-        let _turns = [load(&bed, "a").await, load(&bed, "b").await];
-        bed.until_sleeping(10).await;
+        let Loaded { mut bed, turns } = Loaded::start("process-tree", version, &[]).await;
         bed.daemon.signal(Signal::KILL);
         bed.daemon.ended().await;
         bed.gone().await;
         bed.end_api().await;
+        drop(turns);
     }
 }
