@@ -46,7 +46,7 @@ impl Roots {
         format!(
             "existing folders below {} whose real path has at most {LONGEST_PATH} bytes \
              (policy.cwd_roots)",
-            roots.join(", ")
+            super::listed(&roots)
         )
     }
 }

@@ -84,7 +84,25 @@ impl Denial {
     }
 }
 
+/// Bytes of a list in a message; an operator's list may be long.
+const LONGEST_LIST: usize = 512;
+
 /// Allowed names for a message; `none` without any.
 pub fn listed(names: &[String]) -> String {
-    if names.is_empty() { "none".into() } else { names.join(", ") }
+    if names.is_empty() { "none".into() } else { joined(names, ", ") }
+}
+
+/// As many names as a message has room for, and how many more there are.
+pub fn joined(names: &[String], separator: &str) -> String {
+    let mut text = String::new();
+    for (told, name) in names.iter().enumerate() {
+        if told > 0 && text.len() + separator.len() + name.len() > LONGEST_LIST {
+            return format!("{text}{separator}and {} more", names.len() - told);
+        }
+        if told > 0 {
+            text.push_str(separator);
+        }
+        text.push_str(name);
+    }
+    text
 }

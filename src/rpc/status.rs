@@ -1,10 +1,15 @@
 //! The one place where a failure becomes a gRPC status: code, `ErrorInfo` with reason
-//! and metadata, `BadRequest` for fields, `RetryInfo` where waiting helps.
+//! and metadata, `BadRequest` for fields, `RetryInfo` where waiting helps. [`report`] keeps
+//! all of it small enough for the trailers that clients accept.
 
-use std::{collections::HashMap, time::Duration};
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
 
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+use tonic_types::FieldViolation;
 
 use crate::{
     auth::Refusal,
@@ -15,8 +20,8 @@ use crate::{
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "sessionpool.v1";
 
-/// What a message may carry of texts from outside; header lists are short.
-const LONGEST_TAIL: usize = 1500;
+use report::{Report, Text};
+pub use report::{TRAILERS_LIMIT, bound_trailers};
 
 /// A request that its bounds or the policy refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +40,9 @@ pub struct Violation {
     /// What is wrong: the value and the bound.
     pub description: String,
 }
+
+/// The key of what a process printed last.
+const STDERR_TAIL: &str = "stderr_tail";
 
 /// Code, reason, and how soon a retry makes sense.
 fn classify(cause: &Cause) -> (Code, &'static str, Option<Duration>) {
@@ -76,15 +84,10 @@ fn classify(cause: &Cause) -> (Code, &'static str, Option<Duration>) {
 /// The status of a failure.
 pub fn of_failure(failure: &Failure) -> Status {
     let (code, reason, retry) = classify(&failure.cause);
-    let mut details = ErrorDetails::new();
-    details.set_error_info(reason, DOMAIN, metadata(failure));
-    if let Some(delay) = retry {
-        details.set_retry_info(Some(delay));
-    }
-    if let Some(violation) = violation(&failure.cause) {
-        details.set_bad_request(vec![violation]);
-    }
-    Status::with_error_details(code, failure.to_string(), details)
+    let message = Text::Start(failure.to_string());
+    let violations = violation(&failure.cause).into_iter().collect();
+    let report = Report { code, reason, message, metadata: metadata(failure), violations, retry };
+    report.status()
 }
 
 /// The status of a rejected request.
@@ -93,31 +96,79 @@ pub fn of_rejection(rejection: &Rejection) -> Status {
         Rejection::Invalid(violations) => (Code::InvalidArgument, "INVALID_ARGUMENT", violations),
         Rejection::Denied(violations) => (Code::PermissionDenied, "POLICY_DENIED", violations),
     };
-    let denied = matches!(rejection, Rejection::Denied(_));
-    let joined = |part: fn(&Violation) -> &str, by: &str| {
-        violations.iter().map(part).collect::<Vec<_>>().join(by)
+    let fields = violations.iter().map(|violation| violation.field.clone()).collect();
+    let mut metadata = vec![("field", Text::List { entries: fields, separator: "," })];
+    let message = match rejection {
+        Rejection::Invalid(_) => {
+            violations.iter().map(|v| format!("{} {}", v.field, v.description)).collect()
+        }
+        Rejection::Denied(_) => {
+            let allowed = allowances(violations);
+            let entries = allowed.iter().map(|(allowed, _)| (*allowed).to_owned()).collect();
+            metadata.push(("limit", Text::List { entries, separator: "; " }));
+            allowed.into_iter().map(|(allowed, fields)| denied(&fields, allowed)).collect()
+        }
     };
-    let mut metadata =
-        HashMap::from([("field".to_owned(), joined(|violation| &violation.field, ","))]);
-    if denied {
-        metadata.insert("limit".to_owned(), joined(|violation| &violation.description, "; "));
+    let message = Text::List { entries: message, separator: "; " };
+    let violations = field_violations(violations, matches!(rejection, Rejection::Denied(_)));
+    Report { code, reason, message, metadata, violations, retry: None }.status()
+}
+
+/// What is allowed, each once and in the order of its first field, and for which fields.
+fn allowances(violations: &[Violation]) -> Vec<(&str, Vec<&str>)> {
+    let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
+    for Violation { field, description } in violations {
+        match all.iter_mut().find(|(allowed, _)| allowed == description) {
+            Some((_, fields)) => fields.push(field),
+            None => all.push((description, vec![field])),
+        }
     }
-    let fields = violations.iter().map(|v| FieldViolation::new(&v.field, &v.description));
-    let mut details = ErrorDetails::new();
-    details.set_error_info(reason, DOMAIN, metadata);
-    details.set_bad_request(fields.collect::<Vec<_>>());
-    let link = if denied { " is not allowed by the server's policy; allowed: " } else { " " };
-    let described: Vec<String> =
-        violations.iter().map(|v| format!("{}{link}{}", v.field, v.description)).collect();
-    Status::with_error_details(code, described.join("; "), details)
+    all
+}
+
+/// Fields in a message that have one allowance in common.
+const FIELDS_NAMED: usize = 3;
+
+fn denied(fields: &[&str], allowed: &str) -> String {
+    let named = fields.iter().take(FIELDS_NAMED).copied().collect::<Vec<_>>().join(", ");
+    let more = match fields.len().saturating_sub(FIELDS_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let verb = if fields.len() == 1 { "is" } else { "are" };
+    format!("{named}{more} {verb} not allowed by the server's policy; allowed: {allowed}")
+}
+
+/// What is allowed is told for the first of the fields that have it in common.
+fn field_violations(violations: &[Violation], denied: bool) -> Vec<FieldViolation> {
+    let mut told: Vec<&Violation> = Vec::new();
+    let mut described = Vec::with_capacity(violations.len());
+    for violation in violations {
+        let earlier =
+            told.iter().find(|first| denied && first.description == violation.description);
+        let description = match earlier {
+            Some(first) => format!("allowed: as for {}", first.field),
+            None => {
+                told.push(violation);
+                violation.description.clone()
+            }
+        };
+        described.push(FieldViolation::new(&violation.field, description));
+    }
+    described
 }
 
 /// The status of a call whose caller is not let in.
 pub fn unauthenticated(refusal: Refusal) -> Status {
-    let mut details = ErrorDetails::new();
-    let metadata = HashMap::from([("field".to_owned(), "authorization".to_owned())]);
-    details.set_error_info("UNAUTHENTICATED", DOMAIN, metadata);
-    Status::with_error_details(Code::Unauthenticated, refusal.to_string(), details)
+    let report = Report {
+        code: Code::Unauthenticated,
+        reason: "UNAUTHENTICATED",
+        message: Text::Start(refusal.to_string()),
+        metadata: vec![("field", Text::Start("authorization".to_owned()))],
+        violations: Vec::new(),
+        retry: None,
+    };
+    report.status()
 }
 
 /// The status of a call whose own deadline passed.
@@ -135,10 +186,12 @@ fn violation(cause: &Cause) -> Option<FieldViolation> {
     }
 }
 
-fn metadata(failure: &Failure) -> HashMap<String, String> {
-    let mut metadata = HashMap::new();
-    let mut put = |key: &str, value: String| {
-        metadata.insert(key.to_owned(), value);
+fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
+    let mut metadata = Vec::new();
+    let mut put = |key: &'static str, value: String| {
+        // What a process printed last says most about its end.
+        let text = if key == STDERR_TAIL { Text::End(value) } else { Text::Start(value) };
+        metadata.push((key, text));
     };
     if let Some(id) = &failure.session_id {
         put("session_id", id.to_string());
@@ -152,11 +205,11 @@ fn metadata(failure: &Failure) -> HashMap<String, String> {
     match &failure.cause {
         Cause::ConnectFailed { exit, stderr_tail, .. } => {
             exit.iter().for_each(|exit| put_exit(&mut put, *exit));
-            put("stderr_tail", tail(stderr_tail));
+            put(STDERR_TAIL, stderr_tail.clone());
         }
         Cause::CliExited { exit, stderr_tail, tool_use_seen } => {
             put_exit(&mut put, *exit);
-            put("stderr_tail", tail(stderr_tail));
+            put(STDERR_TAIL, stderr_tail.clone());
             put("tool_use_seen", tool_use_seen.to_string());
         }
         Cause::MemoryLimit { limit, used, tool_use_seen } => {
@@ -199,52 +252,10 @@ fn metadata(failure: &Failure) -> HashMap<String, String> {
     metadata
 }
 
-fn put_exit(put: &mut impl FnMut(&str, String), exit: Exit) {
+fn put_exit(put: &mut impl FnMut(&'static str, String), exit: Exit) {
     match exit {
         Exit::Code(code) => put("exit_code", code.to_string()),
         Exit::Signal(signal) => put("signal", signal.to_string()),
         Exit::Unknown => {}
-    }
-}
-
-fn tail(text: &str) -> String {
-    let start = text.len().saturating_sub(LONGEST_TAIL);
-    let start = (start..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
-    text[start..].to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::SessionId;
-
-    #[test]
-    fn an_error_says_reason_and_whom_it_concerns() {
-        let session = SessionId::parse("s").expect("a name");
-        let failure = Failure::from(Cause::CliExited {
-            exit: Exit::Signal(9),
-            stderr_tail: "é".repeat(2000),
-            tool_use_seen: true,
-        })
-        .concerning(Some(&session), None);
-        let status = of_failure(&failure);
-        assert_eq!(status.code(), Code::Unavailable);
-        let details = status.get_error_details();
-        let info = details.error_info().expect("always there");
-        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("CLI_EXITED", DOMAIN));
-        assert_eq!(info.metadata["session_id"], "s");
-        assert_eq!(info.metadata["signal"], "9");
-        assert_eq!(info.metadata["tool_use_seen"], "true");
-        assert!(info.metadata["stderr_tail"].len() <= LONGEST_TAIL);
-    }
-
-    #[test]
-    fn every_violation_is_listed_at_once() {
-        let violation =
-            |field: &str| Violation { field: field.into(), description: "is bad".into() };
-        let status = of_rejection(&Rejection::Invalid(vec![violation("a"), violation("b")]));
-        let details = status.get_error_details();
-        assert_eq!(details.bad_request().expect("there").field_violations.len(), 2);
-        assert_eq!(status.message(), "a is bad; b is bad");
     }
 }

@@ -7,7 +7,7 @@ use tonic::Status;
 use crate::{
     cli::frame::excerpt,
     ids::NameError,
-    policy::Denial,
+    policy::{Denial, joined},
     rpc::status::{Rejection, Violation, of_rejection},
 };
 
@@ -17,34 +17,52 @@ pub(super) const MAX_TEXT: usize = 1024 * 1024;
 const MAX_NAME: usize = 256;
 /// How deep JSON may be nested: the CLI and whoever reads its frames later have bounds too.
 pub(super) const MAX_DEPTH: usize = 100;
-/// How many violations are told: they travel in the headers of an answer.
-const MAX_TOLD: usize = 32;
+/// How many violations of a kind are kept; the rest are counted. How many of them fit into
+/// the trailers of an answer is decided where statuses are made.
+const MAX_KEPT: usize = 1024;
 /// How much of a bad value is told, in bytes.
 const MAX_SHOWN: usize = 80;
 
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]
 pub(super) struct Check {
-    violations: Vec<Violation>,
-    denied: Vec<Violation>,
-    untold: usize,
+    violations: Violations,
+    denied: Violations,
+}
+
+/// Violations of one kind.
+#[derive(Debug, Default)]
+struct Violations {
+    kept: Vec<Violation>,
+    /// How many more there are.
+    more: usize,
+}
+
+impl Violations {
+    fn push(&mut self, field: &str, description: String) {
+        if self.kept.len() < MAX_KEPT {
+            self.kept.push(Violation { field: field.to_owned(), description });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn finish(mut self) -> Vec<Violation> {
+        if self.more > 0 {
+            let description = format!("has {} more violations", self.more);
+            self.kept.push(Violation { field: "request".to_owned(), description });
+        }
+        self.kept
+    }
 }
 
 impl Check {
     pub(super) fn bad(&mut self, field: &str, description: impl Into<String>) {
-        let violation = Violation { field: field.to_owned(), description: description.into() };
-        if self.violations.len() < MAX_TOLD {
-            self.violations.push(violation);
-        } else {
-            self.untold += 1;
-        }
+        self.violations.push(field, description.into());
     }
 
     pub(super) fn deny(&mut self, field: &str, allowed: impl Into<String>) {
-        if self.denied.len() < MAX_TOLD {
-            let description = allowed.into();
-            self.denied.push(Violation { field: field.to_owned(), description });
-        }
+        self.denied.push(field, allowed.into());
     }
 
     /// What the policy says to a value of `field`.
@@ -55,11 +73,7 @@ impl Check {
     }
 
     pub(super) fn finish<T>(self, value: T) -> Result<T, Status> {
-        let Self { mut violations, denied, untold } = self;
-        if untold > 0 {
-            let description = format!("has {untold} more violations");
-            violations.push(Violation { field: "request".into(), description });
-        }
+        let (violations, denied) = (self.violations.finish(), self.denied.finish());
         if !violations.is_empty() {
             return Err(of_rejection(&Rejection::Invalid(violations)));
         }
@@ -68,10 +82,15 @@ impl Check {
 
     /// The fields that were refused and why, of a request that nobody waits for.
     pub(super) fn refused(self) -> Option<(String, String)> {
-        let all: Vec<_> = self.violations.into_iter().chain(self.denied).collect();
-        let fields: Vec<_> = all.iter().map(|refused| refused.field.as_str()).collect();
-        let why: Vec<_> = all.iter().map(|refused| refused.description.as_str()).collect();
-        (!all.is_empty()).then(|| (fields.join(","), why.join("; ")))
+        let all = [self.violations.finish(), self.denied.finish()].concat();
+        let fields: Vec<_> = all.iter().map(|refused| refused.field.clone()).collect();
+        let mut reasons: Vec<String> = Vec::new();
+        for refused in &all {
+            if !reasons.contains(&refused.description) {
+                reasons.push(refused.description.clone());
+            }
+        }
+        (!all.is_empty()).then(|| (joined(&fields, ","), joined(&reasons, "; ")))
     }
 
     pub(super) fn name<T>(
@@ -201,6 +220,8 @@ pub(super) fn shown(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt as _;
+
     use super::*;
 
     #[test]
@@ -217,13 +238,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_fits_into_the_headers_of_an_answer() {
-        let mut check = Check::default();
-        for index in 0..1000 {
-            check.one_of(&format!("f[{index}]"), &"x".repeat(1 << 20), &["a"]);
+    fn violations_of_either_kind_are_kept_within_bounds_and_all_are_counted() {
+        for is_denial in [false, true] {
+            let mut check = Check::default();
+            for index in 0..2 * MAX_KEPT {
+                let field = format!("f[{index}]");
+                if is_denial {
+                    check.deny(&field, "nothing");
+                } else {
+                    check.one_of(&field, &"x".repeat(1 << 20), &["a"]);
+                }
+            }
+            let status = check.finish(()).expect_err("refused");
+            let told = status.get_error_details().bad_request().expect("there").clone();
+            let last = told.field_violations.last().expect("one");
+            assert!(last.description.ends_with(" more"), "{last:?}");
+            assert_eq!(last.field, "request");
         }
-        let status = check.finish(()).expect_err("refused");
-        assert!(status.message().len() < 8192, "{}", status.message().len());
-        assert!(status.message().ends_with("request has 968 more violations"));
+    }
+
+    #[test]
+    fn a_reason_that_fields_have_in_common_is_given_once() {
+        let mut check = Check::default();
+        for index in 0..100 {
+            check.deny(&format!("options.env.N{index}"), "A, B (policy.env)");
+        }
+        let (fields, reason) = check.refused().expect("refused");
+        assert_eq!(reason, "A, B (policy.env)");
+        assert!(fields.len() < 2048 && fields.contains("N0,") && fields.ends_with(" more"));
     }
 }

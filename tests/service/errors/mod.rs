@@ -7,4 +7,5 @@ mod connect;
 mod listeners;
 mod missing;
 mod request;
+mod size;
 mod watchdogs;
