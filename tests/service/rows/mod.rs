@@ -1,4 +1,5 @@
-//! The behaviour of the pool, row by row: labels s01 to s25 name the rows. Some rows
+//! The behaviour of the pool, row by row: labels s01 to s25 name the rows of
+//! `docs/behaviour.md`. Some rows
 //! have their tests beside the errors and faults they are about.
 
 mod busy;
