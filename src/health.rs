@@ -1,8 +1,12 @@
-//! Whether the service can take new turns, as health checks see it: the CLI answers,
-//! the pool is enabled and the service is not stopping. Knows how to ask the CLI for
-//! its version; nothing of sessions.
+//! Whether the service can take new turns, as health checks see it. Each part that can
+//! stand in the way has a name and holds at most one reason under it; the service is
+//! SERVING while nobody holds one. Owns these reasons and their publication, and knows
+//! how to ask the CLI for its version; nothing of sessions.
+//!
+//! Reasons may be held and released from anywhere, in any order: one task publishes what
+//! is true at last, so that two who change it at once cannot leave the older picture.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 
 use tokio::{sync::watch, time::timeout};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -19,33 +23,82 @@ const VERSION_LIMIT: Duration = Duration::from_secs(30);
 /// The wait before a CLI that did not answer is asked again.
 const RETRY_AFTER: Duration = Duration::from_secs(15);
 
-/// Publishes what health checks see.
-#[derive(Clone)]
+/// The parts that can keep the service from taking turns.
+pub mod part {
+    /// The CLI: found, and answering.
+    pub const CLI: &str = "cli";
+    /// The pool: enabled.
+    pub const POOL: &str = "pool";
+    /// The service itself: not stopping.
+    pub const SERVICE: &str = "service";
+    /// The store: what is told can be committed.
+    pub const STORE: &str = "store";
+}
+
+/// Why the service takes no turns, by the part that says so.
+pub type Reasons = BTreeMap<&'static str, String>;
+
+/// What health checks see. Cloning gives another handle to the same.
+#[derive(Debug, Clone)]
 pub struct Health {
-    reporter: HealthReporter,
+    reasons: watch::Sender<Reasons>,
     version: watch::Sender<Option<String>>,
 }
 
-impl std::fmt::Debug for Health {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Health").field("version", &*self.version.borrow()).finish_non_exhaustive()
-    }
-}
-
 impl Health {
-    /// Not ready yet, but alive.
-    pub async fn new(reporter: HealthReporter) -> Self {
-        let health = Self { reporter, version: watch::Sender::new(None) };
-        health.set_ready(false).await;
-        health.reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
-        health
+    /// Not ready before the CLI has answered.
+    pub fn new() -> Self {
+        let reasons = Reasons::from([(part::CLI, "the CLI has not answered yet".to_owned())]);
+        Self { reasons: watch::Sender::new(reasons), version: watch::Sender::new(None) }
     }
 
-    /// Says whether new turns are taken.
-    pub async fn set_ready(&self, ready: bool) {
+    /// From now on this part keeps the service from taking turns, for this reason. A
+    /// reason that it held before is replaced.
+    pub fn hold(&self, part: &'static str, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.reasons.send_if_modified(|reasons| match reasons.get(part) {
+            Some(before) if *before == reason => false,
+            _ => {
+                reasons.insert(part, reason);
+                true
+            }
+        });
+    }
+
+    /// This part is well.
+    pub fn release(&self, part: &'static str) {
+        self.reasons.send_if_modified(|reasons| reasons.remove(part).is_some());
+    }
+
+    /// Why the service takes no turns; empty while it does.
+    pub fn reasons(&self) -> Reasons {
+        self.reasons.borrow().clone()
+    }
+
+    /// Publishes what is true now. Before the first time a reporter says SERVING.
+    pub async fn report(&self, reporter: &HealthReporter) {
+        let ready = self.reasons.borrow().is_empty();
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for name in ["", SERVICE_NAME] {
-            self.reporter.set_service_status(name, status).await;
+            reporter.set_service_status(name, status).await;
+        }
+        reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
+    }
+
+    /// Publishes what is true, for as long as it is polled.
+    pub async fn keep_reporting(&self, reporter: HealthReporter) {
+        let mut reasons = self.reasons.subscribe();
+        reasons.mark_changed();
+        let mut was_ready = false;
+        while reasons.changed().await.is_ok() {
+            let held = reasons.borrow_and_update().clone();
+            self.report(&reporter).await;
+            match (was_ready, held.is_empty()) {
+                (false, true) => info!("ready"),
+                (true, false) => info!(reasons = ?held, "not_ready"),
+                _ => {}
+            }
+            was_ready = held.is_empty();
         }
     }
 
@@ -54,24 +107,30 @@ impl Health {
         self.version.borrow().clone()
     }
 
-    /// Asks the CLI for its version until it answers, then says that new turns are
-    /// taken if `enabled`.
-    pub async fn probe(&self, program: PathBuf, enabled: bool) {
+    /// Asks the CLI for its version until it answers.
+    pub async fn probe(&self, program: PathBuf) {
         loop {
             match version(&program).await {
                 Ok(version) => {
                     info!(%version, program = %program.display(), "cli_found");
                     self.version.send_replace(Some(version));
-                    self.set_ready(enabled).await;
+                    self.release(part::CLI);
                     return;
                 }
                 Err(error) => {
                     warn!(%error, program = %program.display(), "cli_not_found");
+                    self.hold(part::CLI, format!("cli.path: {}: {error}", program.display()));
                 }
             }
             tokio::time::sleep(RETRY_AFTER).await;
             debug!("cli_probed_again");
         }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -86,4 +145,54 @@ async fn version(program: &PathBuf) -> anyhow::Result<String> {
     let output = timeout(VERSION_LIMIT, command.output()).await??;
     anyhow::ensure!(output.status.success(), "--version ended with {}", output.status);
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ready_only_when_no_part_holds_a_reason() {
+        let health = Health::new();
+        assert!(health.reasons().contains_key(part::CLI));
+        health.hold(part::STORE, "full");
+        health.release(part::CLI);
+        health.hold(part::STORE, "locked");
+        assert_eq!(health.reasons(), Reasons::from([(part::STORE, "locked".to_owned())]));
+        health.release(part::STORE);
+        assert!(health.reasons().is_empty());
+        health.release(part::STORE);
+    }
+
+    #[tokio::test]
+    async fn checks_see_what_is_true_at_last() {
+        let (reporter, service) = tonic_health::server::health_reporter();
+        let health = Health::new();
+        health.report(&reporter).await;
+        let (publisher, stop) = (health.clone(), tokio_util::sync::CancellationToken::new());
+        let stopped = stop.clone();
+        let publishing = crate::tasks::spawn_owned(async move {
+            tokio::select! {
+                () = publisher.keep_reporting(reporter) => {}
+                () = stopped.cancelled() => {}
+            }
+        });
+        let mut client = tonic_health::pb::health_client::HealthClient::new(service);
+        let request = tonic_health::pb::HealthCheckRequest { service: SERVICE_NAME.into() };
+        let mut watch = client.watch(request).await.expect("answered").into_inner();
+        let mut seen = async || watch.message().await.expect("answered").expect("one").status();
+        let (serving, not_serving) = (
+            tonic_health::pb::health_check_response::ServingStatus::Serving,
+            tonic_health::pb::health_check_response::ServingStatus::NotServing,
+        );
+        assert_eq!(seen().await, not_serving);
+        health.hold(part::STORE, "full");
+        health.release(part::CLI);
+        health.release(part::STORE);
+        assert_eq!(seen().await, serving);
+        health.hold(part::STORE, "full");
+        assert_eq!(seen().await, not_serving);
+        stop.cancel();
+        publishing.await.expect("ended");
+    }
 }

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
-use tonic_health::pb::health_server::HealthServer;
+use tonic_health::{pb::health_server::HealthServer, server::HealthReporter};
 use tower_layer::{Identity, Stack};
 use tracing::{error, info, info_span, warn};
 
@@ -33,7 +33,7 @@ use crate::{
     cli::sandbox::Sandbox,
     config::Config,
     credentials::Credentials,
-    health::Health,
+    health::{Health, part},
     policy::Policy,
     pool::{Parts, SessionPool},
     proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
@@ -193,7 +193,8 @@ impl Server {
             warn!("anybody who reaches the address may call, as an admin");
         }
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        let health = Health::new(reporter).await;
+        let health = Health::new();
+        self.look_after_health(&health, reporter).await;
         let router = self.router(&health)?.add_service(health_service.clone());
         let closed = CancellationToken::new();
         let until_closed = closed.clone().cancelled_owned();
@@ -214,15 +215,6 @@ impl Server {
         let (encrypted, asks) = (self.config.tls.cert.is_some(), self.credentials.gate().asks());
         self.credentials.keep_up_to_date(&self.tasks);
         self.pool.start();
-        let (program, enabled) = (self.config.cli.path.clone(), self.config.pool.enabled);
-        let (prober, stopping) = (health.clone(), self.tasks.stopping().child_token());
-        let probing = stopping.clone();
-        self.tasks.spawn(info_span!("probe"), async move {
-            tokio::select! {
-                () = prober.probe(program, enabled) => {}
-                () = probing.cancelled() => {}
-            }
-        });
         info!(
             %address,
             health_address = health_address.map(tracing::field::display),
@@ -241,8 +233,7 @@ impl Server {
         }
         stop.await;
 
-        stopping.cancel();
-        health.set_ready(false).await;
+        health.hold(part::SERVICE, "the service is stopping");
         let drained = tokio::select! {
             drained = self.pool.drain(self.config.server.drain_timeout) => drained,
             () = hurry.cancelled() => false,
@@ -261,6 +252,26 @@ impl Server {
         }
         info!(drained, "stopped");
         Ok(drained && ended)
+    }
+
+    /// Publishes what health checks see, and asks the parts that it depends on.
+    async fn look_after_health(&self, health: &Health, reporter: HealthReporter) {
+        if !self.config.pool.enabled {
+            health.hold(part::POOL, "pool.enabled is false");
+        }
+        health.report(&reporter).await;
+        let stopping = self.tasks.stopping().clone();
+        let (publisher, prober) = (health.clone(), health.clone());
+        let program = self.config.cli.path.clone();
+        self.tasks.spawn(info_span!("health"), async move {
+            let looking = async {
+                tokio::join!(publisher.keep_reporting(reporter), prober.probe(program));
+            };
+            tokio::select! {
+                () = looking => {}
+                () = stopping.cancelled() => {}
+            }
+        });
     }
 
     fn router(&self, health: &Health) -> anyhow::Result<GuardedRouter> {

@@ -68,6 +68,7 @@ fn service_lines(stats: &GetStatsResponse) -> Lines {
         ("cleanup interval", show_duration(duration(stats.cleanup_interval))),
         ("service version", or_dash(&stats.service_version)),
         ("CLI version", or_dash(&stats.cli_version)),
+        ("not ready", or_dash(&stats.not_ready_reasons.join("; "))),
         ("sandbox", or_dash(&stats.sandbox)),
         ("tasks", stats.tasks.to_string()),
     ]
@@ -151,6 +152,7 @@ pub fn json(stats: &GetStatsResponse) -> Value {
         "cli_version": stats.cli_version,
         "sandbox": stats.sandbox,
         "tasks": stats.tasks,
+        "not_ready_reasons": stats.not_ready_reasons,
     })
 }
 

@@ -37,6 +37,8 @@ pub struct Facts {
     pub cli_version: String,
     /// What CLI processes are enclosed in.
     pub sandbox: &'static str,
+    /// Why no turns are taken, each with the part that says so.
+    pub not_ready_reasons: Vec<String>,
 }
 
 fn count(value: usize) -> u32 {
@@ -165,6 +167,7 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         draining: stats.draining,
         starting_processes: facts.starting,
         tasks: facts.tasks,
+        not_ready_reasons: facts.not_ready_reasons,
         // Neither of the two that the contract names: group, death signal and mark.
     }
 }

@@ -48,6 +48,12 @@ impl Observe for Observer {
             memory_bytes: memory.await.unwrap_or_default(),
             cli_version: self.health.cli_version().unwrap_or_default(),
             sandbox: self.sandbox,
+            not_ready_reasons: self
+                .health
+                .reasons()
+                .into_iter()
+                .map(|(part, reason)| format!("{part}: {reason}"))
+                .collect(),
         }
     }
 }

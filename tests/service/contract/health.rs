@@ -53,6 +53,7 @@ async fn s03_a_disabled_pool_is_not_serving() {
     })
     .await;
     becomes(&service, ServingStatus::NotServing).await;
+    assert_eq!(service.stats().await.not_ready_reasons, ["pool: pool.enabled is false"]);
     service.stop().await;
 }
 
