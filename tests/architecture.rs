@@ -42,7 +42,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
         "rpc",
         &[
             "auth", "cli", "counters", "failure", "ids", "policy", "pool", "proto", "session",
-            "tenant", "turn",
+            "tasks", "tenant", "turn",
         ],
     ),
     ("health", &["proto"]),

@@ -3,20 +3,28 @@
 //! how the session hears of it.
 //!
 //! tonic does not enforce `grpc-timeout` on the body of a stream (observed on 0.14.9),
-//! so the deadline is read and kept here. A caller's reset drops the stream while it is
-//! waited upon, also when the CLI is silent: hyper watches the HTTP/2 stream whenever
-//! the body is pending.
+//! so the deadline is read and kept here. It is kept by a task and not by the stream:
+//! hyper polls a body only while its caller has room for more, so that a timer in the
+//! stream would stand still for as long as the caller does not read. At the deadline the
+//! task takes the listener, what is not sent yet and the tenant's share out of the stream,
+//! whether or not anybody polls it again.
+//!
+//! A caller's reset drops the stream while it is waited upon, also when the CLI is silent
+//! and when the caller's window is full: hyper watches the HTTP/2 stream in both states.
 
 use std::{
     collections::VecDeque,
-    future::Future as _,
     pin::Pin,
-    task::{Context, Poll},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use prost::{Message as _, bytes::Bytes};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
 use tokio_stream::Stream;
 use tonic::{Status, metadata::MetadataMap};
 
@@ -24,6 +32,7 @@ use super::{decode::Payload, encode, status};
 use crate::{
     ids::SessionId,
     proto,
+    tasks::spawn_owned,
     tenant::Share,
     turn::{event::Event, log::Listener},
 };
@@ -56,17 +65,27 @@ impl From<Item> for proto::AttachResponse {
 /// The events of a turn, as messages of type `M`.
 #[derive(Debug)]
 pub struct EventStream<M> {
+    source: Arc<Mutex<Source>>,
+    /// Ends the source at the caller's deadline.
+    timer: Option<JoinHandle<()>>,
+    messages: std::marker::PhantomData<fn() -> M>,
+}
+
+/// What a stream and its timer share.
+#[derive(Debug)]
+struct Source {
     /// `None` once the stream has ended.
     listener: Option<Listener>,
     /// Its share of the tenant's streams.
-    _share: Share,
+    share: Share,
     session_id: Option<SessionId>,
     payload: Payload,
-    deadline: Option<Pin<Box<Sleep>>>,
     next: u64,
     events: VecDeque<Event>,
     parts: VecDeque<proto::EventPart>,
-    messages: std::marker::PhantomData<fn() -> M>,
+    /// How the stream ends, when it is to end with an error and nobody has been told yet.
+    error: Option<Status>,
+    waker: Option<Waker>,
 }
 
 impl<M: From<Item>> EventStream<M> {
@@ -78,19 +97,42 @@ impl<M: From<Item>> EventStream<M> {
         payload: Payload,
         deadline: Option<Instant>,
     ) -> Self {
-        Self {
+        let source = Arc::new(Mutex::new(Source {
             listener: Some(listener),
-            _share: share,
+            share,
             session_id,
             payload,
-            deadline: deadline.map(|deadline| Box::pin(sleep_until(deadline))),
             next: 1,
             events: VecDeque::new(),
             parts: VecDeque::new(),
-            messages: std::marker::PhantomData,
+            error: None,
+            waker: None,
+        }));
+        let timer = deadline.map(|deadline| {
+            let source = Arc::clone(&source);
+            spawn_owned(async move {
+                sleep_until(deadline).await;
+                lock(&source).expire();
+            })
+        });
+        Self { source, timer, messages: std::marker::PhantomData }
+    }
+}
+
+impl<M> Drop for EventStream<M> {
+    fn drop(&mut self) {
+        if let Some(timer) = &self.timer {
+            timer.abort();
         }
     }
+}
 
+/// Held for taking and encoding one message, never across a wait.
+fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
+    source.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Source {
     /// The next message of what has been taken from the log already.
     fn ready(&mut self) -> Option<Item> {
         if let Some(part) = self.parts.pop_front() {
@@ -108,8 +150,54 @@ impl<M: From<Item>> EventStream<M> {
         Some(Item { event: None, part })
     }
 
-    fn deadline_passed(&mut self, cx: &mut Context<'_>) -> bool {
-        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Status>>> {
+        if let Some(item) = self.ready() {
+            return Poll::Ready(Some(Ok(item)));
+        }
+        let Some(listener) = &mut self.listener else {
+            return Poll::Ready(self.error.take().map(Err));
+        };
+        let end = match listener.poll_batch(cx) {
+            Poll::Ready(Ok(Some(batch))) => {
+                self.next = batch.first;
+                self.events.extend(batch.events);
+                let item = self.ready().map(Ok);
+                return Poll::Ready(item);
+            }
+            Poll::Ready(Ok(None)) => None,
+            Poll::Ready(Err(failure)) => {
+                let failure =
+                    failure.concerning(self.session_id.as_ref(), Some(listener.turn_id()));
+                Some(Err(status::of_failure(&failure)))
+            }
+            Poll::Pending => {
+                self.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        };
+        self.let_go();
+        Poll::Ready(end)
+    }
+
+    /// Ends the stream because its deadline has passed, whether or not it is polled. A
+    /// stream that has ended by itself is left alone.
+    fn expire(&mut self) {
+        if self.listener.is_none() {
+            return;
+        }
+        self.let_go();
+        self.error = Some(status::deadline_passed());
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Gives back all that the stream holds of the turn and of the tenant's quota.
+    fn let_go(&mut self) {
+        self.listener = None;
+        self.share = Share::default();
+        self.events = VecDeque::new();
+        self.parts = VecDeque::new();
     }
 }
 
@@ -131,30 +219,8 @@ fn split(sequence: u64, event: &proto::TurnEvent) -> VecDeque<proto::EventPart> 
 impl<M: From<Item>> Stream for EventStream<M> {
     type Item = Result<M, Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        if let Some(item) = this.ready() {
-            return Poll::Ready(Some(Ok(item.into())));
-        }
-        let Some(listener) = &mut this.listener else { return Poll::Ready(None) };
-        let end = match listener.poll_batch(cx) {
-            Poll::Ready(Ok(Some(batch))) => {
-                this.next = batch.first;
-                this.events.extend(batch.events);
-                let item = this.ready().map(|item| Ok(item.into()));
-                return Poll::Ready(item);
-            }
-            Poll::Ready(Ok(None)) => None,
-            Poll::Ready(Err(failure)) => {
-                let failure =
-                    failure.concerning(this.session_id.as_ref(), Some(listener.turn_id()));
-                Some(Err(status::of_failure(&failure)))
-            }
-            Poll::Pending if this.deadline_passed(cx) => Some(Err(status::deadline_passed())),
-            Poll::Pending => return Poll::Pending,
-        };
-        this.listener = None;
-        Poll::Ready(end)
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        lock(&self.source).poll(cx).map(|next| next.map(|item| item.map(M::from)))
     }
 }
 
@@ -180,7 +246,90 @@ pub fn deadline(metadata: &MetadataMap) -> Option<Instant> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::Notify;
+    use tokio_stream::StreamExt as _;
+
     use super::*;
+    use crate::{
+        ids::{CliSessionId, ClientId, TenantId, TurnId},
+        tenant::{Quotas, Tenant},
+        turn::{
+            event::{Class, Origin, Started},
+            log::{LogLimits, TurnLog},
+        },
+    };
+
+    /// A turn, and what is told when nobody listens to it any more.
+    fn turn() -> (TurnLog, Arc<Notify>) {
+        let gone = Arc::new(Notify::new());
+        let limits =
+            LogLimits { buffer_bytes: 1 << 20, spill_bytes: 0, spill_folder: "unused".into() };
+        (TurnLog::new(TurnId::fresh(), limits, Arc::clone(&gone)), gone)
+    }
+
+    fn until(log: &TurnLog, share: Share, at: Instant) -> EventStream<proto::QueryResponse> {
+        let listener = log.listen(2).expect("room");
+        EventStream::new(listener, share, None, Payload::Json, Some(at))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c5_a_deadline_passes_although_nobody_polls_the_stream() {
+        let (log, gone) = turn();
+        let tenant =
+            Tenant::new(TenantId::default(), Quotas { streams: Some(1), ..Quotas::default() });
+        let share = tenant.open_stream().expect("the only one");
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut stream = until(&log, share, deadline);
+        gone.notified().await;
+        assert_eq!(Instant::now(), deadline, "the listener leaves at the deadline");
+        assert_eq!(log.listeners(), 0);
+        assert!(tenant.open_stream().is_ok(), "its share is free again");
+        // Whoever reads on is told, and then the stream has ended.
+        let status = stream.next().await.expect("an end").expect_err("a deadline");
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+        assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c5_a_deadline_passes_in_the_middle_of_what_is_not_sent_yet() {
+        let (log, gone) = turn();
+        log.start(Started {
+            session_id: SessionId::anonymous(),
+            turn_id: log.id().clone(),
+            client_id: ClientId::fresh(),
+            cli_session_id: CliSessionId::fresh(),
+            origin: Origin::Created,
+            queued_for: Duration::ZERO,
+            connect_time: Duration::ZERO,
+            start_time: std::time::SystemTime::UNIX_EPOCH,
+            background: false,
+        });
+        log.append((0..9).map(|_| (Class::Other, Bytes::from_static(b"{}"))));
+        let mut stream = until(&log, Share::default(), Instant::now() + Duration::from_secs(2));
+        assert!(stream.next().await.expect("an event").is_ok());
+        gone.notified().await;
+        let status = stream.next().await.expect("an end").expect_err("a deadline");
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c5_a_stream_that_waits_is_woken_at_its_deadline() {
+        let (log, _gone) = turn();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut stream = until(&log, Share::default(), deadline);
+        let status = stream.next().await.expect("an end").expect_err("a deadline");
+        assert_eq!((status.code(), Instant::now()), (tonic::Code::DeadlineExceeded, deadline));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c5_a_turn_that_ended_in_time_ends_well_after_the_deadline_too() {
+        let (log, _gone) = turn();
+        assert!(log.end(Ok(())));
+        let mut stream = until(&log, Share::default(), Instant::now() + Duration::from_secs(2));
+        assert!(stream.next().await.is_none());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(stream.next().await.is_none());
+    }
 
     #[test]
     fn a_deadline_has_digits_and_a_unit() {
