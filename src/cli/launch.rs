@@ -196,6 +196,8 @@ fn fixed_args() -> Vec<String> {
         "--input-format=stream-json",
         "--output-format=stream-json",
         "--verbose",
+        // Whether anybody sees them is each caller's choice, in every turn anew.
+        "--include-partial-messages",
         // Permission prompts become control requests on the same pipes.
         "--permission-prompt-tool=stdio",
         // Says when a prompt is taken up, in versions that say so in no other way.
@@ -248,9 +250,6 @@ fn option_args(options: &Options) -> Vec<String> {
         for value in values {
             flag(name, Some(value.clone()));
         }
-    }
-    if options.include_partial_messages == Some(true) {
-        args.push("--include-partial-messages".into());
     }
     args
 }

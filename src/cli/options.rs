@@ -58,8 +58,6 @@ pub struct Options {
     pub settings: Option<Hidden<String>>,
     /// Settings files to load: `user`, `project`, `local`.
     pub setting_sources: Vec<String>,
-    /// Whether pieces of messages are printed.
-    pub include_partial_messages: Option<bool>,
     /// Environment variables beside the operator's, by name.
     pub env: Hidden<BTreeMap<String, String>>,
     /// Beta headers.
@@ -145,13 +143,6 @@ impl Options {
             ("json_schema", changed(&self.json_schema, &wanted.json_schema).is_some()),
             ("settings", changed(&self.settings, &wanted.settings).is_some()),
             ("setting_sources", list_changed(&self.setting_sources, &wanted.setting_sources)),
-            (
-                "include_partial_messages",
-                self.include_partial_messages.unwrap_or_default()
-                    != wanted
-                        .include_partial_messages
-                        .unwrap_or(self.include_partial_messages.unwrap_or_default()),
-            ),
             ("env", !wanted.env.0.is_empty() && self.env != wanted.env),
             ("betas", list_changed(&self.betas, &wanted.betas)),
         ];
@@ -175,7 +166,6 @@ impl Options {
             add_dirs: self.add_dirs.clone(),
             settings: self.settings.clone(),
             setting_sources: self.setting_sources.clone(),
-            include_partial_messages: self.include_partial_messages.filter(|on| *on),
             betas: self.betas.clone(),
             ..Self::default()
         }
@@ -209,10 +199,6 @@ impl Options {
             json_schema: value(&self.json_schema, &wanted.json_schema),
             settings: value(&self.settings, &wanted.settings),
             setting_sources: list(&self.setting_sources, &wanted.setting_sources),
-            include_partial_messages: value(
-                &self.include_partial_messages,
-                &wanted.include_partial_messages,
-            ),
             env: if wanted.env.0.is_empty() { self.env.clone() } else { wanted.env.clone() },
             betas: list(&self.betas, &wanted.betas),
         }
@@ -237,7 +223,6 @@ mod tests {
         let current = Options {
             model: Some("sonnet".into()),
             tools: vec!["Bash".into()],
-            include_partial_messages: Some(true),
             ..Options::default()
         };
         assert_eq!(current.difference(&Options::default()), Difference::default());
@@ -253,16 +238,12 @@ mod tests {
             effort: Some("low".into()),
             system_prompt: Some("Be brief.".into()),
             allowed_tools: vec!["Bash".into()],
-            include_partial_messages: Some(true),
             ..Options::default()
         };
         let difference = Options::default().difference(&wanted);
         let live: Vec<_> = difference.live.iter().map(LiveChange::option).collect();
         assert_eq!(live, ["model", "permission_mode", "max_thinking_tokens", "effort"]);
-        assert_eq!(
-            difference.fixed,
-            ["system_prompt", "allowed_tools", "include_partial_messages"]
-        );
+        assert_eq!(difference.fixed, ["system_prompt", "allowed_tools"]);
         assert_eq!(Options::default().updated(&wanted), wanted);
         assert_eq!(wanted.difference(&wanted), Difference::default());
     }
@@ -288,11 +269,5 @@ mod tests {
         let other = Options { env: env("other"), ..Options::default() };
         assert_eq!(wanted.difference(&other).fixed, ["env"]);
         assert!(!format!("{wanted:?}").contains("secret"), "{wanted:?}");
-    }
-
-    #[test]
-    fn partial_messages_are_off_unless_asked_for() {
-        let off = Options { include_partial_messages: Some(false), ..Options::default() };
-        assert_eq!(Options::default().difference(&off), Difference::default());
     }
 }

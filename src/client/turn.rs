@@ -36,6 +36,7 @@ pub async fn attach(service: &mut Service, args: AttachArgs) -> Outcome {
         turn_id: args.turn,
         from_sequence: args.from,
         payload: payload(args.json).into(),
+        include_partial_messages: false,
     };
     let stream = service.attach(request).await?.into_inner();
     show(stream, args.json).await

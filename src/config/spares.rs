@@ -54,9 +54,6 @@ pub struct SpareConfig {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub setting_sources: Vec<String>,
     /// As in `SessionOptions`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub include_partial_messages: Option<bool>,
-    /// As in `SessionOptions`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub betas: Vec<String>,
 }

@@ -14,7 +14,7 @@ use crate::{
         status::Status,
     },
     store::StoreError,
-    turn::log::Listener,
+    turn::log::{Listener, Partials},
 };
 
 impl SessionPool {
@@ -150,10 +150,11 @@ impl SessionPool {
         key: &SessionKey,
         turn: Option<TurnId>,
         from: u64,
+        partials: Partials,
     ) -> Result<Listener, Failure> {
         self.ask(key, |handle| {
             let turn = turn.clone();
-            async move { handle.attach(turn, from).await }
+            async move { handle.attach(turn, from, partials).await }
         })
         .await
     }

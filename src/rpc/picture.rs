@@ -114,7 +114,8 @@ fn options(options: &Options) -> proto::SessionOptions {
         json_schema: options.json_schema,
         settings: options.settings.map(|settings| outline(&settings.0, 1)),
         setting_sources: options.setting_sources,
-        include_partial_messages: options.include_partial_messages,
+        // A choice of each caller, not of the session.
+        include_partial_messages: None,
         env: options.env.0.into_keys().map(|name| (name, HIDDEN.to_owned())).collect(),
         betas: options.betas,
         // They say where a conversation came from, which is over.

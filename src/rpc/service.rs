@@ -100,11 +100,12 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let deadline = deadline(request.metadata());
         let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let (id, turn, from, payload) = decode::attach(request.into_inner())?;
+        let decode::Attach { session_id, turn, from, partials, payload } =
+            decode::attach(request.into_inner())?;
         let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
-        let key = SessionKey::new(tenant, id);
-        let listener =
-            self.pool.attach(&key, turn, from).await.map_err(|failure| of_failure(&failure))?;
+        let key = SessionKey::new(tenant, session_id);
+        let attached = self.pool.attach(&key, turn, from, partials).await;
+        let listener = attached.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(EventStream::new(listener, share, Some(key.session), payload, deadline)))
     }
 

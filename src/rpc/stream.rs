@@ -255,7 +255,7 @@ mod tests {
         tenant::{Quotas, Tenant},
         turn::{
             event::{Class, Origin, Started},
-            log::{LogLimits, TurnLog},
+            log::{LogLimits, Partials, TurnLog},
         },
     };
 
@@ -268,7 +268,7 @@ mod tests {
     }
 
     fn until(log: &TurnLog, share: Share, at: Instant) -> EventStream<proto::QueryResponse> {
-        let listener = log.listen(2).expect("room");
+        let listener = log.listen(2, Partials::Hidden).expect("room");
         EventStream::new(listener, share, None, Payload::Json, Some(at))
     }
 

@@ -105,7 +105,6 @@ fn spare_class(config: &SpareConfig) -> anyhow::Result<SpareClass> {
         add_dirs: config.add_dirs.iter().map(real).collect::<anyhow::Result<_>>()?,
         settings: config.settings.clone().map(Hidden),
         setting_sources: config.setting_sources.clone(),
-        include_partial_messages: config.include_partial_messages,
         betas: config.betas.clone(),
         ..Options::default()
     };

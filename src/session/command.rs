@@ -8,7 +8,7 @@ use super::{Refusal, resting::LetGo};
 use crate::{
     cli::{options::Options, request::Input},
     ids::{CliSessionId, TurnId},
-    turn::log::Listener,
+    turn::log::{Listener, Partials},
 };
 
 /// What happens to a turn while another runs.
@@ -71,6 +71,8 @@ pub struct TurnRequest {
     pub on_disconnect: DisconnectPolicy,
     /// When options cannot be applied.
     pub on_mismatch: MismatchPolicy,
+    /// Whether the caller sees partial messages.
+    pub partials: Partials,
     /// When the caller asked.
     pub asked_at: Instant,
     /// Until when it waits for an answer.
@@ -216,6 +218,8 @@ pub enum Command {
         turn: Option<TurnId>,
         /// From which sequence on.
         from: u64,
+        /// Whether the caller sees partial messages.
+        partials: Partials,
         /// The place to listen.
         reply: oneshot::Sender<Result<Listener, Refusal>>,
     },

@@ -17,7 +17,7 @@ use crate::{
     failure::Cause,
     ids::TurnId,
     tenant::Share,
-    turn::log::{Listener, LogLimits, TurnLog},
+    turn::log::{Listener, LogLimits, Partials, TurnLog},
 };
 
 impl SessionTask {
@@ -25,8 +25,8 @@ impl SessionTask {
     pub(super) fn take(&mut self, command: Command, occupation: Occupation) -> Taken {
         match command {
             Command::Run { request, reply } => return self.take_turn(*request, reply, occupation),
-            Command::Attach { turn, from, reply } => {
-                reply.send(self.attach(turn.as_ref(), from)).ok();
+            Command::Attach { turn, from, partials, reply } => {
+                reply.send(self.attach(turn.as_ref(), from, partials)).ok();
             }
             Command::Update { options, reply } => {
                 let limit = self.around.settings.max_queued_turns;
@@ -69,7 +69,7 @@ impl SessionTask {
     ) -> Taken {
         if let Some(log) = request.turn_id.as_ref().and_then(|id| self.find(id)) {
             debug!(turn_id = %log.id(), "turn_joined_by_its_id");
-            reply.send(log.listen(1).map_err(Refusal::from)).ok();
+            reply.send(log.listen(1, request.partials).map_err(Refusal::from)).ok();
             return Taken::Done;
         }
         if let (Occupation::Running, Some(current)) = (occupation, &self.current) {
@@ -104,9 +104,10 @@ impl SessionTask {
                 return Taken::Done;
             }
         };
+        let partials = request.partials;
         let waiting = self.admitted(request, queued);
         // The caller may be gone already; then the turn has no listener and is dropped.
-        reply.send(waiting.log.listen(1).map_err(Refusal::from)).ok();
+        reply.send(waiting.log.listen(1, partials).map_err(Refusal::from)).ok();
         self.around.tenant.counters.turns.add_one();
         if verdict == Verdict::Enqueue {
             self.queue.push_back(waiting);
@@ -161,13 +162,18 @@ impl SessionTask {
         self.current.iter().chain(kept).chain(waiting).find(|log| log.id() == id)
     }
 
-    fn attach(&self, turn: Option<&TurnId>, from: u64) -> Result<Listener, Refusal> {
+    fn attach(
+        &self,
+        turn: Option<&TurnId>,
+        from: u64,
+        partials: Partials,
+    ) -> Result<Listener, Refusal> {
         let log = match turn {
             Some(id) => self.find(id),
             None => self.current.as_ref().or_else(|| self.recent.back().map(|(_, log)| log)),
         };
         let log = log.ok_or_else(|| self.failure(Cause::TurnNotFound).concerning(None, turn))?;
-        log.listen(from)
+        log.listen(from, partials)
             .map_err(|failure| failure.concerning(Some(&self.status.session_id), None).into())
     }
 }

@@ -55,7 +55,12 @@ pub use command::{
 pub use resting::LetGo;
 pub use task::{Farewell, SessionTask, Settings, Surroundings};
 
-use crate::{cli::options::Options, failure::Failure, ids::TurnId, turn::log::Listener};
+use crate::{
+    cli::options::Options,
+    failure::Failure,
+    ids::TurnId,
+    turn::log::{Listener, Partials},
+};
 use command::Command;
 use status::Status;
 
@@ -109,8 +114,13 @@ impl SessionHandle {
     }
 
     /// Joins a turn; `None` is the running one, else the last.
-    pub async fn attach(&self, turn: Option<TurnId>, from: u64) -> Result<Listener, Refusal> {
-        self.ask(|reply| Command::Attach { turn, from, reply }).await?
+    pub async fn attach(
+        &self,
+        turn: Option<TurnId>,
+        from: u64,
+        partials: Partials,
+    ) -> Result<Listener, Refusal> {
+        self.ask(|reply| Command::Attach { turn, from, partials, reply }).await?
     }
 
     /// Answers a prompt of the CLI.

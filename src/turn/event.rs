@@ -64,6 +64,13 @@ pub enum Class {
     Other,
 }
 
+impl Class {
+    /// Whether only listeners that ask for partial messages see it.
+    pub fn is_partial(self) -> bool {
+        self == Self::StreamEvent
+    }
+}
+
 /// One thing that happened in a turn.
 #[derive(Debug, Clone)]
 pub enum Event {

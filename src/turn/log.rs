@@ -1,35 +1,37 @@
 //! The numbered events of one turn, and readers of them. Knows nothing of who
 //! writes or reads.
 //!
+//! A reader sees partial messages only if it asks for them, and its sequence numbers
+//! count the events that it sees. Internally all events of the log are numbered; how many
+//! of them are whole (not partial messages) is known for the first one in memory and at
+//! marks of what is on disk, which is enough to find a number of the other count again.
+//!
+//! Every CLI prints partial messages, and nobody may ever ask for them: they enter the
+//! log from the moment that the first reader of the turn does. Until then only those of
+//! the block that is being written are at hand, so that who asks in the middle of it sees
+//! it from its start; they go when the whole message comes.
+//!
 //! One lock guards the events and the readers' wakers, so that nothing falls between
 //! a look at what is there and the wait for what comes. It is held for moving bytes
 //! about, never across a wait for anybody.
 
+mod state;
+
 use std::{
-    collections::VecDeque,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::{
-    event::{Class, Event, Started},
-    spill::Spill,
-};
+use self::state::{State, Waiter};
+use super::event::{Class, Event, Started};
 use crate::{
     failure::{Cause, Failure},
     ids::TurnId,
 };
-
-/// What a frame costs in memory beside its bytes.
-const EVENT_OVERHEAD: usize = 64;
-/// Bytes that a reader takes at a time.
-const BATCH_BYTES: usize = 256 * 1024;
-/// Events that a reader takes at a time.
-const BATCH_EVENTS: usize = 1024;
 
 /// Listeners of a turn at the same time.
 const MAX_LISTENERS: usize = 256;
@@ -59,18 +61,20 @@ struct Shared {
     listeners_gone: Arc<Notify>,
 }
 
-#[derive(Debug)]
-struct State {
-    limits: LogLimits,
-    started: Option<Arc<Started>>,
-    /// The newest frames; the first has sequence `first_in_memory`.
-    frames: VecDeque<(Class, Bytes)>,
-    first_in_memory: u64,
-    memory_bytes: usize,
-    spill: Option<Spill>,
-    end: Option<Result<(), Failure>>,
-    wakers: Vec<(u64, Option<Waker>)>,
-    next_listener: u64,
+/// Whether a listener sees partial messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Partials {
+    /// It sees whole messages only.
+    #[default]
+    Hidden,
+    /// It sees them too.
+    Shown,
+}
+
+impl Partials {
+    fn shows(self, class: Class) -> bool {
+        self == Self::Shown || !class.is_partial()
+    }
 }
 
 /// Some events, with the sequence of the first.
@@ -85,18 +89,10 @@ pub struct Batch {
 impl TurnLog {
     /// An empty log. `listeners_gone` is told whenever the last listener goes away.
     pub fn new(id: TurnId, limits: LogLimits, listeners_gone: Arc<Notify>) -> Self {
-        let state = State {
-            limits,
-            started: None,
-            frames: VecDeque::new(),
-            first_in_memory: 2,
-            memory_bytes: 0,
-            spill: None,
-            end: None,
-            wakers: Vec::new(),
-            next_listener: 0,
-        };
-        Self { id, shared: Arc::new(Shared { state: Mutex::new(state), listeners_gone }) }
+        Self {
+            id,
+            shared: Arc::new(Shared { state: Mutex::new(State::new(limits)), listeners_gone }),
+        }
     }
 
     /// The turn.
@@ -108,7 +104,7 @@ impl TurnLog {
     pub fn start(&self, started: Started) {
         let mut state = self.lock();
         state.started.get_or_insert(Arc::new(started));
-        state.wake();
+        state.wake(true);
     }
 
     /// Writes the events that follow. After the end nothing is written.
@@ -117,14 +113,19 @@ impl TurnLog {
         if state.end.is_some() {
             return;
         }
+        let before = state.frames.len();
+        let mut any_whole = false;
         for (class, line) in frames {
-            state.memory_bytes += line.len() + EVENT_OVERHEAD;
-            state.frames.push_back((class, line));
+            any_whole |= !class.is_partial();
+            state.add(class, line);
         }
+        let added = state.frames.len() > before;
         if state.memory_bytes > state.limits.buffer_bytes {
             state.evict();
         }
-        state.wake();
+        if added {
+            state.wake(any_whole);
+        }
     }
 
     /// Ends the log; only the first end counts. Returns whether this was it.
@@ -133,7 +134,7 @@ impl TurnLog {
         let first = state.end.is_none();
         if first {
             state.end = Some(end);
-            state.wake();
+            state.wake(true);
         }
         first
     }
@@ -148,22 +149,27 @@ impl TurnLog {
         self.lock().wakers.len()
     }
 
-    /// Listens from sequence `from` on (0 counts as 1).
-    pub fn listen(&self, from: u64) -> Result<Listener, Failure> {
+    /// Listens from sequence `from` on (0 counts as 1), by the count of what a listener
+    /// with these `partials` sees.
+    pub fn listen(&self, from: u64, partials: Partials) -> Result<Listener, Failure> {
         let mut state = self.lock();
-        let next = from.max(1);
-        let first_kept = state.first_kept();
-        if next < first_kept && !(next == 1 && first_kept == 2) {
+        let from = from.max(1);
+        let first_kept = state.first_kept(partials);
+        if from < first_kept && !(from == 1 && first_kept == 2) {
             return Err(self.failure(Cause::EventsExpired { first_kept }));
         }
         if state.wakers.len() >= MAX_LISTENERS {
             return Err(self.failure(Cause::TooManyListeners { limit: MAX_LISTENERS }));
         }
+        if partials == Partials::Shown {
+            state.ask_for_partials();
+        }
         let key = state.next_listener;
         state.next_listener += 1;
-        state.wakers.push((key, None));
+        state.wakers.push(Waiter { key, partials, waker: None });
+        let (next, number) = state.place_of(from, partials);
         drop(state);
-        Ok(Listener { log: self.clone(), key, next })
+        Ok(Listener { log: self.clone(), key, partials, from, next, number })
     }
 
     fn failure(&self, cause: Cause) -> Failure {
@@ -176,86 +182,18 @@ impl TurnLog {
     }
 }
 
-impl State {
-    /// The sequence that the next event gets.
-    fn next_sequence(&self) -> u64 {
-        match self.started {
-            Some(_) => self.first_in_memory + self.frames.len() as u64,
-            None => 1,
-        }
-    }
-
-    /// The first sequence kept, event 1 aside, which always is.
-    fn first_kept(&self) -> u64 {
-        self.spill.as_ref().and_then(Spill::first).unwrap_or(self.first_in_memory)
-    }
-
-    fn wake(&mut self) {
-        self.wakers.iter_mut().filter_map(|(_, waker)| waker.take()).for_each(Waker::wake);
-    }
-
-    /// Moves the older half out of memory, so that it is not done for every frame.
-    fn evict(&mut self) {
-        let mut oldest = Vec::new();
-        while self.memory_bytes > self.limits.buffer_bytes / 2 && self.frames.len() > 1 {
-            let Some((class, line)) = self.frames.pop_front() else { break };
-            self.memory_bytes -= line.len() + EVENT_OVERHEAD;
-            oldest.push((class, line));
-        }
-        let first = self.first_in_memory;
-        self.first_in_memory += oldest.len() as u64;
-        if self.limits.spill_bytes == 0 {
-            return;
-        }
-        let limits = &self.limits;
-        let spill =
-            self.spill.get_or_insert_with(|| Spill::new(&limits.spill_folder, limits.spill_bytes));
-        if let Err(error) = spill.write(first, oldest.into_iter()) {
-            // A full disk must not end the turn: those who have read so far go on, those
-            // who have not are told that they lost their place.
-            tracing::warn!(%error, "turn_spill_failed");
-            self.spill = None;
-        }
-    }
-
-    fn read(&self, next: u64) -> Result<Vec<Event>, Cause> {
-        if next == 1 {
-            return Ok(self.started.iter().cloned().map(Event::Started).collect());
-        }
-        if next >= self.first_in_memory {
-            let skip = usize::try_from(next - self.first_in_memory).unwrap_or(usize::MAX);
-            let mut bytes = 0;
-            return Ok(self
-                .frames
-                .iter()
-                .skip(skip)
-                .take(BATCH_EVENTS)
-                .take_while(|(_, line)| {
-                    let room = bytes < BATCH_BYTES;
-                    bytes += line.len();
-                    room
-                })
-                .map(|(class, line)| Event::Frame(*class, line.clone()))
-                .collect());
-        }
-        let first_kept = self.first_kept();
-        let lost = Cause::ListenerTooSlow { first_kept };
-        match &self.spill {
-            Some(spill) if next >= first_kept => spill
-                .read(next, BATCH_BYTES)
-                .map(|events| events.into_iter().map(|(c, line)| Event::Frame(c, line)).collect())
-                .map_err(|_| lost),
-            _ => Err(lost),
-        }
-    }
-}
-
 /// One reader's place in a log. Dropping it is how a reader leaves.
 #[derive(Debug)]
 pub struct Listener {
     log: TurnLog,
     key: u64,
+    partials: Partials,
+    /// The first number that it wants to see.
+    from: u64,
+    /// The next event in the log.
     next: u64,
+    /// The number, in its own count, of the next event that it may see.
+    number: u64,
 }
 
 impl Listener {
@@ -269,22 +207,40 @@ impl Listener {
     pub fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Batch>, Failure>> {
         let mut state = self.log.lock();
         if self.next < state.next_sequence() {
-            let events = match state.read(self.next) {
+            let events = match state.read(self.next, self.partials) {
                 Ok(events) => events,
                 Err(cause) => return Poll::Ready(Err(self.log.failure(cause))),
             };
-            let first = self.next;
-            self.next += events.len() as u64;
-            return Poll::Ready(Ok(Some(Batch { first, events })));
+            drop(state);
+            let Some(batch) = self.seen_of(events) else {
+                // There may be much that it does not see: others get their turn.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            };
+            return Poll::Ready(Ok(Some(batch)));
         }
         if let Some(end) = &state.end {
             let end = end.clone().map(|()| None);
             return Poll::Ready(end);
         }
-        if let Some((_, waker)) = state.wakers.iter_mut().find(|(key, _)| *key == self.key) {
-            *waker = Some(cx.waker().clone());
+        if let Some(waiter) = state.wakers.iter_mut().find(|waiter| waiter.key == self.key) {
+            waiter.waker = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// What it sees of the next events of the log.
+    fn seen_of(&mut self, mut events: Vec<Event>) -> Option<Batch> {
+        self.next += events.len() as u64;
+        events.retain(|event| match event {
+            Event::Started(_) => true,
+            Event::Frame(class, _) => self.partials.shows(*class),
+        });
+        let first = self.number.max(self.from);
+        let early = usize::try_from(first - self.number).unwrap_or(usize::MAX);
+        self.number += events.len() as u64;
+        events.drain(..early.min(events.len()));
+        (!events.is_empty()).then_some(Batch { first, events })
     }
 
     /// As [`Self::poll_batch`], to be awaited.
@@ -296,7 +252,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         let mut state = self.log.lock();
-        state.wakers.retain(|(key, _)| *key != self.key);
+        state.wakers.retain(|waiter| waiter.key != self.key);
         if state.wakers.is_empty() {
             self.log.shared.listeners_gone.notify_one();
         }

@@ -42,7 +42,17 @@ struct Segment {
     first: u64,
     count: u64,
     bytes: u64,
-    index: Vec<u64>,
+    /// Events before its next one that are not partial messages, event 1 included.
+    whole: u64,
+    index: Vec<Mark>,
+}
+
+/// Where an event begins.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    offset: u64,
+    /// Events before it that are not partial messages, event 1 included.
+    whole: u64,
 }
 
 impl Spill {
@@ -62,21 +72,41 @@ impl Spill {
         self.segments.front().map(|segment| segment.first)
     }
 
-    /// Adds events whose sequences follow those written before, `first` and on.
+    /// Events before the first that is kept that are not partial messages, event 1
+    /// included.
+    pub fn whole_before(&self) -> Option<u64> {
+        self.segments.front()?.index.first().map(|mark| mark.whole)
+    }
+
+    /// A place at or before the event that follows `whole` events that are not partial
+    /// messages: its sequence, and how many of those are before it.
+    pub fn place_of(&self, whole: u64) -> Option<(u64, u64)> {
+        let before = |mark: &Mark| mark.whole <= whole;
+        let starts_before = |segment: &&Segment| segment.index.first().is_some_and(before);
+        let segment = self.segments.iter().rev().find(starts_before)?;
+        let step = segment.index.partition_point(before).checked_sub(1)?;
+        Some((segment.first + (step * INDEX_STEP) as u64, segment.index.get(step)?.whole))
+    }
+
+    /// Adds events whose sequences follow those written before, `first` and on; `whole`
+    /// of the events before them are not partial messages, event 1 included.
     pub fn write(
         &mut self,
         first: u64,
+        whole: u64,
         events: impl Iterator<Item = (Class, Bytes)>,
     ) -> io::Result<()> {
         if self.segments.back().is_none_or(|last| last.bytes >= self.limit / SEGMENTS) {
-            self.segments.push_back(Segment::create(&self.folder, first)?);
+            self.segments.push_back(Segment::create(&self.folder, first, whole)?);
         }
         self.scratch.clear();
         let Some(segment) = self.segments.back_mut() else { return Ok(()) };
         for (class, line) in events {
             if segment.count.is_multiple_of(INDEX_STEP as u64) {
-                segment.index.push(segment.bytes + self.scratch.len() as u64);
+                let offset = segment.bytes + self.scratch.len() as u64;
+                segment.index.push(Mark { offset, whole: segment.whole });
             }
+            segment.whole += u64::from(!class.is_partial());
             let length = u32::try_from(line.len()).map_err(io::Error::other)?;
             self.scratch.put_u8(class.into());
             self.scratch.put_u32(length);
@@ -102,18 +132,18 @@ impl Spill {
 }
 
 impl Segment {
-    fn create(folder: &Path, first: u64) -> io::Result<Self> {
+    fn create(folder: &Path, first: u64, whole: u64) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let path = folder.join(format!("turn-{}", uuid::Uuid::new_v4()));
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
         std::fs::remove_file(path)?;
-        Ok(Self { file, first, count: 0, bytes: 0, index: Vec::new() })
+        Ok(Self { file, first, count: 0, bytes: 0, whole, index: Vec::new() })
     }
 
     fn read(&self, from: u64, limit: usize) -> io::Result<Vec<(Class, Bytes)>> {
         let skip = from - self.first;
         let step = usize::try_from(skip).map_err(io::Error::other)? / INDEX_STEP;
-        let mut offset = self.index.get(step).copied().ok_or(io::ErrorKind::NotFound)?;
+        let mut offset = self.index.get(step).ok_or(io::ErrorKind::NotFound)?.offset;
         let mut sequence = self.first + (step * INDEX_STEP) as u64;
         let mut wanted = Vec::new();
         let mut taken = 0;
@@ -199,7 +229,7 @@ mod tests {
         let mut next = 2;
         for count in [1, 127, 300, 5] {
             spill
-                .write(next, (next..next + count).map(|n| (Class::Assistant, line(n))))
+                .write(next, next - 1, (next..next + count).map(|n| (Class::Assistant, line(n))))
                 .expect("written");
             next += count;
         }
@@ -220,7 +250,7 @@ mod tests {
         let mut spill = Spill::new(folder.path(), 8000);
         for first in (1..2000).step_by(10) {
             spill
-                .write(first, (first..first + 10).map(|n| (Class::System, line(n))))
+                .write(first, first, (first..first + 10).map(|n| (Class::System, line(n))))
                 .expect("written");
         }
         let first = spill.first().expect("some are kept");
@@ -237,7 +267,7 @@ mod tests {
         let large = Bytes::from(vec![b'y'; 100_000]);
         let events =
             [(Class::Other, line(1)), (Class::Result, large.clone()), (Class::Other, line(3))];
-        spill.write(1, events.clone().into_iter()).expect("written");
+        spill.write(1, 0, events.clone().into_iter()).expect("written");
         assert_eq!(spill.read(2, 10).expect("read"), [events[1].clone()]);
         assert_eq!(spill.read(1, 1 << 20).expect("read"), events);
     }

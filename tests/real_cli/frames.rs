@@ -82,7 +82,8 @@ async fn permission(service: &Service, prompt: &str) -> Turn {
 }
 
 async fn interrupted(service: &Service, prompt: &str) -> Turn {
-    let request = QueryRequest { payload: Payload::Both.into(), ..query("a", prompt) };
+    let request = in_pieces(query("a", prompt));
+    let request = QueryRequest { payload: Payload::Both.into(), ..request };
     let mut turn = service.open(request).await.expect("accepted");
     turn.until(|kind| matches!(kind, Kind::StreamEvent(_) | Kind::Assistant(_))).await;
     service.interrupt("a", true).await;

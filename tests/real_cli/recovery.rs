@@ -33,7 +33,7 @@ async fn killed_in_mid_turn(version: Version) {
     let bed = Bed::start(version).await;
     let first = bed.run(in_pieces(query("a", "one"))).await;
     bed.until_written(&first).await;
-    let mut turn = bed.open(query("a", "[[words 200 every 50]]")).await;
+    let mut turn = bed.open(in_pieces(query("a", "[[words 200 every 50]]"))).await;
     turn.until_text("word2").await;
     kill(bed.pid("a").await);
     turn.finish().await;

@@ -15,7 +15,7 @@ use crate::{
 both_versions!(
     a_spare_without_options_is_as_a_start_without_options,
     environment_agents_and_servers_are_bound,
-    partial_messages_have_a_class,
+    f1_partial_messages_need_no_class_of_spares,
     prompts_model_effort_and_mode_are_bound,
     the_conversation_outlives_the_spare,
 );
@@ -131,15 +131,8 @@ async fn the_conversation_outlives_the_spare(version: Version) {
     bed.stop().await;
 }
 
-async fn partial_messages_have_a_class(version: Version) {
-    let bed = Bed::with(version, |config| {
-        config.spare = vec![SpareConfig {
-            count: 1,
-            include_partial_messages: Some(true),
-            ..SpareConfig::default()
-        }];
-    })
-    .await;
+async fn f1_partial_messages_need_no_class_of_spares(version: Version) {
+    let bed = Bed::with(version, |config| config.pool.spares = 1).await;
     ready(&bed).await;
     let options =
         SessionOptions { include_partial_messages: Some(true), ..SessionOptions::default() };

@@ -34,7 +34,6 @@ fn said(options: Options) -> proto::SessionOptions {
         json_schema,
         settings,
         setting_sources,
-        include_partial_messages,
         env,
         betas,
     } = options;
@@ -58,7 +57,7 @@ fn said(options: Options) -> proto::SessionOptions {
         json_schema,
         settings: settings.map(|settings| settings.0),
         setting_sources,
-        include_partial_messages,
+        include_partial_messages: None,
         env: env.0.into_iter().collect(),
         betas,
         resume: None,

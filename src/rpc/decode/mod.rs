@@ -24,6 +24,7 @@ use crate::{
     ids::{SessionId, TurnId},
     proto,
     session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, TurnRequest},
+    turn::log::Partials,
 };
 pub use answer::{read_respond, respond};
 use check::Check;
@@ -98,6 +99,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         "" => None,
         text => check.name("turn_id", text, TurnId::parse),
     };
+    let asked = options.as_ref().and_then(|options| options.include_partial_messages);
     let input = input(&mut check, prompt, content, policy);
     let (options, resume) = options_of(&mut check, options.unwrap_or_default(), policy, "options");
     let on_busy = busy_policy(&mut check, on_busy);
@@ -113,6 +115,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         on_busy,
         on_disconnect,
         on_mismatch,
+        partials: partials(asked.unwrap_or_default()),
         asked_at: Instant::now(),
         deadline: None,
     };
@@ -126,11 +129,35 @@ pub fn session_id(text: &str) -> Result<SessionId, Status> {
     required(check, id)
 }
 
+/// An Attach, ready for the pool.
+#[derive(Debug)]
+pub struct Attach {
+    /// The session.
+    pub session_id: SessionId,
+    /// The turn; `None` is the running one, else the last.
+    pub turn: Option<TurnId>,
+    /// The first sequence that is wanted.
+    pub from: u64,
+    /// Whether the caller sees partial messages.
+    pub partials: Partials,
+    /// What events are filled with.
+    pub payload: Payload,
+}
+
+fn partials(asked: bool) -> Partials {
+    if asked { Partials::Shown } else { Partials::Hidden }
+}
+
 /// Decodes an Attach.
-pub fn attach(
-    request: proto::AttachRequest,
-) -> Result<(SessionId, Option<TurnId>, u64, Payload), Status> {
-    let proto::AttachRequest { session_id, turn_id, from_sequence, payload } = request;
+pub fn attach(request: proto::AttachRequest) -> Result<Attach, Status> {
+    let proto::AttachRequest {
+        session_id,
+        turn_id,
+        from_sequence: from,
+        payload,
+        include_partial_messages,
+    } = request;
+    let partials = partials(include_partial_messages);
     let mut check = Check::default();
     let session_id = check.name("session_id", &session_id, SessionId::parse);
     let turn = match turn_id.as_str() {
@@ -138,7 +165,8 @@ pub fn attach(
         text => check.name("turn_id", text, TurnId::parse),
     };
     let payload = payload_of(&mut check, payload);
-    required(check, session_id).map(|id| (id, turn, from_sequence, payload))
+    let attach = |session_id| Attach { session_id, turn, from, partials, payload };
+    required(check, session_id).map(attach)
 }
 
 /// Decodes an UpdateSession. Folders that it names are looked at on a thread that may

@@ -47,7 +47,8 @@ pub(super) fn options_of(
         json_schema,
         settings,
         setting_sources,
-        include_partial_messages,
+        // What the caller of one turn sees: no option of the session.
+        include_partial_messages: _,
         env,
         betas,
         resume,
@@ -108,7 +109,6 @@ pub(super) fn options_of(
         json_schema,
         settings,
         setting_sources,
-        include_partial_messages,
         env,
         betas,
     };

@@ -60,7 +60,7 @@ async fn s23_the_last_listener_that_leaves_stops_the_turn() {
     let session = Session::start(settings());
     let first = session.run("a hang").await;
     sleep(SECOND).await;
-    let second = session.handle.attach(None, 0).await.expect("joined");
+    let second = session.join().await.expect("joined");
     drop(first);
     sleep(SECOND).await;
     assert!(session.handle.status().is_busy(), "one still listens");
@@ -78,10 +78,10 @@ async fn s23_a_turn_told_to_continue_outlives_its_listeners() {
     asked.on_disconnect = DisconnectPolicy::Continue;
     drop(session.handle.run(asked).await.expect("taken"));
     sleep(5 * SECOND).await;
-    let seen = read(session.handle.attach(None, 0).await.expect("retained")).await;
+    let seen = read(session.join().await.expect("retained")).await;
     assert!(text(&seen).contains("a slow 1000 #2") && seen.end.is_ok());
     sleep(61 * SECOND).await;
-    let refused = session.handle.attach(None, 0).await.expect_err("not retained any more");
+    let refused = session.join().await.expect_err("not retained any more");
     assert!(matches!(refused, Refusal::Failed(failure) if failure.cause == Cause::TurnNotFound));
 }
 
@@ -206,7 +206,7 @@ async fn a_turn_that_nobody_asked_for_is_not_mixed_with_the_next() {
     let asked = read(session.run("a background").await).await;
     assert!(!text(&asked).contains("unasked"));
     sleep(SECOND).await;
-    let unasked = read(session.handle.attach(None, 0).await.expect("kept")).await;
+    let unasked = read(session.join().await.expect("kept")).await;
     assert!(text(&unasked).contains("unasked"));
     let next = read(session.run("b ok").await).await;
     assert!(!text(&next).contains("unasked"));

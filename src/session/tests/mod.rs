@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    BusyPolicy, DisconnectPolicy, MismatchPolicy, SessionHandle, SessionTask, Settings,
+    BusyPolicy, DisconnectPolicy, MismatchPolicy, Refusal, SessionHandle, SessionTask, Settings,
     Surroundings, TurnRequest,
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     tenant::{Quotas, Tenant},
     turn::{
         event::{Class, Event},
-        log::Listener,
+        log::{Listener, Partials},
     },
 };
 use memory_cli::MemorySupply;
@@ -60,6 +60,11 @@ struct Session {
 }
 
 impl Session {
+    /// Joins the running turn, else the last.
+    async fn join(&self) -> Result<Listener, Refusal> {
+        self.handle.attach(None, 0, Partials::Hidden).await
+    }
+
     fn start(settings: Settings) -> Self {
         let supply = Arc::new(MemorySupply::default());
         let tenant = Arc::new(Tenant::new(TenantId::default(), Quotas::default()));
@@ -93,6 +98,7 @@ fn request(prompt: &str) -> TurnRequest {
         on_busy: BusyPolicy::Queue,
         on_disconnect: DisconnectPolicy::Interrupt,
         on_mismatch: MismatchPolicy::Fail,
+        partials: Partials::Hidden,
         asked_at: Instant::now(),
         deadline: None,
     }

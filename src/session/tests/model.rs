@@ -161,7 +161,7 @@ impl Play {
                 }));
             }
             Step::Attach => {
-                if let Ok(listener) = self.session.handle.attach(None, 0).await {
+                if let Ok(listener) = self.session.join().await {
                     self.joined.push(spawn_owned(read(listener)));
                 }
             }

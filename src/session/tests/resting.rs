@@ -63,7 +63,7 @@ async fn an_ended_turn_can_be_joined_after_its_process_was_let_go() {
     asked.turn_id = crate::ids::TurnId::parse("t").ok();
     let first = read(session.handle.run(asked.clone()).await.expect("taken")).await;
     assert!(session.handle.let_go(LetGo::Pressure).await);
-    let joined = session.handle.attach(None, 0).await.expect("kept");
+    let joined = session.join().await.expect("kept");
     assert_eq!(read(joined).await.frames, first.frames);
     let retried = read(session.handle.run(asked).await.expect("kept")).await;
     assert_eq!(retried.frames, first.frames);

@@ -82,7 +82,7 @@ async fn a_turn_is_joined_by_its_id_while_its_process_starts() {
     asked.turn_id = Some(crate::ids::TurnId::parse("t").expect("a name"));
     let first = session.handle.run(asked.clone()).await.expect("taken");
     let again = session.handle.run(asked).await.expect("joined");
-    let joined = session.handle.attach(None, 0).await.expect("joined");
+    let joined = session.join().await.expect("joined");
     let first = read(first).await;
     assert!(first.end.is_ok());
     assert_eq!(first.frames, read(again).await.frames);

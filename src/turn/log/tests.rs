@@ -46,11 +46,11 @@ async fn read_all(listener: &mut Listener) -> Result<Vec<(u64, Bytes)>, Failure>
 async fn every_listener_sees_every_event_from_where_it_joined() {
     let folder = tempfile::tempdir().expect("a folder");
     let log = log(folder.path(), 2000, 1 << 20);
-    let mut early = log.listen(0).expect("kept");
+    let mut early = log.listen(0, Partials::Hidden).expect("kept");
     for n in 2..=100 {
         log.append([frame(n)]);
     }
-    let mut late = log.listen(50).expect("kept");
+    let mut late = log.listen(50, Partials::Hidden).expect("kept");
     assert!(log.end(Ok(())));
     let events = read_all(&mut early).await.expect("all kept");
     assert_eq!(events.len(), 100);
@@ -65,8 +65,8 @@ async fn every_listener_sees_every_event_from_where_it_joined() {
 async fn a_listener_that_falls_behind_what_is_kept_is_told_and_no_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let log = log(folder.path(), 2000, 8000);
-    let mut slow = log.listen(1).expect("kept");
-    let mut quick = log.listen(1).expect("kept");
+    let mut slow = log.listen(1, Partials::Hidden).expect("kept");
+    let mut quick = log.listen(1, Partials::Hidden).expect("kept");
     let mut seen = 1;
     for n in 2..=1000 {
         log.append([frame(n)]);
@@ -78,7 +78,7 @@ async fn a_listener_that_falls_behind_what_is_kept_is_told_and_no_other() {
     slow.batch().await.expect("event 1 is always kept");
     let lost = slow.batch().await.expect_err("too slow");
     assert!(matches!(lost.cause, Cause::ListenerTooSlow { .. }), "{lost}");
-    let expired = log.listen(2).expect_err("expired");
+    let expired = log.listen(2, Partials::Hidden).expect_err("expired");
     assert!(matches!(expired.cause, Cause::EventsExpired { .. }), "{expired}");
 }
 
@@ -86,7 +86,7 @@ async fn a_listener_that_falls_behind_what_is_kept_is_told_and_no_other() {
 async fn a_waiting_listener_wakes_for_events_and_for_the_end() {
     let folder = tempfile::tempdir().expect("a folder");
     let log = log(folder.path(), 2000, 0);
-    let mut listener = log.listen(1).expect("kept");
+    let mut listener = log.listen(1, Partials::Hidden).expect("kept");
     let reader = crate::tasks::spawn_owned(async move { read_all(&mut listener).await });
     tokio::task::yield_now().await;
     log.append([frame(2)]);
@@ -102,11 +102,12 @@ async fn a_waiting_listener_wakes_for_events_and_for_the_end() {
 async fn listeners_are_bounded() {
     let folder = tempfile::tempdir().expect("a folder");
     let log = log(folder.path(), 2000, 0);
-    let mut listeners: Vec<_> = (0..MAX_LISTENERS).map(|_| log.listen(1).expect("room")).collect();
-    let refused = log.listen(1).expect_err("one too many");
+    let mut listeners: Vec<_> =
+        (0..MAX_LISTENERS).map(|_| log.listen(1, Partials::Hidden).expect("room")).collect();
+    let refused = log.listen(1, Partials::Hidden).expect_err("one too many");
     assert_eq!(refused.cause, Cause::TooManyListeners { limit: MAX_LISTENERS });
     listeners.pop();
-    assert!(log.listen(1).is_ok());
+    assert!(log.listen(1, Partials::Hidden).is_ok());
 }
 
 #[tokio::test]
@@ -114,10 +115,124 @@ async fn the_last_listener_to_go_is_noticed() {
     let gone = Arc::new(Notify::new());
     let limits = LogLimits { buffer_bytes: 1000, spill_bytes: 0, spill_folder: PathBuf::new() };
     let log = TurnLog::new(TurnId::fresh(), limits, Arc::clone(&gone));
-    let (a, b) = (log.listen(1).expect("kept"), log.listen(1).expect("kept"));
+    let (a, b) = (
+        log.listen(1, Partials::Hidden).expect("kept"),
+        log.listen(1, Partials::Hidden).expect("kept"),
+    );
     drop(a);
     assert_eq!(log.listeners(), 1);
     drop(b);
     gone.notified().await;
     assert_eq!(log.listeners(), 0);
+}
+
+fn piece(n: u64) -> (Class, Bytes) {
+    (Class::StreamEvent, format!("{{\"piece\":{n},\"pad\":\"{}\"}}", "q".repeat(100)).into())
+}
+
+fn lines(events: &[(u64, Bytes)]) -> Vec<&str> {
+    let line = |line| std::str::from_utf8(line).expect("UTF-8");
+    events.iter().map(|(_, bytes)| line(bytes)).filter(|line| !line.is_empty()).collect()
+}
+
+/// A waker, and whether it was used.
+fn flag() -> (Arc<Flag>, std::task::Waker) {
+    let flag = Arc::new(Flag::default());
+    (Arc::clone(&flag), flag.into())
+}
+
+#[derive(Debug, Default)]
+struct Flag(std::sync::atomic::AtomicBool);
+
+impl Flag {
+    fn take(&self) -> bool {
+        self.0.swap(false, std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+impl std::task::Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+/// Numbers without a gap, from `first` on.
+fn assert_numbered(events: &[(u64, Bytes)], first: u64) {
+    for (wanted, (sequence, _)) in (first..).zip(events) {
+        assert_eq!(*sequence, wanted);
+    }
+}
+
+#[tokio::test]
+async fn f1_each_listener_sees_and_counts_what_it_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Small, so that most of it is read back from files.
+    let log = log(folder.path(), 4000, 1 << 20);
+    let mut all = log.listen(1, Partials::Shown).expect("kept");
+    let mut whole = log.listen(1, Partials::Hidden).expect("kept");
+    for n in 1..=300 {
+        log.append([piece(2 * n), piece(2 * n + 1), frame(n)]);
+    }
+    assert!(log.end(Ok(())));
+    let all = read_all(&mut all).await.expect("kept");
+    assert_eq!(all.len(), 901);
+    assert_numbered(&all, 1);
+    let whole = read_all(&mut whole).await.expect("kept");
+    assert_eq!(whole.len(), 301);
+    assert_numbered(&whole, 1);
+    assert!(lines(&whole).iter().all(|line| line.starts_with("{\"n\"")));
+    for from in [2, 3, 42, 43, 44, 128, 129, 250, 300, 301] {
+        let mut late = log.listen(from, Partials::Hidden).expect("kept");
+        let seen = read_all(&mut late).await.expect("kept");
+        assert_eq!(seen, whole[usize::try_from(from).expect("small") - 1..], "from {from}");
+        let mut late = log.listen(from, Partials::Shown).expect("kept");
+        let seen = read_all(&mut late).await.expect("kept");
+        assert_eq!(seen, all[usize::try_from(from).expect("small") - 1..], "from {from}");
+    }
+}
+
+#[tokio::test]
+async fn f1_pieces_that_nobody_asks_for_are_not_kept_and_wake_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = log(folder.path(), 100_000, 0);
+    let mut whole = log.listen(2, Partials::Hidden).expect("kept");
+    let (woken, waker) = flag();
+    let mut waiting = Context::from_waker(&waker);
+    // The listener begins behind event 1, which it does not see.
+    while whole.poll_batch(&mut waiting).is_pending() && woken.take() {}
+    log.append((0..10_000).map(piece));
+    assert!(!woken.take(), "it does not see them");
+    assert!(log.lock().memory_bytes < 1000, "they are not of the log");
+    log.append([frame(2)]);
+    assert!(woken.take());
+    // The block that is being written is there from its start, earlier ones are not.
+    log.append([piece(1), piece(2)]);
+    let mut late = log.listen(1, Partials::Shown).expect("kept");
+    log.append([piece(3), frame(3)]);
+    assert!(log.end(Ok(())));
+    let seen = read_all(&mut late).await.expect("kept");
+    assert_numbered(&seen, 1);
+    let wanted = [frame(2), piece(1), piece(2), piece(3), frame(3)].map(|(_, line)| line);
+    assert_eq!(seen[1..].iter().map(|(_, line)| line.clone()).collect::<Vec<_>>(), wanted);
+}
+
+#[tokio::test]
+async fn f1_a_listener_without_pieces_learns_in_its_own_count_what_is_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = log(folder.path(), 2000, 8000);
+    let shown = log.listen(1, Partials::Shown).expect("kept");
+    for n in 2..=500 {
+        log.append([piece(n), piece(n), piece(n), frame(n)]);
+    }
+    drop(shown);
+    let expired = log.listen(2, Partials::Hidden).expect_err("expired");
+    let Cause::EventsExpired { first_kept } = expired.cause else { panic!("{expired}") };
+    assert!((3..500).contains(&first_kept), "{first_kept}");
+    assert!(log.listen(first_kept - 1, Partials::Hidden).is_err());
+    let mut rest = log.listen(first_kept, Partials::Hidden).expect("kept");
+    assert!(log.end(Ok(())));
+    let seen = read_all(&mut rest).await.expect("kept");
+    assert_eq!(seen.first().map(|(_, line)| line.clone()), Some(frame(first_kept).1));
+    assert_eq!(seen.last().map(|(_, line)| line.clone()), Some(frame(500).1));
+    assert_numbered(&seen, first_kept);
 }

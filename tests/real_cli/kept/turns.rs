@@ -52,7 +52,7 @@ async fn a_turn_with_tools(version: Version) {
 async fn an_interrupted_turn(version: Version) {
     let bed = Bed::start(version).await;
     bed.run(in_pieces(query("a", "before"))).await;
-    let mut turn = bed.open(query("a", "[[words 400 every 20]] at length")).await;
+    let mut turn = bed.open(in_pieces(query("a", "[[words 400 every 20]] at length"))).await;
     turn.until_text("word2").await;
     assert!(bed.service.interrupt("a", true).await.interrupted);
     turn.finish().await;

@@ -107,7 +107,6 @@ async fn a_class_serves_those_who_ask_for_its_options() {
     let class = session_pool::config::SpareConfig {
         count: 1,
         tools: vec!["Read".into()],
-        include_partial_messages: Some(true),
         ..Default::default()
     };
     let service = crate::support::service::Service::start(|config| {

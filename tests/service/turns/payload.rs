@@ -106,7 +106,10 @@ async fn frames_of_a_known_type_and_an_unknown_shape_pass_through() {
     ];
     let raw: Vec<String> = lines.iter().map(|line| format!("raw {line}")).collect();
     let raw: Vec<&str> = raw.iter().map(String::as_str).chain(["say end"]).collect();
-    let turn = service.run(with(Payload::Both, &raw)).await;
+    let mut request = with(Payload::Both, &raw);
+    let options = request.options.get_or_insert_default();
+    options.include_partial_messages = Some(true);
+    let turn = service.run(request).await;
     for line in lines {
         assert!(turn.events.iter().any(|event| event.json == line), "lost: {line}");
     }
