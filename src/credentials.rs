@@ -15,7 +15,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
-use tracing::{error, info, info_span, warn};
+use tracing::{error, error_span, info, warn};
 
 use crate::{
     auth::{files::Files, gate::Gate, tokens::Tokens},
@@ -86,7 +86,7 @@ impl Credentials {
         // From here on, not from when the task runs: until then SIGHUP ends the process.
         let hangup = signal(SignalKind::hangup());
         let stopping = tasks.stopping().clone();
-        tasks.spawn(info_span!("credentials"), async move {
+        tasks.spawn(error_span!("credentials"), async move {
             tokio::select! {
                 () = self.follow(files, hangup) => {}
                 () = stopping.cancelled() => {}

@@ -148,6 +148,38 @@ pub enum Cause {
     },
 }
 
+impl Cause {
+    /// Its reason, as the contract's `ErrorReason` calls it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::PoolDisabled => "POOL_DISABLED",
+            Self::PoolAtCapacity { .. } | Self::NoProcess { .. } => "POOL_AT_CAPACITY",
+            Self::TenantQuota { .. } => "TENANT_QUOTA_EXCEEDED",
+            Self::QueueFull { .. } | Self::TooManyListeners { .. } => "QUEUE_FULL",
+            Self::SessionBusy => "SESSION_BUSY",
+            Self::OptionsMismatch { .. } => "OPTIONS_MISMATCH",
+            Self::NotAllowed { .. } => "POLICY_DENIED",
+            Self::ConversationNotFound { .. } => "INVALID_ARGUMENT",
+            Self::SessionNotFound => "SESSION_NOT_FOUND",
+            Self::TurnNotFound => "TURN_NOT_FOUND",
+            Self::PromptNotFound { .. } => "PROMPT_NOT_FOUND",
+            Self::CliNotFound { .. } => "CLI_NOT_FOUND",
+            Self::ConnectFailed { .. } => "CONNECT_FAILED",
+            Self::FirstChunkTimeout { .. } => "FIRST_CHUNK_TIMEOUT",
+            Self::StreamStalled { .. } => "STREAM_STALLED",
+            Self::TurnInterrupted => "TURN_INTERRUPTED",
+            Self::CliExited { .. } => "CLI_EXITED",
+            Self::MemoryLimit { .. } => "MEMORY_LIMIT",
+            Self::FrameTooLarge { .. } => "FRAME_TOO_LARGE",
+            Self::Protocol { .. } => "PROTOCOL_ERROR",
+            Self::ListenerTooSlow { .. } => "LISTENER_TOO_SLOW",
+            Self::EventsExpired { .. } => "EVENTS_EXPIRED",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::Internal { .. } => "INTERNAL",
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

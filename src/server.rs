@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::{pb::health_server::HealthServer, server::HealthReporter};
 use tower_layer::{Identity, Stack};
-use tracing::{error, info, info_span, warn};
+use tracing::{error, error_span, info, warn};
 
 pub use enclosure::Enclosure;
 
@@ -190,7 +190,10 @@ impl Server {
         let address = self.address()?;
         if !self.credentials.gate().asks() {
             // The agents' tools are among those who can reach it, in every sandbox.
-            warn!("anybody who reaches the address may call, as an admin");
+            warn!(
+                detail = "anybody who reaches the address may call, as an admin",
+                "callers_are_not_authenticated"
+            );
         }
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let health = Health::new();
@@ -224,11 +227,15 @@ impl Server {
             "listening"
         );
         if self.config.auth.insecure && !asks {
-            warn!("auth.insecure is set: whoever reaches the address can use the service");
+            warn!(
+                detail = "auth.insecure is set: whoever reaches the address can use the service",
+                "service_is_open"
+            );
         }
         if asks && !encrypted && !address.ip().to_canonical().is_loopback() {
             warn!(
-                "tls.cert is not set: tokens can be read on their way, unless something encrypts"
+                detail = "tls.cert is not set: unless something encrypts, tokens can be read",
+                "tokens_travel_in_the_open"
             );
         }
         stop.await;
@@ -239,7 +246,7 @@ impl Server {
             () = hurry.cancelled() => false,
         };
         if !drained {
-            warn!("drain_timeout: turns under way are ended");
+            warn!("drain_timeout");
         }
         self.pool.stop().await;
         closed.cancel();
@@ -263,7 +270,7 @@ impl Server {
         let stopping = self.tasks.stopping().clone();
         let (publisher, prober) = (health.clone(), health.clone());
         let program = self.config.cli.path.clone();
-        self.tasks.spawn(info_span!("health"), async move {
+        self.tasks.spawn(error_span!("health"), async move {
             let looking = async {
                 tokio::join!(publisher.keep_reporting(reporter), prober.probe(program));
             };
@@ -319,7 +326,7 @@ where
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let router = tonic::transport::Server::builder().add_service(health);
     let serving = router.serve_with_incoming(incoming);
-    tasks.spawn(info_span!("health"), async move {
+    tasks.spawn(error_span!("health"), async move {
         // Not a graceful stop: probes keep their connections open.
         tokio::select! {
             served = serving => if let Err(error) = served {

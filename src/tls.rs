@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
-use tracing::{debug, info_span, warn};
+use tracing::{debug, error_span, warn};
 
 use crate::tasks::Tasks;
 
@@ -131,7 +131,7 @@ pub fn accept(
 ) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
     let (ready, connections) = mpsc::channel(READY);
     let stopping = tasks.stopping().clone();
-    tasks.spawn(info_span!("tls"), async move {
+    tasks.spawn(error_span!("tls"), async move {
         tokio::select! {
             () = accept_for_ever(&listener, &config, &ready) => {}
             () = stopping.cancelled() => {}

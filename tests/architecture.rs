@@ -45,7 +45,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
             "tasks", "tenant", "turn",
         ],
     ),
-    ("health", &["proto"]),
+    ("health", &["proto", "tasks"]),
     ("client", &["config", "ids", "proto"]),
     ("proto", &[]),
 ];
@@ -147,4 +147,77 @@ fn names_are_found_in_groups_and_alone() {
     let text = "use crate::{cli::{a, b}, ids};\nlet x = crate::turn::Y;";
     let named: Vec<_> = named_in(text).into_iter().collect();
     assert_eq!(named, ["cli", "ids", "turn"]);
+}
+
+const LOG_MACROS: [&str; 5] = ["trace!(", "debug!(", "info!(", "warn!(", "error!("];
+
+/// The arguments of a macro call, up to the parenthesis that ends it.
+fn arguments(text: &str) -> &str {
+    let (mut depth, mut quoted, mut escaped) = (1, false, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            '(' if !quoted => depth += 1,
+            ')' if !quoted => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return &text[..at];
+        }
+    }
+    panic!("a call without an end: {text:.60}");
+}
+
+/// The events that a file logs: level and name, which is the last literal of the call.
+fn events_in(text: &str) -> Vec<(String, String)> {
+    let mut events = Vec::new();
+    for call in LOG_MACROS {
+        for (at, _) in text.match_indices(call) {
+            let before = text[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_') {
+                continue;
+            }
+            let level = call.trim_end_matches("!(").to_uppercase();
+            let last = arguments(&text[at + call.len()..]).trim().trim_end_matches(',');
+            let name = last.strip_suffix('"').and_then(|rest| rest.rsplit('"').next());
+            events.push((name.unwrap_or(last).to_owned(), level));
+        }
+    }
+    events
+}
+
+#[test]
+fn f3_the_table_of_log_events_and_the_code_say_the_same() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut logged = BTreeSet::new();
+    for file in source_files(&root.join("src")) {
+        let text = fs::read_to_string(&file).expect("UTF-8");
+        // Modules of tests are the last of a file, or files of their own.
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        if !file.components().any(|part| part.as_os_str() == "tests") {
+            logged.extend(events_in(code));
+        }
+    }
+    let names = |(name, _): &&(String, String)| {
+        name.is_empty() || !name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    };
+    let unnamed: Vec<_> = logged.iter().filter(names).collect();
+    assert!(unnamed.is_empty(), "events without a name: {unnamed:?}");
+    let table = fs::read_to_string(root.join("docs/log-events.md")).expect("the table");
+    let listed: BTreeSet<(String, String)> = table
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split(" | ");
+            let name = cells.next()?.strip_suffix('`')?;
+            Some((name.to_owned(), cells.next()?.to_owned()))
+        })
+        .collect();
+    let missing: Vec<_> = logged.difference(&listed).collect();
+    let stale: Vec<_> = listed.difference(&logged).collect();
+    assert!(
+        missing.is_empty() && stale.is_empty(),
+        "docs/log-events.md: not listed {missing:?}; not logged {stale:?}"
+    );
 }

@@ -264,8 +264,8 @@ pub struct TlsConfig {
 pub struct LogConfig {
     /// Form of a log line. Default `pretty`.
     pub format: LogFormat,
-    /// What is logged, as an `EnvFilter` directive such as
-    /// `info,session_pool=debug`. Default `info`.
+    /// What is logged: a level, for the service's own events, or an `EnvFilter` such as
+    /// `debug,h2=info`, which names libraries to be heard too. Default `info`.
     pub level: String,
 }
 

@@ -23,7 +23,7 @@ impl SessionPool {
         let asked = self.ask(key, |handle| async move { handle.interrupt(keep_session).await });
         let report = asked.await.ok();
         if report.is_none() {
-            warn!(session_id = %key.session, "session_not_found");
+            warn!(tenant = %key.tenant, session_id = %key.session, "session_not_found");
         }
         report
     }

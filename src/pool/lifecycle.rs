@@ -11,7 +11,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
 };
-use tracing::{Span, debug, error, info_span};
+use tracing::{Span, debug, error, error_span};
 
 use super::{Scope, SessionPool, registry::Entry};
 use crate::{session::CloseReason, store::StoreError};
@@ -49,11 +49,11 @@ impl SessionPool {
             "session_pool_starting"
         );
         let pool = self.clone();
-        self.keep_doing(info_span!("cleanup"), async move { pool.clean_up_for_ever().await });
+        self.keep_doing(error_span!("cleanup"), async move { pool.clean_up_for_ever().await });
         let pool = self.clone();
-        self.keep_doing(info_span!("retention"), async move { pool.forget_for_ever().await });
+        self.keep_doing(error_span!("retention"), async move { pool.forget_for_ever().await });
         let pool = self.clone();
-        self.keep_doing(info_span!("relief"), async move { pool.relieve_for_ever().await });
+        self.keep_doing(error_span!("relief"), async move { pool.relieve_for_ever().await });
     }
 
     /// Does something until the service's tasks are to end.

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info_span};
+use tracing::{debug, error, error_span, warn};
 
 use crate::{
     failure::{Cause, Failure},
@@ -274,7 +274,7 @@ impl SessionPool {
         if current_sessions >= settings.max_sessions {
             tenant.counters.capacity_refusals.add_one();
             let max_sessions = settings.max_sessions;
-            error!(session_id = %id, current_sessions, max_sessions, "session_pool_at_capacity");
+            warn!(session_id = %id, current_sessions, max_sessions, "session_pool_at_capacity");
             return Err(refusal(Cause::PoolAtCapacity { limit: max_sessions }));
         }
         if tenant.quotas().sessions.is_some() {
@@ -309,7 +309,7 @@ impl SessionPool {
     fn spawn(&self, key: SessionKey, generation: u64, task: SessionTask) {
         let pool = self.clone();
         // No parent: the call that made the session is not what it lives for.
-        let span = info_span!(
+        let span = error_span!(
             parent: None,
             "session",
             tenant = %key.tenant,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status, metadata::MetadataMap};
-use tracing::{Instrument as _, Span, info_span};
+use tracing::{Instrument as _, Span, error_span};
 
 use super::{
     access::{caller, scope},
@@ -57,7 +57,8 @@ fn check_routing_key(metadata: &MetadataMap, session_id: &str) -> Result<(), Sta
 
 fn session_span(caller: &Identity, session_id: Option<&SessionId>) -> Span {
     let Identity { tenant, name, admin: _ } = caller;
-    info_span!(
+    // At the level that no filter leaves out: lines of every level need the ids.
+    error_span!(
         "query",
         %tenant,
         caller = name.as_deref(),
@@ -81,6 +82,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let mut query = decode::query(request.into_inner(), &self.policy).await?;
         query.request.deadline = deadline;
         let span = session_span(&caller, query.session_id.as_ref());
+        query.request.span = span.clone();
         let session_id = query.session_id.clone();
         let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
         let listener = self

@@ -44,46 +44,43 @@ pub struct Violation {
 /// The key of what a process printed last.
 const STDERR_TAIL: &str = "stderr_tail";
 
-/// Code, reason, and how soon a retry makes sense.
-fn classify(cause: &Cause) -> (Code, &'static str, Option<Duration>) {
+/// Code, and how soon a retry makes sense.
+fn classify(cause: &Cause) -> (Code, Option<Duration>) {
     let soon = Some(Duration::from_secs(1));
     match cause {
-        Cause::PoolDisabled => (Code::FailedPrecondition, "POOL_DISABLED", None),
-        Cause::PoolAtCapacity { .. } => {
-            (Code::ResourceExhausted, "POOL_AT_CAPACITY", Some(Duration::from_secs(10)))
-        }
-        Cause::NoProcess { .. } => (Code::ResourceExhausted, "POOL_AT_CAPACITY", soon),
-        Cause::TenantQuota { retry, .. } => {
-            (Code::ResourceExhausted, "TENANT_QUOTA_EXCEEDED", Some(*retry))
-        }
-        Cause::QueueFull { .. } => (Code::ResourceExhausted, "QUEUE_FULL", soon),
-        Cause::TooManyListeners { .. } => (Code::ResourceExhausted, "QUEUE_FULL", soon),
-        Cause::SessionBusy => (Code::Aborted, "SESSION_BUSY", soon),
-        Cause::OptionsMismatch { .. } => (Code::FailedPrecondition, "OPTIONS_MISMATCH", None),
-        Cause::NotAllowed { .. } => (Code::PermissionDenied, "POLICY_DENIED", None),
-        Cause::ConversationNotFound { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT", None),
-        Cause::SessionNotFound => (Code::NotFound, "SESSION_NOT_FOUND", None),
-        Cause::TurnNotFound => (Code::NotFound, "TURN_NOT_FOUND", None),
-        Cause::PromptNotFound { .. } => (Code::NotFound, "PROMPT_NOT_FOUND", None),
-        Cause::CliNotFound { .. } => (Code::FailedPrecondition, "CLI_NOT_FOUND", None),
-        Cause::ConnectFailed { .. } => (Code::Unavailable, "CONNECT_FAILED", soon),
-        Cause::FirstChunkTimeout { .. } => (Code::DeadlineExceeded, "FIRST_CHUNK_TIMEOUT", None),
-        Cause::StreamStalled { .. } => (Code::DeadlineExceeded, "STREAM_STALLED", None),
-        Cause::TurnInterrupted => (Code::Cancelled, "TURN_INTERRUPTED", None),
-        Cause::CliExited { .. } => (Code::Unavailable, "CLI_EXITED", None),
-        Cause::MemoryLimit { .. } => (Code::ResourceExhausted, "MEMORY_LIMIT", None),
-        Cause::FrameTooLarge { .. } => (Code::Internal, "FRAME_TOO_LARGE", None),
-        Cause::Protocol { .. } => (Code::Internal, "PROTOCOL_ERROR", None),
-        Cause::ListenerTooSlow { .. } => (Code::DataLoss, "LISTENER_TOO_SLOW", None),
-        Cause::EventsExpired { .. } => (Code::OutOfRange, "EVENTS_EXPIRED", None),
-        Cause::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN", soon),
-        Cause::Internal { .. } => (Code::Internal, "INTERNAL", None),
+        Cause::PoolDisabled => (Code::FailedPrecondition, None),
+        Cause::PoolAtCapacity { .. } => (Code::ResourceExhausted, Some(Duration::from_secs(10))),
+        Cause::NoProcess { .. } => (Code::ResourceExhausted, soon),
+        Cause::TenantQuota { retry, .. } => (Code::ResourceExhausted, Some(*retry)),
+        Cause::QueueFull { .. } => (Code::ResourceExhausted, soon),
+        Cause::TooManyListeners { .. } => (Code::ResourceExhausted, soon),
+        Cause::SessionBusy => (Code::Aborted, soon),
+        Cause::OptionsMismatch { .. } => (Code::FailedPrecondition, None),
+        Cause::NotAllowed { .. } => (Code::PermissionDenied, None),
+        Cause::ConversationNotFound { .. } => (Code::InvalidArgument, None),
+        Cause::SessionNotFound => (Code::NotFound, None),
+        Cause::TurnNotFound => (Code::NotFound, None),
+        Cause::PromptNotFound { .. } => (Code::NotFound, None),
+        Cause::CliNotFound { .. } => (Code::FailedPrecondition, None),
+        Cause::ConnectFailed { .. } => (Code::Unavailable, soon),
+        Cause::FirstChunkTimeout { .. } => (Code::DeadlineExceeded, None),
+        Cause::StreamStalled { .. } => (Code::DeadlineExceeded, None),
+        Cause::TurnInterrupted => (Code::Cancelled, None),
+        Cause::CliExited { .. } => (Code::Unavailable, None),
+        Cause::MemoryLimit { .. } => (Code::ResourceExhausted, None),
+        Cause::FrameTooLarge { .. } => (Code::Internal, None),
+        Cause::Protocol { .. } => (Code::Internal, None),
+        Cause::ListenerTooSlow { .. } => (Code::DataLoss, None),
+        Cause::EventsExpired { .. } => (Code::OutOfRange, None),
+        Cause::ShuttingDown => (Code::Unavailable, soon),
+        Cause::Internal { .. } => (Code::Internal, None),
     }
 }
 
 /// The status of a failure.
 pub fn of_failure(failure: &Failure) -> Status {
-    let (code, reason, retry) = classify(&failure.cause);
+    let (code, retry) = classify(&failure.cause);
+    let reason = failure.cause.reason();
     let message = Text::Start(failure.to_string());
     let violations = violation(&failure.cause).into_iter().collect();
     let report = Report { code, reason, message, metadata: metadata(failure), violations, retry };

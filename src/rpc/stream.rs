@@ -264,7 +264,7 @@ mod tests {
         let gone = Arc::new(Notify::new());
         let limits =
             LogLimits { buffer_bytes: 1 << 20, spill_bytes: 0, spill_folder: "unused".into() };
-        (TurnLog::new(TurnId::fresh(), limits, Arc::clone(&gone)), gone)
+        (TurnLog::new(TurnId::fresh(), limits, Arc::clone(&gone), tracing::Span::none()), gone)
     }
 
     fn until(log: &TurnLog, share: Share, at: Instant) -> EventStream<proto::QueryResponse> {

@@ -12,6 +12,7 @@ use super::{
     Decision, Refusal,
     admission::Occupation,
     command::{CloseReason, Command, DisconnectPolicy},
+    ended::Ending,
     idle::at,
     interrupting::Then,
     phase::{Phase, Taken, Waiting},
@@ -42,6 +43,8 @@ pub struct Active {
 pub struct Over {
     /// Whether the CLI stopped it because it was asked to.
     pub interrupted: bool,
+    /// Whether its result is an error.
+    is_error: bool,
     /// Whether the CLI is idle already.
     pub settled: bool,
     /// Its last events, the result among them, which nobody has been told yet.
@@ -75,6 +78,7 @@ impl SessionTask {
             start_time: SystemTime::now(),
             background: false,
         });
+        turn.log.span().record("client_id", tracing::field::display(lease.client_id));
         self.current = Some(turn.log.clone());
         self.status.last_used_at = Instant::now();
         self.status.message_count += 1;
@@ -150,22 +154,24 @@ impl SessionTask {
                     active.turn.record(frame, Some(class), &mut events);
                 }
                 Meaning::ForeignResult(summary) => {
-                    self.spend(&summary);
+                    active.turn.spent = Some(self.spend(&summary));
                     self.foreign_turn(active, frame);
                 }
                 Meaning::Result(summary) => {
-                    self.spend(&summary);
+                    active.turn.spent = Some(self.spend(&summary));
                     let aborted =
                         summary.is_error || summary.terminal_reason.starts_with("aborted");
                     let interrupted = stopping && aborted;
                     let class = if interrupted { Class::InterruptedResult } else { Class::Result };
                     let mut untold = Vec::new();
                     active.turn.record(frame, Some(class), &mut untold);
-                    over = Some(Over { interrupted, settled: false, untold });
+                    let is_error = summary.is_error;
+                    over = Some(Over { interrupted, is_error, settled: false, untold });
                 }
                 Meaning::EndedSilently => {
                     let untold = Vec::new();
-                    over = Some(Over { interrupted: stopping, settled: true, untold });
+                    let interrupted = stopping;
+                    over = Some(Over { interrupted, is_error: false, settled: true, untold });
                 }
             }
             if over.is_some() {
@@ -212,8 +218,10 @@ impl SessionTask {
             };
             self.fail_active(active, cause);
         } else {
-            if active.turn.log.end(Ok(())) {
-                counters.turns_completed.add_one();
+            let Over { interrupted, is_error, .. } = *over;
+            let ending = Ending { interrupted, is_error, spent: active.turn.spent.take() };
+            if self.end_turn(&active.turn.log, Ok(ending)) {
+                self.around.tenant.counters.turns_completed.add_one();
             }
             self.keep(active.turn.log.clone());
         }

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use tracing::debug;
+use tracing::{Span, debug};
 
 use super::{
-    active::Active, command::DisconnectPolicy, phase::Phase, running::Running, task::SessionTask,
+    active::Active, command::DisconnectPolicy, ended::Ending, phase::Phase, running::Running,
+    task::SessionTask,
 };
 use crate::{
     cli::frame::{Frame, FrameKind},
@@ -25,7 +26,7 @@ impl SessionTask {
         let mut frames = active.turn.take_foreign();
         frames.push((Class::Result, result.raw.clone()));
         log.append(frames);
-        log.end(Ok(()));
+        self.end_turn(&log, Ok(Ending { spent: active.turn.spent.take(), ..Ending::default() }));
         self.keep_other(log);
     }
 
@@ -42,8 +43,9 @@ impl SessionTask {
     }
 
     fn background_log(&self, lease: &Lease) -> TurnLog {
-        let log = self.new_log(TurnId::fresh());
-        debug!(turn_id = %log.id(), client_id = %lease.client_id, "background_turn");
+        let log = self.new_log(TurnId::fresh(), &Span::current());
+        log.span().record("client_id", tracing::field::display(lease.client_id));
+        debug!(parent: log.span(), turn_id = %log.id(), client_id = %lease.client_id, "background_turn");
         log.start(Started {
             session_id: self.status.session_id.clone(),
             turn_id: log.id().clone(),

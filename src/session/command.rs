@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
+use tracing::Span;
 
 use super::{Refusal, resting::LetGo};
 use crate::{
@@ -77,6 +78,8 @@ pub struct TurnRequest {
     pub asked_at: Instant,
     /// Until when it waits for an answer.
     pub deadline: Option<Instant>,
+    /// The call that asks for it.
+    pub span: Span,
 }
 
 impl TurnRequest {

@@ -2,7 +2,7 @@
 
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::{
     CloseReport, InterruptOutcome, InterruptReport,
@@ -212,12 +212,22 @@ impl SessionTask {
     fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {
         self.around.tenant.counters.connect_failures.add_one();
         let session_id = self.status.session_id.clone();
-        error!(
-            %session_id,
-            client_id = failure.client_id.map(tracing::field::display),
-            error = %failure,
-            "session_pool_connection_failed"
-        );
+        let client_id = failure.client_id.map(tracing::field::display);
+        match failure.cause {
+            // More processes would help, and only the operator can give them.
+            Cause::NoProcess { .. } => {
+                warn!(%session_id, error = %failure, "session_pool_no_process");
+            }
+            // Somebody asked for it.
+            Cause::TenantQuota { .. }
+            | Cause::ShuttingDown
+            | Cause::TurnInterrupted
+            | Cause::NotAllowed { .. }
+            | Cause::ConversationNotFound { .. } => {
+                debug!(%session_id, client_id, error = %failure, "session_pool_not_connected");
+            }
+            _ => error!(%session_id, client_id, error = %failure, "session_pool_connection_failed"),
+        }
         let cause = failure.cause.clone();
         self.fail(&turn.log, failure);
         // How long a turn waits for a place is its own caller's affair: the next one may

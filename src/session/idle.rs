@@ -118,7 +118,9 @@ impl SessionTask {
             match &frame.kind {
                 FrameKind::State { idle: true } => idle = true,
                 FrameKind::ConversationReset { cli_session_id } => self.follow(cli_session_id),
-                FrameKind::Result(summary) => self.spend(summary),
+                FrameKind::Result(summary) => {
+                    self.spend(summary);
+                }
                 _ => {}
             }
         }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use tracing::debug;
+use tracing::{Span, debug, error_span, field::Empty};
 
 use super::{
     Refusal,
@@ -132,23 +132,27 @@ impl SessionTask {
 
     fn admitted(&mut self, request: TurnRequest, queued: Share) -> Waiting {
         let id = request.turn_id.clone().unwrap_or_else(TurnId::fresh);
-        Waiting {
-            request,
-            log: self.new_log(id),
-            counted: self.around.turns.token(),
-            _queued: queued,
-        }
+        let log = self.new_log(id, &request.span);
+        Waiting { request, log, counted: self.around.turns.token(), _queued: queued }
     }
 
-    /// A log for a turn of this session.
-    pub(super) fn new_log(&self, id: TurnId) -> TurnLog {
+    /// A log for a turn of this session, which the call of that span asks for.
+    pub(super) fn new_log(&self, id: TurnId, call: &Span) -> TurnLog {
         let settings = &self.around.settings;
         let limits = LogLimits {
             buffer_bytes: settings.turn_buffer_bytes,
             spill_bytes: settings.turn_spill_bytes,
             spill_folder: settings.spill_folder.clone(),
         };
-        TurnLog::new(id, limits, Arc::clone(&self.listeners_gone))
+        let span = error_span!(
+            parent: call,
+            "turn",
+            tenant = %self.key.tenant,
+            session_id = %self.key.session,
+            turn_id = %id,
+            client_id = Empty
+        );
+        TurnLog::new(id, limits, Arc::clone(&self.listeners_gone), span)
     }
 
     /// Whether a request is for a turn that is here already.

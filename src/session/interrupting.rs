@@ -90,14 +90,14 @@ impl SessionTask {
     pub(super) async fn interrupting(&mut self, mut active: Active, mut stop: Stop) -> Phase {
         let session_id = self.status.session_id.clone();
         let client_id = active.lease.client_id;
-        warn!(%session_id, %client_id, "session_pool_interrupting_session");
+        debug!(%session_id, %client_id, "session_pool_interrupting_session");
         let mut frames = Vec::new();
         loop {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(stop.deadline) => {
-                    let elapsed = stop.began.elapsed();
-                    warn!(%session_id, %client_id, ?elapsed, "session_pool_interrupt_timeout");
+                    let elapsed = stop.began.elapsed().as_secs_f64();
+                    warn!(%session_id, %client_id, elapsed, "session_pool_interrupt_timeout");
                     return self.kill_turn(active, stop).await;
                 }
                 () = tokio::time::sleep_until(stop.ask_at) => ask(&mut active, &mut stop),
@@ -105,8 +105,8 @@ impl SessionTask {
                     active.turn.touch();
                     if let Some(over) = self.digest(&mut active, &mut frames, true) {
                         let over = self.conclude(&mut active, over).await;
-                        let elapsed = stop.began.elapsed();
-                        debug!(%session_id, %client_id, ?elapsed, "session_pool_interrupt_completed");
+                        let elapsed = stop.began.elapsed().as_secs_f64();
+                        debug!(%session_id, %client_id, elapsed, "session_pool_interrupt_completed");
                         return self.stopped(active, stop, frames, over);
                     }
                     if read.is_err() {

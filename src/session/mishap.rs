@@ -68,14 +68,15 @@ impl SessionTask {
             self.conclude(&mut active, over).await;
         } else {
             let tool_use_seen = active.turn.tool_use_seen;
+            let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
             let cause = match active.lease.child.overrun() {
                 Some(Overrun { limit, used }) => {
-                    let session_id = &self.status.session_id;
-                    warn!(%session_id, limit, used, "memory_limit");
+                    warn!(%session_id, %client_id, limit, used, "memory_limit");
                     Cause::MemoryLimit { limit, used, tool_use_seen }
                 }
                 None => {
                     let stderr_tail = active.lease.child.stderr_tail();
+                    warn!(%session_id, %client_id, %exit, tool_use_seen, "cli_exited_in_turn");
                     Cause::CliExited { exit, stderr_tail, tool_use_seen }
                 }
             };
@@ -100,7 +101,8 @@ impl SessionTask {
         match dog {
             Watchdog::FirstChunk => {
                 let limit = self.around.settings.first_chunk_timeout;
-                warn!(%session_id, %client_id, idle_seconds, ?limit, "session_pool_first_chunk_timeout");
+                warn!(%session_id, %client_id, idle_seconds, ?limit, limit_seconds = limit.as_secs_f64(),
+                    "session_pool_first_chunk_timeout");
                 self.around.tenant.counters.first_chunk_timeouts.add_one();
                 self.fail_active(&mut active, Cause::FirstChunkTimeout { limit });
                 debug!(%session_id, %client_id, was_interrupted = false,
@@ -118,7 +120,7 @@ impl SessionTask {
             }
             Watchdog::Stalled => {
                 let limit = self.around.settings.stall_timeout.unwrap_or_default();
-                warn!(%session_id, %client_id, idle_seconds, ?limit, "turn_stalled");
+                warn!(%session_id, %client_id, idle_seconds, ?limit, limit_seconds = limit.as_secs_f64(), "turn_stalled");
                 self.around.tenant.counters.stalled.add_one();
                 self.fail_active(&mut active, Cause::StreamStalled { limit });
                 self.stop(active, Then::Stay)

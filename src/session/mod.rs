@@ -33,6 +33,7 @@ mod closing;
 pub mod command;
 mod connecting;
 mod detached;
+mod ended;
 mod idle;
 mod intake;
 mod interrupting;

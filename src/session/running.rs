@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{command::DisconnectPolicy, task::Settings};
 use crate::{
     cli::frame::{Frame, FrameKind, Prompt, ResultSummary},
+    counters::Spent,
     turn::{event::Class, log::TurnLog},
 };
 
@@ -86,6 +87,8 @@ pub struct Running {
     pub prompts: HashMap<String, Prompt>,
     /// Whether a tool may have run.
     pub tool_use_seen: bool,
+    /// What it has cost, once it has said so.
+    pub spent: Option<Spent>,
     began: Instant,
     last_activity: Instant,
     first_seen: bool,
@@ -150,6 +153,7 @@ impl Running {
             on_disconnect,
             prompts: HashMap::new(),
             tool_use_seen: false,
+            spent: None,
             began: now,
             last_activity: now,
             first_seen: false,

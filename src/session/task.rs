@@ -12,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::{Instrument as _, debug, warn};
 
 use super::{
     SessionHandle,
@@ -196,11 +196,18 @@ impl SessionTask {
             // Boxed: an idle session should not hold the space that a busy one needs.
             phase = match phase {
                 Phase::Detached => self.detached().await,
-                Phase::Connecting(turn) => Box::pin(self.connecting(turn)).await,
+                Phase::Connecting(turn) => {
+                    let span = turn.log.span().clone();
+                    Box::pin(self.connecting(turn)).instrument(span).await
+                }
                 Phase::Idle(lease) => Box::pin(self.idle(lease)).await,
-                Phase::Active(active) => Box::pin(self.active(active)).await,
+                Phase::Active(active) => {
+                    let span = active.turn.log.span().clone();
+                    Box::pin(self.active(active)).instrument(span).await
+                }
                 Phase::Interrupting(active, stop) => {
-                    Box::pin(self.interrupting(active, stop)).await
+                    let span = active.turn.log.span().clone();
+                    Box::pin(self.interrupting(active, stop)).instrument(span).await
                 }
                 Phase::Settling(lease) => Box::pin(self.settling(lease)).await,
                 Phase::Closing(lease, reason) => {
@@ -257,11 +264,7 @@ impl SessionTask {
     pub(super) fn fail(&mut self, log: &TurnLog, failure: Failure) {
         let failure = failure.concerning(Some(&self.status.session_id), Some(log.id()));
         let text = failure.to_string();
-        let is_protocol = matches!(failure.cause, Cause::Protocol { .. });
-        if log.end(Err(failure)) {
-            // What the CLI printed in place of its protocol may be an answer: not for the log.
-            let reason = if is_protocol { "the CLI broke its protocol" } else { &text };
-            debug!(turn_id = %log.id(), reason, "turn_failed");
+        if self.end_turn(log, Err(failure)) {
             self.around.tenant.counters.turns_failed.add_one();
             self.status.error_count += 1;
             self.status.last_error = Some(text);
@@ -305,15 +308,16 @@ impl SessionTask {
     /// Drops the turns from the queue whose callers have left.
     pub(super) fn drop_abandoned(&mut self) {
         let before = self.queue.len();
-        self.queue.retain(|waiting| {
-            let stays = waiting.log.listeners() > 0
-                || waiting.request.on_disconnect == super::DisconnectPolicy::Continue;
-            if !stays {
-                // Nobody listens; the end is for those who might still join by its id.
-                waiting.log.end(Err(Cause::TurnInterrupted.into()));
-            }
-            stays
+        let queue = std::mem::take(&mut self.queue);
+        let (stay, leave): (VecDeque<_>, VecDeque<_>) = queue.into_iter().partition(|waiting| {
+            waiting.log.listeners() > 0
+                || waiting.request.on_disconnect == super::DisconnectPolicy::Continue
         });
+        self.queue = stay;
+        for waiting in leave {
+            // Nobody listens; the end is for those who might still join by its id.
+            self.end_turn(&waiting.log, Err(self.failure(Cause::TurnInterrupted)));
+        }
         if self.queue.len() != before {
             self.show();
         }
@@ -332,12 +336,13 @@ impl SessionTask {
     }
 
     /// Takes note of what a turn cost.
-    pub(super) fn spend(&mut self, summary: &ResultSummary) {
+    pub(super) fn spend(&mut self, summary: &ResultSummary) -> Spent {
         let total = summary.total_cost_usd;
         let spent = Spent::of_turn(self.reported_cost, total, summary.usage);
         self.reported_cost = total;
         self.status.spent.add(&spent);
         self.around.tenant.spend(&spent);
+        spent
     }
 
     /// Makes a session that is past its time as new, except for its conversation.

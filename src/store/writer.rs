@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use sqlx::{QueryBuilder, Sqlite, SqlitePool, Transaction};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info_span, warn};
+use tracing::{error, error_span, warn};
 
 use super::{
     Commit, Line, StoreError,
@@ -49,7 +49,7 @@ impl Writer {
     pub(super) fn start(database: SqlitePool, tasks: &Tasks) -> Self {
         let (orders, mut waiting) = mpsc::channel(WAITING);
         let stopping = tasks.stopping().clone();
-        tasks.spawn(info_span!("store"), async move {
+        tasks.spawn(error_span!("store"), async move {
             let mut batch = Vec::with_capacity(WAITING);
             let mut counted = HashMap::new();
             loop {

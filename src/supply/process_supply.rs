@@ -15,7 +15,7 @@ use tokio::{
     sync::{Notify, oneshot},
     time::{Instant, timeout, timeout_at},
 };
-use tracing::{debug, info_span, warn};
+use tracing::{debug, error_span, warn};
 
 use super::{
     Lease, Leasing, Order, Permit, SpareSettings, SpareUse, Supply, folders, handshake,
@@ -93,7 +93,7 @@ impl ProcessSupply {
         let memory = limits.memory_limit.map(|limit| Arc::new(MemoryWatch::new(limit)));
         if let Some(watch) = memory.clone() {
             let stopping = tasks.stopping().child_token();
-            tasks.spawn(info_span!("memory"), async move {
+            tasks.spawn(error_span!("memory"), async move {
                 tokio::select! {
                     () = watch.run() => {}
                     () = stopping.cancelled() => {}
@@ -112,7 +112,7 @@ impl ProcessSupply {
             tasks,
         });
         let keeper = Arc::clone(&shared);
-        shared.tasks.spawn(info_span!("spares"), keeper.keep_spares());
+        shared.tasks.spawn(error_span!("spares"), keeper.keep_spares());
         Self(shared)
     }
 
@@ -145,7 +145,7 @@ impl Supply for ProcessSupply {
             let order_cancelled = order.cancelled.clone();
             // A task of its own: a process under way is ended in order even when nobody
             // waits for it any more.
-            let span = info_span!(
+            let span = error_span!(
                 "cli.start",
                 tenant = %order.session.tenant,
                 session_id = %order.session.session
@@ -348,7 +348,7 @@ impl Shared {
             return Err(cause);
         }
         lease.connect_time = began.elapsed();
-        debug!(%client_id, pid = lease.child.id(), elapsed = ?lease.connect_time, "cli_started");
+        debug!(%client_id, pid = lease.child.id(), elapsed_seconds = lease.connect_time.as_secs_f64(), "cli_started");
         Ok(lease)
     }
 

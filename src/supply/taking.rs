@@ -86,7 +86,7 @@ impl Shared {
 
 fn leased(parked: Parked, began: Instant) -> Lease {
     let Parked { client_id, cli_session_id, connection, process, place, work: _ } = parked;
-    debug!(%client_id, pid = process.id(), elapsed = ?began.elapsed(), "spare_taken");
+    debug!(%client_id, pid = process.id(), elapsed_seconds = began.elapsed().as_secs_f64(), "spare_taken");
     Lease {
         client_id,
         cli_session_id,

@@ -21,10 +21,12 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
+use tracing::Span;
 
 use self::state::{State, Waiter};
 use super::event::{Class, Event, Started};
@@ -51,6 +53,9 @@ pub struct LogLimits {
 #[derive(Debug, Clone)]
 pub struct TurnLog {
     id: TurnId,
+    /// What is logged about the turn is logged in it.
+    span: Span,
+    asked: Instant,
     shared: Arc<Shared>,
 }
 
@@ -87,10 +92,13 @@ pub struct Batch {
 }
 
 impl TurnLog {
-    /// An empty log. `listeners_gone` is told whenever the last listener goes away.
-    pub fn new(id: TurnId, limits: LogLimits, listeners_gone: Arc<Notify>) -> Self {
+    /// An empty log of a turn that is asked for now. `listeners_gone` is told whenever the
+    /// last listener goes away.
+    pub fn new(id: TurnId, limits: LogLimits, listeners_gone: Arc<Notify>, span: Span) -> Self {
         Self {
             id,
+            span,
+            asked: Instant::now(),
             shared: Arc::new(Shared { state: Mutex::new(State::new(limits)), listeners_gone }),
         }
     }
@@ -98,6 +106,21 @@ impl TurnLog {
     /// The turn.
     pub fn id(&self) -> &TurnId {
         &self.id
+    }
+
+    /// Its span.
+    pub fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// Time since the turn was asked for.
+    pub fn age(&self) -> Duration {
+        self.asked.elapsed()
+    }
+
+    /// Event 1, if it was written.
+    pub fn started(&self) -> Option<Arc<Started>> {
+        self.lock().started.clone()
     }
 
     /// Writes event 1.

@@ -3,10 +3,12 @@
 use std::{
     path::Path,
     process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use rustix::process::{Signal, kill_process};
+use serde_json::Value;
 use session_pool::{
     procfs::{Look, pid},
     proto::{QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client},
@@ -27,6 +29,7 @@ pub struct Daemon {
     pub address: String,
     pub state: TempDir,
     child: Child,
+    log: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Daemon {
@@ -45,24 +48,35 @@ impl Daemon {
         let mut child = command(by, state.path(), settings).spawn().expect("started");
         let stderr = child.stderr.take().expect("a pipe");
         let mut lines = BufReader::new(stderr).lines();
+        let log = Arc::new(Mutex::new(Vec::new()));
         let address = loop {
             let line = timeout(Duration::from_secs(20), lines.next_line()).await;
             let line = line.expect("in time").expect("text").expect("it listens");
-            let event: serde_json::Value = serde_json::from_str(&line).expect("a JSON log");
+            let event: Value = serde_json::from_str(&line).expect("a JSON log");
+            log.lock().expect("no panic").push(event.clone());
             if event["message"] == "listening" {
                 break format!("http://{}", event["address"].as_str().expect("an address"));
             }
         };
         // A log that nobody reads must not stop the program.
+        let record = Arc::clone(&log);
         drop(session_pool::tasks::spawn_owned(async move {
-            while let Ok(Some(_)) = lines.next_line().await {}
+            while let Ok(Some(line)) = lines.next_line().await {
+                let event = serde_json::from_str(&line).expect("a JSON log");
+                record.lock().expect("no panic").push(event);
+            }
         }));
         let client = Client::connect(address.clone()).await.expect("connected");
-        Self { client, address, state, child }
+        Self { client, address, state, child, log }
     }
 
     pub async fn open(&self, request: QueryRequest) -> Turn {
         Turn::new(self.client.clone().query(request).await.expect("taken").into_inner())
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Vec<Value> {
+        self.log.lock().expect("no panic").clone()
     }
 
     /// The process that was started: the keeper of the service, if it has one.

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use tonic::Status;
+use tracing::Span;
 
 use crate::{
     cli::options::Options,
@@ -118,6 +119,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         partials: partials(asked.unwrap_or_default()),
         asked_at: Instant::now(),
         deadline: None,
+        span: Span::none(),
     };
     check.finish(Query { session_id, request, payload })
 }

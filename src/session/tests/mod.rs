@@ -101,6 +101,7 @@ fn request(prompt: &str) -> TurnRequest {
         partials: Partials::Hidden,
         asked_at: Instant::now(),
         deadline: None,
+        span: tracing::Span::none(),
     }
 }
 

@@ -82,7 +82,7 @@ impl Shared {
             let plan = self.stock.plan();
             for kind in plan.start {
                 let shared = Arc::clone(&self);
-                let span = tracing::info_span!(parent: None, "spare", tenant = %kind.1);
+                let span = tracing::error_span!(parent: None, "spare", tenant = %kind.1);
                 self.tasks.spawn(span, async move { shared.keep_spare(kind).await });
             }
             let again = async {

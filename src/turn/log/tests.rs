@@ -4,7 +4,7 @@ use super::*;
 
 fn log(folder: &std::path::Path, buffer_bytes: usize, spill_bytes: u64) -> TurnLog {
     let limits = LogLimits { buffer_bytes, spill_bytes, spill_folder: folder.to_owned() };
-    let log = TurnLog::new(TurnId::fresh(), limits, Arc::default());
+    let log = TurnLog::new(TurnId::fresh(), limits, Arc::default(), Span::none());
     log.start(started(log.id()));
     log
 }
@@ -114,7 +114,7 @@ async fn listeners_are_bounded() {
 async fn the_last_listener_to_go_is_noticed() {
     let gone = Arc::new(Notify::new());
     let limits = LogLimits { buffer_bytes: 1000, spill_bytes: 0, spill_folder: PathBuf::new() };
-    let log = TurnLog::new(TurnId::fresh(), limits, Arc::clone(&gone));
+    let log = TurnLog::new(TurnId::fresh(), limits, Arc::clone(&gone), Span::none());
     let (a, b) = (
         log.listen(1, Partials::Hidden).expect("kept"),
         log.listen(1, Partials::Hidden).expect("kept"),

@@ -10,5 +10,6 @@ mod lifecycle;
 mod listeners;
 mod log_events;
 mod log_more;
+mod log_turns;
 mod pictures;
 mod timeouts;
