@@ -155,7 +155,11 @@ fn paths(config: &Config) -> Vec<PathBuf> {
 }
 
 fn read_tokens(file: &Path) -> anyhow::Result<Tokens> {
-    Tokens::read(file).with_context(|| format!("auth.tokens_file: {}", file.display()))
+    let named = || format!("auth.tokens_file: {}", file.display());
+    let tokens = Tokens::read(file).with_context(named)?;
+    // Nobody could call. It is a file that was emptied or cut off, not a decision.
+    anyhow::ensure!(!tokens.is_empty(), "{}: has no tokens", named());
+    Ok(tokens)
 }
 
 async fn changed(files: Option<&mut Files>) {

@@ -5,11 +5,13 @@
 //! rpc ─▶ pool ─▶ session ─▶ supply ─▶ cli
 //!                   ├─────▶ turn (the log of one turn, and its listeners)
 //!                   └─────▶ store (what outlives a session)
+//! transport (listeners and connections) ─▶ rpc, by what server puts together
 //! client (subcommands for people) ─▶ the generated types, over the network
 //! ```
 //!
 //! Arrows point one way. [`proto`] holds the generated types, which only [`rpc`] and
-//! [`client`] name. [`failure`], [`counters`], [`ids`], [`policy`], [`confined`] and [`tasks`] know nothing
+//! [`client`] name. [`failure`], [`counters`], [`ids`], [`policy`], [`confined`],
+//! [`descriptors`], [`log_limit`] and [`tasks`] know nothing
 //! of the rest. The way of a Query: `rpc` decodes it, `pool` finds or makes the session, the
 //! session's task makes sure of a process and writes the prompt, frames come back into
 //! the turn's log, every listener reads the log at its own pace, `rpc` encodes.
@@ -21,10 +23,12 @@ pub mod config;
 pub mod confined;
 pub mod counters;
 pub mod credentials;
+pub mod descriptors;
 pub mod failure;
 pub mod health;
 pub mod ids;
 pub mod keeper;
+pub mod log_limit;
 pub mod policy;
 pub mod pool;
 pub mod procfs;
@@ -38,4 +42,5 @@ pub mod tasks;
 pub mod telemetry;
 pub mod tenant;
 pub mod tls;
+pub mod transport;
 pub mod turn;

@@ -18,7 +18,7 @@ use session_pool::{
     },
     config::{self, Config, ConfigError},
     credentials::Credentials,
-    keeper,
+    descriptors, keeper,
     server::{self, Enclosure},
     telemetry,
 };
@@ -63,6 +63,9 @@ fn serve(args: ConfigArgs) -> ExitCode {
 
 fn run(config: Config, enclosure: Enclosure) -> anyhow::Result<ExitCode> {
     telemetry::init(&config.log)?;
+    if let Err(error) = descriptors::raise() {
+        tracing::warn!(%error, "file_descriptors_not_raised");
+    }
     let runtime = tokio::runtime::Runtime::new()?;
     let served = runtime.block_on(server::serve(config, enclosure));
     // A thread may be stuck in a disk that does not answer.

@@ -3,9 +3,9 @@
 //!
 //! The order of a stop: health says "not serving" and new turns are refused; turns under
 //! way may end until `server.drain_timeout`; every session is ended, which ends every
-//! stream; the listener and the connections are closed, within a bound, because tonic's
-//! own graceful stop waits for its connections without one.
+//! stream; the listeners and the connections are closed, within a bound.
 
+mod capacity;
 mod enclosure;
 mod observer;
 mod settings;
@@ -19,12 +19,14 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, TcpIncoming};
-use tonic_health::{pb::health_server::HealthServer, server::HealthReporter};
-use tower_layer::{Identity, Stack};
+use tonic::service::Routes;
+use tonic_health::{
+    pb::health_server::{Health as HealthRpcs, HealthServer},
+    server::HealthReporter,
+};
+use tower_layer::Layer as _;
 use tracing::{error, error_span, info, warn};
 
 pub use enclosure::Enclosure;
@@ -34,25 +36,30 @@ use crate::{
     config::Config,
     credentials::Credentials,
     health::{Health, part},
+    log_limit,
     policy::Policy,
     pool::{Parts, SessionPool},
     proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
-    rpc::{gatekeeper::GatekeeperLayer, service::Service},
+    rpc::{
+        edge::{Edge, EdgeLayer},
+        gatekeeper::{Gatekeeper, GatekeeperLayer},
+        service::Service,
+    },
     supply::ProcessSupply,
     tasks::Tasks,
     tenant::Tenants,
-    tls,
+    transport::Listener,
 };
 use observer::Observer;
 
 /// Room in a request beside its prompt: system prompts, schemas, base64.
 const REQUEST_OVERHEAD: usize = 8 * 1024 * 1024;
-/// How long connections may take to close once their streams have ended.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// Bytes of a health check: it holds the name of a service.
+const HEALTH_MESSAGE: usize = 1024;
+/// Bytes of a question about the contract: it holds a name.
+const REFLECTION_MESSAGE: usize = 16 * 1024;
 /// How long the service's tasks may take to end.
 const TASKS_LIMIT: Duration = Duration::from_secs(6);
-/// A caller that is gone without a word is noticed by this.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Runs the service until a signal stops it.
 pub async fn serve(config: Config, enclosure: Enclosure) -> anyhow::Result<ExitCode> {
@@ -196,28 +203,34 @@ impl Server {
             );
         }
         let (reporter, health_service) = tonic_health::server::health_reporter();
+        let health_service = health_service.max_decoding_message_size(HEALTH_MESSAGE);
         let health = Health::new();
         self.look_after_health(&health, reporter).await;
-        let router = self.router(&health)?.add_service(health_service.clone());
+        let service = self.service(&health, health_service.clone())?;
         let closed = CancellationToken::new();
-        let until_closed = closed.clone().cancelled_owned();
         let health_address = self.health_address();
-        let serving = match self.credentials.certificates() {
-            Some(certificates) => crate::tasks::spawn_owned(router.serve_with_incoming_shutdown(
-                tls::accept(self.listener, certificates, &self.tasks),
-                until_closed,
-            )),
-            None => crate::tasks::spawn_owned(router.serve_with_incoming_shutdown(
-                TcpIncoming::from(self.listener).with_nodelay(Some(true)),
-                until_closed,
-            )),
+        let max_connections = capacity::connections(&self.config, health_address.is_some());
+        let listener = Listener {
+            name: "server.listen",
+            socket: self.listener,
+            tls: self.credentials.certificates(),
+            service,
+            limits: settings::transport(&self.config, max_connections),
         };
-        if let Some(listener) = self.health_listener {
-            serve_health(listener, health_service, &self.tasks);
+        listener.serve(&self.tasks, closed.clone());
+        if let Some(socket) = self.health_listener {
+            serve_health(socket, health_service, &self.config, &self.tasks);
         }
         let (encrypted, asks) = (self.config.tls.cert.is_some(), self.credentials.gate().asks());
         self.credentials.keep_up_to_date(&self.tasks);
         self.pool.start();
+        let reporting = self.tasks.stopping().clone();
+        self.tasks.spawn(error_span!("log_limit"), async move {
+            tokio::select! {
+                () = log_limit::report() => {}
+                () = reporting.cancelled() => {}
+            }
+        });
         info!(
             %address,
             health_address = health_address.map(tracing::field::display),
@@ -226,18 +239,7 @@ impl Server {
             version = env!("CARGO_PKG_VERSION"),
             "listening"
         );
-        if self.config.auth.insecure && !asks {
-            warn!(
-                detail = "auth.insecure is set: whoever reaches the address can use the service",
-                "service_is_open"
-            );
-        }
-        if asks && !encrypted && !address.ip().to_canonical().is_loopback() {
-            warn!(
-                detail = "tls.cert is not set: unless something encrypts, tokens can be read",
-                "tokens_travel_in_the_open"
-            );
-        }
+        warn_of_exposure(&self.config, address, asks);
         stop.await;
 
         health.hold(part::SERVICE, "the service is stopping");
@@ -253,9 +255,6 @@ impl Server {
         let ended = self.tasks.stop(TASKS_LIMIT).await;
         if !ended {
             error!(left = self.tasks.len(), "tasks_left");
-        }
-        if let Ok(served) = timeout(CLOSE_LIMIT, serving).await {
-            served.context("the server's task")?.context("the server")?;
         }
         info!(drained, "stopped");
         Ok(drained && ended)
@@ -281,7 +280,11 @@ impl Server {
         });
     }
 
-    fn router(&self, health: &Health) -> anyhow::Result<GuardedRouter> {
+    fn service<H: HealthRpcs>(
+        &self,
+        health: &Health,
+        health_service: HealthServer<H>,
+    ) -> anyhow::Result<Guarded> {
         let policy = self.policy.clone();
         let observer = Observer {
             sandbox: self.sandbox,
@@ -293,11 +296,7 @@ impl Server {
         let service =
             SessionPoolServiceServer::new(Service::new(self.pool.clone(), policy, observer))
                 .max_decoding_message_size(limit);
-        let mut router = tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE))
-            .layer(GatekeeperLayer(self.credentials.gate()))
-            .add_service(service);
+        let mut routes = Routes::new(service).add_service(health_service);
         if self.config.server.reflection {
             let reflection = || {
                 tonic_reflection::server::Builder::configure()
@@ -306,33 +305,51 @@ impl Server {
                     // Callers without stubs can then read the details of errors.
                     .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             };
-            router = router
-                .add_service(reflection().build_v1()?)
-                .add_service(reflection().build_v1alpha()?);
+            let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+            routes = routes
+                .add_service(v1.max_decoding_message_size(REFLECTION_MESSAGE))
+                .add_service(v1alpha.max_decoding_message_size(REFLECTION_MESSAGE));
         }
-        Ok(router)
+        let guarded = GatekeeperLayer(self.credentials.gate()).layer(routes.prepare());
+        Ok(EdgeLayer::new(settings::edge(&self.config)).layer(guarded))
     }
 }
 
-/// Every call but a health check passes the gatekeeper.
-type GuardedRouter = Router<Stack<GatekeeperLayer, Identity>>;
-
 /// Answers health checks, and nothing else, in plain text.
-fn serve_health<H>(listener: TcpListener, health: HealthServer<H>, tasks: &Tasks)
-where
-    H: tonic_health::pb::health_server::Health,
-{
-    let closed = tasks.stopping().clone().cancelled_owned();
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let router = tonic::transport::Server::builder().add_service(health);
-    let serving = router.serve_with_incoming(incoming);
-    tasks.spawn(error_span!("health"), async move {
-        // Not a graceful stop: probes keep their connections open.
-        tokio::select! {
-            served = serving => if let Err(error) = served {
-                error!(%error, "health_not_served");
-            },
-            () = closed => {}
-        }
-    });
+fn serve_health<H: HealthRpcs>(
+    socket: TcpListener,
+    service: HealthServer<H>,
+    config: &Config,
+    tasks: &Tasks,
+) {
+    let listener = Listener {
+        name: "server.health_listen",
+        socket,
+        tls: None,
+        service: EdgeLayer::new(settings::edge(config)).layer(Routes::new(service).prepare()),
+        limits: settings::health_transport(config),
+    };
+    // Not closed before the rest: probes ask until the end.
+    listener.serve(tasks, tasks.stopping().clone());
 }
+
+/// Says what whoever reaches the address, or listens on the way to it, can do.
+fn warn_of_exposure(config: &Config, address: SocketAddr, asks: bool) {
+    if config.auth.insecure && !asks {
+        warn!(
+            detail = "auth.insecure is set: whoever reaches the address can use the service",
+            "service_is_open"
+        );
+    }
+    let encrypted = config.tls.cert.is_some();
+    if asks && !encrypted && !address.ip().to_canonical().is_loopback() {
+        warn!(
+            detail = "tls.cert is not set: unless something encrypts, tokens can be read",
+            "tokens_travel_in_the_open"
+        );
+    }
+}
+
+/// Every request is held to the edge's rules; every call but a health check passes the
+/// gatekeeper.
+type Guarded = Edge<Gatekeeper<Routes>>;

@@ -1,7 +1,7 @@
-//! Connections over TLS: certificates from files, read again when those change, and
-//! handshakes side by side, each within a bound. Knows nothing of what is said over them.
+//! Certificates from files, for the handshakes of connections. Knows nothing of what is
+//! said over those.
 
-use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -12,29 +12,6 @@ use rustls::{
     },
     server::WebPkiClientVerifier,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{mpsc, watch},
-    task::{AbortHandle, JoinSet},
-    time::{Instant, sleep_until, timeout},
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_stream::wrappers::ReceiverStream;
-use tracing::{debug, error_span, warn};
-
-use crate::tasks::Tasks;
-
-/// How long a client may take for its handshake.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// Handshakes at the same time. More wait in the system's queue.
-const HANDSHAKES: usize = 256;
-/// After this the oldest handshake gives way, when all places are taken: whoever connects
-/// and says nothing does not keep others out, and a rush of callers is not turned away.
-const GIVE_WAY: Duration = Duration::from_secs(1);
-/// Connections that are ready and wait to be served.
-const READY: usize = 16;
-/// The wait after a failure to accept, which is the machine's (no file descriptors).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where the certificates are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,88 +96,6 @@ fn pem_problem(error: &pem::Error) -> String {
         _ => "is not PEM: `-----BEGIN ...-----`, base64, and `-----END ...-----` stand on \
               lines of their own"
             .to_owned(),
-    }
-}
-
-/// Connections whose handshake is done. Accepting is among `tasks`, and ends with them or
-/// when nobody takes connections any more.
-pub fn accept(
-    listener: TcpListener,
-    config: watch::Receiver<Arc<ServerConfig>>,
-    tasks: &Tasks,
-) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
-    let (ready, connections) = mpsc::channel(READY);
-    let stopping = tasks.stopping().clone();
-    tasks.spawn(error_span!("tls"), async move {
-        tokio::select! {
-            () = accept_for_ever(&listener, &config, &ready) => {}
-            () = stopping.cancelled() => {}
-            () = ready.closed() => {}
-        }
-    });
-    ReceiverStream::new(connections)
-}
-
-async fn accept_for_ever(
-    listener: &TcpListener,
-    config: &watch::Receiver<Arc<ServerConfig>>,
-    ready: &mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
-) {
-    let mut handshakes = Handshakes::default();
-    loop {
-        handshakes.until_room().await;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                warn!(%error, "connection_not_accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let acceptor = TlsAcceptor::from(Arc::clone(&config.borrow()));
-        let ready = ready.clone();
-        handshakes.start(async move {
-            stream.set_nodelay(true).ok();
-            match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
-                // Whoever served connections may have stopped.
-                Ok(Ok(connection)) => drop(ready.send(Ok(connection)).await),
-                Ok(Err(error)) => debug!(%error, "handshake_failed"),
-                Err(_) => debug!("handshake_timeout"),
-            }
-        });
-    }
-}
-
-/// Handshakes under way, side by side.
-#[derive(Default)]
-struct Handshakes {
-    running: JoinSet<()>,
-    /// In the order of their start, each with the time from which it gives way.
-    order: VecDeque<(AbortHandle, Instant)>,
-}
-
-impl Handshakes {
-    /// Returns once there is room for one more, which is after [`GIVE_WAY`] at the latest.
-    async fn until_room(&mut self) {
-        while self.running.try_join_next().is_some() {}
-        self.order.retain(|(handshake, _)| !handshake.is_finished());
-        while self.running.len() >= HANDSHAKES {
-            let Some((oldest, gives_way)) = self.order.front() else { return };
-            tokio::select! {
-                _ = self.running.join_next() => {}
-                () = sleep_until(*gives_way) => {
-                    debug!("handshake_gave_way");
-                    oldest.abort();
-                    self.order.pop_front();
-                    self.running.join_next().await;
-                }
-            }
-        }
-    }
-
-    fn start(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
-        let handle = self.running.spawn(handshake);
-        self.order.push_back((handle, Instant::now() + GIVE_WAY));
     }
 }
 

@@ -8,10 +8,13 @@ use std::{
 };
 
 /// What each module may name of the crate. `server` and `lib` put everything together.
-const ALLOWED: [(&str, &[&str]); 24] = [
+const ALLOWED: [(&str, &[&str]); 27] = [
     ("ids", &[]),
     ("auth", &["ids"]),
-    ("tls", &["tasks"]),
+    ("tls", &[]),
+    ("log_limit", &[]),
+    ("descriptors", &[]),
+    ("transport", &["log_limit", "tasks"]),
     ("credentials", &["auth", "config", "tasks", "tls"]),
     ("tasks", &[]),
     ("policy", &[]),
@@ -20,7 +23,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
     ("procfs", &[]),
     ("confined", &[]),
     ("keeper", &["procfs"]),
-    ("cli", &["confined", "ids", "keeper", "procfs", "tasks"]),
+    ("cli", &["confined", "descriptors", "ids", "keeper", "procfs", "tasks"]),
     ("failure", &["cli", "ids"]),
     ("counters", &["cli"]),
     ("store", &["cli", "counters", "ids", "tasks"]),
@@ -34,18 +37,39 @@ const ALLOWED: [(&str, &[&str]); 24] = [
     (
         "pool",
         &[
-            "cli", "counters", "failure", "ids", "session", "store", "supply", "tasks", "tenant",
+            "cli",
+            "counters",
+            "failure",
+            "ids",
+            "log_limit",
+            "session",
+            "store",
+            "supply",
+            "tasks",
+            "tenant",
             "turn",
         ],
     ),
     (
         "rpc",
         &[
-            "auth", "cli", "counters", "failure", "ids", "policy", "pool", "proto", "session",
-            "tasks", "tenant", "turn",
+            "auth",
+            "cli",
+            "counters",
+            "failure",
+            "ids",
+            "log_limit",
+            "policy",
+            "pool",
+            "proto",
+            "session",
+            "tasks",
+            "tenant",
+            "transport",
+            "turn",
         ],
     ),
-    ("health", &["proto", "tasks"]),
+    ("health", &["descriptors", "proto", "tasks"]),
     ("client", &["config", "ids", "proto"]),
     ("proto", &[]),
 ];

@@ -42,6 +42,9 @@ pub enum Refusal {
     /// The header is of another form.
     #[error("the authorization metadata is not of the form `Bearer TOKEN`")]
     Malformed,
+    /// Sent more than once: it would depend on who reads it which one counts.
+    #[error("the authorization metadata is sent more than once")]
+    Repeated,
     /// No such token, or none any more.
     #[error("the token is not known, or has been revoked")]
     Unknown,

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{launch::Command, sandbox::Sandbox};
-use crate::keeper::bind_to_parent;
+use crate::{descriptors::restore_in, keeper::bind_to_parent};
 
 /// Starts that may wait for the thread, which needs about a millisecond for each.
 const WAITING_STARTS: usize = 64;
@@ -91,6 +91,7 @@ fn spawn_here(command: &Command, sandbox: &Sandbox) -> io::Result<Spawned> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     bind_to_parent(&mut enclosed, sandbox.death_signal());
+    restore_in(&mut enclosed);
     hand_over(&mut enclosed, announce);
     opened.into_iter().for_each(|folder| hand_over(&mut enclosed, folder.fd));
     let child = TokioCommand::from(enclosed).spawn().map_err(|error| {

@@ -12,8 +12,8 @@ use std::{
 use super::{
     memory,
     sections::{
-        AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, SandboxMode,
-        ServerConfig, StoreConfig, StoreKind, TlsConfig,
+        AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, LogFormat, PolicyConfig,
+        PoolConfig, SandboxMode, ServerConfig, StoreConfig, StoreKind, TlsConfig,
     },
 };
 use crate::policy::McpServers;
@@ -35,6 +35,7 @@ impl Config {
                 drain_timeout: Duration::from_secs(30),
                 reflection: true,
                 health_listen: None,
+                limits: LimitsConfig::default(),
             },
             pool: PoolConfig::default(),
             spare: Vec::new(),
@@ -74,6 +75,20 @@ impl Config {
             tls: TlsConfig::default(),
             log: LogConfig { format: LogFormat::Pretty, level: "info".into() },
             state_dir: default_state_dir(variable),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 1000,
+            max_streams: 1024,
+            handshake_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(1800),
+            max_header_bytes: 16 * 1024,
+            max_health_calls: 256,
         }
     }
 }

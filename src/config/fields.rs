@@ -5,8 +5,8 @@ use std::{
 };
 
 use super::{
-    AuthConfig, CliConfig, Config, LogConfig, LogFormat, PolicyConfig, PoolConfig, SandboxMode,
-    ServerConfig, SpareConfig, StoreConfig, StoreKind, TlsConfig, spares::MOST_SPARES,
+    AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, LogFormat, PolicyConfig, PoolConfig,
+    SandboxMode, ServerConfig, SpareConfig, StoreConfig, StoreKind, TlsConfig, spares::MOST_SPARES,
 };
 use crate::policy::McpServers;
 
@@ -14,10 +14,12 @@ use crate::policy::McpServers;
 pub const ENV_TABLE: &str = "cli.env";
 
 const NANOSECOND: Duration = Duration::from_nanos(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
@@ -141,12 +143,28 @@ fn duration_or_off<'a>(key: &'static str, place: &'a mut Duration) -> Field<'a> 
 }
 
 fn server_fields(server: &mut ServerConfig) -> impl IntoIterator<Item = Field<'_>> {
-    let ServerConfig { listen, drain_timeout, reflection, health_listen } = server;
+    let ServerConfig { listen, drain_timeout, reflection, health_listen, limits } = server;
+    let LimitsConfig {
+        max_connections,
+        max_streams,
+        handshake_timeout,
+        body_timeout,
+        idle_timeout,
+        max_header_bytes,
+        max_health_calls,
+    } = limits;
     [
         field("server.listen", Slot::Address(listen)),
         duration("server.drain_timeout", drain_timeout, DAY),
         field("server.reflection", Slot::Flag(reflection)),
         field("server.health_listen", Slot::OptionalAddress(health_listen)),
+        field("server.limits.max_connections", Slot::Count(max_connections, 1..=100_000)),
+        field("server.limits.max_streams", Slot::Count(max_streams, 1..=100_000)),
+        duration("server.limits.handshake_timeout", handshake_timeout, 5 * MINUTE),
+        duration("server.limits.body_timeout", body_timeout, HOUR),
+        duration_or_off("server.limits.idle_timeout", idle_timeout),
+        field("server.limits.max_header_bytes", Slot::Bytes(max_header_bytes, 4 * KIB..=MIB)),
+        field("server.limits.max_health_calls", Slot::Count(max_health_calls, 1..=100_000)),
     ]
 }
 

@@ -48,6 +48,34 @@ pub struct ServerConfig {
     /// Where health checks, and nothing else, are answered in plain text. Default
     /// none.
     pub health_listen: Option<SocketAddr>,
+    /// What connections are held to, with TLS and without.
+    pub limits: LimitsConfig,
+}
+
+/// What connections are held to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Connections at once. When all are taken, the oldest on which no call has been let
+    /// in gives way. Default 1000, 1 to 100 000; never more than half of the file
+    /// descriptors.
+    pub max_connections: usize,
+    /// Calls at once on one connection; clients are told. Default 1024, 1 to 100 000.
+    pub max_streams: usize,
+    /// From accepting a connection to the end of the TLS handshake and of what every
+    /// HTTP/2 connection begins with. Default 10 s, over 0, at most 5 min.
+    pub handshake_timeout: Duration,
+    /// From the headers of a request to the end of its message. Default 1 min, over 0, at
+    /// most 1 h.
+    pub body_timeout: Duration,
+    /// How long a connection may be without calls. Default 30 min, 0 is for ever, at most
+    /// 30 days.
+    pub idle_timeout: Duration,
+    /// Bytes of a request's metadata, as HTTP/2 counts them; clients are told. Default
+    /// 16 KiB, 4 KiB to 1 MiB.
+    pub max_header_bytes: usize,
+    /// Health checks at once, `Watch` included; the oldest gives way. Default 256, 1 to
+    /// 100 000.
+    pub max_health_calls: usize,
 }
 
 /// Sessions, turns and processes.

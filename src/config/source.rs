@@ -142,7 +142,8 @@ impl Settings {
 }
 
 fn is_table(key: &str) -> bool {
-    ["", ENV_TABLE, "server", "pool", "cli", "policy", "auth", "log"].contains(&key)
+    ["", ENV_TABLE, "server", "server.limits", "pool", "cli", "policy", "auth", "log"]
+        .contains(&key)
 }
 
 /// `SESSION_POOL__POOL__MAX_SESSIONS` is `pool.max_sessions`. The names of the

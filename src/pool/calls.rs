@@ -9,6 +9,7 @@ use crate::{
     cli::options::Options,
     failure::{Cause, Failure},
     ids::{SessionId, SessionKey, TenantId, TurnId},
+    log_limit::NOT_FOUND,
     session::{
         CloseReason, CloseReport, Decision, InterruptReport, Refusal, SessionHandle, UpdateReport,
         status::Status,
@@ -22,7 +23,7 @@ impl SessionPool {
     pub async fn interrupt(&self, key: &SessionKey, keep_session: bool) -> Option<InterruptReport> {
         let asked = self.ask(key, |handle| async move { handle.interrupt(keep_session).await });
         let report = asked.await.ok();
-        if report.is_none() {
+        if report.is_none() && NOT_FOUND.admits() {
             warn!(tenant = %key.tenant, session_id = %key.session, "session_not_found");
         }
         report

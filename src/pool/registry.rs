@@ -17,6 +17,7 @@ use tracing::{debug, error, error_span, warn};
 use crate::{
     failure::{Cause, Failure},
     ids::{SessionId, SessionKey, TenantId},
+    log_limit::{AT_CAPACITY, DISABLED},
     session::{
         Refusal, SessionHandle, SessionTask, Settings, Surroundings, TurnRequest,
         status::{Condition, Status},
@@ -254,7 +255,9 @@ impl SessionPool {
         let refusal = |cause| Failure::from(cause).concerning(Some(id), None);
         if !settings.enabled {
             let (current_sessions, max_sessions) = (self.len(), settings.max_sessions);
-            error!(session_id = %id, current_sessions, max_sessions, "session_pool_disabled");
+            if DISABLED.admits() {
+                error!(session_id = %id, current_sessions, max_sessions, "session_pool_disabled");
+            }
             return Err(refusal(Cause::PoolDisabled));
         }
         if self.is_draining() {
@@ -274,7 +277,9 @@ impl SessionPool {
         if current_sessions >= settings.max_sessions {
             tenant.counters.capacity_refusals.add_one();
             let max_sessions = settings.max_sessions;
-            warn!(session_id = %id, current_sessions, max_sessions, "session_pool_at_capacity");
+            if AT_CAPACITY.admits() {
+                warn!(session_id = %id, current_sessions, max_sessions, "session_pool_at_capacity");
+            }
             return Err(refusal(Cause::PoolAtCapacity { limit: max_sessions }));
         }
         if tenant.quotas().sessions.is_some() {

@@ -8,19 +8,16 @@ use std::{
 };
 
 use http::{Request, Response, header::AUTHORIZATION};
-use tonic::{
-    body::Body,
-    transport::server::{TcpConnectInfo, TlsConnectInfo},
-};
+use tonic::body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::info;
 
 use super::status::unauthenticated;
-use crate::auth::gate::Gate;
+use crate::{auth::gate::Gate, log_limit::UNAUTHENTICATED, transport::Peer};
 
 /// What calls to health checks begin with.
-const HEALTH: &str = "/grpc.health.v1.Health/";
+pub(super) const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// Puts a [`Gatekeeper`] before services.
 #[derive(Debug, Clone)]
@@ -61,14 +58,11 @@ where
             return Box::pin(self.inner.call(request));
         }
         let header = request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
-        let connection = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
-        let plain = request.extensions().get::<TcpConnectInfo>();
-        let peer =
-            connection.map(TlsConnectInfo::get_ref).or(plain).and_then(TcpConnectInfo::remote_addr);
-        let certificates = connection.and_then(TlsConnectInfo::peer_certs);
-        let certificate = certificates.as_ref().and_then(|all| all.first());
+        let peer = request.extensions().get::<Peer>();
+        let certificate = peer.and_then(|peer| peer.certificate.as_deref());
         match self.gate.identify(header, certificate.map(AsRef::as_ref)) {
             Ok(identity) => {
+                peer.inspect(|peer| peer.has_proven_itself());
                 request.extensions_mut().insert(identity);
                 // What let the caller in is nothing for the services behind.
                 request.headers_mut().remove(AUTHORIZATION);
@@ -76,8 +70,10 @@ where
             }
             Err(refusal) => {
                 // Whoever looks after the service has to see who tries.
-                let peer = peer.map(tracing::field::display);
-                info!(path = request.uri().path(), peer, %refusal, "unauthenticated");
+                if UNAUTHENTICATED.admits() {
+                    let peer = peer.map(|peer| tracing::field::display(peer.address));
+                    info!(path = request.uri().path(), peer, %refusal, "unauthenticated");
+                }
                 let response = unauthenticated(refusal).into_http();
                 Box::pin(std::future::ready(Ok(response)))
             }

@@ -14,11 +14,41 @@ use crate::{
     ids::TenantId,
     policy::{Policy, Roots},
     pool::PoolSettings,
-    rpc::decode::still_allowed,
+    rpc::{decode::still_allowed, edge::EdgeLimits},
     session::Settings,
     supply::{Permit, SpareClass, SpareSettings, SupplyLimits},
     tenant::Quotas,
+    transport::Limits,
 };
+
+/// Connections at once, and calls on each, where there are only health checks.
+pub const HEALTH_CONNECTIONS: usize = 64;
+const HEALTH_STREAMS: u32 = 16;
+
+/// What connections are held to, of which there may be so many.
+pub fn transport(config: &Config, max_connections: usize) -> Limits {
+    let limits = &config.server.limits;
+    let at_most = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    Limits {
+        max_connections,
+        max_streams: at_most(limits.max_streams),
+        handshake_timeout: limits.handshake_timeout,
+        idle_timeout: Some(limits.idle_timeout).filter(|limit| !limit.is_zero()),
+        max_header_bytes: at_most(limits.max_header_bytes),
+    }
+}
+
+/// The same for connections of health checks alone.
+pub fn health_transport(config: &Config) -> Limits {
+    let all = transport(config, HEALTH_CONNECTIONS);
+    Limits { max_streams: HEALTH_STREAMS.min(all.max_streams), ..all }
+}
+
+/// What requests are held to.
+pub fn edge(config: &Config) -> EdgeLimits {
+    let limits = &config.server.limits;
+    EdgeLimits { body_timeout: limits.body_timeout, max_health_calls: limits.max_health_calls }
+}
 
 /// What callers may ask for.
 pub fn policy(config: &Config) -> anyhow::Result<Policy> {

@@ -4,7 +4,11 @@
 mod support;
 
 mod bed;
+mod calls;
+mod connections;
+mod descriptors;
 mod quotas;
+mod raw;
 mod tenants;
 mod tls;
 mod tokens;

@@ -40,16 +40,16 @@ use crate::{
 };
 
 /// An authority that issues certificates.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
-struct Issued {
-    cert: String,
-    key: String,
+pub struct Issued {
+    pub cert: String,
+    pub key: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
@@ -57,7 +57,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
     }
 
-    fn pem(&self) -> String {
+    pub fn pem(&self) -> String {
         self.0.pem()
     }
 
@@ -67,7 +67,7 @@ impl Authority {
         Issued { cert: cert.pem(), key: key.serialize_pem() }
     }
 
-    fn server(&self) -> Issued {
+    pub fn server(&self) -> Issued {
         let names = vec!["localhost".to_owned()];
         self.issue(CertificateParams::new(names).expect("a name"))
     }
@@ -137,7 +137,7 @@ impl Bed {
     }
 }
 
-fn install(folder: &Path, issued: &Issued) {
+pub fn install(folder: &Path, issued: &Issued) {
     fs::write(folder.join("cert.pem"), &issued.cert).expect("written");
     fs::write(folder.join("key.pem"), &issued.key).expect("written");
 }

@@ -197,3 +197,30 @@ async fn a_bad_file_stops_the_start() {
     assert!(told.contains("auth.tokens_file") && told.contains("line 1"), "{told}");
     assert!(!told.contains("secret"), "{told}");
 }
+
+#[tokio::test]
+async fn c9_an_empty_file_keeps_the_tokens_and_is_an_error() {
+    let good = token("empty", false, None);
+    let bed = Bed::start(&[&good]).await;
+    let complaints = || log::mentioning("has no tokens").len();
+    for text in ["", "\n# nobody\n"] {
+        let before = complaints();
+        fs::write(bed.tokens_file(), text).expect("written");
+        let complaint = async || (complaints() > before).then_some(());
+        eventually("the complaint", complaint).await;
+        knock(&bed.client(&good)).await.expect("still let in");
+    }
+    let next = token("empty", false, None);
+    fs::write(bed.tokens_file(), file_of(&[&next])).expect("written");
+    eventually("the new token", async || knock(&bed.client(&next)).await.ok()).await;
+    assert_eq!(knock(&bed.client(&good)).await.expect_err("revoked").code(), Code::Unauthenticated);
+    bed.service.stop().await;
+
+    let state = tempfile::tempdir().expect("a folder");
+    let mut config = fake_cli(state.path());
+    let file = state.path().join("tokens.toml");
+    fs::write(&file, "").expect("written");
+    config.auth.tokens_file = Some(file);
+    let error = Server::bind(config, process_tree()).await.expect_err("refused");
+    assert!(format!("{error:#}").contains("has no tokens"), "{error:#}");
+}

@@ -79,6 +79,13 @@ impl Daemon {
         self.log.lock().expect("no panic").clone()
     }
 
+    /// The events of this name so far.
+    pub fn logged(&self, message: &str) -> Vec<Value> {
+        let mut log = self.log();
+        log.retain(|event| event["message"] == message);
+        log
+    }
+
     /// The process that was started: the keeper of the service, if it has one.
     pub fn started(&self) -> u32 {
         self.child.id().expect("it runs")

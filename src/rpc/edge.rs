@@ -1,0 +1,267 @@
+//! What holds for every request before anything else looks at it: it is a gRPC call,
+//! metadata that decides something comes once, its message arrives in time, health checks
+//! have a bounded number of places, and trailers are small enough for clients. Knows
+//! paths and headers; nothing of callers or of what is called.
+
+mod body;
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, AUTHORIZATION, CONTENT_TYPE},
+};
+use tokio::time::{Instant, sleep_until};
+use tonic::{Status, body::Body, metadata::MetadataMap};
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::info;
+
+use self::body::{Received, Sent};
+use super::{
+    gatekeeper::HEALTH,
+    service::ROUTING_KEY,
+    status::{
+        Rejection, Violation, bound_trailers, deadline_passed, of_rejection, unauthenticated,
+    },
+    stream::deadline,
+};
+use crate::{
+    auth::Refusal,
+    log_limit::{HEALTH_CALL_REVOKED, NOT_GRPC},
+    transport::{
+        Peer,
+        slots::{Slot, Slots},
+    },
+};
+
+/// What calls to reflection begin with: their messages come one after the other, for as
+/// long as the caller likes.
+const REFLECTION: &str = "/grpc.reflection.";
+/// The caller's own deadline.
+const TIMEOUT_KEY: &str = "grpc-timeout";
+/// How long the few bytes of a health check may take.
+const HEALTH_BODY_LIMIT: Duration = Duration::from_secs(5);
+
+/// The limits of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EdgeLimits {
+    /// From the headers of a request to the end of its message.
+    pub body_timeout: Duration,
+    /// Health checks at once, `Watch` included.
+    pub max_health_calls: usize,
+}
+
+/// Puts an [`Edge`] before services.
+#[derive(Debug, Clone)]
+pub struct EdgeLayer {
+    limits: EdgeLimits,
+    health_calls: Arc<Slots>,
+}
+
+impl EdgeLayer {
+    /// With these limits, which all services behind it have in common.
+    pub fn new(limits: EdgeLimits) -> Self {
+        // The oldest gives way at once: a check takes no time, and there is always room
+        // for the next one.
+        let health_calls = Slots::new(limits.max_health_calls, Duration::ZERO);
+        Self { limits, health_calls }
+    }
+}
+
+impl<S> Layer<S> for EdgeLayer {
+    type Service = Edge<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Edge { layer: self.clone(), inner }
+    }
+}
+
+/// Holds requests to what every one of them is held to.
+#[derive(Debug, Clone)]
+pub struct Edge<S> {
+    layer: EdgeLayer,
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Edge<S>
+where
+    S: Service<Request<Received<B>>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Send + 'static,
+{
+    type Response = Response<Sent>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        if let Some(refused) = refusal(&request) {
+            return Box::pin(std::future::ready(Ok(refused.map(|body| Sent::new(body, None)))));
+        }
+        let path = request.uri().path();
+        let slot = path.starts_with(HEALTH).then(|| self.health_call());
+        let limit = self.layer.limits.body_timeout;
+        let limit = match &slot {
+            Some(_) => Some(limit.min(HEALTH_BODY_LIMIT)),
+            None => Some(limit).filter(|_| !path.starts_with(REFLECTION)),
+        };
+        let ends = deadline_of(request.headers());
+        let answer = self.inner.call(request.map(|body| Received::new(body, limit)));
+        Box::pin(async move {
+            let mut response = tokio::select! {
+                response = answer => response?,
+                () = at(ends) => deadline_passed().into_http(),
+                () = revocation(slot.as_ref()) => body::revoked().into_http(),
+            };
+            bound_trailers(response.headers_mut());
+            Ok(response.map(|body| Sent::new(body, slot)))
+        })
+    }
+}
+
+impl<S> Edge<S> {
+    fn health_call(&self) -> Slot {
+        let (slot, revoked) = self.layer.health_calls.take_now();
+        if revoked && HEALTH_CALL_REVOKED.admits() {
+            info!(limit = self.layer.limits.max_health_calls, "health_call_revoked");
+        }
+        slot
+    }
+}
+
+/// Ends when the caller's own deadline passes.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn revocation(slot: Option<&Slot>) {
+    match slot {
+        Some(slot) => slot.revoked().cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
+    let value = headers.get(TIMEOUT_KEY)?;
+    let only = HeaderMap::from_iter([(HeaderName::from_static(TIMEOUT_KEY), value.clone())]);
+    deadline(&MetadataMap::from_headers(only))
+}
+
+/// The answer to a request that is no call, or whose metadata has two meanings.
+fn refusal<B>(request: &Request<B>) -> Option<Response<Body>> {
+    let headers = request.headers();
+    // As the gRPC specification has it: whoever speaks HTTP and not gRPC is answered in HTTP.
+    if request.method() != Method::POST {
+        return Some(not_grpc(request, StatusCode::METHOD_NOT_ALLOWED));
+    }
+    if !is_grpc(headers) {
+        return Some(not_grpc(request, StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    let twice = |key: &str| headers.get_all(key).iter().nth(1).is_some();
+    if twice(AUTHORIZATION.as_str()) {
+        return Some(unauthenticated(Refusal::Repeated).into_http());
+    }
+    for key in [ROUTING_KEY, TIMEOUT_KEY] {
+        if twice(key) {
+            let description = "must not be sent more than once".to_owned();
+            let violation = Violation { field: format!("metadata {key}"), description };
+            return Some(of_rejection(&Rejection::Invalid(vec![violation])).into_http());
+        }
+    }
+    None
+}
+
+/// Whether the content is gRPC with protobuf, the only form that is served.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(content_type), None) = (types.next(), types.next()) else { return false };
+    let Ok(content_type) = content_type.to_str() else { return false };
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    ["application/grpc", "application/grpc+proto"]
+        .iter()
+        .any(|served| essence.eq_ignore_ascii_case(served))
+}
+
+fn not_grpc<B>(request: &Request<B>, code: StatusCode) -> Response<Body> {
+    if NOT_GRPC.admits() {
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
+        let peer = peer.map(tracing::field::display);
+        info!(method = %request.method(), code = code.as_u16(), peer, "not_grpc");
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = code;
+    if code == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    }
+    response
+}
+
+/// The status of a call whose message did not arrive in time.
+fn message_late(limit: Duration) -> Status {
+    Status::deadline_exceeded(format!(
+        "the request did not arrive within {limit:?} (server.limits.body_timeout)"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c9_only_grpc_with_protobuf_is_served() {
+        let served = |types: &[&str]| {
+            let mut request = Request::post("/a.B/C");
+            for content_type in types {
+                request = request.header(CONTENT_TYPE, *content_type);
+            }
+            refusal(&request.body(()).expect("a request")).map(|answer| answer.status())
+        };
+        for good in
+            ["application/grpc", "application/grpc+proto", "Application/GRPC; charset=utf-8"]
+        {
+            assert_eq!(served(&[good]), None, "{good}");
+        }
+        let unsupported = Some(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        for bad in ["text/plain", "application/grpc-web", "application/grpc+json", "", "grpc"] {
+            assert_eq!(served(&[bad]), unsupported, "{bad}");
+        }
+        assert_eq!(served(&[]), unsupported);
+        assert_eq!(served(&["application/grpc", "application/grpc"]), unsupported);
+        for method in ["GET", "PUT", "OPTIONS", "CONNECT"] {
+            let request = Request::builder().method(method).uri("/a.B/C").body(());
+            let answer = refusal(&request.expect("a request")).expect("refused");
+            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+            assert_eq!(answer.headers()[ALLOW], "POST");
+        }
+    }
+
+    #[test]
+    fn c9_metadata_that_decides_something_comes_once() {
+        for (key, code) in [
+            ("authorization", tonic::Code::Unauthenticated),
+            ("session-id", tonic::Code::InvalidArgument),
+            ("grpc-timeout", tonic::Code::InvalidArgument),
+        ] {
+            let once = Request::post("/a.B/C").header(CONTENT_TYPE, "application/grpc");
+            let once = once.header(key, "1S");
+            let twice = once.header(key, "1S").body(()).expect("a request");
+            let answer = refusal(&twice).expect("refused");
+            let status = Status::from_header_map(answer.headers()).expect("a status");
+            assert_eq!(status.code(), code, "{key}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What the limit of file descriptors is enough for, said at the start.
+
+use tracing::{info, warn};
+
+use super::settings::HEALTH_CONNECTIONS;
+use crate::{
+    config::Config,
+    descriptors::{connections_carried, limit, processes_carried},
+};
+
+/// How many connections are taken, and what is left for sessions. A session without a
+/// process needs no descriptor, so `pool.max_processes` is what has to fit.
+pub fn connections(config: &Config, beside_health: bool) -> usize {
+    let limit = limit();
+    let wanted = config.server.limits.max_connections;
+    let connections = connections_carried(limit, wanted);
+    if connections < wanted {
+        warn!(
+            limit,
+            connections,
+            wanted,
+            detail = "server.limits.max_connections: ulimit -n has room for fewer",
+            "file_descriptors_limit_connections"
+        );
+    }
+    let health = if beside_health { HEALTH_CONNECTIONS } else { 0 };
+    let processes = processes_carried(limit, (connections + health) as u64);
+    info!(limit, connections, processes, "file_descriptors");
+    let max_processes = config.pool.max_processes;
+    if processes < max_processes as u64 {
+        warn!(
+            limit,
+            processes,
+            max_processes,
+            detail = "pool.max_processes: ulimit -n carries fewer running sessions",
+            "file_descriptors_limit_processes"
+        );
+    }
+    connections
+}

@@ -1,0 +1,122 @@
+//! Notices when a client has said what every HTTP/2 connection begins with: the preface
+//! and a whole SETTINGS frame. The HTTP library waits for both without a bound.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::oneshot,
+};
+
+/// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`.
+const PREFACE: usize = 24;
+/// The head of a frame, which begins with the length of its payload in three bytes.
+const FRAME_HEAD: usize = 9;
+
+/// A stream that tells when the greeting has been read from it.
+#[derive(Debug)]
+pub(super) struct Greeted<T> {
+    stream: T,
+    /// What has been read so far, up to the head of the first frame.
+    head: Vec<u8>,
+    read: usize,
+    told: Option<oneshot::Sender<()>>,
+}
+
+impl<T> Greeted<T> {
+    /// The stream, and what resolves once the greeting is complete.
+    pub fn new(stream: T) -> (Self, oneshot::Receiver<()>) {
+        let (told, greeted) = oneshot::channel();
+        (Self { stream, head: Vec::new(), read: 0, told: Some(told) }, greeted)
+    }
+
+    fn note(&mut self, bytes: &[u8]) {
+        if self.told.is_none() {
+            return;
+        }
+        let missing = (PREFACE + FRAME_HEAD).saturating_sub(self.head.len());
+        self.head.extend_from_slice(&bytes[..missing.min(bytes.len())]);
+        self.read = self.read.saturating_add(bytes.len());
+        if let Some([high, middle, low]) = self.head.get(PREFACE..PREFACE + 3)
+            && self.head.len() == PREFACE + FRAME_HEAD
+        {
+            let payload = u32::from_be_bytes([0, *high, *middle, *low]);
+            let whole = usize::try_from(payload).unwrap_or(usize::MAX);
+            if self.read - self.head.len() >= whole {
+                // Nobody waits for it on a connection that ends.
+                self.told.take().map(|told| told.send(()).ok());
+                self.head = Vec::new();
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Greeted<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.note(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Greeted<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_greeting_is_complete_with_the_last_byte_of_its_settings_however_it_is_cut() {
+        let mut greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        greeting.extend([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100]);
+        for cut in [1, 2, 7, 23, 24, 25, 33, 38, 39] {
+            let (mut stream, mut greeted) = Greeted::new(&greeting[..]);
+            let mut read = 0;
+            while read < greeting.len() {
+                assert!(greeted.try_recv().is_err(), "not yet: {read} of {cut}");
+                let mut piece = vec![0; cut.min(greeting.len() - read)];
+                read += stream.read_exact(&mut piece).await.expect("there");
+            }
+            assert!(greeted.try_recv().is_ok(), "pieces of {cut}");
+        }
+    }
+}

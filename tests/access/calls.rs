@@ -1,0 +1,201 @@
+//! Calls that are none, that mean two things, that never arrive, or that come in floods:
+//! what callers without credentials can do.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::{Method, Request, StatusCode};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tonic::{Code, Status};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use crate::{
+    bed::{Bed, knock, token},
+    raw::{self, DATA, END_HEADERS, END_STREAM, HEADERS, Raw, frame},
+    support::{log, service::Service},
+};
+
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const STATS: &str = "/sessionpool.v1.SessionPoolService/GetStats";
+const GRPC: (&str, &str) = ("content-type", "application/grpc");
+
+fn address_of(service: &Service) -> SocketAddr {
+    service.address.trim_start_matches("http://").parse().expect("an address")
+}
+
+/// One call by an ordinary HTTP/2 client; the empty message is sent.
+async fn ask(
+    address: SocketAddr,
+    method: Method,
+    headers: &[(&str, &str)],
+) -> (StatusCode, http::HeaderMap) {
+    let stream = TcpStream::connect(address).await.expect("connected");
+    let (client, connection) = h2::client::handshake(stream).await.expect("greeted");
+    let connection = session_pool::tasks::spawn_owned(connection);
+    let mut client = client.ready().await.expect("ready");
+    let mut request = Request::builder().method(method).uri(format!("http://test{STATS}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let (response, mut body) =
+        client.send_request(request.body(()).expect("a request"), false).expect("sent");
+    body.send_data(raw::message(&[]).into(), true).ok();
+    let response = timeout(Duration::from_secs(10), response).await.expect("in time");
+    let (parts, mut body) = response.expect("answered").into_parts();
+    while let Some(Ok(_)) = body.data().await {}
+    let trailers = body.trailers().await.ok().flatten();
+    connection.abort();
+    (parts.status, trailers.unwrap_or(parts.headers))
+}
+
+fn code(headers: &http::HeaderMap) -> Code {
+    Status::from_header_map(headers).expect("a status").code()
+}
+
+#[tokio::test]
+async fn c9_what_is_no_grpc_call_is_refused_in_http() {
+    let service = Service::start(|_| {}).await;
+    let address = address_of(&service);
+    let (status, headers) = ask(address, Method::POST, &[GRPC]).await;
+    assert_eq!((status, code(&headers)), (StatusCode::OK, Code::Ok));
+    for content in [&[][..], &[("content-type", "text/plain")], &[GRPC, GRPC]] {
+        let (status, _) = ask(address, Method::POST, content).await;
+        assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{content:?}");
+    }
+    for method in [Method::GET, Method::PUT, Method::OPTIONS] {
+        let (status, headers) = ask(address, method, &[GRPC]).await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(headers["allow"], "POST");
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn c9_credentials_that_are_sent_twice_let_nobody_in() {
+    let (good, other) = (token("a", false, None), token("b", true, None));
+    let bed = Bed::start(&[&good, &other]).await;
+    let address = address_of(&bed.service);
+    let [good, other] = [&good, &other].map(|token| format!("Bearer {}", token.secret));
+    for pair in [[&good, &other], [&other, &good], [&good, &good]] {
+        let headers = [GRPC, ("authorization", pair[0]), ("authorization", pair[1])];
+        let (_, trailers) = ask(address, Method::POST, &headers).await;
+        assert_eq!(code(&trailers), Code::Unauthenticated);
+    }
+    for key in ["session-id", "grpc-timeout"] {
+        let headers = [GRPC, ("authorization", good.as_str()), (key, "9S"), (key, "9S")];
+        let (_, trailers) = ask(address, Method::POST, &headers).await;
+        assert_eq!(code(&trailers), Code::InvalidArgument, "{key}");
+    }
+    let (_, trailers) = ask(address, Method::POST, &[GRPC, ("authorization", &good)]).await;
+    assert_eq!(code(&trailers), Code::Ok);
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn c1_an_error_that_repeats_a_header_reaches_the_caller() {
+    let service = Service::start(|_| {}).await;
+    let long = "é".repeat(3000);
+    let (_, trailers) =
+        ask(address_of(&service), Method::POST, &[GRPC, ("grpc-encoding", &long[..4000])]).await;
+    let size: usize =
+        trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    assert!(size < 8192, "{size}");
+    assert_ne!(code(&trailers), Code::Ok);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn c9_a_flood_of_refused_calls_does_not_flood_the_log() {
+    let good = token("a", false, None);
+    let bed = Bed::start(&[&good]).await;
+    let mut raw = Raw::greeted(address_of(&bed.service)).await;
+    let before = log::named("unauthenticated").len();
+    let (calls, headers) = (3000, raw::call(STATS, &[]));
+    for stream in (1..).step_by(2).take(calls) {
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &headers)).await;
+        // In step with the answers: the number of calls at once is bounded, too.
+        if stream % 200 == 1 {
+            raw.until_end_of(stream).await;
+        }
+    }
+    raw.until_end_of(2 * u32::try_from(calls).expect("few") - 1).await;
+    let written = log::named("unauthenticated").len() - before;
+    // The other tests of this program write some, too.
+    assert!(written <= 50, "{written} lines for {calls} calls");
+    knock(&bed.client(&good)).await.expect("others are let in");
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn c3_a_large_health_check_is_refused_before_it_is_read() {
+    let good = token("a", false, None);
+    let bed = Bed::start(&[&good]).await;
+    let mut raw = Raw::greeted(address_of(&bed.service)).await;
+    // The length of a message of nearly 4 MiB, and no more of it.
+    let begun = [&[0], &(4_u32 << 20).saturating_sub(100).to_be_bytes()[..]].concat();
+    for stream in (1..).step_by(2).take(200) {
+        raw.send(&frame(HEADERS, END_HEADERS, stream, &raw::call(CHECK, &[]))).await;
+        raw.send(&frame(DATA, 0, stream, &begun)).await;
+        let answer = raw.until_end_of(stream).await;
+        assert!(!answer.is_empty());
+    }
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn c3_a_request_whose_message_never_arrives_is_ended() {
+    let service =
+        Service::start(|config| config.server.limits.body_timeout = Duration::from_millis(400))
+            .await;
+    let mut raw = Raw::greeted(address_of(&service)).await;
+    for (stream, path) in (1..).step_by(2).zip([
+        CHECK,
+        STATS,
+        "/grpc.health.v1.Health/Watch",
+        "/sessionpool.v1.SessionPoolService/Query",
+        "/sessionpool.v1.SessionPoolService/Attach",
+    ]) {
+        let begun = Instant::now();
+        raw.send(&frame(HEADERS, END_HEADERS, stream, &raw::call(path, &[]))).await;
+        raw.send(&frame(DATA, 0, stream, &[0, 0, 0, 0, 9, 1])).await;
+        raw.until_end_of(stream).await;
+        assert!(begun.elapsed() >= Duration::from_millis(350), "{path}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn c3_watchers_are_bounded_and_a_check_always_finds_room() {
+    let good = token("a", false, None);
+    let bed = Bed::with(&[&good], |config| config.server.limits.max_health_calls = 10).await;
+    let channel = bed.service.channel().await;
+    let request = || HealthCheckRequest { service: "liveness".into() };
+    let mut watchers = Vec::new();
+    for _ in 0..30 {
+        let mut watcher =
+            HealthClient::new(channel.clone()).watch(request()).await.expect("taken").into_inner();
+        watcher.message().await.expect("answered").expect("a first state");
+        watchers.push(watcher);
+    }
+    for watcher in &mut watchers[..20] {
+        // A state may have changed before.
+        let ended = timeout(Duration::from_secs(5), async {
+            loop {
+                if let Err(ended) = watcher.message().await {
+                    return ended;
+                }
+            }
+        });
+        assert_eq!(ended.await.expect("given way").code(), Code::ResourceExhausted);
+    }
+    let newest = timeout(Duration::from_millis(200), async {
+        while let Ok(Some(_)) = watchers[29].message().await {}
+    });
+    assert!(newest.await.is_err(), "the newest watch on");
+    let answer = HealthClient::new(bed.service.channel().await).check(request()).await;
+    answer.expect("a check is answered");
+    drop(watchers);
+    bed.service.stop().await;
+}
