@@ -174,13 +174,14 @@ async fn idle(mut open: watch::Receiver<usize>, limit: Option<Duration>) {
     }
 }
 
-/// Spawns the tasks of calls among the service's.
+/// Spawns the tasks of calls among the service's. What they log is about the call and not
+/// about its connection.
 #[derive(Debug, Clone)]
 struct StreamTasks(Tasks);
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamTasks {
     fn execute(&self, future: F) {
-        self.0.spawn(Span::current(), future);
+        self.0.spawn(Span::none(), future);
     }
 }
 
