@@ -11,4 +11,5 @@ mod processes;
 mod resting;
 mod rows;
 mod spares;
+mod terminal;
 mod turns;
