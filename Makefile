@@ -36,4 +36,4 @@ fuzz: ## The fuzz targets, five minutes each
 
 clean: ## Remove everything that was built or fetched
 	cargo clean
-	rm -rf target tests/clients/go/gen
+	rm -rf target tests/clients/go/gen tests/clients/go/gen-importer

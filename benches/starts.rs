@@ -63,8 +63,10 @@ async fn run() -> Outcome<()> {
             .map_or_else(|| PathBuf::from("target/claude"), PathBuf::from);
         let program = std::path::absolute(folder.join(version).join("claude"))?;
         if !program.is_file() {
-            println!("Claude CLI {version} is not at {}: run .ci/fetch-cli", program.display());
-            continue;
+            let program = program.display();
+            return Err(
+                format!("Claude CLI {version} is not at {program}: run .ci/fetch-cli").into()
+            );
         }
         sessions(version, &program).await?;
     }

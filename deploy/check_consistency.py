@@ -114,7 +114,11 @@ def check_memory(k8s):
         have = mebibytes(k8s.container["resources"][name + "s"]["memory"])
         formula = f"{SERVICE_MIB} + {processes} x {PROCESS_MIB} = {needed} MiB"
         require(have >= needed, f"the memory {name} is {have} MiB, less than {formula}")
-    return f"memory request and limit fit {processes} processes ({needed} MiB)"
+    request, limit = (mebibytes(k8s.container["resources"][n]["memory"]) for n in ("requests", "limits"))
+    session = mebibytes(k8s.setting("cli", "memory_limit").replace("iB", "i"))
+    room = limit - request + PROCESS_MIB
+    require(session <= room, f"cli.memory_limit is {session} MiB, and one process has room for {room} MiB")
+    return f"memory request and limit fit {processes} processes ({needed} MiB), one of up to {session} MiB"
 
 
 def check_ports(k8s, dockerfile):
@@ -233,12 +237,23 @@ def check_state(k8s):
     return "state_dir lies inside the claimed volume"
 
 
-def check_overlay(base, overlay):
-    image = overlay.container["image"]
-    require(image != base.container["image"], "overlays/example does not change the image")
-    replicas = [k8s.stateful_set["spec"]["replicas"] for k8s in (base, overlay)]
-    require(replicas[0] != replicas[1], "overlays/example does not change the replicas")
-    return f"overlays/example: image {image}, {replicas[1]} replicas"
+def check_as_it_stands(name, k8s, manifest):
+    """Whoever applies it without a change gets what exists and what works."""
+    version = tomllib.loads(manifest.read_text())["package"]["version"]
+    image = k8s.container["image"]
+    tagged = image.endswith(f"session-pool:{version}")
+    require(tagged, f"{name}: the image is {image}, and the version of Cargo.toml is {version}")
+    replicas = k8s.stateful_set["spec"]["replicas"]
+    require(replicas == 1, f"{name}: {replicas} replicas need a proxy that routes by session")
+    architecture = k8s.pod.get("nodeSelector", {}).get("kubernetes.io/arch")
+    require(architecture == "amd64", f"{name}: nodeSelector is for {architecture}, the image is for amd64")
+    return f"{name}: image {image}, one replica, nodes of {architecture}"
+
+
+def check_images_of_overlay(kustomization):
+    known = {image["name"] for image in yaml.safe_load(kustomization.read_text())["images"]}
+    require(known == {"session-pool"}, f"overlays/example names the images {known}, not session-pool")
+    return "overlays/example names the base's image"
 
 
 def check_same_settings(base, tls):
@@ -329,7 +344,9 @@ def main():
         for passed in check_rendered(k8s, dockerfile, examples):
             print(f"ok   {name}: {passed}")
     print(f"ok   {check_same_settings(base, tls)}")
-    print(f"ok   {check_overlay(base, overlay)}")
+    for name, k8s in (("base", base), ("overlays/example", overlay), ("overlays/tls", tls)):
+        print(f"ok   {check_as_it_stands(name, k8s, root / 'Cargo.toml')}")
+    print(f"ok   {check_images_of_overlay(kubernetes / 'overlays/example/kustomization.yaml')}")
     print(f"ok   {check_service_config(deploy / 'service_config.json')}")
     print(f"ok   {check_image(dockerfile, root / 'Cargo.toml')}")
     print(f"ok   {check_cli_version(dockerfile, root / '.ci/claude-cli.lock')}")

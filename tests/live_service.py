@@ -68,6 +68,12 @@ def fetch_cli() -> Path:
     return ROOT / os.environ.get("SESSION_POOL_CLAUDE_DIR", "target/claude") / version / "claude"
 
 
+def fetch_all_clis() -> None:
+    """Makes sure that every pinned CLI is there."""
+    if subprocess.run([ROOT / ".ci/fetch-cli"], check=False).returncode != 0:
+        raise Failure("a pinned Claude CLI is missing")
+
+
 def service_environment() -> dict[str, str]:
     """The environment of the caller without any configuration of the service."""
     return {key: value for key, value in os.environ.items() if not key.startswith("SESSION_POOL_")}

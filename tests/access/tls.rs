@@ -340,3 +340,30 @@ async fn health_is_answered_in_plain_text_and_nothing_else_is() {
     assert_eq!(asked.expect_err("not here").code(), Code::Unimplemented);
     bed.service.stop().await;
 }
+
+#[tokio::test]
+async fn f6_plain_http_to_a_tls_port_is_told_in_words_that_name_tls() {
+    let bed = Bed::start(None, |_, _| {}).await;
+    let stats = async |address: &str| {
+        let program = tokio::process::Command::new(env!("CARGO_BIN_EXE_session-pool"))
+            .args(["stats", "--address", address])
+            .output();
+        let output =
+            timeout(Duration::from_secs(20), program).await.expect("in time").expect("ran");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, told) = stats(&bed.service.address).await;
+    assert_eq!(code, Some(69), "{told}");
+    assert!(told.contains("the service speaks TLS: use https://"), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    for word in ["h2", "http2", "frame", "transport"] {
+        assert!(!told.contains(word), "{told}");
+    }
+    bed.service.stop().await;
+    // And the other way round.
+    let plain = Service::with(fake_cli(bed.folder.path()), TempDir::new().expect("a folder")).await;
+    let (code, told) = stats(&plain.address.replace("http://", "https://")).await;
+    assert_eq!(code, Some(69), "{told}");
+    assert!(told.contains("the service does not speak TLS: use http://"), "{told}");
+    plain.stop().await;
+}

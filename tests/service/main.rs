@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clone;
 mod contract;
 mod errors;
 mod faults;

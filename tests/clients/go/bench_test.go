@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	pb "session-pool/tests/clients/go/gen/sessionpool/v1"
+	pb "github.com/session-pool/session-pool/gen/go/sessionpool/v1"
 )
 
 // rounds is the number of measurements that a median is taken of.

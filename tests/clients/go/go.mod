@@ -3,6 +3,7 @@ module session-pool/tests/clients/go
 go 1.26.0
 
 require (
+	github.com/session-pool/session-pool/gen/go v0.0.0
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260825221802-da73d73af1c5
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
@@ -13,3 +14,6 @@ require (
 	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 )
+
+// Generated from proto/ by ../generate: as the module that its go_package names.
+replace github.com/session-pool/session-pool/gen/go => ./gen

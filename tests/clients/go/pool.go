@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	pb "session-pool/tests/clients/go/gen/sessionpool/v1"
+	pb "github.com/session-pool/session-pool/gen/go/sessionpool/v1"
 )
 
 // response is what the streams of Query and Attach have in common.

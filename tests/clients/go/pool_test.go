@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	pb "session-pool/tests/clients/go/gen/sessionpool/v1"
+	pb "github.com/session-pool/session-pool/gen/go/sessionpool/v1"
 )
 
 const (

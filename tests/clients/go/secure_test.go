@@ -27,7 +27,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 
-	pb "session-pool/tests/clients/go/gen/sessionpool/v1"
+	pb "github.com/session-pool/session-pool/gen/go/sessionpool/v1"
 )
 
 // secured is a service of the test's own, on the scripted CLI, that speaks TLS
