@@ -79,6 +79,8 @@ pub enum Cause {
     CliNotFound {
         /// `cli.path`.
         path: PathBuf,
+        /// What the system says of it.
+        detail: String,
     },
     /// The CLI could not be started, exited, or did not answer.
     ConnectFailed {
@@ -221,8 +223,8 @@ impl fmt::Display for Cause {
             Self::PromptNotFound { prompt_id } => {
                 write!(f, "no prompt {prompt_id:?} waits for an answer")
             }
-            Self::CliNotFound { path } => {
-                write!(f, "no executable at {} (cli.path)", path.display())
+            Self::CliNotFound { path, detail } => {
+                write!(f, "no executable at {} (cli.path): {detail}", path.display())
             }
             Self::ConnectFailed { detail, .. } => {
                 write!(f, "failed to establish a session connection: {detail}")

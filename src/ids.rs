@@ -107,6 +107,9 @@ impl SessionKey {
     }
 }
 
+/// What names of sessions begin with that their callers did not name.
+const ANONYMOUS: &str = "anonymous-";
+
 impl SessionId {
     /// Less than every name, and no name itself.
     pub fn before_all() -> Self {
@@ -115,7 +118,12 @@ impl SessionId {
 
     /// A name for a session that its caller did not name.
     pub fn anonymous() -> Self {
-        Self(format!("anonymous-{}", Uuid::now_v7()).into())
+        Self(format!("{ANONYMOUS}{}", Uuid::now_v7()).into())
+    }
+
+    /// Whether this could be such a name. A caller may have taken it over.
+    pub fn looks_anonymous(&self) -> bool {
+        self.0.strip_prefix(ANONYMOUS).is_some_and(|rest| Uuid::try_parse(rest).is_ok())
     }
 }
 
@@ -134,6 +142,12 @@ impl ClientId {
     /// A fresh id.
     pub fn fresh() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// Its random digits, for names that have to be short: still unlike every other
+    /// process's that lives.
+    pub fn short(&self) -> String {
+        format!("{:015x}", self.0.as_u128() & 0xfff_ffff_ffff_ffff)
     }
 }
 

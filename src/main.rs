@@ -14,13 +14,12 @@ use session_pool::{
     client::{
         self,
         args::{Arguments, Command, ConfigAction, ConfigArgs, TokenArgs},
-        documents,
         exit::Exit,
     },
     config::{self, Config, ConfigError},
     credentials::Credentials,
     descriptors, keeper,
-    server::{self, Enclosure},
+    server::{self, EarlyStop, Enclosure},
     telemetry,
 };
 
@@ -37,14 +36,6 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(args),
         Command::Config { action } => configuration(action),
         Command::Token(args) => token(&args),
-        Command::Completions { shell } => written(&documents::completions(shell)),
-        Command::Man { command } => match documents::manual(command.as_deref()) {
-            Some(page) => written(&page),
-            None => {
-                complain("there is no such command; session-pool --help lists them");
-                Exit::Usage.into()
-            }
-        },
         Command::Client(command) => ask(command.into()),
     }
 }
@@ -55,28 +46,38 @@ fn serve(args: ConfigArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return refuse(&error),
     };
-    let served = match Enclosure::of_keeper(&config, &secrets) {
-        Some(enclosure) => run(config, enclosure),
-        None => Enclosure::choose(&config, &secrets).and_then(|enclosure| {
-            if enclosure.needs_keeper() {
-                enclosure.keep_ourselves()?.repeat();
-            }
-            run(config, enclosure)
-        }),
-    };
+    let served =
+        enclose(&config, &secrets).and_then(|(enclosure, early)| run(config, enclosure, early));
     served.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));
         Exit::Other.into()
     })
 }
 
-fn run(config: Config, enclosure: Enclosure) -> anyhow::Result<ExitCode> {
+/// Finds out what encloses CLIs, and puts this process itself under a keeper if it needs one.
+fn enclose(config: &Config, secrets: &[PathBuf]) -> anyhow::Result<(Enclosure, EarlyStop)> {
+    let early = EarlyStop::hold_back()?;
+    let enclosure = match Enclosure::of_keeper(config, secrets) {
+        Some(enclosure) => Ok(enclosure),
+        None => Enclosure::choose(config, secrets).and_then(|enclosure| {
+            early.arm()?;
+            if enclosure.needs_keeper() {
+                enclosure.keep_ourselves(&early)?.repeat();
+            }
+            Ok(enclosure)
+        }),
+    };
+    early.arm()?;
+    Ok((enclosure?, early))
+}
+
+fn run(config: Config, enclosure: Enclosure, early: EarlyStop) -> anyhow::Result<ExitCode> {
     telemetry::init(&config.log)?;
     if let Err(error) = descriptors::raise() {
         tracing::warn!(%error, "file_descriptors_not_raised");
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    let served = runtime.block_on(server::serve(config, enclosure));
+    let served = runtime.block_on(server::serve(config, enclosure, early));
     // A thread may be stuck in a disk that does not answer.
     runtime.shutdown_timeout(STUCK_THREADS);
     served
@@ -121,12 +122,6 @@ fn token(args: &TokenArgs) -> ExitCode {
     ));
     // A reader that has gone has read enough.
     let _ = io::stdout().write_all(text.as_bytes());
-    Exit::Fine.into()
-}
-
-fn written(text: &[u8]) -> ExitCode {
-    // A reader that has gone has read enough.
-    let _ = io::stdout().write_all(text);
     Exit::Fine.into()
 }
 

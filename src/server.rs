@@ -6,6 +6,8 @@
 //! stream; the listeners and the connections are closed, within a bound.
 
 mod capacity;
+mod cautions;
+mod early;
 mod enclosure;
 mod observer;
 mod settings;
@@ -29,10 +31,10 @@ use tonic_health::{
 use tower_layer::Layer as _;
 use tracing::{error, error_span, info, warn};
 
+pub use early::EarlyStop;
 pub use enclosure::Enclosure;
 
 use crate::{
-    cli::sandbox::Sandbox,
     config::Config,
     credentials::Credentials,
     health::{Health, part},
@@ -62,12 +64,17 @@ const REFLECTION_MESSAGE: usize = 16 * 1024;
 const TASKS_LIMIT: Duration = Duration::from_secs(6);
 
 /// Runs the service until a signal stops it.
-pub async fn serve(config: Config, enclosure: Enclosure) -> anyhow::Result<ExitCode> {
+pub async fn serve(
+    config: Config,
+    enclosure: Enclosure,
+    early: EarlyStop,
+) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let server = Server::bind(config, enclosure.sandbox.clone()).await?;
-    let Enclosure { sandbox, passed_over } = enclosure;
-    info!(mode = sandbox.name(), %passed_over, "sandbox");
+    early.hand_over();
+    let server = Server::bind(config, enclosure.clone()).await?;
+    let Enclosure { sandbox, passed_over, attempts } = enclosure;
+    info!(mode = sandbox.name(), %passed_over, ?attempts, "sandbox");
     let signals = async move {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",
@@ -113,7 +120,7 @@ pub struct Server {
     health_listener: Option<TcpListener>,
     credentials: Credentials,
     tasks: Tasks,
-    sandbox: &'static str,
+    enclosure: Enclosure,
     supply: ProcessSupply,
     pool: SessionPool,
     policy: Policy,
@@ -124,12 +131,14 @@ pub struct Server {
 
 impl Server {
     /// Makes the state folder, builds the parts and binds the address. CLIs are enclosed
-    /// in `sandbox`.
-    pub async fn bind(config: Config, sandbox: Sandbox) -> anyhow::Result<Self> {
+    /// as `enclosure` says.
+    pub async fn bind(config: Config, enclosure: impl Into<Enclosure>) -> anyhow::Result<Self> {
+        let enclosure = enclosure.into();
         let credentials = Credentials::watched(&config)?;
         let policy = settings::policy(&config)?;
         let lock = state::claim_state_folder(&config)?;
-        state::sweep_earlier_life(&config).await;
+        state::sweep_earlier_life(&config).await?;
+        cautions::give(&config, &enclosure, &credentials.gate());
         let listener = TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("server.listen: cannot bind {}", config.server.listen))?;
@@ -142,9 +151,8 @@ impl Server {
             None => None,
         };
         let tasks = Tasks::default();
-        let sandbox_name = sandbox.name();
         let supply = ProcessSupply::new(
-            settings::launch(&config, sandbox),
+            settings::launch(&config, enclosure.sandbox.clone()),
             settings::limits(&config),
             settings::permit(&policy),
             settings::spares(&config)?,
@@ -156,6 +164,7 @@ impl Server {
             store: state::open_store(&config, &tasks).await?,
             tenants: Tenants::new(settings::quotas(&config)),
         };
+        state::sweep_anonymous(&config, Arc::clone(&parts.store)).await?;
         let pool = SessionPool::new(settings::pool_settings(&config), parts, tasks.clone());
         pool.resume().await.context("store: what is kept cannot be read")?;
         Ok(Self {
@@ -165,7 +174,7 @@ impl Server {
             credentials,
             policy,
             tasks,
-            sandbox: sandbox_name,
+            enclosure,
             supply,
             pool,
             _lock: lock,
@@ -287,7 +296,7 @@ impl Server {
     ) -> anyhow::Result<Guarded> {
         let policy = self.policy.clone();
         let observer = Observer {
-            sandbox: self.sandbox,
+            enclosure: self.enclosure.clone(),
             supply: self.supply.clone(),
             limits: settings::limits(&self.config),
             health: health.clone(),

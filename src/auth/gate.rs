@@ -31,6 +31,11 @@ impl Gate {
         self.tokens().is_some() || self.0.certificates
     }
 
+    /// Whether callers can be of more than one tenant.
+    pub fn tells_tenants_apart(&self) -> bool {
+        self.0.certificates || self.tokens().is_some_and(|tokens| tokens.are_of_several_tenants())
+    }
+
     /// From now on these tokens count. Calls under way go on.
     pub fn replace_tokens(&self, tokens: Tokens) {
         let mut place = self.0.tokens.write().unwrap_or_else(PoisonError::into_inner);

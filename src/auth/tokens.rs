@@ -125,6 +125,11 @@ impl Tokens {
         Self { entries: entries.cloned().collect() }
     }
 
+    /// Whether they belong to more than one tenant.
+    pub fn are_of_several_tenants(&self) -> bool {
+        self.entries.windows(2).any(|pair| pair[0].identity.tenant != pair[1].identity.tenant)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{options::Options, sandbox::Sandbox};
+use super::{options::Options, sandbox::Sandbox, scratch};
 use crate::ids::{CliSessionId, ClientId};
 
 /// Carries the [`ClientId`] in the environment of a process and of all that it
@@ -100,6 +100,8 @@ pub struct Command {
     pub cwd: PathBuf,
     /// The folders of its session.
     pub folders: Folders,
+    /// Its temporary directory, where the sandbox gives it none.
+    pub scratch: Option<PathBuf>,
     /// The mark that it and all its children carry.
     pub mark: ClientId,
     /// Values of its environment that are the operator's or the caller's own.
@@ -142,12 +144,14 @@ impl LaunchSettings {
         args.extend(origin_args(origin));
         args.extend(option_args(options));
         args.extend(self.extra_args.iter().cloned());
+        let scratch = (!self.sandbox.is_wall()).then(|| scratch::path(&self.state_dir, mark));
         Command {
             program: self.program.clone(),
             args,
-            env: self.environment(options, folders, mark, &inherited),
+            env: self.environment(options, folders, scratch.as_deref(), mark, &inherited),
             cwd: folders.work.clone(),
             folders: folders.clone(),
+            scratch,
             mark,
             secrets: self.secrets(options, &inherited),
         }
@@ -166,6 +170,7 @@ impl LaunchSettings {
         &self,
         options: &Options,
         folders: &Folders,
+        scratch: Option<&Path>,
         mark: ClientId,
         inherited: impl Fn(&str) -> Option<String>,
     ) -> BTreeMap<String, String> {
@@ -177,6 +182,10 @@ impl LaunchSettings {
             .collect();
         env.insert("HOME".into(), path(&folders.home));
         env.insert("CLAUDE_CONFIG_DIR".into(), path(&folders.config));
+        let variables = scratch
+            .into_iter()
+            .flat_map(|scratch| scratch::VARIABLES.map(|name| (name.to_owned(), path(scratch))));
+        env.extend(variables);
         env.insert("CLAUDE_CODE_ENTRYPOINT".into(), "session-pool".into());
         // An executable that replaces itself under running sessions is no use here.
         env.insert("DISABLE_AUTOUPDATER".into(), "1".into());
@@ -292,6 +301,7 @@ mod tests {
                 "ANTHROPIC_BASE_URL",
                 "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS",
                 "CLAUDE_CODE_ENTRYPOINT",
+                "CLAUDE_CODE_TMPDIR",
                 "CLAUDE_CONFIG_DIR",
                 "DISABLE_AUTOUPDATER",
                 "HOME",
@@ -299,6 +309,9 @@ mod tests {
                 "PATH",
                 "SESSION_POOL_CLIENT",
                 "SESSION_POOL_STATE",
+                "TEMP",
+                "TMP",
+                "TMPDIR",
             ]
         );
         assert!(!format!("{command:?}").contains("http://proxy"));

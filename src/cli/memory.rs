@@ -2,6 +2,7 @@
 //! processes are.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -46,6 +47,8 @@ pub struct MemoryWatch {
 #[derive(Debug)]
 pub struct Tree {
     root: u32,
+    /// Where its own file systems in memory are mounted, as the service can reach them.
+    in_memory: Vec<PathBuf>,
     limit: u64,
     used: AtomicU64,
     over: CancellationToken,
@@ -57,10 +60,12 @@ impl MemoryWatch {
         Self { limit, trees: Mutex::default(), added: Notify::new() }
     }
 
-    /// Watches a process and its descendants from now on.
-    pub fn add(&self, root: u32) -> Arc<Tree> {
+    /// Watches a process and its descendants from now on, and what they keep in file systems
+    /// in memory, which are mounted at `in_memory`.
+    pub fn add(&self, root: u32, in_memory: Vec<PathBuf>) -> Arc<Tree> {
         let tree = Arc::new(Tree {
             root,
+            in_memory,
             limit: self.limit,
             used: AtomicU64::new(0),
             over: CancellationToken::new(),
@@ -94,12 +99,20 @@ impl MemoryWatch {
 fn measure(trees: &[Arc<Tree>]) {
     let Ok(look) = Look::take() else { return };
     for tree in trees {
-        let used = look.resident_bytes(tree.root);
+        let files: u64 = tree.in_memory.iter().map(|place| bytes_in(place)).sum();
+        let used = look.resident_bytes(tree.root) + files;
         if used > tree.limit && !tree.over.is_cancelled() {
             tree.used.store(used, Ordering::Relaxed);
             tree.over.cancel();
         }
     }
+}
+
+/// Bytes that a file system holds. One that cannot be looked at belongs to processes that
+/// have just ended.
+fn bytes_in(place: &Path) -> u64 {
+    rustix::fs::statvfs(place)
+        .map_or(0, |fs| fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize))
 }
 
 impl Tree {
@@ -122,7 +135,8 @@ mod tests {
     #[test]
     fn a_tree_over_its_limit_is_told_apart_from_one_within_it() {
         let (small, large) = (MemoryWatch::new(1), MemoryWatch::new(1 << 50));
-        let (over, within) = (small.add(std::process::id()), large.add(std::process::id()));
+        let (over, within) =
+            (small.add(std::process::id(), Vec::new()), large.add(std::process::id(), Vec::new()));
         measure(&[Arc::clone(&over), Arc::clone(&within)]);
         let overrun = over.overrun().expect("more than a byte");
         assert_eq!(overrun.limit, 1);

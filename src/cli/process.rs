@@ -6,6 +6,7 @@ use std::{
     future::{Future, pending},
     io,
     os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
     pin::Pin,
     process::ExitStatus,
     sync::Arc,
@@ -18,12 +19,15 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
+use tracing::warn;
+
 use super::{
     connection::Connection,
     frame::{Frame, FrameKind},
     launch::{Command, MARK_VARIABLE},
     memory::{MemoryWatch, Overrun, Tree},
     sandbox::{Housed, Sandbox},
+    scratch,
     spawner::{self, Spawned},
     stderr::StderrTail,
     sweep,
@@ -208,6 +212,8 @@ pub struct Process {
     housed: Housed,
     memory: Option<Arc<Tree>>,
     mark: ClientId,
+    /// Removed once nothing of it lives.
+    scratch: Option<PathBuf>,
     /// When it was killed because it held too much memory.
     killed_at: Option<Instant>,
     exit: Option<Exit>,
@@ -222,15 +228,13 @@ impl Process {
         max_frame: usize,
     ) -> io::Result<(Self, Connection)> {
         let (mark, secrets) = (command.mark, command.secrets.clone());
-        let mut spawned = spawner::spawn(command, sandbox.clone()).await?;
-        let housed = match announced(&mut spawned, sandbox).await {
-            Ok(housed) => housed,
-            Err(error) => {
-                // Nothing that counts can have been started in it.
-                spawned.child.kill().await?;
-                return Err(error);
-            }
-        };
+        let scratch = command.scratch.clone();
+        let started = Self::spawn(command, sandbox).await;
+        if let (Err(_), Some(scratch)) = (&started, scratch.clone()) {
+            // What failed to start has put nothing in it.
+            drop(tokio::task::spawn_blocking(move || scratch::remove(&scratch, None)).await);
+        }
+        let (spawned, housed) = started?;
         let mut child = spawned.child;
         let lost = || io::Error::other("a new process without pipes");
         let (stdin, stdout, stderr_pipe) = (
@@ -240,14 +244,26 @@ impl Process {
         );
         let stderr = StderrTail::read(stderr_pipe, &secrets);
         let (memory, killed_at, exit) = (None, None, None);
-        let process = Self { child, housed, memory, mark, killed_at, exit, stderr };
+        let process = Self { child, housed, memory, mark, scratch, killed_at, exit, stderr };
         Ok((process, Connection::new(stdout, stdin, max_frame)))
+    }
+
+    async fn spawn(command: Command, sandbox: &Sandbox) -> io::Result<(Spawned, Housed)> {
+        let mut spawned = spawner::spawn(command, sandbox.clone()).await?;
+        match announced(&mut spawned, sandbox).await {
+            Ok(housed) => Ok((spawned, housed)),
+            Err(error) => {
+                // Nothing that counts can have been started in it.
+                spawned.child.kill().await?;
+                Err(error)
+            }
+        }
     }
 
     /// Bounds the memory of it and its descendants: who waits for its end finds it killed.
     #[must_use]
     pub fn bounded_by(mut self, watch: &MemoryWatch) -> Self {
-        self.memory = Some(watch.add(self.housed.root()));
+        self.memory = Some(watch.add(self.housed.root(), self.housed.in_memory()));
         self
     }
 }
@@ -334,11 +350,16 @@ impl Child for Process {
         let mark = self.mark.to_string();
         // What does not end by itself, as one that is stopped, is ended from outside.
         let stuck = self.exit.is_none().then(|| self.housed.root());
+        let (scratch, cli) = (self.scratch.clone(), self.housed.cli());
         Box::pin(async move {
             self.housed.collapsed().await;
             tokio::task::spawn_blocking(move || {
                 let killed = stuck.map_or(0, Housed::kill_by_descent);
-                killed + sweep::kill_marked(MARK_VARIABLE, &mark)
+                let killed = killed + sweep::kill_marked(MARK_VARIABLE, &mark);
+                if let Some(Err(error)) = scratch.map(|scratch| scratch::remove(&scratch, cli)) {
+                    warn!(%error, "scratch_directory_not_removed");
+                }
+                killed
             })
             .await
             .unwrap_or_default()

@@ -25,7 +25,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{launch::Command, sandbox::Sandbox};
+use super::{launch::Command, program, sandbox::Sandbox, scratch};
 use crate::{descriptors::restore_in, keeper::bind_to_parent};
 
 /// Starts that may wait for the thread, which needs about a millisecond for each.
@@ -79,6 +79,10 @@ fn thread() -> io::Result<&'static mpsc::Sender<Request>> {
 }
 
 fn spawn_here(command: &Command, sandbox: &Sandbox) -> io::Result<Spawned> {
+    program::check(&command.program)?;
+    if let Some(scratch) = &command.scratch {
+        scratch::make(scratch)?;
+    }
     let (reader, announce) = announcement()?;
     let opened = sandbox.open(command)?;
     let mut enclosed = sandbox.enclose(command, &opened, announce.as_raw_fd());

@@ -47,6 +47,9 @@ impl Config {
                 max_frame_bytes: 16 * MIB,
                 sandbox: SandboxMode::Auto,
                 memory_limit: 0,
+                tmp_limit: 256 << 20,
+                sandbox_required: false,
+                visible_paths: Vec::new(),
             },
             policy: PolicyConfig {
                 permission_modes: ["default", "plan", "acceptEdits", "dontAsk"]

@@ -226,6 +226,9 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         max_frame_bytes,
         sandbox,
         memory_limit,
+        tmp_limit,
+        sandbox_required,
+        visible_paths,
     } = cli;
     [
         field("cli.path", Slot::Path(path)),
@@ -233,7 +236,10 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         field("cli.env_passthrough", Slot::Texts(env_passthrough, 256)),
         field("cli.max_frame_bytes", Slot::Bytes(max_frame_bytes, KIB..=GIB)),
         field("cli.sandbox", Slot::Sandbox(sandbox)),
+        field("cli.sandbox_required", Slot::Flag(sandbox_required)),
         field("cli.memory_limit", Slot::LargeBytes(memory_limit, 0..=TIB)),
+        field("cli.tmp_limit", Slot::LargeBytes(tmp_limit, MIB..=TIB)),
+        field("cli.visible_paths", Slot::Texts(visible_paths, 64)),
         field(ENV_TABLE, Slot::Variables(env, 256)),
     ]
 }

@@ -39,8 +39,18 @@ pub fn shown_argument(argument: &str) -> Cow<'_, str> {
 
 impl fmt::Debug for CliConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, extra_args, env, env_passthrough, max_frame_bytes, sandbox, memory_limit } =
-            self;
+        let Self {
+            path,
+            extra_args,
+            env,
+            env_passthrough,
+            max_frame_bytes,
+            sandbox,
+            memory_limit,
+            tmp_limit,
+            sandbox_required,
+            visible_paths,
+        } = self;
         let env: BTreeMap<_, _> =
             env.iter().map(|(name, value)| (name, shown_value(name, value))).collect();
         let extra_args: Vec<_> = extra_args.iter().map(|item| shown_argument(item)).collect();
@@ -52,6 +62,9 @@ impl fmt::Debug for CliConfig {
             .field("max_frame_bytes", max_frame_bytes)
             .field("sandbox", sandbox)
             .field("memory_limit", memory_limit)
+            .field("tmp_limit", tmp_limit)
+            .field("sandbox_required", sandbox_required)
+            .field("visible_paths", visible_paths)
             .finish()
     }
 }

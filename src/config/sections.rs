@@ -154,8 +154,18 @@ pub struct CliConfig {
     /// What each CLI is enclosed in. Default `auto`.
     pub sandbox: SandboxMode,
     /// Resident bytes of one session's processes at which its turn is ended and its
-    /// process replaced. Default 0, which is no limit; at most 1 TiB.
+    /// process replaced; files that they have in memory count. Default 0, which is no limit;
+    /// at most 1 TiB.
     pub memory_limit: u64,
+    /// Bytes of each file system in memory that a session has in bubblewrap: `/tmp`,
+    /// `/var/tmp`, `/run` and `/dev/shm`. Default 256 MiB, 1 MiB to 1 TiB.
+    pub tmp_limit: u64,
+    /// Whether the start fails where no sandbox works that keeps sessions apart. Default
+    /// false.
+    pub sandbox_required: bool,
+    /// Files and folders that sessions see, read-only, although bubblewrap would hide them.
+    /// Default none, at most 64.
+    pub visible_paths: Vec<String>,
 }
 
 /// What each CLI is enclosed in.

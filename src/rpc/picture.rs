@@ -39,6 +39,8 @@ pub struct Facts {
     pub sandbox: &'static str,
     /// Why no turns are taken, each with the part that says so.
     pub not_ready_reasons: Vec<String>,
+    /// What was tried against the sandbox at the start, and how that ended.
+    pub sandbox_attempts: Vec<String>,
 }
 
 fn count(value: usize) -> u32 {
@@ -169,6 +171,7 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         starting_processes: facts.starting,
         tasks: facts.tasks,
         not_ready_reasons: facts.not_ready_reasons,
+        sandbox_attempts: facts.sandbox_attempts,
         // Neither of the two that the contract names: group, death signal and mark.
     }
 }

@@ -43,32 +43,22 @@ const LARGEST_EVENT: usize = 3 * 1024 * 1024;
 
 /// One message of a stream of events, whichever rpc it is for.
 #[derive(Debug)]
-pub enum Item {
+pub struct Item {
     /// A whole event.
-    Event(Box<proto::TurnEvent>),
+    pub event: Option<proto::TurnEvent>,
     /// A part of one.
-    Part(proto::EventPart),
+    pub part: Option<proto::EventPart>,
 }
 
 impl From<Item> for proto::QueryResponse {
-    fn from(item: Item) -> Self {
-        use proto::query_response::Item as Wire;
-        let item = match item {
-            Item::Event(event) => Wire::Event(event),
-            Item::Part(part) => Wire::Part(part),
-        };
-        Self { item: Some(item) }
+    fn from(Item { event, part }: Item) -> Self {
+        Self { event, part }
     }
 }
 
 impl From<Item> for proto::AttachResponse {
-    fn from(item: Item) -> Self {
-        use proto::attach_response::Item as Wire;
-        let item = match item {
-            Item::Event(event) => Wire::Event(event),
-            Item::Part(part) => Wire::Part(part),
-        };
-        Self { item: Some(item) }
+    fn from(Item { event, part }: Item) -> Self {
+        Self { event, part }
     }
 }
 
@@ -146,17 +136,18 @@ impl Source {
     /// The next message of what has been taken from the log already.
     fn ready(&mut self) -> Option<Item> {
         if let Some(part) = self.parts.pop_front() {
-            return Some(Item::Part(part));
+            return Some(Item { event: None, part: Some(part) });
         }
         let event = self.events.pop_front()?;
         let sequence = self.next;
         self.next += 1;
         let event = encode::event(sequence, &event, self.payload);
         if event.encoded_len() <= LARGEST_EVENT {
-            return Some(Item::Event(Box::new(event)));
+            return Some(Item { event: Some(event), part: None });
         }
         self.parts = split(sequence, &event);
-        self.parts.pop_front().map(Item::Part)
+        let part = self.parts.pop_front();
+        Some(Item { event: None, part })
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Status>>> {

@@ -2,7 +2,7 @@
 //! whether the service itself runs under a keeper.
 
 use std::{
-    env, fmt, io,
+    env, io,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -11,9 +11,9 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::state::make_state_folder;
+use super::{early::EarlyStop, state::make_state_folder};
 use crate::{
-    cli::sandbox::{self, Sandbox, Scene, Unfit},
+    cli::sandbox::{self, Sandbox, Scene, Tried, Unfit, View},
     config::{Config, SandboxMode, StoreKind},
     keeper::{self, Ending, Strays},
 };
@@ -28,6 +28,8 @@ pub struct Enclosure {
     pub sandbox: Sandbox,
     /// Why it is not one that comes before it; empty if none does.
     pub passed_over: String,
+    /// What was tried against it at the start, and how that ended.
+    pub attempts: Vec<String>,
 }
 
 impl Enclosure {
@@ -45,17 +47,17 @@ impl Enclosure {
     ) -> anyhow::Result<Self> {
         make_state_folder(config)?;
         let hidden = hidden_files(config, secrets);
-        let namespaces = || sandbox::bubblewrap(&config.state_dir, &hidden, &config.cli.path);
+        let namespaces = || sandbox::bubblewrap(&view(config, &hidden));
         let tree = || sandbox::process_tree(program);
-        let asked = |tried: Result<Sandbox, Unfit>| {
+        let asked = |tried: Result<Tried, Unfit>| {
             let mode = config.cli.sandbox.as_str();
             tried.with_context(|| format!("cli.sandbox: {mode} does not work here"))
         };
-        let (sandbox, passed_over) = match config.cli.sandbox {
+        let (tried, passed_over) = match config.cli.sandbox {
             SandboxMode::Bubblewrap => (asked(namespaces())?, String::new()),
             SandboxMode::ProcessTree => (asked(tree())?, String::new()),
             SandboxMode::Auto => match namespaces() {
-                Ok(sandbox) => (sandbox, String::new()),
+                Ok(tried) => (tried, String::new()),
                 Err(why) => {
                     let why = format!("bubblewrap: {why}");
                     let or = || format!("cli.sandbox: nothing works here; {why}; process-tree");
@@ -63,21 +65,42 @@ impl Enclosure {
                 }
             },
         };
-        Ok(Self { sandbox, passed_over })
+        let Tried { sandbox, attempts } = tried;
+        if config.cli.sandbox_required && !sandbox.is_wall() {
+            let why = if passed_over.is_empty() { "cli.sandbox asks for it" } else { &passed_over };
+            anyhow::bail!(
+                "cli.sandbox_required: {} does not keep sessions apart, and nothing else works here: {why}",
+                sandbox.name()
+            );
+        }
+        Ok(Self { sandbox, passed_over, attempts })
     }
 
     /// What the keeper that this process runs under has decided.
     pub fn of_keeper(config: &Config, secrets: &[PathBuf]) -> Option<Self> {
         let word = keeper::kept_as()?;
-        let (name, passed_over) = word.split_once(' ').unwrap_or((&word, ""));
-        let sandbox = if name == SandboxMode::Bubblewrap.as_str() {
-            let (state, program) = (&config.state_dir, &config.cli.path);
+        let Handed { bubblewrap, nesting, passed_over, attempts } =
+            serde_json::from_str(&word).ok()?;
+        let sandbox = if bubblewrap {
             let hidden = hidden_files(config, secrets);
-            Sandbox::Bubblewrap(Arc::new(Scene::of_this_machine(state, &hidden, program)))
+            let scene = Scene::of_this_machine(&view(config, &hidden));
+            Sandbox::Bubblewrap(Arc::new(Scene { nesting, ..scene }))
         } else {
             Sandbox::ProcessTree(OURSELVES.into())
         };
-        Some(Self { sandbox, passed_over: passed_over.to_owned() })
+        Some(Self { sandbox, passed_over, attempts })
+    }
+
+    /// What the service has to know of this when it runs under a keeper.
+    fn handed_on(&self) -> io::Result<String> {
+        let nesting = matches!(&self.sandbox, Sandbox::Bubblewrap(scene) if scene.nesting);
+        let handed = Handed {
+            bubblewrap: self.sandbox.is_wall(),
+            nesting,
+            passed_over: self.passed_over.clone(),
+            attempts: self.attempts.clone(),
+        };
+        serde_json::to_string(&handed).map_err(io::Error::other)
     }
 
     /// Whether the service has to run under a keeper: to be outlived by somebody who ends
@@ -89,13 +112,13 @@ impl Enclosure {
 
     /// Runs this program once more, with the same arguments, as a child, and keeps it to
     /// its end. No threads may have been started.
-    pub fn keep_ourselves(&self) -> io::Result<Ending> {
+    pub fn keep_ourselves(&self, early: &EarlyStop) -> io::Result<Ending> {
         let mut arguments = env::args_os();
         let mut command = Command::new(env::current_exe()?);
         command.arg0(arguments.next().unwrap_or_else(|| "session-pool".into()));
         command.args(arguments);
-        keeper::mark_as_kept(&mut command, &self.to_string());
-        keeper::keep(&mut command, Strays::Die, |_| {})
+        keeper::mark_as_kept(&mut command, &self.handed_on()?);
+        keeper::keep(&mut command, Strays::Die, |_| early.hand_over())
     }
 }
 
@@ -106,8 +129,30 @@ fn hidden_files(config: &Config, secrets: &[PathBuf]) -> Vec<PathBuf> {
     secrets.iter().cloned().chain(database).chain(credentials.into_iter().flatten()).collect()
 }
 
-impl fmt::Display for Enclosure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.sandbox.name(), self.passed_over)
+/// A sandbox that nothing was tried against.
+impl From<Sandbox> for Enclosure {
+    fn from(sandbox: Sandbox) -> Self {
+        Self { sandbox, passed_over: String::new(), attempts: Vec::new() }
+    }
+}
+
+/// What a keeper hands on to the service that it keeps.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Handed {
+    bubblewrap: bool,
+    nesting: bool,
+    passed_over: String,
+    attempts: Vec<String>,
+}
+
+/// What sessions may see of this machine.
+fn view<'a>(config: &'a Config, secrets: &'a [PathBuf]) -> View<'a> {
+    let visible = config.cli.visible_paths.iter().map(PathBuf::from).collect();
+    View {
+        state_dir: &config.state_dir,
+        secrets,
+        program: &config.cli.path,
+        visible,
+        tmp_bytes: config.cli.tmp_limit,
     }
 }

@@ -1,5 +1,6 @@
 //! What `GetStats` says beside the pool's own figures.
 
+use super::Enclosure;
 use crate::{
     cli::memory,
     health::Health,
@@ -11,8 +12,8 @@ use crate::{
 /// Looks at the supply, the machine and the CLI.
 #[derive(Debug)]
 pub struct Observer {
-    /// What CLIs are enclosed in.
-    pub sandbox: &'static str,
+    /// What CLIs are enclosed in, and what was tried against it.
+    pub enclosure: Enclosure,
     /// Where processes come from.
     pub supply: ProcessSupply,
     /// Its bounds.
@@ -47,7 +48,8 @@ impl Observe for Observer {
             // A look that failed is a figure that is not known.
             memory_bytes: memory.await.unwrap_or_default(),
             cli_version: self.health.cli_version().unwrap_or_default(),
-            sandbox: self.sandbox,
+            sandbox: self.enclosure.sandbox.name(),
+            sandbox_attempts: self.enclosure.attempts.clone(),
             not_ready_reasons: self
                 .health
                 .reasons()

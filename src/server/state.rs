@@ -6,9 +6,10 @@ use anyhow::Context as _;
 use tracing::warn;
 
 use crate::{
-    cli::{launch::STATE_VARIABLE, sweep::kill_marked},
+    cli::{launch::STATE_VARIABLE, sandbox, scratch, sweep::kill_marked},
     config::{Config, StoreKind},
     store::{MemoryStore, SqlStore, Store},
+    supply,
     tasks::Tasks,
 };
 
@@ -32,14 +33,33 @@ pub fn claim_state_folder(config: &Config) -> anyhow::Result<File> {
     Ok(lock)
 }
 
-/// Ends what an earlier life of the service left behind, told by its mark: whoever has
-/// the state folder's lock is the only one who may have such processes.
-pub async fn sweep_earlier_life(config: &Config) {
+/// Ends what an earlier life of the service left behind, told by its mark, and removes what
+/// only it could have used: whoever has the state folder's lock is the only one who may have
+/// such processes.
+pub async fn sweep_earlier_life(config: &Config) -> anyhow::Result<()> {
     let state = config.state_dir.to_string_lossy().into_owned();
     let swept = tokio::task::spawn_blocking(move || kill_marked(STATE_VARIABLE, &state)).await;
     if let Ok(killed @ 1..) = swept {
         warn!(killed, "processes_of_an_earlier_life_ended");
     }
+    let folder = config.state_dir.clone();
+    let swept = tokio::task::spawn_blocking(move || {
+        sandbox::sweep_trials(&folder)?;
+        scratch::sweep(&folder)
+    });
+    swept.await?.with_context(|| format!("state_dir: {}", config.state_dir.display()))
+}
+
+/// Removes work folders of sessions without a name that an earlier life of the service left.
+pub async fn sweep_anonymous(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<()> {
+    let (folder, runtime) = (config.state_dir.clone(), tokio::runtime::Handle::current());
+    let swept = tokio::task::spawn_blocking(move || {
+        // What the store cannot say is kept.
+        supply::sweep_anonymous(&folder, |key| {
+            !matches!(runtime.block_on(store.load(key)), Ok(None))
+        })
+    });
+    swept.await?.with_context(|| format!("state_dir: {}", config.state_dir.display()))
 }
 
 /// The store that the configuration names.

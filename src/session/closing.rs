@@ -27,7 +27,8 @@ impl SessionTask {
         if self.ephemeral {
             self.keep_count().await;
         }
-        if reason.forgets() {
+        // Nobody can ask for a session without a name again, however it ended.
+        if reason.forgets() || self.ephemeral {
             self.forget().await;
         } else if !reason.keeps_place() {
             self.leave_pool().await;

@@ -175,6 +175,12 @@ impl SessionTask {
         if turn.request.new_conversation {
             return Ok(self.replace(lease, turn).await);
         }
+        if let Err(cause) = self.around.supply.recheck(&self.status.options).await {
+            let failure = self.failure(cause).on_client(lease.client_id);
+            self.fail(&turn.log, failure);
+            self.part_with(lease, StopGrace::FIRM).await;
+            return Ok(self.after_loss());
+        }
         if let Err(cause) = self.fit(&mut lease, &turn).await {
             let restart = turn.request.on_mismatch == MismatchPolicy::Restart;
             if restart && matches!(cause, Cause::OptionsMismatch { .. }) {

@@ -124,6 +124,39 @@ pub fn sweep(state_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the work folders of sessions without a name that an earlier life of the service
+/// left; `is_kept` says whether a session is known all the same, since callers may use such a
+/// name, too. Not while there are sessions.
+pub fn sweep_anonymous(state_dir: &Path, is_kept: impl Fn(&SessionKey) -> bool) -> io::Result<()> {
+    for tenant in entries_of(&state_dir.join("tenants"))? {
+        let Some(id) = tenant.file_name().and_then(|name| tenant_of(name.to_str()?)) else {
+            continue;
+        };
+        for work in entries_of(&tenant.join("work"))? {
+            let name = work.file_name().and_then(|name| name.to_str()?.strip_prefix("s-"));
+            let session = name.and_then(|name| SessionId::parse(name).ok());
+            let session = session.filter(SessionId::looks_anonymous);
+            if session.is_some_and(|session| !is_kept(&SessionKey::new(id.clone(), session))) {
+                remove(&work)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The paths in a folder; none if there is no such folder.
+fn entries_of(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
+    }
+}
+
+/// Whose folder has this name.
+fn tenant_of(folder: &str) -> Option<TenantId> {
+    TenantId::parse(folder.strip_prefix("dot:").unwrap_or(folder)).ok()
+}
+
 /// The name of a tenant's folder: its own, unless that means something to a file system.
 fn tenant_folder(tenant: &TenantId) -> String {
     let name = tenant.as_str();
@@ -192,6 +225,19 @@ mod tests {
         assert_eq!(resolve(&session).expect("no link"), session);
         remove(&session).expect("removed");
         assert!(!session.exists());
+    }
+
+    #[test]
+    fn b7_folders_of_sessions_without_a_name_are_swept_unless_they_are_known() {
+        let (state, session, spare) = place();
+        let (left, known) = (SessionId::anonymous(), SessionId::anonymous());
+        let folder = |id: &SessionId| spare.with_file_name(format!("s-{id}"));
+        for work in [&session, &folder(&left), &folder(&known)] {
+            make(&mut work.clone()).expect("made");
+        }
+        sweep_anonymous(state.path(), |key| key.session == known).expect("swept");
+        assert!(!folder(&left).exists());
+        assert!(folder(&known).exists() && session.exists() && spare.exists());
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+pub use folders::sweep_anonymous;
 pub use permit::Permit;
 pub use places::{Place, Places, Shortage};
 pub use process_supply::{ProcessSupply, SupplyLimits};
@@ -34,7 +35,7 @@ use crate::{
         process::{Child, StopGrace, stop},
         transcript::Entry,
     },
-    failure::Failure,
+    failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionKey},
 };
 
@@ -125,6 +126,15 @@ pub trait Supply: Send + Sync + std::fmt::Debug {
     /// Starts and connects a process. When the future is dropped or the order is
     /// cancelled, a process that was already started is ended all the same.
     fn lease(&self, order: Order) -> Leasing;
+
+    /// Looks once more at the folders that a living process works in, by what its session
+    /// was allowed: one may have become a link to elsewhere since the last turn.
+    fn recheck(
+        &self,
+        _options: &Options,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Who waits for a place among the processes.
     fn shortage(&self) -> Shortage;

@@ -31,7 +31,7 @@ use crate::{
         options::Options,
         process::{Process, StopGrace},
         request::Initialize,
-        transcript,
+        sandbox, transcript,
     },
     confined::Folder,
     failure::{Cause, Failure},
@@ -160,6 +160,20 @@ impl Supply for ProcessSupply {
             // Dropping this future cancels the start.
             let _cancel = order_cancelled.drop_guard_ref();
             leased.await.unwrap_or_else(|_| Err(Cause::ShuttingDown.into()))
+        })
+    }
+
+    fn recheck(
+        &self,
+        options: &Options,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>> {
+        if options.cwd.is_none() && options.add_dirs.is_empty() {
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        let (permit, options) = (self.0.permit.clone(), options.clone());
+        Box::pin(async move {
+            let checked = blocking(move || Ok(permit.check(&options))).await;
+            checked.unwrap_or_else(|error| Err(Cause::Internal { detail: error.to_string() }))
         })
     }
 
@@ -345,7 +359,7 @@ impl Shared {
         if let Err(cause) = connected {
             debug!(%client_id, %cause, "cli_start_failed");
             drop(lease.end(StopGrace::FIRM).await);
-            return Err(cause);
+            return Err(self.explained(cause));
         }
         lease.connect_time = began.elapsed();
         debug!(%client_id, pid = lease.child.id(), elapsed_seconds = lease.connect_time.as_secs_f64(), "cli_started");
@@ -390,15 +404,48 @@ impl Shared {
     }
 
     fn not_started(&self, error: &io::Error) -> Cause {
-        match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
-                Cause::CliNotFound { path: self.settings.program.clone() }
-            }
-            _ => Cause::ConnectFailed {
-                detail: format!("the CLI could not be started: {error}"),
-                exit: None,
-                stderr_tail: String::new(),
-            },
+        if cannot_be_run(error) {
+            let path = self.settings.program.clone();
+            return Cause::CliNotFound { path, detail: error.to_string() };
+        }
+        Cause::ConnectFailed {
+            detail: format!("the CLI could not be started: {error}"),
+            exit: None,
+            stderr_tail: String::new(),
         }
     }
+
+    /// What a failed start is told as. Inside a sandbox the CLI is started by the sandbox,
+    /// which says on stderr what a start without one gives as an error.
+    fn explained(&self, cause: Cause) -> Cause {
+        let said = match &cause {
+            Cause::ConnectFailed { stderr_tail, .. } => sandbox::cannot_run(stderr_tail),
+            _ => None,
+        };
+        match said {
+            Some(detail) => Cause::CliNotFound {
+                path: self.settings.program.clone(),
+                detail: detail.to_owned(),
+            },
+            None => cause,
+        }
+    }
+}
+
+/// Whether a program is not there, or is nothing that can be run here.
+fn cannot_be_run(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    [
+        Errno::NOENT,
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::NOEXEC,
+        Errno::NOTDIR,
+        Errno::ISDIR,
+        Errno::LOOP,
+        Errno::NAMETOOLONG,
+    ]
+    .iter()
+    .any(|known| Some(*known) == errno)
 }

@@ -89,8 +89,7 @@ where
         let certificate = certificate.and_then(|chain| chain.first());
         let certificate = certificate.map(|own| Arc::new(own.clone().into_owned()));
         let slot = Arc::new(slot);
-        let (refused, weak) = (Arc::default(), Arc::downgrade(&slot));
-        let peer = Peer { address, certificate, slot: weak, refused };
+        let peer = Peer { address, certificate, slot: Arc::downgrade(&slot) };
         self.calls(stream, peer, &slot, deadline).await;
     }
 

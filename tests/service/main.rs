@@ -12,5 +12,4 @@ mod processes;
 mod resting;
 mod rows;
 mod spares;
-mod terminal;
 mod turns;

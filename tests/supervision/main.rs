@@ -17,3 +17,4 @@ mod modes;
 mod real;
 mod spares;
 mod view;
+mod walls;

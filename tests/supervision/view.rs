@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Runs a command in a session and returns what it printed.
-async fn bash(bed: &Bed, session: &str, command: &str) -> String {
+pub async fn bash(bed: &Bed, session: &str, command: &str) -> String {
     let options = SessionOptions {
         allowed_tools: vec!["Bash".into()],
         permission_mode: Some("dontAsk".into()),

@@ -8,6 +8,9 @@ use std::{
 
 use super::{opened::Opened, scene::Scene};
 
+/// Where programs share memory by name. It is writable, as `/tmp` is.
+pub const SHARED_MEMORY: &str = "/dev/shm";
+
 /// The program, looked up on PATH.
 pub const BWRAP: &str = "bwrap";
 
@@ -23,9 +26,23 @@ const ALWAYS: [&str; 7] = [
     "ALL",
 ];
 
+/// Below `/proc`: what tells of the machine or of its other users, and is of no use to a CLI.
+const MASKED_FILES: [&str; 6] = [
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/kmsg",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+];
+
+/// Bytes of a directory that is only hidden: room for the names of what is mounted in it.
+const HIDDEN_BYTES: u64 = 64 << 10;
+
 /// The arguments before the command. Later ones lie over earlier ones: the machine read
 /// only, over it what is hidden, over that what is shown, and the session's folders last.
 /// Those are given as they were opened: their names may have become links meanwhile.
+/// Every file system in memory has a size, and whatever need not be written is read-only.
 pub fn arguments(
     scene: &Scene,
     writable: &[Opened],
@@ -33,15 +50,33 @@ pub fn arguments(
     announce: RawFd,
 ) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = ALWAYS.map(OsString::from).into();
+    if !scene.nesting {
+        arguments.extend(["--unshare-user", "--disable-userns"].map(OsString::from));
+    }
     let mut add = |option: &str, paths: &[&Path]| {
         arguments.push(option.into());
         arguments.extend(paths.iter().map(|path| path.as_os_str().to_owned()));
     };
     add("--info-fd", &[Path::new(&announce.to_string())]);
     add("--ro-bind", &[Path::new("/"), Path::new("/")]);
+    let tmp_bytes = scene.tmp_bytes.to_string();
+    let hidden_bytes = HIDDEN_BYTES.to_string();
     add("--dev", &[Path::new("/dev")]);
+    add("--size", &[Path::new(&tmp_bytes)]);
+    add("--tmpfs", &[Path::new(SHARED_MEMORY)]);
+    // The devices themselves are mounts of their own and stay as they are.
+    add("--remount-ro", &[Path::new("/dev")]);
     add("--proc", &[Path::new("/proc")]);
+    let there = |path: &&&str| Path::new(path).exists();
+    for file in MASKED_FILES.iter().filter(there) {
+        add("--ro-bind", &[Path::new("/dev/null"), Path::new(file)]);
+    }
+    // All of it, not only /proc/sys: files there belong to user 0, whatever its capabilities,
+    // and bubblewrap covers only directories that its user could write to.
+    add("--remount-ro", &[Path::new("/proc")]);
     for folder in &scene.folders {
+        let size = if scene.is_private(folder) { &tmp_bytes } else { &hidden_bytes };
+        add("--size", &[Path::new(size)]);
         add("--tmpfs", &[folder]);
     }
     for file in &scene.files {
@@ -52,6 +87,10 @@ pub fn arguments(
     }
     for folder in writable {
         add("--bind-fd", &[Path::new(&folder.fd.as_raw_fd().to_string()), &folder.path]);
+    }
+    // Last: what is mounted in them needed a place to be mounted on.
+    for folder in scene.folders.iter().filter(|folder| !scene.is_private(folder)) {
+        add("--remount-ro", &[folder]);
     }
     add("--chdir", &[work]);
     arguments
@@ -69,6 +108,8 @@ mod tests {
             folders: vec!["/home".into(), "/tmp".into(), "/var/lib/pool".into()],
             files: vec!["/etc/pool.toml".into()],
             shown: vec![("/home/pool/claude".into(), "/home/pool/claude".into())],
+            tmp_bytes: 1000,
+            nesting: false,
         };
         let folder = |path: &str| Opened {
             fd: File::open("/dev/null").expect("opened").into(),
@@ -78,16 +119,25 @@ mod tests {
         let [work, shared] = writable.each_ref().map(|folder| folder.fd.as_raw_fd());
         let arguments = arguments(&scene, &writable, Path::new("/var/lib/pool/work"), 7);
         let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
+        let masked: String = MASKED_FILES
+            .iter()
+            .filter(|path| Path::new(path).exists())
+            .map(|path| format!("--ro-bind /dev/null {path} "))
+            .collect();
         assert_eq!(
             words.join(" "),
             format!(
                 "--die-with-parent --unshare-pid --unshare-ipc --unshare-uts --new-session \
-                 --cap-drop ALL --info-fd 7 --ro-bind / / --dev /dev --proc /proc \
-                 --tmpfs /home --tmpfs /tmp --tmpfs /var/lib/pool \
+                 --cap-drop ALL --unshare-user --disable-userns --info-fd 7 --ro-bind / / \
+                 --dev /dev --size 1000 --tmpfs /dev/shm \
+                 --remount-ro /dev --proc /proc {masked}--remount-ro /proc \
+                 --size 65536 --tmpfs /home --size 1000 --tmpfs /tmp \
+                 --size 65536 --tmpfs /var/lib/pool \
                  --ro-bind /dev/null /etc/pool.toml \
                  --ro-bind /home/pool/claude /home/pool/claude \
                  --bind-fd {work} /var/lib/pool/work \
                  --bind-fd {shared} /srv/shared \
+                 --remount-ro /home --remount-ro /var/lib/pool \
                  --chdir /var/lib/pool/work"
             )
         );

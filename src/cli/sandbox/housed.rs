@@ -1,6 +1,6 @@
 //! One enclosed CLI: which process it is, how to end it, what its end was.
 
-use std::{io, os::fd::OwnedFd, sync::OnceLock, time::Duration};
+use std::{io, os::fd::OwnedFd, path::PathBuf, sync::OnceLock, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tokio::{
@@ -34,7 +34,7 @@ pub struct Housed {
 #[derive(Debug)]
 enum Kind {
     Kept { cli: u32 },
-    Namespace { init: u32, handle: AsyncFd<OwnedFd>, cli: OnceLock<u32> },
+    Namespace { init: u32, handle: AsyncFd<OwnedFd>, cli: OnceLock<u32>, in_memory: Vec<PathBuf> },
 }
 
 impl Housed {
@@ -59,7 +59,8 @@ impl Housed {
                 let pid = procfs::pid(init).ok_or_else(unclear)?;
                 let handle = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
                 let handle = readable(handle)?;
-                Kind::Namespace { init, handle, cli: OnceLock::new() }
+                let in_memory = sandbox.in_memory();
+                Kind::Namespace { init, handle, cli: OnceLock::new(), in_memory }
             }
         };
         Ok(Self { outer, kind })
@@ -74,6 +75,17 @@ impl Housed {
                 let found = Look::take().ok()?.children(*init).first().copied()?;
                 Some(*cli.get_or_init(|| found))
             }),
+        }
+    }
+
+    /// Where the session's own file systems in memory are, as the service reaches them.
+    pub fn in_memory(&self) -> Vec<PathBuf> {
+        match &self.kind {
+            Kind::Kept { .. } => Vec::new(),
+            Kind::Namespace { init, in_memory, .. } => {
+                let root = format!("/proc/{init}/root");
+                in_memory.iter().map(|place| format!("{root}{}", place.display()).into()).collect()
+            }
         }
     }
 

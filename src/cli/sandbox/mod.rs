@@ -24,8 +24,8 @@ use rustix::process::Signal;
 
 pub use housed::Housed;
 pub use opened::Opened;
-pub use scene::Scene;
-pub use trial::{Unfit, bubblewrap, process_tree};
+pub use scene::{Scene, View};
+pub use trial::{Tried, Unfit, bubblewrap, process_tree, sweep_trials};
 
 use super::launch::Command;
 use crate::keeper;
@@ -45,6 +45,23 @@ impl Sandbox {
         match self {
             Self::ProcessTree(_) => "process-tree",
             Self::Bubblewrap(_) => "bubblewrap",
+        }
+    }
+
+    /// Whether sessions are kept from each other's files and processes, and from the
+    /// service's own.
+    pub fn is_wall(&self) -> bool {
+        match self {
+            Self::ProcessTree(_) => false,
+            Self::Bubblewrap(_) => true,
+        }
+    }
+
+    /// File systems in memory that each session has for itself.
+    pub fn in_memory(&self) -> Vec<PathBuf> {
+        match self {
+            Self::ProcessTree(_) => Vec::new(),
+            Self::Bubblewrap(scene) => scene.in_memory(),
         }
     }
 
@@ -84,6 +101,12 @@ impl Sandbox {
             Self::Bubblewrap(_) => Signal::KILL,
         }
     }
+}
+
+/// What bubblewrap says when it cannot run the command that it encloses, if that is what it
+/// said: the same errors that a start without it has.
+pub fn cannot_run(stderr: &str) -> Option<&str> {
+    stderr.lines().find(|line| line.starts_with("bwrap: execvp "))
 }
 
 fn keeper_command(program: &Path, announce: RawFd) -> StdCommand {

@@ -3,9 +3,11 @@
 use std::{
     collections::BTreeSet,
     env, fs,
-    io::Read as _,
     path::{Component, Path, PathBuf},
 };
+
+use super::argv::SHARED_MEMORY;
+use crate::cli::program;
 
 /// Folders that every session has for itself, empty at its start.
 const PRIVATE: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/var/run"];
@@ -26,12 +28,31 @@ pub struct Scene {
     pub files: Vec<PathBuf>,
     /// What is seen although it lies in a hidden folder: where it is, where it is shown.
     pub shown: Vec<(PathBuf, PathBuf)>,
+    /// Bytes of each file system in memory that a session may write to.
+    pub tmp_bytes: u64,
+    /// Whether sessions may make user namespaces, because it cannot be kept from them here.
+    pub nesting: bool,
+}
+
+/// What the operator says about what sessions see.
+#[derive(Debug, Clone)]
+pub struct View<'a> {
+    /// The state folder: hidden.
+    pub state_dir: &'a Path,
+    /// Files of the service's own: hidden.
+    pub secrets: &'a [PathBuf],
+    /// The executable of the CLI: seen, wherever it lies.
+    pub program: &'a Path,
+    /// What is seen, read-only, although it would be hidden.
+    pub visible: Vec<PathBuf>,
+    /// Bytes of each file system in memory that a session may write to.
+    pub tmp_bytes: u64,
 }
 
 impl Scene {
-    /// Looks at this machine. Hides the state folder, and `secrets`, which are files of
-    /// the service's own; shows the executable of the CLI.
-    pub fn of_this_machine(state_dir: &Path, secrets: &[PathBuf], program: &Path) -> Self {
+    /// Looks at this machine.
+    pub fn of_this_machine(view: &View<'_>) -> Self {
+        let View { state_dir, secrets, program, visible, tmp_bytes } = view.clone();
         let home = env::var_os("HOME").map(PathBuf::from);
         let folders = PRIVATE.into_iter().chain(HOMES).map(PathBuf::from);
         let folders = folders.chain(home).chain([state_dir.to_owned()]);
@@ -45,7 +66,30 @@ impl Scene {
         let resolver = real(Path::new("/etc/resolv.conf"));
         shown.extend(resolver.filter(|file| lies_in(file, &folders)).map(|f| (f.clone(), f)));
         shown.extend(executable(program, &folders));
-        Self { folders, files, shown }
+        let also = visible.iter().filter_map(|path| Some((real(path)?, path.clone())));
+        shown.extend(also.filter(|(place, at)| lies_in(place, &folders) || lies_in(at, &folders)));
+        Self { folders, files, shown, tmp_bytes, nesting: false }
+    }
+
+    /// Whether a session may write to a folder that is its own, instead of one that is
+    /// only hidden.
+    pub fn is_private(&self, folder: &Path) -> bool {
+        PRIVATE.iter().any(|name| folder == Path::new(name))
+    }
+
+    /// File systems in memory that a session may write to.
+    pub fn in_memory(&self) -> Vec<PathBuf> {
+        let private = self.folders.iter().filter(|folder| self.is_private(folder));
+        private.cloned().chain([SHARED_MEMORY.into()]).collect()
+    }
+
+    /// Whether a path exists on the machine and is not seen in the sandbox.
+    pub fn hides(&self, path: &Path) -> bool {
+        let Some(real) = real(path) else { return false };
+        let shown = |place: &Path| self.shown.iter().any(|(_, at)| place.starts_with(at));
+        (lies_in(&real, &self.folders) || self.files.contains(&real))
+            && !shown(&real)
+            && !shown(path)
     }
 }
 
@@ -88,13 +132,13 @@ fn folder_of_its_own(file: &Path) -> Option<PathBuf> {
 
 /// Where the executable is and where it is to be seen, as far as it would be hidden.
 fn executable(program: &Path, folders: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
-    let Some(named) = find(program) else { return Vec::new() };
+    let Some(named) = program::find(program) else { return Vec::new() };
     let Some(real) = real(&named) else { return Vec::new() };
     let mut shown = Vec::new();
     if lies_in(&real, folders) {
         // A script comes with others beside it.
         let folder = real.parent().filter(|folder| {
-            !is_native(&real) && !folders.iter().any(|hidden| hidden.starts_with(folder))
+            !program::is_native(&real) && !folders.iter().any(|hidden| hidden.starts_with(folder))
         });
         let all = folder.unwrap_or(&real).to_owned();
         shown.push((all.clone(), all));
@@ -103,21 +147,6 @@ fn executable(program: &Path, folders: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
         shown.push((real, named));
     }
     shown
-}
-
-/// The path of a program, looked up on PATH if it is only a name.
-fn find(program: &Path) -> Option<PathBuf> {
-    if program.components().count() > 1 || program.is_absolute() {
-        return std::path::absolute(program).ok().filter(|path| path.is_file());
-    }
-    let folders = env::var_os("PATH")?;
-    env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file())
-}
-
-fn is_native(file: &Path) -> bool {
-    let mut magic = [0; 4];
-    fs::File::open(file).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
-        && magic == *b"\x7fELF"
 }
 
 #[cfg(test)]
@@ -131,6 +160,25 @@ mod tests {
             outermost(folders.into_iter()),
             ["/root", "/srv/pool", "/tmp", "/tmpfoo"].map(PathBuf::from)
         );
+    }
+
+    #[test]
+    fn b4_what_the_operator_shows_is_not_hidden() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let root = folder.path().canonicalize().expect("real");
+        let (shown, hidden) = (root.join("ca.pem"), root.join("other.pem"));
+        fs::write(&shown, "a certificate").expect("written");
+        fs::write(&hidden, "another").expect("written");
+        let scene = Scene::of_this_machine(&View {
+            state_dir: &root,
+            secrets: &[],
+            program: Path::new("sh"),
+            visible: vec![shown.clone(), root.join("not-there")],
+            tmp_bytes: 1,
+        });
+        assert!(scene.shown.contains(&(shown.clone(), shown.clone())), "{scene:?}");
+        assert!(!scene.hides(&shown) && scene.hides(&hidden));
+        assert!(!scene.hides(Path::new("/not-there")) && !scene.hides(Path::new("/etc/passwd")));
     }
 
     #[test]

@@ -4,19 +4,60 @@
 use std::{
     fs, io,
     os::fd::AsRawFd as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command as StdCommand, Output, Stdio},
     sync::Arc,
 };
 
-use super::{Opened, Sandbox, Scene, argv, keeper_command};
+use super::{Opened, Sandbox, Scene, View, argv, keeper_command};
 use crate::cli::{launch::Folders, spawner};
 
-/// Ends well if it is alone with a few processes, does not see the file that it is given,
-/// and can write where it is.
-const LOOK_AROUND: &str = r#"[ $$ -lt 10 ] || { echo "processes of others are seen" >&2; exit 3; }
-[ ! -e "$1" ] || { echo "the state folder is seen" >&2; exit 4; }
-echo x >probe"#;
+/// Tries to break out, and ends well if it cannot. Its arguments are a file that it must not
+/// see, and the directories that it may write to, as `/proc/self/mountinfo` spells them. Each
+/// line that it prints is one thing that it tried in vain. Only what every shell has built in:
+/// an image may have nothing else. A file counts as writable if it can be opened for writing,
+/// since for root permission bits say little.
+const BREAK_OUT: &str = r#"
+bad() { echo "$1" >&2; exit 3; }
+hidden=$1; shift
+seen=0; for process in /proc/[0-9]*; do seen=$((seen + 1)); done
+[ $seen -lt 10 ] && [ $$ -lt 10 ] || bad "processes of others are seen"
+echo "processes of others: not seen"
+[ ! -e "$hidden" ] || bad "the state folder is seen"
+echo "state folder, other sessions: not seen"
+settings=0
+walk() {
+  for file in "$1"/*; do
+    if [ -d "$file" ] && [ ! -L "$file" ]; then walk "$file"; else look "$file"; fi
+  done
+}
+look() {
+  [ -f "$1" ] || return 0
+  settings=$((settings + 1))
+  if { true >>"$1"; } 2>/dev/null; then bad "$1 can be written"; fi
+}
+for place in /proc/*; do
+  case "$place" in /proc/[0-9]*|/proc/self|/proc/thread-self) continue ;; esac
+  if [ -d "$place" ] && [ ! -L "$place" ]; then walk "$place"; else look "$place"; fi
+done
+echo "$settings kernel settings: none can be written"
+may_write() { for folder; do [ "$place" != "$folder" ] || return 0; done; return 1; }
+while read -r _ _ _ _ place options rest; do
+  rest=" $rest"; type=${rest#* - }; type=${type%% *}
+  case "$options" in ro|ro,*) continue ;; esac
+  case "$place" in /proc|/dev/null|/dev/zero|/dev/full|/dev/random|/dev/urandom|/dev/tty|/dev/pts|/dev/console) continue ;; esac
+  case "$type $rest" in
+    tmpfs*size=*) continue ;;
+    tmpfs*) bad "$place is in memory and has no size" ;;
+  esac
+  may_write "$@" || bad "$place can be written"
+done </proc/self/mountinfo
+echo "mounts: read-only or bounded, but for the session's directories"
+echo x >probe
+"#;
+
+/// What the names of trials' folders begin with.
+const TRIAL: &str = "trial-";
 
 /// Why a sandbox does not work here.
 #[derive(Debug, thiserror::Error)]
@@ -29,22 +70,34 @@ impl From<io::Error> for Unfit {
     }
 }
 
+/// A sandbox that works here, and what was tried against it.
+#[derive(Debug, Clone)]
+pub struct Tried {
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// What was tried, one thing each, and how it ended.
+    pub attempts: Vec<String>,
+}
+
 /// The sandbox `process-tree`, if it works here. `keeper` is the program that has the
 /// keeper as a subcommand. Waits for a process: not for a runtime's own threads.
-pub fn process_tree(keeper: &Path) -> Result<Sandbox, Unfit> {
+pub fn process_tree(keeper: &Path) -> Result<Tried, Unfit> {
     let (_reader, announce) = spawner::announcement()?;
     let mut command = keeper_command(keeper, announce.as_raw_fd());
     command.arg("--").arg(keeper).arg("--version");
     spawner::hand_over(&mut command, announce);
     ended_well(command.stdin(Stdio::null()).output()?)?;
-    Ok(Sandbox::ProcessTree(keeper.to_owned()))
+    let attempts = vec!["keeper: starts a process and ends with it; no wall was tried".to_owned()];
+    Ok(Tried { sandbox: Sandbox::ProcessTree(keeper.to_owned()), attempts })
 }
 
 /// The sandbox `bubblewrap`, if it works here. Makes a folder for the trial in the state
 /// folder, which must exist. Waits for a process: not for a runtime's own threads.
-pub fn bubblewrap(state_dir: &Path, secrets: &[PathBuf], program: &Path) -> Result<Sandbox, Unfit> {
-    let scene = Scene::of_this_machine(state_dir, secrets, program);
-    let place = state_dir.canonicalize()?.join(format!("trial-{}", std::process::id()));
+pub fn bubblewrap(view: &View<'_>) -> Result<Tried, Unfit> {
+    let scene = Scene::of_this_machine(view);
+    let trial =
+        tempfile::Builder::new().prefix(TRIAL).tempdir_in(view.state_dir.canonicalize()?)?;
+    let place = trial.path();
     let folders = Folders {
         work: place.join("work"),
         config: place.join("config"),
@@ -56,25 +109,67 @@ pub fn bubblewrap(state_dir: &Path, secrets: &[PathBuf], program: &Path) -> Resu
         fs::create_dir_all(folder)?;
     }
     fs::write(&hidden, "")?;
-    let outcome = try_out(&scene, &folders, &hidden);
-    fs::remove_dir_all(&place)?;
-    outcome.map(|()| Sandbox::Bubblewrap(Arc::new(scene)))
+    let outcome = try_both(scene, &folders, &hidden);
+    trial.close()?;
+    outcome
 }
 
-fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<(), Unfit> {
+/// Without user namespaces of the sessions' own if that can be had: with one, an agent has
+/// capabilities again, if only over what it makes itself.
+fn try_both(scene: Scene, folders: &Folders, hidden: &Path) -> Result<Tried, Unfit> {
+    let first = try_out(&scene, folders, hidden);
+    let (scene, attempts) = match first {
+        Ok(mut attempts) => {
+            attempts.push("user namespaces in it: not to be had".to_owned());
+            (scene, attempts)
+        }
+        Err(_) => {
+            let scene = Scene { nesting: true, ..scene };
+            let mut attempts = try_out(&scene, folders, hidden)?;
+            attempts.push("user namespaces in it: cannot be kept from it here".to_owned());
+            (scene, attempts)
+        }
+    };
+    Ok(Tried { sandbox: Sandbox::Bubblewrap(Arc::new(scene)), attempts })
+}
+
+/// Removes what trials left that were cut short. Only by whoever has the state folder.
+pub fn sweep_trials(state_dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(state_dir)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(TRIAL) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<Vec<String>, Unfit> {
     let (_reader, announce) = spawner::announcement()?;
     let mut command = StdCommand::new(argv::BWRAP);
     let opened = Opened::all(folders)?;
     command.args(argv::arguments(scene, &opened, &folders.work, announce.as_raw_fd()));
-    command.args(["--", "sh", "-c", LOOK_AROUND, "sh"]).arg(hidden);
+    command.args(["--", "sh", "-c", BREAK_OUT, "sh"]).arg(hidden);
+    command.args(folders.writable().map(as_mountinfo_spells));
     spawner::hand_over(&mut command, announce);
     opened.into_iter().for_each(|folder| spawner::hand_over(&mut command, folder.fd));
     let output = command.stdin(Stdio::null()).output();
-    ended_well(output.map_err(|error| Unfit(format!("{}: {error}", argv::BWRAP)))?)?;
+    let output = output.map_err(|error| Unfit(format!("{}: {error}", argv::BWRAP)))?;
+    let attempts = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    ended_well(output)?;
     match folders.work.join("probe").is_file() {
-        true => Ok(()),
+        true => Ok(attempts),
         false => Err(Unfit("what is written in the work folder is not there".into())),
     }
+}
+
+/// The kernel writes white space and backslashes of a path in octal.
+fn as_mountinfo_spells(path: &Path) -> String {
+    let octal = |c: char| match c {
+        ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", u32::from(c)),
+        _ => c.to_string(),
+    };
+    path.to_string_lossy().chars().map(octal).collect()
 }
 
 fn ended_well(output: Output) -> Result<(), Unfit> {
@@ -83,4 +178,24 @@ fn ended_well(output: Output) -> Result<(), Unfit> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(Unfit(format!("{}: {}", output.status, said.trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_spelled_as_the_kernel_does() {
+        assert_eq!(as_mountinfo_spells(Path::new("/a b\\c")), "/a\\040b\\134c");
+    }
+
+    #[test]
+    fn b7_what_a_trial_left_is_swept() {
+        let state = tempfile::tempdir().expect("a folder");
+        fs::create_dir_all(state.path().join("trial-77/work")).expect("made");
+        fs::create_dir_all(state.path().join("tenants")).expect("made");
+        sweep_trials(state.path()).expect("swept");
+        let left: Vec<_> = fs::read_dir(state.path()).expect("read").collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
 }

@@ -132,7 +132,8 @@ fn cause() -> impl Strategy<Value = Cause> {
         }),
         text().prop_map(|resume| Cause::ConversationNotFound { resume }),
         text().prop_map(|prompt_id| Cause::PromptNotFound { prompt_id }),
-        text().prop_map(|path| Cause::CliNotFound { path: PathBuf::from(path) }),
+        (text(), text())
+            .prop_map(|(path, detail)| Cause::CliNotFound { path: PathBuf::from(path), detail }),
         text().prop_map(|detail| Cause::Protocol { detail }),
         text().prop_map(|detail| Cause::Internal { detail }),
     ]

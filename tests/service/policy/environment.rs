@@ -29,6 +29,7 @@ async fn a_cli_gets_the_names_on_the_list_and_no_others() {
         "CARGO_PKG_NAME",
         "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS",
         "CLAUDE_CODE_ENTRYPOINT",
+        "CLAUDE_CODE_TMPDIR",
         "CLAUDE_CONFIG_DIR",
         "DISABLE_AUTOUPDATER",
         "HOME",
@@ -40,6 +41,9 @@ async fn a_cli_gets_the_names_on_the_list_and_no_others() {
         "PWD",
         "SESSION_POOL_CLIENT",
         "SESSION_POOL_STATE",
+        "TEMP",
+        "TMP",
+        "TMPDIR",
         "TZ",
     ];
     for (name, _) in &found {

@@ -1,0 +1,71 @@
+//! What an operator is warned of at the start: set-ups that work, and that promise less than
+//! they seem to. Looks at the configuration and at the sandbox; changes nothing.
+
+use std::path::Path;
+
+use tracing::warn;
+
+use super::Enclosure;
+use crate::{auth::gate::Gate, cli::sandbox::Sandbox, config::Config};
+
+/// Logs one line for each.
+pub fn give(config: &Config, enclosure: &Enclosure, gate: &Gate) {
+    let mode = enclosure.sandbox.name();
+    if gate.tells_tenants_apart() && !enclosure.sandbox.is_wall() {
+        warn!(
+            mode,
+            passed_over = %enclosure.passed_over,
+            "tenants are not kept apart: agents of one can read and change what others have; \
+             set cli.sandbox_required = true to refuse such a start"
+        );
+    }
+    if rustix::process::geteuid().is_root() {
+        warn!(mode, "the service runs as root, and so do its agents: give it a user of its own");
+    }
+    if let Sandbox::Bubblewrap(scene) = &enclosure.sandbox {
+        for name in hidden_variables(config, |path| scene.hides(path)) {
+            warn!(
+                variable = name,
+                "the CLI cannot see the file that this variable names: the sandbox hides it; \
+                 add it to cli.visible_paths"
+            );
+        }
+    }
+}
+
+/// Names of the CLI's variables whose value is a path that exists and is hidden.
+fn hidden_variables(config: &Config, hides: impl Fn(&Path) -> bool) -> Vec<&str> {
+    let own = config.cli.env.iter().map(|(name, value)| (name.as_str(), value.clone()));
+    let passed_on = config
+        .cli
+        .env_passthrough
+        .iter()
+        .filter_map(|name| Some((name.as_str(), std::env::var(name).ok()?)));
+    let mut hidden: Vec<&str> = own
+        .chain(passed_on)
+        .filter(|(_, value)| value.starts_with('/') && hides(Path::new(value)))
+        .map(|(name, _)| name)
+        .collect();
+    hidden.dedup();
+    hidden
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b4_variables_that_name_hidden_files_are_found() {
+        let mut config = Config::default();
+        let variables = [
+            ("NODE_EXTRA_CA_CERTS", "/run/secrets/ca.pem"),
+            ("GOOGLE_APPLICATION_CREDENTIALS", "/etc/gcp.json"),
+            ("ANTHROPIC_BASE_URL", "http://proxy"),
+        ];
+        for (name, value) in variables {
+            config.cli.env.insert(name.to_owned(), value.to_owned());
+        }
+        let hidden = hidden_variables(&config, |path| path.starts_with("/run"));
+        assert_eq!(hidden, ["NODE_EXTRA_CA_CERTS"]);
+    }
+}
