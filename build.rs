@@ -15,6 +15,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .build_transport(true)
         .boxed(".sessionpool.v1.TurnEvent.kind.started")
+        .boxed(".sessionpool.v1.QueryResponse.item.event")
+        .boxed(".sessionpool.v1.AttachResponse.item.event")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -146,7 +146,11 @@ async fn turn(
     let mut events = client.query(request).await?.into_inner();
     let mut first = None;
     while let Some(message) = events.message().await? {
-        match message.event.and_then(|event| event.kind) {
+        let event = match message.item {
+            Some(session_pool::proto::query_response::Item::Event(event)) => event.kind,
+            _ => None,
+        };
+        match event {
             Some(Kind::Started(started)) if started.origin() != origin => {
                 return Err(format!("{session}: {:?}, not {origin:?}", started.origin()).into());
             }

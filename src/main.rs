@@ -14,6 +14,7 @@ use session_pool::{
     client::{
         self,
         args::{Arguments, Command, ConfigAction, ConfigArgs, TokenArgs},
+        documents,
         exit::Exit,
     },
     config::{self, Config, ConfigError},
@@ -36,6 +37,14 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(args),
         Command::Config { action } => configuration(action),
         Command::Token(args) => token(&args),
+        Command::Completions { shell } => written(&documents::completions(shell)),
+        Command::Man { command } => match documents::manual(command.as_deref()) {
+            Some(page) => written(&page),
+            None => {
+                complain("there is no such command; session-pool --help lists them");
+                Exit::Usage.into()
+            }
+        },
         Command::Client(command) => ask(command.into()),
     }
 }
@@ -122,6 +131,12 @@ fn token(args: &TokenArgs) -> ExitCode {
     ));
     // A reader that has gone has read enough.
     let _ = io::stdout().write_all(text.as_bytes());
+    Exit::Fine.into()
+}
+
+fn written(text: &[u8]) -> ExitCode {
+    // A reader that has gone has read enough.
+    let _ = io::stdout().write_all(text);
     Exit::Fine.into()
 }
 

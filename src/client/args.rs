@@ -1,19 +1,27 @@
 //! The command line of the program.
 
 use std::{
-    io::{self, Read as _},
+    io::{self, IsTerminal as _},
     path::PathBuf,
 };
 
 use clap::{Args, Parser, Subcommand};
 
-use super::exit::{Exit, Failure};
+use super::{
+    exit::{Exit, Failure},
+    values::one_line,
+};
 
 mod configuration;
 mod options;
+mod session;
 
 pub use configuration::{ConfigAction, ConfigArgs, TokenArgs};
-pub use options::{AttachArgs, CloseArgs, Form, InterruptArgs, OnBusy, QueryArgs, SessionsArgs};
+pub use options::{
+    Answer, AttachArgs, CloseArgs, Form, InterruptArgs, OnBusy, OnDisconnect, OnMismatch,
+    QueryArgs, RespondArgs, SessionsArgs, Show, ShowArgs, UpdateArgs,
+};
+pub use session::OptionArgs;
 
 const EXIT_CODES: &str = "Exit codes:
    0  fine
@@ -50,6 +58,16 @@ pub enum Command {
     },
     /// Make a token: it goes to stdout, its entry for auth.tokens_file to stderr.
     Token(TokenArgs),
+    /// Write a completion script for a shell to stdout.
+    Completions {
+        /// Which.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual page, of the program or of one of its commands, to stdout.
+    Man {
+        /// The command, for example query.
+        command: Option<String>,
+    },
     /// What a running service is asked for.
     #[command(flatten)]
     Client(#[command(subcommand)] AddressedCommand),
@@ -59,9 +77,15 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum AddressedCommand {
     /// Run one turn and show it as it happens.
-    Query(Addressed<QueryArgs>),
+    Query(Box<Addressed<QueryArgs>>),
     /// Join a turn that is running or ended a moment ago.
     Attach(Addressed<AttachArgs>),
+    /// Answer what the CLI asks in a turn: whether a tool may run, first of all.
+    Respond(Addressed<RespondArgs>),
+    /// Show one session.
+    Show(Addressed<ShowArgs>),
+    /// Change options of a session.
+    Update(Box<Addressed<UpdateArgs>>),
     /// Stop a session's turn.
     Interrupt(Addressed<InterruptArgs>),
     /// Stop every session's turn.
@@ -146,9 +170,15 @@ pub struct Client {
 #[derive(Debug)]
 pub enum ClientCommand {
     /// `query`
-    Query(QueryArgs),
+    Query(Box<QueryArgs>),
     /// `attach`
     Attach(AttachArgs),
+    /// `respond`
+    Respond(RespondArgs),
+    /// `show`
+    Show(ShowArgs),
+    /// `update`
+    Update(Box<UpdateArgs>),
     /// `interrupt`
     Interrupt(InterruptArgs),
     /// `interrupt-all`
@@ -169,8 +199,13 @@ impl From<AddressedCommand> for Client {
             Client { server: addressed.server, command: wrap(addressed.args) }
         }
         match command {
-            AddressedCommand::Query(args) => with(args, ClientCommand::Query),
+            AddressedCommand::Query(args) => with(*args, |args| ClientCommand::Query(args.into())),
             AddressedCommand::Attach(args) => with(args, ClientCommand::Attach),
+            AddressedCommand::Respond(args) => with(args, ClientCommand::Respond),
+            AddressedCommand::Show(args) => with(args, ClientCommand::Show),
+            AddressedCommand::Update(args) => {
+                with(*args, |args| ClientCommand::Update(args.into()))
+            }
             AddressedCommand::Interrupt(args) => with(args, ClientCommand::Interrupt),
             AddressedCommand::InterruptAll(args) => with(args, ClientCommand::InterruptAll),
             AddressedCommand::Close(args) => with(args, ClientCommand::Close),
@@ -182,24 +217,40 @@ impl From<AddressedCommand> for Client {
 }
 
 impl ClientCommand {
-    /// How it ends by Ctrl-C, which is the usual end of watching.
-    pub(super) fn when_interrupted(&self) -> Exit {
-        match self {
-            Self::Sessions(SessionsArgs { watch: true, .. }) => Exit::Fine,
-            _ => Exit::Interrupted,
-        }
+    /// How it ends by Ctrl-C, which is the usual end of watching, and what is said then.
+    pub(super) fn when_interrupted(&self) -> (Exit, String) {
+        let (exit, said) = match self {
+            Self::Sessions(SessionsArgs { watch: true, .. }) => return (Exit::Fine, String::new()),
+            Self::Query(query) => {
+                let session = one_line(&query.session);
+                let of =
+                    if session.is_empty() { session } else { format!(" of session {session}") };
+                let said = match query.on_disconnect {
+                    OnDisconnect::Interrupt => format!("interrupted: the turn{of} was interrupted"),
+                    OnDisconnect::Continue => format!("left: the turn{of} goes on"),
+                };
+                (Exit::Interrupted, said)
+            }
+            Self::Attach(_) => (Exit::Interrupted, "left the turn".to_owned()),
+            _ => (Exit::Interrupted, "interrupted".to_owned()),
+        };
+        (exit, format!("\n{said}\n"))
     }
 
-    /// The command with its prompt read from stdin if it says `-`.
+    /// The command with its prompt read from stdin if it says `-` or nothing.
     pub(super) fn with_prompt(mut self) -> Result<Self, Failure> {
         if let Self::Query(query) = &mut self
-            && query.prompt == "-"
+            && query.prompt.as_deref().is_none_or(|prompt| prompt == "-")
         {
-            let mut text = String::new();
-            io::stdin()
-                .read_to_string(&mut text)
+            if query.prompt.is_none() && io::stdin().is_terminal() {
+                let usage = "no prompt: give it as an argument, or pipe it to stdin";
+                return Err(Failure::Usage(usage.to_owned()));
+            }
+            let text = io::read_to_string(io::stdin())
                 .map_err(|error| Failure::Usage(format!("cannot read the prompt: {error}")))?;
-            query.prompt = text;
+            // The line end is the shell's.
+            let text = text.strip_suffix('\n').unwrap_or(&text);
+            query.prompt = Some(text.strip_suffix('\r').unwrap_or(text).to_owned());
         }
         Ok(self)
     }
@@ -246,10 +297,10 @@ mod tests {
         };
         assert_eq!(server.address, "http://h:1");
         assert_eq!(query.session, "s");
-        assert_eq!(query.allow, ["Bash", "Read"]);
+        assert_eq!(query.options.allow, ["Bash", "Read"]);
         assert_eq!(query.on_busy, OnBusy::Reject);
         assert_eq!(query.timeout, Some(Duration::from_secs(90)));
-        assert_eq!(query.prompt, "say hi");
+        assert_eq!(query.prompt.as_deref(), Some("say hi"));
     }
 
     #[test]

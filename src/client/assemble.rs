@@ -3,23 +3,40 @@
 use prost::Message as _;
 use tonic::Status;
 
-use crate::proto::{AttachResponse, EventPart, QueryResponse, TurnEvent};
+use crate::proto::{
+    AttachResponse, EventPart, QueryResponse, TurnEvent, attach_response, query_response,
+};
 
 /// An item of a stream of events.
 pub trait Item {
-    /// The event or the part; one of them is set.
-    fn into_pieces(self) -> (Option<TurnEvent>, Option<EventPart>);
+    /// The event or the part; `None` if it is of a kind that this version does not know.
+    fn into_piece(self) -> Option<Piece>;
+}
+
+/// An event or a part of one.
+#[derive(Debug)]
+pub enum Piece {
+    /// A whole event.
+    Event(Box<TurnEvent>),
+    /// A part of one.
+    Part(EventPart),
 }
 
 impl Item for QueryResponse {
-    fn into_pieces(self) -> (Option<TurnEvent>, Option<EventPart>) {
-        (self.event, self.part)
+    fn into_piece(self) -> Option<Piece> {
+        Some(match self.item? {
+            query_response::Item::Event(event) => Piece::Event(event),
+            query_response::Item::Part(part) => Piece::Part(part),
+        })
     }
 }
 
 impl Item for AttachResponse {
-    fn into_pieces(self) -> (Option<TurnEvent>, Option<EventPart>) {
-        (self.event, self.part)
+    fn into_piece(self) -> Option<Piece> {
+        Some(match self.item? {
+            attach_response::Item::Event(event) => Piece::Event(event),
+            attach_response::Item::Part(part) => Piece::Part(part),
+        })
     }
 }
 
@@ -35,10 +52,10 @@ pub struct Assembler {
 impl Assembler {
     /// Takes an item; gives an event when one is complete.
     pub fn take(&mut self, item: impl Item) -> Result<Option<TurnEvent>, Status> {
-        match item.into_pieces() {
-            (Some(event), None) if self.next == 0 => Ok(Some(event)),
-            (None, Some(part)) if part.index == self.next => self.add(part),
-            (None, None) => Ok(None),
+        match item.into_piece() {
+            Some(Piece::Event(event)) if self.next == 0 => Ok(Some(*event)),
+            Some(Piece::Part(part)) if part.index == self.next => self.add(part),
+            None => Ok(None),
             _ => Err(Status::internal("the parts of an event came out of order")),
         }
     }
@@ -62,7 +79,8 @@ mod tests {
     use super::*;
 
     fn whole(sequence: u64) -> QueryResponse {
-        QueryResponse { event: Some(TurnEvent { sequence, ..TurnEvent::default() }), part: None }
+        let event = TurnEvent { sequence, ..TurnEvent::default() };
+        QueryResponse { item: Some(query_response::Item::Event(Box::new(event))) }
     }
 
     fn parts(event: &TurnEvent, size: usize) -> Vec<QueryResponse> {
@@ -71,15 +89,13 @@ mod tests {
         bytes
             .chunks(size)
             .enumerate()
-            .map(|(index, data)| QueryResponse {
-                event: None,
-                part: Some(EventPart {
-                    sequence: event.sequence,
-                    index: u32::try_from(index).unwrap(),
-                    last: index + 1 == count,
-                    data: data.to_vec(),
-                }),
+            .map(|(index, data)| EventPart {
+                sequence: event.sequence,
+                index: u32::try_from(index).unwrap(),
+                last: index + 1 == count,
+                data: data.to_vec(),
             })
+            .map(|part| QueryResponse { item: Some(query_response::Item::Part(part)) })
             .collect()
     }
 

@@ -2,6 +2,11 @@
 
 use std::{error::Error, fs, path::PathBuf, time::Duration};
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -14,6 +19,9 @@ use crate::proto::session_pool_service_client::SessionPoolServiceClient;
 
 /// How long the service may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long it may take to find out why it cannot be talked to.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A page of sessions may hold many system prompts of 1 MiB. Events are at most 3 MiB
 /// each, and larger ones come in parts.
@@ -46,10 +54,40 @@ pub async fn connect(server: &ServerArgs) -> Result<Channel, Failure> {
     } else {
         endpoint
     };
-    endpoint.connect_timeout(CONNECT_LIMIT).connect().await.map_err(|error| Failure::Unreachable {
-        address: address.into(),
-        cause: root_cause(&error),
-    })
+    match endpoint.connect_timeout(CONNECT_LIMIT).connect().await {
+        Ok(channel) => Ok(channel),
+        Err(error) => Err(explain(server).await.unwrap_or_else(|| Failure::Unreachable {
+            address: address.into(),
+            cause: plain_words(&error),
+        })),
+    }
+}
+
+/// Why a service could not be talked to, if it is that only one side speaks TLS.
+pub async fn explain(server: &ServerArgs) -> Option<Failure> {
+    let (scheme, rest) = server.address.split_once("://").unwrap_or(("http", &server.address));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let speaks_tls = timeout(PROBE_LIMIT, speaks_tls(authority)).await.ok()?.ok()?;
+    let cause = match (scheme, speaks_tls) {
+        ("http", true) => format!(
+            "the service speaks TLS: use https://{authority}, with --ca-cert if its certificate is of an authority of your own"
+        ),
+        ("https", false) => format!("the service does not speak TLS: use http://{authority}"),
+        _ => return None,
+    };
+    Some(Failure::Unreachable { address: server.address.clone(), cause })
+}
+
+/// Greets in plain HTTP/2: a TLS server answers with a TLS alert, or just hangs up.
+async fn speaks_tls(authority: &str) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(authority).await?;
+    // The preface, and empty settings.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+    let mut first = [0];
+    stream.read_exact(&mut first).await?;
+    // The records of TLS are of types 20 to 23; an HTTP/2 server begins with the length of
+    // its settings, which is short.
+    Ok((20..=23).contains(&first[0]))
 }
 
 /// What the files say about TLS, if any is given.
@@ -107,6 +145,16 @@ impl Interceptor for Credentials {
         }
         Ok(request)
     }
+}
+
+/// What happened, without the words of the libraries that it happened in.
+fn plain_words(error: &dyn Error) -> String {
+    let cause = root_cause(error);
+    let of_library = ["h2", "http2", "hyper", "frame with invalid"];
+    if of_library.iter().any(|word| cause.contains(word)) {
+        return "what answers there is no gRPC service".to_owned();
+    }
+    cause
 }
 
 /// tonic says "transport error"; what happened is at the end of the chain.

@@ -57,6 +57,9 @@ pub(super) enum Failure {
     /// Nobody answers at the address.
     #[error("cannot connect to {address}: {cause}")]
     Unreachable { address: String, cause: String },
+    /// The connection ended before the answer.
+    #[error("the connection to the service was lost before the answer was complete")]
+    Lost,
     /// The service refused the call or ended it.
     #[error("{}", describe(.0))]
     Call(Box<Status>),
@@ -70,7 +73,7 @@ pub(super) enum Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        Self::Call(status.into())
+        if is_of_transport(&status) { Self::Lost } else { Self::Call(status.into()) }
     }
 }
 
@@ -88,11 +91,28 @@ impl Failure {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Unreachable { .. } => Exit::Unreachable,
+            Self::Lost => Exit::TryAgain,
             Self::Call(status) => of_code(status.code()),
             Self::TimedOut(_) => Exit::TimedOut,
             Self::Output(_) => Exit::Other,
         }
     }
+}
+
+/// Whether the status was made on this side, of a failure of the connection: no service
+/// says such things, and nobody outside of the library knows what its words mean.
+fn is_of_transport(status: &Status) -> bool {
+    const WORDS: [&str; 5] = [
+        "h2 protocol error",
+        "transport error",
+        "http2 error",
+        "error reading a body",
+        "connection error",
+    ];
+    let of_service = status.get_details_error_info().is_some();
+    let cause = std::error::Error::source(status);
+    let of_library = WORDS.iter().any(|words| status.message().starts_with(words));
+    !of_service && (of_library || cause.is_some_and(|cause| cause.is::<tonic::transport::Error>()))
 }
 
 fn of_code(code: Code) -> Exit {
@@ -199,6 +219,17 @@ mod tests {
         ] {
             assert_eq!(of_code(code) as u8, exit, "{code:?}");
         }
+    }
+
+    #[test]
+    fn f6_a_lost_connection_is_told_without_the_words_of_libraries() {
+        for text in ["h2 protocol error: error reading a body from connection", "transport error"] {
+            let failure = Failure::from(Status::internal(text));
+            assert!(matches!(failure, Failure::Lost), "{text}");
+            assert!(!failure.to_string().contains("h2"), "{failure}");
+        }
+        let of_service = Failure::from(Status::unavailable("the CLI ended"));
+        assert!(matches!(of_service, Failure::Call(_)));
     }
 
     #[test]

@@ -1,11 +1,6 @@
-//! The pool's figures: as lines for people, as JSON for programs. Pure. In JSON, fields
-//! are named as in the contract; durations are seconds.
+//! The pool's figures, as lines for people. Pure.
 
-use serde_json::Value;
-
-use super::values::{
-    duration, one_line, seconds, show_bytes, show_cost, show_duration, usage_json,
-};
+use super::values::{duration, one_line, show_bytes, show_cost, show_duration};
 use crate::proto::{GetStatsResponse, PoolCounters};
 
 /// The pool's figures, a line each, in groups.
@@ -120,43 +115,6 @@ fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 26] {
     ]
 }
 
-/// The pool's figures as one JSON object.
-pub fn json(stats: &GetStatsResponse) -> Value {
-    let counted: serde_json::Map<String, Value> = counters(stats.counters.as_ref())
-        .into_iter()
-        .map(|(name, count)| (name.into(), count.into()))
-        .collect();
-    serde_json::json!({
-        "enabled": stats.enabled,
-        "draining": stats.draining,
-        "total_sessions": stats.total_sessions,
-        "active_sessions": stats.active_sessions,
-        "hibernated_sessions": stats.hibernated_sessions,
-        "max_sessions": stats.max_sessions,
-        "total_messages": stats.total_messages,
-        "session_ttl_seconds": seconds(stats.session_ttl),
-        "cleanup_interval_seconds": seconds(stats.cleanup_interval),
-        "processes": stats.processes,
-        "starting_processes": stats.starting_processes,
-        "max_processes": stats.max_processes,
-        "spares": stats.spares,
-        "spares_starting": stats.spares_starting,
-        "streaming_turns": stats.streaming_turns,
-        "queued_turns": stats.queued_turns,
-        "counters": counted,
-        "total_cost_usd": stats.total_cost_usd,
-        "usage": usage_json(stats.usage.as_ref()),
-        "process_memory_bytes": stats.process_memory_bytes,
-        "uptime_seconds": seconds(stats.uptime),
-        "service_version": stats.service_version,
-        "cli_version": stats.cli_version,
-        "sandbox": stats.sandbox,
-        "tasks": stats.tasks,
-        "not_ready_reasons": stats.not_ready_reasons,
-        "sandbox_attempts": stats.sandbox_attempts,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,7 +136,5 @@ mod tests {
         assert_eq!(value("sessions ").trim_start(), "3 of 1000");
         assert_eq!(value("cold_starts ").trim_start(), "7");
         assert_eq!(value("hibernations_under_pressure "), " 0", "the longest name");
-        assert_eq!(json(&figures)["counters"]["cold_starts"], 7);
-        assert_eq!(json(&figures)["max_sessions"], 1000);
     }
 }

@@ -3,27 +3,34 @@
 //!
 //! - [`args`] is the command line of the whole program, `serve` and `config` included.
 //! - [`exit`] says how a command ended: exit codes, and errors as one line.
+//! - [`documents`] writes completions and manual pages, made of the command line.
 //! - `connect` makes the connection; `assemble` joins events that came in parts.
-//! - `turn` runs `query` and `attach`; `render` turns events into text for people,
-//!   `frames` into JSON for programs.
+//! - `turn` runs `query` and `attach`; `render` turns events into text for people.
+//!   `prompts` answers what the CLI asks, by the person at the `terminal` or by `respond`.
+//! - `proto_json` writes every `--json`, in the form that grpcurl prints.
 //! - `sessions` runs the commands about sessions, `overview` those about the service;
 //!   `tables`, `figures` and `values` write what they answer.
 
 use std::io;
 
 use tokio::task::JoinSet;
+use tonic::transport::Channel;
 
 pub mod args;
 mod assemble;
 mod connect;
+mod details;
+pub mod documents;
 pub mod exit;
 mod figures;
-mod frames;
 mod output;
 mod overview;
+mod prompts;
+mod proto_json;
 mod render;
 mod sessions;
 mod tables;
+mod terminal;
 mod turn;
 mod values;
 
@@ -38,14 +45,17 @@ use exit::{Exit, Failure, Outcome};
 /// this works also while it is stuck writing to a pipe that nobody reads; the caller
 /// must not wait for such a task when it stops the runtime.
 pub async fn run(client: Client) -> Exit {
-    let interrupted = client.command.when_interrupted();
+    let (interrupted, said) = client.command.when_interrupted();
     let mut command = JoinSet::new();
     command.spawn(execute(client));
     let outcome = tokio::select! {
         Some(joined) = command.join_next() => joined.unwrap_or_else(|panic| {
             Err(Failure::Output(io::Error::other(panic)))
         }),
-        Ok(()) = tokio::signal::ctrl_c() => Ok(interrupted),
+        Ok(()) = tokio::signal::ctrl_c() => {
+            output::remark(&said);
+            Ok(interrupted)
+        }
     };
     outcome.unwrap_or_else(|failure| failure.report())
 }
@@ -57,14 +67,26 @@ async fn execute(client: Client) -> Outcome {
     let credentials = connect::Credentials::read(&server)?;
     let channel = connect::connect(&server).await?;
     let mut service = connect::service(channel.clone(), credentials);
+    let outcome = ask(&mut service, channel, command).await;
+    match outcome {
+        // Nothing of HTTP/2 came back: it may be TLS that was spoken to.
+        Err(Failure::Lost) => Err(connect::explain(&server).await.unwrap_or(Failure::Lost)),
+        outcome => outcome,
+    }
+}
+
+async fn ask(service: &mut connect::Service, channel: Channel, command: ClientCommand) -> Outcome {
     match command {
-        ClientCommand::Query(query) => turn::query(&mut service, query).await,
-        ClientCommand::Attach(attach) => turn::attach(&mut service, attach).await,
-        ClientCommand::Interrupt(interrupt) => sessions::interrupt(&mut service, interrupt).await,
-        ClientCommand::InterruptAll(form) => sessions::interrupt_all(&mut service, form).await,
-        ClientCommand::Close(close) => sessions::close(&mut service, close).await,
-        ClientCommand::Sessions(list) => sessions::list(&mut service, list).await,
-        ClientCommand::Stats(form) => overview::stats(&mut service, form).await,
-        ClientCommand::Health(health) => overview::health(&mut service, channel, health).await,
+        ClientCommand::Query(query) => turn::query(service, *query).await,
+        ClientCommand::Attach(attach) => turn::attach(service, attach).await,
+        ClientCommand::Respond(respond) => prompts::respond(service, respond).await,
+        ClientCommand::Show(show) => sessions::show(service, show).await,
+        ClientCommand::Update(update) => sessions::update(service, *update).await,
+        ClientCommand::Interrupt(interrupt) => sessions::interrupt(service, interrupt).await,
+        ClientCommand::InterruptAll(form) => sessions::interrupt_all(service, form).await,
+        ClientCommand::Close(close) => sessions::close(service, close).await,
+        ClientCommand::Sessions(list) => sessions::list(service, list).await,
+        ClientCommand::Stats(form) => overview::stats(service, form).await,
+        ClientCommand::Health(health) => overview::health(service, channel, health).await,
     }
 }

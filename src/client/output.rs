@@ -22,6 +22,15 @@ pub fn is_screen() -> bool {
     io::stdout().is_terminal()
 }
 
+/// Whether text on stdout may have colours, and whether remarks on stderr may: not where
+/// NO_COLOR says so, and not on a terminal without them.
+pub fn has_colours() -> (bool, bool) {
+    let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let wanted = !is_set("NO_COLOR") && !dumb;
+    (wanted && io::stdout().is_terminal(), wanted && io::stderr().is_terminal())
+}
+
 /// Columns of the screen, as far as the shell tells.
 pub fn screen_width() -> usize {
     let told = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());

@@ -12,6 +12,7 @@ use super::{
     exit::{Exit, Failure, Outcome},
     figures,
     output::print,
+    proto_json,
 };
 use crate::proto::{GetStatsRequest, SERVICE_NAME};
 
@@ -23,8 +24,11 @@ const HEALTH_NAMES: [&str; 3] = ["", SERVICE_NAME, "liveness"];
 pub async fn stats(service: &mut Service, args: ScopeArgs) -> Outcome {
     let ScopeArgs { all_tenants, form } = args;
     let stats = service.get_stats(GetStatsRequest { all_tenants }).await?.into_inner();
-    let text =
-        if form.json { format!("{}\n", figures::json(&stats)) } else { figures::lines(&stats) };
+    let text = if form.json {
+        proto_json::line("GetStatsResponse", &stats)?
+    } else {
+        figures::lines(&stats)
+    };
     print(&text)?;
     Ok(Exit::Fine)
 }
@@ -56,24 +60,22 @@ pub async fn health(service: &mut Service, channel: Channel, args: HealthArgs) -
 /// What the service runs, and how it encloses that.
 async fn particulars(service: &mut Service, form: Form) -> Result<String, Failure> {
     let stats = service.get_stats(GetStatsRequest::default()).await?.into_inner();
+    if form.json {
+        return proto_json::line("GetStatsResponse", &stats);
+    }
     let (version, cli, sandbox) = (stats.service_version, stats.cli_version, stats.sandbox);
-    let tried = stats.sandbox_attempts;
-    Ok(if form.json {
-        let all = json!({
-            "version": version,
-            "cli_version": cli,
-            "sandbox": sandbox,
-            "sandbox_attempts": tried,
-        });
-        format!("{all}\n")
-    } else {
-        let first = [("version", version), ("CLI version", cli), ("sandbox", sandbox)];
-        first
-            .into_iter()
-            .chain(tried.into_iter().map(|attempt| ("", attempt)))
-            .map(|(name, value)| format!("{name:<width$}  {value}\n", width = SERVICE_NAME.len()))
-            .collect()
-    })
+    let first = [("version", version), ("CLI version", cli), ("sandbox", sandbox)];
+    Ok(first
+        .into_iter()
+        .chain(stats.sandbox_attempts.into_iter().map(|attempt| ("", attempt)))
+        .map(|(name, value)| {
+            format!(
+                "{name:<width$}  {value}
+",
+                width = SERVICE_NAME.len()
+            )
+        })
+        .collect())
 }
 
 async fn check(client: &mut HealthClient<Channel>, name: &str) -> Result<ServingStatus, Failure> {

@@ -2,12 +2,15 @@
 
 use super::values::{cut, duration, one_line, show_cost, show_duration};
 use crate::proto::{
-    ApiRetry, AssistantMessage, PromptEvent, StreamEvent, SystemMessage, ToolResultBlock,
-    TurnEvent, TurnResult, TurnStarted, UserMessage, content_block::Block, stream_event::Delta,
-    turn_event::Kind,
+    ApiRetry, AssistantMessage, StreamEvent, SystemMessage, ToolResultBlock, TurnEvent, TurnResult,
+    TurnStarted, UserMessage, content_block::Block, stream_event::Delta, turn_event::Kind,
 };
 
 const DIM: &str = "\u{1b}[2m";
+const RED: &str = "\u{1b}[31m";
+const GREEN: &str = "\u{1b}[32m";
+const YELLOW: &str = "\u{1b}[33m";
+const CYAN: &str = "\u{1b}[36m";
 const PLAIN: &str = "\u{1b}[0m";
 
 /// Where the text is going to be read.
@@ -16,6 +19,11 @@ pub struct Screen {
     /// Whether it is a screen at all. Only there thinking is shown, dimmed: in a file
     /// it could not be told from the answer.
     pub is_screen: bool,
+    /// Whether it takes colours: cyan is a tool's call, red is what failed, yellow is what
+    /// was stopped or is tried again, green is done, dim is what is not the answer.
+    pub colour: bool,
+    /// Whether the place of remarks does.
+    pub remarks_colour: bool,
     /// Columns that a line about a tool may take.
     pub width: usize,
 }
@@ -42,6 +50,10 @@ pub struct Renderer {
     thinking_came_in_pieces: bool,
     /// Some of the model's text was shown.
     has_answered: bool,
+    /// An API's failure as an assistant message, which the result tells again.
+    failure: Option<String>,
+    /// The last text that was shown.
+    last_text: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +73,8 @@ impl Renderer {
             text_came_in_pieces: false,
             thinking_came_in_pieces: false,
             has_answered: false,
+            failure: None,
+            last_text: String::new(),
         }
     }
 
@@ -73,18 +87,22 @@ impl Renderer {
             Some(Kind::Assistant(message)) => self.assistant(message, &mut out),
             Some(Kind::User(message)) => self.user(message, &mut out),
             Some(Kind::StreamEvent(piece)) => self.piece(piece, &mut out),
-            Some(Kind::Prompt(prompt)) => self.prompt(prompt, &mut out),
+            // Asked by those who can answer.
+            Some(Kind::Prompt(_)) => self.end_line(&mut out),
             Some(Kind::Result(result)) => self.result(result, &mut out),
             Some(Kind::Other(_)) | None => {}
         }
         out
     }
 
-    /// Ends the line that an error left unfinished.
-    pub fn finish(&mut self) -> String {
+    /// Ends the line that an error left unfinished, and tells a failure that no result told.
+    pub fn finish(&mut self) -> Rendered {
         let mut out = Rendered::default();
         self.end_line(&mut out);
-        out.answer
+        if let Some(failure) = self.failure.take() {
+            self.error(&failure, &mut out);
+        }
+        out
     }
 
     fn started(&mut self, started: &TurnStarted) {
@@ -111,10 +129,14 @@ impl Renderer {
                 Block::Other(other) => self.mark('·', &other.r#type, of_subagent, out),
                 // A subagent's words are for the agent that called it.
                 Block::Text(_) | Block::Thinking(_) if of_subagent => {}
+                Block::Text(text) if !message.error.is_empty() => {
+                    self.failure = Some(text.text.clone());
+                }
                 Block::Text(text) => {
                     if !std::mem::take(&mut self.text_came_in_pieces) {
                         self.text(&text.text, out);
                     }
+                    self.last_text.clone_from(&text.text);
                     self.end_line(out);
                 }
                 Block::Thinking(thinking) => {
@@ -158,24 +180,36 @@ impl Renderer {
         }
     }
 
-    fn prompt(&mut self, prompt: &PromptEvent, out: &mut Rendered) {
-        let asks = format!(
-            "? {} {} waits for an answer to prompt {}",
-            prompt.tool_name, prompt.input_json, prompt.prompt_id
-        );
-        self.remark(&asks, out);
-    }
-
     fn result(&mut self, result: &TurnResult, out: &mut Rendered) {
         // A slash command answers in its result alone.
         if !self.has_answered && !result.is_error {
             self.text(&result.result, out);
         }
         self.end_line(out);
+        let failure = self.failure.take().unwrap_or_default();
         if result.is_error && !result.interrupted {
-            out.remarks += &format!("error: {}\n", error_line(result));
+            let line = error_line(result);
+            let line = if line.is_empty() { one_line(&failure) } else { line };
+            // It may stand there already, as the model's last words.
+            if line != one_line(&self.last_text) {
+                self.error(&line, out);
+            }
         }
-        out.remarks += &self.summary(result);
+        let colour = match (result.interrupted, result.is_error) {
+            (true, _) => YELLOW,
+            (false, true) => RED,
+            (false, false) => GREEN,
+        };
+        let summary = self.summary(result);
+        let (outcome, rest) = summary.split_once(':').unwrap_or((&summary, ""));
+        out.remarks += &paint(self.screen.remarks_colour, colour, outcome);
+        out.remarks +=
+            &format!("{}\n", paint(self.screen.remarks_colour, DIM, &format!(":{rest}")));
+    }
+
+    fn error(&self, text: &str, out: &mut Rendered) {
+        let line = format!("error: {}", one_line(text));
+        out.remarks += &format!("{}\n", paint(self.screen.remarks_colour, RED, &line));
     }
 
     fn summary(&self, result: &TurnResult) -> String {
@@ -185,7 +219,7 @@ impl Renderer {
             (false, false) => "done",
         };
         format!(
-            "{outcome}: session {}, {} {}, {}, {} since the process started\n",
+            "{outcome}: session {}, {} {}, {}, {} since the process started",
             self.session_id,
             result.num_turns,
             if result.num_turns == 1 { "round" } else { "rounds" },
@@ -213,10 +247,17 @@ impl Renderer {
         if self.line == Line::Text {
             self.end_line(out);
         }
-        // The dimming ends with every piece: the program may end before the next.
-        out.answer += DIM;
-        self.push(text, out);
-        out.answer += PLAIN;
+        if self.screen.colour {
+            // The dimming ends with every piece: the program may end before the next.
+            out.answer += DIM;
+            self.push(text, out);
+            out.answer += PLAIN;
+        } else {
+            if self.line == Line::Empty {
+                out.answer += "(thinking) ";
+            }
+            self.push(text, out);
+        }
         self.line = if text.ends_with('\n') { Line::Empty } else { Line::Thinking };
     }
 
@@ -235,12 +276,19 @@ impl Renderer {
         self.end_line(out);
         let indent = if indented { "  " } else { "" };
         let width = self.screen.width.saturating_sub(2 + indent.len());
-        out.answer += &format!("{indent}{mark} {}\n", cut(text, width));
+        let line = format!("{mark} {}", cut(text, width));
+        let colour = match mark {
+            '→' => CYAN,
+            '✗' => RED,
+            _ => DIM,
+        };
+        out.answer += &format!("{indent}{}\n", paint(self.screen.colour, colour, &line));
     }
 
     fn remark(&mut self, text: &str, out: &mut Rendered) {
         self.end_line(out);
-        out.remarks += &format!("{}\n", one_line(text));
+        let line = paint(self.screen.remarks_colour, YELLOW, &one_line(text));
+        out.remarks += &format!("{line}\n");
     }
 
     fn end_line(&mut self, out: &mut Rendered) {
@@ -249,6 +297,11 @@ impl Renderer {
             self.line = Line::Empty;
         }
     }
+}
+
+/// Text in a colour, where there are colours.
+fn paint(on: bool, colour: &str, text: &str) -> String {
+    if on { format!("{colour}{text}{PLAIN}") } else { text.to_owned() }
 }
 
 /// What failed, in words. The subtype can say `success` all the same.

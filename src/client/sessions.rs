@@ -1,17 +1,20 @@
-//! The commands about sessions: listing, interrupting and closing them.
+//! The commands about sessions: listing, showing, changing, interrupting and closing them.
 
 use std::time::Duration;
 
 use super::{
-    args::{CloseArgs, Form, InterruptArgs, ScopeArgs, SessionsArgs},
+    args::{CloseArgs, Form, InterruptArgs, ScopeArgs, SessionsArgs, ShowArgs, UpdateArgs},
     connect::Service,
+    details,
     exit::{Exit, Failure, Outcome},
     output::{is_screen, print, screen_width},
-    tables,
+    proto_json, tables,
+    values::one_line,
 };
 use crate::proto::{
-    CloseSessionRequest, InterruptAllRequest, InterruptOutcome, InterruptRequest,
-    ListSessionsRequest, Session, SessionInterruptResult,
+    CloseSessionRequest, GetSessionRequest, InterruptAllRequest, InterruptOutcome,
+    InterruptRequest, ListSessionsRequest, ListSessionsResponse, Session, SessionInterruptResult,
+    UpdateSessionRequest,
 };
 
 /// Time between two looks at the sessions.
@@ -22,7 +25,7 @@ const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 /// `sessions`: once, or again and again.
 pub async fn list(service: &mut Service, args: SessionsArgs) -> Outcome {
     if !args.watch {
-        print(&show(&all_sessions(service).await?, args.form))?;
+        print(&shown(all_sessions(service).await?, args.form)?)?;
         return Ok(Exit::Fine);
     }
     // The contract has no event for "something about a session changed".
@@ -31,18 +34,46 @@ pub async fn list(service: &mut Service, args: SessionsArgs) -> Outcome {
         period.tick().await;
         let sessions = all_sessions(service).await?;
         let clear = if is_screen() && !args.form.json { CLEAR } else { "" };
-        print(&format!("{clear}{}", show(&sessions, args.form)))?;
+        print(&format!("{clear}{}", shown(sessions, args.form)?))?;
     }
 }
 
-fn show(sessions: &[Session], form: Form) -> String {
+fn shown(sessions: Vec<Session>, form: Form) -> Result<String, Failure> {
     if form.json {
-        return sessions
-            .iter()
-            .map(|session| format!("{}\n", tables::session_json(session)))
-            .collect();
+        // One answer, of however many pages it was.
+        let response = ListSessionsResponse { sessions, next_page_token: String::new() };
+        return proto_json::line("ListSessionsResponse", &response);
     }
-    tables::sessions(sessions, screen_width())
+    Ok(tables::sessions(&sessions, screen_width()))
+}
+
+/// `show`
+pub async fn show(service: &mut Service, args: ShowArgs) -> Outcome {
+    let request = GetSessionRequest { session_id: args.session };
+    let answer = service.get_session(request).await?.into_inner();
+    print(&if args.form.json {
+        proto_json::line("GetSessionResponse", &answer)?
+    } else {
+        details::session(&answer.session.unwrap_or_default())
+    })?;
+    Ok(Exit::Fine)
+}
+
+/// `update`
+pub async fn update(service: &mut Service, args: UpdateArgs) -> Outcome {
+    let options = Some(args.options.into_message());
+    let request = UpdateSessionRequest { session_id: args.session.clone(), options };
+    let answer = service.update_session(request).await?.into_inner();
+    print(&if args.form.json {
+        proto_json::line("UpdateSessionResponse", &answer)?
+    } else {
+        let changed = match answer.changed_options.join(", ").as_str() {
+            "" => "nothing to change".to_owned(),
+            names => format!("changed {names}"),
+        };
+        format!("{}: {changed}\n", one_line(&args.session))
+    })?;
+    Ok(Exit::Fine)
 }
 
 async fn all_sessions(service: &mut Service) -> Result<Vec<Session>, Failure> {
@@ -67,6 +98,10 @@ pub async fn interrupt(service: &mut Service, args: InterruptArgs) -> Outcome {
         InterruptOutcome::NotFound => Exit::NotFound,
         _ => Exit::Fine,
     };
+    if args.form.json {
+        print(&proto_json::line("InterruptResponse", &answer)?)?;
+        return Ok(exit);
+    }
     let result = SessionInterruptResult {
         session_id: args.session,
         interrupted: answer.interrupted,
@@ -75,7 +110,7 @@ pub async fn interrupt(service: &mut Service, args: InterruptArgs) -> Outcome {
         elapsed: answer.elapsed,
         tenant: String::new(),
     };
-    print(&show_interrupts(&[result], args.form))?;
+    print(&tables::interrupt_line(&result))?;
     Ok(exit)
 }
 
@@ -83,28 +118,23 @@ pub async fn interrupt(service: &mut Service, args: InterruptArgs) -> Outcome {
 pub async fn interrupt_all(service: &mut Service, args: ScopeArgs) -> Outcome {
     let request = InterruptAllRequest { all_tenants: args.all_tenants };
     let answer = service.interrupt_all(request).await?.into_inner();
-    print(&show_interrupts(&answer.results, args.form))?;
-    if !args.form.json {
-        let (count, of) = (answer.interrupted_count, answer.session_count);
-        print(&format!("{count} of {of} interrupted\n"))?;
-    }
+    print(&if args.form.json {
+        proto_json::line("InterruptAllResponse", &answer)?
+    } else {
+        let lines: String = answer.results.iter().map(tables::interrupt_line).collect();
+        format!("{lines}{} of {} interrupted\n", answer.interrupted_count, answer.session_count)
+    })?;
     Ok(Exit::Fine)
-}
-
-fn show_interrupts(results: &[SessionInterruptResult], form: Form) -> String {
-    if form.json {
-        return results
-            .iter()
-            .map(|result| format!("{}\n", tables::interrupt_json(result)))
-            .collect();
-    }
-    results.iter().map(tables::interrupt_line).collect()
 }
 
 /// `close`
 pub async fn close(service: &mut Service, args: CloseArgs) -> Outcome {
     let request = CloseSessionRequest { session_id: args.session.clone(), forget: args.forget };
     let answer = service.close_session(request).await?.into_inner();
-    print(&tables::closed_line(&args.session, answer.had_active_turn))?;
+    print(&if args.form.json {
+        proto_json::line("CloseSessionResponse", &answer)?
+    } else {
+        tables::closed_line(&args.session, answer.had_active_turn)
+    })?;
     Ok(Exit::Fine)
 }

@@ -1,11 +1,6 @@
-//! Answers about sessions: as tables for people, as JSON for programs.
-//! Pure. In JSON, fields are named as in the contract; durations are seconds.
+//! Answers about sessions, as tables for people. Pure.
 
-use serde_json::{Value, json};
-
-use super::values::{
-    cut, duration, enum_name, one_line, seconds, show_cost, show_duration, usage_json,
-};
+use super::values::{cut, duration, enum_name, one_line, show_cost, show_duration};
 use crate::proto::{Session, SessionInterruptResult};
 
 const SESSION_COLUMNS: [&str; 8] =
@@ -71,46 +66,11 @@ fn table<const N: usize>(rows: &[[String; N]], width: usize) -> String {
     text
 }
 
-/// A session as one JSON object.
-pub fn session_json(session: &Session) -> Value {
-    let options = session.options.clone().unwrap_or_default();
-    json!({
-        "session_id": session.session_id,
-        "status": session_status(session),
-        "client_id": session.client_id,
-        "cli_session_id": session.cli_session_id,
-        "create_time": session.create_time.map(|time| time.to_string()),
-        "last_used_time": session.last_used_time.map(|time| time.to_string()),
-        "age_seconds": seconds(session.age),
-        "idle_time_seconds": seconds(session.idle_time),
-        "message_count": session.message_count,
-        "error_count": session.error_count,
-        "last_error": session.last_error,
-        "running_turn_id": session.running_turn_id,
-        "queued_turns": session.queued_turns,
-        "process_id": session.process_id,
-        "total_cost_usd": session.total_cost_usd,
-        "usage": usage_json(session.usage.as_ref()),
-        "options": { "model": options.model, "permission_mode": options.permission_mode },
-    })
-}
-
 /// What became of a session's turn.
 pub fn interrupt_line(result: &SessionInterruptResult) -> String {
     let outcome = interrupt_outcome(result).to_lowercase().replace('_', " ");
     let elapsed = show_duration(duration(result.elapsed));
     format!("{}: {outcome} ({elapsed})\n", one_line(&result.session_id))
-}
-
-/// The same as one JSON object.
-pub fn interrupt_json(result: &SessionInterruptResult) -> Value {
-    json!({
-        "session_id": result.session_id,
-        "interrupted": result.interrupted,
-        "had_active_turn": result.had_active_turn,
-        "outcome": interrupt_outcome(result),
-        "elapsed_seconds": seconds(result.elapsed),
-    })
 }
 
 fn interrupt_outcome(result: &SessionInterruptResult) -> &'static str {
@@ -158,6 +118,5 @@ mod tests {
         let mut result = SessionInterruptResult { session_id: "s".into(), ..Default::default() };
         result.set_outcome(InterruptOutcome::NoActiveTurn);
         assert_eq!(interrupt_line(&result), "s: no active turn (0ms)\n");
-        assert_eq!(interrupt_json(&result)["outcome"], "NO_ACTIVE_TURN");
     }
 }

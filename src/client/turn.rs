@@ -1,30 +1,35 @@
-//! `query` and `attach`: a turn, shown as it happens.
+//! `query` and `attach`: a turn, shown as it happens, and its prompts answered.
 
-use std::{future::Future, time::Duration};
+use std::{fs, future::Future, path::Path, time::Duration};
 
 use tonic::{Request, Streaming};
 
 use super::{
-    args::{AttachArgs, OnBusy, QueryArgs},
+    args::{AttachArgs, OnBusy, OnDisconnect, OnMismatch, QueryArgs, Show},
     assemble::{Assembler, Item},
     connect::Service,
-    exit::{Failure, Outcome},
-    frames,
-    output::{is_screen, print, remark, screen_width},
+    exit::{Exit, Failure, Outcome},
+    output::{has_colours, is_screen, print, remark, screen_width},
+    prompts::Prompts,
+    proto_json,
     render::{Renderer, Screen},
+    terminal::Terminal,
 };
-use crate::proto::{AttachRequest, BusyPolicy, Payload, QueryRequest, SessionOptions, TurnEvent};
+use crate::proto::{
+    AttachRequest, BusyPolicy, DisconnectPolicy, InputBlock, InputMedia, OptionsMismatchPolicy,
+    QueryRequest, QueryResponse, TurnEvent, input_block::Block, query_response, turn_event::Kind,
+};
 
 /// Runs a turn.
 pub async fn query(service: &mut Service, args: QueryArgs) -> Outcome {
-    let (limit, json) = (args.timeout, args.json);
-    let mut request = Request::new(query_request(args));
+    let (limit, show) = (args.timeout, args.show);
+    let mut request = Request::new(query_request(args, is_screen())?);
     if let Some(limit) = limit {
         request.set_timeout(limit);
     }
     within(limit, async {
         let stream = service.query(request).await?.into_inner();
-        show(stream, json).await
+        watch(service, stream, show).await
     })
     .await
 }
@@ -35,32 +40,55 @@ pub async fn attach(service: &mut Service, args: AttachArgs) -> Outcome {
         session_id: args.session,
         turn_id: args.turn,
         from_sequence: args.from,
-        payload: payload(args.json).into(),
-        include_partial_messages: false,
+        include_partial_messages: args.show.partial(is_screen()),
+        ..AttachRequest::default()
     };
     let stream = service.attach(request).await?.into_inner();
-    show(stream, args.json).await
+    watch(service, stream, args.show).await
 }
 
-fn query_request(args: QueryArgs) -> QueryRequest {
-    let options = SessionOptions {
-        model: args.model,
-        system_prompt: args.system_prompt,
-        permission_mode: args.permission_mode,
-        allowed_tools: args.allow,
-        max_turns: args.max_turns,
-        include_partial_messages: args.partial.then_some(true),
-        ..SessionOptions::default()
-    };
-    QueryRequest {
+fn query_request(args: QueryArgs, is_screen: bool) -> Result<QueryRequest, Failure> {
+    let mut options = args.options.into_message();
+    options.include_partial_messages = args.show.partial(is_screen).then_some(true);
+    let prompt = args.prompt.unwrap_or_default();
+    let mut request = QueryRequest {
         session_id: args.session,
-        prompt: args.prompt,
         options: Some(options),
+        turn_id: args.turn,
         new_conversation: args.new_conversation,
         on_busy: busy_policy(args.on_busy).into(),
-        payload: payload(args.json).into(),
+        on_disconnect: disconnect_policy(args.on_disconnect).into(),
+        on_options_mismatch: mismatch_policy(args.on_options_mismatch).into(),
         ..QueryRequest::default()
+    };
+    if args.image.is_empty() && args.document.is_empty() {
+        request.prompt = prompt;
+        return Ok(request);
     }
+    let images = args.image.iter().map(|file| Ok(Block::Image(media(file)?)));
+    let documents = args.document.iter().map(|file| Ok(Block::Document(media(file)?)));
+    let text = std::iter::once(Ok(Block::Text(prompt)));
+    let blocks = images.chain(documents).chain(text);
+    let block =
+        |block: Result<Block, Failure>| block.map(|block| InputBlock { block: Some(block) });
+    request.content = blocks.map(block).collect::<Result<_, Failure>>()?;
+    Ok(request)
+}
+
+/// A file, with the type that its name says.
+fn media(file: &Path) -> Result<InputMedia, Failure> {
+    let extension = file.extension().and_then(|it| it.to_str()).unwrap_or_default();
+    let media_type = match extension.to_ascii_lowercase().as_str() {
+        "png" => "image/png",
+        "jpg" | "jpeg" => "image/jpeg",
+        "gif" => "image/gif",
+        "webp" => "image/webp",
+        "pdf" => "application/pdf",
+        _ => "text/plain",
+    };
+    let data =
+        fs::read(file).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+    Ok(InputMedia { media_type: media_type.to_owned(), data })
 }
 
 fn busy_policy(on_busy: OnBusy) -> BusyPolicy {
@@ -71,8 +99,18 @@ fn busy_policy(on_busy: OnBusy) -> BusyPolicy {
     }
 }
 
-fn payload(json: bool) -> Payload {
-    if json { Payload::Json } else { Payload::Typed }
+fn disconnect_policy(on_disconnect: OnDisconnect) -> DisconnectPolicy {
+    match on_disconnect {
+        OnDisconnect::Interrupt => DisconnectPolicy::Interrupt,
+        OnDisconnect::Continue => DisconnectPolicy::Continue,
+    }
+}
+
+fn mismatch_policy(on_mismatch: OnMismatch) -> OptionsMismatchPolicy {
+    match on_mismatch {
+        OnMismatch::Fail => OptionsMismatchPolicy::Fail,
+        OnMismatch::Restart => OptionsMismatchPolicy::Restart,
+    }
 }
 
 /// The service keeps the deadline too, but a caller's own time does not depend on it.
@@ -85,37 +123,60 @@ async fn within(limit: Option<Duration>, turn: impl Future<Output = Outcome>) ->
     }
 }
 
-async fn show<T: Item>(mut stream: Streaming<T>, json: bool) -> Outcome {
-    let mut view = View::new(json);
-    let shown = follow(&mut stream, &mut view).await;
+async fn watch<T: Item>(service: &Service, mut stream: Streaming<T>, show: Show) -> Outcome {
+    let mut view = View::new(show);
+    // A program that reads JSON answers by itself.
+    let terminal = if show.form.json { None } else { Terminal::open() };
+    let mut prompts = Prompts::new(service.clone(), terminal);
+    let shown = follow(&mut stream, &mut view, &mut prompts).await;
     view.finish()?;
     shown
 }
 
-async fn follow<T: Item>(stream: &mut Streaming<T>, view: &mut View) -> Outcome {
+async fn follow<T: Item>(
+    stream: &mut Streaming<T>,
+    view: &mut View,
+    prompts: &mut Prompts,
+) -> Outcome {
     let mut assembler = Assembler::default();
-    let mut last = TurnEvent::default();
-    while let Some(item) = stream.message().await? {
+    let mut exit = Exit::Other;
+    loop {
+        let item = tokio::select! {
+            item = stream.message() => item?,
+            answered = prompts.answer() => {
+                answered?;
+                continue;
+            }
+        };
+        let Some(item) = item else { return Ok(exit) };
         if let Some(event) = assembler.take(item)? {
             view.show(&event)?;
-            last = event;
+            prompts.note(&event);
+            if let Some(Kind::Result(result)) = &event.kind {
+                exit = match (result.interrupted, result.is_error) {
+                    (true, _) => Exit::Interrupted,
+                    (false, true) => Exit::TurnFailed,
+                    (false, false) => Exit::Fine,
+                };
+            }
         }
     }
-    Ok(frames::exit_of(&last))
 }
 
 /// How events are shown.
 enum View {
-    People(Renderer),
+    People(Box<Renderer>),
     Programs,
 }
 
 impl View {
-    fn new(json: bool) -> Self {
-        if json {
+    fn new(show: Show) -> Self {
+        if show.form.json {
             return Self::Programs;
         }
-        Self::People(Renderer::new(Screen { is_screen: is_screen(), width: screen_width() }))
+        let (colour, remarks_colour) = has_colours();
+        let (is_screen, width) = (is_screen(), screen_width());
+        Self::People(Renderer::new(Screen { is_screen, colour, remarks_colour, width }).into())
     }
 
     fn show(&mut self, event: &TurnEvent) -> Result<(), Failure> {
@@ -129,10 +190,10 @@ impl View {
                     remark(&rendered.remarks);
                 }
             }
+            // Whole, whatever it came in.
             Self::Programs => {
-                if let Some(line) = frames::line(event) {
-                    print(&format!("{line}\n"))?;
-                }
+                let item = query_response::Item::Event(event.clone().into());
+                print(&proto_json::line("QueryResponse", &QueryResponse { item: Some(item) })?)?;
             }
         }
         Ok(())
@@ -140,7 +201,9 @@ impl View {
 
     fn finish(&mut self) -> Result<(), Failure> {
         if let Self::People(renderer) = self {
-            print(&renderer.finish())?;
+            let rendered = renderer.finish();
+            print(&rendered.answer)?;
+            remark(&rendered.remarks);
         }
         Ok(())
     }
@@ -151,9 +214,9 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::client::{
-        args::{Arguments, Client, ClientCommand, Command},
-        exit::Exit,
+    use crate::{
+        client::args::{Arguments, Client, ClientCommand, Command},
+        proto::SessionOptions,
     };
 
     fn request(words: &[&str]) -> QueryRequest {
@@ -164,7 +227,7 @@ mod tests {
         let Client { command: ClientCommand::Query(args), .. } = command.into() else {
             panic!("not a query")
         };
-        query_request(args)
+        query_request(*args, false).expect("a request")
     }
 
     #[test]
@@ -173,7 +236,6 @@ mod tests {
         assert_eq!(request.prompt, "hi");
         assert_eq!(request.session_id, "");
         assert_eq!(request.options, Some(SessionOptions::default()));
-        assert_eq!(request.payload(), Payload::Typed);
     }
 
     #[test]
@@ -185,8 +247,10 @@ mod tests {
             "--allow=Bash",
             "--new-conversation",
             "--on-busy=interrupt",
-            "--json",
             "--permission-mode=plan",
+            "--on-disconnect=continue",
+            "--env=A=b=c",
+            "--tool=",
             "hi",
         ]);
         let options = request.options.clone().unwrap();
@@ -194,9 +258,41 @@ mod tests {
         assert_eq!(options.max_turns, Some(3));
         assert_eq!(options.allowed_tools, ["Bash"]);
         assert_eq!(options.permission_mode.as_deref(), Some("plan"));
+        assert_eq!(options.env["A"], "b=c");
+        assert_eq!(options.tools, [""]);
+        assert_eq!(request.on_disconnect(), DisconnectPolicy::Continue);
         assert_eq!(request.on_busy(), BusyPolicy::Interrupt);
-        assert_eq!(request.payload(), Payload::Json);
         assert!(request.new_conversation);
+    }
+
+    #[test]
+    fn f2_pieces_are_for_terminals_unless_said_otherwise() {
+        let show = |words: &[&str]| {
+            let words = [&["session-pool", "query", "hi"], words].concat();
+            let Command::Client(command) = Arguments::try_parse_from(words).unwrap().command else {
+                panic!("not a client command")
+            };
+            let Client { command: ClientCommand::Query(args), .. } = command.into() else {
+                panic!("not a query")
+            };
+            args.show
+        };
+        assert!(show(&[]).partial(true) && !show(&[]).partial(false));
+        assert!(!show(&["--no-partial"]).partial(true));
+        assert!(show(&["--partial"]).partial(false));
+        assert!(!show(&["--json"]).partial(true) && show(&["--json", "--partial"]).partial(true));
+    }
+
+    #[test]
+    fn f2_files_go_before_the_prompt_with_the_type_of_their_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("a.PNG");
+        std::fs::write(&file, b"bytes").expect("written");
+        let request = request(&[&format!("--image={}", file.display()), "what is it?"]);
+        let blocks: Vec<_> = request.content.into_iter().filter_map(|block| block.block).collect();
+        let image = InputMedia { media_type: "image/png".into(), data: b"bytes".to_vec() };
+        assert_eq!(blocks, [Block::Image(image), Block::Text("what is it?".into())]);
+        assert_eq!(request.prompt, "");
     }
 
     #[tokio::test(start_paused = true)]

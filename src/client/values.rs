@@ -1,19 +1,10 @@
-//! Single values as people and programs read them.
+//! Single values as people read them.
 
 use std::time::Duration;
-
-use serde_json::{Value, json};
-
-use crate::proto::Usage;
 
 /// A duration of the contract; what cannot be one counts as zero.
 pub fn duration(value: Option<prost_types::Duration>) -> Duration {
     value.and_then(|value| value.try_into().ok()).unwrap_or_default()
-}
-
-/// A duration for JSON.
-pub fn seconds(value: Option<prost_types::Duration>) -> f64 {
-    duration(value).as_secs_f64()
 }
 
 /// `250ms`, `1.5s`, `12s`, `2m 5s`, `3h 20m`, `4d 1h`.
@@ -75,17 +66,6 @@ pub fn cut(text: &str, width: usize) -> String {
         return line;
     }
     line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
-}
-
-/// Tokens for JSON.
-pub fn usage_json(usage: Option<&Usage>) -> Value {
-    let usage = usage.cloned().unwrap_or_default();
-    json!({
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cache_creation_input_tokens": usage.cache_creation_input_tokens,
-        "cache_read_input_tokens": usage.cache_read_input_tokens,
-    })
 }
 
 #[cfg(test)]

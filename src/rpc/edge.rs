@@ -62,7 +62,7 @@ pub struct EdgeLimits {
 #[derive(Debug, Clone)]
 pub struct EdgeLayer {
     limits: EdgeLimits,
-    health_calls: Arc<Slots>,
+    health_calls: Arc<Slots<Option<Peer>>>,
 }
 
 impl EdgeLayer {
@@ -107,10 +107,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if let Some(refused) = refusal(&request) {
+            peer(&request).inspect(|peer| peer.has_been_refused());
             return Box::pin(std::future::ready(Ok(refused.map(|body| Sent::new(body, None)))));
         }
         let path = request.uri().path();
-        let slot = path.starts_with(HEALTH).then(|| self.health_call());
+        let slot = path.starts_with(HEALTH).then(|| self.health_call(peer(&request).cloned()));
         let limit = self.layer.limits.body_timeout;
         let limit = match &slot {
             Some(_) => Some(limit.min(HEALTH_BODY_LIMIT)),
@@ -131,13 +132,25 @@ where
 }
 
 impl<S> Edge<S> {
-    fn health_call(&self) -> Slot {
-        let (slot, revoked) = self.layer.health_calls.take_now();
-        if revoked && HEALTH_CALL_REVOKED.admits() {
-            info!(limit = self.layer.limits.max_health_calls, "health_call_revoked");
+    fn health_call(&self, peer: Option<Peer>) -> HealthSlot {
+        let (slot, revoked) = self.layer.health_calls.take_now(peer);
+        if let Some(peer) = revoked {
+            // A response that its caller does not read would stay for ever.
+            peer.as_ref().inspect(|peer| peer.give_way());
+            if HEALTH_CALL_REVOKED.admits() {
+                let peer = peer.map(|peer| tracing::field::display(peer.address));
+                info!(limit = self.layer.limits.max_health_calls, peer, "health_call_revoked");
+            }
         }
         slot
     }
+}
+
+/// The place of a health check; its connection gives way with it.
+type HealthSlot = Slot<Option<Peer>>;
+
+fn peer<B>(request: &Request<B>) -> Option<&Peer> {
+    request.extensions().get()
 }
 
 /// Ends when the caller's own deadline passes.
@@ -148,7 +161,7 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-async fn revocation(slot: Option<&Slot>) {
+async fn revocation(slot: Option<&HealthSlot>) {
     match slot {
         Some(slot) => slot.revoked().cancelled().await,
         None => std::future::pending().await,
@@ -198,8 +211,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 fn not_grpc<B>(request: &Request<B>, code: StatusCode) -> Response<Body> {
     if NOT_GRPC.admits() {
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
-        let peer = peer.map(tracing::field::display);
+        let peer = peer(request).map(|peer| tracing::field::display(peer.address));
         info!(method = %request.method(), code = code.as_u16(), peer, "not_grpc");
     }
     let mut response = Response::new(Body::empty());

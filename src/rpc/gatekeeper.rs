@@ -69,6 +69,7 @@ where
                 Box::pin(self.inner.call(request))
             }
             Err(refusal) => {
+                peer.inspect(|peer| peer.has_been_refused());
                 // Whoever looks after the service has to see who tries.
                 if UNAUTHENTICATED.admits() {
                     let peer = peer.map(|peer| tracing::field::display(peer.address));

@@ -43,22 +43,32 @@ const LARGEST_EVENT: usize = 3 * 1024 * 1024;
 
 /// One message of a stream of events, whichever rpc it is for.
 #[derive(Debug)]
-pub struct Item {
+pub enum Item {
     /// A whole event.
-    pub event: Option<proto::TurnEvent>,
+    Event(Box<proto::TurnEvent>),
     /// A part of one.
-    pub part: Option<proto::EventPart>,
+    Part(proto::EventPart),
 }
 
 impl From<Item> for proto::QueryResponse {
-    fn from(Item { event, part }: Item) -> Self {
-        Self { event, part }
+    fn from(item: Item) -> Self {
+        use proto::query_response::Item as Wire;
+        let item = match item {
+            Item::Event(event) => Wire::Event(event),
+            Item::Part(part) => Wire::Part(part),
+        };
+        Self { item: Some(item) }
     }
 }
 
 impl From<Item> for proto::AttachResponse {
-    fn from(Item { event, part }: Item) -> Self {
-        Self { event, part }
+    fn from(item: Item) -> Self {
+        use proto::attach_response::Item as Wire;
+        let item = match item {
+            Item::Event(event) => Wire::Event(event),
+            Item::Part(part) => Wire::Part(part),
+        };
+        Self { item: Some(item) }
     }
 }
 
@@ -136,18 +146,17 @@ impl Source {
     /// The next message of what has been taken from the log already.
     fn ready(&mut self) -> Option<Item> {
         if let Some(part) = self.parts.pop_front() {
-            return Some(Item { event: None, part: Some(part) });
+            return Some(Item::Part(part));
         }
         let event = self.events.pop_front()?;
         let sequence = self.next;
         self.next += 1;
         let event = encode::event(sequence, &event, self.payload);
         if event.encoded_len() <= LARGEST_EVENT {
-            return Some(Item { event: Some(event), part: None });
+            return Some(Item::Event(Box::new(event)));
         }
         self.parts = split(sequence, &event);
-        let part = self.parts.pop_front();
-        Some(Item { event: None, part })
+        self.parts.pop_front().map(Item::Part)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Status>>> {

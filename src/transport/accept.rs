@@ -70,7 +70,7 @@ async fn take<S, B>(
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Some(slot) = slots.take().await else {
+    let Some(slot) = slots.take(()).await else {
         if CONNECTION_REFUSED.admits() {
             let connections = slots.taken();
             warn!(peer = %address, connections, "connection_refused");
@@ -104,7 +104,7 @@ async fn recover(error: &io::Error, pause: Duration, slots: &Slots, reserve: &Re
     let no_descriptors = [Errno::MFILE, Errno::NFILE]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
-    if no_descriptors && slots.revoke_oldest() {
+    if no_descriptors && slots.revoke_oldest().is_some() {
         sleep(SHORTEST_PAUSE).await;
         return SHORTEST_PAUSE;
     }
@@ -125,7 +125,7 @@ mod tests {
     async fn c4_without_descriptors_the_loop_makes_room_then_spends_the_reserve_then_pauses() {
         let error = io::Error::from(Errno::MFILE);
         let (slots, reserve) = (Slots::new(8, Duration::ZERO), Reserve::new());
-        let idle = slots.take().await.expect("free");
+        let idle = slots.take(()).await.expect("free");
         let mut pause = SHORTEST_PAUSE;
         pause = recover(&error, pause, &slots, &reserve).await;
         assert!(idle.revoked().is_cancelled());

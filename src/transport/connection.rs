@@ -89,7 +89,8 @@ where
         let certificate = certificate.and_then(|chain| chain.first());
         let certificate = certificate.map(|own| Arc::new(own.clone().into_owned()));
         let slot = Arc::new(slot);
-        let peer = Peer { address, certificate, slot: Arc::downgrade(&slot) };
+        let (refused, weak) = (Arc::default(), Arc::downgrade(&slot));
+        let peer = Peer { address, certificate, slot: weak, refused };
         self.calls(stream, peer, &slot, deadline).await;
     }
 

@@ -23,7 +23,10 @@ pub mod slots;
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -64,13 +67,33 @@ pub struct Peer {
     /// The certificate that it has shown.
     pub certificate: Option<Arc<CertificateDer<'static>>>,
     slot: Weak<Slot>,
+    /// Calls that were refused.
+    refused: Arc<AtomicU32>,
 }
+
+/// Calls that may be refused on a connection before one is let in.
+const REFUSALS: u32 = 100;
 
 impl Peer {
     /// A call has been let in: from now on the connection does not give way to others.
     pub fn has_proven_itself(&self) {
         if let Some(slot) = self.slot.upgrade() {
             slot.keep();
+        }
+    }
+
+    /// A call has been refused. A connection on which many are and none is let in ends:
+    /// each of them costs something, and a client that means well connects again.
+    pub fn has_been_refused(&self) {
+        if self.refused.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSALS {
+            self.give_way();
+        }
+    }
+
+    /// Ends the connection, unless a call has been let in on it.
+    pub fn give_way(&self) {
+        if let Some(slot) = self.slot.upgrade() {
+            slot.give_way();
         }
     }
 }

@@ -5,15 +5,16 @@ use std::{net::SocketAddr, time::Duration};
 
 use http::{Method, Request, StatusCode};
 use tokio::{
+    io::AsyncWriteExt as _,
     net::TcpStream,
     time::{Instant, timeout},
 };
-use tonic::{Code, Status};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic::{Code, Status, Streaming};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
 
 use crate::{
     bed::{Bed, knock, token},
-    raw::{self, DATA, END_HEADERS, END_STREAM, HEADERS, Raw, frame},
+    raw::{self, DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, Raw, SETTINGS, frame},
     support::{log, service::Service},
 };
 
@@ -110,17 +111,16 @@ async fn c1_an_error_that_repeats_a_header_reaches_the_caller() {
 async fn c9_a_flood_of_refused_calls_does_not_flood_the_log() {
     let good = token("a", false, None);
     let bed = Bed::start(&[&good]).await;
-    let mut raw = Raw::greeted(address_of(&bed.service)).await;
     let before = log::named("unauthenticated").len();
-    let (calls, headers) = (3000, raw::call(STATS, &[]));
-    for stream in (1..).step_by(2).take(calls) {
-        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &headers)).await;
-        // In step with the answers: the number of calls at once is bounded, too.
-        if stream % 200 == 1 {
-            raw.until_end_of(stream).await;
+    let (connections, calls, headers) = (60, 50, raw::call(STATS, &[]));
+    for _ in 0..connections {
+        let mut raw = Raw::greeted(address_of(&bed.service)).await;
+        for stream in (1..).step_by(2).take(calls) {
+            raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &headers)).await;
         }
+        raw.until_end_of(2 * u32::try_from(calls).expect("few") - 1).await;
     }
-    raw.until_end_of(2 * u32::try_from(calls).expect("few") - 1).await;
+    let calls = connections * calls;
     let written = log::named("unauthenticated").len() - before;
     // The other tests of this program write some, too.
     assert!(written <= 50, "{written} lines for {calls} calls");
@@ -167,35 +167,81 @@ async fn c3_a_request_whose_message_never_arrives_is_ended() {
 }
 
 #[tokio::test]
+async fn c9_a_connection_on_which_call_after_call_is_refused_ends() {
+    let good = token("a", false, None);
+    let bed = Bed::start(&[&good]).await;
+    let refused = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &raw::call(STATS, &[]));
+    let mut raw = Raw::greeted(address_of(&bed.service)).await;
+    for stream in (1..).step_by(2).take(2000) {
+        if raw.stream.write_all(&refused(stream)).await.is_err() {
+            break;
+        }
+    }
+    raw.until_closed().await;
+    // One on which a call was let in goes on, whatever its other callers do.
+    let bearer = format!("Bearer {}", good.secret);
+    let let_in = raw::call(STATS, &[("authorization", &bearer)]);
+    let mut raw = Raw::greeted(address_of(&bed.service)).await;
+    raw.send(&frame(HEADERS, END_HEADERS, 1, &let_in)).await;
+    raw.send(&frame(DATA, END_STREAM, 1, &raw::message(&[]))).await;
+    raw.until_end_of(1).await;
+    for stream in (3..).step_by(2).take(500) {
+        raw.send(&refused(stream)).await;
+        raw.until_end_of(stream).await;
+    }
+    bed.service.stop().await;
+}
+
+/// A watcher on a connection of its own.
+async fn watch(service: &Service) -> Streaming<HealthCheckResponse> {
+    let request = HealthCheckRequest { service: "liveness".into() };
+    let mut client = HealthClient::new(service.channel().await);
+    let mut watcher = client.watch(request).await.expect("taken").into_inner();
+    watcher.message().await.expect("answered").expect("a first state");
+    watcher
+}
+
+/// Waits until a watcher is told no more.
+async fn ended(watcher: &mut Streaming<HealthCheckResponse>) {
+    while let Ok(Some(_)) = watcher.message().await {}
+}
+
+#[tokio::test]
 async fn c3_watchers_are_bounded_and_a_check_always_finds_room() {
     let good = token("a", false, None);
     let bed = Bed::with(&[&good], |config| config.server.limits.max_health_calls = 10).await;
-    let channel = bed.service.channel().await;
-    let request = || HealthCheckRequest { service: "liveness".into() };
     let mut watchers = Vec::new();
     for _ in 0..30 {
-        let mut watcher =
-            HealthClient::new(channel.clone()).watch(request()).await.expect("taken").into_inner();
-        watcher.message().await.expect("answered").expect("a first state");
-        watchers.push(watcher);
+        watchers.push(watch(&bed.service).await);
     }
     for watcher in &mut watchers[..20] {
-        // A state may have changed before.
-        let ended = timeout(Duration::from_secs(5), async {
-            loop {
-                if let Err(ended) = watcher.message().await {
-                    return ended;
-                }
-            }
-        });
-        assert_eq!(ended.await.expect("given way").code(), Code::ResourceExhausted);
+        timeout(Duration::from_secs(5), ended(watcher)).await.expect("given way");
     }
-    let newest = timeout(Duration::from_millis(200), async {
-        while let Ok(Some(_)) = watchers[29].message().await {}
-    });
-    assert!(newest.await.is_err(), "the newest watch on");
-    let answer = HealthClient::new(bed.service.channel().await).check(request()).await;
+    let newest = timeout(Duration::from_millis(200), ended(&mut watchers[29])).await;
+    assert!(newest.is_err(), "the newest watch on");
+    let request = HealthCheckRequest { service: "liveness".into() };
+    let answer = HealthClient::new(bed.service.channel().await).check(request).await;
     answer.expect("a check is answered");
     drop(watchers);
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn c3_health_checks_whose_answers_are_not_taken_give_way_with_their_connection() {
+    let good = token("a", false, None);
+    let bed = Bed::with(&[&good], |config| config.server.limits.max_health_calls = 10).await;
+    let mut raw =
+        Raw { stream: TcpStream::connect(address_of(&bed.service)).await.expect("connected") };
+    // A window of nothing: no byte of an answer can be sent.
+    let shut = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    raw.send(&[PREFACE, &shut].concat()).await;
+    for stream in (1..).step_by(2).take(11) {
+        raw.send(&frame(HEADERS, END_HEADERS, stream, &raw::call(CHECK, &[]))).await;
+        raw.send(&frame(DATA, END_STREAM, stream, &raw::message(&[]))).await;
+    }
+    raw.until_closed().await;
+    let request = HealthCheckRequest { service: "liveness".into() };
+    let answer = HealthClient::new(bed.service.channel().await).check(request).await;
+    answer.expect("a check is answered");
     bed.service.stop().await;
 }

@@ -12,4 +12,5 @@ mod processes;
 mod resting;
 mod rows;
 mod spares;
+mod terminal;
 mod turns;

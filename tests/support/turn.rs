@@ -2,8 +2,8 @@
 
 use prost::Message as _;
 use session_pool::proto::{
-    AttachResponse, EventPart, QueryResponse, TurnEvent, TurnResult, TurnStarted,
-    content_block::Block, turn_event::Kind,
+    AttachResponse, EventPart, QueryResponse, TurnEvent, TurnResult, TurnStarted, attach_response,
+    content_block::Block, query_response, turn_event::Kind,
 };
 use tonic::{Status, Streaming};
 
@@ -27,8 +27,16 @@ enum Source {
 impl Source {
     async fn message(&mut self) -> Result<Option<(Option<TurnEvent>, Option<EventPart>)>, Status> {
         Ok(match self {
-            Self::Query(stream) => stream.message().await?.map(|item| (item.event, item.part)),
-            Self::Attach(stream) => stream.message().await?.map(|item| (item.event, item.part)),
+            Self::Query(stream) => stream.message().await?.map(|message| match message.item {
+                Some(query_response::Item::Event(event)) => (Some(*event), None),
+                Some(query_response::Item::Part(part)) => (None, Some(part)),
+                None => (None, None),
+            }),
+            Self::Attach(stream) => stream.message().await?.map(|message| match message.item {
+                Some(attach_response::Item::Event(event)) => (Some(*event), None),
+                Some(attach_response::Item::Part(part)) => (None, Some(part)),
+                None => (None, None),
+            }),
         })
     }
 }

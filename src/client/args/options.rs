@@ -1,56 +1,79 @@
 //! Arguments of the commands for a running service.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
+
+use super::session::OptionArgs;
 
 /// How answers are written.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Form {
-    /// Write JSON, one object a line.
+    /// Write the answer as JSON, in the form that grpcurl prints, one message a line.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How a turn is shown.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Show {
+    /// Show text while the model still writes it. Default: on a terminal.
+    #[arg(long, overrides_with = "no_partial")]
+    pub partial: bool,
+    /// Show text when it is complete.
+    #[arg(long)]
+    pub no_partial: bool,
+    /// How it is written.
+    #[command(flatten)]
+    pub form: Form,
+}
+
+impl Show {
+    /// Whether pieces of messages are asked for.
+    pub fn partial(self, is_screen: bool) -> bool {
+        self.partial || (is_screen && !self.no_partial && !self.form.json)
+    }
 }
 
 /// Arguments of `query`.
 #[derive(Debug, Args)]
 pub struct QueryArgs {
-    /// The prompt; - reads it from stdin.
-    pub prompt: String,
+    /// The prompt. Without it, or with -, it is read from stdin.
+    pub prompt: Option<String>,
     /// The session, made if it is new. Without it the turn has a session of its own.
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     pub session: String,
-    /// Model alias or name.
-    #[arg(long)]
-    pub model: Option<String>,
-    /// Replaces the CLI's system prompt.
-    #[arg(long, value_name = "TEXT")]
-    pub system_prompt: Option<String>,
-    /// Permission mode, as far as the service allows it.
-    #[arg(long, value_name = "MODE")]
-    pub permission_mode: Option<String>,
-    /// A tool that runs without asking, for example 'Bash(git:*)'. Can be given more
-    /// than once.
-    #[arg(long, value_name = "TOOL")]
-    pub allow: Vec<String>,
-    /// Rounds with the model after which the turn ends.
-    #[arg(long, value_name = "N")]
-    pub max_turns: Option<u32>,
-    /// Show text while the model still writes it.
-    #[arg(long)]
-    pub partial: bool,
+    /// A name for the turn: run again with the same one, it is joined, not repeated.
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    pub turn: String,
+    /// An image to send before the prompt: png, jpeg, gif or webp. Can be given more than
+    /// once.
+    #[arg(long, value_name = "FILE")]
+    pub image: Vec<PathBuf>,
+    /// A document to send before the prompt: pdf or text. Can be given more than once.
+    #[arg(long, value_name = "FILE")]
+    pub document: Vec<PathBuf>,
     /// Forget what was said in this session before.
     #[arg(long)]
     pub new_conversation: bool,
     /// What to do if the session is running a turn.
     #[arg(long, value_name = "WHAT", value_enum, default_value = "queue")]
     pub on_busy: OnBusy,
+    /// What becomes of the turn when this command ends before it.
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "interrupt")]
+    pub on_disconnect: OnDisconnect,
+    /// What to do about options that the session's process cannot take on.
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "fail")]
+    pub on_options_mismatch: OnMismatch,
     /// Give up after this time, for example 90s.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
-    /// Write the CLI's frames as JSON, one a line.
-    #[arg(long)]
-    pub json: bool,
+    /// How the turn is shown.
+    #[command(flatten)]
+    pub show: Show,
+    /// What the session is to be.
+    #[command(flatten)]
+    pub options: OptionArgs,
 }
 
 /// What happens while another turn of the session runs.
@@ -64,6 +87,24 @@ pub enum OnBusy {
     Interrupt,
 }
 
+/// What becomes of a turn that nobody watches any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnDisconnect {
+    /// It is interrupted.
+    Interrupt,
+    /// It goes on; `attach` joins it.
+    Continue,
+}
+
+/// What happens about options that only another process can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnMismatch {
+    /// The turn is refused.
+    Fail,
+    /// The process is replaced; the conversation goes on.
+    Restart,
+}
+
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
 pub struct AttachArgs {
@@ -75,9 +116,74 @@ pub struct AttachArgs {
     /// The first event wanted, counted from 1.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub from: u64,
-    /// Write the CLI's frames as JSON, one a line.
+    /// How the turn is shown.
+    #[command(flatten)]
+    pub show: Show,
+}
+
+/// Arguments of `respond`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("answer").required(true).args(["decision", "response_json"]))]
+pub struct RespondArgs {
+    /// The session.
+    pub session: String,
+    /// The prompt, as `query` and `attach` name it.
+    pub prompt_id: String,
+    /// The answer: yes (y), no (n), or always (a): yes, and do not ask again in this session.
+    #[arg(value_enum)]
+    pub decision: Option<Answer>,
+    /// What the model is told of a no.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub message: String,
+    /// End the turn, too, with a no.
     #[arg(long)]
-    pub json: bool,
+    pub interrupt: bool,
+    /// The tool's input in place of the one that it asked with, as a JSON object.
+    #[arg(long, value_name = "JSON", default_value = "", hide_default_value = true)]
+    pub input: String,
+    /// The answer to a prompt that is not about a tool, as a JSON object.
+    #[arg(long, value_name = "JSON")]
+    pub response_json: Option<String>,
+    /// How the answer is written.
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// An answer to the question whether a tool may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Answer {
+    /// This time.
+    #[value(alias = "y", alias = "allow")]
+    Yes,
+    /// Not this time.
+    #[value(alias = "n", alias = "deny")]
+    No,
+    /// From now on.
+    #[value(alias = "a")]
+    Always,
+}
+
+/// Arguments of `update`.
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// The session.
+    pub session: String,
+    /// How the answer is written.
+    #[command(flatten)]
+    pub form: Form,
+    /// What changes.
+    #[command(flatten)]
+    pub options: OptionArgs,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The session.
+    pub session: String,
+    /// How the answer is written.
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// Arguments of `interrupt`.
@@ -101,6 +207,9 @@ pub struct CloseArgs {
     /// Forget the conversation too.
     #[arg(long)]
     pub forget: bool,
+    /// How the answer is written.
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// Arguments of `sessions`.

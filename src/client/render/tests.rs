@@ -3,8 +3,8 @@
 use super::*;
 use crate::proto::{ContentBlock, TextBlock, ThinkingBlock, ToolUseBlock};
 
-const FILE: Screen = Screen { is_screen: false, width: 40 };
-const SCREEN: Screen = Screen { is_screen: true, width: 40 };
+const FILE: Screen = Screen { is_screen: false, colour: false, remarks_colour: false, width: 40 };
+const SCREEN: Screen = Screen { is_screen: true, colour: true, remarks_colour: true, width: 40 };
 
 fn assistant(block: Block) -> Kind {
     let content = vec![ContentBlock { block: Some(block) }];
@@ -60,7 +60,9 @@ fn shown(screen: Screen, kinds: Vec<Kind>) -> (String, String) {
         answer += &out.answer;
         remarks += &out.remarks;
     }
-    answer += &renderer.finish();
+    let rest = renderer.finish();
+    answer += &rest.answer;
+    remarks += &rest.remarks;
     (answer, remarks)
 }
 

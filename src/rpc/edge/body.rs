@@ -14,8 +14,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, body::Body};
 
-use super::{bound_trailers, message_late};
-use crate::transport::slots::Slot;
+use super::{HealthSlot, bound_trailers, message_late};
 
 /// The body of a request.
 #[derive(Debug)]
@@ -81,12 +80,12 @@ pub struct Sent {
 /// What the call has been given, and may have to give back.
 #[derive(Debug)]
 struct Given {
-    _slot: Slot,
+    _slot: HealthSlot,
     revoked: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Sent {
-    pub(super) fn new(body: Body, slot: Option<Slot>) -> Self {
+    pub(super) fn new(body: Body, slot: Option<HealthSlot>) -> Self {
         let given = slot.map(|slot| {
             let revoked = Box::pin(slot.revoked().clone().cancelled_owned());
             Given { _slot: slot, revoked }
@@ -174,9 +173,9 @@ mod tests {
     async fn c3_a_watcher_that_gives_way_is_told_so_in_its_trailers() {
         let slots = Slots::new(1, Duration::ZERO);
         let endless = StreamBody::new(tokio_stream::pending::<Result<Frame<Bytes>, Status>>());
-        let sent = Sent::new(Body::new(endless), Some(slots.take_now().0));
-        let (next, revoked) = slots.take_now();
-        assert!(revoked && slots.taken() == 2);
+        let sent = Sent::new(Body::new(endless), Some(slots.take_now(None).0));
+        let (next, revoked) = slots.take_now(None);
+        assert!(revoked.is_some() && slots.taken() == 2);
         let collected = sent.collect().await.expect("ended");
         let status = Status::from_header_map(collected.trailers().expect("some")).expect("one");
         assert_eq!(status.code(), Code::ResourceExhausted);

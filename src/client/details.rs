@@ -1,0 +1,40 @@
+//! One session in full, for people. Pure.
+
+use super::{
+    proto_json,
+    values::{duration, enum_name, one_line, show_cost, show_duration},
+};
+use crate::proto::Session;
+
+/// A line for each thing that is known.
+pub fn session(session: &Session) -> String {
+    let usage = session.usage.clone().unwrap_or_default();
+    let time = |time: Option<prost_types::Timestamp>| time.map(|time| time.to_string());
+    let options = session.options.as_ref();
+    let options = options.and_then(|options| proto_json::line("SessionOptions", options).ok());
+    let number = |count: u64| Some(count.to_string()).filter(|_| count > 0);
+    let lines = [
+        ("session", Some(session.session_id.clone())),
+        (
+            "status",
+            Some(enum_name(session.status().as_str_name(), "SESSION_STATUS_").to_lowercase()),
+        ),
+        ("turn", Some(session.running_turn_id.clone())),
+        ("turns waiting", number(session.queued_turns.into())),
+        ("prompts sent", Some(session.message_count.to_string())),
+        ("made", time(session.create_time)),
+        ("last used", time(session.last_used_time)),
+        ("idle for", Some(show_duration(duration(session.idle_time)))),
+        ("client", Some(session.client_id.clone())),
+        ("process", number(session.process_id.into())),
+        ("conversation", Some(session.cli_session_id.clone())),
+        ("cost", Some(show_cost(session.total_cost_usd))),
+        ("tokens", Some(format!("{} read, {} written", usage.input_tokens, usage.output_tokens))),
+        ("errors", number(session.error_count)),
+        ("last error", Some(session.last_error.clone())),
+        ("options", options),
+    ];
+    let known = lines.into_iter().filter_map(|(name, value)| Some((name, one_line(&value?))));
+    let known = known.filter(|(_, value)| !value.is_empty());
+    known.map(|(name, value)| format!("{name:<15}{value}\n")).collect()
+}

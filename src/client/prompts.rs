@@ -1,0 +1,249 @@
+//! What the CLI asks in a turn, and the answers: by a person at the terminal, or by
+//! `respond`.
+
+use std::collections::VecDeque;
+
+use serde_json::{Value, json};
+
+use super::{
+    args::{Answer, RespondArgs},
+    connect::Service,
+    exit::{Exit, Failure, Outcome},
+    output::{print, remark},
+    proto_json,
+    terminal::{Terminal, answer_of},
+    values::{cut, one_line},
+};
+use crate::proto::{
+    AttachRequest, PromptAllow, PromptDeny, PromptEvent, PromptKind, RespondRequest, TurnEvent,
+    content_block::Block, respond_request::Decision, turn_event::Kind,
+};
+
+/// Columns of a tool's input that a question shows: it is to be read before it is answered.
+const SHOWN_INPUT: usize = 2000;
+
+/// The open prompts of a turn.
+#[derive(Debug)]
+pub struct Prompts {
+    service: Service,
+    terminal: Option<Terminal>,
+    session_id: String,
+    open: VecDeque<PromptEvent>,
+}
+
+impl Prompts {
+    /// None yet. Without a terminal nobody can be asked.
+    pub fn new(service: Service, terminal: Option<Terminal>) -> Self {
+        Self { service, terminal, session_id: String::new(), open: VecDeque::new() }
+    }
+
+    /// Takes note of an event, which may ask something or show that it is answered.
+    pub fn note(&mut self, event: &TurnEvent) {
+        match &event.kind {
+            Some(Kind::Started(started)) => self.session_id.clone_from(&started.session_id),
+            Some(Kind::Prompt(prompt)) => {
+                let can_ask = prompt.kind() == PromptKind::ToolPermission;
+                if self.terminal.is_none() || !can_ask {
+                    remark(&hint(&self.session_id, prompt));
+                    return;
+                }
+                self.open.push_back(prompt.clone());
+                if self.open.len() == 1 {
+                    self.ask();
+                }
+            }
+            Some(Kind::User(message)) => {
+                let results = message.content.iter().filter_map(|block| block.block.as_ref());
+                for block in results {
+                    if let Block::ToolResult(result) = block {
+                        self.settle(|prompt| prompt.tool_use_id == result.tool_use_id);
+                    }
+                }
+            }
+            // The CLI takes a question back.
+            Some(Kind::Other(other)) if other.r#type == "control_cancel_request" => {
+                self.settle(|prompt| other.frame_json.contains(&prompt.prompt_id));
+            }
+            Some(Kind::Result(_)) => self.open.clear(),
+            _ => {}
+        }
+    }
+
+    /// Others are answered elsewhere.
+    fn settle(&mut self, answered: impl Fn(&PromptEvent) -> bool) {
+        let asked = self.open.front().map(|prompt| prompt.prompt_id.clone());
+        self.open.retain(|prompt| !answered(prompt));
+        let front = self.open.front().map(|prompt| &prompt.prompt_id);
+        if front.is_some() && front != asked.as_ref() {
+            self.ask();
+        }
+    }
+
+    fn ask(&mut self) {
+        if let (Some(prompt), Some(terminal)) = (self.open.front(), &mut self.terminal) {
+            terminal.forget();
+            remark(&question(prompt));
+        }
+    }
+
+    /// Waits for the person's answer to the question that is asked, and gives it. For ever
+    /// while there is none.
+    pub async fn answer(&mut self) -> Result<(), Failure> {
+        let (Some(prompt), Some(terminal)) = (self.open.front(), &mut self.terminal) else {
+            return std::future::pending().await;
+        };
+        let Some(line) = terminal.line().await else {
+            // Ctrl-D: nobody is there any more.
+            remark(&format!("\n{}", hint(&self.session_id, prompt)));
+            self.terminal = None;
+            self.open.clear();
+            return Ok(());
+        };
+        let Some(answer) = answer_of(&line) else {
+            remark("[y]es, [n]o or [a]lways? ");
+            return Ok(());
+        };
+        let request = RespondRequest {
+            session_id: self.session_id.clone(),
+            prompt_id: prompt.prompt_id.clone(),
+            decision: Some(decision(answer, prompt)),
+        };
+        match self.service.respond(request).await {
+            Ok(_) => drop(self.open.pop_front()),
+            // Answered by somebody else, or over.
+            Err(status) if status.code() == tonic::Code::NotFound => drop(self.open.pop_front()),
+            // An "always" that the policy does not allow, for example.
+            Err(status) => {
+                remark(&format!("{}\n", Failure::from(status)));
+            }
+        }
+        self.ask();
+        Ok(())
+    }
+}
+
+fn question(prompt: &PromptEvent) -> String {
+    let input = cut(&prompt.input_json, SHOWN_INPUT);
+    let about = one_line(&format!("{} {}", prompt.description, prompt.decision_reason));
+    let about = if about.is_empty() { String::new() } else { format!("  ({about})\n") };
+    format!(
+        "? {} {input}\n{about}  Allow it? [y]es, [n]o, [a]lways in this session: ",
+        one_line(&prompt.tool_name)
+    )
+}
+
+/// How somebody else can answer.
+fn hint(session: &str, prompt: &PromptEvent) -> String {
+    let (tool, input) = (one_line(&prompt.tool_name), cut(&prompt.input_json, 200));
+    let answer = match prompt.kind() {
+        PromptKind::ToolPermission => "yes|no|always".to_owned(),
+        _ => "--response-json JSON".to_owned(),
+    };
+    let (session, id) = (one_line(session), one_line(&prompt.prompt_id));
+    format!(
+        "? {tool} {input}\n  waits for an answer: session-pool respond {session} {id} {answer}\n"
+    )
+}
+
+fn decision(answer: Answer, prompt: &PromptEvent) -> Decision {
+    match answer {
+        Answer::Yes => Decision::Allow(PromptAllow::default()),
+        Answer::No => Decision::Deny(PromptDeny::default()),
+        Answer::Always => Decision::Allow(PromptAllow {
+            updated_permissions_json: from_now_on(prompt),
+            ..PromptAllow::default()
+        }),
+    }
+}
+
+/// The permission updates that the CLI suggests, for this session; without any, the tool.
+fn from_now_on(prompt: &PromptEvent) -> String {
+    let suggested: Option<Vec<Value>> = serde_json::from_str(&prompt.suggestions_json).ok();
+    let mut updates = suggested.unwrap_or_default();
+    if updates.is_empty() {
+        let rules = json!([{ "toolName": prompt.tool_name }]);
+        updates.push(json!({ "type": "addRules", "rules": rules, "behavior": "allow" }));
+    }
+    for update in &mut updates {
+        if let Some(update) = update.as_object_mut() {
+            update.insert("destination".to_owned(), json!("session"));
+        }
+    }
+    Value::Array(updates).to_string()
+}
+
+/// `respond`
+pub async fn respond(service: &mut Service, args: RespondArgs) -> Outcome {
+    let RespondArgs { session, prompt_id, decision, response_json, .. } = args;
+    let decision = match (decision, response_json) {
+        (None, json) => Decision::ResponseJson(json.unwrap_or_default()),
+        (Some(Answer::No), _) => {
+            Decision::Deny(PromptDeny { message: args.message, interrupt: args.interrupt })
+        }
+        (Some(answer), _) => {
+            let mut allow = PromptAllow { updated_input_json: args.input, ..Default::default() };
+            if answer == Answer::Always {
+                let prompt = find(service, &session, &prompt_id).await?;
+                allow.updated_permissions_json = from_now_on(&prompt);
+            }
+            Decision::Allow(allow)
+        }
+    };
+    let request =
+        RespondRequest { session_id: session.clone(), prompt_id, decision: Some(decision) };
+    let answered = service.respond(request).await?.into_inner();
+    print(&if args.form.json {
+        proto_json::line("RespondResponse", &answered)?
+    } else {
+        format!("{}: answered\n", one_line(&session))
+    })?;
+    Ok(Exit::Fine)
+}
+
+/// A prompt of the running turn.
+async fn find(service: &mut Service, session: &str, id: &str) -> Result<PromptEvent, Failure> {
+    let request = AttachRequest { session_id: session.to_owned(), ..AttachRequest::default() };
+    let mut stream = service.attach(request).await?.into_inner();
+    let mut assembler = super::assemble::Assembler::default();
+    while let Some(item) = stream.message().await? {
+        match assembler.take(item)?.and_then(|event| event.kind) {
+            Some(Kind::Prompt(prompt)) if prompt.prompt_id == id => return Ok(prompt),
+            _ => {}
+        }
+    }
+    Err(tonic::Status::not_found(format!("no prompt {id:?} waits for an answer")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f2_always_is_what_the_cli_suggests_for_this_session() {
+        let suggestions_json = r#"[{"type":"addRules","rules":[{"toolName":"Bash","ruleContent":"make:*"}],"behavior":"allow","destination":"localSettings"}]"#;
+        let mut prompt = PromptEvent {
+            tool_name: "Bash".into(),
+            suggestions_json: suggestions_json.into(),
+            ..PromptEvent::default()
+        };
+        let updates: Value = serde_json::from_str(&from_now_on(&prompt)).expect("JSON");
+        assert_eq!(updates[0]["destination"], "session");
+        assert_eq!(updates[0]["rules"][0]["ruleContent"], "make:*");
+        prompt.suggestions_json = String::new();
+        let updates: Value = serde_json::from_str(&from_now_on(&prompt)).expect("JSON");
+        assert_eq!(updates[0]["rules"], json!([{"toolName": "Bash"}]));
+    }
+
+    #[test]
+    fn f2_without_a_terminal_the_way_to_answer_is_named() {
+        let mut prompt = PromptEvent {
+            prompt_id: "p1".into(),
+            tool_name: "Bash".into(),
+            input_json: r#"{"command":"make"}"#.into(),
+            ..PromptEvent::default()
+        };
+        prompt.set_kind(PromptKind::ToolPermission);
+        let text = hint("demo", &prompt);
+        assert!(text.contains("session-pool respond demo p1 yes|no|always"), "{text}");
+    }
+}
