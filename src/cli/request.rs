@@ -1,6 +1,8 @@
 //! Makes the lines that go to the CLI. Knows the protocol's words, and nothing of
 //! when they are said.
 
+use std::borrow::Cow;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::Serialize;
@@ -105,6 +107,8 @@ pub enum InputBlock {
         /// The bytes.
         data: Bytes,
     },
+    /// A document of plain text, which has a source of its own kind.
+    PlainDocument(String),
     /// Another block, as a JSON object.
     Json(Box<RawValue>),
 }
@@ -139,7 +143,7 @@ enum WireBlock<'a> {
 struct Source<'a> {
     r#type: &'static str,
     media_type: &'a str,
-    data: String,
+    data: Cow<'a, str>,
 }
 
 impl<'a> From<&'a InputBlock> for WireBlock<'a> {
@@ -151,7 +155,11 @@ impl<'a> From<&'a InputBlock> for WireBlock<'a> {
                     MediaKind::Image => "image",
                     MediaKind::Document => "document",
                 },
-                source: Source { r#type: "base64", media_type, data: STANDARD.encode(data) },
+                source: Source { r#type: "base64", media_type, data: STANDARD.encode(data).into() },
+            },
+            InputBlock::PlainDocument(text) => Self::Media {
+                r#type: "document",
+                source: Source { r#type: "text", media_type: "text/plain", data: text.into() },
             },
             InputBlock::Json(json) => Self::Json(json),
         }
@@ -242,6 +250,7 @@ mod tests {
                 media_type: "image/png".into(),
                 data: Bytes::from_static(b"\x89PNG"),
             },
+            InputBlock::PlainDocument("notes".into()),
             InputBlock::Json(
                 RawValue::from_string(r#"{"type":"x","n":1.50}"#.into()).expect("JSON"),
             ),
@@ -254,6 +263,8 @@ mod tests {
                 {"type": "text", "text": "look"},
                 {"type": "image", "source":
                     {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}},
+                {"type": "document", "source":
+                    {"type": "text", "media_type": "text/plain", "data": "notes"}},
                 {"type": "x", "n": 1.50},
             ])
         );

@@ -106,6 +106,7 @@ async fn an_image_and_a_block_of_another_kind_reach_the_model(version: Version) 
     let bed = Bed::start(version).await;
     let block = |block| InputBlock { block: Some(block) };
     let image = InputMedia { media_type: "image/png".into(), data: IMAGE.to_vec() };
+    let plain = InputMedia { media_type: "text/plain".into(), data: b"first notes".to_vec() };
     let other = r#"{"type":"document","title":"notes","source":
         {"type":"text","media_type":"text/plain","data":"a plain document"}}"#;
     let turn = bed
@@ -114,6 +115,7 @@ async fn an_image_and_a_block_of_another_kind_reach_the_model(version: Version) 
             content: vec![
                 block(input_block::Block::Text("what is this?".into())),
                 block(input_block::Block::Image(image)),
+                block(input_block::Block::Document(plain)),
                 block(input_block::Block::BlockJson(other.into())),
             ],
             ..QueryRequest::default()
@@ -128,7 +130,10 @@ async fn an_image_and_a_block_of_another_kind_reach_the_model(version: Version) 
     assert_eq!(image["source"]["media_type"], "image/png");
     let sent = image["source"]["data"].as_str().expect("base64");
     assert!(sent.starts_with("iVBORw0KGgo"), "{sent}");
-    let document = blocks.iter().find(|block| block["type"] == "document").expect("a document");
+    let mut documents = blocks.iter().filter(|block| block["type"] == "document");
+    let plain = &documents.next().expect("a document")["source"];
+    assert_eq!((&plain["type"], &plain["data"]), (&"text".into(), &"first notes".into()));
+    let document = documents.next().expect("another document");
     assert_eq!(document["source"]["data"], "a plain document");
     assert_eq!(document["title"], "notes");
     bed.stop().await;

@@ -8,15 +8,14 @@ use serde_json::value::RawValue;
 use super::{
     Policy,
     check::{Check, MAX_DEPTH, is_object},
+    media::{self, Slot},
 };
 use crate::{
-    cli::request::{Input, InputBlock, MediaKind},
+    cli::request::{Input, InputBlock},
     proto,
 };
 
 const MAX_BLOCKS: usize = 1000;
-/// Bytes of a media type.
-const MAX_MEDIA_TYPE: usize = 128;
 
 /// Decodes the prompt or the content.
 pub(super) fn input(
@@ -77,20 +76,6 @@ fn input_block(
 ) -> Option<(InputBlock, usize)> {
     use proto::input_block::Block;
     let proto::InputBlock { block } = block;
-    let media = |check: &mut Check, kind, name: &str, media: proto::InputMedia| {
-        let proto::InputMedia { media_type, data } = media;
-        if !is_media_type(&media_type) {
-            let problem = format!(
-                "must be a media type such as image/png, of at most {MAX_MEDIA_TYPE} bytes"
-            );
-            check.bad(&format!("{field}.{name}.media_type"), problem);
-        }
-        if data.is_empty() {
-            check.bad(&format!("{field}.{name}.data"), "must not be empty");
-        }
-        let size = data.len();
-        (InputBlock::Media { kind, media_type, data: data.into() }, size)
-    };
     match block {
         None => {
             check.bad(field, "must be a text, an image, a document or block_json");
@@ -106,9 +91,13 @@ fn input_block(
             let size = text.len();
             Some((InputBlock::Text(text), size))
         }
-        Some(Block::Image(image)) => Some(media(check, MediaKind::Image, "image", image)),
+        Some(Block::Image(image)) => {
+            let size = image.data.len();
+            Some((media::inline(check, field, Slot::Image, image), size))
+        }
         Some(Block::Document(document)) => {
-            Some(media(check, MediaKind::Document, "document", document))
+            let size = document.data.len();
+            Some((media::inline(check, field, Slot::Document, document), size))
         }
         Some(Block::BlockJson(text)) => {
             let size = text.len();
@@ -149,14 +138,8 @@ fn json_block(
             None => check.bad(field, "must have a text, since its type is text"),
         }
     }
+    if let Some(raw) = &raw {
+        media::in_json(check, field, raw.get());
+    }
     raw
-}
-
-fn is_media_type(text: &str) -> bool {
-    let token = |part: &str| {
-        !part.is_empty()
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "!#$&-^_.+".contains(c))
-    };
-    text.len() <= MAX_MEDIA_TYPE
-        && text.split_once('/').is_some_and(|(kind, name)| token(kind) && token(name))
 }

@@ -11,6 +11,7 @@ mod answer;
 mod check;
 mod input;
 mod kept;
+mod media;
 mod options;
 mod surroundings;
 

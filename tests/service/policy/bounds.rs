@@ -98,12 +98,25 @@ async fn blocks_have_bounds() {
     let media = |media_type: &str| {
         Block::Image(InputMedia { media_type: media_type.into(), data: vec![1] })
     };
+    let document = |media_type: &str| {
+        Block::Document(InputMedia { media_type: media_type.into(), data: b"hello".to_vec() })
+    };
     let json = |text: &str| Block::BlockJson(text.into());
     for (field, block) in [
         ("content[0].image.media_type", media("image")),
         ("content[0].image.media_type", media("image/")),
         ("content[0].image.media_type", media("image/png\n")),
         ("content[0].image.media_type", media(&format!("image/{}", "x".repeat(128)))),
+        ("content[0].image.media_type", media("image/bmp")),
+        ("content[0].image.data", media("image/png")),
+        ("content[0].document.media_type", document("application/msword")),
+        ("content[0].document.data", document("application/pdf")),
+        (
+            "content[0].block_json.source.media_type",
+            json(
+                r#"{"type":"document","source":{"type":"base64","media_type":"text/plain","data":"aGk="}}"#,
+            ),
+        ),
         ("content[0].text", Block::Text("a\0b".into())),
         ("content[0].block_json", json("{}")),
         ("content[0].block_json", json(r#"["x","y"]"#)),
