@@ -1,8 +1,9 @@
 //! What stands in a clone beside the service: what it says can be done with it works.
 
+use clap::Parser as _;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
-use session_pool::proto::DESCRIPTORS;
+use session_pool::{client::args::Arguments, proto::DESCRIPTORS};
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -23,6 +24,46 @@ fn program(folder: &Path, name: &str, script: &str) {
     let file = folder.join(name);
     fs::write(&file, format!("#!/bin/sh\n{script}\n")).expect("written");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("executable");
+}
+
+/// The words of a command of the documents, up to a pipe, a redirection or a comment.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut quoted, mut word) = (Vec::new(), false, None::<String>);
+    for c in line.chars() {
+        match c {
+            '"' => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            '|' | '>' | '#' if !quoted => break,
+            ' ' if !quoted => words.extend(word.take()),
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[test]
+fn f4_the_program_takes_every_command_of_the_documents() {
+    // tests/clients/readme/run pastes them beside a service; here it is only their form.
+    let mut seen = 0;
+    for document in ["README.md", "deploy/README.md"] {
+        let text = read(document);
+        let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+        for command in blocks.flat_map(str::lines).flat_map(|line| line.split("| ")) {
+            let Some(rest) = command.trim().strip_prefix("session-pool ") else { continue };
+            let words = [vec!["session-pool".to_owned()], words(rest)].concat();
+            let parsed = Arguments::try_parse_from(&words);
+            assert!(parsed.is_ok(), "{document}: {command}: {:?}", parsed.err());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 8, "{seen}");
+    let readme = read("README.md");
+    let path = readme.find("export PATH=").expect("a line for PATH");
+    assert!(readme.find("\nsession-pool ").is_some_and(|first| first > path));
+    assert!(readme.find("\ngrpcurl ").is_some_and(|first| first > path));
 }
 
 #[test]
