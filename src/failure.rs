@@ -35,6 +35,13 @@ pub enum Cause {
         /// When to try again.
         retry: Duration,
     },
+    /// A budget of memory is used up.
+    MemoryBudget {
+        /// The key that sets it.
+        key: &'static str,
+        /// Its value, in bytes.
+        limit: u64,
+    },
     /// Too many turns wait for the session.
     QueueFull {
         /// `pool.max_queued_turns`.
@@ -135,6 +142,8 @@ pub enum Cause {
     ListenerTooSlow {
         /// The first sequence that is still kept.
         first_kept: u64,
+        /// The key of the bound for which events went.
+        bound: &'static str,
     },
     /// A sequence that is no longer kept was asked for.
     EventsExpired {
@@ -157,6 +166,7 @@ impl Cause {
             Self::PoolDisabled => "POOL_DISABLED",
             Self::PoolAtCapacity { .. } | Self::NoProcess { .. } => "POOL_AT_CAPACITY",
             Self::TenantQuota { .. } => "TENANT_QUOTA_EXCEEDED",
+            Self::MemoryBudget { .. } => "MEMORY_BUDGET_EXCEEDED",
             Self::QueueFull { .. } | Self::TooManyListeners { .. } => "QUEUE_FULL",
             Self::SessionBusy => "SESSION_BUSY",
             Self::OptionsMismatch { .. } => "OPTIONS_MISMATCH",
@@ -198,6 +208,10 @@ impl fmt::Display for Cause {
             Self::TenantQuota { key, limit, .. } => {
                 write!(f, "the tenant has used all that it may: {limit} ({key})")
             }
+            Self::MemoryBudget { key, limit } => write!(
+                f,
+                "no memory is left for the request: prompts, turns and requests hold {limit} bytes ({key})"
+            ),
             Self::QueueFull { limit } => {
                 write!(f, "{limit} turns wait for the session already (pool.max_queued_turns)")
             }
@@ -249,9 +263,9 @@ impl fmt::Display for Cause {
                 )
             }
             Self::Protocol { detail } => write!(f, "the CLI broke its protocol: {detail}"),
-            Self::ListenerTooSlow { first_kept } => write!(
+            Self::ListenerTooSlow { first_kept, bound } => write!(
                 f,
-                "the listener fell behind what is kept of the turn, which begins at sequence {first_kept}"
+                "the listener fell behind what is kept of the turn, which begins at sequence {first_kept} ({bound})"
             ),
             Self::EventsExpired { first_kept } => {
                 write!(f, "from_sequence: what is kept of the turn begins at {first_kept}")

@@ -10,13 +10,14 @@
 //! ```
 //!
 //! Arrows point one way. [`proto`] holds the generated types, which only [`rpc`] and
-//! [`client`] name. [`failure`], [`counters`], [`ids`], [`policy`], [`confined`],
+//! [`client`] name. [`failure`], [`counters`], [`budget`], [`ids`], [`policy`], [`confined`],
 //! [`descriptors`], [`log_limit`] and [`tasks`] know nothing
 //! of the rest. The way of a Query: `rpc` decodes it, `pool` finds or makes the session, the
 //! session's task makes sure of a process and writes the prompt, frames come back into
 //! the turn's log, every listener reads the log at its own pace, `rpc` encodes.
 
 pub mod auth;
+pub mod budget;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -45,12 +45,14 @@ use crate::{
     rpc::{
         edge::{Edge, EdgeLayer},
         gatekeeper::{Gatekeeper, GatekeeperLayer},
+        meter::{Meter, MeterLayer},
         service::Service,
     },
     supply::ProcessSupply,
     tasks::Tasks,
     tenant::Tenants,
     transport::Listener,
+    turn::storage::Storage,
 };
 use observer::Observer;
 
@@ -163,6 +165,7 @@ impl Server {
             supply: Arc::new(supply.clone()),
             store: state::open_store(&config, &tasks).await?,
             tenants: Tenants::new(settings::quotas(&config)),
+            logs: Storage::new(settings::storage_settings(&config)),
         };
         state::sweep_anonymous(&config, Arc::clone(&parts.store)).await?;
         let pool = SessionPool::new(settings::pool_settings(&config), parts, tasks.clone());
@@ -319,7 +322,8 @@ impl Server {
                 .add_service(v1.max_decoding_message_size(REFLECTION_MESSAGE))
                 .add_service(v1alpha.max_decoding_message_size(REFLECTION_MESSAGE));
         }
-        let guarded = GatekeeperLayer(self.credentials.gate()).layer(routes.prepare());
+        let metered = MeterLayer(self.pool.clone()).layer(routes.prepare());
+        let guarded = GatekeeperLayer(self.credentials.gate()).layer(metered);
         Ok(EdgeLayer::new(settings::edge(&self.config)).layer(guarded))
     }
 }
@@ -360,5 +364,5 @@ fn warn_of_exposure(config: &Config, address: SocketAddr, asks: bool) {
 }
 
 /// Every request is held to the edge's rules; every call but a health check passes the
-/// gatekeeper.
-type Guarded = Edge<Gatekeeper<Routes>>;
+/// gatekeeper, and has its body metered.
+type Guarded = Edge<Gatekeeper<Meter<Routes>>>;

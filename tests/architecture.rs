@@ -8,9 +8,10 @@ use std::{
 };
 
 /// What each module may name of the crate. `server` and `lib` put everything together.
-const ALLOWED: [(&str, &[&str]); 27] = [
+const ALLOWED: [(&str, &[&str]); 28] = [
     ("ids", &[]),
     ("auth", &["ids"]),
+    ("budget", &["ids"]),
     ("tls", &[]),
     ("log_limit", &[]),
     ("descriptors", &[]),
@@ -28,15 +29,19 @@ const ALLOWED: [(&str, &[&str]); 27] = [
     ("counters", &["cli"]),
     ("store", &["cli", "counters", "ids", "tasks"]),
     ("tenant", &["counters", "failure", "ids"]),
-    ("turn", &["failure", "ids", "tasks"]),
+    ("turn", &["budget", "counters", "failure", "ids", "tasks"]),
     ("supply", &["cli", "confined", "failure", "ids", "tasks"]),
     (
         "session",
-        &["cli", "counters", "failure", "ids", "store", "supply", "tasks", "tenant", "turn"],
+        &[
+            "budget", "cli", "counters", "failure", "ids", "store", "supply", "tasks", "tenant",
+            "turn",
+        ],
     ),
     (
         "pool",
         &[
+            "budget",
             "cli",
             "counters",
             "failure",
@@ -54,6 +59,7 @@ const ALLOWED: [(&str, &[&str]); 27] = [
         "rpc",
         &[
             "auth",
+            "budget",
             "cli",
             "counters",
             "failure",

@@ -61,6 +61,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     let mut findings = Findings { settings, failed, violations: Vec::new() };
     check_timeouts(config, &mut findings);
     check_spill(config, &mut findings);
+    check_memory(config, &mut findings);
     check_spares(config, &mut findings);
     check_listen(config, &mut findings);
     check_tls(config, &mut findings);
@@ -124,6 +125,20 @@ fn check_spill(config: &Config, findings: &mut Findings<'_>) {
             findings.settings.origin("pool.turn_buffer_bytes")
         );
         findings.refuse("pool.turn_spill_bytes", show_bytes(spill), problem);
+    }
+}
+
+fn check_memory(config: &Config, findings: &mut Findings<'_>) {
+    // A request is there twice while it is decoded.
+    let needed = (config.policy.max_prompt_bytes as u64).saturating_mul(2);
+    let budget = config.pool.memory_budget;
+    if budget < needed && findings.is_sound("policy.max_prompt_bytes") {
+        let problem = format!(
+            "must be at least twice policy.max_prompt_bytes = {} ({})",
+            show_bytes(needed / 2),
+            findings.settings.origin("policy.max_prompt_bytes")
+        );
+        findings.refuse("pool.memory_budget", show_bytes(budget), problem);
     }
 }
 

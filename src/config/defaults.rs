@@ -67,6 +67,8 @@ impl Config {
                 tenant_max_processes: 0,
                 tenant_max_queued_turns: 0,
                 tenant_max_streams: 0,
+                tenant_max_memory: 0,
+                tenant_max_spill: 0,
                 tenant_max_cost_usd_per_day: 0.0,
             },
             store: StoreConfig {
@@ -117,6 +119,9 @@ impl Default for PoolConfig {
             turn_buffer_bytes: 4 * MIB,
             turn_spill_bytes: 1 << 30,
             turn_retention: Duration::from_secs(60),
+            memory_budget: memory::budget_that_fits(),
+            spill_bytes: 4 << 30,
+            disk_reserve: 512 << 20,
             spares: 0,
             spare_max_age: Duration::from_secs(1800),
             start_concurrency: thread::available_parallelism().map_or(1, NonZero::get).min(1024),

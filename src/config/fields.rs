@@ -22,6 +22,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
+const PIB: u64 = 1 << 50;
 
 /// One key and the place of its value.
 pub struct Field<'a> {
@@ -188,6 +189,9 @@ fn pool_fields(pool: &mut PoolConfig) -> impl IntoIterator<Item = Field<'_>> {
         turn_buffer_bytes,
         turn_spill_bytes,
         turn_retention,
+        memory_budget,
+        spill_bytes,
+        disk_reserve,
         spares,
         spare_max_age,
         start_concurrency,
@@ -211,6 +215,9 @@ fn pool_fields(pool: &mut PoolConfig) -> impl IntoIterator<Item = Field<'_>> {
         field("pool.turn_buffer_bytes", Slot::Bytes(turn_buffer_bytes, KIB..=GIB)),
         field("pool.turn_spill_bytes", Slot::LargeBytes(turn_spill_bytes, 0..=TIB)),
         duration("pool.turn_retention", turn_retention, DAY),
+        field("pool.memory_budget", Slot::LargeBytes(memory_budget, MIB..=TIB)),
+        field("pool.spill_bytes", Slot::LargeBytes(spill_bytes, 0..=PIB)),
+        field("pool.disk_reserve", Slot::LargeBytes(disk_reserve, 0..=TIB)),
         field("pool.spares", Slot::Count(spares, 0..=MOST_SPARES)),
         duration("pool.spare_max_age", spare_max_age, DAY),
         field("pool.start_concurrency", Slot::Count(start_concurrency, 1..=1024)),
@@ -259,6 +266,8 @@ fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_
         tenant_max_processes,
         tenant_max_queued_turns,
         tenant_max_streams,
+        tenant_max_memory,
+        tenant_max_spill,
         tenant_max_cost_usd_per_day,
     } = policy;
     [
@@ -278,6 +287,8 @@ fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_
             Slot::Count(tenant_max_queued_turns, 0..=1_000_000),
         ),
         field("policy.tenant_max_streams", Slot::Count(tenant_max_streams, 0..=1_000_000)),
+        field("policy.tenant_max_memory", Slot::LargeBytes(tenant_max_memory, 0..=TIB)),
+        field("policy.tenant_max_spill", Slot::LargeBytes(tenant_max_spill, 0..=PIB)),
         field(
             "policy.tenant_max_cost_usd_per_day",
             Slot::Amount(tenant_max_cost_usd_per_day, 0.0..=1e9),

@@ -1,4 +1,5 @@
-//! How many CLI processes the memory here has room for.
+//! How many CLI processes the memory here has room for, and how much the service itself may
+//! hold for its callers.
 
 use std::{
     fs,
@@ -18,6 +19,15 @@ const VERSION_1: [&str; 1] = ["/sys/fs/cgroup/memory"];
 /// The default of `pool.max_processes`.
 pub fn processes_that_fit() -> usize {
     processes_in(memory_limit(|path| fs::read_to_string(path).ok()))
+}
+
+/// The default of `pool.memory_budget`, part of what is reserved for the service.
+pub fn budget_that_fits() -> u64 {
+    budget_in(memory_limit(|path| fs::read_to_string(path).ok()))
+}
+
+fn budget_in(memory: Option<u64>) -> u64 {
+    (memory.unwrap_or(0) / 8).clamp(32 * MIB, 96 * MIB)
 }
 
 fn processes_in(memory: Option<u64>) -> usize {
@@ -111,6 +121,13 @@ mod tests {
             ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "1073741824\n"),
         ]);
         assert_eq!(limit, Some(1 << 30));
+    }
+
+    #[test]
+    fn c7_the_budget_is_a_part_of_the_memory_within_bounds() {
+        let budget = |memory: u64| budget_in(Some(memory)) / MIB;
+        assert_eq!([budget(100 * MIB), budget(512 * MIB), budget(64 << 30)], [32, 64, 96]);
+        assert_eq!(budget_in(None), 32 * MIB);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod memory;
 mod print;
 mod secrets;
 mod sections;
+mod shares;
 mod source;
 mod spares;
 mod units;
@@ -46,6 +47,7 @@ pub fn load(sources: Sources) -> Result<Config, ConfigError> {
     let settings = sources.settings()?;
     let mut config = Config::defaults(|name| sources.variable(name));
     let mut violations = apply::apply(&mut config, &settings);
+    shares::share_out(&mut config, &settings);
     violations.extend(check::check(&config, &settings, &violations));
     if !violations.is_empty() {
         return Err(ConfigError::Refused(violations));

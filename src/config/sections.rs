@@ -128,6 +128,16 @@ pub struct PoolConfig {
     /// How long a turn's log is kept after the turn. Default 1 min, over 0, at
     /// most 1 day.
     pub turn_retention: Duration,
+    /// Bytes of memory for prompts, requests and turns' logs together. Default: an eighth
+    /// of the memory, from 32 to 96 MiB. At least twice `policy.max_prompt_bytes`, which
+    /// raises the default; 1 MiB to 1 TiB.
+    pub memory_budget: u64,
+    /// Bytes of all turns' logs on disk together. Default 4 GiB, at most 1 PiB; 0 is no
+    /// disk.
+    pub spill_bytes: u64,
+    /// Bytes of disk that turns' logs leave free for the database, at most a quarter of
+    /// the file system. Default 512 MiB, at most 1 TiB; 0 is none.
+    pub disk_reserve: u64,
     /// Processes kept ready for new sessions without options that only a start can give.
     /// Default 0, at most 1000; with those of all `[[spare]]` at most `max_processes`.
     pub spares: usize,
@@ -222,17 +232,24 @@ pub struct PolicyConfig {
     pub max_prompt_bytes: usize,
     /// Whether a prompt may be a slash command of the CLI. Default true.
     pub slash_commands: bool,
-    /// Sessions of one tenant. Default 0, which is no limit of its own; at most 1 000 000.
+    /// Sessions of one tenant. 0 is no limit of its own, which is the default while callers
+    /// are not told apart; with `auth.tokens_file` or `tls.client_ca` it is three quarters
+    /// of `pool.max_sessions`. At most 1 000 000.
     pub tenant_max_sessions: usize,
-    /// Live processes of one tenant; more are waited for. Default 0, which is no limit
-    /// of its own; at most 100 000.
+    /// Live processes of one tenant; more are waited for. Default likewise, of
+    /// `pool.max_processes`; at most 100 000.
     pub tenant_max_processes: usize,
-    /// Turns that wait, in all sessions of one tenant. Default 0, which is no limit of
-    /// its own; at most 1 000 000.
+    /// Turns that wait, in all sessions of one tenant. 0 is no limit of its own. Default
+    /// likewise 0 or 256; at most 1 000 000.
     pub tenant_max_queued_turns: usize,
-    /// Open streams of `Query` and `Attach` of one tenant. Default 0, which is no limit;
-    /// at most 1 000 000.
+    /// Open streams of `Query` and `Attach` of one tenant. 0 is no limit. Default likewise
+    /// 0 or 1000; at most 1 000 000.
     pub tenant_max_streams: usize,
+    /// Bytes of `pool.memory_budget` that one tenant may hold. 0 is no limit of its own.
+    /// Default likewise 0 or three quarters of it; at most 1 TiB.
+    pub tenant_max_memory: u64,
+    /// Bytes of `pool.spill_bytes` that one tenant may hold. Default likewise; at most 1 PiB.
+    pub tenant_max_spill: u64,
     /// US dollars that one tenant may spend in a day (UTC), as the CLI estimates them.
     /// Default 0, which is no limit; at most 1 000 000 000.
     pub tenant_max_cost_usd_per_day: f64,

@@ -15,7 +15,7 @@ use crate::{
         status::Status,
     },
     store::StoreError,
-    turn::log::{Listener, Partials},
+    turn::listener::{Listener, Partials},
 };
 
 impl SessionPool {

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, error_span, warn};
 
 use crate::{
+    budget::{Exceeded, Reservation},
     failure::{Cause, Failure},
     ids::{SessionId, SessionKey, TenantId},
     log_limit::{AT_CAPACITY, DISABLED},
@@ -26,7 +27,10 @@ use crate::{
     supply::Supply,
     tasks::Tasks,
     tenant::{Share, Tenant, Tenants},
-    turn::log::Listener,
+    turn::{
+        listener::Listener,
+        storage::{Storage, Usage},
+    },
 };
 
 /// What the configuration says about the pool.
@@ -57,6 +61,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// Whose sessions they are.
     pub tenants: Tenants,
+    /// What the logs of all turns share.
+    pub logs: Storage,
 }
 
 /// Whose sessions are meant.
@@ -194,6 +200,28 @@ impl SessionPool {
         Ok(self.tenant(tenant).open_stream()?)
     }
 
+    /// Claims so many bytes of memory for a tenant's request, in all with what it claims
+    /// already.
+    pub fn claim_memory(
+        &self,
+        tenant: &TenantId,
+        held: &mut Option<Reservation>,
+        bytes: u64,
+    ) -> Result<(), Failure> {
+        let account = self.0.parts.logs.accounts(tenant).memory;
+        let held = held.get_or_insert_with(|| account.open());
+        let claimed = self.0.parts.logs.grow(held, &account, bytes);
+        claimed.map_err(|Exceeded { key, limit, .. }| Cause::MemoryBudget { key, limit }.into())
+    }
+
+    /// What is used of the budgets of memory and disk.
+    pub fn usage(&self, scope: &Scope) -> Usage {
+        match scope {
+            Scope::All => self.0.parts.logs.usage(None),
+            Scope::Tenant(tenant) => self.0.parts.logs.usage(Some(tenant)),
+        }
+    }
+
     pub(super) fn tenant(&self, id: &TenantId) -> Arc<Tenant> {
         self.0.parts.tenants.get(id)
     }
@@ -300,7 +328,7 @@ impl SessionPool {
     }
 
     fn surroundings(&self, tenant: Arc<Tenant>) -> Surroundings {
-        let Parts { session, supply, store, tenants: _ } = &self.0.parts;
+        let Parts { session, supply, store, tenants: _, logs } = &self.0.parts;
         Surroundings {
             settings: Arc::clone(session),
             supply: Arc::clone(supply),
@@ -308,6 +336,7 @@ impl SessionPool {
             rested: self.rested(),
             tenant,
             turns: self.0.turns.clone(),
+            logs: logs.clone(),
         }
     }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{Scope, SessionPool};
-use crate::{counters::Counters, ids::SessionKey, session::status::Condition};
+use crate::{
+    counters::Counters, ids::SessionKey, session::status::Condition, turn::storage::Usage,
+};
 
 /// The pool's figures.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct PoolStats {
     pub process_ids: Vec<u32>,
     /// What is counted.
     pub counters: Counters,
+    /// What is used of the budgets of memory and disk.
+    pub usage: Usage,
 }
 
 impl SessionPool {
@@ -54,6 +58,7 @@ impl SessionPool {
             uptime: self.shared().started_at.elapsed(),
             process_ids: Vec::new(),
             counters: self.counters(scope),
+            usage: self.usage(scope),
         };
         stats.total_sessions = self.dormant(scope);
         stats.hibernated_sessions = stats.total_sessions;

@@ -14,6 +14,7 @@ pub mod decode;
 pub mod edge;
 pub mod encode;
 pub mod gatekeeper;
+pub mod meter;
 pub mod picture;
 pub mod service;
 pub mod status;

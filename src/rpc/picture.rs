@@ -173,6 +173,12 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         not_ready_reasons: facts.not_ready_reasons,
         sandbox_attempts: facts.sandbox_attempts,
         // Neither of the two that the contract names: group, death signal and mark.
+        memory_budget_bytes: stats.usage.memory_limit,
+        memory_used_bytes: stats.usage.memory,
+        spill_budget_bytes: stats.usage.disk_limit,
+        spill_used_bytes: stats.usage.disk,
+        dropped_turns: stats.usage.dropped,
+        memory_refusals: stats.usage.refused,
     }
 }
 

@@ -8,6 +8,7 @@ use tracing::{Instrument as _, Span, error_span};
 use super::{
     access::{caller, scope},
     decode::{self, Policy},
+    meter::Claim,
     picture::{self, Facts},
     status::{Rejection, Violation, of_failure, of_rejection},
     stream::{EventStream, deadline},
@@ -55,6 +56,11 @@ fn check_routing_key(metadata: &MetadataMap, session_id: &str) -> Result<(), Sta
     Err(of_rejection(&Rejection::Invalid(vec![violation])))
 }
 
+/// What is claimed of the memory for a request, for as long as this is held.
+fn claim<T>(request: &Request<T>) -> Claim {
+    request.extensions().get::<Claim>().cloned().unwrap_or_default()
+}
+
 fn session_span(caller: &Identity, session_id: Option<&SessionId>) -> Span {
     let Identity { tenant, name, admin: _ } = caller;
     // At the level that no filter leaves out: lines of every level need the ids.
@@ -79,8 +85,10 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let caller = caller(&request)?;
         let tenant = caller.tenant.clone();
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let claim = claim(&request);
         let mut query = decode::query(request.into_inner(), &self.policy).await?;
         query.request.deadline = deadline;
+        query.request.held = claim.take().map(Arc::new);
         let span = session_span(&caller, query.session_id.as_ref());
         query.request.span = span.clone();
         let session_id = query.session_id.clone();
@@ -117,6 +125,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
     ) -> Result<Response<proto::RespondResponse>, Status> {
         let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let _claim = claim(&request);
         let (id, prompt_id, decision) = decode::respond(request.into_inner(), &self.policy).await?;
         let answered = self.pool.respond(&SessionKey::new(tenant, id), prompt_id, decision).await;
         answered.map_err(|failure| of_failure(&failure))?;
@@ -189,6 +198,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
     ) -> Result<Response<proto::UpdateSessionResponse>, Status> {
         let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let _claim = claim(&request);
         let (id, options) = decode::update(request.into_inner(), &self.policy).await?;
         let updated = self.pool.update(&SessionKey::new(tenant, id), options).await;
         let (status, report) = updated.map_err(|failure| of_failure(&failure))?;

@@ -52,6 +52,7 @@ fn classify(cause: &Cause) -> (Code, Option<Duration>) {
         Cause::PoolAtCapacity { .. } => (Code::ResourceExhausted, Some(Duration::from_secs(10))),
         Cause::NoProcess { .. } => (Code::ResourceExhausted, soon),
         Cause::TenantQuota { retry, .. } => (Code::ResourceExhausted, Some(*retry)),
+        Cause::MemoryBudget { .. } => (Code::ResourceExhausted, soon),
         Cause::QueueFull { .. } => (Code::ResourceExhausted, soon),
         Cause::TooManyListeners { .. } => (Code::ResourceExhausted, soon),
         Cause::SessionBusy => (Code::Aborted, soon),
@@ -227,8 +228,14 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
         Cause::FirstChunkTimeout { limit } | Cause::StreamStalled { limit } => {
             put("limit", format!("{limit:?}"));
         }
-        Cause::ListenerTooSlow { first_kept } | Cause::EventsExpired { first_kept } => {
+        Cause::ListenerTooSlow { first_kept, bound } => {
+            put("field", (*bound).to_owned());
             put("limit", first_kept.to_string());
+        }
+        Cause::EventsExpired { first_kept } => put("limit", first_kept.to_string()),
+        Cause::MemoryBudget { key, limit } => {
+            put("field", (*key).to_owned());
+            put("limit", limit.to_string());
         }
         Cause::NotAllowed { field, allowed } => {
             put("field", field.clone());

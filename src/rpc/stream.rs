@@ -30,11 +30,12 @@ use tonic::{Status, metadata::MetadataMap};
 
 use super::{decode::Payload, encode, status};
 use crate::{
+    budget::Reservation,
     ids::SessionId,
     proto,
     tasks::spawn_owned,
     tenant::Share,
-    turn::{event::Event, log::Listener},
+    turn::{event::Event, listener::Listener},
 };
 
 /// An event whose encoding is over this travels in parts: callers accept 4 MiB by
@@ -92,7 +93,10 @@ struct Source {
     payload: Payload,
     next: u64,
     events: VecDeque<Event>,
-    parts: VecDeque<proto::EventPart>,
+    /// An event that travels in parts, as far as it is not sent.
+    parts: Option<Parts>,
+    /// What the events take in memory, where that is for this stream alone.
+    held: Option<Reservation>,
     /// How the stream ends, when it is to end with an error and nobody has been told yet.
     error: Option<Status>,
     waker: Option<Waker>,
@@ -114,7 +118,8 @@ impl<M: From<Item>> EventStream<M> {
             payload,
             next: 1,
             events: VecDeque::new(),
-            parts: VecDeque::new(),
+            parts: None,
+            held: None,
             error: None,
             waker: None,
         }));
@@ -145,7 +150,7 @@ fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
 impl Source {
     /// The next message of what has been taken from the log already.
     fn ready(&mut self) -> Option<Item> {
-        if let Some(part) = self.parts.pop_front() {
+        if let Some(part) = self.next_part() {
             return Some(Item::Part(part));
         }
         let event = self.events.pop_front()?;
@@ -155,8 +160,19 @@ impl Source {
         if event.encoded_len() <= LARGEST_EVENT {
             return Some(Item::Event(Box::new(event)));
         }
-        self.parts = split(sequence, &event);
-        self.parts.pop_front().map(Item::Part)
+        let rest: Bytes = event.encode_to_vec().into();
+        let held = self.listener.as_ref().map(|listener| listener.claim(rest.len()));
+        self.parts = Some(Parts { sequence, index: 0, rest, _held: held });
+        self.next_part().map(Item::Part)
+    }
+
+    fn next_part(&mut self) -> Option<proto::EventPart> {
+        let parts = self.parts.as_mut()?;
+        let part = parts.next();
+        if part.last {
+            self.parts = None;
+        }
+        Some(part)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Status>>> {
@@ -170,6 +186,7 @@ impl Source {
             Poll::Ready(Ok(Some(batch))) => {
                 self.next = batch.first;
                 self.events.extend(batch.events);
+                self.held = batch.held;
                 let item = self.ready().map(Ok);
                 return Poll::Ready(item);
             }
@@ -206,23 +223,28 @@ impl Source {
         self.listener = None;
         self.share = Share::default();
         self.events = VecDeque::new();
-        self.parts = VecDeque::new();
+        self.parts = None;
+        self.held = None;
     }
 }
 
-fn split(sequence: u64, event: &proto::TurnEvent) -> VecDeque<proto::EventPart> {
-    let encoded: Bytes = event.encode_to_vec().into();
-    let count = encoded.len().div_ceil(LARGEST_EVENT);
-    encoded
-        .chunks(LARGEST_EVENT)
-        .enumerate()
-        .map(|(index, data)| proto::EventPart {
-            sequence,
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-            last: index + 1 == count,
-            data: data.to_vec(),
-        })
-        .collect()
+/// An event that is too large for one message, cut as it is sent.
+#[derive(Debug)]
+struct Parts {
+    sequence: u64,
+    index: u32,
+    /// What is not sent yet of its encoding.
+    rest: Bytes,
+    _held: Option<Reservation>,
+}
+
+impl Parts {
+    fn next(&mut self) -> proto::EventPart {
+        let data = self.rest.split_to(self.rest.len().min(LARGEST_EVENT)).to_vec();
+        let index = self.index;
+        self.index += 1;
+        proto::EventPart { sequence: self.sequence, index, last: self.rest.is_empty(), data }
+    }
 }
 
 impl<M: From<Item>> Stream for EventStream<M> {
@@ -264,16 +286,18 @@ mod tests {
         tenant::{Quotas, Tenant},
         turn::{
             event::{Class, Origin, Started},
-            log::{LogLimits, Partials, TurnLog},
+            listener::Partials,
+            log::TurnLog,
+            storage::Storage,
         },
     };
 
     /// A turn, and what is told when nobody listens to it any more.
     fn turn() -> (TurnLog, Arc<Notify>) {
         let gone = Arc::new(Notify::new());
-        let limits =
-            LogLimits { buffer_bytes: 1 << 20, spill_bytes: 0, spill_folder: "unused".into() };
-        (TurnLog::new(TurnId::fresh(), limits, Arc::clone(&gone), tracing::Span::none()), gone)
+        let storage = Storage::in_memory(1 << 20);
+        let accounts = storage.accounts(&TenantId::default());
+        (storage.log(TurnId::fresh(), &accounts, Arc::clone(&gone), tracing::Span::none()), gone)
     }
 
     fn until(log: &TurnLog, share: Share, at: Instant) -> EventStream<proto::QueryResponse> {
@@ -359,7 +383,12 @@ mod tests {
     fn a_large_event_is_the_sum_of_its_parts() {
         let event =
             proto::TurnEvent { sequence: 7, kind: None, json: "x".repeat(2 * LARGEST_EVENT + 5) };
-        let parts = split(7, &event);
+        let rest = event.encode_to_vec().into();
+        let mut all = Parts { sequence: 7, index: 0, rest, _held: None };
+        let mut parts = vec![all.next()];
+        while parts.last().is_some_and(|part| !part.last) {
+            parts.push(all.next());
+        }
         assert_eq!(parts.len(), 3);
         assert!(parts.iter().all(|part| part.data.len() <= LARGEST_EVENT && part.sequence == 7));
         assert_eq!(parts.iter().map(|part| part.last).collect::<Vec<_>>(), [false, false, true]);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::{
+    budget::{Bounds, Budget},
     cli::{
         launch::LaunchSettings,
         options::{Hidden, Options},
@@ -19,6 +20,7 @@ use crate::{
     supply::{Permit, SpareClass, SpareSettings, SupplyLimits},
     tenant::Quotas,
     transport::Limits,
+    turn::storage::StorageSettings,
 };
 
 /// Connections at once, and calls on each, where there are only health checks.
@@ -170,6 +172,30 @@ pub fn pool_settings(config: &Config) -> PoolSettings {
     }
 }
 
+/// What the logs of all turns share. The budget of memory is that of requests too.
+pub fn storage_settings(config: &Config) -> StorageSettings {
+    let (pool, policy) = (&config.pool, &config.policy);
+    let unless_zero = |limit: u64| Some(limit).filter(|limit| *limit > 0);
+    StorageSettings {
+        buffer_bytes: pool.turn_buffer_bytes,
+        spill_bytes: pool.turn_spill_bytes.min(pool.spill_bytes),
+        spill_folder: config.state_dir.join("spill"),
+        disk_reserve: pool.disk_reserve,
+        memory: Budget::new(Bounds {
+            key: "pool.memory_budget",
+            total: pool.memory_budget,
+            tenant_key: "policy.tenant_max_memory",
+            of_tenant: unless_zero(policy.tenant_max_memory),
+        }),
+        disk: Budget::new(Bounds {
+            key: "pool.spill_bytes",
+            total: pool.spill_bytes,
+            tenant_key: "policy.tenant_max_spill",
+            of_tenant: unless_zero(policy.tenant_max_spill),
+        }),
+    }
+}
+
 /// What every session is told.
 pub fn session_settings(config: &Config) -> Settings {
     let pool = &config.pool;
@@ -183,9 +209,6 @@ pub fn session_settings(config: &Config) -> Settings {
         stuck_threshold: unless_zero(pool.stuck_threshold),
         interrupt_timeout: pool.stream_interrupt_timeout,
         max_queued_turns: pool.max_queued_turns,
-        turn_buffer_bytes: pool.turn_buffer_bytes,
-        turn_spill_bytes: pool.turn_spill_bytes,
-        spill_folder: config.state_dir.join("spill"),
         turn_retention: pool.turn_retention,
         hibernate_after: unless_zero(pool.hibernate_after),
     }

@@ -62,7 +62,8 @@ impl SessionTask {
     ) -> Phase {
         let Waiting { request, log, counted, _queued: _ } = waiting;
         let uuid = Uuid::new_v4();
-        let turn = Running::new(log, Some(uuid), request.on_disconnect, &self.habits, counted);
+        let mut turn = Running::new(log, Some(uuid), request.on_disconnect, &self.habits, counted);
+        turn.prompt_held = request.held;
         turn.log.start(Started {
             session_id: self.status.session_id.clone(),
             turn_id: turn.log.id().clone(),
@@ -101,8 +102,11 @@ impl SessionTask {
                 self.keep_or_warn().await;
             }
             let dog = active.turn.watchdog(&self.around.settings, !self.queue.is_empty());
+            // While older events are on their way to a file, the CLI is not read.
+            let full = active.turn.log.is_full();
             tokio::select! {
-                read = active.lease.connection.read(&mut frames) => {
+                () = active.turn.log.room(), if full => active.turn.touch(),
+                read = active.lease.connection.read(&mut frames), if !full => {
                     active.turn.touch();
                     if let Err(error) = read {
                         return self.broken(active, frames, &error).await;

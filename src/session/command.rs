@@ -7,9 +7,10 @@ use tracing::Span;
 
 use super::{Refusal, resting::LetGo};
 use crate::{
+    budget::Reservation,
     cli::{options::Options, request::Input},
     ids::{CliSessionId, TurnId},
-    turn::log::{Listener, Partials},
+    turn::listener::{Listener, Partials},
 };
 
 /// What happens to a turn while another runs.
@@ -80,6 +81,8 @@ pub struct TurnRequest {
     pub deadline: Option<Instant>,
     /// The call that asks for it.
     pub span: Span,
+    /// What it claims of the memory until the CLI has read it.
+    pub held: Option<Arc<Reservation>>,
 }
 
 impl TurnRequest {

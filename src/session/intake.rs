@@ -17,7 +17,10 @@ use crate::{
     failure::Cause,
     ids::TurnId,
     tenant::Share,
-    turn::log::{Listener, LogLimits, Partials, TurnLog},
+    turn::{
+        listener::{Listener, Partials},
+        log::TurnLog,
+    },
 };
 
 impl SessionTask {
@@ -30,6 +33,8 @@ impl SessionTask {
             }
             Command::Update { options, reply } => {
                 let limit = self.around.settings.max_queued_turns;
+                // Of those whose callers have left nobody wants to hear.
+                self.updates.retain(|update| !update.reply.is_closed());
                 if self.updates.len() < limit {
                     self.updates.push(PendingUpdate { options: *options, reply });
                 } else {
@@ -138,12 +143,6 @@ impl SessionTask {
 
     /// A log for a turn of this session, which the call of that span asks for.
     pub(super) fn new_log(&self, id: TurnId, call: &Span) -> TurnLog {
-        let settings = &self.around.settings;
-        let limits = LogLimits {
-            buffer_bytes: settings.turn_buffer_bytes,
-            spill_bytes: settings.turn_spill_bytes,
-            spill_folder: settings.spill_folder.clone(),
-        };
         let span = error_span!(
             parent: call,
             "turn",
@@ -152,7 +151,7 @@ impl SessionTask {
             turn_id = %id,
             client_id = Empty
         );
-        TurnLog::new(id, limits, Arc::clone(&self.listeners_gone), span)
+        self.around.logs.log(id, &self.accounts, Arc::clone(&self.listeners_gone), span)
     }
 
     /// Whether a request is for a turn that is here already.

@@ -60,7 +60,7 @@ use crate::{
     cli::options::Options,
     failure::Failure,
     ids::TurnId,
-    turn::log::{Listener, Partials},
+    turn::listener::{Listener, Partials},
 };
 use command::Command;
 use status::Status;

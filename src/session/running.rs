@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use super::{command::DisconnectPolicy, task::Settings};
 use crate::{
+    budget::Reservation,
     cli::frame::{Frame, FrameKind, Prompt, ResultSummary},
     counters::Spent,
     turn::{event::Class, log::TurnLog},
@@ -98,6 +100,8 @@ pub struct Running {
     /// Events that are not known to be of this turn yet; `None` once it is known.
     held: Option<Vec<(Class, Bytes)>>,
     held_bytes: usize,
+    /// What its prompt claims of the memory, until the CLI has read it.
+    pub prompt_held: Option<Arc<Reservation>>,
     /// Counted by whoever waits for turns to end.
     _counted: TaskTrackerToken,
 }
@@ -160,6 +164,7 @@ impl Running {
             worked: false,
             idle_seen: 0,
             tools: HashSet::new(),
+            prompt_held: None,
             _counted: counted,
         }
     }
@@ -198,6 +203,9 @@ impl Running {
                 | FrameKind::User { echo_of: Some(_), .. }
                 | FrameKind::Other
         );
+        if self.first_seen {
+            self.prompt_held = None;
+        }
         meaning
     }
 

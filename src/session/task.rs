@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -33,7 +32,10 @@ use crate::{
     store::Store,
     supply::{Conversation, Supply},
     tenant::Tenant,
-    turn::log::TurnLog,
+    turn::{
+        log::TurnLog,
+        storage::{Accounts, Storage},
+    },
 };
 
 /// Ended turns that a session keeps for those who come late.
@@ -58,12 +60,6 @@ pub struct Settings {
     pub interrupt_timeout: Duration,
     /// Turns that may wait.
     pub max_queued_turns: usize,
-    /// Bytes of a turn's log in memory.
-    pub turn_buffer_bytes: usize,
-    /// Bytes of a turn's log in files.
-    pub turn_spill_bytes: u64,
-    /// Folder of those files.
-    pub spill_folder: PathBuf,
     /// How long an ended turn can be joined.
     pub turn_retention: Duration,
     /// Idle time after which a process is let go; `None` is never.
@@ -85,6 +81,8 @@ pub struct Surroundings {
     pub tenant: Arc<Tenant>,
     /// Turns that run or wait.
     pub turns: TaskTracker,
+    /// What the logs of all turns share.
+    pub logs: Storage,
 }
 
 /// Answers that are due once the session is gone from the pool.
@@ -135,6 +133,8 @@ pub struct SessionTask {
     pub(super) current: Option<TurnLog>,
     /// Told when the last listener of any of its turns goes.
     pub(super) listeners_gone: Arc<Notify>,
+    /// The tenant's shares of the budgets.
+    pub(super) accounts: Accounts,
     /// Cost that the running process has reported so far.
     pub(super) reported_cost: f64,
     pub(super) farewell: Farewell,
@@ -161,6 +161,7 @@ impl SessionTask {
         let status = Status::new(session_id, cli_session_id, Options::default());
         let (handle, inbox, publisher) = SessionHandle::new(status.clone());
         let task = Self {
+            accounts: around.logs.accounts(around.tenant.id()),
             around,
             key,
             inbox,

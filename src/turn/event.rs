@@ -79,3 +79,13 @@ pub enum Event {
     /// The CLI printed this line.
     Frame(Class, Bytes),
 }
+
+impl Event {
+    /// Bytes of the line.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Started(_) => 0,
+            Self::Frame(_, line) => line.len(),
+        }
+    }
+}

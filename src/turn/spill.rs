@@ -1,11 +1,12 @@
 //! Older events of a turn, in files. Knows their numbers, classes and bytes.
 //!
-//! Segments are written one after the other; when their sum would pass the bound the
-//! oldest goes. They are unlinked as soon as they are open: whatever becomes of the
-//! service, nothing is left on the disk.
+//! Segments are written one after the other; when their sum would pass the turn's own
+//! bound the oldest goes. They are unlinked as soon as they are open: whatever becomes of
+//! the service, nothing is left on the disk. What they hold is claimed from a budget
+//! before it is written.
 //!
-//! Reading and writing are plain system calls on the page cache, bounded in size by
-//! the caller, and therefore done where they are needed, on a runtime's thread.
+//! Reading and writing are plain system calls, which may wait for the disk. They are made
+//! on threads that may wait: those of [`super::writer`] and the runtime's for blocking.
 
 use std::{
     collections::VecDeque,
@@ -18,13 +19,16 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::event::Class;
+use crate::budget::{Exceeded, Reservation};
 
 /// Every so many events, a segment remembers where one begins.
 const INDEX_STEP: usize = 128;
 /// Class and length before each line.
 const HEADER: usize = 5;
-/// Segments that make up the bound.
+/// Segments that make up the bound, unless they would be larger than they may be.
 const SEGMENTS: u64 = 8;
+/// Bytes of a segment at most: the oldest goes as a whole.
+const LARGEST_SEGMENT: u64 = 32 << 20;
 
 /// Older events of a turn.
 #[derive(Debug)]
@@ -33,7 +37,8 @@ pub struct Spill {
     limit: u64,
     segments: VecDeque<Segment>,
     bytes: u64,
-    scratch: BytesMut,
+    /// Claims what the files hold.
+    held: Reservation,
 }
 
 #[derive(Debug)]
@@ -56,20 +61,50 @@ struct Mark {
 }
 
 impl Spill {
-    /// At most `limit` bytes in files in `folder`.
-    pub fn new(folder: &Path, limit: u64) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            limit,
-            segments: VecDeque::new(),
-            bytes: 0,
-            scratch: BytesMut::new(),
-        }
+    /// At most `limit` bytes in files in `folder`, claimed by `held`.
+    pub fn new(folder: &Path, limit: u64, held: Reservation) -> Self {
+        Self { folder: folder.to_owned(), limit, segments: VecDeque::new(), bytes: 0, held }
+    }
+
+    /// What events take in a file.
+    pub fn size_of(events: &[(Class, Bytes)]) -> u64 {
+        events.iter().map(|(_, line)| (line.len() + HEADER) as u64).sum()
+    }
+
+    /// What the files hold.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The first sequence that is kept; `None` when nothing is.
     pub fn first(&self) -> Option<u64> {
         self.segments.front().map(|segment| segment.first)
+    }
+
+    /// The sequence of the next event.
+    pub fn end(&self) -> u64 {
+        self.segments.back().map_or(0, |last| last.first + last.count)
+    }
+
+    /// Claims room for so many bytes more, beside all that is there.
+    pub fn claim_all(&mut self, more: u64) -> Result<(), Exceeded> {
+        self.held.resize(self.bytes + more)
+    }
+
+    /// Claims room for so many bytes more. Where the budget has none, the oldest segments
+    /// of the turn itself go for them; returns the key of the bound for which they went.
+    pub fn claim(&mut self, more: u64) -> Result<Option<&'static str>, Exceeded> {
+        let mut bound = None;
+        loop {
+            match self.held.resize(self.bytes + more) {
+                Ok(()) => return Ok(bound),
+                Err(exceeded) if self.segments.len() > 1 => {
+                    bound = Some(exceeded.key);
+                    self.drop_oldest();
+                }
+                Err(exceeded) => return Err(exceeded),
+            }
+        }
     }
 
     /// Events before the first that is kept that are not partial messages, event 1
@@ -88,38 +123,47 @@ impl Spill {
         Some((segment.first + (step * INDEX_STEP) as u64, segment.index.get(step)?.whole))
     }
 
-    /// Adds events whose sequences follow those written before, `first` and on; `whole`
-    /// of the events before them are not partial messages, event 1 included.
+    /// Adds events whose sequences follow those written before, `first` and on, for which
+    /// room has been claimed; `whole` of the events before them are not partial messages,
+    /// event 1 included. `scratch` is put to use and left empty.
     pub fn write(
         &mut self,
         first: u64,
         whole: u64,
-        events: impl Iterator<Item = (Class, Bytes)>,
+        events: &[(Class, Bytes)],
+        scratch: &mut BytesMut,
     ) -> io::Result<()> {
-        if self.segments.back().is_none_or(|last| last.bytes >= self.limit / SEGMENTS) {
+        let full = (self.limit / SEGMENTS).min(LARGEST_SEGMENT);
+        if self.segments.back().is_none_or(|last| last.bytes >= full) {
             self.segments.push_back(Segment::create(&self.folder, first, whole)?);
         }
-        self.scratch.clear();
+        scratch.clear();
         let Some(segment) = self.segments.back_mut() else { return Ok(()) };
         for (class, line) in events {
             if segment.count.is_multiple_of(INDEX_STEP as u64) {
-                let offset = segment.bytes + self.scratch.len() as u64;
+                let offset = segment.bytes + scratch.len() as u64;
                 segment.index.push(Mark { offset, whole: segment.whole });
             }
             segment.whole += u64::from(!class.is_partial());
             let length = u32::try_from(line.len()).map_err(io::Error::other)?;
-            self.scratch.put_u8(class.into());
-            self.scratch.put_u32(length);
-            self.scratch.put_slice(&line);
+            scratch.put_u8((*class).into());
+            scratch.put_u32(length);
+            scratch.put_slice(line);
             segment.count += 1;
         }
-        segment.file.write_all_at(&self.scratch, segment.bytes)?;
-        segment.bytes += self.scratch.len() as u64;
-        self.bytes += self.scratch.len() as u64;
+        segment.file.write_all_at(scratch, segment.bytes)?;
+        segment.bytes += scratch.len() as u64;
+        self.bytes += scratch.len() as u64;
+        scratch.clear();
         while self.bytes > self.limit && self.segments.len() > 1 {
-            self.bytes -= self.segments.pop_front().map_or(0, |oldest| oldest.bytes);
+            self.drop_oldest();
         }
+        self.held.set(self.bytes);
         Ok(())
+    }
+
+    fn drop_oldest(&mut self) {
+        self.bytes -= self.segments.pop_front().map_or(0, |oldest| oldest.bytes);
     }
 
     /// Reads events from sequence `from` on, of about `limit` bytes but at least one.
@@ -217,6 +261,27 @@ impl TryFrom<u8> for Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        budget::{Bounds, Budget},
+        ids::TenantId,
+    };
+
+    fn spill(folder: &Path, limit: u64, budget: u64) -> Spill {
+        let bounds = Bounds { key: "all", total: budget, tenant_key: "each", of_tenant: None };
+        let held = Budget::new(bounds).account(&TenantId::default()).open();
+        Spill::new(folder, limit, held)
+    }
+
+    fn write(
+        spill: &mut Spill,
+        first: u64,
+        events: impl Iterator<Item = (Class, Bytes)>,
+    ) -> Result<(), Exceeded> {
+        let events: Vec<_> = events.collect();
+        spill.claim(Spill::size_of(&events))?;
+        spill.write(first, first - 1, &events, &mut BytesMut::new()).expect("written");
+        Ok(())
+    }
 
     fn line(sequence: u64) -> Bytes {
         format!("{{\"n\":{sequence},\"pad\":\"{}\"}}", "x".repeat((sequence % 90) as usize)).into()
@@ -225,12 +290,11 @@ mod tests {
     #[test]
     fn what_was_written_is_read_from_any_sequence() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut spill = Spill::new(folder.path(), 1 << 20);
+        let mut spill = spill(folder.path(), 1 << 20, 1 << 20);
         let mut next = 2;
         for count in [1, 127, 300, 5] {
-            spill
-                .write(next, next - 1, (next..next + count).map(|n| (Class::Assistant, line(n))))
-                .expect("written");
+            let events = (next..next + count).map(|n| (Class::Assistant, line(n)));
+            write(&mut spill, next, events).expect("room");
             next += count;
         }
         assert_eq!(spill.first(), Some(2));
@@ -247,11 +311,10 @@ mod tests {
     #[test]
     fn the_oldest_go_when_the_bound_is_reached() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut spill = Spill::new(folder.path(), 8000);
+        let mut spill = spill(folder.path(), 8000, 1 << 20);
         for first in (1..2000).step_by(10) {
-            spill
-                .write(first, first, (first..first + 10).map(|n| (Class::System, line(n))))
-                .expect("written");
+            let events = (first..first + 10).map(|n| (Class::System, line(n)));
+            write(&mut spill, first, events).expect("room");
         }
         let first = spill.first().expect("some are kept");
         assert!(first > 1 && first < 2000, "{first}");
@@ -261,13 +324,29 @@ mod tests {
     }
 
     #[test]
+    fn c6_the_oldest_of_the_turn_go_where_the_budget_has_no_room() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut spill = spill(folder.path(), 80_000, 30_000);
+        for first in (1..2000).step_by(10) {
+            let events = (first..first + 10).map(|n| (Class::System, line(n)));
+            write(&mut spill, first, events).expect("room");
+            assert!(spill.held.bytes() <= 30_000);
+        }
+        assert!(spill.first().expect("some are kept") > 1);
+        // What does not fit at all is refused, and what is there stays.
+        let large = (Class::System, Bytes::from(vec![b'x'; 40_000]));
+        let refused = write(&mut spill, 2001, [large].into_iter()).expect_err("no room");
+        assert_eq!(refused.key, "all");
+    }
+
+    #[test]
     fn an_event_larger_than_the_read_is_read_whole() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut spill = Spill::new(folder.path(), 1 << 20);
+        let mut spill = spill(folder.path(), 1 << 20, 1 << 20);
         let large = Bytes::from(vec![b'y'; 100_000]);
         let events =
             [(Class::Other, line(1)), (Class::Result, large.clone()), (Class::Other, line(3))];
-        spill.write(1, 0, events.clone().into_iter()).expect("written");
+        write(&mut spill, 1, events.clone().into_iter()).expect("room");
         assert_eq!(spill.read(2, 10).expect("read"), [events[1].clone()]);
         assert_eq!(spill.read(1, 1 << 20).expect("read"), events);
     }

@@ -216,3 +216,32 @@ fn secrets_are_not_shown() {
     let sources = Sources { env: pairs(&[("ANY", "sk-1")]), ..Sources::default() };
     assert!(!format!("{sources:?}").contains("sk-1"));
 }
+
+#[test]
+fn c7_memory_is_enough_for_the_largest_prompt() {
+    let told = refusal(&[("pool.memory_budget", "16 MiB")]);
+    assert!(told.contains("must be at least twice policy.max_prompt_bytes = 10 MiB"), "{told}");
+    let config = with_flags(&[("policy.max_prompt_bytes", "200 MiB")]).unwrap();
+    assert_eq!(config.pool.memory_budget, 800 << 20);
+}
+
+#[test]
+fn c8_once_callers_are_told_apart_none_can_take_everything() {
+    let quotas = |flags: &[(&str, &str)]| {
+        let policy = with_flags(flags).unwrap().policy;
+        let streams = (policy.tenant_max_queued_turns, policy.tenant_max_streams);
+        (policy.tenant_max_sessions, policy.tenant_max_processes, streams, policy.tenant_max_memory)
+    };
+    let known = [("pool.max_processes", "8"), ("pool.memory_budget", "80 MiB")];
+    assert_eq!(quotas(&known), (0, 0, (0, 0), 0));
+    let told_apart = [&known[..], &[("auth.tokens_file", "/tokens")]].concat();
+    assert_eq!(quotas(&told_apart), (750, 6, (256, 1000), 60 << 20));
+    // What is set counts, and 0 is still no limit.
+    let own = [("policy.tenant_max_processes", "0"), ("policy.tenant_max_sessions", "3")];
+    let set = [&told_apart[..], &own[..]].concat();
+    assert_eq!(quotas(&set), (3, 0, (256, 1000), 60 << 20));
+    for (all, of_one) in [("1", 1), ("2", 1), ("3", 2)] {
+        let flags = [("auth.tokens_file", "/tokens"), ("pool.max_processes", all)];
+        assert_eq!(quotas(&flags).1, of_one, "of {all}");
+    }
+}

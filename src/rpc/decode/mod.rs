@@ -26,7 +26,7 @@ use crate::{
     ids::{SessionId, TurnId},
     proto,
     session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, TurnRequest},
-    turn::log::Partials,
+    turn::listener::Partials,
 };
 pub use answer::{read_respond, respond};
 use check::Check;
@@ -121,6 +121,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         asked_at: Instant::now(),
         deadline: None,
         span: Span::none(),
+        held: None,
     };
     check.finish(Query { session_id, request, payload })
 }

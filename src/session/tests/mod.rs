@@ -27,7 +27,8 @@ use crate::{
     tenant::{Quotas, Tenant},
     turn::{
         event::{Class, Event},
-        log::{Listener, Partials},
+        listener::{Listener, Partials},
+        storage::Storage,
     },
 };
 use memory_cli::MemorySupply;
@@ -44,9 +45,6 @@ fn settings() -> Settings {
         stuck_threshold: Some(900 * SECOND),
         interrupt_timeout: 10 * SECOND,
         max_queued_turns: 4,
-        turn_buffer_bytes: 64 * 1024,
-        turn_spill_bytes: 0,
-        spill_folder: "unused".into(),
         turn_retention: 60 * SECOND,
         hibernate_after: None,
     }
@@ -75,6 +73,7 @@ impl Session {
             rested: Arc::default(),
             tenant: Arc::clone(&tenant),
             turns: TaskTracker::new(),
+            logs: Storage::in_memory(64 * 1024),
         };
         let id = SessionId::parse("s").expect("a name");
         let (task, handle) = SessionTask::new(id, false, around);
@@ -102,6 +101,7 @@ fn request(prompt: &str) -> TurnRequest {
         asked_at: Instant::now(),
         deadline: None,
         span: tracing::Span::none(),
+        held: None,
     }
 }
 

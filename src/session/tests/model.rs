@@ -16,7 +16,7 @@ use crate::{
         BusyPolicy, CloseReason, DisconnectPolicy, MismatchPolicy, Refusal, Settings, TurnRequest,
     },
     tasks::spawn_owned,
-    turn::{event::Class, log::Listener},
+    turn::{event::Class, listener::Listener},
 };
 
 /// One step of somebody.

@@ -2,11 +2,65 @@
 
 use super::*;
 
-fn log(folder: &std::path::Path, buffer_bytes: usize, spill_bytes: u64) -> TurnLog {
-    let limits = LogLimits { buffer_bytes, spill_bytes, spill_folder: folder.to_owned() };
-    let log = TurnLog::new(TurnId::fresh(), limits, Arc::default(), Span::none());
+use std::time::Duration;
+
+use crate::{
+    budget::{Bounds, Budget},
+    ids::TenantId,
+    turn::event::Event,
+};
+
+const PLENTY: u64 = 1 << 30;
+
+fn budget(total: u64) -> Budget {
+    Budget::new(Bounds { key: "all", total, tenant_key: "each", of_tenant: None })
+}
+
+fn settings(folder: &std::path::Path, buffer_bytes: usize, spill_bytes: u64) -> StorageSettings {
+    StorageSettings {
+        buffer_bytes,
+        spill_bytes,
+        spill_folder: folder.to_owned(),
+        disk_reserve: 0,
+        memory: budget(PLENTY),
+        disk: budget(PLENTY),
+    }
+}
+
+fn log_of(storage: &Storage, tenant: &str) -> TurnLog {
+    let accounts = storage.accounts(&TenantId::parse(tenant).expect("a name"));
+    let log = storage.log(TurnId::fresh(), &accounts, Arc::default(), Span::none());
     log.start(started(log.id()));
     log
+}
+
+fn log(folder: &std::path::Path, buffer_bytes: usize, spill_bytes: u64) -> TurnLog {
+    log_of(&Storage::new(settings(folder, buffer_bytes, spill_bytes)), "a")
+}
+
+/// Appends as a session does.
+async fn append(log: &TurnLog, frames: impl IntoIterator<Item = (Class, Bytes)>) {
+    log.room().await;
+    log.append(frames);
+}
+
+/// Waits until nothing is on its way to a file.
+async fn settled(log: &TurnLog) {
+    while log.shared.lock().writing.is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn until(what: &str, probe: impl Fn() -> bool) {
+    let limit = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !probe() {
+        assert!(tokio::time::Instant::now() < limit, "never came: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn large(n: u8, length: usize) -> (Class, Bytes) {
+    (Class::Assistant, vec![n; length].into())
 }
 
 fn started(turn: &TurnId) -> Started {
@@ -48,7 +102,7 @@ async fn every_listener_sees_every_event_from_where_it_joined() {
     let log = log(folder.path(), 2000, 1 << 20);
     let mut early = log.listen(0, Partials::Hidden).expect("kept");
     for n in 2..=100 {
-        log.append([frame(n)]);
+        append(&log, [frame(n)]).await;
     }
     let mut late = log.listen(50, Partials::Hidden).expect("kept");
     assert!(log.end(Ok(())));
@@ -69,7 +123,7 @@ async fn a_listener_that_falls_behind_what_is_kept_is_told_and_no_other() {
     let mut quick = log.listen(1, Partials::Hidden).expect("kept");
     let mut seen = 1;
     for n in 2..=1000 {
-        log.append([frame(n)]);
+        append(&log, [frame(n)]).await;
         while seen < n {
             let batch = quick.batch().await.expect("kept").expect("not ended");
             seen = batch.first + batch.events.len() as u64 - 1;
@@ -113,8 +167,9 @@ async fn listeners_are_bounded() {
 #[tokio::test]
 async fn the_last_listener_to_go_is_noticed() {
     let gone = Arc::new(Notify::new());
-    let limits = LogLimits { buffer_bytes: 1000, spill_bytes: 0, spill_folder: PathBuf::new() };
-    let log = TurnLog::new(TurnId::fresh(), limits, Arc::clone(&gone), Span::none());
+    let storage = Storage::in_memory(1000);
+    let accounts = storage.accounts(&TenantId::default());
+    let log = storage.log(TurnId::fresh(), &accounts, Arc::clone(&gone), Span::none());
     let (a, b) = (
         log.listen(1, Partials::Hidden).expect("kept"),
         log.listen(1, Partials::Hidden).expect("kept"),
@@ -124,6 +179,183 @@ async fn the_last_listener_to_go_is_noticed() {
     drop(b);
     gone.notified().await;
     assert_eq!(log.listeners(), 0);
+}
+
+#[tokio::test]
+async fn c6_files_of_a_turn_that_has_ended_and_is_read_go_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = Storage::new(settings(folder.path(), 20_000, 1 << 20));
+    let log = log_of(&storage, "a");
+    let (mut first, mut second) = (
+        log.listen(1, Partials::Hidden).expect("kept"),
+        log.listen(1, Partials::Hidden).expect("kept"),
+    );
+    for n in 2..=1000 {
+        append(&log, [frame(n)]).await;
+    }
+    settled(&log).await;
+    assert!(storage.usage(None).disk > 50_000, "{:?}", storage.usage(None));
+    assert!(log.end(Ok(())));
+    read_all(&mut first).await.expect("all kept");
+    drop(first);
+    assert!(storage.usage(None).disk > 50_000, "the other one has not read yet");
+    let events = read_all(&mut second).await.expect("all kept");
+    assert_eq!(events.len(), 1000);
+    until("the files are gone", || storage.usage(None).disk == 0).await;
+    // What is in memory can still be joined.
+    let expired = log.listen(2, Partials::Hidden).expect_err("gone");
+    let Cause::EventsExpired { first_kept } = expired.cause else { panic!("{expired}") };
+    let mut late = log.listen(first_kept, Partials::Hidden).expect("kept");
+    assert_eq!(read_all(&mut late).await.expect("kept").last(), events.last());
+}
+
+#[tokio::test]
+async fn c6_without_free_disk_nothing_is_written_and_the_result_is_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // More than any disk has; a quarter of the disk is free here, or less is.
+    let storage = Storage::new(StorageSettings {
+        disk_reserve: u64::MAX,
+        ..settings(folder.path(), 20_000, 1 << 30)
+    });
+    let disk = rustix::fs::statvfs(folder.path()).expect("a disk");
+    let floor_holds = disk.f_bavail * 4 < disk.f_blocks;
+    let log = log_of(&storage, "a");
+    let mut slow = log.listen(1, Partials::Hidden).expect("kept");
+    for n in 2..=1000 {
+        append(&log, [frame(n)]).await;
+    }
+    settled(&log).await;
+    assert!(log.end(Ok(())));
+    assert!(!floor_holds || storage.usage(None).disk == 0);
+    if floor_holds {
+        slow.batch().await.expect("event 1 is always kept");
+        let lost = slow.batch().await.expect_err("too slow");
+        let Cause::ListenerTooSlow { bound, .. } = lost.cause else { panic!("{lost}") };
+        assert_eq!(bound, DISK_RESERVE);
+    }
+    let mut last = log.listen(1000, Partials::Hidden).expect("the newest is always kept");
+    assert_eq!(read_all(&mut last).await.expect("kept"), [(1000, frame(1000).1)]);
+}
+
+#[tokio::test]
+async fn c6_turns_that_nobody_reads_stay_within_the_budget_of_disk() {
+    const BUDGET: u64 = 300_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = Budget::new(Bounds {
+        key: "pool.spill_bytes",
+        total: BUDGET,
+        tenant_key: "policy.tenant_max_spill",
+        of_tenant: Some(200_000),
+    });
+    let limits = StorageSettings { disk, ..settings(folder.path(), 20_000, 1 << 30) };
+    let storage = Storage::new(limits);
+    let logs: Vec<_> = (0..12).map(|n| log_of(&storage, ["a", "b"][n % 2])).collect();
+    let mut slow: Vec<_> =
+        logs.iter().map(|log| log.listen(1, Partials::Hidden).expect("kept")).collect();
+    for n in 2..=500 {
+        for log in &logs {
+            append(log, [frame(n)]).await;
+        }
+        let usage = storage.usage(None);
+        assert!(usage.disk <= BUDGET && usage.memory < 12 * 50_000, "{usage:?}");
+    }
+    for (log, slow) in logs.iter().zip(&mut slow) {
+        log.end(Ok(()));
+        slow.batch().await.expect("event 1 is always kept");
+        match read_all(slow).await {
+            Ok(events) => assert_eq!(events.len(), 499),
+            Err(lost) => {
+                let Cause::ListenerTooSlow { bound, .. } = lost.cause else { panic!("{lost}") };
+                let budgets = ["pool.spill_bytes", "policy.tenant_max_spill"];
+                assert!(budgets.contains(&bound), "{bound}");
+            }
+        }
+        log.listen(500, Partials::Hidden).expect("the newest is always kept");
+    }
+}
+
+#[tokio::test]
+async fn c7_ended_turns_give_way_the_first_that_ended_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let limits =
+        StorageSettings { memory: budget(1_000_000), ..settings(folder.path(), 1 << 20, 0) };
+    let storage = Storage::new(limits);
+    let ended: Vec<_> = (0..4)
+        .map(|n| {
+            let log = log_of(&storage, "a");
+            log.append([large(n, 200_000)]);
+            log.end(Ok(()));
+            log
+        })
+        .collect();
+    let reader = ended[0].listen(1, Partials::Hidden).expect("kept");
+    let account = storage.accounts(&TenantId::parse("a").expect("a name")).memory;
+    let held = storage.reserve(&account, 300_000).expect("an ended turn gives way");
+    // The oldest has a listener; the one after it goes.
+    let kept: Vec<_> = ended.iter().map(|log| log.listen(1, Partials::Hidden).is_ok()).collect();
+    assert_eq!(kept, [true, false, true, true]);
+    let expired = ended[1].listen(1, Partials::Hidden).expect_err("gone");
+    assert!(matches!(expired.cause, Cause::EventsExpired { .. }), "{expired}");
+    assert_eq!(storage.usage(None).dropped, 1);
+    // What more than all of them hold is refused, by name, and nothing is used up by it.
+    let refused = storage.reserve(&account, 2_000_000).expect_err("too much");
+    assert_eq!((refused.key, storage.usage(None).refused), ("all", 1));
+    drop((held, reader, ended));
+    until("everything is given back", || storage.usage(None).memory == 0).await;
+}
+
+#[tokio::test]
+async fn c7_no_tenant_loses_anything_to_one_that_holds_more() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let limits =
+        StorageSettings { memory: budget(1_000_000), ..settings(folder.path(), 1 << 20, 0) };
+    let storage = Storage::new(limits);
+    let modest = log_of(&storage, "modest");
+    modest.append([large(1, 200_000)]);
+    modest.end(Ok(()));
+    let greedy = storage.accounts(&TenantId::parse("greedy").expect("a name")).memory;
+    let _held = storage.reserve(&greedy, 700_000).expect("room");
+    assert!(storage.reserve(&greedy, 200_000).is_err());
+    assert!(modest.listen(1, Partials::Hidden).is_ok());
+    // The other way round, the greedy one's turns go.
+    drop(_held);
+    let theirs: Vec<_> = (0..4).map(|_| log_of(&storage, "greedy")).collect();
+    for log in &theirs {
+        log.append([large(2, 180_000)]);
+        log.end(Ok(()));
+    }
+    let account = storage.accounts(&TenantId::parse("modest").expect("a name")).memory;
+    assert!(storage.reserve(&account, 150_000).is_ok());
+    assert!(
+        theirs[0].listen(1, Partials::Hidden).is_err()
+            && modest.listen(1, Partials::Hidden).is_ok()
+    );
+}
+
+#[tokio::test]
+async fn c7_a_running_turn_goes_to_disk_when_the_budget_is_used_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let limits =
+        StorageSettings { memory: budget(2_000_000), ..settings(folder.path(), 4 << 20, 1 << 30) };
+    let storage = Storage::new(limits);
+    let log = log_of(&storage, "a");
+    let mut slow = log.listen(1, Partials::Hidden).expect("kept");
+    for n in 0..100 {
+        append(&log, [large(n, 60_000)]).await;
+    }
+    settled(&log).await;
+    let usage = storage.usage(None);
+    assert!(usage.memory < 2_500_000 && usage.disk > 3_000_000, "{usage:?}");
+    log.end(Ok(()));
+    assert_eq!(read_all(&mut slow).await.expect("all kept").len(), 101);
+}
+
+#[tokio::test]
+async fn c7_a_small_line_does_not_keep_the_read_that_it_came_with() {
+    let log = log_of(&Storage::in_memory(1 << 20), "a");
+    let read = Bytes::from(vec![b'x'; 64 * 1024]);
+    log.append([(Class::Other, read.slice(..10))]);
+    assert!(read.is_unique(), "the rest of the read is free");
 }
 
 fn piece(n: u64) -> (Class, Bytes) {
@@ -171,9 +403,11 @@ async fn f1_each_listener_sees_and_counts_what_it_asked_for() {
     let mut all = log.listen(1, Partials::Shown).expect("kept");
     let mut whole = log.listen(1, Partials::Hidden).expect("kept");
     for n in 1..=300 {
-        log.append([piece(2 * n), piece(2 * n + 1), frame(n)]);
+        append(&log, [piece(2 * n), piece(2 * n + 1), frame(n)]).await;
     }
     assert!(log.end(Ok(())));
+    // One who has not read yet, for whose sake the files stay.
+    let _unread = log.listen(1, Partials::Hidden).expect("kept");
     let all = read_all(&mut all).await.expect("kept");
     assert_eq!(all.len(), 901);
     assert_numbered(&all, 1);
@@ -197,12 +431,12 @@ async fn f1_pieces_that_nobody_asks_for_are_not_kept_and_wake_nobody() {
     let log = log(folder.path(), 100_000, 0);
     let mut whole = log.listen(2, Partials::Hidden).expect("kept");
     let (woken, waker) = flag();
-    let mut waiting = Context::from_waker(&waker);
+    let mut waiting = std::task::Context::from_waker(&waker);
     // The listener begins behind event 1, which it does not see.
     while whole.poll_batch(&mut waiting).is_pending() && woken.take() {}
     log.append((0..10_000).map(piece));
     assert!(!woken.take(), "it does not see them");
-    assert!(log.lock().memory_bytes < 1000, "they are not of the log");
+    assert!(log.shared.lock().memory_bytes < 1000, "they are not of the log");
     log.append([frame(2)]);
     assert!(woken.take());
     // The block that is being written is there from its start, earlier ones are not.
@@ -222,9 +456,10 @@ async fn f1_a_listener_without_pieces_learns_in_its_own_count_what_is_gone() {
     let log = log(folder.path(), 2000, 8000);
     let shown = log.listen(1, Partials::Shown).expect("kept");
     for n in 2..=500 {
-        log.append([piece(n), piece(n), piece(n), frame(n)]);
+        append(&log, [piece(n), piece(n), piece(n), frame(n)]).await;
     }
     drop(shown);
+    settled(&log).await;
     let expired = log.listen(2, Partials::Hidden).expect_err("expired");
     let Cause::EventsExpired { first_kept } = expired.cause else { panic!("{expired}") };
     assert!((3..500).contains(&first_kept), "{first_kept}");

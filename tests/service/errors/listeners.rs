@@ -67,6 +67,12 @@ async fn a_sequence_that_is_no_longer_kept_has_expired() {
     .await;
     let mut turn = service.open(query("a", &script(&["frames 500 2000"]))).await.expect("taken");
     turn.finish().await;
+    // The caller may have lost its place before the turn had ended.
+    crate::support::eventually("the turn has ended", async || {
+        let session = service.session("a").await.expect("there");
+        session.running_turn_id.is_empty().then_some(())
+    })
+    .await;
     for from in [0, 1, 2, 100] {
         let status = service.attach("a", "", from).await.expect_err("expired");
         let metadata = failure(&status, Code::OutOfRange, "EVENTS_EXPIRED");

@@ -1,0 +1,171 @@
+//! Claims memory for the bodies of requests before they are in memory: a message says its
+//! length first. What is claimed stays claimed until the request is dealt with; a Query
+//! takes it along until the CLI has read its prompt. Knows how gRPC frames a message, and
+//! nothing of what is in it.
+//!
+//! Behind the gatekeeper: only callers who are known hold memory.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use prost::bytes::Bytes;
+use tonic::{Status, body::Body};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::status::of_failure;
+use crate::{auth::Identity, budget::Reservation, ids::TenantId, pool::SessionPool};
+
+/// A message begins with a flag and its length.
+const PREFIX: usize = 5;
+/// A body is there twice while it is decoded: as it came, and taken apart.
+const COPIES: u64 = 2;
+
+/// Puts a [`Meter`] before services.
+#[derive(Debug, Clone)]
+pub struct MeterLayer(pub SessionPool);
+
+impl<S> Layer<S> for MeterLayer {
+    type Service = Meter<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Meter { pool: self.0.clone(), inner }
+    }
+}
+
+/// Has the bodies of requests claimed, with the claim among the request's extensions.
+#[derive(Debug, Clone)]
+pub struct Meter<S> {
+    pool: SessionPool,
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Meter<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let mut request = request.map(Body::new);
+        let Some(identity) = request.extensions().get::<Identity>() else {
+            return self.inner.call(request);
+        };
+        let claim = Claim::default();
+        let (pool, tenant) = (self.pool.clone(), identity.tenant.clone());
+        request.extensions_mut().insert(claim.clone());
+        let prefix = Prefix::default();
+        let metered = |body| Body::new(MeteredBody { pool, tenant, claim, prefix, body });
+        self.inner.call(request.map(metered))
+    }
+}
+
+/// What is claimed for a request's body.
+#[derive(Debug, Clone, Default)]
+pub struct Claim(Arc<Mutex<Option<Reservation>>>);
+
+impl Claim {
+    /// Takes the claim out of the request, now that its body is decoded and there once.
+    pub fn take(&self) -> Option<Reservation> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        held.set(held.bytes() / COPIES);
+        Some(held)
+    }
+
+    fn grow(&self, pool: &SessionPool, tenant: &TenantId, more: u64) -> Result<(), Status> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = held.as_ref().map_or(0, Reservation::bytes) + more;
+        pool.claim_memory(tenant, &mut held, bytes).map_err(|failure| of_failure(&failure))
+    }
+}
+
+/// The beginning of a message, which comes in pieces of any length.
+#[derive(Debug, Default)]
+struct Prefix {
+    seen: [u8; PREFIX],
+    count: usize,
+}
+
+impl Prefix {
+    /// Takes a piece of the body; returns the length of the message once it is known.
+    fn take(&mut self, piece: &[u8]) -> Option<u64> {
+        if self.count == PREFIX {
+            return None;
+        }
+        let taken = piece.len().min(PREFIX - self.count);
+        self.seen[self.count..self.count + taken].copy_from_slice(&piece[..taken]);
+        self.count += taken;
+        let [_, a, b, c, d] = self.seen;
+        (self.count == PREFIX).then(|| u32::from_be_bytes([a, b, c, d]).into())
+    }
+}
+
+/// A body for whose message memory is claimed as soon as its length is known. Whether the
+/// message may be that long is for the decoder to say.
+struct MeteredBody {
+    pool: SessionPool,
+    tenant: TenantId,
+    claim: Claim,
+    prefix: Prefix,
+    body: Body,
+}
+
+impl http_body::Body for MeteredBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            other => return Poll::Ready(other),
+        };
+        if let Some(length) = frame.data_ref().and_then(|piece| this.prefix.take(piece))
+            && let Err(refused) = this.claim.grow(&this.pool, &this.tenant, length * COPIES)
+        {
+            return Poll::Ready(Some(Err(refused)));
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c7_the_length_of_a_message_is_known_however_it_is_cut() {
+        let message = [0, 0, 0x10, 0, 2, b'x', b'y'];
+        for cut in 0..message.len() {
+            let mut prefix = Prefix::default();
+            let lengths: Vec<_> = [&message[..cut], &message[cut..]]
+                .iter()
+                .filter_map(|piece| prefix.take(piece))
+                .collect();
+            assert_eq!(lengths, [0x10_0002], "cut at {cut}");
+        }
+    }
+}

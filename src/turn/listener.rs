@@ -1,0 +1,195 @@
+//! One reader's place in the log of a turn. What is in memory it takes as it is; what is
+//! in a file is read by a thread that may wait for the disk, a piece at a time.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::task::JoinHandle;
+
+use super::{
+    event::{Class, Event},
+    log::TurnLog,
+    state::{Batch, Next},
+};
+use crate::{budget::Reservation, failure::Failure, ids::TurnId};
+
+/// Bytes that are read from a file at a time: each reader has a copy of its own.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Whether a listener sees partial messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Partials {
+    /// It sees whole messages only.
+    #[default]
+    Hidden,
+    /// It sees them too.
+    Shown,
+}
+
+impl Partials {
+    fn shows(self, class: Class) -> bool {
+        self == Self::Shown || !class.is_partial()
+    }
+}
+
+/// Events that were read from a file.
+#[derive(Debug)]
+pub(super) struct Read {
+    /// The sequence of the first.
+    pub first: u64,
+    /// Events before it that are not partial messages, where it is not the one that was
+    /// asked for.
+    pub whole_before: Option<u64>,
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+/// One reader's place in a log. Dropping it is how a reader leaves.
+#[derive(Debug)]
+pub struct Listener {
+    log: TurnLog,
+    key: u64,
+    partials: Partials,
+    /// The first number that it wants to see.
+    from: u64,
+    /// The next event in the log.
+    next: u64,
+    /// The number, in its own count, of the next event that it may see.
+    number: u64,
+    /// A read from a file that is under way.
+    reading: Option<JoinHandle<Option<Read>>>,
+}
+
+impl Listener {
+    pub(super) fn new(
+        log: TurnLog,
+        key: u64,
+        partials: Partials,
+        from: u64,
+        (next, number): (u64, u64),
+    ) -> Self {
+        Self { log, key, partials, from, next, number, reading: None }
+    }
+
+    /// The turn.
+    pub fn turn_id(&self) -> &TurnId {
+        self.log.id()
+    }
+
+    /// The next events. `None` after the last one of a turn that ended well, its
+    /// failure after the last one of a turn that did not.
+    pub fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Batch>, Failure>> {
+        loop {
+            if let Some(reading) = &mut self.reading {
+                let Poll::Ready(read) = std::pin::Pin::new(reading).poll(cx) else {
+                    return Poll::Pending;
+                };
+                self.reading = None;
+                return match self.take_read(read.ok().flatten()) {
+                    Ok(events) => self.show(events, true, cx),
+                    Err(failure) => Poll::Ready(Err(failure)),
+                };
+            }
+            let mut state = self.log.shared.lock();
+            let next = state.next(self.next, self.partials);
+            let place = state.listeners.iter_mut().find(|place| place.key == self.key);
+            match next {
+                Next::Here(events) => {
+                    drop(state);
+                    return self.show(events, false, cx);
+                }
+                Next::Lost(cause) => return Poll::Ready(Err(self.log.failure(cause))),
+                Next::ToCome => {
+                    place.into_iter().for_each(|place| place.waker = Some(cx.waker().clone()));
+                    return Poll::Pending;
+                }
+                Next::Ended(end) => {
+                    place.into_iter().for_each(|place| place.done = true);
+                    state.read_to_end = true;
+                    drop(state);
+                    self.log.shared.close_if_read();
+                    return Poll::Ready(end.map(|()| None));
+                }
+                Next::InFile => {
+                    drop(state);
+                    self.read_file();
+                }
+            }
+        }
+    }
+
+    /// As [`Self::poll_batch`], to be awaited.
+    pub async fn batch(&mut self) -> Result<Option<Batch>, Failure> {
+        std::future::poll_fn(|cx| self.poll_batch(cx)).await
+    }
+
+    /// Claims memory that is there for this reader alone.
+    pub fn claim(&self, bytes: usize) -> Reservation {
+        let mut held = self.log.shared.accounts.memory.open();
+        held.set(bytes as u64);
+        held
+    }
+
+    fn read_file(&mut self) {
+        let (log, next) = (Arc::clone(&self.log.shared), self.next);
+        // Before the first event that it wants there may be much that it does not.
+        let whole =
+            (self.partials == Partials::Hidden && self.number < self.from).then(|| self.from - 1);
+        let read = move || log.read_files(next, whole, READ_BYTES);
+        self.reading = Some(tokio::task::spawn_blocking(read));
+    }
+
+    fn take_read(&mut self, read: Option<Read>) -> Result<Vec<Event>, Failure> {
+        let Some(read) = read.filter(|read| !read.events.is_empty()) else {
+            // The file has gone meanwhile, or cannot be read.
+            let cause = self.log.shared.lock().lost(self.partials);
+            return Err(self.log.failure(cause));
+        };
+        self.next = read.first;
+        if let Some(whole_before) = read.whole_before {
+            self.number = 1 + whole_before;
+        }
+        Ok(read.events)
+    }
+
+    /// What it sees of the next events of the log, which are `copied` where they are there
+    /// for it alone.
+    fn show(
+        &mut self,
+        mut events: Vec<Event>,
+        copied: bool,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Option<Batch>, Failure>> {
+        self.next += events.len() as u64;
+        events.retain(|event| match event {
+            Event::Started(_) => true,
+            Event::Frame(class, _) => self.partials.shows(*class),
+        });
+        let first = self.number.max(self.from);
+        let early = usize::try_from(first - self.number).unwrap_or(usize::MAX);
+        self.number += events.len() as u64;
+        events.drain(..early.min(events.len()));
+        if events.is_empty() {
+            // There may be much that it does not see: others get their turn.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let held = copied.then(|| self.claim(events.iter().map(Event::bytes).sum()));
+        Poll::Ready(Ok(Some(Batch { first, events, held })))
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut state = self.log.shared.lock();
+        state.listeners.retain(|place| place.key != self.key);
+        let last = state.listeners.is_empty();
+        drop(state);
+        if last {
+            self.log.shared.listeners_gone.notify_one();
+        }
+        self.log.shared.close_if_read();
+    }
+}
