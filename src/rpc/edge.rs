@@ -18,6 +18,7 @@ use http::{
     header::{ALLOW, AUTHORIZATION, CONTENT_TYPE},
 };
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, metadata::MetadataMap};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -36,7 +37,7 @@ use crate::{
     auth::Refusal,
     log_limit::{HEALTH_CALL_REVOKED, NOT_GRPC},
     transport::{
-        Peer,
+        Peer, UnauthenticatedCall,
         slots::{Slot, Slots},
     },
 };
@@ -106,14 +107,20 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        if peer(&request).is_some_and(Peer::has_to_go) {
+            // What had arrived before it was told so costs as little as can be.
+            let answer = Status::unavailable("the connection is being closed").into_http();
+            return Box::pin(std::future::ready(Ok(answer.map(|body| Sent::new(body, None)))));
+        }
         if let Some(refused) = refusal(&request) {
             peer(&request).inspect(|peer| peer.has_been_refused());
             return Box::pin(std::future::ready(Ok(refused.map(|body| Sent::new(body, None)))));
         }
         let path = request.uri().path();
-        let slot = path.starts_with(HEALTH).then(|| self.health_call(peer(&request).cloned()));
+        let health_call =
+            path.starts_with(HEALTH).then(|| self.health_call(peer(&request).cloned()));
         let limit = self.layer.limits.body_timeout;
-        let limit = match &slot {
+        let limit = match &health_call {
             Some(_) => Some(limit.min(HEALTH_BODY_LIMIT)),
             None => Some(limit).filter(|_| !path.starts_with(REFLECTION)),
         };
@@ -123,16 +130,17 @@ where
             let mut response = tokio::select! {
                 response = answer => response?,
                 () = at(ends) => deadline_passed().into_http(),
-                () = revocation(slot.as_ref()) => body::revoked().into_http(),
+                () = revocation(health_call.as_ref()) => body::revoked().into_http(),
             };
             bound_trailers(response.headers_mut());
-            Ok(response.map(|body| Sent::new(body, slot)))
+            Ok(response.map(|body| Sent::new(body, health_call)))
         })
     }
 }
 
 impl<S> Edge<S> {
-    fn health_call(&self, peer: Option<Peer>) -> HealthSlot {
+    fn health_call(&self, peer: Option<Peer>) -> HealthCall {
+        let counted = peer.as_ref().map(Peer::unauthenticated_call);
         let (slot, revoked) = self.layer.health_calls.take_now(peer);
         if let Some(peer) = revoked {
             // A response that its caller does not read would stay for ever.
@@ -142,12 +150,22 @@ impl<S> Edge<S> {
                 info!(limit = self.layer.limits.max_health_calls, peer, "health_call_revoked");
             }
         }
-        slot
+        HealthCall { slot, _counted: counted }
     }
 }
 
-/// The place of a health check; its connection gives way with it.
-type HealthSlot = Slot<Option<Peer>>;
+/// The place of a health check among all of them and on its connection.
+#[derive(Debug)]
+struct HealthCall {
+    slot: Slot<Option<Peer>>,
+    _counted: Option<UnauthenticatedCall>,
+}
+
+impl HealthCall {
+    fn revoked(&self) -> &CancellationToken {
+        self.slot.revoked()
+    }
+}
 
 fn peer<B>(request: &Request<B>) -> Option<&Peer> {
     request.extensions().get()
@@ -161,9 +179,9 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-async fn revocation(slot: Option<&HealthSlot>) {
-    match slot {
-        Some(slot) => slot.revoked().cancelled().await,
+async fn revocation(call: Option<&HealthCall>) {
+    match call {
+        Some(call) => call.revoked().cancelled().await,
         None => std::future::pending().await,
     }
 }

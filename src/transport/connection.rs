@@ -89,8 +89,13 @@ where
         let certificate = certificate.and_then(|chain| chain.first());
         let certificate = certificate.map(|own| Arc::new(own.clone().into_owned()));
         let slot = Arc::new(slot);
-        let (refused, weak) = (Arc::default(), Arc::downgrade(&slot));
-        let peer = Peer { address, certificate, slot: weak, refused };
+        let peer = Peer {
+            address,
+            certificate,
+            slot: Arc::downgrade(&slot),
+            refused: Arc::default(),
+            open_unauthenticated: Arc::default(),
+        };
         self.calls(stream, peer, &slot, deadline).await;
     }
 
@@ -102,7 +107,7 @@ where
 
     /// Serves calls until the connection ends, for whatever reason.
     async fn calls(&self, stream: Stream, peer: Peer, slot: &Slot, deadline: Instant) {
-        let (stream, greeted) = Greeted::new(stream);
+        let (stream, greeted) = Greeted::new(stream, slot.revoked().clone());
         let calls = Arc::new(watch::Sender::new(0));
         let service = Calls { service: self.service.clone(), peer, open: Arc::clone(&calls) };
         let connection = self.http().serve_connection(TokioIo::new(stream), service);

@@ -1,21 +1,27 @@
-//! Notices when a client has said what every HTTP/2 connection begins with: the preface
-//! and a whole SETTINGS frame. The HTTP library waits for both without a bound.
+//! What is read from a connection, before the HTTP library sees it. Notices when a client
+//! has said what every HTTP/2 connection begins with: the preface and a whole SETTINGS
+//! frame, for which the library waits without a bound. Gives the library a peer's bytes in
+//! portions: it reads on as long as there are any, and looks at calls only afterwards.
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::oneshot,
 };
+use tokio_util::sync::CancellationToken;
 
 /// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`.
 const PREFACE: usize = 24;
 /// The head of a frame, which begins with the length of its payload in three bytes.
 const FRAME_HEAD: usize = 9;
+
+/// Bytes that are read before the calls in them are looked at.
+const PORTION: usize = 64 * 1024;
 
 /// A stream that tells when the greeting has been read from it.
 #[derive(Debug)]
@@ -25,13 +31,18 @@ pub(super) struct Greeted<T> {
     head: Vec<u8>,
     read: usize,
     told: Option<oneshot::Sender<()>>,
+    /// Nothing is read any more once this is cancelled, however much there is.
+    cut: CancellationToken,
+    /// What has been read of the portion.
+    portion: usize,
 }
 
 impl<T> Greeted<T> {
     /// The stream, and what resolves once the greeting is complete.
-    pub fn new(stream: T) -> (Self, oneshot::Receiver<()>) {
+    pub fn new(stream: T, cut: CancellationToken) -> (Self, oneshot::Receiver<()>) {
         let (told, greeted) = oneshot::channel();
-        (Self { stream, head: Vec::new(), read: 0, told: Some(told) }, greeted)
+        let told = Some(told);
+        (Self { stream, head: Vec::new(), read: 0, told, cut, portion: 0 }, greeted)
     }
 
     fn note(&mut self, bytes: &[u8]) {
@@ -61,8 +72,21 @@ impl<T: AsyncRead + Unpin> AsyncRead for Greeted<T> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.cut.is_cancelled() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        if self.portion >= PORTION {
+            self.portion = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buffer) else {
+            self.portion = 0;
+            return Poll::Pending;
+        };
+        read?;
+        self.portion += buffer.filled().len() - before;
         self.note(&buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }
@@ -109,7 +133,7 @@ mod tests {
         let mut greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         greeting.extend([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100]);
         for cut in [1, 2, 7, 23, 24, 25, 33, 38, 39] {
-            let (mut stream, mut greeted) = Greeted::new(&greeting[..]);
+            let (mut stream, mut greeted) = Greeted::new(&greeting[..], CancellationToken::new());
             let mut read = 0;
             while read < greeting.len() {
                 assert!(greeted.try_recv().is_err(), "not yet: {read} of {cut}");
@@ -118,5 +142,31 @@ mod tests {
             }
             assert!(greeted.try_recv().is_ok(), "pieces of {cut}");
         }
+    }
+
+    #[tokio::test]
+    async fn c4_a_flood_comes_in_portions_and_ends_when_the_connection_is_cut() {
+        let flood = vec![0; 4 * PORTION];
+        let cut = CancellationToken::new();
+        let (mut stream, _greeted) = Greeted::new(&flood[..], cut.clone());
+        let mut pauses = 0;
+        let mut read = 0;
+        while read < flood.len() {
+            let mut space = [0; 8192];
+            let mut buffer = ReadBuf::new(&mut space);
+            let polled = std::future::poll_fn(|cx| {
+                Poll::Ready(Pin::new(&mut stream).poll_read(cx, &mut buffer))
+            });
+            match polled.await {
+                Poll::Ready(outcome) => outcome.expect("read"),
+                Poll::Pending => pauses += 1,
+            }
+            read += buffer.filled().len();
+        }
+        assert_eq!(pauses, 3);
+        cut.cancel();
+        let mut one = [0];
+        let error = stream.read(&mut one).await.expect_err("cut");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
     }
 }

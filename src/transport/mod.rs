@@ -69,7 +69,22 @@ pub struct Peer {
     slot: Weak<Slot>,
     /// Calls that were refused.
     refused: Arc<AtomicU32>,
+    /// Calls that are open and need no credentials.
+    open_unauthenticated: Arc<AtomicU32>,
 }
+
+/// A call that needs no credentials, counted with its connection until it is dropped.
+#[derive(Debug)]
+pub struct UnauthenticatedCall(Peer);
+
+impl Drop for UnauthenticatedCall {
+    fn drop(&mut self) {
+        self.0.open_unauthenticated.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Calls without credentials that may be open on a connection before one is let in.
+const OPEN_UNAUTHENTICATED: u32 = 32;
 
 /// Calls that may be refused on a connection before one is let in.
 const REFUSALS: u32 = 100;
@@ -88,6 +103,20 @@ impl Peer {
         if self.refused.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSALS {
             self.give_way();
         }
+    }
+
+    /// Counts a call that needs no credentials. A connection with many of them, on which
+    /// none was let in, ends.
+    pub fn unauthenticated_call(&self) -> UnauthenticatedCall {
+        if self.open_unauthenticated.fetch_add(1, Ordering::Relaxed) >= OPEN_UNAUTHENTICATED {
+            self.give_way();
+        }
+        UnauthenticatedCall(self.clone())
+    }
+
+    /// Whether the connection has been told to end.
+    pub fn has_to_go(&self) -> bool {
+        self.slot.upgrade().is_none_or(|slot| slot.revoked().is_cancelled())
     }
 
     /// Ends the connection, unless a call has been let in on it.

@@ -4,6 +4,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use http::{Method, Request, StatusCode};
+use session_pool::proto::{
+    GetStatsRequest, session_pool_service_client::SessionPoolServiceClient as Client,
+};
 use tokio::{
     io::AsyncWriteExt as _,
     net::TcpStream,
@@ -13,7 +16,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
 
 use crate::{
-    bed::{Bed, knock, token},
+    bed::{Bearer, Bed, knock, token},
     raw::{self, DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, Raw, SETTINGS, frame},
     support::{log, service::Service},
 };
@@ -243,5 +246,37 @@ async fn c3_health_checks_whose_answers_are_not_taken_give_way_with_their_connec
     let request = HealthCheckRequest { service: "liveness".into() };
     let answer = HealthClient::new(bed.service.channel().await).check(request).await;
     answer.expect("a check is answered");
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn c3_a_connection_with_many_watchers_and_no_caller_ends() {
+    let good = token("a", false, None);
+    let bed = Bed::start(&[&good]).await;
+    let watch = "/grpc.health.v1.Health/Watch";
+    let begin = |stream: u32| {
+        let headers = frame(HEADERS, END_HEADERS, stream, &raw::call(watch, &[]));
+        [headers, frame(DATA, END_STREAM, stream, &raw::message(&[]))].concat()
+    };
+    let mut raw = Raw::greeted(address_of(&bed.service)).await;
+    for stream in (1..).step_by(2).take(40) {
+        if raw.stream.write_all(&begin(stream)).await.is_err() {
+            break;
+        }
+    }
+    raw.until_closed().await;
+    // Behind a caller who was let in there may be a proxy for many.
+    let channel = bed.service.channel().await;
+    let bearer = Bearer(Some(format!("Bearer {}", good.secret)));
+    let mut client = Client::with_interceptor(channel.clone(), bearer);
+    client.get_stats(GetStatsRequest::default()).await.expect("let in");
+    let mut watchers = Vec::new();
+    for _ in 0..40 {
+        let request = HealthCheckRequest { service: "liveness".into() };
+        let watcher = HealthClient::new(channel.clone()).watch(request).await.expect("taken");
+        watchers.push(watcher.into_inner());
+    }
+    client.get_stats(GetStatsRequest::default()).await.expect("the connection goes on");
+    drop(watchers);
     bed.service.stop().await;
 }

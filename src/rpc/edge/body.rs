@@ -14,7 +14,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, body::Body};
 
-use super::{HealthSlot, bound_trailers, message_late};
+use super::{HealthCall, bound_trailers, message_late};
 
 /// The body of a request.
 #[derive(Debug)]
@@ -80,15 +80,15 @@ pub struct Sent {
 /// What the call has been given, and may have to give back.
 #[derive(Debug)]
 struct Given {
-    _slot: HealthSlot,
+    _call: HealthCall,
     revoked: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Sent {
-    pub(super) fn new(body: Body, slot: Option<HealthSlot>) -> Self {
-        let given = slot.map(|slot| {
-            let revoked = Box::pin(slot.revoked().clone().cancelled_owned());
-            Given { _slot: slot, revoked }
+    pub(super) fn new(body: Body, call: Option<HealthCall>) -> Self {
+        let given = call.map(|call| {
+            let revoked = Box::pin(call.revoked().clone().cancelled_owned());
+            Given { _call: call, revoked }
         });
         Self { body, given, ended: false }
     }
@@ -173,7 +173,10 @@ mod tests {
     async fn c3_a_watcher_that_gives_way_is_told_so_in_its_trailers() {
         let slots = Slots::new(1, Duration::ZERO);
         let endless = StreamBody::new(tokio_stream::pending::<Result<Frame<Bytes>, Status>>());
-        let sent = Sent::new(Body::new(endless), Some(slots.take_now(None).0));
+        let sent = Sent::new(
+            Body::new(endless),
+            Some(HealthCall { slot: slots.take_now(None).0, _counted: None }),
+        );
         let (next, revoked) = slots.take_now(None);
         assert!(revoked.is_some() && slots.taken() == 2);
         let collected = sent.collect().await.expect("ended");
