@@ -67,6 +67,7 @@ pub struct Counters {
     pub spare_misses_failed: Counter,
     pub messages: Counter,
     pub frames: Counter,
+    pub stray_lines: Counter,
     spent: Mutex<Spent>,
 }
 
@@ -160,7 +161,7 @@ impl Counters {
         self.spend(&totals.spent);
     }
 
-    fn each(&self) -> [(&'static str, &Counter); 29] {
+    fn each(&self) -> [(&'static str, &Counter); 30] {
         // Taken apart by name: a counter that is added does not compile before it is here.
         let Self {
             turns,
@@ -192,6 +193,7 @@ impl Counters {
             spare_misses_failed,
             messages,
             frames,
+            stray_lines,
             spent: _,
         } = self;
         [
@@ -224,6 +226,7 @@ impl Counters {
             ("spare_misses_failed", spare_misses_failed),
             ("messages", messages),
             ("frames", frames),
+            ("stray_lines", stray_lines),
         ]
     }
 

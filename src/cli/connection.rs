@@ -10,9 +10,10 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
+use tracing::{debug, warn};
 
 use super::{
-    frame::{ControlReply, Frame, FrameKind, NotAFrame},
+    frame::{ControlReply, Frame, FrameKind},
     lines::{LineError, LineReader},
     request::ControlRequest,
 };
@@ -21,15 +22,15 @@ use super::{
 /// control requests are all that a session has under way.
 const OUTBOX_LINES: usize = 32;
 
+/// Lines that are no frames of which each is worth a warning, for each process.
+const STRAYS_LOGGED: u64 = 3;
+
 /// Why a connection cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// The CLI closed its output.
     #[error("the CLI closed its output")]
     Closed,
-    /// The CLI printed what is not its protocol.
-    #[error(transparent)]
-    NotAFrame(#[from] NotAFrame),
     /// A frame is too long, or reading failed.
     #[error(transparent)]
     Line(#[from] LineError),
@@ -53,6 +54,9 @@ pub struct Connection {
     writer: JoinHandle<()>,
     awaited: HashMap<String, oneshot::Sender<Result<String, String>>>,
     ended: bool,
+    /// Lines that are no frames.
+    strays: u64,
+    strays_taken: u64,
 }
 
 impl std::fmt::Debug for Connection {
@@ -76,6 +80,8 @@ impl Connection {
             writer: crate::tasks::spawn_owned(write_lines(input, lines_out)),
             awaited: HashMap::new(),
             ended: false,
+            strays: 0,
+            strays_taken: 0,
         }
     }
 
@@ -89,11 +95,13 @@ impl Connection {
         let more = self.lines.read_lines(&mut self.cut).await;
         let at_end = matches!(more, Ok(false));
         for line in std::mem::take(&mut self.cut) {
-            let frame = match Frame::parse(line) {
-                // A CLI that is killed while it writes leaves a piece of a line. Its end
-                // is the news, not that piece.
-                Err(_) if at_end => break,
-                parsed => parsed?,
+            let length = line.len();
+            let Ok(frame) = Frame::parse(line) else {
+                // A CLI that is killed while it writes leaves a piece of a line.
+                if !at_end {
+                    self.stray(length);
+                }
+                continue;
             };
             if let FrameKind::ControlReply(reply) = frame.kind {
                 self.resolve(reply);
@@ -106,6 +114,25 @@ impl Connection {
             self.awaited.clear();
         }
         Ok(())
+    }
+
+    /// Takes note of a line that is no frame: a wrapper, a debug option or an agent wrote to
+    /// the CLI's output. It says nothing to the pool and ends nothing.
+    fn stray(&mut self, length: usize) {
+        self.strays += 1;
+        // What it says may be somebody's words.
+        if self.strays <= STRAYS_LOGGED {
+            warn!(bytes = length, seen = self.strays, "line_is_no_frame");
+        } else {
+            debug!(bytes = length, seen = self.strays, "line_is_no_frame");
+        }
+    }
+
+    /// How many lines that are no frames were skipped since this was asked last.
+    pub fn take_strays(&mut self) -> u64 {
+        let new = self.strays - self.strays_taken;
+        self.strays_taken = self.strays;
+        new
     }
 
     fn resolve(&mut self, reply: ControlReply) {
@@ -211,14 +238,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_that_is_no_frame_does_not_hide_those_before_it() {
+    async fn d3_a_line_that_is_no_frame_is_skipped_and_counted() {
         let (ours, mut cli) = duplex(1024);
         let (output, input) = split(ours);
         let mut connection = Connection::new(output, input, 1024);
-        cli.write_all(b"{\"type\":\"news\"}\nrubbish\n").await.expect("written");
+        let lines = b"hello\n{\"type\":\"a\"}\n[1]\n{cut off\nx{\"type\":\"result\"}\n42\n";
+        cli.write_all(lines).await.expect("written");
+        drop(cli);
         let mut frames = Vec::new();
-        let read = connection.read(&mut frames).await;
-        assert!(matches!(read, Err(ConnectionError::NotAFrame(_))), "{read:?}");
-        assert_eq!(frames.len(), 1);
+        while connection.read(&mut frames).await.is_ok() {}
+        let kinds: Vec<_> = frames.iter().map(Frame::text).collect();
+        assert_eq!(kinds, [r#"{"type":"a"}"#, r#"{"type":"result"}"#]);
+        assert_eq!((connection.take_strays(), connection.take_strays()), (4, 0));
     }
 }

@@ -5,11 +5,11 @@
 //! turn adds is told before its `result`, also after an interrupt; a fork tells its whole
 //! copy; when the input ends a few notes follow.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::json::{Json, Text, view};
 use crate::ids::CliSessionId;
 
 /// Entries of one frame. The CLI tells what a turn adds piece by piece: dozens were seen.
@@ -34,37 +34,40 @@ pub struct Mirrored {
     pub entries: Vec<(Option<String>, String)>,
 }
 
-#[derive(Deserialize)]
-struct Wire<'a> {
-    #[serde(rename = "filePath", borrow)]
-    file_path: Cow<'a, str>,
-    #[serde(borrow)]
-    entries: Vec<&'a RawValue>,
+view! {
+    /// A frame.
+    Wire {
+        /// The file that is added to.
+        "filePath" => file_path: Text<'a>,
+        /// What is added.
+        "entries" => entries: Json<'a>,
+    }
 }
 
-#[derive(Deserialize)]
-struct Id {
-    uuid: Option<String>,
+view! {
+    /// An entry.
+    Id {
+        /// Its name.
+        "uuid" => uuid: Option<Text<'a>>,
+    }
 }
 
 /// Reads a frame's line; `None` if it is not of the known form and size.
 pub fn read(line: &[u8]) -> Option<Mirrored> {
-    let wire: Wire<'_> = serde_json::from_slice(line).ok()?;
-    if wire.entries.len() > MOST_ENTRIES {
+    let wire = Wire::parse(std::str::from_utf8(line).ok()?)?;
+    let entries: Vec<&RawValue> = serde_json::from_str(wire.entries?.get()).ok()?;
+    if entries.len() > MOST_ENTRIES {
         return None;
     }
-    let (conversation, subpath) = place(&wire.file_path)?;
-    let entries = wire
-        .entries
-        .into_iter()
-        .map(|entry| (uuid_of(entry.get()), one_line(entry.get())))
-        .collect();
+    let (conversation, subpath) = place(&wire.file_path.0)?;
+    let entries =
+        entries.into_iter().map(|entry| (uuid_of(entry.get()), one_line(entry.get()))).collect();
     Some(Mirrored { conversation, subpath: subpath.into(), entries })
 }
 
 /// The uuid of an entry, if it has one.
 pub fn uuid_of(entry: &str) -> Option<String> {
-    serde_json::from_str::<Id>(entry).ok()?.uuid
+    Id::parse(entry)?.uuid.map(Text::into_string)
 }
 
 /// `…/ID.jsonl` is the conversation itself, `…/ID/subagents/NAME.jsonl` a part of it.

@@ -32,6 +32,7 @@
 pub mod binding;
 pub mod connection;
 pub mod frame;
+pub mod json;
 pub mod launch;
 pub mod lines;
 pub mod memory;

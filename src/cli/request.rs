@@ -202,17 +202,20 @@ pub fn user_message(input: &Input, uuid: Uuid) -> Bytes {
     })
 }
 
-/// The answer to a prompt of the CLI. `response` is the JSON of the decision.
-pub fn control_response(prompt_id: &str, response: &Value) -> Bytes {
-    line(&json!({
-        "type": "control_response",
-        "response": {"subtype": "success", "request_id": prompt_id, "response": response},
-    }))
+/// The answer to a prompt of the CLI. Its id and the decision are JSON, and go as they are:
+/// neither has to be JSON that a strict reader takes.
+pub fn control_response(prompt_id: &str, response: &str) -> Bytes {
+    one_line(format!(
+        r#"{{"type":"control_response","response":{{"subtype":"success","request_id":{prompt_id},"response":{response}}}}}"#
+    ).into_bytes())
 }
 
 fn line(message: &impl Serialize) -> Bytes {
     // Nothing here has keys that are not strings, which is all that can fail.
-    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    one_line(serde_json::to_vec(message).unwrap_or_default())
+}
+
+fn one_line(mut line: Vec<u8>) -> Bytes {
     // A caller's own JSON may be laid out in lines. Between tokens a line end is as good
     // as a blank, and within strings there are none.
     for byte in line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')) {

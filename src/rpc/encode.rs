@@ -1,14 +1,17 @@
-//! Events to the contract's messages. A line that cannot be read as what its class says
-//! travels as `OtherFrame`, whole; nothing is ever dropped for its shape.
+//! Events to the contract's messages. What a line's class says is what it becomes, however
+//! odd its values are: a stream without its `result` would look whole. Nothing is ever
+//! dropped for its shape: what has no field goes into `extra_json`.
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::decode::Payload;
 use crate::{
-    cli::message as cli,
+    cli::{json::Lenient as _, message as cli},
     proto::{self, turn_event::Kind},
     turn::event::{Class, Event, Origin, Started},
 };
@@ -30,20 +33,22 @@ pub fn event(sequence: u64, event: &Event, payload: Payload) -> proto::TurnEvent
 
 fn kind(class: Class, line: &str) -> Kind {
     let typed = match class {
-        Class::System => read(line).and_then(system).map(Kind::System),
-        Class::Assistant => read(line).map(assistant).map(Kind::Assistant),
-        Class::User => read(line).map(user).map(Kind::User),
-        Class::StreamEvent => read(line).and_then(stream_event).map(Kind::StreamEvent),
-        Class::Prompt => read(line).and_then(prompt).map(Kind::Prompt),
-        Class::Result => read(line).map(|frame| Kind::Result(result(frame, false))),
-        Class::InterruptedResult => read(line).map(|frame| Kind::Result(result(frame, true))),
+        Class::System => cli::System::parse(line).map(system).map(Kind::System),
+        Class::Assistant => cli::Assistant::parse(line).map(assistant).map(Kind::Assistant),
+        Class::User => cli::User::parse(line).map(user).map(Kind::User),
+        Class::StreamEvent => {
+            cli::StreamEvent::parse(line).map(stream_event).map(Kind::StreamEvent)
+        }
+        Class::Prompt => cli::ControlRequest::parse(line).map(prompt).map(Kind::Prompt),
+        Class::Result => {
+            cli::TurnResult::parse(line).map(|frame| Kind::Result(result(frame, false)))
+        }
+        Class::InterruptedResult => {
+            cli::TurnResult::parse(line).map(|frame| Kind::Result(result(frame, true)))
+        }
         Class::Other => None,
     };
     typed.unwrap_or_else(|| Kind::Other(other(line)))
-}
-
-fn read<'a, T: Deserialize<'a>>(line: &'a str) -> Option<T> {
-    serde_json::from_str(line).ok()
 }
 
 /// The prost form of a duration; one that is too long for it becomes the longest.
@@ -84,7 +89,7 @@ fn texts(values: Vec<cli::Text<'_>>) -> Vec<String> {
     values.into_iter().map(cli::Text::into_string).collect()
 }
 
-fn system(frame: cli::System<'_>) -> Option<proto::SystemMessage> {
+fn system(frame: cli::System<'_>) -> proto::SystemMessage {
     let mut message = proto::SystemMessage {
         subtype: frame.subtype.into_string(),
         init: None,
@@ -95,13 +100,13 @@ fn system(frame: cli::System<'_>) -> Option<proto::SystemMessage> {
     };
     match message.subtype.as_str() {
         "init" => {
-            let init: cli::Init<'_> = serde_json::from_str(&frame.extra).ok()?;
+            let init = cli::Init::parse(&frame.extra).unwrap_or_default();
             let (init, extra) = system_init(init);
             message.init = Some(init);
             message.extra_json = extra;
         }
         "api_retry" => {
-            let retry: cli::ApiRetry<'_> = serde_json::from_str(&frame.extra).ok()?;
+            let retry = cli::ApiRetry::parse(&frame.extra).unwrap_or_default();
             message.api_retry = Some(proto::ApiRetry {
                 attempt: retry.attempt,
                 max_retries: retry.max_retries,
@@ -113,7 +118,7 @@ fn system(frame: cli::System<'_>) -> Option<proto::SystemMessage> {
         }
         _ => message.extra_json = frame.extra,
     }
-    Some(message)
+    message
 }
 
 fn system_init(init: cli::Init<'_>) -> (proto::SystemInit, String) {
@@ -223,7 +228,8 @@ fn block(raw: &RawValue) -> proto::ContentBlock {
 
 fn tool_result(block: cli::ToolResultBlock<'_>) -> proto::ToolResultBlock {
     let content = block.content.map_or("", RawValue::get);
-    let text = content.starts_with('"').then(|| read::<String>(content)).flatten();
+    let text = block.content.filter(|_| content.starts_with('"'));
+    let text = text.and_then(|raw| cli::Text::read(raw).value()).map(cli::Text::into_string);
     proto::ToolResultBlock {
         tool_use_id: block.tool_use_id.into_string(),
         content_json: if text.is_some() { String::new() } else { content.to_owned() },
@@ -233,10 +239,10 @@ fn tool_result(block: cli::ToolResultBlock<'_>) -> proto::ToolResultBlock {
     }
 }
 
-fn stream_event(frame: cli::StreamEvent<'_>) -> Option<proto::StreamEvent> {
+fn stream_event(frame: cli::StreamEvent<'_>) -> proto::StreamEvent {
     use proto::stream_event::Delta;
-    let raw = frame.event?;
-    let event: cli::ApiEvent<'_> = read(raw.get())?;
+    let raw = frame.event.map_or("", RawValue::get);
+    let event = cli::ApiEvent::parse(raw).unwrap_or_default();
     let mut said_all = event.extra.is_empty() && event.kind.0 == "content_block_delta";
     let delta = event.delta.and_then(|delta| {
         said_all &= delta.extra.is_empty();
@@ -250,29 +256,29 @@ fn stream_event(frame: cli::StreamEvent<'_>) -> Option<proto::StreamEvent> {
         }
     });
     said_all &= delta.is_some();
-    Some(proto::StreamEvent {
+    proto::StreamEvent {
         event_type: event.kind.into_string(),
         index: event.index,
         delta,
-        event_json: if said_all { String::new() } else { raw.get().to_owned() },
+        event_json: if said_all { String::new() } else { raw.to_owned() },
         parent_tool_use_id: frame.parent_tool_use_id.into_string(),
         cli_session_id: frame.session_id.into_string(),
         uuid: frame.uuid.into_string(),
         extra_json: frame.extra,
-    })
+    }
 }
 
-fn prompt(frame: cli::ControlRequest<'_>) -> Option<proto::PromptEvent> {
-    let raw = frame.request?;
-    let request: cli::PromptRequest<'_> = read(raw.get())?;
+fn prompt(frame: cli::ControlRequest<'_>) -> proto::PromptEvent {
+    let raw = frame.request.map_or("", RawValue::get);
+    let request = cli::PromptRequest::parse(raw).unwrap_or_default();
     let kind = match &*request.subtype.0 {
         "can_use_tool" => proto::PromptKind::ToolPermission,
         "hook_callback" => proto::PromptKind::Hook,
         "elicitation" => proto::PromptKind::Elicitation,
         _ => proto::PromptKind::Unspecified,
     };
-    Some(proto::PromptEvent {
-        prompt_id: frame.request_id.into_string(),
+    proto::PromptEvent {
+        prompt_id: frame.request_id.map(cli::name_of).unwrap_or_default(),
         kind: kind.into(),
         tool_name: request.tool_name.into_string(),
         input_json: json(request.input),
@@ -281,8 +287,8 @@ fn prompt(frame: cli::ControlRequest<'_>) -> Option<proto::PromptEvent> {
         description: request.description.into_string(),
         decision_reason: request.decision_reason.into_string(),
         extra_json: frame.extra,
-        request_json: raw.get().to_owned(),
-    })
+        request_json: raw.to_owned(),
+    }
 }
 
 fn result(frame: cli::TurnResult<'_>, interrupted: bool) -> proto::TurnResult {
@@ -293,15 +299,16 @@ fn result(frame: cli::TurnResult<'_>, interrupted: bool) -> proto::TurnResult {
         extra_json: denial.extra,
     });
     proto::TurnResult {
+        is_error: cli::has_failed(frame.is_error, &frame.subtype),
         subtype: frame.subtype.into_string(),
-        is_error: frame.is_error,
         interrupted,
         result: frame.result.into_string(),
         structured_output_json: json(frame.structured_output),
         num_turns: frame.num_turns,
         duration: Some(milliseconds(frame.duration_ms)),
         api_duration: Some(milliseconds(frame.duration_api_ms)),
-        total_cost_usd: frame.total_cost_usd,
+        total_cost_usd: cli::total_cost(frame.total_cost_usd, frame.model_usage)
+            .unwrap_or_default(),
         usage: Some(usage(frame.usage)),
         model_usage_json: json(frame.model_usage),
         permission_denials: denials.collect(),
@@ -316,11 +323,6 @@ fn result(frame: cli::TurnResult<'_>, interrupted: bool) -> proto::TurnResult {
 }
 
 fn other(line: &str) -> proto::OtherFrame {
-    #[derive(Deserialize)]
-    struct Head {
-        #[serde(rename = "type", default)]
-        kind: String,
-    }
-    let kind = read::<Head>(line).map(|head| head.kind).unwrap_or_default();
+    let kind = cli::Head::parse(line).map(|head| head.kind.into_string()).unwrap_or_default();
     proto::OtherFrame { r#type: kind, frame_json: line.to_owned() }
 }

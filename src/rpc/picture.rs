@@ -217,6 +217,7 @@ fn counters(counters: &Counters) -> proto::PoolCounters {
         spare_misses_folder: counters.spare_misses_folder.get(),
         spare_misses_failed: counters.spare_misses_failed.get(),
         frames: counters.frames.get(),
+        stray_lines: counters.stray_lines.get(),
     }
 }
 

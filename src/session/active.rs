@@ -141,7 +141,9 @@ impl SessionTask {
         frames: &mut Vec<Frame>,
         stopping: bool,
     ) -> Option<Over> {
-        self.around.tenant.counters.frames.add(frames.len() as u64);
+        let counters = &self.around.tenant.counters;
+        counters.frames.add(frames.len() as u64);
+        counters.stray_lines.add(active.lease.connection.take_strays());
         let mut events = Vec::with_capacity(frames.len());
         let mut over = None;
         let mut used = 0;
@@ -285,7 +287,7 @@ impl SessionTask {
         let Some(prompt) = active.turn.prompts.remove(&prompt_id) else {
             return Err(self.failure(Cause::PromptNotFound { prompt_id }).into());
         };
-        let line = control_response(&prompt_id, &decision_json(&prompt.input, decision));
+        let line = control_response(&prompt.raw_id, &decision_json(&prompt.input, decision));
         active.turn.touch();
         active.lease.connection.send(line).map_err(|blocked| {
             self.failure(Cause::Protocol { detail: blocked.to_string() })
@@ -300,22 +302,49 @@ fn abandoned(turn: &Running) -> bool {
 }
 
 /// The CLI wants the input back with every permission: without it 2.1.197 takes the
-/// answer for a broken one.
-fn decision_json(asked_input: &str, decision: Decision) -> serde_json::Value {
-    use serde_json::{Value, from_str, json};
-    let parse = |text: &str| from_str::<Value>(text).unwrap_or(Value::Null);
+/// answer for a broken one. It goes back as it came, byte for byte: it may hold what no
+/// strict reader of JSON takes.
+fn decision_json(asked_input: &str, decision: Decision) -> String {
     match decision {
         Decision::Allow { updated_input, updated_permissions } => {
             let input = updated_input.as_deref().unwrap_or(asked_input);
-            let mut answer = json!({"behavior": "allow", "updatedInput": parse(input)});
-            if let Some(permissions) = updated_permissions {
-                answer["updatedPermissions"] = parse(&permissions);
-            }
-            answer
+            let input = if input.is_empty() { "{}" } else { input };
+            let permissions = updated_permissions
+                .map_or_else(String::new, |updates| format!(r#","updatedPermissions":{updates}"#));
+            format!(r#"{{"behavior":"allow","updatedInput":{input}{permissions}}}"#)
         }
         Decision::Deny { message, interrupt } => {
-            json!({"behavior": "deny", "message": message, "interrupt": interrupt})
+            serde_json::json!({"behavior": "deny", "message": message, "interrupt": interrupt})
+                .to_string()
         }
-        Decision::Raw(text) => parse(&text),
+        Decision::Raw(text) => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d2_an_input_goes_back_byte_for_byte() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        for input in [
+            r#"{"text":"\ud83d","n":1e400,"x":1.50, "a":1,"a":2}"#.to_owned(),
+            format!(r#"{{"deep":{deep}}}"#),
+        ] {
+            let allow = Decision::Allow { updated_input: None, updated_permissions: None };
+            let wanted = format!(r#"{{"behavior":"allow","updatedInput":{input}}}"#);
+            assert_eq!(decision_json(&input, allow), wanted);
+            let changed = Decision::Allow {
+                updated_input: Some(input.clone()),
+                updated_permissions: Some("[]".into()),
+            };
+            let line = control_response("\"p\\ud83d\"", &decision_json("{}", changed));
+            let line = std::str::from_utf8(&line).expect("text");
+            assert!(line.contains(&format!(r#""updatedInput":{input},"updatedPermissions":[]"#)));
+            assert!(line.contains(r#""request_id":"p\ud83d""#), "{line}");
+        }
+        let allow = Decision::Allow { updated_input: None, updated_permissions: None };
+        assert_eq!(decision_json("", allow), r#"{"behavior":"allow","updatedInput":{}}"#);
     }
 }

@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     cli::{
-        connection::ConnectionError,
         frame::{Frame, FrameKind},
         options::{LiveChange, Options},
         process::StopGrace,
@@ -81,10 +80,9 @@ impl SessionTask {
             let rests = self.rests_from().filter(|_| !self.status.can_rest);
             tokio::select! {
                 read = lease.connection.read(&mut frames) => match read {
-                    Ok(()) => {}
-                    // What it printed may be somebody's words: not for the log.
-                    Err(ConnectionError::NotAFrame(_)) => {
-                        return self.lost(lease, "a line that is not a JSON object").await;
+                    Ok(()) => {
+                        let strays = lease.connection.take_strays();
+                        self.around.tenant.counters.stray_lines.add(strays);
                     }
                     Err(error) => return self.lost(lease, &error.to_string()).await,
                 },

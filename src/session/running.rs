@@ -51,7 +51,7 @@ impl Habits {
     pub fn note(&mut self, kind: &FrameKind) {
         match kind {
             FrameKind::PromptStarted { .. } => self.announces_prompts = true,
-            FrameKind::TaskStarted { id } if self.tasks.len() < MOST_AT_ONCE => {
+            FrameKind::TaskStarted { id } if self.tasks.len() < MOST_AT_ONCE && !id.is_empty() => {
                 self.tasks.insert(id.clone());
             }
             FrameKind::TaskEnded { id } => {
@@ -229,7 +229,8 @@ impl Running {
                 Meaning::Moved(Class::Other, cli_session_id.clone())
             }
             FrameKind::Prompt(prompt) => {
-                if self.prompts.len() < MOST_AT_ONCE {
+                // One without an id cannot be answered, and is not waited for.
+                if self.prompts.len() < MOST_AT_ONCE && !prompt.id.is_empty() {
                     self.prompts.insert(prompt.id.clone(), prompt.clone());
                 }
                 Meaning::Event(Class::Prompt)

@@ -338,7 +338,8 @@ impl SessionTask {
 
     /// Takes note of what a turn cost.
     pub(super) fn spend(&mut self, summary: &ResultSummary) -> Spent {
-        let total = summary.total_cost_usd;
+        // One that says nothing of its cost leaves the sum as it was.
+        let total = summary.total_cost_usd.unwrap_or(self.reported_cost);
         let spent = Spent::of_turn(self.reported_cost, total, summary.usage);
         self.reported_cost = total;
         self.status.spent.add(&spent);

@@ -1,165 +1,231 @@
-//! The parts of a line's JSON that [`super`] looks at, as serde reads them.
+//! The parts of a line's JSON that [`super`] looks at. Whatever is odd about them, a frame
+//! keeps the role that its type gives it.
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{ControlReply, FrameKind, Prompt, ResultSummary, TokenUsage, excerpt};
+use super::{ControlReply, Prompt, ResultSummary, TokenUsage, excerpt};
+use crate::cli::json::{Json, Text, is_null, members, read_or_default, view};
+use crate::cli::message::{has_failed, name_of, total_cost};
 
-#[derive(Deserialize)]
-pub(super) struct WireMessage<'a> {
-    #[serde(borrow)]
-    pub(super) message: WireContent<'a>,
+/// What a `result` calls the origin of a turn that a background task began.
+const BACKGROUND: &str = "task-notification";
+
+view! {
+    /// What any frame may say of whom or what it is about.
+    Names {
+        /// The conversation.
+        "session_id" => session_id: Text<'a>,
+        /// The frame, or the prompt that it echoes.
+        "uuid" => uuid: Text<'a>,
+        /// A control request.
+        "request_id" => request_id: Json<'a>,
+        /// A background task.
+        "task_id" => task_id: Text<'a>,
+        /// A prompt.
+        "command_uuid" => command_uuid: Text<'a>,
+        /// What became of it; of the CLI, in `session_state_changed`.
+        "state" => state: Text<'a>,
+        /// The conversation that comes next.
+        "new_conversation_id" => new_conversation_id: Text<'a>,
+        /// Whether it is an echo.
+        "isReplay" => replay: bool,
+        /// What changed about a task.
+        "patch" => patch: Patch<'a>,
+        /// A message.
+        "message" => message: Message<'a>,
+        /// The answer to a request.
+        "response" => response: Json<'a>,
+    }
 }
 
-#[derive(Deserialize)]
-pub(super) struct WireContent<'a> {
-    #[serde(borrow)]
-    pub(super) content: &'a RawValue,
+view! {
+    /// What changed about a task.
+    Patch {
+        /// How it goes.
+        "status" => status: Text<'a>,
+    }
 }
 
-#[derive(Deserialize)]
-pub(super) struct WireBlock {
-    #[serde(rename = "type", default)]
-    pub(super) kind: String,
-    pub(super) id: Option<String>,
-    pub(super) tool_use_id: Option<String>,
+view! {
+    /// A message.
+    Message {
+        /// Its blocks, or a text.
+        "content" => content: Json<'a>,
+    }
 }
 
-#[derive(Deserialize)]
-pub(super) struct WireReplay {
-    #[serde(rename = "isReplay", default)]
-    pub(super) replay: bool,
-    pub(super) uuid: Option<String>,
+view! {
+    /// A block of a message.
+    Block {
+        /// Its type.
+        "type" => kind: Text<'a>,
+        /// Of a tool call.
+        "id" => id: Text<'a>,
+        /// Of a tool's result.
+        "tool_use_id" => tool_use_id: Text<'a>,
+    }
 }
 
-#[derive(Deserialize)]
-pub(super) struct WireLifecycle {
-    pub(super) command_uuid: String,
-    pub(super) state: String,
+view! {
+    /// The body of an answer.
+    Reply {
+        /// `success` or `error`.
+        "subtype" => subtype: Text<'a>,
+        /// The request.
+        "request_id" => request_id: Text<'a>,
+        /// The payload.
+        "response" => response: Json<'a>,
+        /// The error.
+        "error" => error: Text<'a>,
+    }
 }
 
-#[derive(Deserialize)]
-pub(super) struct WireTask {
-    pub(super) task_id: String,
+view! {
+    /// The body of a request of the CLI.
+    Asked {
+        /// `can_use_tool`, …
+        "subtype" => subtype: Text<'a>,
+        /// The tool's input.
+        "input" => input: Json<'a>,
+    }
 }
 
-#[derive(Deserialize)]
-pub(super) struct WireTaskUpdate {
-    pub(super) task_id: String,
-    pub(super) patch: WireTaskPatch,
+view! {
+    /// A `result`.
+    WireResult {
+        /// `success`, …
+        "subtype" => subtype: Text<'a>,
+        /// Whether the turn failed.
+        "is_error" => is_error: Option<bool>,
+        /// Why it ended.
+        "terminal_reason" => terminal_reason: Text<'a>,
+        /// The last words.
+        "result" => result: Option<Text<'a>>,
+        /// Errors in words.
+        "errors" => errors: Vec<Text<'a>>,
+        /// Cost over the life of the process.
+        "total_cost_usd" => total_cost_usd: Option<f64>,
+        /// The same by model.
+        "modelUsage" => model_usage: Json<'a>,
+        /// Tokens of the turn.
+        "usage" => usage: Tokens<'a>,
+        /// The prompt that it answers last.
+        "user_message_uuid" => user_message_uuid: Text<'a>,
+        /// All of them.
+        "user_message_uuids" => user_message_uuids: Vec<Text<'a>>,
+        /// Who asked for it.
+        "origin" => origin: Origin<'a>,
+        /// The conversation.
+        "session_id" => session_id: Text<'a>,
+    }
 }
 
-#[derive(Deserialize)]
-pub(super) struct WireTaskPatch {
-    #[serde(default)]
-    pub(super) status: String,
+view! {
+    /// Who asked for a turn.
+    Origin {
+        /// In one word.
+        "kind" => kind: Text<'a>,
+    }
 }
 
-#[derive(Deserialize)]
-pub(super) struct WireSession {
-    pub(super) session_id: String,
+view! {
+    /// Tokens.
+    Tokens {
+        /// Read.
+        "input_tokens" => input_tokens: u64,
+        /// Written.
+        "output_tokens" => output_tokens: u64,
+        /// Written to the cache.
+        "cache_creation_input_tokens" => cache_creation_input_tokens: u64,
+        /// Read from the cache.
+        "cache_read_input_tokens" => cache_read_input_tokens: u64,
+    }
 }
 
-#[derive(Deserialize)]
-pub(super) struct WireState {
-    pub(super) state: String,
-}
-
-#[derive(Deserialize)]
-pub(super) struct WireId {
-    pub(super) request_id: String,
-}
-
-#[derive(Deserialize)]
-pub(super) struct WireReset {
-    pub(super) new_conversation_id: String,
-}
-
-#[derive(Deserialize)]
-pub(super) struct WireReply {
-    pub(super) response: WireReplyBody,
-}
-
-#[derive(Deserialize)]
-pub(super) struct WireReplyBody {
-    pub(super) subtype: String,
-    pub(super) request_id: String,
-    pub(super) response: Option<Box<RawValue>>,
-    pub(super) error: Option<String>,
-}
-
-impl From<WireReply> for FrameKind {
-    fn from(wire: WireReply) -> Self {
-        let body = wire.response;
-        let outcome = if body.subtype == "success" {
-            Ok(body.response.map_or_else(|| "null".to_owned(), |raw| raw.get().to_owned()))
-        } else {
-            Err(body.error.unwrap_or(body.subtype))
+/// The `type` and the `subtype` of a line; `None` if it is no JSON object.
+pub(super) fn head(line: &str) -> Option<(Text<'_>, Text<'_>)> {
+    let (mut kind, mut subtype) = (None, None);
+    let is_object = members(line, |key, _, value| {
+        let field = match key {
+            "type" => &mut kind,
+            "subtype" => &mut subtype,
+            _ => return,
         };
-        Self::ControlReply(ControlReply { request_id: body.request_id, outcome })
+        // One that comes twice, and the second time as something else, is as it was.
+        if field.is_none() || value.get().starts_with('"') {
+            *field = Some(value);
+        }
+    });
+    is_object.then(|| (read_or_default(kind), read_or_default(subtype)))
+}
+
+/// The answer to a control request of ours.
+pub(super) fn reply(line: &str) -> ControlReply {
+    let response = Names::parse(line).and_then(|names| names.response);
+    let body: Reply<'_> = read_or_default(response);
+    let outcome = if &*body.subtype.0 == "success" {
+        Ok(body.response.map_or_else(|| "null".to_owned(), |raw| raw.get().to_owned()))
+    } else if body.error.0.is_empty() {
+        Err(body.subtype.into_string())
+    } else {
+        Err(body.error.into_string())
+    };
+    ControlReply { request_id: body.request_id.into_string(), outcome }
+}
+
+/// What the CLI asks. Its id goes back as it came.
+pub(super) fn prompt(line: &str) -> Prompt {
+    let mut request_id: Option<&RawValue> = None;
+    let mut request = None;
+    members(line, |key, _, value| match key {
+        "request_id" if request_id.is_none() || !is_null(value) => request_id = Some(value),
+        "request" if request.is_none() || value.get().starts_with('{') => request = Some(value),
+        _ => {}
+    });
+    let body: Asked<'_> = read_or_default(request);
+    Prompt {
+        id: request_id.map(name_of).unwrap_or_default(),
+        raw_id: request_id.map_or_else(|| "null".to_owned(), |raw| raw.get().to_owned()),
+        subtype: body.subtype.into_string(),
+        input: body.input.map_or_else(String::new, |raw| raw.get().to_owned()),
     }
 }
 
-#[derive(Deserialize)]
-pub(super) struct WirePrompt {
-    pub(super) request_id: String,
-    pub(super) request: WirePromptBody,
+/// The ids of the blocks of type `wanted` in a message.
+pub(super) fn block_ids(message: &Message<'_>, wanted: &str) -> Vec<String> {
+    let blocks: Vec<Block<'_>> = read_or_default(message.content);
+    blocks
+        .into_iter()
+        .filter(|block| block.kind.0 == wanted)
+        .map(|block| if block.id.0.is_empty() { block.tool_use_id } else { block.id })
+        .map(Text::into_string)
+        .filter(|id| !id.is_empty())
+        .collect()
 }
 
-#[derive(Deserialize)]
-pub(super) struct WirePromptBody {
-    pub(super) subtype: String,
-    pub(super) input: Option<Box<RawValue>>,
-}
-
-impl From<WirePrompt> for Prompt {
-    fn from(wire: WirePrompt) -> Self {
-        Self {
-            id: wire.request_id,
-            subtype: wire.request.subtype,
-            input: wire.request.input.map_or_else(String::new, |raw| raw.get().to_owned()),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(default)]
-#[derive(Default)]
-pub(super) struct WireResult {
-    pub(super) is_error: bool,
-    pub(super) terminal_reason: Option<String>,
-    pub(super) result: Option<String>,
-    pub(super) errors: Vec<String>,
-    pub(super) total_cost_usd: f64,
-    pub(super) usage: Option<TokenUsage>,
-    pub(super) user_message_uuid: Option<String>,
-    pub(super) user_message_uuids: Vec<String>,
-    pub(super) origin: Option<WireOrigin>,
-    pub(super) session_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct WireOrigin {
-    pub(super) kind: Option<String>,
-}
-
-impl From<WireResult> for ResultSummary {
-    fn from(wire: WireResult) -> Self {
-        let mut prompt_uuids = wire.user_message_uuids;
-        prompt_uuids.extend(wire.user_message_uuid);
-        let text = wire.result.unwrap_or_else(|| wire.errors.join("; "));
-        Self {
-            is_error: wire.is_error,
-            terminal_reason: wire.terminal_reason.unwrap_or_default(),
-            text: excerpt(&text, 300),
-            total_cost_usd: wire.total_cost_usd,
-            usage: wire.usage.unwrap_or_default(),
-            prompt_uuids,
-            background: wire
-                .origin
-                .and_then(|origin| origin.kind)
-                .is_some_and(|kind| kind == "task-notification"),
-            cli_session_id: wire.session_id.unwrap_or_default(),
-        }
+/// The figures of a result.
+pub(super) fn result(line: &str) -> ResultSummary {
+    let wire = WireResult::parse(line).unwrap_or_default();
+    let mut prompt_uuids: Vec<String> =
+        wire.user_message_uuids.into_iter().map(Text::into_string).collect();
+    prompt_uuids.extend(Some(wire.user_message_uuid.into_string()));
+    prompt_uuids.retain(|uuid| !uuid.is_empty());
+    let errors: Vec<String> = wire.errors.into_iter().map(Text::into_string).collect();
+    let text = wire.result.map_or_else(|| errors.join("; "), Text::into_string);
+    let usage = TokenUsage {
+        input_tokens: wire.usage.input_tokens,
+        output_tokens: wire.usage.output_tokens,
+        cache_creation_input_tokens: wire.usage.cache_creation_input_tokens,
+        cache_read_input_tokens: wire.usage.cache_read_input_tokens,
+    };
+    ResultSummary {
+        is_error: has_failed(wire.is_error, &wire.subtype),
+        terminal_reason: wire.terminal_reason.into_string(),
+        text: excerpt(&text, 300),
+        total_cost_usd: total_cost(wire.total_cost_usd, wire.model_usage),
+        usage,
+        prompt_uuids,
+        background: wire.origin.kind.0 == BACKGROUND,
+        cli_session_id: wire.session_id.into_string(),
     }
 }

@@ -1,17 +1,8 @@
 //! Blocks of a message.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor},
-};
 use serde_json::value::RawValue;
 
-use super::{
-    Json,
-    object::{Extra, Text, object},
-};
+use crate::cli::json::{Json, Lenient, Read, Text, members, object, read_or_default};
 
 /// The content of a message: blocks, or plain text.
 #[derive(Debug)]
@@ -28,29 +19,17 @@ impl Default for Content<'_> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ContentVisitor;
-        impl<'de> Visitor<'de> for ContentVisitor {
-            type Value = Content<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or an array of blocks")
+impl<'a> Lenient<'a> for Content<'a> {
+    fn read(raw: &'a RawValue) -> Read<Self> {
+        match raw.get().as_bytes().first() {
+            Some(b'"') => {
+                Text::read(raw).value().map_or(Read::Nothing, |text| Read::Whole(Self::Plain(text)))
             }
-            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Content::Plain(Text(Cow::Borrowed(text))))
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Content::Plain(Text(Cow::Owned(text.to_owned()))))
-            }
-            fn visit_seq<S: de::SeqAccess<'de>>(self, mut seq: S) -> Result<Self::Value, S::Error> {
-                let mut blocks = Vec::new();
-                while let Some(block) = seq.next_element()? {
-                    blocks.push(block);
-                }
-                Ok(Content::Blocks(blocks))
-            }
+            Some(b'[') => serde_json::from_str(raw.get())
+                .map_or(Read::Nothing, |blocks| Read::Whole(Self::Blocks(blocks))),
+            _ if raw.get() == "null" => Read::Whole(Self::default()),
+            _ => Read::Nothing,
         }
-        deserializer.deserialize_any(ContentVisitor)
     }
 }
 
@@ -119,24 +98,23 @@ pub enum Block<'a> {
     Other(Text<'a>, &'a str),
 }
 
-#[derive(Deserialize)]
-struct BlockHead<'a> {
-    #[serde(rename = "type", borrow, default)]
-    kind: Text<'a>,
-}
-
 impl<'a> Block<'a> {
-    /// Reads one block; what is not of a known shape is `Other`.
+    /// Reads one block; what is not of a known type is `Other`.
     pub fn parse(raw: &'a RawValue) -> Self {
         let json = raw.get();
-        let kind =
-            serde_json::from_str::<BlockHead<'a>>(json).map(|head| head.kind).unwrap_or_default();
+        let mut kind = None;
+        members(json, |key, _, value| {
+            if key == "type" && (kind.is_none() || value.get().starts_with('"')) {
+                kind = Some(value);
+            }
+        });
+        let kind: Text<'a> = read_or_default(kind);
         let known = match &*kind.0 {
-            "text" => serde_json::from_str(json).map(Self::Text),
-            "thinking" => serde_json::from_str(json).map(Self::Thinking),
-            "tool_use" => serde_json::from_str(json).map(Self::ToolUse),
-            "tool_result" => serde_json::from_str(json).map(Self::ToolResult),
-            _ => return Self::Other(kind, json),
+            "text" => TextBlock::parse(json).map(Self::Text),
+            "thinking" => ThinkingBlock::parse(json).map(Self::Thinking),
+            "tool_use" => ToolUseBlock::parse(json).map(Self::ToolUse),
+            "tool_result" => ToolResultBlock::parse(json).map(Self::ToolResult),
+            _ => None,
         };
         known.unwrap_or(Self::Other(kind, json))
     }

@@ -1,27 +1,31 @@
 //! Reads a frame in full, borrowing from its line, for those who show it to
 //! callers. Knows nothing of who they are.
 //!
-//! Every type keeps the keys that it has no field for as JSON text in `extra`, so
-//! that nothing a newer CLI says is lost. A line that is not of the expected shape
-//! fails to read as its type; its reader then passes on the line as it is.
+//! Every type keeps the keys that it has no field for, and the values that cannot be read
+//! as what its fields say, as JSON text in `extra`: nothing that a CLI says is lost, and
+//! nothing that it says oddly hides the rest.
 
 mod block;
-mod object;
-
-use std::{fmt, marker::PhantomData};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
 
 pub use block::{Block, Content, TextBlock, ThinkingBlock, ToolResultBlock, ToolUseBlock};
-pub use object::Text;
-use object::{Extra, object};
 
-/// A value kept as its JSON text.
-pub type Json<'a> = Option<&'a RawValue>;
+use serde_json::value::RawValue;
+
+pub use super::json::{Json, Text};
+use super::json::{Lenient as _, members, object, read_or_default, view};
+
+/// A name, which may have been written as a number.
+pub fn name_of(raw: &RawValue) -> String {
+    Text::read(raw).value().map_or_else(|| raw.get().to_owned(), Text::into_string)
+}
+
+view! {
+    /// Any frame.
+    Head {
+        /// What it is.
+        "type" => kind: Text<'a>,
+    }
+}
 
 object! {
     /// A `system` frame; the fields after `subtype` are those of `init` and `api_retry`.
@@ -223,7 +227,7 @@ object! {
         /// `success`, …
         "subtype" => subtype: Text<'a>,
         /// Whether the turn failed.
-        "is_error" => is_error: bool,
+        "is_error" => is_error: Option<bool>,
         /// The last words.
         "result" => result: Text<'a>,
         /// The structured output.
@@ -235,7 +239,7 @@ object! {
         /// Time in the API, in milliseconds.
         "duration_api_ms" => duration_api_ms: f64,
         /// Cost over the life of the process, in US dollars.
-        "total_cost_usd" => total_cost_usd: f64,
+        "total_cost_usd" => total_cost_usd: Option<f64>,
         /// Tokens of the turn.
         "usage" => usage: Usage<'a>,
         /// Tokens by model.
@@ -275,7 +279,7 @@ object! {
         /// Always `control_request`.
         "type" => kind: Text<'a>,
         /// Its id.
-        "request_id" => request_id: Text<'a>,
+        "request_id" => request_id: Json<'a>,
         /// What it asks.
         "request" => request: Json<'a>,
     }
@@ -299,4 +303,34 @@ object! {
         /// Why the CLI asks.
         "decision_reason" => decision_reason: Text<'a>,
     }
+}
+
+view! {
+    /// What a model used.
+    ModelUsage {
+        /// In US dollars.
+        "costUSD" => cost: Option<f64>,
+    }
+}
+
+/// Whether a turn failed, by its result: newer words for failure all begin alike.
+pub fn has_failed(is_error: Option<bool>, subtype: &Text<'_>) -> bool {
+    is_error.unwrap_or_else(|| subtype.0.starts_with("error"))
+}
+
+/// The cost that a result tells; `None` if it tells none.
+pub fn total_cost(total: Option<f64>, by_model: Json<'_>) -> Option<f64> {
+    total.filter(|cost| *cost >= 0.0).or_else(|| by_model.and_then(cost_by_model))
+}
+
+/// What all models cost together, as far as it is told.
+fn cost_by_model(models: &RawValue) -> Option<f64> {
+    let mut sum = None;
+    members(models.get(), |_, _, value| {
+        let usage: ModelUsage<'_> = read_or_default(Some(value));
+        if let Some(cost) = usage.cost.filter(|cost| *cost >= 0.0) {
+            *sum.get_or_insert(0.0) += cost;
+        }
+    });
+    sum
 }

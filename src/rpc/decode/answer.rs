@@ -1,16 +1,21 @@
 //! Answers to what the CLI asked. They can change permissions, so the policy is asked.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use serde_json::Value;
+use serde_json::{Value, value::to_raw_value};
 use tonic::Status;
 
 use super::{
     Policy, apart,
-    check::{Check, MAX_DEPTH, MAX_TEXT, depth},
+    check::{Check, MAX_DEPTH, MAX_TEXT, depth, shown},
     required,
 };
-use crate::{ids::SessionId, proto, session::Decision};
+use crate::{
+    cli::json::{Extra, Rest as _, members},
+    ids::SessionId,
+    proto,
+    session::Decision,
+};
 
 /// Bytes of the id of a prompt; the CLI's own are UUIDs.
 const MAX_PROMPT_ID: usize = 256;
@@ -86,14 +91,30 @@ fn permissions_of(check: &mut Check, text: &str, policy: &Policy) -> Option<Stri
 
 /// An answer in the CLI's own words can say what `allow` says.
 fn raw_of(check: &mut Check, text: &str, policy: &Policy) -> Option<Decision> {
-    let answer = check.json_map("response_json", text, MAX_TEXT)?;
+    check.json_object("response_json", text);
+    let mut answer = Extra::default();
+    let mut seen = HashSet::new();
     let field = "response_json.updatedPermissions";
-    match answer.get("updatedPermissions") {
-        None => {}
-        Some(Value::Array(updates)) => {
-            check.deny_all(field, policy.judge_permission_updates(updates));
+    let is_object = members(text, |key, name, value| {
+        if !seen.insert(key.to_owned()) {
+            check
+                .bad("response_json", format!("must have each key once, has {} twice", shown(key)));
         }
-        Some(_) => check.bad(field, "must be a JSON array"),
-    }
-    Some(Decision::Raw(Value::Object(answer).to_string()))
+        if key != "updatedPermissions" {
+            answer.push(name.get(), value);
+            return;
+        }
+        // What the policy saw is what is passed on.
+        match serde_json::from_str::<Vec<Value>>(value.get()) {
+            Ok(updates) => {
+                check.deny_all(field, policy.judge_permission_updates(&updates));
+                if let Ok(updates) = to_raw_value(&updates) {
+                    answer.push("\"updatedPermissions\"", &updates);
+                }
+            }
+            Err(_) => check.bad(field, "must be a JSON array"),
+        }
+    });
+    let answer = answer.finish();
+    is_object.then(|| Decision::Raw(if answer.is_empty() { "{}".to_owned() } else { answer }))
 }

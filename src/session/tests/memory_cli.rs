@@ -370,7 +370,6 @@ impl MemoryCli {
             "mute-end" => return TurnEnd::Mute,
             "rubbish" => {
                 say(json!("not an object")).await;
-                std::future::pending().await
             }
             "hang" | "deaf" | "lose" => {
                 say(message(1)).await;

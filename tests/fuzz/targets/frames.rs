@@ -56,7 +56,11 @@ fuzz_target!(|data: &[u8]| {
     let Ok(frame) = Frame::parse(Bytes::copy_from_slice(line)) else { return };
     let event = Event::Frame(class_of(&frame.kind, interrupted % 2 == 1), frame.raw.clone());
     let both = encode::event(1, &event, Payload::Both);
-    assert_eq!(both.json.as_bytes(), line);
+    // What is no UTF-8 is mended, and what stands before a frame is left out.
+    assert_eq!(both.json.as_bytes(), frame.raw);
+    if frame.raw != line {
+        return;
+    }
     let kind = both.kind.expect("a kind");
     assert_eq!(encode::event(1, &event, Payload::Typed).kind.as_ref(), Some(&kind));
     assert!(encode::event(1, &event, Payload::Json).kind.is_none());

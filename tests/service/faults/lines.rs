@@ -1,6 +1,6 @@
 //! Lines that break other readers: very long ones, and those that are no JSON.
 
-use session_pool::proto::{Payload, QueryRequest};
+use session_pool::proto::{Payload, QueryRequest, turn_event::Kind};
 use tonic::Code;
 
 use crate::support::{
@@ -52,15 +52,60 @@ async fn after_a_line_over_the_limit_the_session_serves_on_and_remembers() {
 }
 
 #[tokio::test]
-async fn after_a_line_that_is_no_json_the_session_serves_on_and_remembers() {
+async fn d3_a_line_that_is_no_frame_ends_nothing_and_is_counted() {
     let service = Service::start(|_| {}).await;
     service.query("a", "one").await.result();
-    let turn = service.query("a", &script(&["garbage", "say never seen"])).await;
-    failure(turn.error(), Code::Internal, "PROTOCOL_ERROR");
-    assert_eq!(turn.text(), "");
+    let lines = ["garbage", "raw hello", "raw [1]", "raw-partial x", "say still here"];
+    let turn = service.query("a", &script(&lines)).await;
+    assert_eq!(turn.text(), "still here");
+    turn.result();
     let recited = service.query("a", &script(&["recite"])).await.text();
     assert_eq!(recited.lines().next(), Some("one"));
     assert_eq!(service.processes().len(), 1);
+    assert_eq!(service.stats().await.counters.expect("counters").stray_lines, 3);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn d1_a_result_with_odd_figures_is_told() {
+    let service = Service::start(|_| {}).await;
+    for odd in [
+        r#""usage":{"input_tokens":1.5},"total_cost_usd":0.25"#,
+        r#""total_cost_usd":null"#,
+        r#""errors":null,"permission_denials":7"#,
+        r#""num_turns":-1,"num_turns":{},"duration_ms":"long""#,
+        r#""api_error_status":"429","usage":[]"#,
+        r#""stop_reason":"\ud83d","modelUsage":1e400"#,
+    ] {
+        let result = r#""type":"result","subtype":"success","is_error":false,"result":"paid""#;
+        let line = format!("raw {{{odd},{result}}}");
+        let turn = service.query("a", &script(&[&line, "no-result idle"])).await;
+        assert!(matches!(turn.end, Some(Ok(()))), "{odd}: {:?}", turn.end);
+        assert_eq!(turn.result().result, "paid", "{odd}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn d2_surrogates_alone_neither_hide_a_prompt_nor_a_text() {
+    let service = Service::start(|_| {}).await;
+    let said =
+        r#"raw {"type":"assistant","message":{"content":[{"type":"text","text":"a\ud83d"}]}}"#;
+    let asked = r#"raw {"type":"control_request","request_id":"r","request":{"subtype":"can_use_tool","tool_name":"Bash","description":"\ude00","input":{"x":"\ud83d"}}}"#;
+    let request = QueryRequest {
+        payload: Payload::Both.into(),
+        ..query("a", &script(&[said, asked, "say done"]))
+    };
+    let turn = service.run(request).await;
+    assert_eq!(turn.text(), "a\u{fffd}\ndone");
+    let prompt = turn.events.iter().find_map(|event| match &event.kind {
+        Some(Kind::Prompt(prompt)) => Some((prompt, &event.json)),
+        _ => None,
+    });
+    let (prompt, json) = prompt.expect("a prompt");
+    assert_eq!(prompt.description, "\u{fffd}");
+    assert_eq!(prompt.input_json, r#"{"x":"\ud83d"}"#);
+    assert_eq!(json, &asked["raw ".len()..]);
     service.stop().await;
 }
 
