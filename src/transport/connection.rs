@@ -26,7 +26,11 @@ use tokio_util::{either::Either, sync::CancellationToken};
 use tower_service::Service;
 use tracing::{Span, debug};
 
-use super::{Limits, Peer, greeting::Greeted, slots::Slot};
+use super::{
+    Limits, Peer,
+    greeting::{Greeted, PORTION},
+    slots::Slot,
+};
 use crate::tasks::Tasks;
 
 /// How long a connection may take to close once its calls have ended.
@@ -38,10 +42,10 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const RECEIVE_WINDOW: u32 = 1024 * 1024;
 /// Bytes of one call that may wait to be sent.
 const SEND_BUFFER: usize = 128 * 1024;
-/// Calls that were opened and cancelled again before they could be looked at, as a multiple
-/// of the calls at once: a proxy cancels for many callers in one packet. A call that waits
-/// so holds its headers and nothing else.
-const CANCELLED_AT_ONCE: usize = 4;
+/// Calls that may be opened and cancelled again before they are looked at: a proxy cancels
+/// for many callers in one packet. More than fit into one portion of what is read, where
+/// the two frames take 27 bytes at least, so that no connection ends by it.
+const CANCELLED_AT_ONCE: usize = PORTION / 16;
 /// Calls that the service had to reset for a fault of the client, in the whole life of a
 /// connection. A proxy has clients of all kinds; an attacker makes a list of them that
 /// must not grow for ever.
@@ -108,7 +112,7 @@ where
     /// Serves calls until the connection ends, for whatever reason.
     async fn calls(&self, stream: Stream, peer: Peer, slot: &Slot, deadline: Instant) {
         let (stream, greeted) = Greeted::new(stream, slot.revoked().clone());
-        let calls = Arc::new(watch::Sender::new(0));
+        let (portion, calls) = (stream.portion(), Arc::new(watch::Sender::new(0)));
         let service = Calls { service: self.service.clone(), peer, open: Arc::clone(&calls) };
         let connection = self.http().serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
@@ -123,7 +127,11 @@ where
         let mut closed_by = None;
         loop {
             tokio::select! {
-                ended = connection.as_mut() => {
+                ended = poll_fn(|cx| {
+                    // The library has looked at every call of the portion when it returns.
+                    portion.begin();
+                    connection.as_mut().poll(cx)
+                }) => {
                     return if let Err(error) = ended { debug!(%error, "connection_failed") };
                 }
                 () = &mut greeted => return debug!("greeting_timeout"),
@@ -151,10 +159,9 @@ where
     fn http(&self) -> http2::Builder<StreamTasks> {
         let Limits { max_streams, max_header_bytes, .. } = self.limits;
         let mut http = http2::Builder::new(StreamTasks(self.tasks.clone()));
-        let streams = usize::try_from(max_streams).unwrap_or(usize::MAX);
         http.timer(TokioTimer::new())
             .max_concurrent_streams(max_streams)
-            .max_pending_accept_reset_streams(streams.saturating_mul(CANCELLED_AT_ONCE))
+            .max_pending_accept_reset_streams(CANCELLED_AT_ONCE)
             .max_local_error_reset_streams(FAULTY_CALLS)
             .max_header_list_size(max_header_bytes)
             .initial_stream_window_size(RECEIVE_WINDOW)

@@ -1,12 +1,16 @@
 //! What is read from a connection, before the HTTP library sees it. Notices when a client
 //! has said what every HTTP/2 connection begins with: the preface and a whole SETTINGS
 //! frame, for which the library waits without a bound. Gives the library a peer's bytes in
-//! portions: it reads on as long as there are any, and looks at calls only afterwards.
+//! portions: it reads on as long as there are any, and looks at one call in between.
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -20,8 +24,19 @@ const PREFACE: usize = 24;
 /// The head of a frame, which begins with the length of its payload in three bytes.
 const FRAME_HEAD: usize = 9;
 
-/// Bytes that are read before the calls in them are looked at.
-const PORTION: usize = 64 * 1024;
+/// Bytes that are read before all calls in them are looked at.
+pub(super) const PORTION: usize = 64 * 1024;
+
+/// What may still be read of the portion.
+#[derive(Debug, Clone)]
+pub(super) struct Portion(Arc<AtomicUsize>);
+
+impl Portion {
+    /// Begins the next one: all calls in the one before have been looked at.
+    pub fn begin(&self) {
+        self.0.store(PORTION, Ordering::Relaxed);
+    }
+}
 
 /// A stream that tells when the greeting has been read from it.
 #[derive(Debug)]
@@ -33,16 +48,20 @@ pub(super) struct Greeted<T> {
     told: Option<oneshot::Sender<()>>,
     /// Nothing is read any more once this is cancelled, however much there is.
     cut: CancellationToken,
-    /// What has been read of the portion.
-    portion: usize,
+    portion: Portion,
 }
 
 impl<T> Greeted<T> {
     /// The stream, and what resolves once the greeting is complete.
     pub fn new(stream: T, cut: CancellationToken) -> (Self, oneshot::Receiver<()>) {
         let (told, greeted) = oneshot::channel();
-        let told = Some(told);
-        (Self { stream, head: Vec::new(), read: 0, told, cut, portion: 0 }, greeted)
+        let (told, portion) = (Some(told), Portion(Arc::new(AtomicUsize::new(PORTION))));
+        (Self { stream, head: Vec::new(), read: 0, told, cut, portion }, greeted)
+    }
+
+    /// What bounds how much is read at once.
+    pub fn portion(&self) -> Portion {
+        self.portion.clone()
     }
 
     fn note(&mut self, bytes: &[u8]) {
@@ -75,18 +94,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Greeted<T> {
         if self.cut.is_cancelled() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        if self.portion >= PORTION {
-            self.portion = 0;
+        let left = self.portion.0.load(Ordering::Relaxed);
+        if left == 0 {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buffer) else {
-            self.portion = 0;
-            return Poll::Pending;
-        };
-        read?;
-        self.portion += buffer.filled().len() - before;
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let read = buffer.filled().len() - before;
+        self.portion.0.store(left.saturating_sub(read), Ordering::Relaxed);
         self.note(&buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }
@@ -149,6 +165,7 @@ mod tests {
         let flood = vec![0; 4 * PORTION];
         let cut = CancellationToken::new();
         let (mut stream, _greeted) = Greeted::new(&flood[..], cut.clone());
+        let portion = stream.portion();
         let mut pauses = 0;
         let mut read = 0;
         while read < flood.len() {
@@ -159,11 +176,15 @@ mod tests {
             });
             match polled.await {
                 Poll::Ready(outcome) => outcome.expect("read"),
-                Poll::Pending => pauses += 1,
+                Poll::Pending => {
+                    pauses += 1;
+                    portion.begin();
+                }
             }
             read += buffer.filled().len();
         }
         assert_eq!(pauses, 3);
+        portion.begin();
         cut.cancel();
         let mut one = [0];
         let error = stream.read(&mut one).await.expect_err("cut");

@@ -227,7 +227,7 @@ fn cancelled(streams: impl Iterator<Item = u32>) -> Vec<u8> {
 async fn c2_a_proxys_connection_outlives_batches_of_cancelled_calls() {
     let (service, address) = limited(|_| {}).await;
     let mut raw = Raw::greeted(address).await;
-    let prompt = script(&["say one", "sleep 1500", "say two"]);
+    let prompt = script(&["say one", "sleep 4000", "say two"]);
     let request = raw::message(&query("long", &prompt).encode_to_vec());
     raw.send(&frame(HEADERS, END_HEADERS, 1, &raw::call(QUERY, &[]))).await;
     raw.send(&frame(raw::DATA, END_STREAM, 1, &request)).await;
@@ -237,6 +237,11 @@ async fn c2_a_proxys_connection_outlives_batches_of_cancelled_calls() {
         raw.send(&bytes).await;
         next += 2 * u32::try_from(batch).expect("few");
         sleep(Duration::from_millis(50)).await;
+    }
+    // And faster than they can be looked at.
+    for _ in 0..100 {
+        raw.send(&cancelled((next..).step_by(2).take(200))).await;
+        next += 400;
     }
     // Calls that were under way for a while, and are cancelled together.
     let open: Vec<u32> = (next..).step_by(2).take(200).collect();
