@@ -119,6 +119,7 @@ impl Default for PoolConfig {
             turn_buffer_bytes: 4 * MIB,
             turn_spill_bytes: 1 << 30,
             turn_retention: Duration::from_secs(60),
+            background_grace: Duration::from_secs(10),
             memory_budget: memory::budget_that_fits(),
             spill_bytes: 4 << 30,
             disk_reserve: 512 << 20,

@@ -128,6 +128,10 @@ pub struct PoolConfig {
     /// How long a turn's log is kept after the turn. Default 1 min, over 0, at
     /// most 1 day.
     pub turn_retention: Duration,
+    /// How long a tenant waits for a process while tenants that hold more have sessions
+    /// with nothing but background work; then the one of those that was used least recently
+    /// loses its process. Default 10 s, 0 is for ever, at most 30 days.
+    pub background_grace: Duration,
     /// Bytes of memory for prompts, requests and turns' logs together. Default: an eighth
     /// of the memory, from 32 to 96 MiB. At least twice `policy.max_prompt_bytes`, which
     /// raises the default; 1 MiB to 1 TiB.

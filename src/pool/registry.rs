@@ -48,6 +48,9 @@ pub struct PoolSettings {
     pub cleanup_interval: Duration,
     /// How long a conversation is kept after its last turn.
     pub retention: Duration,
+    /// How long a tenant waits for processes that work in others' background; zero is for
+    /// ever.
+    pub background_grace: Duration,
 }
 
 /// What the pool gives its sessions.

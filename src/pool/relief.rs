@@ -1,17 +1,31 @@
 //! When processes are scarce: sessions that have nothing to do let theirs go, the least
 //! recently used first, one for each session that waits for a place. Woken when somebody
-//! joins the line or a session comes to rest, never by a clock.
+//! joins the line or a session comes to rest. A process that works in the background is not
+//! idle; but a tenant that holds fewer processes waits for those of others at most
+//! `pool.background_grace`: then the one that was used least recently gives its place.
 
-use std::collections::HashSet;
+use std::{cmp::Reverse, collections::HashSet, future::pending};
 
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 use tracing::debug;
 
 use super::{Scope, SessionPool};
 use crate::{
     ids::{SessionKey, TenantId},
-    session::{LetGo, SessionHandle},
+    session::{LetGo, SessionHandle, status::Condition},
+    supply::Contest,
 };
+
+/// Sleeps until then; for ever without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
 
 /// A session that is letting its process go, and for whose sake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +47,14 @@ impl SessionPool {
             tokio::pin!(joined, rested);
             joined.as_mut().enable();
             rested.as_mut().enable();
+            let (contested, next_contest) = self.due_contest(&under_way);
+            if let Some((relief, handle)) = contested {
+                under_way.push(relief.clone());
+                reliefs.spawn(async move {
+                    handle.let_go(LetGo::Fairness).await;
+                    relief
+                });
+            }
             for (relief, handle) in self.due_reliefs(&under_way) {
                 debug!(session_id = %relief.key.session, "session_gives_its_place");
                 under_way.push(relief.clone());
@@ -44,6 +66,7 @@ impl SessionPool {
             tokio::select! {
                 () = joined => {}
                 () = rested => {}
+                () = at(next_contest) => {}
                 Some(done) = reliefs.join_next() => match done {
                     Ok(relief) => under_way.retain(|other| *other != relief),
                     // Only a panic ends one without its name: none is known to be under way.
@@ -51,6 +74,39 @@ impl SessionPool {
                 },
             }
         }
+    }
+
+    /// A session whose background work is to end for a tenant that holds fewer processes,
+    /// and when to look again. One at a time: a place that is given changes who holds more.
+    fn due_contest(
+        &self,
+        under_way: &[Relief],
+    ) -> (Option<(Relief, SessionHandle)>, Option<Instant>) {
+        let grace = self.shared().settings.background_grace;
+        let contests = self.shared().parts.supply.contests();
+        let now = Instant::now();
+        if grace.is_zero() || contests.is_empty() || !under_way.is_empty() {
+            return (None, None);
+        }
+        for Contest { since, holders, .. } in &contests {
+            if *since + grace > now {
+                return (None, Some(*since + grace));
+            }
+            let yielding = |(key, handle): (SessionKey, SessionHandle)| {
+                let held = *holders.get(&key.tenant)?;
+                let status = handle.status();
+                let idle = status.condition == Condition::Active && !status.is_busy();
+                let rank = (Reverse(held), status.last_used_at);
+                drop(status);
+                idle.then_some((rank, key, handle))
+            };
+            let sessions = self.handles(&Scope::All).into_iter().filter_map(yielding);
+            if let Some((_, key, handle)) = sessions.min_by_key(|(rank, ..)| *rank) {
+                return (Some((Relief { key, of_tenant: None }, handle)), None);
+            }
+        }
+        // All of them run turns; whoever comes to rest may have begun something else.
+        (None, Some(now + grace))
     }
 
     /// The sessions that are to let their processes go now.

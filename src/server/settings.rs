@@ -169,6 +169,7 @@ pub fn pool_settings(config: &Config) -> PoolSettings {
         idle_threshold: config.pool.idle_threshold,
         cleanup_interval: config.pool.cleanup_interval,
         retention: config.store.retention,
+        background_grace: config.pool.background_grace,
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     admission::{Occupation, Verdict, admit},
     command::{CloseReport, Command, TurnRequest},
     phase::{PendingUpdate, Taken, Waiting},
+    resting::LetGo,
     task::SessionTask,
 };
 use crate::{
@@ -48,7 +49,8 @@ impl SessionTask {
                 return Taken::Interrupt(keep_session, reply);
             }
             Command::LetGo { why, reply } => {
-                if occupation == Occupation::Free && self.may_rest() {
+                let may = self.may_rest() || (why == LetGo::Fairness && self.may_yield());
+                if occupation == Occupation::Free && may {
                     return Taken::LetGo(why, reply);
                 }
                 reply.send(false).ok();

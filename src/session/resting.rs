@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     phase::{Absence, Phase},
@@ -23,6 +23,9 @@ pub enum LetGo {
     Idle,
     /// Another session needs its place.
     Pressure,
+    /// A tenant that holds fewer has waited for its place for too long. What works in its
+    /// background ends with it.
+    Fairness,
 }
 
 impl SessionTask {
@@ -37,6 +40,13 @@ impl SessionTask {
     /// Whether the process could be let go now.
     pub(super) fn may_rest(&self) -> bool {
         self.rests_from().is_some_and(|from| from <= Instant::now())
+    }
+
+    /// Whether the process could be let go although something may work in its background.
+    pub(super) fn may_yield(&self) -> bool {
+        let nothing_waits =
+            self.queue.is_empty() && self.updates.is_empty() && self.leftover.is_empty();
+        nothing_waits && !self.ephemeral
     }
 
     /// Shows whether the process could be let go, if that has changed since the phase began,
@@ -71,12 +81,22 @@ impl SessionTask {
         // Nobody else need ask for it.
         self.status.can_rest = false;
         self.show();
+        let lease_id = lease.client_id;
         self.part_with(lease, StopGrace::GENTLE).await;
         self.absence = Absence::LetGo;
         let counters = &self.around.tenant.counters;
         counters.hibernations.add_one();
-        if why == LetGo::Pressure {
-            counters.hibernations_under_pressure.add_one();
+        match why {
+            LetGo::Idle => {}
+            LetGo::Pressure => counters.hibernations_under_pressure.add_one(),
+            LetGo::Fairness => {
+                counters.hibernations_under_pressure.add_one();
+                warn!(session_id = %self.status.session_id, client_id = %lease_id, "background_work_ended");
+                let told = "its background work was ended: a tenant with fewer processes waited";
+                self.status.last_error = Some(told.to_owned());
+                self.status.error_count += 1;
+                self.remember();
+            }
         }
         Phase::Detached
     }

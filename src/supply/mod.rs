@@ -23,7 +23,7 @@ use tracing::debug;
 
 pub use folders::sweep_anonymous;
 pub use permit::Permit;
-pub use places::{Place, Places, Shortage};
+pub use places::{Contest, Place, Places, Shortage};
 pub use process_supply::{ProcessSupply, SupplyLimits};
 pub use spares::{Miss, SpareClass, SpareSettings, SpareUse};
 
@@ -138,6 +138,11 @@ pub trait Supply: Send + Sync + std::fmt::Debug {
 
     /// Who waits for a place among the processes.
     fn shortage(&self) -> Shortage;
+
+    /// The tenants that wait for a place while others hold more.
+    fn contests(&self) -> Vec<Contest> {
+        Vec::new()
+    }
 
     /// Told when somebody joins those who wait.
     fn joined(&self) -> Arc<Notify>;

@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
 use crate::ids::TenantId;
 
@@ -37,6 +40,17 @@ pub struct Shortage {
     pub of_tenant: Vec<(TenantId, usize)>,
 }
 
+/// A tenant that waits for a place while others hold more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contest {
+    /// Who waits.
+    pub tenant: TenantId,
+    /// Since when, the one who waits longest.
+    pub since: Instant,
+    /// Who holds more places than it, and how many.
+    pub holders: HashMap<TenantId, usize>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     held: usize,
@@ -52,6 +66,8 @@ struct State {
 struct Line {
     held: usize,
     waiting: VecDeque<(u64, oneshot::Sender<Place>)>,
+    /// Since when somebody waits; moved on whenever a place is given.
+    since: Option<Instant>,
 }
 
 /// One place, free again when dropped.
@@ -95,6 +111,24 @@ impl Places {
         shortage
     }
 
+    /// The tenants that wait for a place while others hold more, those first that wait
+    /// longest.
+    pub fn contests(&self) -> Vec<Contest> {
+        let state = self.lock();
+        let mut contests = Vec::new();
+        for (tenant, line) in &state.tenants {
+            let waits = line.waiting.iter().any(|(_, sender)| !sender.is_closed());
+            let Some(since) = line.since.filter(|_| waits && line.held < self.0.share) else {
+                continue;
+            };
+            let more = state.tenants.iter().filter(|(_, other)| other.held > line.held);
+            let holders = more.map(|(tenant, other)| (tenant.clone(), other.held)).collect();
+            contests.push(Contest { tenant: tenant.clone(), since, holders });
+        }
+        contests.sort_by_key(|contest| contest.since);
+        contests
+    }
+
     /// Told when somebody joins the line.
     pub fn joined(&self) -> Arc<Notify> {
         Arc::clone(&self.0.joined)
@@ -119,6 +153,10 @@ impl Places {
                 state.tickets += 1;
                 let ticket = state.tickets;
                 let line = state.tenants.entry(tenant.clone()).or_default();
+                line.waiting.retain(|(_, sender)| !sender.is_closed());
+                if line.waiting.is_empty() {
+                    line.since = Some(Instant::now());
+                }
                 line.waiting.push_back((ticket, sender));
                 self.hand_out(&mut state);
                 given
@@ -153,6 +191,7 @@ impl Places {
             let Some(tenant) = state.next(self.0.share) else { break };
             let Some(line) = state.tenants.get_mut(&tenant) else { break };
             let Some((_, sender)) = line.waiting.pop_front() else { break };
+            line.since = (!line.waiting.is_empty()).then(Instant::now);
             self.give(state, tenant, sender);
         }
         while state.held < self.0.capacity {

@@ -19,7 +19,7 @@ use tracing::{debug, error_span, warn};
 
 use super::{
     Lease, Leasing, Order, Permit, SpareSettings, SpareUse, Supply, folders, handshake,
-    places::{Place, Places, Shortage},
+    places::{Contest, Place, Places, Shortage},
     prepare::{Prepared, blocking, prepare},
     spares::stock::Stock,
 };
@@ -179,6 +179,10 @@ impl Supply for ProcessSupply {
 
     fn shortage(&self) -> Shortage {
         self.0.shortage()
+    }
+
+    fn contests(&self) -> Vec<Contest> {
+        self.0.places.contests()
     }
 
     fn joined(&self) -> Arc<Notify> {

@@ -145,3 +145,35 @@ async fn a_tenant_waits_for_its_share_of_processes() {
     let _others = hang(&b, "1").await;
     bed.service.stop().await;
 }
+
+#[tokio::test]
+async fn c8_background_work_of_a_tenant_that_holds_more_gives_way_to_another() {
+    let tokens = two();
+    let bed = Bed::with(&[&tokens[0], &tokens[1]], |config| {
+        config.pool.max_processes = 2;
+        config.pool.background_grace = Duration::from_millis(300);
+        config.pool.connect_timeout = Duration::from_secs(20);
+    })
+    .await;
+    let (a, b) = (bed.client(&tokens[0]), bed.client(&tokens[1]));
+    // Two sessions whose background work ends in an hour.
+    for session in ["1", "2"] {
+        let prompt = script(&["background-turn 3600000", "say begun"]);
+        open(&a, query(session, &prompt)).await.expect("taken").finish().await;
+    }
+    let began = tokio::time::Instant::now();
+    let mut other = open(&b, query("s", "me too")).await.expect("taken");
+    other.finish().await;
+    other.result();
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+    // The one that was used least recently is told with its state, and goes on.
+    let shown = |session: &str| {
+        let request = session_pool::proto::GetSessionRequest { session_id: session.into() };
+        let mut client = a.clone();
+        async move { client.get_session(request).await.expect("there").into_inner().session }
+    };
+    let ended = shown("1").await.expect("a session");
+    assert!(ended.last_error.contains("background work was ended"), "{}", ended.last_error);
+    assert!(shown("2").await.expect("a session").last_error.is_empty());
+    bed.service.stop().await;
+}
