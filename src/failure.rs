@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::{
     cli::process::Exit,
-    ids::{ClientId, SessionId, TurnId},
+    ids::{CliSessionId, ClientId, SessionId, TurnId},
 };
 
 /// What went wrong.
@@ -72,6 +72,13 @@ pub enum Cause {
     ConversationNotFound {
         /// Its id.
         resume: String,
+    },
+    /// A conversation that another session of the tenant has.
+    SessionConflict {
+        /// The conversation.
+        conversation: CliSessionId,
+        /// The session that has it.
+        owner: SessionId,
     },
     /// No such session.
     SessionNotFound,
@@ -172,6 +179,7 @@ impl Cause {
             Self::OptionsMismatch { .. } => "OPTIONS_MISMATCH",
             Self::NotAllowed { .. } => "POLICY_DENIED",
             Self::ConversationNotFound { .. } => "INVALID_ARGUMENT",
+            Self::SessionConflict { .. } => "SESSION_CONFLICT",
             Self::SessionNotFound => "SESSION_NOT_FOUND",
             Self::TurnNotFound => "TURN_NOT_FOUND",
             Self::PromptNotFound { .. } => "PROMPT_NOT_FOUND",
@@ -232,6 +240,11 @@ impl fmt::Display for Cause {
             Self::ConversationNotFound { resume } => {
                 write!(f, "options.resume: no conversation {resume}")
             }
+            Self::SessionConflict { conversation, owner } => write!(
+                f,
+                "conversation {conversation} belongs to session {owner:?}; ask that session, or take \
+                 up a copy (options.fork_session)"
+            ),
             Self::SessionNotFound => f.write_str("no such session"),
             Self::TurnNotFound => f.write_str("no such turn, or it is not kept any more"),
             Self::PromptNotFound { prompt_id } => {

@@ -1,5 +1,8 @@
 //! What a tenant has used, and what it may use: its counters, its quotas, its cost of
-//! the day. Knows nothing of what its sessions do.
+//! the day, and which of its sessions has which conversation. Knows nothing of what its
+//! sessions do.
+
+mod conversations;
 
 use std::{
     collections::HashMap,
@@ -8,6 +11,8 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+pub use conversations::{Conversations, Hold};
 
 use crate::{
     counters::{Counters, Spent, Today, Totals},
@@ -40,6 +45,8 @@ pub struct Tenant {
     quotas: Quotas,
     /// What happened in its sessions.
     pub counters: Counters,
+    /// Which of its sessions holds which conversation.
+    pub conversations: Conversations,
     queued: Option<Arc<Semaphore>>,
     streams: Option<Arc<Semaphore>>,
     today: Mutex<Today>,
@@ -60,6 +67,7 @@ impl Tenant {
         Self {
             id,
             counters: Counters::default(),
+            conversations: Conversations::default(),
             queued: semaphore(quotas.queued_turns),
             streams: semaphore(quotas.streams),
             today: Mutex::default(),

@@ -59,6 +59,7 @@ fn classify(cause: &Cause) -> (Code, Option<Duration>) {
         Cause::OptionsMismatch { .. } => (Code::FailedPrecondition, None),
         Cause::NotAllowed { .. } => (Code::PermissionDenied, None),
         Cause::ConversationNotFound { .. } => (Code::InvalidArgument, None),
+        Cause::SessionConflict { .. } => (Code::FailedPrecondition, None),
         Cause::SessionNotFound => (Code::NotFound, None),
         Cause::TurnNotFound => (Code::NotFound, None),
         Cause::PromptNotFound { .. } => (Code::NotFound, None),
@@ -241,6 +242,7 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
             put("field", field.clone());
             put("limit", allowed.clone());
         }
+        Cause::SessionConflict { owner, .. } => put("owner_session_id", owner.to_string()),
         Cause::ConversationNotFound { .. } => put("field", "options.resume".to_owned()),
         Cause::PromptNotFound { .. } => put("field", "prompt_id".to_owned()),
         Cause::PoolDisabled

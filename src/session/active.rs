@@ -199,7 +199,13 @@ impl SessionTask {
                 active.turn.write(&mut over.untold);
                 self.end_log(active, &over);
             }
-            Err(cause) => self.fail_active(active, cause),
+            Err(cause) => {
+                if matches!(cause, Cause::SessionConflict { .. }) {
+                    // Its process works where it must not: the next turn gets another.
+                    active.lease.child.kill();
+                }
+                self.fail_active(active, cause);
+            }
         }
         over
     }

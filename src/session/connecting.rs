@@ -7,7 +7,7 @@ use tracing::{debug, error, warn};
 use super::{
     CloseReport, InterruptOutcome, InterruptReport,
     admission::Occupation,
-    command::{CloseReason, Command, DisconnectPolicy},
+    command::{CloseReason, Command, DisconnectPolicy, ResumeFrom},
     phase::{Absence, Phase, Taken, Waiting},
     running::Habits,
     task::SessionTask,
@@ -15,7 +15,6 @@ use super::{
 use crate::{
     cli::{options::Options, transcript::Entry},
     failure::{Cause, Failure},
-    ids::CliSessionId,
     supply::{Conversation, Lease, Leasing, Miss, Order, SpareUse},
     turn::event::Origin,
 };
@@ -41,6 +40,10 @@ impl SessionTask {
             Err(cause) => {
                 let failure = self.failure(cause);
                 self.fail(&turn.log, failure);
+                if self.queue.is_empty() && !self.is_known() {
+                    // Nothing begins here: it does not keep a place in the pool.
+                    return Phase::Closing(None, CloseReason::ConnectFailed);
+                }
                 return Phase::Detached;
             }
         };
@@ -131,18 +134,20 @@ impl SessionTask {
         if known && elsewhere && !request.new_conversation {
             return Err(Cause::OptionsMismatch { options: vec!["resume".into()], detail: None });
         }
+        let conversation = match request.resume {
+            Some(ResumeFrom { id, fork: true }) => {
+                Conversation::CopyOf { from: id, to: self.fresh()? }
+            }
+            Some(ResumeFrom { id, fork: false }) => {
+                self.take_up(id).await?;
+                Conversation::Existing(id)
+            }
+            None if request.new_conversation => Conversation::Own(self.fresh()?),
+            None => self.go_on().await?,
+        };
         self.status.options = self.status.options.updated(&request.options);
-        if request.new_conversation {
-            self.converse(Conversation::Own(CliSessionId::fresh()));
-        }
-        if let Some(resume) = request.resume {
-            self.converse(if resume.fork {
-                Conversation::CopyOf { from: resume.id, to: CliSessionId::fresh() }
-            } else {
-                Conversation::Existing(resume.id)
-            });
-        }
-        let source = match self.conversation {
+        self.converse(conversation);
+        let source = match conversation {
             Conversation::Own(id) if !known || request.new_conversation => {
                 debug!(cli_session_id = %id, "conversation_begins");
                 return Ok((true, Vec::new()));

@@ -39,6 +39,8 @@ pub struct Keeping {
     recalled: bool,
     /// Whether it knew the session, or does by now.
     known: bool,
+    /// The conversation that the CLI says it works in by now, if it is another.
+    pub(super) moved_to: Option<CliSessionId>,
     /// Whether the conversation's id is what the CLI said, and not yet the store's.
     claimed: bool,
     /// Whether the conversation was there before the session, which does not own it then.
@@ -81,10 +83,15 @@ impl SessionTask {
         self.keeping.changed = true;
     }
 
-    /// The CLI says that its conversation has another id.
-    pub(super) fn claim(&mut self) {
+    /// The CLI works in a conversation of another id, which is the session's from here on.
+    pub(super) fn moved(&mut self, id: CliSessionId) {
+        debug!(cli_session_id = %id, "conversation_changed");
+        self.keeping.moved_to = None;
         self.keeping.claimed = true;
+        self.status.cli_session_id = id;
+        self.conversation = Conversation::Own(id);
         self.remember();
+        self.show();
     }
 
     /// The conversation from here on, which the service itself has chosen.
@@ -108,6 +115,11 @@ impl SessionTask {
             warn!(session_id = %self.status.session_id, "transcript_mirror_not_understood");
             return;
         };
+        if !self.may_add_to(mirrored.conversation) {
+            let (session_id, conversation) = (&self.status.session_id, mirrored.conversation);
+            warn!(%session_id, %conversation, "lines_of_another_session_left_out");
+            return;
+        }
         for (uuid, json) in mirrored.entries {
             self.hold(mirrored.conversation, Arc::clone(&mirrored.subpath), uuid, json);
         }
@@ -141,18 +153,19 @@ impl SessionTask {
 
     /// Keeps what is not kept yet. What could not be kept is tried again with the next.
     pub(super) async fn keep_conversation(&mut self) -> Result<(), Cause> {
+        self.settle_move().await?;
         if self.ephemeral || (self.keeping.lines.is_empty() && !self.keeping.changed) {
             return Ok(());
         }
         let commit = Commit {
             key: self.key.clone(),
             record: self.record(),
-            claimed: self.keeping.claimed,
             lines: self.keeping.lines.clone(),
             totals: self.around.tenant.totals(),
         };
         self.around.store.commit(commit).await.map_err(failed)?;
         self.keeping = Keeping { recalled: true, known: true, ..Keeping::default() };
+        self.release_kept();
         Ok(())
     }
 
@@ -235,6 +248,6 @@ impl SessionTask {
     }
 }
 
-fn failed(error: StoreError) -> Cause {
+pub(super) fn failed(error: StoreError) -> Cause {
     Cause::Internal { detail: error.to_string() }
 }

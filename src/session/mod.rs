@@ -39,6 +39,7 @@ mod intake;
 mod interrupting;
 mod keeping;
 mod mishap;
+mod ownership;
 mod phase;
 mod resting;
 mod running;

@@ -31,7 +31,7 @@ use crate::{
     ids::{CliSessionId, ClientId, SessionId, SessionKey},
     store::Store,
     supply::{Conversation, Supply},
-    tenant::Tenant,
+    tenant::{Hold, Tenant},
     turn::{
         log::TurnLog,
         storage::{Accounts, Storage},
@@ -123,6 +123,9 @@ pub struct SessionTask {
     /// The last picture; changed in place and published at phase entry.
     pub(super) status: Status,
     pub(super) conversation: Conversation,
+    /// The conversations that no other session gets, beside those that the store has as
+    /// this one's.
+    pub(super) held: Vec<Hold>,
     pub(super) ephemeral: bool,
     /// Why it has no process, when it has none.
     pub(super) absence: Absence,
@@ -168,6 +171,7 @@ impl SessionTask {
             publisher,
             status,
             conversation: Conversation::Own(cli_session_id),
+            held: Vec::new(),
             ephemeral,
             absence: Absence::NeverThere,
             queue: VecDeque::new(),
@@ -320,18 +324,6 @@ impl SessionTask {
             self.end_turn(&waiting.log, Err(self.failure(Cause::TurnInterrupted)));
         }
         if self.queue.len() != before {
-            self.show();
-        }
-    }
-
-    /// Follows the CLI to another conversation.
-    pub(super) fn follow(&mut self, cli_session_id: &str) {
-        let Some(id) = CliSessionId::parse(cli_session_id) else { return };
-        if id != self.status.cli_session_id {
-            debug!(cli_session_id = %id, "conversation_changed");
-            self.status.cli_session_id = id;
-            self.conversation = Conversation::Own(id);
-            self.claim();
             self.show();
         }
     }

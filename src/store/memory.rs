@@ -88,11 +88,11 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, commit: Commit) -> Pending<'_, ()> {
-        let Commit { key, record, claimed, lines, totals } = commit;
+        let Commit { key, record, lines, totals } = commit;
         let mut state = self.lock();
         let conversation = record.cli_session_id;
-        if claimed && state.is_others(&key, conversation) {
-            return Box::pin(future::ready(Err(super::claimed(conversation))));
+        if state.is_others(&key, conversation) {
+            return Box::pin(future::ready(Err(super::owned(conversation))));
         }
         state.totals.entry(key.tenant.clone()).or_default().raise(&totals);
         state.keep(&key, record);
@@ -111,6 +111,20 @@ impl Store for MemoryStore {
             }
         }
         done(())
+    }
+
+    fn other_owner<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        conversation: CliSessionId,
+    ) -> Pending<'a, Option<SessionId>> {
+        let state = self.lock();
+        let mut others = state.sessions.iter().filter(|(other, kept)| {
+            other.tenant == key.tenant
+                && other.session != key.session
+                && kept.conversations.contains(&conversation)
+        });
+        done(others.next().map(|(other, _)| other.session.clone()))
     }
 
     fn transcript<'a>(

@@ -22,8 +22,8 @@ use crate::{
     ids::{CliSessionId, SessionId, SessionKey, TenantId},
 };
 
-/// What a session is told that claims a conversation of others.
-fn claimed(id: CliSessionId) -> StoreError {
+/// What a session is told that asks for a conversation of another.
+fn owned(id: CliSessionId) -> StoreError {
     StoreError(format!("conversation {id} belongs to another session"))
 }
 
@@ -43,8 +43,15 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Keeps a session's record and adds lines to its transcripts. A line whose uuid is
     /// there already is left out; so is one of a conversation that other sessions have and
     /// this one does not: an agent can speak in the name of its CLI. Fails if the record's own
-    /// is one of those, and only claimed.
+    /// is one of those: a conversation has one session.
     fn commit(&self, commit: Commit) -> Pending<'_, ()>;
+
+    /// Another session of the tenant that has a conversation, if there is one.
+    fn other_owner<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        conversation: CliSessionId,
+    ) -> Pending<'a, Option<SessionId>>;
 
     /// Keeps what a tenant has counted, where there is nothing else to keep.
     fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()>;

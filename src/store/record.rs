@@ -53,9 +53,6 @@ pub struct Commit {
     pub key: SessionKey,
     /// The session's record from now on.
     pub record: Record,
-    /// Whether only its CLI says that it has the record's conversation. An agent can speak
-    /// in its CLI's name: a conversation that only other sessions have is refused then.
-    pub claimed: bool,
     /// What was added to its transcripts.
     pub lines: Vec<Line>,
     /// What its tenant has counted so far.

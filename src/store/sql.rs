@@ -144,6 +144,25 @@ impl Store for SqlStore {
         )
     }
 
+    fn other_owner<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        id: CliSessionId,
+    ) -> Pending<'a, Option<SessionId>> {
+        Box::pin(async move {
+            let owner: Option<String> = sqlx::query_scalar(
+                "SELECT session_id FROM conversations \
+                 WHERE tenant = $1 AND cli_session_id = $2 AND session_id <> $3 LIMIT 1",
+            )
+            .bind(key.tenant.as_str())
+            .bind(id.to_string())
+            .bind(key.session.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+            owner.map(|id| SessionId::parse(&id).map_err(|_| bad("session_id"))).transpose()
+        })
+    }
+
     fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()> {
         let (tenant, totals) = (tenant.clone(), Box::new(totals));
         Box::pin(async move { self.writer.ask(|reply| Order::Count(tenant, totals, reply)).await })

@@ -40,7 +40,7 @@ fn line(conversation: CliSessionId, subpath: &str, uuid: Option<&str>, json: &st
 }
 
 fn commit(key: &SessionKey, record: Record, lines: Vec<Line>) -> Commit {
-    Commit { key: key.clone(), record, claimed: false, lines, totals: Totals::default() }
+    Commit { key: key.clone(), record, lines, totals: Totals::default() }
 }
 
 /// Runs a test on a store of each kind.
@@ -98,13 +98,16 @@ async fn a_transcript_has_its_lines_in_order_and_each_once() {
 }
 
 #[tokio::test]
-async fn nobody_adds_to_a_conversation_that_only_others_have() {
+async fn e1_nobody_has_or_adds_to_a_conversation_of_another_session() {
     on_each(async |store| {
         let (one, two, id) = (key("a", "1"), key("a", "2"), CliSessionId::fresh());
         store.commit(commit(&one, record(id, 1), vec![])).await.expect("kept");
         let forged = commit(&two, record(id, 1), vec![line(id, "", Some("1"), "{}")]);
-        let refused = store.commit(Commit { claimed: true, ..forged }).await;
-        assert!(refused.expect_err("another's").0.contains("another session"));
+        let refused = store.commit(forged).await;
+        assert!(refused.expect_err("another's").to_string().contains("another session"));
+        assert_eq!(store.other_owner(&two, id).await, Ok(Some(one.session.clone())));
+        assert_eq!(store.other_owner(&one, id).await, Ok(None), "it is its own");
+        assert_eq!(store.other_owner(&key("b", "2"), id).await, Ok(None), "another tenant's");
         assert_eq!(store.load(&two).await, Ok(None));
         let (own, aside) = (CliSessionId::fresh(), CliSessionId::fresh());
         let lines = [own, id, aside].map(|it| line(it, "", Some("1"), "{}")).into();
@@ -123,18 +126,26 @@ async fn nobody_adds_to_a_conversation_that_only_others_have() {
 }
 
 #[tokio::test]
-async fn a_conversation_goes_with_the_last_session_that_has_it() {
+async fn e1_every_conversation_that_a_session_ever_had_stays_its_own() {
     on_each(async |store| {
-        let (one, two, id) = (key("a", "1"), key("a", "2"), CliSessionId::fresh());
-        let own = CliSessionId::fresh();
-        store.commit(commit(&one, record(own, 1), vec![])).await.expect("kept");
-        let said = vec![line(id, "", Some("1"), "{}")];
-        store.commit(commit(&one, record(id, 1), said)).await.expect("kept");
-        store.commit(commit(&two, record(id, 1), vec![])).await.expect("kept");
-        assert_eq!(store.forget(&one).await, Ok(Some(vec![own])));
-        assert_eq!(store.transcript(&one.tenant, id).await.expect("read").len(), 1);
-        assert_eq!(store.forget(&two).await, Ok(Some(vec![id])));
-        assert_eq!(store.transcript(&one.tenant, id).await, Ok(vec![]));
+        let (one, two) = (key("a", "1"), key("a", "2"));
+        let (first, second) = (CliSessionId::fresh(), CliSessionId::fresh());
+        let said = vec![line(first, "", Some("1"), "{}")];
+        store.commit(commit(&one, record(first, 1), said)).await.expect("kept");
+        store.commit(commit(&one, record(second, 2), vec![])).await.expect("kept");
+        store.leave_pool(&one).await.expect("noted");
+        for id in [first, second] {
+            assert_eq!(store.other_owner(&two, id).await, Ok(Some(one.session.clone())));
+            store.commit(commit(&two, record(id, 3), vec![])).await.expect_err("another's");
+        }
+        assert_eq!(store.load(&two).await, Ok(None), "nothing of it took effect");
+        store.commit(commit(&one, record(first, 4), vec![])).await.expect("its own again");
+        let mut gone = store.forget(&one).await.expect("forgotten").expect("it was there");
+        gone.sort_by_key(ToString::to_string);
+        let mut both = vec![first, second];
+        both.sort_by_key(ToString::to_string);
+        assert_eq!(gone, both);
+        store.commit(commit(&two, record(first, 5), vec![])).await.expect("nobody's any more");
     })
     .await;
 }

@@ -174,12 +174,10 @@ async fn keep(
     transaction: &mut Transaction<'_, Sqlite>,
     commit: &Commit,
 ) -> Result<(), StoreError> {
-    let Commit { key, record, claimed, lines, totals } = commit;
+    let Commit { key, record, lines, totals } = commit;
     let conversation = record.cli_session_id;
-    if !claimed {
-        join(transaction, key, conversation).await?;
-    } else if !take(transaction, key, conversation).await? {
-        return Err(super::claimed(conversation));
+    if !take(transaction, key, conversation).await? {
+        return Err(super::owned(conversation));
     }
     sqlx::query(
         "INSERT INTO sessions (tenant, session_id, cli_session_id, options, created_ms, last_used_ms, \
@@ -236,7 +234,8 @@ async fn join(
     Ok(())
 }
 
-/// The same unless only others have it. Returns whether the session has it.
+/// The same unless only others have it. Returns whether the session has it. Decided in the
+/// transaction that keeps what was said in it.
 async fn take(
     transaction: &mut Transaction<'_, Sqlite>,
     key: &SessionKey,

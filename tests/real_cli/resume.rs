@@ -10,7 +10,7 @@ use crate::{
 
 both_versions!(
     a_copy_leaves_the_original_alone,
-    a_conversation_moves_to_another_session,
+    e1_a_conversation_stays_with_its_session,
     an_unknown_conversation_is_refused,
 );
 
@@ -51,16 +51,23 @@ async fn a_copy_leaves_the_original_alone(version: Version) {
     bed.stop().await;
 }
 
-async fn a_conversation_moves_to_another_session(version: Version) {
+/// What was reported: another session took up the conversation, and each lost what the
+/// other said.
+async fn e1_a_conversation_stays_with_its_session(version: Version) {
     let bed = Bed::start(version).await;
     let first = bed.query("a", "one").await;
     let id = &first.started().cli_session_id;
+    let refused = bed.run(query_with("b", "two", resume(id, false))).await;
+    let metadata = failure(refused.error(), Code::FailedPrecondition, "SESSION_CONFLICT");
+    assert_eq!(metadata["owner_session_id"], "a");
+    bed.query("a", "three").await;
     bed.service.close("a", false).await.expect("closed");
-    let second = bed.run(query_with("b", "two", resume(id, false))).await;
-    assert_eq!(origin(&second), TurnOrigin::Resumed);
-    assert_eq!(&second.started().cli_session_id, id);
-    let answer = "You said: \"two\". Earlier in this conversation you said: \"one\".";
-    assert_eq!(second.text(), answer);
+    let refused = bed.run(query_with("b", "two", resume(id, false))).await;
+    failure(refused.error(), Code::FailedPrecondition, "SESSION_CONFLICT");
+    let next = bed.query("a", "four").await;
+    assert_eq!((origin(&next), &next.started().cli_session_id), (TurnOrigin::Resumed, id));
+    let memory = "Earlier in this conversation you said: \"one\"; \"three\".";
+    assert_eq!(next.text(), format!("You said: \"four\". {memory}"));
     bed.stop().await;
 }
 

@@ -92,7 +92,8 @@ async fn a_session_can_start_from_a_conversation_or_a_copy_of_it() {
     let copy = service.run(query_with("copy", &recite(), from(Some(true)))).await;
     assert_eq!(copy.text(), "my name is Ada");
     assert_ne!(copy.started().cli_session_id, original);
-    let taken_up = service.run(query_with("b", &recite(), from(None))).await;
+    // The conversation is its own session's, which may name it.
+    let taken_up = service.run(query_with("a", &recite(), from(None))).await;
     assert_eq!(taken_up.started().cli_session_id, original);
     // What was said in the copy stays there.
     assert_eq!(taken_up.text(), "my name is Ada");

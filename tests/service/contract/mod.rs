@@ -4,5 +4,6 @@ mod conversations;
 mod health;
 mod listing;
 mod options;
+mod owners;
 mod reflection;
 mod startup;

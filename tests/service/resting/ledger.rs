@@ -32,7 +32,6 @@ fn commit(number: usize) -> Commit {
     let options =
         Options { system_prompt: Some("You are brief. ".repeat(20)), ..Options::default() };
     Commit {
-        claimed: false,
         key: SessionKey::new(TenantId::default(), session),
         record: Record {
             cli_session_id: CliSessionId::fresh(),
