@@ -12,7 +12,10 @@ use tokio::{sync::watch, time::timeout};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{debug, info, warn};
 
-use crate::proto::SERVICE_NAME;
+use crate::{
+    cli::versions::{NEWEST_TESTED, OLDEST, Version},
+    proto::SERVICE_NAME,
+};
 
 /// The name that is SERVING for as long as the process works.
 pub const LIVENESS: &str = "liveness";
@@ -113,9 +116,19 @@ impl Health {
             match version(&program).await {
                 Ok(version) => {
                     info!(%version, program = %program.display(), "cli_found");
+                    let problem = too_old(&version);
                     self.version.send_replace(Some(version));
-                    self.release(part::CLI);
-                    return;
+                    match problem {
+                        None => {
+                            self.release(part::CLI);
+                            return;
+                        }
+                        // It may be replaced while the service runs.
+                        Some(problem) => {
+                            warn!(%problem, "cli_too_old");
+                            self.hold(part::CLI, format!("cli.path: {problem}"));
+                        }
+                    }
                 }
                 Err(error) => {
                     warn!(%error, program = %program.display(), "cli_not_found");
@@ -131,6 +144,24 @@ impl Health {
 impl Default for Health {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Why a version cannot be worked with. Says in the log what is only doubtful.
+fn too_old(said: &str) -> Option<String> {
+    match Version::find(said) {
+        Some(version) if version < OLDEST => {
+            Some(format!("version {version} is older than {OLDEST}, the oldest that works"))
+        }
+        Some(version) if version > NEWEST_TESTED => {
+            warn!(%version, newest_tested = %NEWEST_TESTED, "cli_newer_than_tested");
+            None
+        }
+        Some(_) => None,
+        None => {
+            warn!(oldest = %OLDEST, newest_tested = %NEWEST_TESTED, "cli_version_not_known");
+            None
+        }
     }
 }
 

@@ -75,7 +75,7 @@ const ALLOWED: [(&str, &[&str]); 28] = [
             "turn",
         ],
     ),
-    ("health", &["descriptors", "proto", "tasks"]),
+    ("health", &["cli", "descriptors", "proto", "tasks"]),
     ("client", &["config", "ids", "proto"]),
     ("proto", &[]),
 ];

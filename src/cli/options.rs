@@ -52,7 +52,7 @@ pub struct Options {
     pub mcp_servers: Option<Hidden<String>>,
     /// Subagents by name, as a JSON object.
     pub agents: Option<String>,
-    /// JSON schema of the structured output, as a JSON object.
+    /// JSON schema of the structured output, as a JSON object; empty takes it away.
     pub json_schema: Option<String>,
     /// Settings, as a JSON object.
     pub settings: Option<Hidden<String>>,
@@ -140,7 +140,7 @@ impl Options {
             ("add_dirs", list_changed(&self.add_dirs, &wanted.add_dirs)),
             ("mcp_servers", changed(&self.mcp_servers, &wanted.mcp_servers).is_some()),
             ("agents", changed(&self.agents, &wanted.agents).is_some()),
-            ("json_schema", changed(&self.json_schema, &wanted.json_schema).is_some()),
+            ("json_schema", self.schema_changed(wanted)),
             ("settings", changed(&self.settings, &wanted.settings).is_some()),
             ("setting_sources", list_changed(&self.setting_sources, &wanted.setting_sources)),
             ("env", !wanted.env.0.is_empty() && self.env != wanted.env),
@@ -149,6 +149,12 @@ impl Options {
         difference.fixed =
             fixed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
         difference
+    }
+
+    /// An empty schema is none.
+    fn schema_changed(&self, wanted: &Self) -> bool {
+        let current = self.json_schema.as_deref().unwrap_or_default();
+        wanted.json_schema.as_deref().is_some_and(|wanted| wanted != current)
     }
 
     /// The part of them that only the start of a process can give it.
@@ -196,7 +202,8 @@ impl Options {
             add_dirs: list(&self.add_dirs, &wanted.add_dirs),
             mcp_servers: value(&self.mcp_servers, &wanted.mcp_servers),
             agents: value(&self.agents, &wanted.agents),
-            json_schema: value(&self.json_schema, &wanted.json_schema),
+            json_schema: value(&self.json_schema, &wanted.json_schema)
+                .filter(|schema| !schema.is_empty()),
             settings: value(&self.settings, &wanted.settings),
             setting_sources: list(&self.setting_sources, &wanted.setting_sources),
             env: if wanted.env.0.is_empty() { self.env.clone() } else { wanted.env.clone() },
@@ -227,6 +234,17 @@ mod tests {
         };
         assert_eq!(current.difference(&Options::default()), Difference::default());
         assert_eq!(current.updated(&Options::default()), current);
+    }
+
+    #[test]
+    fn d6_an_empty_schema_takes_the_schema_away() {
+        let schema = |text: &str| Options { json_schema: Some(text.into()), ..Options::default() };
+        let with = schema("{}");
+        assert_eq!(with.difference(&schema("")).fixed, ["json_schema"]);
+        assert_eq!(with.updated(&schema("")), Options::default());
+        assert_eq!(Options::default().difference(&schema("")), Difference::default());
+        assert_eq!(Options::default().updated(&schema("")), Options::default());
+        assert_eq!(with.updated(&Options::default()), with);
     }
 
     #[test]

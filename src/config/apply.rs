@@ -7,7 +7,7 @@ use std::{
 use toml::Value;
 
 use super::{
-    Config, LogFormat, SandboxMode, StoreKind, Violation,
+    Config, FileMentions, LogFormat, SandboxMode, StoreKind, Violation,
     fields::{ENV_TABLE, Slot, fields},
     secrets::{HIDDEN, is_secret},
     source::{Setting, Settings},
@@ -96,6 +96,9 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
         Slot::Texts(place, max) => **place = texts(value, *max)?,
         Slot::Format(place) => **place = named(text(value)?, LogFormat::ALL, LogFormat::as_str)?,
         Slot::Store(place) => **place = store_named(text(value)?)?,
+        Slot::FileMentions(place) => {
+            **place = named(text(value)?, FileMentions::ALL, FileMentions::as_str)?;
+        }
         Slot::McpServers(place) => **place = mcp_servers_named(text(value)?)?,
         Slot::Sandbox(place) => {
             **place = named(text(value)?, SandboxMode::ALL, SandboxMode::as_str)?;

@@ -12,8 +12,8 @@ use std::{
 use super::{
     memory,
     sections::{
-        AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, LogFormat, PolicyConfig,
-        PoolConfig, SandboxMode, ServerConfig, StoreConfig, StoreKind, TlsConfig,
+        AuthConfig, CliConfig, Config, FileMentions, LimitsConfig, LogConfig, LogFormat,
+        PolicyConfig, PoolConfig, SandboxMode, ServerConfig, StoreConfig, StoreKind, TlsConfig,
     },
 };
 use crate::policy::McpServers;
@@ -63,6 +63,7 @@ impl Config {
                 setting_sources: Vec::new(),
                 max_prompt_bytes: 10 * MIB,
                 slash_commands: true,
+                file_mentions: FileMentions::Auto,
                 tenant_max_sessions: 0,
                 tenant_max_processes: 0,
                 tenant_max_queued_turns: 0,

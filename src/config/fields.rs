@@ -5,8 +5,9 @@ use std::{
 };
 
 use super::{
-    AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, LogFormat, PolicyConfig, PoolConfig,
-    SandboxMode, ServerConfig, SpareConfig, StoreConfig, StoreKind, TlsConfig, spares::MOST_SPARES,
+    AuthConfig, CliConfig, Config, FileMentions, LimitsConfig, LogConfig, LogFormat, PolicyConfig,
+    PoolConfig, SandboxMode, ServerConfig, SpareConfig, StoreConfig, StoreKind, TlsConfig,
+    spares::MOST_SPARES,
 };
 use crate::policy::McpServers;
 
@@ -68,6 +69,8 @@ pub enum Slot<'a> {
     Store(&'a mut StoreKind),
     /// Which MCP servers callers may name.
     McpServers(&'a mut McpServers),
+    /// Whether prompts may name files.
+    FileMentions(&'a mut FileMentions),
     /// Classes of spares.
     Spares(&'a mut Vec<SpareConfig>),
     /// A table of texts, at most so many.
@@ -264,6 +267,7 @@ fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_
         setting_sources,
         max_prompt_bytes,
         slash_commands,
+        file_mentions,
         tenant_max_sessions,
         tenant_max_processes,
         tenant_max_queued_turns,
@@ -282,6 +286,7 @@ fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_
         field("policy.setting_sources", Slot::Texts(setting_sources, 3)),
         field("policy.max_prompt_bytes", Slot::Bytes(max_prompt_bytes, 1..=GIB)),
         field("policy.slash_commands", Slot::Flag(slash_commands)),
+        field("policy.file_mentions", Slot::FileMentions(file_mentions)),
         field("policy.tenant_max_sessions", Slot::Count(tenant_max_sessions, 0..=1_000_000)),
         field("policy.tenant_max_processes", Slot::Count(tenant_max_processes, 0..=100_000)),
         field(

@@ -34,8 +34,8 @@ mod units;
 pub use error::{ConfigError, Origin, Violation};
 pub use print::print;
 pub use sections::{
-    AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, LogFormat, PolicyConfig, PoolConfig,
-    SandboxMode, ServerConfig, StoreConfig, StoreKind, TlsConfig,
+    AuthConfig, CliConfig, Config, FileMentions, LimitsConfig, LogConfig, LogFormat, PolicyConfig,
+    PoolConfig, SandboxMode, ServerConfig, StoreConfig, StoreKind, TlsConfig,
 };
 pub use source::Sources;
 pub use spares::SpareConfig;

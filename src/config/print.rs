@@ -53,6 +53,7 @@ fn value(slot: Slot<'_>) -> Value {
         }
         Slot::Store(place) => Value::String(place.as_str().into()),
         Slot::Format(place) => Value::String(place.as_str().into()),
+        Slot::FileMentions(place) => Value::String(place.as_str().into()),
         Slot::McpServers(place) => Value::String(place.as_str().into()),
         Slot::Sandbox(place) => Value::String(place.as_str().into()),
         Slot::Spares(place) => spares::show(place),

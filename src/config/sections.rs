@@ -207,6 +207,40 @@ impl SandboxMode {
     }
 }
 
+/// Whether prompts may name files with `@PATH`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileMentions {
+    /// Where they may be slash commands.
+    Auto,
+    /// They may.
+    On,
+    /// They may not.
+    Off,
+}
+
+impl FileMentions {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::On, Self::Off];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+
+    /// What it comes to where slash commands are allowed or not.
+    pub fn allows(self, slash_commands: bool) -> bool {
+        match self {
+            Self::Auto => slash_commands,
+            Self::On => true,
+            Self::Off => false,
+        }
+    }
+}
+
 /// What callers may ask for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyConfig {
@@ -236,6 +270,9 @@ pub struct PolicyConfig {
     pub max_prompt_bytes: usize,
     /// Whether a prompt may be a slash command of the CLI. Default true.
     pub slash_commands: bool,
+    /// Whether a prompt may name files with `@PATH`, which the CLI reads into the prompt
+    /// without a permission. Default `auto`: where a prompt may be a slash command.
+    pub file_mentions: FileMentions,
     /// Sessions of one tenant. 0 is no limit of its own, which is the default while callers
     /// are not told apart; with `auth.tokens_file` or `tls.client_ca` it is three quarters
     /// of `pool.max_sessions`. At most 1 000 000.

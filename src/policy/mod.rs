@@ -37,6 +37,9 @@ pub struct Policy {
     pub max_prompt_bytes: usize,
     /// Whether a prompt may be a slash command of the CLI.
     pub slash_commands: bool,
+    /// Whether a prompt may name files with `@PATH`, which the CLI reads into it without
+    /// asking for a permission.
+    pub file_mentions: bool,
 }
 
 /// Kinds of settings files that the CLI can load.

@@ -40,11 +40,8 @@ fn kind(class: Class, line: &str) -> Kind {
             cli::StreamEvent::parse(line).map(stream_event).map(Kind::StreamEvent)
         }
         Class::Prompt => cli::ControlRequest::parse(line).map(prompt).map(Kind::Prompt),
-        Class::Result => {
-            cli::TurnResult::parse(line).map(|frame| Kind::Result(result(frame, false)))
-        }
-        Class::InterruptedResult => {
-            cli::TurnResult::parse(line).map(|frame| Kind::Result(result(frame, true)))
+        Class::Result | Class::InterruptedResult | Class::UnstructuredResult => {
+            cli::TurnResult::parse(line).map(|frame| Kind::Result(result(frame, class)))
         }
         Class::Other => None,
     };
@@ -291,7 +288,7 @@ fn prompt(frame: cli::ControlRequest<'_>) -> proto::PromptEvent {
     }
 }
 
-fn result(frame: cli::TurnResult<'_>, interrupted: bool) -> proto::TurnResult {
+fn result(frame: cli::TurnResult<'_>, class: Class) -> proto::TurnResult {
     let denials = frame.permission_denials.into_iter().map(|denial| proto::PermissionDenial {
         tool_name: denial.tool_name.into_string(),
         tool_use_id: denial.tool_use_id.into_string(),
@@ -301,7 +298,8 @@ fn result(frame: cli::TurnResult<'_>, interrupted: bool) -> proto::TurnResult {
     proto::TurnResult {
         is_error: cli::has_failed(frame.is_error, &frame.subtype),
         subtype: frame.subtype.into_string(),
-        interrupted,
+        interrupted: class == Class::InterruptedResult,
+        structured_output_missing: class == Class::UnstructuredResult,
         result: frame.result.into_string(),
         structured_output_json: json(frame.structured_output),
         num_turns: frame.num_turns,

@@ -2,7 +2,11 @@
 
 use super::encode::duration;
 use crate::{
-    cli::{frame::TokenUsage, options::Options},
+    cli::{
+        frame::TokenUsage,
+        options::Options,
+        versions::{NEWEST_TESTED, OLDEST},
+    },
     counters::Counters,
     ids::SessionKey,
     pool::PoolStats,
@@ -166,6 +170,8 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         uptime: Some(duration(stats.uptime)),
         service_version: env!("CARGO_PKG_VERSION").to_owned(),
         cli_version: facts.cli_version,
+        oldest_cli_version: OLDEST.to_string(),
+        newest_tested_cli_version: NEWEST_TESTED.to_string(),
         sandbox: facts.sandbox.to_owned(),
         draining: stats.draining,
         starting_processes: facts.starting,

@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{
     cli::{
-        frame::Frame,
+        frame::{Frame, ResultSummary},
         request::{control_response, user_message},
+        schema,
     },
     failure::Cause,
     supply::Lease,
@@ -168,7 +169,13 @@ impl SessionTask {
                     let aborted =
                         summary.is_error || summary.terminal_reason.starts_with("aborted");
                     let interrupted = stopping && aborted;
-                    let class = if interrupted { Class::InterruptedResult } else { Class::Result };
+                    let class = if interrupted {
+                        Class::InterruptedResult
+                    } else if self.lacks_structure(&summary) {
+                        Class::UnstructuredResult
+                    } else {
+                        Class::Result
+                    };
                     let mut untold = Vec::new();
                     active.turn.record(frame, Some(class), &mut untold);
                     let is_error = summary.is_error;
@@ -187,6 +194,13 @@ impl SessionTask {
         frames.drain(..used);
         active.turn.write(&mut events);
         over
+    }
+
+    /// Whether a turn went well without the object that its session's schema asks for.
+    fn lacks_structure(&self, summary: &ResultSummary) -> bool {
+        let schema = self.status.options.json_schema.as_deref().unwrap_or_default();
+        let answer = summary.structured_output.as_deref().unwrap_or_default();
+        !schema.is_empty() && !summary.is_error && !schema::fits(schema, answer)
     }
 
     /// Ends a turn for those who listen. What it left is kept before its result is told:

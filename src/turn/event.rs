@@ -62,6 +62,9 @@ pub enum Class {
     InterruptedResult,
     /// Any other.
     Other,
+    /// A `result` frame of a turn that went well, but for the structured output that its
+    /// session's schema asks for.
+    UnstructuredResult,
 }
 
 impl Class {

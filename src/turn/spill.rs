@@ -233,7 +233,7 @@ fn split_event(bytes: &mut Bytes) -> io::Result<Option<(Class, Bytes)>> {
     Ok(Some((class, event.split_off(HEADER))))
 }
 
-const CLASSES: [Class; 8] = [
+const CLASSES: [Class; 9] = [
     Class::System,
     Class::Assistant,
     Class::User,
@@ -242,6 +242,7 @@ const CLASSES: [Class; 8] = [
     Class::Result,
     Class::InterruptedResult,
     Class::Other,
+    Class::UnstructuredResult,
 ];
 
 impl From<Class> for u8 {

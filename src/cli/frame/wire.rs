@@ -101,6 +101,8 @@ view! {
         "terminal_reason" => terminal_reason: Text<'a>,
         /// The last words.
         "result" => result: Option<Text<'a>>,
+        /// The structured output.
+        "structured_output" => structured_output: Json<'a>,
         /// Errors in words.
         "errors" => errors: Vec<Text<'a>>,
         /// Cost over the life of the process.
@@ -223,6 +225,7 @@ pub(super) fn result(line: &str) -> ResultSummary {
         terminal_reason: wire.terminal_reason.into_string(),
         text: excerpt(&text, 300),
         total_cost_usd: total_cost(wire.total_cost_usd, wire.model_usage),
+        structured_output: wire.structured_output.map(|raw| raw.get().to_owned()),
         usage,
         prompt_uuids,
         background: wire.origin.kind.0 == BACKGROUND,

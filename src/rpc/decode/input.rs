@@ -30,7 +30,7 @@ pub(super) fn input(
             check.bad("prompt", "must not be blank");
         }
         check.text("prompt", &prompt, limit);
-        check_slash(check, "prompt", &prompt, policy);
+        check_words(check, "prompt", &prompt, policy);
         return Input::Text(prompt);
     }
     if !prompt.is_empty() {
@@ -59,12 +59,25 @@ pub(super) fn input(
     Input::Blocks(blocks)
 }
 
-/// The CLI takes a command from a text block wherever it stands.
-fn check_slash(check: &mut Check, field: &str, text: &str, policy: &Policy) {
+/// Whether a word of a text begins with `@`: the CLI reads the file of that name into the
+/// request, without asking. An address such as `a@b.org` is none.
+fn mentions_a_file(text: &str) -> bool {
+    memchr::memchr_iter(b'@', text.as_bytes()).any(|at| {
+        let before = text[..at].chars().next_back();
+        let behind = text[at + 1..].chars().next();
+        !before.is_some_and(char::is_alphanumeric) && behind.is_some_and(|c| !c.is_whitespace())
+    })
+}
+
+/// The CLI takes a command from a text block wherever it stands, and names of files too.
+fn check_words(check: &mut Check, field: &str, text: &str, policy: &Policy) {
     // What the CLI takes for blank includes the byte order mark.
     let begun = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     if !policy.slash_commands && begun.starts_with('/') {
         check.deny(field, "slash commands are off (policy.slash_commands = false)");
+    }
+    if !policy.file_mentions && mentions_a_file(text) {
+        check.deny(field, "words that begin with @ are off (policy.file_mentions)");
     }
 }
 
@@ -87,7 +100,7 @@ fn input_block(
             }
             // How long it may be is said of all blocks together.
             check.text(&format!("{field}.text"), &text, usize::MAX);
-            check_slash(check, &format!("{field}.text"), &text, policy);
+            check_words(check, &format!("{field}.text"), &text, policy);
             let size = text.len();
             Some((InputBlock::Text(text), size))
         }
@@ -134,7 +147,7 @@ fn json_block(
     if head.kind == "text" {
         let text = head.text.and_then(|text| serde_json::from_str::<String>(text.get()).ok());
         match text {
-            Some(text) => check_slash(check, field, &text, policy),
+            Some(text) => check_words(check, field, &text, policy),
             None => check.bad(field, "must have a text, since its type is text"),
         }
     }

@@ -6,7 +6,7 @@ use super::{
     surroundings,
 };
 use crate::{
-    cli::options::Options,
+    cli::{options::Options, schema},
     ids::CliSessionId,
     policy::{SETTING_SOURCES, listed},
     proto,
@@ -85,9 +85,7 @@ pub(super) fn options_of(
         check.one_of(&field("effort"), effort, &EFFORTS);
     }
     check_numbers(check, at, max_turns, max_budget_usd, max_thinking_tokens);
-    if let Some(schema) = &json_schema {
-        check.json_object(&field("json_schema"), schema);
-    }
+    check_schema(check, &field("json_schema"), json_schema.as_deref().unwrap_or_default());
     let resume = resume_of(check, at, resume, fork_session);
     let options = Options {
         model,
@@ -113,6 +111,18 @@ pub(super) fn options_of(
         betas,
     };
     (options, resume)
+}
+
+/// An empty text takes the schema away.
+fn check_schema(check: &mut Check, field: &str, text: &str) {
+    if text.is_empty() {
+        return;
+    }
+    if let Some(schema) = check.json_map(field, text, MAX_TEXT)
+        && let Some(problem) = schema::problem(&schema)
+    {
+        check.bad(field, format!("{problem} (the CLI would ignore the schema)"));
+    }
 }
 
 fn check_sources(check: &mut Check, field: &str, sources: &[String], policy: &Policy) {

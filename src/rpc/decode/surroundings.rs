@@ -79,6 +79,16 @@ pub(super) fn mcp_servers(
         }
     };
     entries(check, field, servers, MAX_SERVERS, MAX_SERVER_NAME);
+    let hosted = |server: &Value| server.get("type").is_some_and(|kind| kind == "sdk");
+    for (name, _) in servers.iter().filter(|(_, server)| hosted(server)) {
+        // The CLI would wait for ever for answers that nobody gives.
+        let problem = format!(
+            "type sdk is a server inside of the program that runs the CLI, and this service \
+             has none: {} must be of type stdio, http or sse",
+            shown(name)
+        );
+        check.bad(field, problem);
+    }
     check.deny_all(field, policy.judge_mcp_servers(servers));
     Some(Hidden(Value::Object(map).to_string()))
 }

@@ -34,6 +34,7 @@ fn open() -> Policy {
         env: vec!["A*".into(), "B*".into(), "L*".into(), "P*".into()],
         setting_sources: vec!["user".into(), "project".into(), "local".into()],
         slash_commands: true,
+        file_mentions: true,
         ..closed()
     }
 }

@@ -67,6 +67,39 @@ async fn without_a_cli_it_is_not_serving() {
 }
 
 #[tokio::test]
+async fn d7_a_cli_that_is_too_old_is_not_served_and_a_newer_one_is() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let wrapper = |version: &str| {
+        let path = folder.path().join(version);
+        let script = format!("#!/bin/sh\necho 'a banner 7'\necho '{version} (Claude Code)'\n");
+        std::fs::write(&path, script).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+            .expect("executable");
+        path
+    };
+    for (version, status) in [
+        ("2.0.77", ServingStatus::NotServing),
+        ("2.1.109", ServingStatus::NotServing),
+        ("2.1.110", ServingStatus::Serving),
+        ("2.9.0", ServingStatus::Serving),
+    ] {
+        let path = wrapper(version);
+        let service = Service::start(|config| config.cli.path = path).await;
+        eventually("the CLI has said its version", async || {
+            service.stats().await.cli_version.contains(version).then_some(())
+        })
+        .await;
+        becomes(&service, status).await;
+        let stats = service.stats().await;
+        let told = stats.not_ready_reasons.join("\n");
+        assert_eq!(told.contains("2.1.110"), status == ServingStatus::NotServing, "{told}");
+        assert_eq!(stats.oldest_cli_version, "2.1.110");
+        service.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn while_it_drains_it_is_not_serving() {
     let service = Service::start(|config| {
         config.server.drain_timeout = Duration::from_secs(20);

@@ -1,6 +1,8 @@
 //! Lines that break other readers: very long ones, and those that are no JSON.
 
-use session_pool::proto::{Payload, QueryRequest, turn_event::Kind};
+use session_pool::proto::{
+    OptionsMismatchPolicy, Payload, QueryRequest, SessionOptions, turn_event::Kind,
+};
 use tonic::Code;
 
 use crate::support::{
@@ -82,6 +84,32 @@ async fn d1_a_result_with_odd_figures_is_told() {
         let turn = service.query("a", &script(&[&line, "no-result idle"])).await;
         assert!(matches!(turn.end, Some(Ok(()))), "{odd}: {:?}", turn.end);
         assert_eq!(turn.result().result, "paid", "{odd}");
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn d6_a_success_without_the_object_is_told_and_a_schema_can_be_taken_away() {
+    let service = Service::start(|_| {}).await;
+    let ask = |schema: &str, output: &str| {
+        let line = format!(r#"raw {{"type":"result","subtype":"success","result":"x"{output}}}"#);
+        let options = SessionOptions { json_schema: Some(schema.into()), ..Default::default() };
+        QueryRequest {
+            options: Some(options),
+            on_options_mismatch: OptionsMismatchPolicy::Restart.into(),
+            ..query("a", &script(&[&line, "no-result idle"]))
+        }
+    };
+    let schema = r#"{"type":"object","required":["n"]}"#;
+    for (schema, output, missing) in [
+        (schema, "", true),
+        (schema, r#","structured_output":{"m":1}"#, true),
+        (schema, r#","structured_output":{"n":1}"#, false),
+        (schema, r#","is_error":true"#, false),
+        ("", "", false),
+    ] {
+        let turn = service.run(ask(schema, output)).await;
+        assert_eq!(turn.result().structured_output_missing, missing, "{schema} {output}");
     }
     service.stop().await;
 }

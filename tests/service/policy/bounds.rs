@@ -64,6 +64,18 @@ async fn options_have_bounds() {
         ("options.agents", options(|o| o.agents = Some(nested(1_000_000)))),
         ("options.agents.x", options(|o| o.agents = Some("{\"x\":[]}".into()))),
         ("options.json_schema", options(|o| o.json_schema = Some(nested(100)))),
+        (
+            "options.json_schema",
+            options(|o| {
+                o.json_schema = Some(r#"{"type":"array"}"#.into());
+            }),
+        ),
+        (
+            "options.mcp_servers",
+            options(|o| {
+                o.mcp_servers = Some(r#"{"mcpServers":{"t":{"type":"sdk","name":"t"}}}"#.into());
+            }),
+        ),
         ("options.env", options(|o| o.env = variables(65, 1))),
         ("options.env", options(|o| o.env = variables(64, 5000))),
         ("options.env.A0", options(|o| o.env = variables(1, 32 * 1024 + 1))),

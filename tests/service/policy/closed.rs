@@ -88,6 +88,62 @@ async fn slash_commands_can_be_switched_off() {
 }
 
 #[tokio::test]
+async fn d8_files_are_named_in_prompts_only_where_the_operator_lets_them() {
+    use session_pool::config::FileMentions;
+    let json = |text: &str| Block::BlockJson(format!(r#"{{"type":"text","text":"{text}"}}"#));
+    for (mentions, slash, allowed) in [
+        (FileMentions::Auto, true, true),
+        (FileMentions::Auto, false, false),
+        (FileMentions::On, false, true),
+        (FileMentions::Off, true, false),
+    ] {
+        let service = Service::start(|config| {
+            config.policy.file_mentions = mentions;
+            config.policy.slash_commands = slash;
+        })
+        .await;
+        for (field, block) in [
+            ("content[1].text", Block::Text("@/etc/passwd".into())),
+            ("content[1].text", Block::Text("see\n(@\"/etc/a b\")".into())),
+            ("content[1].text", Block::Text("\u{feff}@x".into())),
+            ("content[1].block_json", json(r"\u0040/etc/passwd")),
+        ] {
+            let blocks = [Block::Text("see".into()), block];
+            let content = blocks.map(|block| InputBlock { block: Some(block) }).into();
+            let request =
+                QueryRequest { session_id: "a".into(), content, ..QueryRequest::default() };
+            match service.open(request).await {
+                Ok(mut turn) => {
+                    assert!(allowed, "{mentions:?} {slash} {field}");
+                    turn.finish().await;
+                }
+                Err(refused) => {
+                    assert!(!allowed, "{mentions:?} {slash} {field}");
+                    denied(&refused, field);
+                }
+            }
+        }
+        let plain = service.query("a", "write to a@b.org @ noon").await;
+        assert_eq!(plain.result().result, "echo: write to a@b.org @ noon");
+        service.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn d5_a_server_inside_of_a_callers_program_is_refused_by_name() {
+    use session_pool::policy::McpServers;
+    let service = Service::start(|config| config.policy.mcp_servers = McpServers::Any).await;
+    let servers = r#"{"mcpServers":{"good":{"command":"x"},"inner":{"type":"sdk","name":"t"}}}"#;
+    let options = options(|o| o.mcp_servers = Some(servers.into()));
+    let refused = service.open(query_with("a", "hello", options)).await.expect_err("refused");
+    failure(&refused, Code::InvalidArgument, "INVALID_ARGUMENT");
+    assert_eq!(fields(&refused), ["options.mcp_servers"]);
+    let told = format!("{:?}", tonic_types::StatusExt::get_error_details(&refused));
+    assert!(told.contains("inner") && !told.contains("good"), "{told}");
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_violation_comes_before_the_policy() {
     let service = Service::start(|_| {}).await;
     let options = options(|o| {

@@ -1,0 +1,56 @@
+//! Which versions of the CLI the service works with. Owns the range and how a version is
+//! read; knows nothing of how it is asked for.
+//!
+//! Source: 2.1.97 to 2.1.109 drop system prompts in silence, older ones do not know
+//! `--session-mirror`; 2.1.110 is the oldest that was seen to do all that is relied on.
+
+use std::fmt;
+
+/// A version of the CLI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(u32, u32, u32);
+
+/// The oldest version that works.
+pub const OLDEST: Version = Version(2, 1, 110);
+
+/// The newest version that was tested.
+pub const NEWEST_TESTED: Version = Version(2, 1, 332);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+impl Version {
+    /// The first version in a text: a wrapper may print its own words around it.
+    pub fn find(text: &str) -> Option<Self> {
+        text.split(|c: char| !(c.is_ascii_digit() || c == '.')).find_map(|word| {
+            let mut numbers = word.split('.').map(|number| number.parse().ok());
+            let version = Self(numbers.next()??, numbers.next()??, numbers.next()??);
+            numbers.next().is_none().then_some(version)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d7_a_version_is_found_among_other_words() {
+        for (text, wanted) in [
+            ("2.1.330 (Claude Code)", Some(Version(2, 1, 330))),
+            ("wrapper 1.4 starts\nv2.1.110\n", Some(OLDEST)),
+            ("2.1.332-beta", Some(NEWEST_TESTED)),
+            ("2.1", None),
+            ("1.2.3.4", None),
+            ("99999999999.1.1", None),
+            ("", None),
+        ] {
+            assert_eq!(Version::find(text), wanted, "{text}");
+        }
+        assert!(Version(2, 1, 99) < OLDEST && Version(2, 2, 0) > NEWEST_TESTED);
+        assert_eq!(OLDEST.to_string(), "2.1.110");
+    }
+}
