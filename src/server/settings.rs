@@ -78,12 +78,25 @@ pub fn permit(policy: &Policy) -> Permit {
     Permit::new(move |options| still_allowed(options, &policy))
 }
 
+/// The CLI's own bound of the time in which an MCP server has to be up, in milliseconds.
+const MCP_TIMEOUT: &str = "MCP_TIMEOUT";
+
+/// That bound by default; the CLI's own default.
+const LONGEST_MCP_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How every CLI is started.
 pub fn launch(config: &Config, sandbox: Sandbox) -> LaunchSettings {
+    let mut env = config.cli.env.clone();
+    if !config.cli.env_passthrough.iter().any(|name| name == MCP_TIMEOUT) {
+        // The CLI waits for its servers before it takes up the first prompt, and says
+        // nothing meanwhile. It has to give up on them before it is given up on.
+        let limit = (config.pool.stream_first_chunk_timeout * 4 / 5).min(LONGEST_MCP_TIMEOUT);
+        env.entry(MCP_TIMEOUT.to_owned()).or_insert_with(|| limit.as_millis().to_string());
+    }
     LaunchSettings {
         program: config.cli.path.clone(),
         extra_args: config.cli.extra_args.clone(),
-        env: config.cli.env.clone(),
+        env,
         env_passthrough: config.cli.env_passthrough.clone(),
         state_dir: config.state_dir.clone(),
         sandbox,

@@ -19,6 +19,7 @@ both_versions!(
     folders,
     nothing_of_a_value_becomes_a_flag,
     a_block_of_text_can_be_a_slash_command,
+    d4_a_server_that_is_never_up_does_not_end_the_turn,
 );
 
 async fn servers_agents_and_settings(version: Version) {
@@ -134,6 +135,24 @@ async fn nothing_of_a_value_becomes_a_flag(version: Version) {
     assert_eq!(init(&turn).permission_mode, "default");
     let asked = bed.last_request(&turn.started().cli_session_id);
     assert!(tools(&asked).contains(&"Bash"), "{:?}", tools(&asked));
+    bed.stop().await;
+}
+
+async fn d4_a_server_that_is_never_up_does_not_end_the_turn(version: Version) {
+    let bed = Bed::with(version, |config| {
+        config.policy.mcp_servers = McpServers::Any;
+        config.pool.stream_first_chunk_timeout = std::time::Duration::from_secs(5);
+    })
+    .await;
+    let server = r#"{"mcpServers":{"slow":{"command":"sleep","args":["300"]}}}"#;
+    let options = SessionOptions { mcp_servers: Some(server.into()), ..SessionOptions::default() };
+    let turn = bed.run(query_with("a", "hello", options)).await;
+    assert_eq!(turn.result().result, "You said: \"hello\".");
+    let servers = &init(&turn).mcp_servers;
+    assert_eq!(servers.len(), 1, "{servers:?}");
+    // Which server it was, and that it is not there.
+    assert_eq!(servers[0].name, "slow");
+    assert_ne!(servers[0].status, "connected");
     bed.stop().await;
 }
 
