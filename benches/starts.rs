@@ -386,7 +386,8 @@ async fn fill(state: &Path) -> Outcome<()> {
             in_pool: true,
         };
         let key = SessionKey::new(TenantId::default(), session);
-        let commit = Commit { key, record, lines: Vec::new(), totals: Totals::default() };
+        let commit =
+            Commit { key, record, turn: None, lines: Vec::new(), totals: Totals::default() };
         commits.spawn(async move { store.commit(commit).await });
     }
     for committed in commits.join_all().await {

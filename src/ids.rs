@@ -144,6 +144,11 @@ impl ClientId {
         Self(Uuid::now_v7())
     }
 
+    /// Reads what was written of one.
+    pub fn parse(text: &str) -> Option<Self> {
+        Uuid::try_parse(text).ok().map(Self)
+    }
+
     /// Its random digits, for names that have to be short: still unlike every other
     /// process's that lives.
     pub fn short(&self) -> String {

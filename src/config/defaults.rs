@@ -76,6 +76,7 @@ impl Config {
                 kind: StoreKind::Sqlite,
                 url: String::new(),
                 retention: Duration::from_secs(30 * 24 * 3600),
+                turn_retention: Duration::from_secs(3600),
             },
             auth: AuthConfig { insecure: false, tokens_file: None },
             tls: TlsConfig::default(),

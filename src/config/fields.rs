@@ -117,10 +117,11 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
     fields.extend(pool_fields(pool));
     fields.extend(cli_fields(cli));
     fields.extend(policy_fields(policy));
-    let StoreConfig { kind, url, retention } = store;
+    let StoreConfig { kind, url, retention, turn_retention } = store;
     fields.push(field("store.kind", Slot::Store(kind)));
     fields.push(field("store.url", Slot::Text(url)));
     fields.push(duration("store.retention", retention, 3650 * DAY));
+    fields.push(duration("store.turn_retention", turn_retention, 30 * DAY));
     let AuthConfig { insecure, tokens_file } = auth;
     fields.push(field("auth.insecure", Slot::Flag(insecure)));
     fields.push(field("auth.tokens_file", Slot::OptionalPath(tokens_file)));

@@ -307,6 +307,9 @@ pub struct StoreConfig {
     /// How long a conversation is kept after its last turn. Default 30 days, over 0, at
     /// most 3650 days.
     pub retention: Duration,
+    /// How long the name of an ended turn (`turn_id`) is kept with its result, so that it
+    /// is not run again. Default 1 h, over 0, at most 30 days.
+    pub turn_retention: Duration,
 }
 
 /// A kind of store.

@@ -191,7 +191,7 @@ impl SessionPool {
     }
 }
 
-fn failed(error: StoreError) -> Failure {
+pub(super) fn failed(error: StoreError) -> Failure {
     Cause::Internal { detail: error.to_string() }.into()
 }
 

@@ -14,6 +14,7 @@ mod janitor;
 mod lifecycle;
 mod registry;
 mod relief;
+mod retries;
 mod stats;
 
 pub use registry::{Parts, PoolSettings, Scope, SessionPool};

@@ -167,6 +167,10 @@ impl SessionPool {
             debug!(session_id = %id, ?session_status, "session_pool_existing_session_found");
         }
         loop {
+            // In every round: it may have run, and its session have gone, meanwhile.
+            if let Some(listener) = self.told_before(&key, &request).await? {
+                return Ok(listener);
+            }
             let handle = self.find_or_make(&key, ephemeral)?;
             match handle.run(request.clone()).await {
                 Ok(listener) => {

@@ -225,6 +225,7 @@ pub fn session_settings(config: &Config) -> Settings {
         interrupt_timeout: pool.stream_interrupt_timeout,
         max_queued_turns: pool.max_queued_turns,
         turn_retention: pool.turn_retention,
+        named_turn_retention: config.store.turn_retention,
         hibernate_after: unless_zero(pool.hibernate_after),
     }
 }

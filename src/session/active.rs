@@ -65,6 +65,7 @@ impl SessionTask {
         let uuid = Uuid::new_v4();
         let mut turn = Running::new(log, Some(uuid), request.on_disconnect, &self.habits, counted);
         turn.prompt_held = request.held;
+        turn.named = request.turn_id.is_some();
         turn.log.start(Started {
             session_id: self.status.session_id.clone(),
             turn_id: turn.log.id().clone(),
@@ -208,12 +209,17 @@ impl SessionTask {
     pub(super) async fn conclude(&mut self, active: &mut Active, mut over: Over) -> Over {
         self.status.last_used_at = Instant::now();
         self.remember();
+        if active.turn.named {
+            self.keep_turn(&active.turn.log, &over.untold);
+        }
         match self.keep_conversation().await {
             Ok(()) => {
                 active.turn.write(&mut over.untold);
                 self.end_log(active, &over);
             }
             Err(cause) => {
+                // Its caller is not told the result, and may ask again.
+                self.drop_turn();
                 if matches!(cause, Cause::SessionConflict { .. }) {
                     // Its process works where it must not: the next turn gets another.
                     active.lease.child.kill();

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
+use bytes::Bytes;
 use tracing::{debug, warn};
 
 use super::{phase::Absence, task::SessionTask};
@@ -16,8 +17,9 @@ use crate::{
     },
     failure::Cause,
     ids::CliSessionId,
-    store::{Commit, Line, Record, StoreError},
+    store::{Commit, KeptTurn, Line, Record, StoreError},
     supply::{Conversation, Lease},
+    turn::{event::Class, log::TurnLog},
 };
 
 /// Bytes of transcript that are held for the end of a turn. A turn that says more is kept
@@ -33,6 +35,8 @@ pub struct Keeping {
     /// Lines that are not kept yet.
     lines: Vec<Line>,
     bytes: usize,
+    /// The turn that is over, if its caller named it.
+    turn: Option<KeptTurn>,
     /// Whether the record has changed since it was kept.
     changed: bool,
     /// Whether the store has been asked what it knows.
@@ -160,6 +164,7 @@ impl SessionTask {
         let commit = Commit {
             key: self.key.clone(),
             record: self.record(),
+            turn: self.keeping.turn.clone(),
             lines: self.keeping.lines.clone(),
             totals: self.around.tenant.totals(),
         };
@@ -169,7 +174,33 @@ impl SessionTask {
         Ok(())
     }
 
-    /// The same where nobody waits for it.
+    /// The turn's name and result are to be kept with what was said in it.
+    pub(super) fn keep_turn(&mut self, log: &TurnLog, last: &[(Class, Bytes)]) {
+        let result = last.iter().find_map(|(class, line)| match class {
+            Class::Result => Some((false, line)),
+            Class::InterruptedResult => Some((true, line)),
+            _ => None,
+        });
+        let (Some((interrupted, line)), Some(started)) = (result, log.started()) else { return };
+        let end_time = SystemTime::now();
+        self.keeping.turn = Some(KeptTurn {
+            turn_id: log.id().clone(),
+            client_id: started.client_id,
+            cli_session_id: self.status.cli_session_id,
+            start_time: started.start_time,
+            end_time,
+            expire_time: end_time + self.around.settings.named_turn_retention,
+            interrupted,
+            result: String::from_utf8_lossy(line).into(),
+        });
+    }
+
+    /// They are not to be kept after all.
+    pub(super) fn drop_turn(&mut self) {
+        self.keeping.turn = None;
+    }
+
+    /// Keeps what is not kept yet, where nobody waits for it.
     pub(super) async fn keep_or_warn(&mut self) {
         if let Err(error) = self.keep_conversation().await {
             warn!(session_id = %self.status.session_id, %error, "session_not_kept");

@@ -89,6 +89,8 @@ pub struct Running {
     pub prompts: HashMap<String, Prompt>,
     /// Whether a tool may have run.
     pub tool_use_seen: bool,
+    /// Whether its caller named it: the name is kept with its result.
+    pub named: bool,
     /// What it has cost, once it has said so.
     pub spent: Option<Spent>,
     began: Instant,
@@ -157,6 +159,7 @@ impl Running {
             on_disconnect,
             prompts: HashMap::new(),
             tool_use_seen: false,
+            named: false,
             spent: None,
             began: now,
             last_activity: now,

@@ -62,6 +62,8 @@ pub struct Settings {
     pub max_queued_turns: usize,
     /// How long an ended turn can be joined.
     pub turn_retention: Duration,
+    /// How long the name of an ended turn, and its result, are kept.
+    pub named_turn_retention: Duration,
     /// Idle time after which a process is let go; `None` is never.
     pub hibernate_after: Option<Duration>,
 }

@@ -1,17 +1,20 @@
 //! The store that keeps nothing beyond the service's life.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     future,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
-use super::{Commit, Line, Pending, Record, Store, StoreError};
+use super::{
+    Commit, KeptTurn, Line, Pending, Record, Store, StoreError,
+    record::{MOST_TURN_BYTES, MOST_TURNS},
+};
 use crate::{
     counters::Totals,
-    ids::{CliSessionId, SessionId, SessionKey, TenantId},
+    ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
 };
 
 /// Keeps conversations in memory. All methods are done at once.
@@ -31,6 +34,7 @@ struct State {
 struct Kept {
     record: Record,
     conversations: HashSet<CliSessionId>,
+    turns: VecDeque<KeptTurn>,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +49,23 @@ impl MemoryStore {
     }
 }
 
+impl Kept {
+    /// Keeps a turn within the bounds.
+    fn add(&mut self, turn: KeptTurn) {
+        let now = turn.end_time;
+        self.turns.retain(|kept| kept.turn_id != turn.turn_id && kept.expire_time > now);
+        self.turns.push_front(turn);
+        self.turns.truncate(MOST_TURNS);
+        let mut bytes = 0;
+        for kept in &mut self.turns {
+            bytes += kept.result.len();
+            if bytes > MOST_TURN_BYTES {
+                kept.result = "".into();
+            }
+        }
+    }
+}
+
 impl State {
     fn keep(&mut self, key: &SessionKey, record: Record) {
         let conversation = record.cli_session_id;
@@ -54,7 +75,7 @@ impl State {
                 kept
             }
             None => {
-                let kept = Kept { record, conversations: HashSet::new() };
+                let kept = Kept { record, conversations: HashSet::new(), turns: VecDeque::new() };
                 self.sessions.entry(key.clone()).or_insert(kept)
             }
         };
@@ -88,7 +109,7 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, commit: Commit) -> Pending<'_, ()> {
-        let Commit { key, record, lines, totals } = commit;
+        let Commit { key, record, turn, lines, totals } = commit;
         let mut state = self.lock();
         let conversation = record.cli_session_id;
         if state.is_others(&key, conversation) {
@@ -96,6 +117,9 @@ impl Store for MemoryStore {
         }
         state.totals.entry(key.tenant.clone()).or_default().raise(&totals);
         state.keep(&key, record);
+        if let (Some(turn), Some(kept)) = (turn, state.sessions.get_mut(&key)) {
+            kept.add(turn);
+        }
         for line in lines {
             if !state.take(&key, line.conversation) {
                 continue;
@@ -183,6 +207,12 @@ impl Store for MemoryStore {
         let state = self.lock();
         let open = state.sessions.iter().filter(|(_, kept)| kept.record.in_pool);
         done(open.map(|(key, kept)| (key.clone(), kept.record.last_used_time)).collect())
+    }
+
+    fn turn<'a>(&'a self, key: &'a SessionKey, turn: &'a TurnId) -> Pending<'a, Option<KeptTurn>> {
+        let (state, now) = (self.lock(), SystemTime::now());
+        let mut turns = state.sessions.get(key).into_iter().flat_map(|kept| &kept.turns);
+        done(turns.find(|kept| kept.turn_id == *turn && kept.expire_time > now).cloned())
     }
 
     fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()> {

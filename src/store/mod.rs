@@ -9,17 +9,18 @@
 mod memory;
 mod record;
 mod sql;
+mod turns;
 mod writer;
 
 use std::{fmt, future::Future, pin::Pin, time::SystemTime};
 
 pub use memory::MemoryStore;
-pub use record::{Commit, Line, Record};
+pub use record::{Commit, KeptTurn, Line, Record};
 pub use sql::SqlStore;
 
 use crate::{
     counters::Totals,
-    ids::{CliSessionId, SessionId, SessionKey, TenantId},
+    ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
 };
 
 /// What a session is told that asks for a conversation of another.
@@ -52,6 +53,9 @@ pub trait Store: Send + Sync + fmt::Debug {
         key: &'a SessionKey,
         conversation: CliSessionId,
     ) -> Pending<'a, Option<SessionId>>;
+
+    /// A turn that a caller named, if it ended and is kept still.
+    fn turn<'a>(&'a self, key: &'a SessionKey, turn: &'a TurnId) -> Pending<'a, Option<KeptTurn>>;
 
     /// Keeps what a tenant has counted, where there is nothing else to keep.
     fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()>;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use crate::{
     cli::options::Options,
     counters::{Spent, Totals},
-    ids::{CliSessionId, SessionKey},
+    ids::{CliSessionId, ClientId, SessionKey, TurnId},
 };
 
 /// What is known of a session beyond its life.
@@ -46,6 +46,34 @@ pub struct Line {
     pub json: String,
 }
 
+/// Turns that are kept of a session, at most.
+pub(super) const MOST_TURNS: usize = 256;
+
+/// Bytes of their results together. The oldest give way; their names stay, so that they
+/// are not run again.
+pub(super) const MOST_TURN_BYTES: usize = 4 << 20;
+
+/// A turn that its caller named, and what the caller was told in the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptTurn {
+    /// Its name.
+    pub turn_id: TurnId,
+    /// The process that it ran on.
+    pub client_id: ClientId,
+    /// The conversation that it belongs to.
+    pub cli_session_id: CliSessionId,
+    /// When it began. Kept to the millisecond, as all times here.
+    pub start_time: SystemTime,
+    /// When it ended.
+    pub end_time: SystemTime,
+    /// Until when it is kept.
+    pub expire_time: SystemTime,
+    /// Whether something stopped it.
+    pub interrupted: bool,
+    /// The CLI's result, as JSON; empty where it had to give way to newer ones.
+    pub result: Arc<str>,
+}
+
 /// What a turn leaves.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Commit {
@@ -53,6 +81,8 @@ pub struct Commit {
     pub key: SessionKey,
     /// The session's record from now on.
     pub record: Record,
+    /// The turn, if its caller named it.
+    pub turn: Option<KeptTurn>,
     /// What was added to its transcripts.
     pub lines: Vec<Line>,
     /// What its tenant has counted so far.

@@ -18,12 +18,12 @@ use sqlx::{
 };
 
 use super::{
-    Commit, Line, Pending, Record, Store, StoreError,
+    Commit, KeptTurn, Line, Pending, Record, Store, StoreError, turns,
     writer::{Order, Writer},
 };
 use crate::{
     counters::Totals,
-    ids::{CliSessionId, SessionId, SessionKey, TenantId},
+    ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
     tasks::Tasks,
 };
 
@@ -84,7 +84,7 @@ pub(super) fn millis(time: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn time(millis: i64) -> SystemTime {
+pub(super) fn time(millis: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(millis.try_into().unwrap_or_default())
 }
 
@@ -161,6 +161,10 @@ impl Store for SqlStore {
             .await?;
             owner.map(|id| SessionId::parse(&id).map_err(|_| bad("session_id"))).transpose()
         })
+    }
+
+    fn turn<'a>(&'a self, key: &'a SessionKey, turn: &'a TurnId) -> Pending<'a, Option<KeptTurn>> {
+        Box::pin(turns::find(&self.readers, key, turn))
     }
 
     fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()> {

@@ -40,7 +40,7 @@ fn line(conversation: CliSessionId, subpath: &str, uuid: Option<&str>, json: &st
 }
 
 fn commit(key: &SessionKey, record: Record, lines: Vec<Line>) -> Commit {
-    Commit { key: key.clone(), record, lines, totals: Totals::default() }
+    Commit { key: key.clone(), record, turn: None, lines, totals: Totals::default() }
 }
 
 /// Runs a test on a store of each kind.
@@ -146,6 +146,51 @@ async fn e1_every_conversation_that_a_session_ever_had_stays_its_own() {
         both.sort_by_key(ToString::to_string);
         assert_eq!(gone, both);
         store.commit(commit(&two, record(first, 5), vec![])).await.expect("nobody's any more");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn e4_named_turns_are_kept_within_bounds_and_go_with_their_session() {
+    on_each(async |store| {
+        let (mine, id) = (key("a", "s"), CliSessionId::fresh());
+        let now = std::time::SystemTime::now();
+        let name = |n: usize| TurnId::parse(&format!("t{n}")).expect("a name");
+        let turn = |n: usize, bytes: usize| KeptTurn {
+            turn_id: name(n),
+            client_id: crate::ids::ClientId::fresh(),
+            cli_session_id: id,
+            start_time: now,
+            end_time: now + Duration::from_millis(n as u64),
+            expire_time: now + Duration::from_secs(3600),
+            interrupted: false,
+            result: "x".repeat(bytes).into(),
+        };
+        let keep = async |turn: KeptTurn| {
+            let commit = Commit { turn: Some(turn), ..commit(&mine, record(id, 1), vec![]) };
+            store.commit(commit).await.expect("kept");
+        };
+        keep(turn(0, 3)).await;
+        let found = store.turn(&mine, &name(0)).await.expect("read").expect("kept");
+        assert_eq!((&*found.result, found.cli_session_id), ("xxx", id));
+        assert_eq!(store.turn(&key("a", "other"), &name(0)).await, Ok(None));
+        assert_eq!(store.turn(&key("b", "s"), &name(0)).await, Ok(None), "another tenant's");
+        // Results give way to newer ones, names only after many.
+        for n in 1..=4 {
+            keep(turn(n, 1 << 20)).await;
+        }
+        let result =
+            async |n| store.turn(&mine, &name(n)).await.expect("read").map(|it| it.result.len());
+        assert_eq!((result(0).await, result(1).await), (Some(0), Some(1 << 20)));
+        for n in 5..=256 {
+            keep(turn(n, 1)).await;
+        }
+        assert_eq!((result(0).await, result(1).await), (None, Some(0)));
+        let past = KeptTurn { expire_time: now, ..turn(257, 1) };
+        keep(past).await;
+        assert_eq!(result(257).await, None, "past its time");
+        store.forget(&mine).await.expect("forgotten");
+        assert_eq!(result(256).await, None);
     })
     .await;
 }

@@ -10,6 +10,7 @@ use tracing::{error, error_span, warn};
 use super::{
     Commit, Line, StoreError,
     sql::{millis, signed},
+    turns,
 };
 use crate::{
     counters::Totals,
@@ -174,7 +175,7 @@ async fn keep(
     transaction: &mut Transaction<'_, Sqlite>,
     commit: &Commit,
 ) -> Result<(), StoreError> {
-    let Commit { key, record, lines, totals } = commit;
+    let Commit { key, record, turn, lines, totals } = commit;
     let conversation = record.cli_session_id;
     if !take(transaction, key, conversation).await? {
         return Err(super::owned(conversation));
@@ -202,6 +203,9 @@ async fn keep(
     .bind(i64::from(record.in_pool))
     .execute(&mut **transaction)
     .await?;
+    if let Some(turn) = turn {
+        turns::keep(transaction, key, turn).await?;
+    }
     keep_totals(transaction, &key.tenant, totals).await?;
     for same in lines.chunk_by(|a, b| a.conversation == b.conversation) {
         let conversation = same[0].conversation;
@@ -326,6 +330,7 @@ async fn forget(
         .bind(key.session.as_str())
         .execute(&mut **transaction)
         .await?;
+    turns::forget(transaction, key).await?;
     if removed.rows_affected() == 0 {
         return Ok(None);
     }

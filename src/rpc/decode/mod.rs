@@ -101,6 +101,9 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         "" => None,
         text => check.name("turn_id", text, TurnId::parse),
     };
+    if turn_id.is_some() && session_id.is_none() {
+        check.bad("turn_id", "needs a session_id: without one the session is gone after its turn");
+    }
     let asked = options.as_ref().and_then(|options| options.include_partial_messages);
     let input = input(&mut check, prompt, content, policy);
     let (options, resume) = options_of(&mut check, options.unwrap_or_default(), policy, "options");

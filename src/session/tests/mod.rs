@@ -46,6 +46,7 @@ fn settings() -> Settings {
         interrupt_timeout: 10 * SECOND,
         max_queued_turns: 4,
         turn_retention: 60 * SECOND,
+        named_turn_retention: 3600 * SECOND,
         hibernate_after: None,
     }
 }

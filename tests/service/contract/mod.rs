@@ -6,4 +6,5 @@ mod listing;
 mod options;
 mod owners;
 mod reflection;
+mod retries;
 mod startup;

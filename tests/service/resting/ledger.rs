@@ -44,6 +44,7 @@ fn commit(number: usize) -> Commit {
             reported_cost_usd: 0.0,
             in_pool: true,
         },
+        turn: None,
         lines: Vec::new(),
         totals: Totals::default(),
     }
