@@ -36,6 +36,7 @@ async fn a_cli_gets_the_names_on_the_list_and_no_others() {
         "LANG",
         "LC_ALL",
         "LC_CTYPE",
+        "MCP_TIMEOUT",
         "OPERATOR",
         "PATH",
         "PWD",
