@@ -29,7 +29,7 @@ use session_pool::{
         TurnOrigin, session_pool_service_client::SessionPoolServiceClient as Client,
         turn_event::Kind,
     },
-    store::{Commit, Record, SqlStore, Store as _},
+    store::{Commit, Opening, Record, SqlStore, Store as _},
     tasks::Tasks,
 };
 use tempfile::TempDir;
@@ -369,7 +369,9 @@ async fn ledger() -> Outcome<()> {
 
 async fn fill(state: &Path) -> Outcome<()> {
     let tasks = Tasks::default();
-    let store = std::sync::Arc::new(SqlStore::open(&state.join("session-pool.db"), &tasks).await?);
+    let store = std::sync::Arc::new(
+        SqlStore::open(&state.join("session-pool.db"), Opening::default(), &tasks).await?,
+    );
     let mut commits = JoinSet::new();
     for number in 0..LEDGER {
         let store = std::sync::Arc::clone(&store);
@@ -379,6 +381,8 @@ async fn fill(state: &Path) -> Outcome<()> {
             options: Options { system_prompt: Some(SYSTEM_PROMPT.into()), ..Options::default() },
             create_time: SystemTime::now(),
             last_used_time: SystemTime::now(),
+            age: std::time::Duration::ZERO,
+            unused_for: std::time::Duration::ZERO,
             message_count: 1,
             error_count: 0,
             spent: Spent::default(),
@@ -386,8 +390,8 @@ async fn fill(state: &Path) -> Outcome<()> {
             in_pool: true,
         };
         let key = SessionKey::new(TenantId::default(), session);
-        let commit =
-            Commit { key, record, turn: None, lines: Vec::new(), totals: Totals::default() };
+        let lines = std::sync::Arc::default();
+        let commit = Commit { key, record, turn: None, lines, totals: Totals::default() };
         commits.spawn(async move { store.commit(commit).await });
     }
     for committed in commits.join_all().await {

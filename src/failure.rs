@@ -157,6 +157,11 @@ pub enum Cause {
         /// The first sequence that is still kept.
         first_kept: u64,
     },
+    /// The store cannot keep or give what it should just now.
+    StoreUnavailable {
+        /// Why, in words.
+        detail: String,
+    },
     /// The service is stopping.
     ShuttingDown,
     /// The service could not do its own part.
@@ -195,6 +200,7 @@ impl Cause {
             Self::ListenerTooSlow { .. } => "LISTENER_TOO_SLOW",
             Self::EventsExpired { .. } => "EVENTS_EXPIRED",
             Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::StoreUnavailable { .. } => "STORE_UNAVAILABLE",
             Self::Internal { .. } => "INTERNAL",
         }
     }
@@ -284,7 +290,7 @@ impl fmt::Display for Cause {
                 write!(f, "from_sequence: what is kept of the turn begins at {first_kept}")
             }
             Self::ShuttingDown => f.write_str("the service is shutting down"),
-            Self::Internal { detail } => f.write_str(detail),
+            Self::StoreUnavailable { detail } | Self::Internal { detail } => f.write_str(detail),
         }
     }
 }

@@ -21,6 +21,7 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -48,6 +49,7 @@ use crate::{
         meter::{Meter, MeterLayer},
         service::Service,
     },
+    store::{Failing, StoreStatus},
     supply::ProcessSupply,
     tasks::Tasks,
     tenant::Tenants,
@@ -279,11 +281,16 @@ impl Server {
         }
         health.report(&reporter).await;
         let stopping = self.tasks.stopping().clone();
-        let (publisher, prober) = (health.clone(), health.clone());
+        let (publisher, prober, watcher) = (health.clone(), health.clone(), health.clone());
+        let store = self.pool.store_status();
         let program = self.config.cli.path.clone();
         self.tasks.spawn(error_span!("health"), async move {
             let looking = async {
-                tokio::join!(publisher.keep_reporting(reporter), prober.probe(program));
+                tokio::join!(
+                    publisher.keep_reporting(reporter),
+                    prober.probe(program),
+                    watch_store(store, &watcher),
+                );
             };
             tokio::select! {
                 () = looking => {}
@@ -325,6 +332,21 @@ impl Server {
         let metered = MeterLayer(self.pool.clone()).layer(routes.prepare());
         let guarded = GatekeeperLayer(self.credentials.gate()).layer(metered);
         Ok(EdgeLayer::new(settings::edge(&self.config)).layer(guarded))
+    }
+}
+
+/// While commits fail no turns are taken: what they would say could not be kept.
+async fn watch_store(mut status: watch::Receiver<StoreStatus>, health: &Health) {
+    status.mark_changed();
+    while status.changed().await.is_ok() {
+        let failing = status.borrow_and_update().failing.clone();
+        match failing {
+            Some(Failing { since, reason }) => {
+                let since = humantime::format_rfc3339_seconds(since);
+                health.hold(part::STORE, format!("{reason} (since {since})"));
+            }
+            None => health.release(part::STORE),
+        }
     }
 }
 

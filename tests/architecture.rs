@@ -69,6 +69,7 @@ const ALLOWED: [(&str, &[&str]); 28] = [
             "pool",
             "proto",
             "session",
+            "store",
             "tasks",
             "tenant",
             "transport",

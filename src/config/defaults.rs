@@ -77,6 +77,8 @@ impl Config {
                 url: String::new(),
                 retention: Duration::from_secs(30 * 24 * 3600),
                 turn_retention: Duration::from_secs(3600),
+                commit_timeout: Duration::from_secs(45),
+                allow_empty: false,
             },
             auth: AuthConfig { insecure: false, tokens_file: None },
             tls: TlsConfig::default(),

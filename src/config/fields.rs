@@ -117,11 +117,13 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
     fields.extend(pool_fields(pool));
     fields.extend(cli_fields(cli));
     fields.extend(policy_fields(policy));
-    let StoreConfig { kind, url, retention, turn_retention } = store;
+    let StoreConfig { kind, url, retention, turn_retention, commit_timeout, allow_empty } = store;
     fields.push(field("store.kind", Slot::Store(kind)));
     fields.push(field("store.url", Slot::Text(url)));
     fields.push(duration("store.retention", retention, 3650 * DAY));
     fields.push(duration("store.turn_retention", turn_retention, 30 * DAY));
+    fields.push(duration("store.commit_timeout", commit_timeout, Duration::from_secs(600)));
+    fields.push(field("store.allow_empty", Slot::Flag(allow_empty)));
     let AuthConfig { insecure, tokens_file } = auth;
     fields.push(field("auth.insecure", Slot::Flag(insecure)));
     fields.push(field("auth.tokens_file", Slot::OptionalPath(tokens_file)));

@@ -310,6 +310,12 @@ pub struct StoreConfig {
     /// How long the name of an ended turn (`turn_id`) is kept with its result, so that it
     /// is not run again. Default 1 h, over 0, at most 30 days.
     pub turn_retention: Duration,
+    /// How long what is to be kept waits for another process that has the database.
+    /// Default 45 s, over 0, at most 10 minutes.
+    pub commit_timeout: Duration,
+    /// Whether to start without a database where sessions have left their folders.
+    /// Default false.
+    pub allow_empty: bool,
 }
 
 /// A kind of store.

@@ -12,9 +12,8 @@ use crate::{
     log_limit::NOT_FOUND,
     session::{
         CloseReason, CloseReport, Decision, InterruptReport, Refusal, SessionHandle, UpdateReport,
-        status::Status,
+        status::Status, store_failed,
     },
-    store::StoreError,
     turn::listener::{Listener, Partials},
 };
 
@@ -81,7 +80,7 @@ impl SessionPool {
         if !self.lock().contains_key(key) {
             return Err(not_found(key));
         }
-        let record = self.shared().parts.store.load(key).await.map_err(failed)?;
+        let record = self.shared().parts.store.load(key).await.map_err(store_failed)?;
         let record = record.ok_or_else(|| not_found(key))?;
         Ok(Status::dormant(key.session.clone(), record))
     }
@@ -110,7 +109,7 @@ impl SessionPool {
         if !dormant.is_empty() {
             // Those among them that are live are in the store too: no page has more.
             let kept = self.shared().parts.store.list(tenant, after.as_ref(), limit).await;
-            for (id, record) in kept.map_err(failed)? {
+            for (id, record) in kept.map_err(store_failed)? {
                 if dormant.contains(&id) {
                     page.push(Status::dormant(id, record));
                 }
@@ -128,7 +127,7 @@ impl SessionPool {
             return closed;
         }
         // A conversation whose session has left the pool can be forgotten too.
-        let known = self.shared().parts.store.load(key).await.map_err(failed)?;
+        let known = self.shared().parts.store.load(key).await.map_err(store_failed)?;
         known.ok_or_else(|| not_found(key))?;
         Ok(self.forget(key).await)
     }
@@ -189,10 +188,6 @@ impl SessionPool {
         })
         .await
     }
-}
-
-pub(super) fn failed(error: StoreError) -> Failure {
-    Cause::Internal { detail: error.to_string() }.into()
 }
 
 fn not_found(key: &SessionKey) -> Failure {

@@ -1,10 +1,10 @@
 //! The cleanup: every so often, sessions that nobody will miss are closed. It looks at
 //! pictures of sessions, and a session that has become busy since refuses to go.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use tokio::{task::JoinSet, time::interval};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{Scope, SessionPool, registry::Entry};
 use crate::{
@@ -97,26 +97,33 @@ impl SessionPool {
 
     /// Conversations that nobody used for `store.retention` are forgotten.
     async fn forget_old(&self) {
-        let Some(limit) = SystemTime::now().checked_sub(self.shared().settings.retention) else {
-            return;
-        };
-        let old = self.shared().parts.store.unused_since(limit, FORGOTTEN_AT_ONCE).await;
+        let retention = self.shared().settings.retention;
+        let old = self.shared().parts.store.unused_for(retention, FORGOTTEN_AT_ONCE).await;
         let old = old.unwrap_or_else(|error| {
             warn!(%error, "store_not_cleaned_up");
             Vec::new()
         });
+        let mut forgotten = 0_usize;
         for key in old {
             // One that is in the pool has its own time.
             let Some(handle) = self.rouse_absent(&key) else { continue };
             // It may have been used, and have left the pool, since the list was read. From
             // here on nobody uses it without being seen.
             let record = self.shared().parts.store.load(&key).await.ok().flatten();
-            let is_old = record.is_some_and(|record| record.last_used_time < limit);
+            let is_old = record.is_some_and(|record| record.unused_for > retention);
             let reason = if is_old { CloseReason::Unused } else { CloseReason::Idle };
             let closed = handle.close(reason).await.is_ok_and(|report| report.closed);
             if closed && is_old {
-                debug!(tenant = %key.tenant, session_id = %key.session, "conversation_forgotten");
+                forgotten += 1;
+                info!(
+                    tenant = %key.tenant,
+                    session_id = %key.session,
+                    "conversation_forgotten"
+                );
             }
+        }
+        if forgotten > 0 {
+            info!(forgotten, ?retention, "conversations_forgotten");
         }
     }
 

@@ -1,11 +1,7 @@
 //! The pool as a whole: it takes over what is in the store, looks after its sessions, lets
 //! its turns end, and stops.
 
-use std::{
-    future::Future,
-    sync::atomic::Ordering,
-    time::{Duration, SystemTime},
-};
+use std::{future::Future, sync::atomic::Ordering, time::Duration};
 
 use tokio::{
     task::JoinSet,
@@ -29,8 +25,10 @@ impl SessionPool {
         }
         let kept = self.shared().parts.store.in_pool().await?;
         let mut sessions = self.lock();
-        for (key, last_used) in kept {
-            sessions.insert(key, Entry::Dormant { last_used: moment(last_used) });
+        let now = Instant::now();
+        for (key, unused_for) in kept {
+            let last_used = now.checked_sub(unused_for).unwrap_or(now);
+            sessions.insert(key, Entry::Dormant { last_used });
         }
         Ok(())
     }
@@ -97,10 +95,4 @@ impl SessionPool {
             "session_pool_stopped"
         );
     }
-}
-
-/// A time of the wall clock by the other clock; now if it is in the future.
-fn moment(time: SystemTime) -> Instant {
-    let now = Instant::now();
-    now.checked_sub(SystemTime::now().duration_since(time).unwrap_or_default()).unwrap_or(now)
 }

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, error_span, warn};
 
@@ -23,7 +26,7 @@ use crate::{
         Refusal, SessionHandle, SessionTask, Settings, Surroundings, TurnRequest,
         status::{Condition, Status},
     },
-    store::Store,
+    store::{Store, StoreStatus},
     supply::Supply,
     tasks::Tasks,
     tenant::{Share, Tenant, Tenants},
@@ -191,6 +194,11 @@ impl SessionPool {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
+    }
+
+    /// How the store is, from now on.
+    pub fn store_status(&self) -> watch::Receiver<StoreStatus> {
+        self.0.parts.store.status()
     }
 
     /// Whether new turns are refused because the service stops.

@@ -9,11 +9,11 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::debug;
 
-use super::{SessionPool, calls::failed};
+use super::SessionPool;
 use crate::{
     failure::{Cause, Failure},
     ids::SessionKey,
-    session::TurnRequest,
+    session::{TurnRequest, store_failed},
     store::KeptTurn,
     turn::{
         event::{Class, Origin, Started},
@@ -30,7 +30,9 @@ impl SessionPool {
     ) -> Result<Option<Listener>, Failure> {
         let Some(turn) = &request.turn_id else { return Ok(None) };
         let store = &self.shared().parts.store;
-        let Some(kept) = store.turn(key, turn).await.map_err(failed)? else { return Ok(None) };
+        let Some(kept) = store.turn(key, turn).await.map_err(store_failed)? else {
+            return Ok(None);
+        };
         if let Some(handle) = self.find(key) {
             // All of its events, if they are still there.
             if let Ok(listener) = handle.attach(Some(turn.clone()), 1, request.partials).await {

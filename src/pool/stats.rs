@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{Scope, SessionPool};
 use crate::{
-    counters::Counters, ids::SessionKey, session::status::Condition, turn::storage::Usage,
+    counters::Counters, ids::SessionKey, session::status::Condition, store::StoreStatus,
+    turn::storage::Usage,
 };
 
 /// The pool's figures.
@@ -38,6 +39,8 @@ pub struct PoolStats {
     pub counters: Counters,
     /// What is used of the budgets of memory and disk.
     pub usage: Usage,
+    /// How the store is.
+    pub store: StoreStatus,
 }
 
 impl SessionPool {
@@ -59,6 +62,7 @@ impl SessionPool {
             process_ids: Vec::new(),
             counters: self.counters(scope),
             usage: self.usage(scope),
+            store: self.store_status().borrow().clone(),
         };
         stats.total_sessions = self.dormant(scope);
         stats.hibernated_sessions = stats.total_sessions;

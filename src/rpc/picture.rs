@@ -15,6 +15,7 @@ use crate::{
         InterruptOutcome, InterruptReport,
         status::{Condition, Status},
     },
+    store::StoreStatus,
 };
 
 /// Stands in the place of what may be a secret.
@@ -178,6 +179,7 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         tasks: facts.tasks,
         not_ready_reasons: facts.not_ready_reasons,
         sandbox_attempts: facts.sandbox_attempts,
+        store: Some(store(&stats.store)),
         // Neither of the two that the contract names: group, death signal and mark.
         memory_budget_bytes: stats.usage.memory_limit,
         memory_used_bytes: stats.usage.memory,
@@ -185,6 +187,17 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         spill_used_bytes: stats.usage.disk,
         dropped_turns: stats.usage.dropped,
         memory_refusals: stats.usage.refused,
+    }
+}
+
+fn store(status: &StoreStatus) -> proto::StoreStatus {
+    let failing = status.failing.as_ref();
+    proto::StoreStatus {
+        failing_since: failing.map(|failing| failing.since.into()),
+        reason: failing.map(|failing| failing.reason.clone()).unwrap_or_default(),
+        failed_transactions: status.failed_transactions,
+        database_bytes: status.database_bytes,
+        log_bytes: status.log_bytes,
     }
 }
 

@@ -74,6 +74,8 @@ fn classify(cause: &Cause) -> (Code, Option<Duration>) {
         Cause::Protocol { .. } => (Code::Internal, None),
         Cause::ListenerTooSlow { .. } => (Code::DataLoss, None),
         Cause::EventsExpired { .. } => (Code::OutOfRange, None),
+        // It may be a backup that ends soon, or a disk that an operator has to make room on.
+        Cause::StoreUnavailable { .. } => (Code::Unavailable, Some(Duration::from_secs(5))),
         Cause::ShuttingDown => (Code::Unavailable, soon),
         Cause::Internal { .. } => (Code::Internal, None),
     }
@@ -252,6 +254,7 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
         | Cause::CliNotFound { .. }
         | Cause::TurnInterrupted
         | Cause::Protocol { .. }
+        | Cause::StoreUnavailable { .. }
         | Cause::ShuttingDown
         | Cause::Internal { .. } => {}
     }

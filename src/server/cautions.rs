@@ -15,19 +15,20 @@ pub fn give(config: &Config, enclosure: &Enclosure, gate: &Gate) {
         warn!(
             mode,
             passed_over = %enclosure.passed_over,
-            "tenants are not kept apart: agents of one can read and change what others have; \
-             set cli.sandbox_required = true to refuse such a start"
+            detail = "agents of one tenant can read and change what others have; set \
+                      cli.sandbox_required = true to refuse such a start",
+            "tenants_not_kept_apart"
         );
     }
     if rustix::process::geteuid().is_root() {
-        warn!(mode, "the service runs as root, and so do its agents: give it a user of its own");
+        warn!(mode, detail = "so do its agents: give it a user of its own", "running_as_root");
     }
     if let Sandbox::Bubblewrap(scene) = &enclosure.sandbox {
         for name in hidden_variables(config, |path| scene.hides(path)) {
             warn!(
                 variable = name,
-                "the CLI cannot see the file that this variable names: the sandbox hides it; \
-                 add it to cli.visible_paths"
+                detail = "the sandbox hides the file that it names: add it to cli.visible_paths",
+                "variable_names_a_hidden_file"
             );
         }
     }

@@ -1,6 +1,10 @@
 //! The state folder: whose it is, what an earlier life left of itself, what is kept in it.
 
-use std::{fs::File, sync::Arc};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use tracing::warn;
@@ -8,7 +12,7 @@ use tracing::warn;
 use crate::{
     cli::{launch::STATE_VARIABLE, sandbox, scratch, sweep::kill_marked},
     config::{Config, StoreKind},
-    store::{MemoryStore, SqlStore, Store},
+    store::{MemoryStore, Opening, SqlStore, Store},
     supply,
     tasks::Tasks,
 };
@@ -68,8 +72,57 @@ pub async fn open_store(config: &Config, tasks: &Tasks) -> anyhow::Result<Arc<dy
         StoreKind::Memory => Ok(Arc::new(MemoryStore::default())),
         StoreKind::Sqlite => {
             let file = config.database_file();
-            let store = SqlStore::open(&file, tasks).await;
+            let opening = Opening {
+                create: may_begin(config, &file)?,
+                commit_timeout: config.store.commit_timeout,
+            };
+            let store = SqlStore::open(&file, opening, tasks).await;
             Ok(Arc::new(store.with_context(|| format!("store: {}", file.display()))?))
         }
     }
+}
+
+/// Whether a database is to be made. Where there is none, and sessions have left their
+/// folders, it was lost: to begin anew in silence would forget every conversation.
+fn may_begin(config: &Config, file: &Path) -> anyhow::Result<bool> {
+    let what = match fs::metadata(file) {
+        Ok(found) if found.len() > 0 => return Ok(false),
+        Ok(_) => "is empty",
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "is missing",
+        Err(error) => {
+            return Err(error).with_context(|| format!("store: {}", file.display()));
+        }
+    };
+    match left_by_sessions(&config.state_dir) {
+        Some(left) if !config.store.allow_empty => anyhow::bail!(
+            "store: the database {} {what}, but sessions have left {}: restore the database, or \
+             set store.allow_empty = true to begin without the conversations that were in it",
+            file.display(),
+            left.display()
+        ),
+        Some(left) => {
+            warn!(database = %file.display(), left = %left.display(), "store_begins_empty");
+            Ok(true)
+        }
+        None => Ok(true),
+    }
+}
+
+/// Something that a session with a name has left: its work folder, or a transcript.
+fn left_by_sessions(state_dir: &Path) -> Option<PathBuf> {
+    let list = |folder: &Path| {
+        let entries = fs::read_dir(folder).into_iter().flatten();
+        entries.filter_map(Result::ok).map(|entry| entry.path())
+    };
+    let is_sessions = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("h-") || name.starts_with("s-") && !name.starts_with("s-anonymous-")
+    };
+    let is_transcript = |path: &PathBuf| path.extension().is_some_and(|it| it == "jsonl");
+    list(&state_dir.join("tenants")).find_map(|tenant| {
+        list(&tenant.join("work")).find(is_sessions).or_else(|| {
+            list(&tenant.join("claude/projects"))
+                .find_map(|project| list(&project).find(is_transcript))
+        })
+    })
 }

@@ -165,7 +165,7 @@ impl SessionTask {
             key: self.key.clone(),
             record: self.record(),
             turn: self.keeping.turn.clone(),
-            lines: self.keeping.lines.clone(),
+            lines: Arc::new(self.keeping.lines.clone()),
             totals: self.around.tenant.totals(),
         };
         self.around.store.commit(commit).await.map_err(failed)?;
@@ -214,6 +214,8 @@ impl SessionTask {
             options: status.options.clone(),
             create_time: status.create_time,
             last_used_time: SystemTime::now() - status.last_used_at.elapsed(),
+            age: status.age(),
+            unused_for: status.last_used_at.elapsed(),
             message_count: status.message_count,
             error_count: status.error_count,
             spent: status.spent,
@@ -279,6 +281,11 @@ impl SessionTask {
     }
 }
 
-pub(super) fn failed(error: StoreError) -> Cause {
-    Cause::Internal { detail: error.to_string() }
+/// What a caller is told whose call the store did not serve.
+pub fn failed(error: StoreError) -> Cause {
+    let detail = error.to_string();
+    match error.is_temporary() {
+        true => Cause::StoreUnavailable { detail },
+        false => Cause::Internal { detail },
+    }
 }

@@ -54,6 +54,7 @@ pub use command::{
     BusyPolicy, CloseReason, CloseReport, Decision, DisconnectPolicy, InterruptOutcome,
     InterruptReport, MismatchPolicy, TurnRequest, UpdateReport,
 };
+pub use keeping::failed as store_failed;
 pub use resting::LetGo;
 pub use task::{Farewell, SessionTask, Settings, Surroundings};
 

@@ -108,7 +108,9 @@ impl Status {
             cli_session_id,
             options,
             create_time,
-            last_used_time,
+            last_used_time: _,
+            age,
+            unused_for,
             message_count,
             error_count,
             spent,
@@ -121,8 +123,8 @@ impl Status {
         // One that left the pool comes back as a new one, except for its conversation.
         if in_pool {
             self.create_time = create_time;
-            self.created_at = moment(create_time);
-            self.last_used_at = moment(last_used_time);
+            self.created_at = ago(age);
+            self.last_used_at = ago(unused_for);
             self.message_count = message_count;
             self.error_count = error_count;
         }
@@ -152,9 +154,8 @@ impl Status {
     }
 }
 
-/// A time of the wall clock by the other clock; now if it is in the future.
-fn moment(time: SystemTime) -> Instant {
+/// So long ago.
+fn ago(time: Duration) -> Instant {
     let now = Instant::now();
-    let ago = SystemTime::now().duration_since(time).unwrap_or_default();
-    now.checked_sub(ago).unwrap_or(now)
+    now.checked_sub(time).unwrap_or(now)
 }

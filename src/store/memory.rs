@@ -5,11 +5,13 @@ use std::{
     future,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
+use tokio::{sync::watch, time::Instant};
+
 use super::{
-    Commit, KeptTurn, Line, Pending, Record, Store, StoreError,
+    Commit, KeptTurn, Line, Pending, Record, Store, StoreError, StoreStatus,
     record::{MOST_TURN_BYTES, MOST_TURNS},
 };
 use crate::{
@@ -33,6 +35,7 @@ struct State {
 #[derive(Debug)]
 struct Kept {
     record: Record,
+    kept_at: Instant,
     conversations: HashSet<CliSessionId>,
     turns: VecDeque<KeptTurn>,
 }
@@ -50,6 +53,15 @@ impl MemoryStore {
 }
 
 impl Kept {
+    /// The record as it is by now.
+    fn aged(&self) -> Record {
+        let since = self.kept_at.elapsed();
+        let mut record = self.record.clone();
+        record.age += since;
+        record.unused_for += since;
+        record
+    }
+
     /// Keeps a turn within the bounds.
     fn add(&mut self, turn: KeptTurn) {
         let now = turn.end_time;
@@ -72,10 +84,12 @@ impl State {
         let kept = match self.sessions.get_mut(key) {
             Some(kept) => {
                 kept.record = record;
+                kept.kept_at = Instant::now();
                 kept
             }
             None => {
-                let kept = Kept { record, conversations: HashSet::new(), turns: VecDeque::new() };
+                let (kept_at, conversations) = (Instant::now(), HashSet::new());
+                let kept = Kept { record, kept_at, conversations, turns: VecDeque::new() };
                 self.sessions.entry(key.clone()).or_insert(kept)
             }
         };
@@ -105,7 +119,7 @@ fn done<'a, T: Send + 'a>(value: T) -> Pending<'a, T> {
 
 impl Store for MemoryStore {
     fn load<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Record>> {
-        done(self.lock().sessions.get(key).map(|kept| kept.record.clone()))
+        done(self.lock().sessions.get(key).map(Kept::aged))
     }
 
     fn commit(&self, commit: Commit) -> Pending<'_, ()> {
@@ -120,7 +134,7 @@ impl Store for MemoryStore {
         if let (Some(turn), Some(kept)) = (turn, state.sessions.get_mut(&key)) {
             kept.add(turn);
         }
-        for line in lines {
+        for line in Arc::unwrap_or_clone(lines) {
             if !state.take(&key, line.conversation) {
                 continue;
             }
@@ -192,21 +206,21 @@ impl Store for MemoryStore {
             .take_while(|(key, _)| key.tenant == *tenant)
             .filter(|(_, kept)| kept.record.in_pool)
             .take(limit)
-            .map(|(key, kept)| (key.session.clone(), kept.record.clone()))
+            .map(|(key, kept)| (key.session.clone(), kept.aged()))
             .collect();
         done(page)
     }
 
-    fn unused_since(&self, time: SystemTime, limit: usize) -> Pending<'_, Vec<SessionKey>> {
+    fn unused_for(&self, time: Duration, limit: usize) -> Pending<'_, Vec<SessionKey>> {
         let state = self.lock();
-        let unused = state.sessions.iter().filter(|(_, kept)| kept.record.last_used_time < time);
+        let unused = state.sessions.iter().filter(|(_, kept)| kept.aged().unused_for > time);
         done(unused.take(limit).map(|(key, _)| key.clone()).collect())
     }
 
-    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, SystemTime)>> {
+    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, Duration)>> {
         let state = self.lock();
         let open = state.sessions.iter().filter(|(_, kept)| kept.record.in_pool);
-        done(open.map(|(key, kept)| (key.clone(), kept.record.last_used_time)).collect())
+        done(open.map(|(key, kept)| (key.clone(), kept.aged().unused_for)).collect())
     }
 
     fn turn<'a>(&'a self, key: &'a SessionKey, turn: &'a TurnId) -> Pending<'a, Option<KeptTurn>> {
@@ -235,5 +249,10 @@ impl Store for MemoryStore {
                 .map(|(tenant, totals)| (tenant.clone(), totals.clone()))
                 .collect(),
         )
+    }
+
+    fn status(&self) -> watch::Receiver<StoreStatus> {
+        // Memory does not fail.
+        watch::Sender::default().subscribe()
     }
 }

@@ -6,17 +6,28 @@
 //! [`MemoryStore`] only as long as the service lives. A turn's share of the transcript
 //! and the session's record are one [`Commit`], which is durable or does not exist.
 
+mod clock;
+mod connection;
+mod error;
 mod memory;
+mod orders;
+mod readers;
 mod record;
 mod sql;
+mod status;
 mod turns;
 mod writer;
 
-use std::{fmt, future::Future, pin::Pin, time::SystemTime};
+use std::{fmt, future::Future, pin::Pin, time::Duration};
 
+use tokio::sync::watch;
+
+use clock::Clock;
+pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use record::{Commit, KeptTurn, Line, Record};
-pub use sql::SqlStore;
+pub use sql::{Opening, SqlStore};
+pub use status::{Failing, StoreStatus};
 
 use crate::{
     counters::Totals,
@@ -25,13 +36,8 @@ use crate::{
 
 /// What a session is told that asks for a conversation of another.
 fn owned(id: CliSessionId) -> StoreError {
-    StoreError(format!("conversation {id} belongs to another session"))
+    StoreError::Refused(format!("conversation {id} belongs to another session"))
 }
-
-/// The store could not do what it was asked: nothing of it took effect.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the store failed: {0}")]
-pub struct StoreError(pub String);
 
 /// What a store promises.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -71,8 +77,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Returns the ids of those; `None` if there is no such session.
     fn forget<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Vec<CliSessionId>>>;
 
-    /// The sessions that are in the pool, and when each was last used.
-    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, SystemTime)>>;
+    /// The sessions that are in the pool, and for how long each was not used.
+    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, Duration)>>;
 
     /// Notes that a session is in the pool no more; its conversation is kept.
     fn leave_pool<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, ()>;
@@ -85,11 +91,15 @@ pub trait Store: Send + Sync + fmt::Debug {
         limit: usize,
     ) -> Pending<'a, Vec<(SessionId, Record)>>;
 
-    /// Up to `limit` sessions that were last used before a time.
-    fn unused_since(&self, time: SystemTime, limit: usize) -> Pending<'_, Vec<SessionKey>>;
+    /// Up to `limit` sessions that were not used for so long, as far as services on this
+    /// store have seen time pass: whoever sets the clock on the wall makes nothing older.
+    fn unused_for(&self, time: Duration, limit: usize) -> Pending<'_, Vec<SessionKey>>;
 
     /// What was counted for each tenant.
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>>;
+
+    /// How the store is, from now on.
+    fn status(&self) -> watch::Receiver<StoreStatus>;
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! What is kept of a session.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     cli::options::Options,
@@ -19,6 +22,10 @@ pub struct Record {
     pub create_time: SystemTime,
     /// When a turn last began or ended.
     pub last_used_time: SystemTime,
+    /// How old it is, by a clock that nobody sets.
+    pub age: Duration,
+    /// For how long no turn has begun or ended, likewise.
+    pub unused_for: Duration,
     /// Prompts sent to the CLI.
     pub message_count: u64,
     /// Turns and connects that failed.
@@ -84,7 +91,7 @@ pub struct Commit {
     /// The turn, if its caller named it.
     pub turn: Option<KeptTurn>,
     /// What was added to its transcripts.
-    pub lines: Vec<Line>,
+    pub lines: Arc<Vec<Line>>,
     /// What its tenant has counted so far.
     pub totals: Totals,
 }

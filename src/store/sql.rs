@@ -7,18 +7,23 @@
 use std::{
     fs,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use sqlx::{
-    Row as _, SqlitePool,
-    sqlite::{
-        SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-    },
+    ConnectOptions as _, Connection as _, Row as _, SqliteConnection, migrate::MigrateError,
+    sqlite::SqliteRow,
 };
+use tokio::sync::watch;
 
 use super::{
-    Commit, KeptTurn, Line, Pending, Record, Store, StoreError, turns,
+    Clock, Commit, KeptTurn, Line, Pending, Record, Store, StoreError, StoreStatus,
+    connection::{self, Database},
+    orders::elapsed,
+    readers::Readers,
+    status::Publisher,
+    turns,
     writer::{Order, Writer},
 };
 use crate::{
@@ -27,48 +32,89 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Connections that read. Each has a thread of its own while it is busy.
-const READERS: u32 = 2;
-/// How long the database may be busy with another writer, of which there should be none.
-const BUSY: Duration = Duration::from_secs(5);
+/// How a database is opened.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Whether a file is made where there is none, or only an empty one.
+    pub create: bool,
+    /// For how long orders are tried while somebody else has the database.
+    pub commit_timeout: Duration,
+}
 
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        Self(error.to_string())
+impl Default for Opening {
+    fn default() -> Self {
+        Self { create: true, commit_timeout: Duration::from_secs(45) }
     }
 }
 
 /// A database in a file.
 #[derive(Debug)]
 pub struct SqlStore {
-    readers: SqlitePool,
+    readers: Readers,
     writer: Writer,
+    clock: Arc<Clock>,
+    status: watch::Sender<StoreStatus>,
 }
 
 impl SqlStore {
-    /// Opens the database in this file, which is made if it is not there and brought up
-    /// to date if it is older. Its writer is among `tasks`.
-    pub async fn open(file: &Path, tasks: &Tasks) -> Result<Self, StoreError> {
-        make_private(file).map_err(|error| StoreError(format!("{}: {error}", file.display())))?;
-        let options = SqliteConnectOptions::new()
-            .filename(file)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(false)
-            // What is forgotten is overwritten, not only taken out of the index.
-            .pragma("secure_delete", "ON")
-            .busy_timeout(BUSY);
-        let writing =
-            SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        sqlx::migrate!("src/store/migrations")
-            .run(&writing)
-            .await
-            .map_err(|error| StoreError(error.to_string()))?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_lazy_with(options.read_only(true));
-        Ok(Self { readers, writer: Writer::start(writing, tasks) })
+    /// Opens the database in this file, and brings it up to date if it is older. Its writer
+    /// is among `tasks`.
+    pub async fn open(file: &Path, opening: Opening, tasks: &Tasks) -> Result<Self, StoreError> {
+        let failed = |error| StoreError::Unavailable(format!("{}: {error}", file.display()));
+        if opening.create {
+            make_private(file).map_err(failed)?;
+        } else if fs::metadata(file).map_err(failed)?.len() == 0 {
+            return Err(StoreError::Broken(format!("{}: is empty", file.display())));
+        }
+        let options = connection::options(file);
+        let mut migrating = options.connect().await?;
+        migrate(&mut migrating).await?;
+        let observed_ms: i64 = sqlx::query_scalar("SELECT observed_ms FROM store_state")
+            .fetch_one(&mut migrating)
+            .await?;
+        migrating.close().await?;
+        let clock = Arc::new(Clock::from(observed_ms));
+        let status = watch::Sender::default();
+        let (database, publisher) =
+            (Database::of(file).map_err(failed)?, Publisher::new(status.clone()));
+        let limit = opening.commit_timeout;
+        let writer = Writer::start(database, Arc::clone(&clock), publisher, limit, tasks);
+        Ok(Self { readers: Readers::new(options), writer, clock, status })
     }
+
+    fn record(&self, row: &SqliteRow) -> Result<Record, StoreError> {
+        let count = |name: &str| -> Result<u64, StoreError> {
+            u64::try_from(row.try_get::<i64, _>(name)?).map_err(|_| bad(name))
+        };
+        let options: &str = row.try_get("options")?;
+        let spent: &str = row.try_get("spent")?;
+        Ok(Record {
+            cli_session_id: conversation(row.try_get("cli_session_id")?)?,
+            options: serde_json::from_str(options).map_err(|_| bad("options"))?,
+            create_time: time(row.try_get("created_ms")?),
+            last_used_time: time(row.try_get("last_used_ms")?),
+            age: self.clock.since(row.try_get("created_observed_ms")?),
+            unused_for: self.clock.since(row.try_get("used_observed_ms")?),
+            message_count: count("message_count")?,
+            error_count: count("error_count")?,
+            spent: serde_json::from_str(spent).map_err(|_| bad("spent"))?,
+            reported_cost_usd: row.try_get("reported_cost_usd")?,
+            in_pool: row.try_get::<i64, _>("in_pool")? != 0,
+        })
+    }
+}
+
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    sqlx::migrate!("src/store/migrations").run(connection).await.map_err(|error| match error {
+        MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
+            StoreError::Refused(format!(
+                "the database is of a newer version of the service (its migration {version} is \
+                 not known here): run that version, or restore an older backup"
+            ))
+        }
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
+        error => StoreError::Broken(error.to_string()),
+    })
 }
 
 /// Prompts and answers are in it: nobody else may read it.
@@ -94,7 +140,7 @@ pub(super) fn signed(count: u64) -> i64 {
 }
 
 pub(super) fn bad(what: &str) -> StoreError {
-    StoreError(format!("the database holds a bad {what}"))
+    StoreError::Broken(format!("the database holds a bad {what}"))
 }
 
 fn conversation(text: &str) -> Result<CliSessionId, StoreError> {
@@ -107,34 +153,17 @@ fn key(row: &SqliteRow) -> Result<SessionKey, StoreError> {
     Ok(SessionKey::new(tenant, session))
 }
 
-fn record(row: &SqliteRow) -> Result<Record, StoreError> {
-    let count = |name: &str| -> Result<u64, StoreError> {
-        u64::try_from(row.try_get::<i64, _>(name)?).map_err(|_| bad(name))
-    };
-    let options: &str = row.try_get("options")?;
-    let spent: &str = row.try_get("spent")?;
-    Ok(Record {
-        cli_session_id: conversation(row.try_get("cli_session_id")?)?,
-        options: serde_json::from_str(options).map_err(|_| bad("options"))?,
-        create_time: time(row.try_get("created_ms")?),
-        last_used_time: time(row.try_get("last_used_ms")?),
-        message_count: count("message_count")?,
-        error_count: count("error_count")?,
-        spent: serde_json::from_str(spent).map_err(|_| bad("spent"))?,
-        reported_cost_usd: row.try_get("reported_cost_usd")?,
-        in_pool: row.try_get::<i64, _>("in_pool")? != 0,
-    })
-}
-
 impl Store for SqlStore {
     fn load<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Record>> {
         Box::pin(async move {
+            let mut reader = self.readers.take().await?;
             let row = sqlx::query("SELECT * FROM sessions WHERE tenant = $1 AND session_id = $2")
                 .bind(key.tenant.as_str())
                 .bind(key.session.as_str())
-                .fetch_optional(&self.readers)
+                .fetch_optional(reader.connection())
                 .await?;
-            row.as_ref().map(record).transpose()
+            reader.give_back();
+            row.as_ref().map(|row| self.record(row)).transpose()
         })
     }
 
@@ -150,6 +179,7 @@ impl Store for SqlStore {
         id: CliSessionId,
     ) -> Pending<'a, Option<SessionId>> {
         Box::pin(async move {
+            let mut reader = self.readers.take().await?;
             let owner: Option<String> = sqlx::query_scalar(
                 "SELECT session_id FROM conversations \
                  WHERE tenant = $1 AND cli_session_id = $2 AND session_id <> $3 LIMIT 1",
@@ -157,8 +187,9 @@ impl Store for SqlStore {
             .bind(key.tenant.as_str())
             .bind(id.to_string())
             .bind(key.session.as_str())
-            .fetch_optional(&self.readers)
+            .fetch_optional(reader.connection())
             .await?;
+            reader.give_back();
             owner.map(|id| SessionId::parse(&id).map_err(|_| bad("session_id"))).transpose()
         })
     }
@@ -174,14 +205,16 @@ impl Store for SqlStore {
 
     fn transcript<'a>(&'a self, tenant: &'a TenantId, id: CliSessionId) -> Pending<'a, Vec<Line>> {
         Box::pin(async move {
+            let mut reader = self.readers.take().await?;
             let rows = sqlx::query(
                 "SELECT subpath, uuid, line FROM entries \
                  WHERE tenant = $1 AND cli_session_id = $2 ORDER BY seq",
             )
             .bind(tenant.as_str())
             .bind(id.to_string())
-            .fetch_all(&self.readers)
+            .fetch_all(reader.connection())
             .await?;
+            reader.give_back();
             let line = |row: SqliteRow| {
                 Ok(Line {
                     conversation: id,
@@ -208,6 +241,7 @@ impl Store for SqlStore {
         limit: usize,
     ) -> Pending<'a, Vec<(SessionId, Record)>> {
         Box::pin(async move {
+            let mut reader = self.readers.take().await?;
             let rows = sqlx::query(
                 "SELECT * FROM sessions WHERE tenant = $1 AND session_id > $2 AND in_pool = 1 \
                  ORDER BY session_id LIMIT $3",
@@ -215,39 +249,45 @@ impl Store for SqlStore {
             .bind(tenant.as_str())
             .bind(after.map_or("", SessionId::as_str))
             .bind(signed(limit as u64))
-            .fetch_all(&self.readers)
+            .fetch_all(reader.connection())
             .await?;
+            reader.give_back();
             rows.iter()
                 .map(|row| {
                     let id = SessionId::parse(row.try_get("session_id")?);
-                    Ok((id.map_err(|_| bad("session_id"))?, record(row)?))
+                    Ok((id.map_err(|_| bad("session_id"))?, self.record(row)?))
                 })
                 .collect()
         })
     }
 
-    fn unused_since(&self, time: SystemTime, limit: usize) -> Pending<'_, Vec<SessionKey>> {
+    fn unused_for(&self, time: Duration, limit: usize) -> Pending<'_, Vec<SessionKey>> {
         Box::pin(async move {
+            let mut reader = self.readers.take().await?;
             let rows = sqlx::query(
-                "SELECT tenant, session_id FROM sessions WHERE last_used_ms < $1 \
-                 ORDER BY last_used_ms LIMIT $2",
+                "SELECT tenant, session_id FROM sessions WHERE used_observed_ms < $1 \
+                 ORDER BY used_observed_ms LIMIT $2",
             )
-            .bind(millis(time))
+            .bind(self.clock.now_ms().saturating_sub(elapsed(time)))
             .bind(signed(limit as u64))
-            .fetch_all(&self.readers)
+            .fetch_all(reader.connection())
             .await?;
+            reader.give_back();
             rows.iter().map(key).collect()
         })
     }
 
-    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, SystemTime)>> {
+    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, Duration)>> {
         Box::pin(async move {
+            let mut reader = self.readers.take().await?;
             let rows = sqlx::query(
-                "SELECT tenant, session_id, last_used_ms FROM sessions WHERE in_pool = 1",
+                "SELECT tenant, session_id, used_observed_ms FROM sessions WHERE in_pool = 1",
             )
-            .fetch_all(&self.readers)
+            .fetch_all(reader.connection())
             .await?;
-            rows.iter().map(|row| Ok((key(row)?, time(row.try_get("last_used_ms")?)))).collect()
+            reader.give_back();
+            let unused = |row: &SqliteRow| row.try_get("used_observed_ms");
+            rows.iter().map(|row| Ok((key(row)?, self.clock.since(unused(row)?)))).collect()
         })
     }
 
@@ -257,8 +297,11 @@ impl Store for SqlStore {
 
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {
         Box::pin(async move {
-            let rows =
-                sqlx::query("SELECT tenant, counters FROM totals").fetch_all(&self.readers).await?;
+            let mut reader = self.readers.take().await?;
+            let rows = sqlx::query("SELECT tenant, counters FROM totals")
+                .fetch_all(reader.connection())
+                .await?;
+            reader.give_back();
             rows.iter()
                 .map(|row| {
                     let tenant = TenantId::parse(row.try_get("tenant")?).map_err(|_| bad("tenant"));
@@ -267,5 +310,9 @@ impl Store for SqlStore {
                 })
                 .collect()
         })
+    }
+
+    fn status(&self) -> watch::Receiver<StoreStatus> {
+        self.status.subscribe()
     }
 }

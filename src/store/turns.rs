@@ -3,10 +3,11 @@
 
 use std::time::SystemTime;
 
-use sqlx::{Row as _, SqliteConnection, SqlitePool};
+use sqlx::{Row as _, SqliteConnection};
 
 use super::{
     KeptTurn, StoreError,
+    readers::Readers,
     record::{MOST_TURN_BYTES, MOST_TURNS},
     sql::{bad, millis, signed, time},
 };
@@ -82,10 +83,11 @@ pub(super) async fn forget(
 
 /// A turn of this name, if it is kept.
 pub(super) async fn find(
-    readers: &SqlitePool,
+    readers: &Readers,
     key: &SessionKey,
     turn: &TurnId,
 ) -> Result<Option<KeptTurn>, StoreError> {
+    let mut reader = readers.take().await?;
     let row = sqlx::query(
         "SELECT client_id, cli_session_id, started_ms, ended_ms, expires_ms, interrupted, result \
          FROM turns WHERE tenant = $1 AND session_id = $2 AND turn_id = $3 AND expires_ms > $4",
@@ -94,8 +96,9 @@ pub(super) async fn find(
     .bind(key.session.as_str())
     .bind(turn.as_str())
     .bind(millis(SystemTime::now()))
-    .fetch_optional(readers)
+    .fetch_optional(reader.connection())
     .await?;
+    reader.give_back();
     let Some(row) = row else { return Ok(None) };
     let client_id = ClientId::parse(row.try_get("client_id")?);
     let cli_session_id = CliSessionId::parse(row.try_get("cli_session_id")?);

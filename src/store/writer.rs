@@ -1,27 +1,46 @@
 //! The one task that writes to the database. What is asked of it while it writes is
 //! written together next: a transaction costs a wait for the disk, however much is in it.
+//!
+//! Who asks is answered within a bound, whatever holds the database: orders that wait for
+//! the same lock wait for it together. An order is told done only when it is committed.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, mem, sync::Arc, time::Duration};
 
-use sqlx::{QueryBuilder, Sqlite, SqlitePool, Transaction};
-use tokio::sync::{mpsc, oneshot};
-use tracing::{error, error_span, warn};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error_span, warn};
 
 use super::{
-    Commit, Line, StoreError,
-    sql::{millis, signed},
-    turns,
+    Clock, Commit, StoreError,
+    connection::{Database, Transaction},
+    orders,
+    status::Publisher,
 };
 use crate::{
     counters::Totals,
-    ids::{CliSessionId, SessionKey, TenantId},
+    ids::{SessionKey, TenantId},
     tasks::Tasks,
 };
 
 /// Orders that may wait. More make those who ask wait.
 const WAITING: usize = 256;
-/// Lines in one statement: SQLite takes 32 766 values, and a line is six.
-const LINES: usize = 5000;
+/// Bytes of lines that are written in one transaction, if more than one order has them.
+const BATCH_BYTES: usize = 8 << 20;
+/// How long somebody else may have the database before that is told.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between attempts to write while the store fails.
+const PROBE: Duration = Duration::from_secs(1);
+/// Between writes where nobody asks for any: time goes on.
+const TICK: Duration = Duration::from_secs(60);
+/// Between attempts to cut a log that somebody reads.
+const LOG_AGAIN: Duration = Duration::from_secs(5);
+/// How long orders may take once the service stops.
+const LAST_ORDERS: Duration = Duration::from_secs(3);
+/// What an answer may be late by: a disk that hangs is not waited for.
+const LATE: Duration = Duration::from_secs(15);
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -38,51 +57,320 @@ pub(super) enum Order {
     LeavePool(SessionKey, Answer<()>),
 }
 
+impl Order {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Commit(commit, _) => commit.lines.iter().map(|line| line.json.len()).sum(),
+            Self::Count(..) | Self::Forget(..) | Self::LeavePool(..) => 0,
+        }
+    }
+
+    /// Whoever asked may be gone; what was written stays written.
+    fn answer(self, outcome: Result<Written, StoreError>) {
+        match self {
+            Self::Commit(_, reply) | Self::Count(_, _, reply) | Self::LeavePool(_, reply) => {
+                reply.send(outcome.map(drop)).ok();
+            }
+            Self::Forget(_, reply) => {
+                let gone = outcome.map(|written| match written {
+                    Written::Forgotten(gone) => gone,
+                    Written::Kept => None,
+                });
+                reply.send(gone).ok();
+            }
+        }
+    }
+}
+
+/// What became of an order.
+#[derive(Debug)]
+enum Written {
+    Kept,
+    Forgotten(Option<Vec<String>>),
+}
+
+/// An order, and until when it is tried.
+#[derive(Debug)]
+struct Asked {
+    order: Order,
+    until: Instant,
+}
+
 /// The way to the writer.
 #[derive(Debug)]
 pub(super) struct Writer {
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Asked>,
+    limit: Duration,
 }
 
 impl Writer {
     /// Starts the writer. It ends with the service's tasks, after all that was asked
-    /// before.
-    pub(super) fn start(database: SqlitePool, tasks: &Tasks) -> Self {
-        let (orders, mut waiting) = mpsc::channel(WAITING);
+    /// before. Orders are tried for `limit`.
+    pub(super) fn start(
+        database: Database,
+        clock: Arc<Clock>,
+        publisher: Publisher,
+        limit: Duration,
+        tasks: &Tasks,
+    ) -> Self {
+        let (orders, waiting) = mpsc::channel(WAITING);
         let stopping = tasks.stopping().clone();
-        tasks.spawn(error_span!("store"), async move {
-            let mut batch = Vec::with_capacity(WAITING);
-            let mut counted = HashMap::new();
-            loop {
-                let count = tokio::select! {
-                    count = waiting.recv_many(&mut batch, WAITING) => count,
-                    () = stopping.cancelled(), if !waiting.is_closed() => {
-                        waiting.close();
-                        continue;
-                    }
-                };
-                if count == 0 {
-                    break;
-                }
-                batch.iter_mut().for_each(|order| raise(order, &mut counted));
-                if write_all(&database, std::mem::take(&mut batch)).await {
-                    empty_log(&database).await;
-                }
-            }
-            database.close().await;
-        });
-        Self { orders }
+        let clerk = Clerk {
+            database,
+            clock,
+            publisher,
+            stopping,
+            counted: HashMap::new(),
+            log_holds_forgotten: false,
+            log_tried: Instant::now(),
+            tried: Instant::now(),
+        };
+        tasks.spawn(error_span!("store"), clerk.work(waiting));
+        Self { orders, limit }
     }
 
     pub(super) async fn ask<T>(
         &self,
         order: impl FnOnce(Answer<T>) -> Order,
     ) -> Result<T, StoreError> {
-        let gone = || StoreError("the store is closed".into());
+        let gone = || StoreError::Unavailable("the store is closed".into());
         let (reply, answer) = oneshot::channel();
-        self.orders.send(order(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        let asked = Asked { order: order(reply), until: Instant::now() + self.limit };
+        let answered = async {
+            self.orders.send(asked).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())?
+        };
+        timeout(self.limit + LATE, answered)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("the disk does not answer".into())))
     }
+}
+
+/// At which point a transaction failed.
+enum Failed {
+    /// It did not begin: nobody's order is to blame.
+    Begin(StoreError),
+    /// One of its orders, or the commit.
+    Work(StoreError),
+}
+
+/// What the writer's task owns.
+struct Clerk {
+    database: Database,
+    clock: Arc<Clock>,
+    publisher: Publisher,
+    stopping: CancellationToken,
+    counted: HashMap<TenantId, Totals>,
+    /// Whether texts that were forgotten are still in the write-ahead log.
+    log_holds_forgotten: bool,
+    log_tried: Instant,
+    /// When the last transaction was tried.
+    tried: Instant,
+}
+
+impl Clerk {
+    async fn work(mut self, mut waiting: mpsc::Receiver<Asked>) {
+        let mut batch = Vec::with_capacity(WAITING);
+        loop {
+            let stopping = self.stopping.clone();
+            let count = tokio::select! {
+                count = waiting.recv_many(&mut batch, WAITING) => count,
+                () = stopping.cancelled(), if !waiting.is_closed() => {
+                    waiting.close();
+                    continue;
+                }
+                () = sleep_until(self.next_touch()) => {
+                    self.touch().await;
+                    continue;
+                }
+            };
+            if count == 0 {
+                break;
+            }
+            batch.iter_mut().for_each(|asked| raise(&mut asked.order, &mut self.counted));
+            for some in in_parts(mem::take(&mut batch)) {
+                self.write(some).await;
+            }
+            self.look_after_log().await;
+        }
+        self.database.close().await;
+    }
+
+    fn next_touch(&self) -> Instant {
+        self.tried + if self.publisher.is_failing() { PROBE } else { TICK }
+    }
+
+    /// Lets time go on, and finds out whether commits succeed, where nobody asks for one.
+    async fn touch(&mut self) {
+        let probes = self.publisher.is_failing();
+        let touched = match self.begin(Instant::now()).await {
+            Ok(mut transaction) => {
+                let tried = match probes {
+                    true => orders::probe(transaction.connection()).await,
+                    false => Ok(()),
+                };
+                match tried {
+                    Ok(()) => transaction.commit(Instant::now()).await,
+                    Err(error) => {
+                        transaction.abandon().await;
+                        Err(error)
+                    }
+                }
+            }
+            Err(error) => Err(error),
+        };
+        self.tried = Instant::now();
+        match touched {
+            Ok(()) => self.publisher.committed(),
+            // Somebody has the database just now, which is no failure before it lasts.
+            Err(error) if error.is_busy() && !probes => {}
+            Err(error) => self.publisher.failing(&error),
+        }
+        self.look_after_log().await;
+    }
+
+    async fn begin(&mut self, until: Instant) -> Result<Transaction<'_>, StoreError> {
+        let began = Instant::now();
+        let mut until = until;
+        let Self { database, clock, publisher, stopping, .. } = self;
+        let goes_on = |error: &StoreError| {
+            let now = Instant::now();
+            if now - began > PATIENCE {
+                publisher.failing(error);
+            }
+            if stopping.is_cancelled() {
+                until = until.min(now + LAST_ORDERS);
+            }
+            now < until
+        };
+        database.begin(clock.now_ms(), goes_on).await
+    }
+
+    /// Writes orders in one transaction. If one of them fails each is tried by itself, so
+    /// that none fails for another's sake.
+    async fn write(&mut self, mut asked: Vec<Asked>) {
+        while !asked.is_empty() {
+            let until = asked.iter().map(|asked| asked.until).min();
+            let until = until.unwrap_or_else(Instant::now);
+            let tried = self.in_one(&asked, until).await;
+            self.tried = Instant::now();
+            match tried {
+                Ok(written) => {
+                    self.publisher.committed();
+                    for (Asked { order, .. }, outcome) in asked.into_iter().zip(written) {
+                        self.log_holds_forgotten |=
+                            matches!(outcome, Ok(Written::Forgotten(Some(_))));
+                        order.answer(outcome);
+                    }
+                    return;
+                }
+                Err(Failed::Work(error)) if asked.len() > 1 => {
+                    warn!(%error, orders = asked.len(), "store_orders_tried_one_by_one");
+                    for one in asked {
+                        Box::pin(self.write(vec![one])).await;
+                    }
+                    return;
+                }
+                Err(Failed::Begin(error)) if error.is_busy() && !self.stopping.is_cancelled() => {
+                    // Those who came later may still wait.
+                    self.publisher.failed(&error);
+                    let now = Instant::now();
+                    let (late, rest) = asked.into_iter().partition(|asked| asked.until <= now);
+                    asked = rest;
+                    refuse(late, &error);
+                }
+                Err(Failed::Begin(error) | Failed::Work(error)) => {
+                    self.publisher.failed(&error);
+                    return refuse(asked, &error);
+                }
+            }
+        }
+    }
+
+    async fn in_one(
+        &mut self,
+        asked: &[Asked],
+        until: Instant,
+    ) -> Result<Vec<Result<Written, StoreError>>, Failed> {
+        let observed_ms = self.clock.now_ms();
+        let mut transaction = self.begin(until).await.map_err(Failed::Begin)?;
+        let mut written = Vec::with_capacity(asked.len());
+        for Asked { order, .. } in asked {
+            match carry_out(&mut transaction, order, observed_ms).await {
+                Ok(outcome) => written.push(outcome),
+                Err(error) => {
+                    transaction.abandon().await;
+                    return Err(Failed::Work(error));
+                }
+            }
+        }
+        transaction.commit(until).await.map_err(Failed::Work)?;
+        Ok(written)
+    }
+
+    /// Cuts the write-ahead log where it has grown, or holds what was forgotten. Whoever
+    /// reads just now keeps what they see: it is tried again.
+    async fn look_after_log(&mut self) {
+        let is_long = self.publisher.measured(self.database.sizes());
+        let due = self.log_tried.elapsed() >= LOG_AGAIN;
+        if !(self.log_holds_forgotten || is_long && due) || self.publisher.is_failing() {
+            return;
+        }
+        self.log_tried = Instant::now();
+        match self.database.empty_log().await {
+            Ok(emptied) => self.log_holds_forgotten &= !emptied,
+            Err(error) => warn!(%error, "store_log_not_emptied"),
+        }
+        self.publisher.measured(self.database.sizes());
+    }
+}
+
+/// Carries out one order. The inner error is its own fault, and nothing of it is written.
+async fn carry_out(
+    transaction: &mut Transaction<'_>,
+    order: &Order,
+    observed_ms: i64,
+) -> Result<Result<Written, StoreError>, StoreError> {
+    let connection = transaction.connection();
+    Ok(Ok(match order {
+        Order::Commit(commit, _) => {
+            let kept = orders::keep(connection, commit, observed_ms).await?;
+            return Ok(kept.map(|()| Written::Kept));
+        }
+        Order::Count(tenant, totals, _) => {
+            orders::keep_totals(connection, tenant, totals).await?;
+            Written::Kept
+        }
+        Order::Forget(key, _) => Written::Forgotten(orders::forget(connection, key).await?),
+        Order::LeavePool(key, _) => {
+            orders::leave_pool(connection, key).await?;
+            Written::Kept
+        }
+    }))
+}
+
+fn refuse(asked: Vec<Asked>, error: &StoreError) {
+    for Asked { order, .. } in asked {
+        order.answer(Err(error.clone()));
+    }
+}
+
+/// Orders that are written together: much is not, so that others come in between.
+fn in_parts(asked: Vec<Asked>) -> Vec<Vec<Asked>> {
+    let mut parts: Vec<Vec<Asked>> = Vec::new();
+    let mut bytes = usize::MAX;
+    for one in asked {
+        let more = one.order.bytes();
+        bytes = bytes.saturating_add(more);
+        match parts.last_mut() {
+            Some(part) if bytes <= BATCH_BYTES => part.push(one),
+            _ => {
+                bytes = more;
+                parts.push(vec![one]);
+            }
+        }
+    }
+    parts
 }
 
 /// Orders come in another order than their totals were taken: the highest count.
@@ -95,265 +383,4 @@ fn raise(order: &mut Order, counted: &mut HashMap<TenantId, Totals>) {
     let highest = counted.entry(tenant.clone()).or_default();
     highest.raise(totals);
     totals.clone_from(highest);
-}
-
-/// Empties the write-ahead log, which holds what was written before, forgotten texts
-/// among it. If somebody reads just now, a later one does it.
-async fn empty_log(database: &SqlitePool) {
-    let done = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(database).await;
-    if let Err(error) = done {
-        warn!(%error, "store_log_not_emptied");
-    }
-}
-
-/// Writes orders in one transaction. If that fails each is tried by itself, so that none
-/// fails for another's sake. Returns whether something was forgotten.
-async fn write_all(database: &SqlitePool, orders: Vec<Order>) -> bool {
-    let mut forgotten = false;
-    let together = match &orders[..] {
-        [_] => Err(StoreError("alone anyway".into())),
-        _ => in_one(database, &orders).await,
-    };
-    match together {
-        Ok(answers) => {
-            forgotten = answers.iter().any(Option::is_some);
-            orders.into_iter().zip(answers).for_each(|(order, gone)| answer(order, Ok(gone)));
-        }
-        Err(_) => {
-            for order in orders {
-                let written = in_one(database, std::slice::from_ref(&order)).await;
-                if let Err(error) = &written {
-                    error!(%error, "store_failed");
-                }
-                let written = written.map(|mut answers| answers.pop().flatten());
-                forgotten |= matches!(written, Ok(Some(_)));
-                answer(order, written);
-            }
-        }
-    }
-    forgotten
-}
-
-/// Whoever asked may be gone; what was written stays written.
-fn answer(order: Order, written: Result<Option<Vec<String>>, StoreError>) {
-    match order {
-        Order::Commit(_, reply) | Order::Count(_, _, reply) | Order::LeavePool(_, reply) => {
-            drop(reply.send(written.map(|_| ())))
-        }
-        Order::Forget(_, reply) => drop(reply.send(written)),
-    }
-}
-
-async fn in_one(
-    database: &SqlitePool,
-    orders: &[Order],
-) -> Result<Vec<Option<Vec<String>>>, StoreError> {
-    let mut transaction = database.begin().await?;
-    let mut answers = Vec::with_capacity(orders.len());
-    for order in orders {
-        answers.push(match order {
-            Order::Commit(commit, _) => {
-                keep(&mut transaction, commit).await?;
-                None
-            }
-            Order::Count(tenant, totals, _) => {
-                keep_totals(&mut transaction, tenant, totals).await?;
-                None
-            }
-            Order::Forget(key, _) => forget(&mut transaction, key).await?,
-            Order::LeavePool(key, _) => {
-                leave_pool(&mut transaction, key).await?;
-                None
-            }
-        });
-    }
-    transaction.commit().await?;
-    Ok(answers)
-}
-
-async fn keep(
-    transaction: &mut Transaction<'_, Sqlite>,
-    commit: &Commit,
-) -> Result<(), StoreError> {
-    let Commit { key, record, turn, lines, totals } = commit;
-    let conversation = record.cli_session_id;
-    if !take(transaction, key, conversation).await? {
-        return Err(super::owned(conversation));
-    }
-    sqlx::query(
-        "INSERT INTO sessions (tenant, session_id, cli_session_id, options, created_ms, last_used_ms, \
-         message_count, error_count, spent, reported_cost_usd, in_pool) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
-         ON CONFLICT (tenant, session_id) DO UPDATE SET cli_session_id = excluded.cli_session_id, \
-         options = excluded.options, created_ms = excluded.created_ms, \
-         last_used_ms = excluded.last_used_ms, message_count = excluded.message_count, \
-         error_count = excluded.error_count, spent = excluded.spent, \
-         reported_cost_usd = excluded.reported_cost_usd, in_pool = excluded.in_pool",
-    )
-    .bind(key.tenant.as_str())
-    .bind(key.session.as_str())
-    .bind(record.cli_session_id.to_string())
-    .bind(json(serde_json::to_string(&record.options))?)
-    .bind(millis(record.create_time))
-    .bind(millis(record.last_used_time))
-    .bind(signed(record.message_count))
-    .bind(signed(record.error_count))
-    .bind(json(serde_json::to_string(&record.spent))?)
-    .bind(record.reported_cost_usd)
-    .bind(i64::from(record.in_pool))
-    .execute(&mut **transaction)
-    .await?;
-    if let Some(turn) = turn {
-        turns::keep(transaction, key, turn).await?;
-    }
-    keep_totals(transaction, &key.tenant, totals).await?;
-    for same in lines.chunk_by(|a, b| a.conversation == b.conversation) {
-        let conversation = same[0].conversation;
-        if conversation != record.cli_session_id && !take(transaction, key, conversation).await? {
-            warn!(session_id = %key.session, %conversation, "lines_of_another_session_left_out");
-            continue;
-        }
-        for some in same.chunks(LINES) {
-            append(transaction, key, conversation, some).await?;
-        }
-    }
-    Ok(())
-}
-
-/// The session has this conversation from now on.
-async fn join(
-    transaction: &mut Transaction<'_, Sqlite>,
-    key: &SessionKey,
-    conversation: CliSessionId,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO conversations (tenant, session_id, cli_session_id) VALUES ($1, $2, $3) \
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(key.tenant.as_str())
-    .bind(key.session.as_str())
-    .bind(conversation.to_string())
-    .execute(&mut **transaction)
-    .await?;
-    Ok(())
-}
-
-/// The same unless only others have it. Returns whether the session has it. Decided in the
-/// transaction that keeps what was said in it.
-async fn take(
-    transaction: &mut Transaction<'_, Sqlite>,
-    key: &SessionKey,
-    conversation: CliSessionId,
-) -> Result<bool, StoreError> {
-    let owners: Vec<String> = sqlx::query_scalar(
-        "SELECT session_id FROM conversations WHERE tenant = $1 AND cli_session_id = $2",
-    )
-    .bind(key.tenant.as_str())
-    .bind(conversation.to_string())
-    .fetch_all(&mut **transaction)
-    .await?;
-    if owners.is_empty() {
-        join(transaction, key, conversation).await?;
-    }
-    Ok(owners.is_empty() || owners.iter().any(|owner| owner == key.session.as_str()))
-}
-
-async fn keep_totals(
-    transaction: &mut Transaction<'_, Sqlite>,
-    tenant: &TenantId,
-    totals: &Totals,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO totals (tenant, counters) VALUES ($1, $2) \
-         ON CONFLICT (tenant) DO UPDATE SET counters = excluded.counters",
-    )
-    .bind(tenant.as_str())
-    .bind(json(serde_json::to_string(totals))?)
-    .execute(&mut **transaction)
-    .await?;
-    Ok(())
-}
-
-fn json(text: serde_json::Result<String>) -> Result<String, StoreError> {
-    text.map_err(|error| StoreError(error.to_string()))
-}
-
-/// Adds lines of one conversation behind those that it has.
-async fn append(
-    transaction: &mut Transaction<'_, Sqlite>,
-    key: &SessionKey,
-    conversation: CliSessionId,
-    lines: &[Line],
-) -> Result<(), StoreError> {
-    let conversation = conversation.to_string();
-    let last: i64 = sqlx::query_scalar(
-        "SELECT COALESCE(MAX(seq), 0) FROM entries WHERE tenant = $1 AND cli_session_id = $2",
-    )
-    .bind(key.tenant.as_str())
-    .bind(&conversation)
-    .fetch_one(&mut **transaction)
-    .await?;
-    let mut insert = QueryBuilder::new(
-        "INSERT INTO entries (tenant, cli_session_id, seq, subpath, uuid, line) ",
-    );
-    insert.push_values((last + 1..).zip(lines), |mut row, (seq, line)| {
-        row.push_bind(key.tenant.as_str())
-            .push_bind(&conversation)
-            .push_bind(seq)
-            .push_bind(&*line.subpath)
-            .push_bind(&line.uuid)
-            .push_bind(&line.json);
-    });
-    insert.push(" ON CONFLICT DO NOTHING");
-    insert.build().execute(&mut **transaction).await?;
-    Ok(())
-}
-
-async fn leave_pool(
-    transaction: &mut Transaction<'_, Sqlite>,
-    key: &SessionKey,
-) -> Result<(), StoreError> {
-    sqlx::query("UPDATE sessions SET in_pool = 0 WHERE tenant = $1 AND session_id = $2")
-        .bind(key.tenant.as_str())
-        .bind(key.session.as_str())
-        .execute(&mut **transaction)
-        .await?;
-    Ok(())
-}
-
-async fn forget(
-    transaction: &mut Transaction<'_, Sqlite>,
-    key: &SessionKey,
-) -> Result<Option<Vec<String>>, StoreError> {
-    let removed = sqlx::query("DELETE FROM sessions WHERE tenant = $1 AND session_id = $2")
-        .bind(key.tenant.as_str())
-        .bind(key.session.as_str())
-        .execute(&mut **transaction)
-        .await?;
-    turns::forget(transaction, key).await?;
-    if removed.rows_affected() == 0 {
-        return Ok(None);
-    }
-    let alone: Vec<String> = sqlx::query_scalar(
-        "SELECT cli_session_id FROM conversations AS mine WHERE tenant = $1 AND session_id = $2 \
-         AND NOT EXISTS (SELECT 1 FROM conversations AS other WHERE other.tenant = mine.tenant \
-         AND other.cli_session_id = mine.cli_session_id AND other.session_id <> mine.session_id)",
-    )
-    .bind(key.tenant.as_str())
-    .bind(key.session.as_str())
-    .fetch_all(&mut **transaction)
-    .await?;
-    for conversation in &alone {
-        sqlx::query("DELETE FROM entries WHERE tenant = $1 AND cli_session_id = $2")
-            .bind(key.tenant.as_str())
-            .bind(conversation)
-            .execute(&mut **transaction)
-            .await?;
-    }
-    sqlx::query("DELETE FROM conversations WHERE tenant = $1 AND session_id = $2")
-        .bind(key.tenant.as_str())
-        .bind(key.session.as_str())
-        .execute(&mut **transaction)
-        .await?;
-    Ok(Some(alone))
 }

@@ -42,9 +42,6 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, Cause> {
     let given_up = CancellationToken::new();
     let _drop = given_up.clone().drop_guard();
-    let internal = |error: io::Error| Cause::Internal {
-        detail: format!("the session's folders cannot be made: {error}"),
-    };
     let conversation = order.conversation;
     let source = match conversation {
         Conversation::Own(id) | Conversation::Existing(id) => id,
@@ -82,7 +79,7 @@ pub(super) async fn prepare(
         };
         Ok(Ok((found, taken_up, folders)))
     });
-    let (found, taken_up, folders) = prepared.await.map_err(internal)??;
+    let (found, taken_up, folders) = prepared.await.map_err(not_made)??;
     let origin = match conversation {
         Conversation::Own(id) if found => Origin::Resume(id),
         Conversation::Own(id) => Origin::New(id),
@@ -93,4 +90,14 @@ pub(super) async fn prepare(
         }
     };
     Ok(Prepared { origin, taken_up, folders })
+}
+
+/// A disk without room may have some again.
+fn not_made(error: io::Error) -> Cause {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let detail = format!("the session's folders cannot be made: {error}");
+    match error.kind() {
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem => Cause::StoreUnavailable { detail },
+        _ => Cause::Internal { detail },
+    }
 }

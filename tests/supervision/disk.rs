@@ -3,16 +3,26 @@
 
 use std::{fs, io::Write as _, path::PathBuf};
 
-use session_pool::procfs::Look;
+use session_pool::{
+    procfs::Look,
+    proto::{GetStatsRequest, GetStatsResponse},
+};
 use tempfile::TempDir;
-use tonic::Code;
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
-use crate::support::{
-    daemon::Daemon,
-    failure,
-    processes::{lives, words},
-    service::{query, script},
-    turn::Turn,
+use crate::{
+    second::Second,
+    support::{
+        daemon::Daemon,
+        eventually, failure,
+        processes::{lives, words},
+        retry_after,
+        service::{query, script},
+        turn::Turn,
+    },
 };
 
 /// Bytes of the disk.
@@ -62,6 +72,25 @@ impl Bed {
         fs::remove_file(self.disk.join("filler")).expect("removed");
     }
 
+    async fn stats(&self) -> GetStatsResponse {
+        let request = GetStatsRequest::default();
+        self.daemon.client.clone().get_stats(request).await.expect("answered").into_inner()
+    }
+
+    /// Whether health checks say SERVING.
+    async fn serves(&self) -> bool {
+        let channel = Channel::from_shared(self.daemon.address.clone()).expect("an address");
+        let mut client = HealthClient::new(channel.connect().await.expect("connected"));
+        let request = HealthCheckRequest { service: String::new() };
+        let answer = client.check(request).await.expect("answered").into_inner();
+        answer.status() == ServingStatus::Serving
+    }
+
+    /// A process beside the service that has the database open, too.
+    fn second(&self) -> Second {
+        Second::beside(self.service, &self.daemon.state.path().join("session-pool.db"))
+    }
+
     async fn stop(mut self) {
         let pid = rustix::process::Pid::from_raw(self.service.cast_signed()).expect("a process");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
@@ -99,11 +128,11 @@ async fn a_full_disk_fails_turns_and_loses_nothing_that_was_told() {
         }
         assert!(told.len() < 3000, "the disk is never full");
     };
-    failure(failed.error(), Code::Internal, "INTERNAL");
-    assert!(failed.error().message().contains("store"), "{:?}", failed.error());
+    failure(failed.error(), Code::Unavailable, "STORE_UNAVAILABLE");
+    assert!(retry_after(failed.error()).is_some(), "{:?}", failed.error());
     // A session that begins needs a folder and a record.
     let begun = bed.run("b", &["say begun"]).await;
-    failure(begun.error(), Code::Internal, "INTERNAL");
+    failure(begun.error(), Code::Unavailable, "STORE_UNAVAILABLE");
 
     bed.make_room();
     let again = bed.recite("a").await;
@@ -113,5 +142,42 @@ async fn a_full_disk_fails_turns_and_loses_nothing_that_was_told() {
     let now = bed.recite("a").await;
     assert_eq!(now[..told.len()], told);
     assert_eq!(now.last().map(String::as_str), Some("four"));
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a1_commits_that_failed_on_a_full_disk_swallow_no_later_ones() {
+    let bed = Bed::start().await;
+    bed.run("a", &["say first"]).await.result();
+    eventually("it serves", async || bed.serves().await.then_some(())).await;
+    bed.fill();
+    let long = "x".repeat(20_000);
+    // Turns end at the same time, so that one transaction has more than one of them.
+    for _ in 0..3 {
+        let words = format!("say {long}");
+        let lines = [words.as_str()];
+        let (a, b, c) =
+            tokio::join!(bed.run("a", &lines), bed.run("b", &lines), bed.run("c", &lines));
+        for turn in [a, b, c] {
+            failure(turn.error(), Code::Unavailable, "STORE_UNAVAILABLE");
+        }
+    }
+    eventually("it says so", async || (!bed.serves().await).then_some(())).await;
+    let stats = bed.stats().await;
+    let store = stats.store.expect("always there");
+    assert!(store.failing_since.is_some() && store.reason.contains("full"), "{store:?}");
+    assert!(stats.not_ready_reasons[0].starts_with("store: "), "{:?}", stats.not_ready_reasons);
+
+    bed.make_room();
+    eventually("well by itself", async || bed.serves().await.then_some(())).await;
+    let mut second = bed.second();
+    for session in ["a", "b", "c"] {
+        for round in 0..3 {
+            let word = format!("{session}-{round}");
+            bed.run(session, &[&format!("say {word}")]).await.result();
+            assert!(second.finds(&word).await, "{word} was told and is not in the file");
+        }
+    }
+    assert_eq!(bed.stats().await.store.expect("there").failing_since, None);
     bed.stop().await;
 }

@@ -15,6 +15,7 @@ mod ends;
 mod memory;
 mod modes;
 mod real;
+mod second;
 mod spares;
 mod view;
 mod walls;

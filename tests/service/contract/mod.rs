@@ -8,3 +8,4 @@ mod owners;
 mod reflection;
 mod retries;
 mod startup;
+mod store;

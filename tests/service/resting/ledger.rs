@@ -1,13 +1,16 @@
 //! Sessions without processes cost next to nothing, however many there are.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use session_pool::{
     cli::options::Options,
     counters::{Spent, Totals},
     ids::{CliSessionId, SessionId, SessionKey, TenantId},
     proto::{ListSessionsRequest, SessionStatus},
-    store::{Commit, Record, SqlStore, Store as _},
+    store::{Commit, Opening, Record, SqlStore, Store as _},
     tasks::Tasks,
 };
 use tempfile::TempDir;
@@ -38,6 +41,8 @@ fn commit(number: usize) -> Commit {
             options,
             create_time: SystemTime::now(),
             last_used_time: SystemTime::now(),
+            age: Duration::ZERO,
+            unused_for: Duration::ZERO,
             message_count: 3,
             error_count: 0,
             spent: Spent::default(),
@@ -45,7 +50,7 @@ fn commit(number: usize) -> Commit {
             in_pool: true,
         },
         turn: None,
-        lines: Vec::new(),
+        lines: Arc::default(),
         totals: Totals::default(),
     }
 }
@@ -55,7 +60,7 @@ async fn state_with(sessions: usize) -> TempDir {
     let state = TempDir::new().expect("a folder");
     let tasks = Tasks::default();
     let file = state.path().join("session-pool.db");
-    let store = Arc::new(SqlStore::open(&file, &tasks).await.expect("opened"));
+    let store = Arc::new(SqlStore::open(&file, Opening::default(), &tasks).await.expect("opened"));
     let mut commits = JoinSet::new();
     for number in 0..sessions {
         let store = Arc::clone(&store);
@@ -65,7 +70,7 @@ async fn state_with(sessions: usize) -> TempDir {
         committed.expect("committed");
     }
     drop(store);
-    assert!(tasks.stop(std::time::Duration::from_secs(5)).await);
+    assert!(tasks.stop(Duration::from_secs(5)).await);
     state
 }
 

@@ -1,6 +1,10 @@
 //! What every store does, tried on each of them; and what only a file can promise.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use super::*;
 use crate::{
@@ -24,6 +28,8 @@ fn record(conversation: CliSessionId, used: u64) -> Record {
         },
         create_time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         last_used_time: UNIX_EPOCH + Duration::from_secs(used),
+        age: Duration::ZERO,
+        unused_for: Duration::ZERO,
         message_count: 3,
         error_count: 1,
         spent: Spent {
@@ -40,14 +46,27 @@ fn line(conversation: CliSessionId, subpath: &str, uuid: Option<&str>, json: &st
 }
 
 fn commit(key: &SessionKey, record: Record, lines: Vec<Line>) -> Commit {
+    let lines = Arc::new(lines);
     Commit { key: key.clone(), record, turn: None, lines, totals: Totals::default() }
+}
+
+mod faults;
+
+async fn open(file: &Path) -> Result<SqlStore, StoreError> {
+    SqlStore::open(file, Opening::default(), &Tasks::default()).await
+}
+
+/// What is kept of a session, as of no particular moment.
+async fn kept(store: &dyn Store, key: &SessionKey) -> Option<Record> {
+    let record = store.load(key).await.expect("read");
+    record.map(|record| Record { age: Duration::ZERO, unused_for: Duration::ZERO, ..record })
 }
 
 /// Runs a test on a store of each kind.
 async fn on_each(test: impl AsyncFn(&dyn Store)) {
     test(&MemoryStore::default()).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let store = SqlStore::open(&folder.path().join("db"), &Tasks::default()).await.expect("open");
+    let store = open(&folder.path().join("db")).await.expect("open");
     test(&store).await;
 }
 
@@ -57,10 +76,10 @@ async fn a_session_is_kept_as_it_was_until_it_is_forgotten() {
         let (mine, id) = (key("a", "s"), CliSessionId::fresh());
         assert_eq!(store.load(&mine).await, Ok(None));
         store.commit(commit(&mine, record(id, 5), vec![])).await.expect("kept");
-        assert_eq!(store.load(&mine).await, Ok(Some(record(id, 5))));
+        assert_eq!(kept(store, &mine).await, Some(record(id, 5)));
         assert_eq!(store.load(&key("b", "s")).await, Ok(None), "another tenant's");
         store.commit(commit(&mine, record(id, 6), vec![])).await.expect("kept");
-        assert_eq!(store.load(&mine).await, Ok(Some(record(id, 6))));
+        assert_eq!(kept(store, &mine).await, Some(record(id, 6)));
         assert_eq!(store.forget(&mine).await, Ok(Some(vec![id])));
         assert_eq!(store.load(&mine).await, Ok(None));
         assert_eq!(store.forget(&mine).await, Ok(None));
@@ -201,7 +220,9 @@ async fn sessions_are_listed_by_name_and_found_by_age() {
         for (tenant, session, used) in
             [("a", "2", 20), ("a", "1", 30), ("a", "3", 10), ("b", "0", 1)]
         {
-            let (key, record) = (key(tenant, session), record(CliSessionId::fresh(), used));
+            let unused_for = Duration::from_secs(1000 - used);
+            let record = Record { unused_for, ..record(CliSessionId::fresh(), used) };
+            let key = key(tenant, session);
             store.commit(commit(&key, record, vec![])).await.expect("kept");
         }
         let tenant = key("a", "x").tenant;
@@ -216,8 +237,7 @@ async fn sessions_are_listed_by_name_and_found_by_age() {
         assert_eq!(names(store.list(&tenant, None, 9).await.expect("read")), ["2", "3"]);
         assert!(store.load(&left).await.expect("read").is_some_and(|record| !record.in_pool));
         assert_eq!(store.in_pool().await.expect("read").len(), 3);
-        let mut old =
-            store.unused_since(UNIX_EPOCH + Duration::from_secs(20), 10).await.expect("read");
+        let mut old = store.unused_for(Duration::from_secs(985), 10).await.expect("read");
         old.sort();
         assert_eq!(old, [key("a", "3"), key("b", "0")]);
     })
@@ -232,14 +252,14 @@ async fn what_was_committed_is_there_when_the_file_is_opened_again() {
     let mut totals = Totals::default();
     totals.counts.insert("turns".into(), 7);
     {
-        let store = SqlStore::open(&file, &Tasks::default()).await.expect("open");
+        let store = open(&file).await.expect("open");
         let said = vec![line(id, "", Some("1"), "{\"said\":\"é\"}")];
         let commit = Commit { totals: totals.clone(), ..commit(&mine, record(id, 1), said) };
         store.commit(commit).await.expect("kept");
         // Dropped as a killed service drops it: nothing is closed in order.
     }
-    let store = SqlStore::open(&file, &Tasks::default()).await.expect("open");
-    assert_eq!(store.load(&mine).await, Ok(Some(record(id, 1))));
+    let store = open(&file).await.expect("open");
+    assert_eq!(kept(&store, &mine).await, Some(record(id, 1)));
     assert_eq!(store.transcript(&mine.tenant, id).await.expect("read")[0].json, "{\"said\":\"é\"}");
     assert_eq!(store.totals().await, Ok(vec![(mine.tenant, totals)]));
     use std::os::unix::fs::PermissionsExt as _;
@@ -250,7 +270,7 @@ async fn what_was_committed_is_there_when_the_file_is_opened_again() {
 #[tokio::test]
 async fn many_who_commit_at_once_are_all_answered() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = SqlStore::open(&folder.path().join("db"), &Tasks::default()).await.expect("open");
+    let store = open(&folder.path().join("db")).await.expect("open");
     let store = std::sync::Arc::new(store);
     let mut commits = tokio::task::JoinSet::new();
     for number in 0..300 {
@@ -271,7 +291,7 @@ async fn a_file_that_is_no_database_is_refused() {
     let file = folder.path().join("db");
     std::fs::write(&file, "this is a text and no database at all, whatever its name".repeat(20))
         .expect("written");
-    let error = SqlStore::open(&file, &Tasks::default()).await.expect_err("refused");
+    let error = open(&file).await.expect_err("refused");
     assert!(error.to_string().contains("not a database"), "{error}");
 }
 

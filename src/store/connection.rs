@@ -1,0 +1,235 @@
+//! The connection that writes: the only place where it is opened, begins and ends its
+//! transactions, and is thrown away.
+//!
+//! - A transaction takes the connection out of its place, and only a commit that succeeded
+//!   puts it back. Whatever goes wrong in between leaves nothing behind that a later one
+//!   could mistake for its own: SQLite rolls some failures back by itself and some not,
+//!   and whoever counts along is wrong about one of them.
+//! - Every transaction counts itself in the database. When a commit fails, its number is
+//!   read back over a new connection: it took effect or it did not.
+//! - The file is the one that was opened first. What is written to a file that was removed
+//!   or replaced meanwhile would be gone with the next start.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sqlx::{
+    ConnectOptions as _, Connection as _, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::warn;
+
+use super::StoreError;
+
+/// How long SQLite itself waits for a lock before it is asked again.
+const BUSY: Duration = Duration::from_millis(500);
+/// The wait before a lock is asked for again that was refused at once.
+const AGAIN: Duration = Duration::from_millis(20);
+/// How long a connection that is thrown away may take to close.
+const CLOSING: Duration = Duration::from_secs(1);
+/// Bytes that the write-ahead log is cut to once nobody needs more of it.
+pub(super) const LOG_BYTES: u64 = 64 << 20;
+
+/// How every connection to a database file is opened.
+pub(super) fn options(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(false)
+        .create_if_missing(false)
+        // What is forgotten is overwritten, not only taken out of the index.
+        .pragma("secure_delete", "ON")
+        .pragma("journal_size_limit", LOG_BYTES.to_string())
+        .busy_timeout(BUSY)
+}
+
+/// A database file and the connection that writes to it.
+#[derive(Debug)]
+pub(super) struct Database {
+    file: PathBuf,
+    identity: (u64, u64),
+    options: SqliteConnectOptions,
+    connection: Option<SqliteConnection>,
+}
+
+impl Database {
+    /// Writes to this file, which is there.
+    pub(super) fn of(file: &Path) -> io::Result<Self> {
+        let identity = identity(file)?;
+        Ok(Self { file: file.to_owned(), identity, options: options(file), connection: None })
+    }
+
+    /// Begins a transaction that may write. While somebody else has the database it is
+    /// tried again for as long as `goes_on` says.
+    pub(super) async fn begin(
+        &mut self,
+        observed_ms: i64,
+        mut goes_on: impl FnMut(&StoreError) -> bool,
+    ) -> Result<Transaction<'_>, StoreError> {
+        let (connection, number) = loop {
+            match self.try_begin(observed_ms).await {
+                Ok(begun) => break begun,
+                Err(error) if error.is_busy() && goes_on(&error) => sleep(AGAIN).await,
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(Transaction { database: self, connection, number })
+    }
+
+    async fn try_begin(&mut self, observed_ms: i64) -> Result<(SqliteConnection, i64), StoreError> {
+        self.check_file()?;
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        match start(&mut connection, observed_ms).await {
+            Ok(number) => Ok((connection, number)),
+            Err(error) => {
+                discard(connection).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn check_file(&self) -> Result<(), StoreError> {
+        match identity(&self.file) {
+            Ok(found) if found == self.identity => Ok(()),
+            Ok(_) => Err(StoreError::Unavailable(
+                "the database file was replaced while it was in use: restart the service".into(),
+            )),
+            Err(error) => Err(StoreError::Unavailable(format!("the database file: {error}"))),
+        }
+    }
+
+    /// Moves the write-ahead log into the database and cuts it. Returns whether nothing is
+    /// left in it: somebody who reads keeps what they see.
+    pub(super) async fn empty_log(&mut self) -> Result<bool, StoreError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        let emptied: Result<(i64, i64, i64), sqlx::Error> =
+            sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await;
+        match emptied {
+            Ok((busy, _, _)) => {
+                self.connection = Some(connection);
+                Ok(busy == 0)
+            }
+            Err(error) => {
+                discard(connection).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Bytes of the database and of its write-ahead log.
+    pub(super) fn sizes(&self) -> (u64, u64) {
+        let size = |file: &Path| fs::metadata(file).map_or(0, |found| found.len());
+        (size(&self.file), size(&self.log()))
+    }
+
+    fn log(&self) -> PathBuf {
+        let mut name = self.file.clone().into_os_string();
+        name.push("-wal");
+        name.into()
+    }
+
+    /// Ends in order.
+    pub(super) async fn close(self) {
+        if let Some(connection) = self.connection {
+            discard(connection).await;
+        }
+    }
+
+    async fn was_committed(&self, number: i64) -> Result<bool, StoreError> {
+        let mut connection = self.options.connect().await?;
+        let last: i64 = sqlx::query_scalar("SELECT transactions FROM store_state")
+            .fetch_one(&mut connection)
+            .await?;
+        discard(connection).await;
+        Ok(last >= number)
+    }
+}
+
+/// Device and number of a file.
+fn identity(file: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(file).map(|found| (found.dev(), found.ino()))
+}
+
+/// Not by way of sqlx's own transactions, which count their depth themselves: where SQLite
+/// has rolled back already, the count stays, and all that follows is never committed.
+async fn start(connection: &mut SqliteConnection, observed_ms: i64) -> sqlx::Result<i64> {
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *connection).await?;
+    sqlx::query_scalar(
+        "UPDATE store_state SET transactions = transactions + 1, \
+         observed_ms = MAX(observed_ms, $1) RETURNING transactions",
+    )
+    .bind(observed_ms)
+    .fetch_one(connection)
+    .await
+}
+
+/// Throws a connection away; what it has not committed is rolled back.
+async fn discard(connection: SqliteConnection) {
+    // One that hangs on its disk is left to its own thread.
+    drop(timeout(CLOSING, connection.close()).await);
+}
+
+/// A transaction under way.
+#[derive(Debug)]
+pub(super) struct Transaction<'a> {
+    database: &'a mut Database,
+    connection: SqliteConnection,
+    number: i64,
+}
+
+impl Transaction<'_> {
+    /// What it writes by.
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+
+    /// Makes it durable. Fails only if it did not take effect, as far as that can be read.
+    pub(super) async fn commit(mut self, until: Instant) -> Result<(), StoreError> {
+        loop {
+            let error = match sqlx::raw_sql("COMMIT").execute(&mut self.connection).await {
+                Ok(_) => return self.settle(),
+                Err(error) => StoreError::from(error),
+            };
+            if error.is_busy() && Instant::now() < until {
+                sleep(AGAIN).await;
+                continue;
+            }
+            discard(self.connection).await;
+            return match self.database.was_committed(self.number).await {
+                Ok(true) => {
+                    warn!(%error, "store_commit_took_effect_after_an_error");
+                    Ok(())
+                }
+                Ok(false) | Err(_) => Err(error),
+            };
+        }
+    }
+
+    /// It is committed, if the files that it is in are there.
+    fn settle(self) -> Result<(), StoreError> {
+        self.database.check_file()?;
+        let log = self.database.log();
+        if let Err(error) = fs::metadata(&log) {
+            return Err(StoreError::Unavailable(format!("the write-ahead log: {error}")));
+        }
+        self.database.connection = Some(self.connection);
+        Ok(())
+    }
+
+    /// Takes back what it wrote.
+    pub(super) async fn abandon(self) {
+        discard(self.connection).await;
+    }
+}

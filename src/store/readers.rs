@@ -1,0 +1,65 @@
+//! The connections that read, beside the one that writes. Each serves one read at a time;
+//! one that failed, or whose read was given up, is not used again: it might hold on to an
+//! old picture of the database.
+
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::StoreError;
+
+/// Connections that read. Each has a thread of its own while it is there.
+const READERS: usize = 4;
+
+/// Connections to one database.
+#[derive(Debug)]
+pub(super) struct Readers {
+    options: SqliteConnectOptions,
+    permits: Semaphore,
+    idle: Mutex<Vec<SqliteConnection>>,
+}
+
+impl Readers {
+    /// Opens none before it is needed.
+    pub(super) fn new(options: SqliteConnectOptions) -> Self {
+        Self {
+            options: options.read_only(true),
+            permits: Semaphore::new(READERS),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// A connection for one read.
+    pub(super) async fn take(&self) -> Result<Reader<'_>, StoreError> {
+        let closed = |_| StoreError::Unavailable("the store is closed".into());
+        let permit = self.permits.acquire().await.map_err(closed)?;
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        Ok(Reader { readers: self, connection, _permit: permit })
+    }
+}
+
+/// A connection for one read.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    readers: &'a Readers,
+    connection: SqliteConnection,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Reader<'_> {
+    /// What is read by.
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+
+    /// The read succeeded: the next may use the connection.
+    pub(super) fn give_back(self) {
+        let mut idle = self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push(self.connection);
+    }
+}
