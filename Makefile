@@ -1,6 +1,6 @@
 # Front door to the scripts; what each of them does is in its own header.
 .DEFAULT_GOAL := help
-.PHONY: help demo test run lint fmt bench soak clients fuzz clean
+.PHONY: help demo test run lint fmt bench soak faults clients fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +24,11 @@ bench: ## Times and rates of a release build, on the fake and on the real CLI
 	@.ci/tools
 	@tests/bench
 
-soak: ## Ten minutes of everything at random
+soak: ## Ten minutes of everything at random, and ten more with faults of disk, database, clock and network
 	@SESSION_POOL_SOAK_SECONDS=600 cargo test --features test-tools --test soak -- --nocapture
+
+faults: ## The faults that tests hold, each with its tests
+	@tests/faults
 
 clients: ## The Python, Go and grpcurl callers against a live service
 	@.ci/tools

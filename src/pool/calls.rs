@@ -123,13 +123,19 @@ impl SessionPool {
     pub async fn close(&self, key: &SessionKey, forget: bool) -> Result<CloseReport, Failure> {
         let reason = CloseReason::Requested { forget };
         let closed = self.ask(key, |handle| async move { handle.close(reason).await }).await;
-        if closed.is_ok() || !forget {
-            return closed;
+        let report = match closed {
+            Err(_) if forget => {
+                // A conversation whose session has left the pool can be forgotten too.
+                let known = self.shared().parts.store.load(key).await.map_err(store_failed)?;
+                known.ok_or_else(|| not_found(key))?;
+                self.forget(key).await
+            }
+            closed => closed?,
+        };
+        match report.not_forgotten {
+            Some(cause) => Err(Failure::from(cause).concerning(Some(&key.session), None)),
+            None => Ok(report),
         }
-        // A conversation whose session has left the pool can be forgotten too.
-        let known = self.shared().parts.store.load(key).await.map_err(store_failed)?;
-        known.ok_or_else(|| not_found(key))?;
-        Ok(self.forget(key).await)
     }
 
     /// Forgets a conversation, by way of a session that is made for it if need be: nobody

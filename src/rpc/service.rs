@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::Message as _;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 use tracing::{Instrument as _, Span, error_span};
 
@@ -28,6 +29,9 @@ pub trait Observe: Send + Sync + 'static {
     /// Facts for `GetStats`.
     fn facts(&self, scope: &Scope, stats: &PoolStats) -> impl Future<Output = Facts> + Send;
 }
+
+/// Bytes of a page of sessions, whose options may hold long texts: a client takes 4 MiB.
+const PAGE_BYTES: usize = 3 << 20;
 
 /// The service of the contract.
 #[derive(Debug)]
@@ -185,9 +189,18 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let (size, after) = decode::list(request.into_inner())?;
         let listed = self.pool.list(&tenant, after, size).await;
         let (page, more) = listed.map_err(|failure| of_failure(&failure))?;
-        let next = page.last().filter(|_| more).map(|status| status.session_id.to_string());
+        let (mut sessions, mut bytes) = (Vec::with_capacity(page.len()), 0);
+        for shown in page.iter().map(picture::session) {
+            bytes += shown.encoded_len();
+            if bytes > PAGE_BYTES && !sessions.is_empty() {
+                break;
+            }
+            sessions.push(shown);
+        }
+        let more = more || sessions.len() < page.len();
+        let next = sessions.last().filter(|_| more).map(|session| session.session_id.clone());
         Ok(Response::new(proto::ListSessionsResponse {
-            sessions: page.iter().map(picture::session).collect(),
+            sessions,
             next_page_token: next.unwrap_or_default(),
         }))
     }

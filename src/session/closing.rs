@@ -28,13 +28,17 @@ impl SessionTask {
             self.keep_count().await;
         }
         // Nobody can ask for a session without a name again, however it ended.
+        let mut not_forgotten = None;
         if reason.forgets() || self.ephemeral {
-            self.forget().await;
+            not_forgotten = self.forget().await.err();
         } else if !reason.keeps_place() {
             self.leave_pool().await;
         }
         while let Some(command) = self.inbox.recv().await {
             self.refuse(command, reason);
+        }
+        for (_, report) in &mut self.farewell.closes {
+            report.not_forgotten.clone_from(&not_forgotten);
         }
         self.farewell.stays = (reason == CloseReason::Dozing).then_some(self.status.last_used_at);
         std::mem::take(&mut self.farewell)
@@ -73,7 +77,8 @@ impl SessionTask {
                 drop(reply);
             }
             Command::Close { reply, .. } => {
-                let report = CloseReport { closed: true, had_active_turn: false };
+                let report =
+                    CloseReport { closed: true, had_active_turn: false, not_forgotten: None };
                 self.farewell.closes.push((reply, report));
             }
         }

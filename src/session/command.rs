@@ -9,6 +9,7 @@ use super::{Refusal, resting::LetGo};
 use crate::{
     budget::Reservation,
     cli::{options::Options, request::Input},
+    failure::Cause,
     ids::{CliSessionId, TurnId},
     turn::listener::{Listener, Partials},
 };
@@ -173,12 +174,14 @@ impl CloseReason {
 }
 
 /// What became of a close.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CloseReport {
     /// Whether the session ended.
     pub closed: bool,
     /// Whether a turn was running.
     pub had_active_turn: bool,
+    /// Why the conversation is still there, where it was to be forgotten.
+    pub not_forgotten: Option<Cause>,
 }
 
 /// A caller's answer to a prompt of the CLI.

@@ -293,7 +293,8 @@ impl SessionTask {
             }
             Taken::Close(reason, reply) => {
                 self.cancel(turn, &closing_cause(reason));
-                let report = CloseReport { closed: true, had_active_turn: true };
+                let report =
+                    CloseReport { closed: true, had_active_turn: true, not_forgotten: None };
                 self.farewell.closes.push((reply, report));
                 Some(Phase::Closing(None, reason).into())
             }

@@ -46,7 +46,7 @@ impl SessionTask {
                             reply.send(report).ok();
                         }
                         Taken::Close(reason, reply) => {
-                            let report = CloseReport { closed: true, had_active_turn: false };
+                            let report = CloseReport { closed: true, had_active_turn: false, not_forgotten: None };
                             self.farewell.closes.push((reply, report));
                             return Phase::Closing(None, reason);
                         }

@@ -154,7 +154,8 @@ impl SessionTask {
                 Err(Box::new(Phase::Closing(Some(lease), CloseReason::Interrupted)))
             }
             Taken::Close(reason, reply) => {
-                let report = CloseReport { closed: true, had_active_turn: false };
+                let report =
+                    CloseReport { closed: true, had_active_turn: false, not_forgotten: None };
                 self.farewell.closes.push((reply, report));
                 Err(Box::new(Phase::Closing(Some(lease), reason)))
             }

@@ -242,8 +242,9 @@ impl SessionTask {
                 reply.send(report).ok();
             }
         }
-        let report = CloseReport { closed: true, had_active_turn: true };
-        self.farewell.closes.extend(stop.closers.into_iter().map(|reply| (reply, report)));
+        let report = CloseReport { closed: true, had_active_turn: true, not_forgotten: None };
+        let answers = stop.closers.into_iter().map(|reply| (reply, report.clone()));
+        self.farewell.closes.extend(answers);
         stop.then
     }
 }

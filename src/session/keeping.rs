@@ -260,24 +260,25 @@ impl SessionTask {
         }
     }
 
-    /// Forgets the session's conversations for good.
-    pub(super) async fn forget(&mut self) {
+    /// Forgets the session's conversations for good. Fails if they are still there, or files
+    /// of them: the store may be asked again, also once the session has left the pool.
+    pub(super) async fn forget(&mut self) -> Result<(), Cause> {
         let before = std::mem::take(&mut self.keeping);
         self.keeping.recalled = true;
-        let mut conversations = None;
         // Of a session without a name nothing is kept.
-        if !self.ephemeral {
-            let forgotten = self.around.store.forget(&self.key).await;
-            conversations = forgotten.unwrap_or_else(|error| {
-                warn!(session_id = %self.status.session_id, %error, "session_not_forgotten");
-                None
-            });
-        }
+        let kept = match self.ephemeral {
+            true => Ok(None),
+            false => self.around.store.forget(&self.key).await,
+        };
+        let kept = kept.map_err(|error| {
+            warn!(session_id = %self.status.session_id, %error, "session_not_forgotten");
+            failed(error)
+        })?;
         // One that was never kept goes if it began here, and not only by its CLI's word.
         let began = !before.taken_up && !before.claimed;
         let never_kept = || began.then_some(self.status.cli_session_id).into_iter().collect();
-        let conversations: Vec<CliSessionId> = conversations.unwrap_or_else(never_kept);
-        self.around.supply.forget(&self.key, &conversations).await;
+        let conversations: Vec<CliSessionId> = kept.unwrap_or_else(never_kept);
+        self.around.supply.forget(&self.key, &conversations).await
     }
 }
 

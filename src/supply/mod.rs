@@ -147,10 +147,10 @@ pub trait Supply: Send + Sync + std::fmt::Debug {
     /// Told when somebody joins those who wait.
     fn joined(&self) -> Arc<Notify>;
 
-    /// Removes conversations and the session's folder for good.
+    /// Removes conversations and the session's folder for good. Fails if some of it is left.
     fn forget(
         &self,
         session: &SessionKey,
         conversations: &[CliSessionId],
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    ) -> Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>>;
 }

@@ -193,7 +193,7 @@ impl Supply for ProcessSupply {
         &self,
         session: &SessionKey,
         conversations: &[CliSessionId],
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    ) -> Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>> {
         let folders = folders::of_session(&self.0.settings.state_dir, session);
         let session_id = session.session.clone();
         let conversations = conversations.to_vec();
@@ -213,9 +213,10 @@ impl Supply for ProcessSupply {
                 }
                 outcome
             });
-            if let Err(error) = removed.await {
+            removed.await.map_err(|error| {
                 warn!(%session_id, %error, "session_forget_failed");
-            }
+                Cause::Internal { detail: format!("files of the session are left: {error}") }
+            })
         })
     }
 }

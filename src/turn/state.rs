@@ -28,7 +28,7 @@ const BATCH_EVENTS: usize = 1024;
 /// Bytes that are written to a file at a time.
 const WRITE_BYTES: usize = 1 << 20;
 /// How long the disk may take for one write before events are given up.
-const LONGEST_WRITE: Duration = Duration::from_secs(5);
+const LONGEST_WRITE: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 pub struct State {

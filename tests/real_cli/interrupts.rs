@@ -85,11 +85,6 @@ async fn right_behind_the_prompt(version: Version) {
 async fn the_session_leaves_and_comes_back_with_its_memory(version: Version) {
     let bed = Bed::start(version).await;
     let first = bed.query("a", "remember me").await;
-    let mut turn = bed.open(in_pieces(query("a", SLOW))).await;
-    // The pieces need another process: the options of this one are fixed.
-    assert!(turn.next().await.is_none());
-    failure(turn.error(), Code::FailedPrecondition, "OPTIONS_MISMATCH");
-
     let mut turn = bed.open(query("a", SLOW)).await;
     turn.until_init().await;
     let report = bed.service.interrupt("a", false).await;

@@ -1,6 +1,11 @@
 //! The service as a process of its own, so that what it holds can be seen from outside.
 
-use std::{fmt, path::Path, process::Stdio};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+};
 
 use session_pool::{
     procfs::Look,
@@ -9,20 +14,29 @@ use session_pool::{
         session_pool_service_client::SessionPoolServiceClient as Client,
     },
 };
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
 };
 use tonic::transport::Channel;
 
-use crate::support::{eventually, processes};
+use crate::{
+    second::Second,
+    support::{eventually, processes},
+};
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_session-pool");
 const FAKE: &str = env!("CARGO_BIN_EXE_fake-claude");
 
 /// Processes that are kept ready. They are there at rest, too.
 const SPARES: u32 = 2;
+
+/// Bytes of the disk of a service under faults.
+const SMALL_DISK: &str = "192000000";
+
+/// What lets the wall clock of one process jump. Debian's package is `faketime`.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 /// What the CLIs are enclosed in.
 fn sandbox() -> String {
@@ -35,8 +49,20 @@ pub struct Daemon {
     process: Child,
     address: String,
     state: TempDir,
+    clock: Option<Clock>,
     control: Client<Channel>,
     _log: tokio::task::JoinHandle<()>,
+}
+
+/// The wall clock of a service, as far as it is off: the file that libfaketime reads.
+#[derive(Debug, Clone)]
+pub struct Clock(Arc<NamedTempFile>);
+
+impl Clock {
+    /// Sets it off by so much: `+31d`, `-2h`, `+0`.
+    pub fn set(&self, offset: &str) {
+        std::fs::write(self.0.path(), offset).expect("written");
+    }
 }
 
 /// What the service holds while nobody asks anything of it.
@@ -59,8 +85,31 @@ impl fmt::Display for Vitals {
 impl Daemon {
     pub async fn start() -> Self {
         let state = TempDir::new().expect("a folder");
-        let mut process = Command::new(SERVICE)
-            .arg("serve")
+        Self::start_by(&[], state).await
+    }
+
+    /// Starts it with a small disk, in memory, and a wall clock that [`Clock`] sets.
+    pub async fn start_on_a_small_disk() -> Self {
+        assert!(Path::new(FAKETIME).exists(), "libfaketime is missing: run .ci/tools");
+        let state = TempDir::new().expect("a folder");
+        let path = state.path().display().to_string();
+        let clock = Clock(Arc::new(NamedTempFile::new().expect("a file")));
+        clock.set("+0");
+        let preload = format!("LD_PRELOAD={FAKETIME}");
+        let offset = format!("FAKETIME_TIMESTAMP_FILE={}", clock.0.path().display());
+        let mut by = vec!["bwrap", "--die-with-parent", "--dev-bind", "/", "/"];
+        by.extend(["--size", SMALL_DISK, "--tmpfs", &path]);
+        by.extend(["--", "env", &preload, &offset]);
+        // Timers are not the wall clock's business, and files keep their true times.
+        by.extend(["FAKETIME_DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1"]);
+        by.push("FAKETIME_CACHE_DURATION=1");
+        Self { clock: Some(clock), ..Self::start_by(&by, state).await }
+    }
+
+    async fn start_by(by: &[&str], state: TempDir) -> Self {
+        let words = [by, &[SERVICE, "serve"]].concat();
+        let mut process = Command::new(words[0])
+            .args(&words[1..])
             .envs(settings(state.path()))
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -79,7 +128,7 @@ impl Daemon {
             }
         });
         let control = Client::connect(address.clone()).await.expect("connected");
-        Self { process, address, state, control, _log }
+        Self { process, address, state, clock: None, control, _log }
     }
 
     /// A connection of its own.
@@ -89,6 +138,26 @@ impl Daemon {
 
     pub fn state(&self) -> &Path {
         self.state.path()
+    }
+
+    /// The state folder as this process can open it, whatever is mounted there.
+    pub fn disk(&self) -> PathBuf {
+        let path = self.state.path().display();
+        PathBuf::from(format!("/proc/{}/root{path}", self.service()))
+    }
+
+    /// A process of its own that looks at the database.
+    pub fn second(&self) -> Second {
+        Second::beside(self.service(), &self.state.path().join("session-pool.db"))
+    }
+
+    /// The service's wall clock.
+    pub fn clock(&self) -> Clock {
+        self.clock.clone().expect("a service under faults")
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Closes every session, waits until nothing of them is left, and looks.
@@ -126,15 +195,16 @@ impl Daemon {
         .await
     }
 
-    /// The process of the service itself, which has a keeper in one of the sandboxes.
-    fn service(&self) -> u32 {
-        let started = self.process.id().expect("it lives");
-        if sandbox() == "bubblewrap" {
-            return started;
+    /// The process of the service itself: the innermost that runs the program.
+    pub fn service(&self) -> u32 {
+        let look = Look::take().expect("/proc");
+        let mut pid = self.process.id().expect("it lives");
+        while let Some(inner) = look.children(pid).into_iter().find(|child| {
+            processes::words(*child).starts_with(&[SERVICE.to_owned(), "serve".to_owned()])
+                || processes::words(pid).first().is_some_and(|word| word == "bwrap")
+        }) {
+            pid = inner;
         }
-        let children = Look::take().expect("/proc").children(started);
-        // It has waited for all that fell to it.
-        let [pid] = children[..] else { panic!("the keeper has {children:?}") };
         pid
     }
 
@@ -144,7 +214,12 @@ impl Daemon {
     }
 
     async fn vitals(&self) -> Vitals {
-        let stats = self.stats().await;
+        let tasks = self.stats().await.tasks;
+        Vitals { tasks, ..self.vitals_from_outside() }
+    }
+
+    /// What can be seen without asking the service anything; no count of its tasks.
+    pub fn vitals_from_outside(&self) -> Vitals {
         let pid = self.service();
         let count = |name: &str| {
             std::fs::read_dir(format!("/proc/{pid}/{name}")).expect("readable").count()
@@ -157,15 +232,15 @@ impl Daemon {
         Vitals {
             files: count("fd"),
             threads: count("task"),
-            tasks: stats.tasks,
+            tasks: 0,
             resident: resident.expect("a figure"),
         }
     }
 
     /// Stops it as an operator does.
     pub async fn stop(mut self) {
-        let pid =
-            self.process.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+        // Whatever encloses the service ends as it does.
+        let pid = rustix::process::Pid::from_raw(self.service().cast_signed());
         let signal = rustix::process::Signal::TERM;
         rustix::process::kill_process(pid.expect("it lives"), signal).expect("signalled");
         let status = self.process.wait().await.expect("waited");

@@ -65,21 +65,28 @@ impl Second {
     }
 
     /// Whether the file holds what was said in a transcript.
+    #[allow(dead_code, reason = "the soak waits for a disk")]
     pub async fn finds(&mut self, said: &str) -> bool {
-        match self.ask(&format!("find {said}")).await.parse::<u64>() {
-            Ok(count) => count > 0,
-            Err(_) => panic!("the database cannot be read for {said}"),
+        match self.looks_for(said).await {
+            Ok(found) => found,
+            Err(error) => panic!("the database cannot be read for {said}: {error}"),
         }
     }
 
+    /// The same; an error is that it cannot be read just now.
+    pub async fn looks_for(&mut self, said: &str) -> Result<bool, String> {
+        let answer = self.ask(&format!("find {said}")).await;
+        answer.parse::<u64>().map(|count| count > 0).map_err(|_| answer)
+    }
+
     /// Takes the database as whoever writes does. Returns whether it has it.
-    #[expect(dead_code, reason = "the fault rounds hold the database")]
+    #[allow(dead_code, reason = "the soak holds the database")]
     pub async fn locks(&mut self) -> bool {
         self.ask("lock").await == "done"
     }
 
     /// Gives it back.
-    #[expect(dead_code, reason = "likewise")]
+    #[allow(dead_code, reason = "likewise")]
     pub async fn unlocks(&mut self) {
         assert_eq!(self.ask("unlock").await, "done");
     }

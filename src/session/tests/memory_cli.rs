@@ -150,11 +150,11 @@ impl Supply for MemorySupply {
         &self,
         _: &SessionKey,
         conversations: &[CliSessionId],
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    ) -> Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>> {
         let mut heard = self.heard.lock().expect("no panic");
         conversations.iter().for_each(|id| drop(heard.remove(id)));
         drop(heard);
-        Box::pin(async {})
+        Box::pin(async { Ok(()) })
     }
 }
 

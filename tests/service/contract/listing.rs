@@ -2,14 +2,41 @@
 
 use session_pool::proto::{
     AttachRequest, CloseSessionRequest, GetSessionRequest, InterruptRequest, ListSessionsRequest,
-    RespondRequest, UpdateSessionRequest,
+    RespondRequest, SessionOptions, UpdateSessionRequest,
 };
 use tonic::{Code, Request};
 
 use crate::support::{
     failure, fields,
-    service::{Service, query},
+    service::{Service, query, query_with},
 };
+
+#[tokio::test]
+async fn a_page_of_sessions_with_long_options_fits_a_default_client() {
+    let service = Service::start(|_| {}).await;
+    let long = SessionOptions {
+        system_prompt: Some("x".repeat(900_000)),
+        append_system_prompt: Some("y".repeat(900_000)),
+        ..SessionOptions::default()
+    };
+    for id in ["a", "b", "c", "d"] {
+        service.run(query_with(id, "hello", long.clone())).await.result();
+    }
+    let (mut token, mut ids) = (String::new(), Vec::new());
+    loop {
+        let request = ListSessionsRequest { page_size: 1000, page_token: token };
+        // The client's own limit is that of a default one.
+        let page = service.client.clone().list_sessions(request).await.expect("it fits");
+        let page = page.into_inner();
+        ids.extend(page.sessions.into_iter().map(|session| session.session_id));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(ids, ["a", "b", "c", "d"]);
+    service.stop().await;
+}
 
 #[tokio::test]
 async fn sessions_are_listed_page_by_page_in_order() {

@@ -3,12 +3,13 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use session_pool::{config::Config, server::Server};
+use session_pool::{config::Config, proto::CloseSessionRequest, server::Server};
 use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
+use tonic::Code;
 
 use crate::support::{
-    eventually, log,
+    eventually, failure, log,
     service::{Service, fake_cli, process_tree, script},
 };
 
@@ -33,6 +34,37 @@ async fn begin(state: &TempDir, change: impl FnOnce(&mut Config)) -> anyhow::Res
     let mut config = fake_cli(state.path());
     change(&mut config);
     Server::bind(config, process_tree()).await
+}
+
+#[tokio::test]
+async fn a2_what_is_told_as_forgotten_is_gone_and_what_is_not_can_be_tried_again() {
+    for hibernated in [false, true] {
+        let service = Service::start(|config| {
+            config.store.commit_timeout = Duration::from_millis(300);
+            if hibernated {
+                config.pool.hibernate_after = Duration::from_millis(10);
+            }
+        })
+        .await;
+        service.query("a", &script(&["say one"])).await.result();
+        if hibernated {
+            eventually("it hibernates", async || {
+                (service.stats().await.hibernated_sessions == 1).then_some(())
+            })
+            .await;
+        }
+        let mut other = connect(&service.state).await;
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.expect("locked");
+        let request = CloseSessionRequest { session_id: "a".into(), forget: true };
+        let mut client = service.client.clone();
+        let refused = client.close_session(request.clone()).await.expect_err("it is still there");
+        failure(&refused, Code::Unavailable, "STORE_UNAVAILABLE");
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("unlocked");
+        client.close_session(request.clone()).await.expect("the same again");
+        let turn = service.query("a", &script(&["recite"])).await;
+        assert!(!turn.result().result.contains("say one"), "{:?}", turn.result().result);
+        service.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -61,13 +61,16 @@ async fn state_with(sessions: usize) -> TempDir {
     let tasks = Tasks::default();
     let file = state.path().join("session-pool.db");
     let store = Arc::new(SqlStore::open(&file, Opening::default(), &tasks).await.expect("opened"));
-    let mut commits = JoinSet::new();
-    for number in 0..sessions {
-        let store = Arc::clone(&store);
-        commits.spawn(async move { store.commit(commit(number)).await });
-    }
-    for committed in commits.join_all().await {
-        committed.expect("committed");
+    // As many at once as one transaction takes.
+    for first in (0..sessions).step_by(256) {
+        let mut commits = JoinSet::new();
+        for number in first..sessions.min(first + 256) {
+            let store = Arc::clone(&store);
+            commits.spawn(async move { store.commit(commit(number)).await });
+        }
+        for committed in commits.join_all().await {
+            committed.expect("committed");
+        }
     }
     drop(store);
     assert!(tasks.stop(Duration::from_secs(5)).await);
