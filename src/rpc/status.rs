@@ -1,6 +1,6 @@
 //! The one place where a failure becomes a gRPC status: code, `ErrorInfo` with reason
-//! and metadata, `BadRequest` for fields, `RetryInfo` where waiting helps. [`report`] keeps
-//! all of it small enough for the trailers that clients accept.
+//! and metadata, `BadRequest` for fields, `RetryInfo` where waiting helps. `report` keeps all
+//! of it small enough for the trailers that clients accept.
 
 mod report;
 #[cfg(test)]

@@ -5,13 +5,13 @@
 //! - it is accepted and given a slot ([`slots`]): when all are taken, the oldest connection
 //!   on which no call has been let in yet gives way;
 //! - within `handshake_timeout` the TLS handshake is done and the client has said what
-//!   every HTTP/2 connection begins with ([`greeting`]);
+//!   every HTTP/2 connection begins with (`greeting`);
 //! - it serves calls, at most `max_streams` at once; a peer that does not answer pings is
 //!   taken for gone;
 //! - without calls for `idle_timeout` it is closed in the way that HTTP/2 has for it, on
 //!   which no call is lost: clients connect again with their next one.
 //!
-//! When there are no file descriptors, the accept loop ([`accept`]) revokes a connection
+//! When there are no file descriptors, the accept loop (`accept`) revokes a connection
 //! that has not proven itself, then spends one of a small reserve, then pauses.
 
 mod accept;

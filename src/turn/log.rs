@@ -136,13 +136,13 @@ impl TurnLog {
 
     /// Writes the events that follow. After the end nothing is written.
     pub fn append(&self, frames: impl IntoIterator<Item = (Class, Bytes)>) {
-        {
+        let added = {
             let mut state = self.shared.lock();
             if state.end.is_some() {
                 return;
             }
             let unasked = MOST_UNASKED.min(self.shared.settings().buffer_bytes / UNASKED_SHARE);
-            let before = state.frames.len();
+            let (before, bytes_before) = (state.frames.len(), state.memory_bytes);
             let mut any_whole = false;
             for (class, line) in frames {
                 any_whole |= !class.is_partial();
@@ -152,10 +152,11 @@ impl TurnLog {
             if state.frames.len() > before {
                 state.wake(any_whole);
             }
-        }
+            state.memory_bytes - bytes_before
+        };
         // Without the lock: other logs may have to give way.
         let tight = self.shared.storage.relieve_memory(&self.shared.accounts.memory);
-        Shared::bound(&self.shared, tight);
+        Shared::bound(&self.shared, tight, added);
     }
 
     /// Whether whoever appends is to wait for [`Self::room`].
@@ -241,9 +242,9 @@ impl Shared {
         &self.storage.0.settings
     }
 
-    /// Keeps to the bounds of memory, by way of a file where there may be one. With `tight`
-    /// the budget is used up.
-    pub(super) fn bound(this: &Arc<Self>, tight: bool) {
+    /// Keeps to the bounds of memory, by way of a file where there may be one, after `added`
+    /// bytes have come. With `tight` the budget is used up.
+    pub(super) fn bound(this: &Arc<Self>, tight: bool, added: usize) {
         let StorageSettings { buffer_bytes, spill_bytes, .. } = *this.settings();
         let full_at = if tight { FLOOR.min(buffer_bytes) } else { buffer_bytes };
         let mut state = this.lock();
@@ -255,8 +256,10 @@ impl Shared {
             return;
         }
         if state.writing.is_some() {
-            // Whoever cannot wait goes on appending, and not for ever.
-            if state.memory_bytes > 2 * buffer_bytes {
+            // Whoever cannot wait goes on appending, and not for ever. What has just come
+            // does not count: one read of a CLI may be larger than a small buffer, and says
+            // nothing of the disk.
+            if state.memory_bytes.saturating_sub(added) > 2 * buffer_bytes {
                 state.overflow();
             }
             return;

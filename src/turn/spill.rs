@@ -6,7 +6,7 @@
 //! before it is written.
 //!
 //! Reading and writing are plain system calls, which may wait for the disk. They are made
-//! on threads that may wait: those of [`super::writer`] and the runtime's for blocking.
+//! on threads that may wait: those of `super::writer` and the runtime's for blocking.
 
 use std::{
     collections::VecDeque,

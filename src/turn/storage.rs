@@ -318,7 +318,7 @@ impl Storage {
         }
         if wanted > 0 && kind == Kind::Memory {
             let all = self.logs().all.candidates();
-            all.iter().filter(|log| gives_way(log)).for_each(|log| Shared::bound(log, true));
+            all.iter().filter(|log| gives_way(log)).for_each(|log| Shared::bound(log, true, 0));
         }
     }
 

@@ -58,15 +58,23 @@ impl Nemesis {
 
     pub async fn rage_until(mut self, end: Instant) {
         while Instant::now() < end {
-            match self.rng.u32(..6) {
-                0 => self.fill_the_disk().await,
-                1 => self.lock_the_database().await,
-                2 => self.let_the_clock_jump().await,
-                3 => self.cancel_in_a_burst().await,
-                4 => self.connect_and_say_nothing().await,
-                _ => self.ask_and_not_read().await,
+            // Every one of them once a round, so that a short run has them all.
+            let mut faults = [0, 1, 2, 3, 4, 5];
+            self.rng.shuffle(&mut faults);
+            for fault in faults {
+                if Instant::now() >= end {
+                    return;
+                }
+                match fault {
+                    0 => self.fill_the_disk().await,
+                    1 => self.lock_the_database().await,
+                    2 => self.let_the_clock_jump().await,
+                    3 => self.cancel_in_a_burst().await,
+                    4 => self.connect_and_say_nothing().await,
+                    _ => self.ask_and_not_read().await,
+                }
+                sleep(self.between(100, 1000)).await;
             }
-            sleep(self.between(100, 1000)).await;
         }
     }
 

@@ -275,6 +275,23 @@ async fn c6_turns_that_nobody_reads_stay_within_the_budget_of_disk() {
 }
 
 #[tokio::test]
+async fn c6_a_read_larger_than_the_buffer_says_nothing_of_the_disk() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = log(folder.path(), 4096, PLENTY);
+    let mut listener = log.listen(1, Partials::Hidden).expect("joined");
+    {
+        // The writer's thread waits for this as it would for a disk.
+        let _disk = log.shared.spill.lock().expect("no panic");
+        log.append([large(1, 1500), large(2, 1500)]);
+        assert!(log.shared.lock().writing.is_some());
+        log.append((3..20).map(|n| large(n, 1500)));
+    }
+    log.end(Ok(()));
+    let seen = read_all(&mut listener).await.expect("nothing is lost");
+    assert_eq!(seen.last().map(|(sequence, _)| *sequence), Some(20));
+}
+
+#[tokio::test]
 async fn c7_ended_turns_give_way_the_first_that_ended_first() {
     let folder = tempfile::tempdir().expect("a folder");
     let limits =

@@ -255,7 +255,9 @@ func TestAttachJoinsARunningTurnFromItsStart(t *testing.T) {
 	c := newCaller(t)
 	stream := c.start(c.ctx, "[[words 40 every 50]]", "")
 	seen := c.untilText(stream)
-	attached, err := c.second.Attach(c.ctx, &pb.AttachRequest{SessionId: c.session, FromSequence: 1})
+	attached, err := c.second.Attach(c.ctx, &pb.AttachRequest{
+		SessionId: c.session, FromSequence: 1, IncludePartialMessages: true,
+	})
 	c.must(err)
 	first, err := next(attached)
 	c.must(err)

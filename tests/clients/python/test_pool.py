@@ -176,7 +176,9 @@ class SessionPoolTest(unittest.TestCase):
         attached: list[pb.TurnEvent] = []
 
         def attach() -> None:
-            request = pb.AttachRequest(session_id=self.session, from_sequence=1)
+            request = pb.AttachRequest(
+                session_id=self.session, from_sequence=1, include_partial_messages=True
+            )
             attached.extend(events(self.second.Attach(request, timeout=TIMEOUT)))
 
         listener = threading.Thread(target=attach)
