@@ -80,6 +80,9 @@ impl SessionTask {
                     Cause::CliExited { exit, stderr_tail, tool_use_seen }
                 }
             };
+            // First: whoever is told of the failure may find the session after a restart.
+            self.remember();
+            self.keep_or_warn().await;
             self.fail_active(&mut active, cause);
         }
         self.part_with(active.lease, StopGrace::FIRM).await;
