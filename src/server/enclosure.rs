@@ -67,11 +67,12 @@ impl Enclosure {
         };
         let Tried { sandbox, attempts } = tried;
         if config.cli.sandbox_required && !sandbox.is_wall() {
-            let why = if passed_over.is_empty() { "cli.sandbox asks for it" } else { &passed_over };
-            anyhow::bail!(
-                "cli.sandbox_required: {} does not keep sessions apart, and nothing else works here: {why}",
-                sandbox.name()
-            );
+            let name = sandbox.name();
+            let why = match passed_over.is_empty() {
+                true => format!("cli.sandbox = {name:?} does not keep sessions apart"),
+                false => format!("only {name} works here, which does not; {passed_over}"),
+            };
+            anyhow::bail!("cli.sandbox_required: a sandbox has to keep sessions apart: {why}");
         }
         Ok(Self { sandbox, passed_over, attempts })
     }

@@ -49,9 +49,18 @@ impl SessionTask {
             }
             error => Cause::Protocol { detail: excerpt(&error.to_string(), 300) },
         };
-        self.fail_active(&mut active, cause);
+        self.fail_kept(&mut active, cause).await;
         self.part_with(active.lease, StopGrace::FIRM).await;
         self.after_loss()
+    }
+
+    /// Ends a turn that its CLI did not end. The session is kept first: whoever is told of
+    /// the failure finds it after a restart, too. Ends that have a bound of their own, a
+    /// watchdog's or an interrupt's, do not wait for the store.
+    async fn fail_kept(&mut self, active: &mut Active, cause: Cause) {
+        self.remember();
+        self.keep_or_warn().await;
+        self.fail_active(active, cause);
     }
 
     /// The process ended in the turn.
@@ -80,10 +89,7 @@ impl SessionTask {
                     Cause::CliExited { exit, stderr_tail, tool_use_seen }
                 }
             };
-            // First: whoever is told of the failure may find the session after a restart.
-            self.remember();
-            self.keep_or_warn().await;
-            self.fail_active(&mut active, cause);
+            self.fail_kept(&mut active, cause).await;
         }
         self.part_with(active.lease, StopGrace::FIRM).await;
         self.after_loss()

@@ -123,10 +123,10 @@ fn try_both(scene: Scene, folders: &Folders, hidden: &Path) -> Result<Tried, Unf
             attempts.push("user namespaces in it: not to be had".to_owned());
             (scene, attempts)
         }
-        Err(_) => {
+        Err(why) => {
             let scene = Scene { nesting: true, ..scene };
             let mut attempts = try_out(&scene, folders, hidden)?;
-            attempts.push("user namespaces in it: cannot be kept from it here".to_owned());
+            attempts.push(format!("user namespaces in it: cannot be kept from it here: {why}"));
             (scene, attempts)
         }
     };
