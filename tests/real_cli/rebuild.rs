@@ -207,7 +207,7 @@ fn stream_event(event: &proto::StreamEvent) -> Value {
 }
 
 fn prompt(event: &proto::PromptEvent) -> Value {
-    let request = parse(&event.request_json);
+    let request = raw(&event.request_json);
     assert_eq!(request["tool_name"].as_str().unwrap_or_default(), event.tool_name);
     assert_eq!(request["tool_use_id"].as_str().unwrap_or_default(), event.tool_use_id);
     assert_eq!(request["description"].as_str().unwrap_or_default(), event.description);
