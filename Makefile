@@ -1,9 +1,9 @@
 # Front door to the scripts; what each of them does is in its own header.
 .DEFAULT_GOAL := help
-.PHONY: help demo test run lint fmt bench soak faults clients fuzz clean
+.PHONY: help demo test run lint fmt bench soak store-faults faults clients fuzz clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Two turns, an interrupt and the figures, on the real CLI against the stand-in API; ends by itself
 	@tests/demo
@@ -26,6 +26,9 @@ bench: ## Times and rates of a release build, on the fake and on the real CLI
 
 soak: ## Ten minutes of everything at random, and ten more with faults of disk, database, clock and network
 	@SESSION_POOL_SOAK_SECONDS=600 cargo test --features test-tools --test soak -- --nocapture
+
+store-faults: ## 500 rounds of a disk, a database and a service that fail, each told result looked for in the file
+	@SESSION_POOL_STORE_FAULTS_ROUNDS=500 cargo test --features test-tools --test store_faults -- --nocapture
 
 faults: ## The faults that tests hold, each with its tests
 	@tests/faults

@@ -22,7 +22,6 @@ pub enum StoreError {
 /// SQLite's primary result codes.
 const BUSY: i64 = 5;
 const LOCKED: i64 = 6;
-const CORRUPT: i64 = 11;
 const NOT_A_DATABASE: i64 = 26;
 
 impl StoreError {
@@ -51,7 +50,9 @@ impl From<sqlx::Error> for StoreError {
         // An extended code has the primary one in its low byte.
         match error.code().and_then(|code| code.parse::<i64>().ok()).map(|code| code & 0xff) {
             Some(BUSY | LOCKED) => Self::Busy(text),
-            Some(CORRUPT | NOT_A_DATABASE) => Self::Broken(text),
+            Some(NOT_A_DATABASE) => Self::Broken(text),
+            // SQLite says "malformed" also of a disk that answers a read with EIO, which may
+            // pass: it is told like every other failure of the disk.
             _ => Self::Unavailable(text),
         }
     }

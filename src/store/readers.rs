@@ -2,15 +2,25 @@
 //! one that failed, or whose read was given up, is not used again: it might hold on to an
 //! old picture of the database.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    mem,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::StoreError;
 
 /// Connections that read. Each has a thread of its own while it is there.
-const READERS: usize = 4;
+const READERS: u32 = 4;
+/// How long reads under way are waited for before connections are renewed, and how long one
+/// of them may take to close.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Connections to one database.
 #[derive(Debug)]
@@ -25,7 +35,7 @@ impl Readers {
     pub(super) fn new(options: SqliteConnectOptions) -> Self {
         Self {
             options: options.read_only(true),
-            permits: Semaphore::new(READERS),
+            permits: Semaphore::new(READERS as usize),
             idle: Mutex::default(),
         }
     }
@@ -40,6 +50,21 @@ impl Readers {
             None => self.options.connect().await?,
         };
         Ok(Reader { readers: self, connection, _permit: permit })
+    }
+
+    /// Closes every connection once nobody reads by it; the next reads open others. SQLite
+    /// shares the index of the write-ahead log among all connections of a process: opened
+    /// while the disk was read-only, it stays read-only, also for who writes, for as long as
+    /// one of them is there.
+    pub(super) async fn renew(&self) {
+        let all = timeout(ENDING, self.permits.acquire_many(READERS)).await;
+        if !matches!(all, Ok(Ok(_))) {
+            return;
+        }
+        let idle = mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        for connection in idle {
+            drop(timeout(ENDING, connection.close()).await);
+        }
     }
 }
 

@@ -50,7 +50,7 @@ impl Default for Opening {
 /// A database in a file.
 #[derive(Debug)]
 pub struct SqlStore {
-    readers: Readers,
+    readers: Arc<Readers>,
     writer: Writer,
     clock: Arc<Clock>,
     status: watch::Sender<StoreStatus>,
@@ -78,8 +78,10 @@ impl SqlStore {
         let (database, publisher) =
             (Database::of(file).map_err(failed)?, Publisher::new(status.clone()));
         let limit = opening.commit_timeout;
-        let writer = Writer::start(database, Arc::clone(&clock), publisher, limit, tasks);
-        Ok(Self { readers: Readers::new(options), writer, clock, status })
+        let readers = Arc::new(Readers::new(options));
+        let (read, time) = (Arc::clone(&readers), Arc::clone(&clock));
+        let writer = Writer::start(database, read, time, publisher, limit, tasks);
+        Ok(Self { readers, writer, clock, status })
     }
 
     fn record(&self, row: &SqliteRow) -> Result<Record, StoreError> {

@@ -17,6 +17,7 @@ use super::{
     Clock, Commit, StoreError,
     connection::{Database, Transaction},
     orders,
+    readers::Readers,
     status::Publisher,
 };
 use crate::{
@@ -108,6 +109,7 @@ impl Writer {
     /// before. Orders are tried for `limit`.
     pub(super) fn start(
         database: Database,
+        readers: Arc<Readers>,
         clock: Arc<Clock>,
         publisher: Publisher,
         limit: Duration,
@@ -117,6 +119,7 @@ impl Writer {
         let stopping = tasks.stopping().clone();
         let clerk = Clerk {
             database,
+            readers,
             clock,
             publisher,
             stopping,
@@ -157,6 +160,8 @@ enum Failed {
 /// What the writer's task owns.
 struct Clerk {
     database: Database,
+    /// Those who read beside it, whose connections are renewed while it cannot write.
+    readers: Arc<Readers>,
     clock: Arc<Clock>,
     publisher: Publisher,
     stopping: CancellationToken,
@@ -224,7 +229,10 @@ impl Clerk {
             Ok(()) => self.publisher.committed(),
             // Somebody has the database just now, which is no failure before it lasts.
             Err(error) if error.is_busy() && !probes => {}
-            Err(error) => self.publisher.failing(&error),
+            Err(error) => {
+                self.publisher.failing(&error);
+                self.readers.renew().await;
+            }
         }
         self.look_after_log().await;
     }
@@ -281,7 +289,11 @@ impl Clerk {
                 }
                 Err(Failed::Begin(error) | Failed::Work(error)) => {
                     self.publisher.failed(&error);
-                    return refuse(asked, &error);
+                    refuse(asked, &error);
+                    if !error.is_busy() {
+                        self.readers.renew().await;
+                    }
+                    return;
                 }
             }
         }

@@ -92,12 +92,18 @@ pub(super) async fn prepare(
     Ok(Prepared { origin, taken_up, folders })
 }
 
-/// A disk without room may have some again.
 fn not_made(error: io::Error) -> Cause {
-    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let detail = format!("the session's folders cannot be made: {error}");
-    match error.kind() {
-        StorageFull | QuotaExceeded | ReadOnlyFilesystem => Cause::StoreUnavailable { detail },
-        _ => Cause::Internal { detail },
+    match is_of_the_disk(&error) {
+        true => Cause::StoreUnavailable { detail },
+        false => Cause::Internal { detail },
     }
+}
+
+/// Whether an error says that the disk takes nothing, which may pass: one without room may
+/// have some again.
+pub(super) fn is_of_the_disk(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

@@ -20,7 +20,7 @@ use tracing::{debug, error_span, warn};
 use super::{
     Lease, Leasing, Order, Permit, SpareSettings, SpareUse, Supply, folders, handshake,
     places::{Contest, Place, Places, Shortage},
-    prepare::{Prepared, blocking, prepare},
+    prepare::{Prepared, blocking, is_of_the_disk, prepare},
     spares::stock::Stock,
 };
 use crate::{
@@ -413,10 +413,10 @@ impl Shared {
             let path = self.settings.program.clone();
             return Cause::CliNotFound { path, detail: error.to_string() };
         }
-        Cause::ConnectFailed {
-            detail: format!("the CLI could not be started: {error}"),
-            exit: None,
-            stderr_tail: String::new(),
+        let detail = format!("the CLI could not be started: {error}");
+        match is_of_the_disk(error) {
+            true => Cause::StoreUnavailable { detail },
+            false => Cause::ConnectFailed { detail, exit: None, stderr_tail: String::new() },
         }
     }
 

@@ -3,13 +3,14 @@
 //! program again, where the service has its mounts.
 
 use std::{
+    collections::HashMap,
     io::{BufRead as _, Write as _},
     path::Path,
     process::Stdio,
 };
 
 use sqlx::{
-    ConnectOptions as _, SqliteConnection,
+    ConnectOptions as _, Connection as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
 };
 use tokio::{
@@ -75,8 +76,41 @@ impl Second {
 
     /// The same; an error is that it cannot be read just now.
     pub async fn looks_for(&mut self, said: &str) -> Result<bool, String> {
+        self.how_often(said).await.map(|count| count > 0)
+    }
+
+    /// How many prompts say so.
+    pub async fn how_often(&mut self, said: &str) -> Result<u64, String> {
         let answer = self.ask(&format!("find {said}")).await;
-        answer.parse::<u64>().map(|count| count > 0).map_err(|_| answer)
+        answer.parse().map_err(|_| answer)
+    }
+
+    /// Keeps a connection from now on, by which it looks: one needs no room on the disk any
+    /// more.
+    #[allow(dead_code, reason = "the faults of the store outlive the disk's room")]
+    pub async fn opens(&mut self) -> Result<(), String> {
+        match self.ask("open").await {
+            answer if answer == "done" => Ok(()),
+            answer => Err(answer),
+        }
+    }
+
+    /// Lets go of it.
+    #[allow(dead_code, reason = "likewise")]
+    pub async fn closes(&mut self) {
+        assert_eq!(self.ask("close").await, "done");
+    }
+
+    /// How often each word with this beginning was said, in all conversations together.
+    #[allow(dead_code, reason = "the faults of the store count what was said")]
+    pub async fn counts(&mut self, beginning: &str) -> HashMap<String, u64> {
+        let answer = self.ask(&format!("words {beginning}")).await;
+        let mut counts = HashMap::new();
+        for word in answer.split_whitespace() {
+            assert!(word.starts_with(beginning), "the words cannot be read: {answer}");
+            *counts.entry(word.to_owned()).or_default() += 1;
+        }
+        counts
     }
 
     /// Takes the database as whoever writes does. Returns whether it has it.
@@ -97,12 +131,13 @@ async fn open(file: &str) -> sqlx::Result<SqliteConnection> {
     options.journal_mode(SqliteJournalMode::Wal).connect().await
 }
 
-async fn find(file: &str, said: &str) -> sqlx::Result<i64> {
-    let mut connection = open(file).await?;
-    sqlx::query_scalar("SELECT count(*) FROM entries WHERE line LIKE $1")
-        .bind(format!("%say {said}%"))
-        .fetch_one(&mut connection)
-        .await
+async fn find(connection: &mut SqliteConnection, said: &str) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "SELECT count(*) FROM entries WHERE line LIKE $1 AND json_extract(line, '$.type') = 'user'",
+    )
+    .bind(format!("%say {said}%"))
+    .fetch_one(connection)
+    .await
 }
 
 async fn hold(file: &str) -> sqlx::Result<SqliteConnection> {
@@ -111,35 +146,82 @@ async fn hold(file: &str) -> sqlx::Result<SqliteConnection> {
     Ok(connection)
 }
 
+/// The words after `say` that begin so, as often as they are there.
+async fn words(connection: &mut SqliteConnection, beginning: &str) -> sqlx::Result<String> {
+    let said = format!("say {beginning}");
+    let lines: Vec<String> = sqlx::query_scalar(
+        "SELECT line FROM entries WHERE line LIKE $1 AND json_extract(line, '$.type') = 'user'",
+    )
+    .bind(format!("%{said}%"))
+    .fetch_all(connection)
+    .await?;
+    let of_word = |character: char| character.is_ascii_alphanumeric() || character == '-';
+    let words = lines.iter().flat_map(|line| line.split(&said).skip(1)).map(|rest| {
+        let end = rest.find(|character| !of_word(character)).unwrap_or(rest.len());
+        format!("{beginning}{}", &rest[..end])
+    });
+    Ok(words.collect::<Vec<_>>().join(" "))
+}
+
+/// What it has open.
+struct Open {
+    file: String,
+    looks: Option<SqliteConnection>,
+    holds: Option<SqliteConnection>,
+}
+
+impl Open {
+    async fn answer(&mut self, question: &str, about: &str) -> sqlx::Result<String> {
+        let done = || "done".to_owned();
+        match question {
+            "find" | "words" => {
+                let mut fresh = None;
+                let connection = match &mut self.looks {
+                    Some(connection) => connection,
+                    None => fresh.insert(open(&self.file).await?),
+                };
+                match question {
+                    "find" => find(connection, about).await.map(|count| count.to_string()),
+                    _ => words(connection, about).await,
+                }
+            }
+            "open" => {
+                let mut connection = open(&self.file).await?;
+                // The first read maps what later ones need.
+                find(&mut connection, "").await?;
+                self.looks = Some(connection);
+                Ok(done())
+            }
+            "close" => match self.looks.take() {
+                Some(connection) => connection.close().await.map(|()| done()),
+                None => Ok(done()),
+            },
+            "lock" => {
+                self.holds = Some(hold(&self.file).await?);
+                Ok(done())
+            }
+            _ => match self.holds.take() {
+                Some(mut connection) => {
+                    sqlx::raw_sql("ROLLBACK").execute(&mut connection).await.map(|_| done())
+                }
+                None => Ok(done()),
+            },
+        }
+    }
+}
+
 #[tokio::test]
 #[ignore = "it is the second process of other tests"]
 async fn second_process() {
     let Ok(file) = std::env::var(FILE) else { return };
-    let mut lock: Option<SqliteConnection> = None;
+    let mut open = Open { file, looks: None, holds: None };
     let stdin = std::io::stdin().lock();
     for question in stdin.lines() {
         let question = question.expect("text");
-        let answer = match question.split_once(' ').unwrap_or((&question, "")) {
-            ("find", said) => match find(&file, said).await {
-                Ok(count) => count.to_string(),
-                Err(error) => error.to_string(),
-            },
-            ("lock", _) => match hold(&file).await {
-                Ok(connection) => {
-                    lock = Some(connection);
-                    "done".to_owned()
-                }
-                Err(error) => error.to_string(),
-            },
-            _ => match lock.take() {
-                Some(mut connection) => {
-                    match sqlx::raw_sql("ROLLBACK").execute(&mut connection).await {
-                        Ok(_) => "done".to_owned(),
-                        Err(error) => error.to_string(),
-                    }
-                }
-                None => "done".to_owned(),
-            },
+        let (question, about) = question.split_once(' ').unwrap_or((&question, ""));
+        let answer = match open.answer(question, about).await {
+            Ok(answer) => answer,
+            Err(error) => error.to_string(),
         };
         println!("\n{ANSWER}{answer}");
         std::io::stdout().flush().expect("printed");

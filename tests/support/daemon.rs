@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use session_pool::{
-    procfs::{Look, pid},
+    procfs::pid,
     proto::{QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client},
 };
 use tempfile::TempDir;
@@ -91,12 +91,9 @@ impl Daemon {
         self.child.id().expect("it runs")
     }
 
-    /// The process of the service itself: the same program with the same arguments.
+    /// The process of the service itself.
     pub fn id(&self) -> u32 {
-        let started = self.started();
-        let mut children = Look::take().expect("/proc").children(started).into_iter();
-        let same = |pid: &u32| processes::words(*pid) == processes::words(started);
-        children.find(same).unwrap_or(started)
+        processes::service_below(self.started())
     }
 
     /// As whoever started the program does.

@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use session_pool::procfs::Look;
+
 /// Processes that carry a state folder's mark: CLIs and all that they started, without
 /// what encloses them.
 pub fn of_state(state: &Path) -> Vec<u32> {
@@ -19,6 +21,14 @@ pub fn of_state(state: &Path) -> Vec<u32> {
 pub fn words(pid: u32) -> Vec<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&line).split_terminator('\0').map(str::to_owned).collect()
+}
+
+/// The process of the service itself, below the keeper that was started: the same program
+/// with the same arguments.
+pub fn service_below(started: u32) -> u32 {
+    let mut children = Look::take().expect("/proc").children(started).into_iter();
+    let same = |pid: &u32| words(*pid) == words(started);
+    children.find(same).unwrap_or(started)
 }
 
 /// Whether a process does nothing but to keep another.

@@ -66,6 +66,22 @@ async fn a1_a_transaction_that_is_dropped_holds_nothing() {
 }
 
 #[tokio::test]
+async fn a1_a_database_that_cannot_be_read_is_told_as_a_disk_that_fails() {
+    use std::os::unix::fs::FileExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("db");
+    drop(open(&file).await.expect("open"));
+    let store = open(&file).await.expect("open");
+    // All but the first page, which says that it is a database. SQLite says the same of a
+    // page that the disk does not read.
+    let opened = std::fs::File::options().write(true).open(&file).expect("opened");
+    let length = opened.metadata().expect("there").len();
+    opened.write_all_at(&vec![0xff; length as usize - 4096], 4096).expect("overwritten");
+    let error = store.load(&key("a", "s")).await.expect_err("it cannot be read");
+    assert!(error.to_string().contains("malformed") && error.is_temporary(), "{error}");
+}
+
+#[tokio::test]
 async fn a1_nothing_is_told_kept_in_a_file_that_is_gone() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("db");
