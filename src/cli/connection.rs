@@ -54,6 +54,8 @@ pub struct Connection {
     writer: JoinHandle<()>,
     awaited: HashMap<String, oneshot::Sender<Result<String, String>>>,
     ended: bool,
+    /// Whether the output ended within a line.
+    cut_short: bool,
     /// Lines that are no frames.
     strays: u64,
     strays_taken: u64,
@@ -80,6 +82,7 @@ impl Connection {
             writer: crate::tasks::spawn_owned(write_lines(input, lines_out)),
             awaited: HashMap::new(),
             ended: false,
+            cut_short: false,
             strays: 0,
             strays_taken: 0,
         }
@@ -98,7 +101,9 @@ impl Connection {
             let length = line.len();
             let Ok(frame) = Frame::parse(line) else {
                 // A CLI that is killed while it writes leaves a piece of a line.
-                if !at_end {
+                if at_end {
+                    self.cut_short = true;
+                } else {
                     self.stray(length);
                 }
                 continue;
@@ -114,6 +119,11 @@ impl Connection {
             self.awaited.clear();
         }
         Ok(())
+    }
+
+    /// Of a CLI that has ended: whether that was while it printed.
+    pub fn was_cut_short(&self) -> bool {
+        self.cut_short || self.lines.is_within_line()
     }
 
     /// Takes note of a line that is no frame: a wrapper, a debug option or an agent wrote to
@@ -235,6 +245,7 @@ mod tests {
         while connection.read(&mut frames).await.is_ok() {}
         assert!(matches!(connection.read(&mut frames).await, Err(ConnectionError::Closed)));
         assert_eq!(frames.len(), 1);
+        assert!(connection.was_cut_short());
     }
 
     #[tokio::test]

@@ -70,6 +70,11 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         Ok(true)
     }
 
+    /// Whether a line has begun that has not ended.
+    pub fn is_within_line(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     fn cut(&mut self, lines: &mut Vec<Bytes>) -> Result<(), LineError> {
         let Some(end) = memchr::memrchr(b'\n', &self.buffer[self.scanned..]) else {
             self.scanned = self.buffer.len();

@@ -1,12 +1,9 @@
 //! Phase: a turn runs. Its frames become events; watchdogs, commands and listeners
 //! that leave may stop it.
 
-use std::time::{Duration, SystemTime};
-
 use bytes::Bytes;
 use tokio::time::Instant;
-use tracing::{debug, warn};
-use uuid::Uuid;
+use tracing::debug;
 
 use super::{
     Decision, Refusal,
@@ -15,19 +12,19 @@ use super::{
     ended::Ending,
     idle::at,
     interrupting::Then,
-    phase::{Phase, Taken, Waiting},
+    phase::{Phase, Taken},
     running::{Meaning, Running},
     task::SessionTask,
 };
 use crate::{
     cli::{
         frame::{Frame, ResultSummary},
-        request::{control_response, user_message},
+        request::control_response,
         schema,
     },
     failure::Cause,
     supply::Lease,
-    turn::event::{Class, Origin, Started},
+    turn::event::Class,
 };
 
 /// A turn that runs, and its process.
@@ -53,48 +50,16 @@ pub struct Over {
 }
 
 impl SessionTask {
-    /// Begins a turn on a connected process.
-    pub(super) fn begin(
-        &mut self,
-        lease: Lease,
-        waiting: Waiting,
-        origin: Origin,
-        came: Instant,
-    ) -> Phase {
-        let Waiting { request, log, counted, _queued: _ } = waiting;
-        let uuid = Uuid::new_v4();
-        let mut turn = Running::new(log, Some(uuid), request.on_disconnect, &self.habits, counted);
-        turn.prompt_held = request.held;
-        turn.named = request.turn_id.is_some();
-        turn.log.start(Started {
-            session_id: self.status.session_id.clone(),
-            turn_id: turn.log.id().clone(),
-            client_id: lease.client_id,
-            cli_session_id: self.status.cli_session_id,
-            origin,
-            queued_for: came.saturating_duration_since(request.asked_at),
-            connect_time: if origin == Origin::Reused {
-                Duration::ZERO
-            } else {
-                lease.connect_time
-            },
-            start_time: SystemTime::now(),
-            background: false,
-        });
-        turn.log.span().record("client_id", tracing::field::display(lease.client_id));
-        self.current = Some(turn.log.clone());
-        self.status.last_used_at = Instant::now();
-        self.status.message_count += 1;
-        self.around.tenant.counters.messages.add_one();
-        // The outbox is empty between turns; a process that is gone shows when it is read.
-        if let Err(blocked) = lease.connection.send(user_message(&request.input, uuid)) {
-            warn!(client_id = %lease.client_id, error = %blocked, "prompt_not_written");
-        }
-        Phase::Active(Active { lease, turn })
-    }
-
     pub(super) async fn active(&mut self, mut active: Active) -> Phase {
         let mut frames = std::mem::take(&mut self.leftover);
+        if active.turn.unsent {
+            active = match Self::withdraw(active) {
+                Ok((lease, turn)) => {
+                    return self.send_again(lease, turn, "the CLI did not take the prompt").await;
+                }
+                Err(active) => *active,
+            };
+        }
         loop {
             if let Some(over) = self.digest(&mut active, &mut frames, false) {
                 let over = self.conclude(&mut active, over).await;
@@ -145,7 +110,11 @@ impl SessionTask {
     ) -> Option<Over> {
         let counters = &self.around.tenant.counters;
         counters.frames.add(frames.len() as u64);
-        counters.stray_lines.add(active.lease.connection.take_strays());
+        let strays = active.lease.connection.take_strays();
+        counters.stray_lines.add(strays);
+        if strays > 0 {
+            active.turn.begin_for_good();
+        }
         let mut events = Vec::with_capacity(frames.len());
         let mut over = None;
         let mut used = 0;
@@ -153,6 +122,7 @@ impl SessionTask {
             used += 1;
             self.habits.note(&frame.kind);
             self.hear(frame);
+            active.turn.hear_answer(frame);
             match active.turn.interpret(frame) {
                 Meaning::Hidden => {}
                 Meaning::Echo => active.turn.record(frame, None, &mut events),
@@ -232,6 +202,7 @@ impl SessionTask {
 
     /// Ends the running turn, which failed.
     pub(super) fn fail_active(&mut self, active: &mut Active, cause: Cause) {
+        active.turn.begin_for_good();
         active.turn.release();
         let failure = self.failure(cause).on_client(active.lease.client_id);
         self.fail(&active.turn.log, failure);
@@ -323,7 +294,8 @@ impl SessionTask {
     }
 }
 
-fn abandoned(turn: &Running) -> bool {
+/// Whether nobody wants a turn any more.
+pub fn abandoned(turn: &Running) -> bool {
     turn.on_disconnect == DisconnectPolicy::Interrupt && turn.log.listeners() == 0
 }
 

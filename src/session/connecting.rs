@@ -131,7 +131,8 @@ impl SessionTask {
         let known = self.is_known();
         let elsewhere =
             request.resume.is_some_and(|resume| resume.id != self.status.cli_session_id);
-        if known && elsewhere && !request.new_conversation {
+        // One that is sent again was granted its conversation before.
+        if known && elsewhere && !request.new_conversation && turn.again.is_none() {
             return Err(Cause::OptionsMismatch { options: vec!["resume".into()], detail: None });
         }
         let conversation = match request.resume {

@@ -32,6 +32,14 @@ use crate::{
 /// versions without that event exist.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
+/// Why a process is not what it is wanted to be.
+enum Unfit {
+    /// It cannot be made that.
+    Refused(Cause),
+    /// It has ended, or takes nothing in any more: another can be made that.
+    Gone(String),
+}
+
 impl SessionTask {
     pub(super) async fn settling(&mut self, lease: Lease) -> Phase {
         self.rest(lease, Some(Instant::now() + SETTLE_LIMIT)).await
@@ -57,7 +65,9 @@ impl SessionTask {
                 self.keep_or_warn().await;
             }
             if settle_until.is_none() {
-                self.update_idle(&mut lease).await;
+                if let Err(why) = self.update_idle(&mut lease).await {
+                    return self.lost(lease, &why).await;
+                }
                 if !self.leftover.is_empty() {
                     frames.append(&mut self.leftover);
                     continue;
@@ -180,7 +190,15 @@ impl SessionTask {
             self.part_with(lease, StopGrace::FIRM).await;
             return Ok(self.after_loss());
         }
-        if let Err(cause) = self.fit(&mut lease, &turn).await {
+        if let Err(unfit) = self.fit(&mut lease, &turn).await {
+            let cause = match unfit {
+                Unfit::Refused(cause) => cause,
+                Unfit::Gone(why) => {
+                    // It has not begun, and begins on the next.
+                    self.queue.push_front(turn);
+                    return Ok(self.lost(lease, &why).await);
+                }
+            };
             let restart = turn.request.on_mismatch == MismatchPolicy::Restart;
             if restart && matches!(cause, Cause::OptionsMismatch { .. }) {
                 return Ok(self.replace(lease, turn).await);
@@ -206,7 +224,7 @@ impl SessionTask {
     }
 
     /// Makes the process what the turn wants, as far as a running process can be.
-    async fn fit(&mut self, lease: &mut Lease, turn: &Waiting) -> Result<(), Cause> {
+    async fn fit(&mut self, lease: &mut Lease, turn: &Waiting) -> Result<(), Unfit> {
         let request = &turn.request;
         let elsewhere = request
             .resume
@@ -217,7 +235,7 @@ impl SessionTask {
         }
         if !difference.fixed.is_empty() {
             let options = difference.fixed.iter().map(ToString::to_string).collect();
-            return Err(Cause::OptionsMismatch { options, detail: None });
+            return Err(Unfit::Refused(Cause::OptionsMismatch { options, detail: None }));
         }
         self.change(lease, &difference.live, &request.options).await
     }
@@ -227,17 +245,12 @@ impl SessionTask {
         lease: &mut Lease,
         changes: &[LiveChange],
         wanted: &Options,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), Unfit> {
         // Newer versions try a model by calling the API with it. Nothing else is heard
         // meanwhile, so this has the bound of an interrupt.
         let deadline = Instant::now() + self.around.settings.interrupt_timeout;
         for change in changes {
-            if let Err(refusal) = self.ask(lease, change, deadline).await {
-                return Err(Cause::OptionsMismatch {
-                    options: vec![change.option().to_owned()],
-                    detail: Some(refusal),
-                });
-            }
+            self.ask(lease, change, deadline).await?;
             // What was accepted holds, whatever becomes of the rest.
             self.status.options = self.status.options.updated(&change.as_options());
             self.remember();
@@ -254,24 +267,28 @@ impl SessionTask {
         lease: &mut Lease,
         change: &LiveChange,
         deadline: Instant,
-    ) -> Result<(), String> {
+    ) -> Result<(), Unfit> {
+        let refused = |refusal: String| {
+            let options = vec![change.option().to_owned()];
+            Unfit::Refused(Cause::OptionsMismatch { options, detail: Some(refusal) })
+        };
         let request = ControlRequest::change(change);
-        let mut answer =
-            lease.connection.request(request).map_err(|blocked| blocked.to_string())?;
+        let asked = lease.connection.request(request);
+        let mut answer = asked.map_err(|blocked| Unfit::Gone(blocked.to_string()))?;
         let mut frames = Vec::new();
         loop {
             tokio::select! {
                 biased;
                 answered = &mut answer => return match answered {
-                    Ok(answered) => answered.map(drop),
-                    Err(_) => Err("the CLI ended".to_owned()),
+                    Ok(answered) => answered.map(drop).map_err(refused),
+                    Err(_) => Err(Unfit::Gone("the CLI closed its output".to_owned())),
                 },
                 read = timeout_at(deadline, lease.connection.read(&mut frames)) => match read {
                     Ok(Ok(())) => self.put_aside(&mut frames),
-                    Ok(Err(error)) => return Err(error.to_string()),
+                    Ok(Err(error)) => return Err(Unfit::Gone(error.to_string())),
                     Err(_) => {
                         lease.child.kill();
-                        return Err("the CLI did not answer".to_owned());
+                        return Err(refused("the CLI did not answer".to_owned()));
                     }
                 },
             }
@@ -288,25 +305,34 @@ impl SessionTask {
         }
     }
 
-    async fn update_idle(&mut self, lease: &mut Lease) {
-        for update in std::mem::take(&mut self.updates) {
+    /// Changes options as was asked. Fails when the process is gone: what is not changed
+    /// then can be changed without it.
+    async fn update_idle(&mut self, lease: &mut Lease) -> Result<(), String> {
+        let mut updates = std::mem::take(&mut self.updates).into_iter();
+        while let Some(update) = updates.next() {
             let difference = self.status.options.difference(&update.options);
             let result = if difference.fixed.is_empty() {
                 self.change(lease, &difference.live, &update.options).await
             } else {
                 let options = difference.fixed.iter().map(ToString::to_string).collect();
-                Err(Cause::OptionsMismatch { options, detail: None })
+                Err(Unfit::Refused(Cause::OptionsMismatch { options, detail: None }))
             };
             let changed = difference.live.iter().map(LiveChange::option).collect();
             let result = match result {
                 Ok(()) => self.keep_conversation().await,
-                refused => refused,
+                Err(Unfit::Refused(cause)) => Err(cause),
+                Err(Unfit::Gone(why)) => {
+                    self.updates.push(update);
+                    self.updates.extend(updates);
+                    return Err(why);
+                }
             };
             let answer = result
                 .map(|()| UpdateReport { changed })
                 .map_err(|cause| Refusal::Failed(self.failure(cause)));
             update.reply.send(answer).ok();
         }
+        Ok(())
     }
 
     /// The process ended between turns. The next turn continues on another.

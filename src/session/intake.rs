@@ -141,7 +141,7 @@ impl SessionTask {
     fn admitted(&mut self, request: TurnRequest, queued: Share) -> Waiting {
         let id = request.turn_id.clone().unwrap_or_else(TurnId::fresh);
         let log = self.new_log(id, &request.span);
-        Waiting { request, log, counted: self.around.turns.token(), _queued: queued }
+        Waiting { request, log, counted: self.around.turns.token(), again: None, _queued: queued }
     }
 
     /// A log for a turn of this session, which the call of that span asks for.

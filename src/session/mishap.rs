@@ -76,13 +76,24 @@ impl SessionTask {
         if let Some(over) = self.digest(&mut active, &mut frames, false) {
             self.conclude(&mut active, over).await;
         } else {
+            let overrun = active.lease.child.overrun();
+            if let Some(Overrun { limit, used }) = overrun {
+                let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
+                warn!(%session_id, %client_id, limit, used, "memory_limit");
+            }
+            // Of a process whose end is not known nobody can say what it still does.
+            if exit != Exit::Unknown {
+                active = match Self::withdraw(active) {
+                    Ok((lease, turn)) => {
+                        return self.send_again(lease, turn, &exit.to_string()).await;
+                    }
+                    Err(active) => *active,
+                };
+            }
             let tool_use_seen = active.turn.tool_use_seen;
             let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
-            let cause = match active.lease.child.overrun() {
-                Some(Overrun { limit, used }) => {
-                    warn!(%session_id, %client_id, limit, used, "memory_limit");
-                    Cause::MemoryLimit { limit, used, tool_use_seen }
-                }
+            let cause = match overrun {
+                Some(Overrun { limit, used }) => Cause::MemoryLimit { limit, used, tool_use_seen },
                 None => {
                     let stderr_tail = active.lease.child.stderr_tail();
                     warn!(%session_id, %client_id, %exit, tool_use_seen, "cli_exited_in_turn");

@@ -25,10 +25,13 @@
 //! - An interrupt and the natural end of a turn: whichever frame comes first names the
 //!   outcome. An interrupt that a CLI version loses is repeated until the turn ends.
 //! - A listener that leaves and a result: a turn that has ended is not interrupted.
+//! - A prompt and the death of its process: one that no frame answered runs on another
+//!   process (`beginning`).
 
 mod active;
 pub mod admission;
 mod background;
+mod beginning;
 mod closing;
 pub mod command;
 mod connecting;

@@ -7,6 +7,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::{
     Decision, Refusal,
     active::Active,
+    beginning::Again,
     command::{CloseReason, CloseReport, InterruptReport, TurnRequest, UpdateReport},
     interrupting::Stop,
     resting::LetGo,
@@ -22,6 +23,8 @@ pub struct Waiting {
     pub log: TurnLog,
     /// Counted by whoever waits for turns to end.
     pub counted: TaskTrackerToken,
+    /// What it has behind it, if a process died before it answered the prompt.
+    pub again: Option<Again>,
     /// Its share of the tenant's queued turns, for as long as it waits for another.
     pub _queued: Share,
 }

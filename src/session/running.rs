@@ -12,7 +12,11 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use uuid::Uuid;
 
-use super::{command::DisconnectPolicy, task::Settings};
+use super::{
+    beginning::{Again, Unanswered},
+    command::DisconnectPolicy,
+    task::Settings,
+};
 use crate::{
     budget::Reservation,
     cli::frame::{Frame, FrameKind, Prompt, ResultSummary},
@@ -93,7 +97,8 @@ pub struct Running {
     pub named: bool,
     /// What it has cost, once it has said so.
     pub spent: Option<Spent>,
-    began: Instant,
+    /// When its prompt was sent.
+    pub(super) began: Instant,
     last_activity: Instant,
     first_seen: bool,
     worked: bool,
@@ -104,8 +109,12 @@ pub struct Running {
     held_bytes: usize,
     /// What its prompt claims of the memory, until the CLI has read it.
     pub prompt_held: Option<Arc<Reservation>>,
+    /// What to do over, as long as the process has not answered the prompt.
+    pub(super) unanswered: Option<Box<Unanswered>>,
+    /// Whether the process did not take the prompt at all.
+    pub unsent: bool,
     /// Counted by whoever waits for turns to end.
-    _counted: TaskTrackerToken,
+    pub(super) counted: TaskTrackerToken,
 }
 
 /// What a frame means for its turn.
@@ -168,7 +177,9 @@ impl Running {
             idle_seen: 0,
             tools: HashSet::new(),
             prompt_held: None,
-            _counted: counted,
+            unanswered: None,
+            unsent: false,
+            counted,
         }
     }
 
@@ -180,6 +191,13 @@ impl Running {
     /// How long it has been silent.
     pub fn silent_for(&self) -> Duration {
         self.last_activity.elapsed()
+    }
+
+    /// Goes on counting where the turn was sent to another process before.
+    pub fn resume_clock(&mut self, again: Again) {
+        self.began = again.began;
+        let heard = self.last_activity.checked_sub(again.silent_for);
+        self.last_activity = heard.unwrap_or(self.last_activity);
     }
 
     /// Notes that the CLI printed something, and when.

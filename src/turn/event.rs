@@ -19,7 +19,7 @@ pub enum Origin {
     Resumed,
 }
 
-/// The turn has its process. Always event 1.
+/// The turn has its process, which has begun with it. Always event 1.
 #[derive(Debug, Clone)]
 pub struct Started {
     /// The session.

@@ -56,6 +56,7 @@ fn process_step(name: &str, rest: &str) -> Result<Step, &'static str> {
         "unknown-frame" => Step::UnknownFrame(text()),
         "stderr" => Step::Stderr(text()),
         "exit" => Step::Exit(number(rest)?),
+        "exit-at-prompt" => Step::ExitAtPrompt(number(rest)?),
         "kill-self" => Step::KillSelf(rest.trim().to_owned()),
         "ignore-term" => Step::IgnoreTerm,
         "ignore-eof" => Step::IgnoreEof,

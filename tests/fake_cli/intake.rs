@@ -56,7 +56,7 @@ impl Session {
     fn take_in(&mut self, input: Input) -> Flow<Option<Value>> {
         match input {
             Input::Line(line) => match Incoming::of_line(&line) {
-                Incoming::User(message) => self.queue_up(message),
+                Incoming::User(message) => self.queue_up(message)?,
                 Incoming::ControlRequest { id, request } => self.answer_control(&id, &request)?,
                 Incoming::ControlResponse(answer)
                     if self.asking.as_deref() == answer["request_id"].as_str() =>
@@ -75,7 +75,10 @@ impl Session {
         Ok(None)
     }
 
-    fn queue_up(&mut self, message: UserMessage) {
+    fn queue_up(&mut self, message: UserMessage) -> Flow {
+        if let Some(code) = self.exit_at_prompt {
+            return Err(Stop::Exit(code));
+        }
         if let Some(uuid) = &message.uuid
             && !self.seen.insert(uuid.clone())
         {
@@ -83,7 +86,7 @@ impl Session {
             if !self.busy {
                 self.state("idle");
             }
-            return;
+            return Ok(());
         }
         if !self.busy {
             self.busy = true;
@@ -91,5 +94,6 @@ impl Session {
         }
         self.lifecycle(message.uuid.as_deref(), "queued");
         self.queue.push_back(message);
+        Ok(())
     }
 }

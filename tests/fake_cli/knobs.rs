@@ -6,6 +6,8 @@
 //! | `boot=MS` | answers nothing for MS milliseconds after the start (signals still work) |
 //! | `no-init` | never answers `initialize` |
 //! | `exit=CODE` | prints `fake-claude: told to exit at start` on stderr and exits with CODE |
+//! | `exit-at-prompt=CODE` | exits when it reads a prompt, without a word |
+//! | `exit-at-first-prompt=CODE` | the same, but only the first process with this knob in a working folder, where it leaves a file |
 //! | `ignore-term` | SIGTERM has no effect |
 //! | `ignore-eof` | does not exit when stdin closes |
 //! | `deaf` | never answers nor obeys an interrupt |
@@ -15,12 +17,16 @@
 
 use std::time::Duration;
 
+/// The file that the first process leaves.
+const FIRST: &str = ".exit-at-first-prompt";
+
 /// What [`super::knobs`]' table says, parsed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Knobs {
     pub boot: Duration,
     pub no_init: bool,
     pub exit: Option<i32>,
+    pub exit_at_prompt: Option<i32>,
     pub ignore_term: bool,
     pub ignore_eof: bool,
     pub deaf: bool,
@@ -48,6 +54,12 @@ impl Knobs {
         match name {
             "boot" => self.boot = Duration::from_millis(number(value)?.into()),
             "exit" => self.exit = Some(number(value)?.cast_signed()),
+            "exit-at-prompt" => self.exit_at_prompt = Some(number(value)?.cast_signed()),
+            "exit-at-first-prompt" => {
+                if std::fs::File::create_new(FIRST).is_ok() {
+                    self.exit_at_prompt = Some(number(value)?.cast_signed());
+                }
+            }
             "no-init" => self.no_init = true,
             "ignore-term" => self.ignore_term = true,
             "ignore-eof" => self.ignore_eof = true,

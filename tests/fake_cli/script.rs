@@ -38,6 +38,7 @@
 //! | `unknown-frame TYPE` | a frame of a type that nobody knows |
 //! | `stderr TEXT` | prints a line on stderr |
 //! | `exit CODE` | exits at once |
+//! | `exit-at-prompt CODE` | exits when it reads the next prompt, without a word |
 //! | `kill-self SIGNAL` | sends itself a signal: TERM, INT, HUP, KILL, ABRT, SEGV, STOP |
 //! | `ignore-term`, `ignore-eof` | from now on SIGTERM, the end of stdin have no effect |
 //! | `close-stdout` | closes stdout; the process lives on |
@@ -104,6 +105,7 @@ pub enum Step {
     UnknownFrame(String),
     Stderr(String),
     Exit(i32),
+    ExitAtPrompt(i32),
     KillSelf(String),
     IgnoreTerm,
     IgnoreEof,

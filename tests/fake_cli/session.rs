@@ -45,6 +45,8 @@ pub struct Session {
     pub ignore_term: IgnoreTerm,
     pub ignore_eof: bool,
     pub deaf: bool,
+    /// The code to exit with when the next prompt comes.
+    pub exit_at_prompt: Option<i32>,
     pub answers_initialize: bool,
     pub lose_interrupts: u32,
     /// Whether the process asked for `session_state_changed` frames.
@@ -124,6 +126,7 @@ impl Session {
             ignore_term,
             ignore_eof: knobs.ignore_eof,
             deaf: knobs.deaf,
+            exit_at_prompt: knobs.exit_at_prompt,
             answers_initialize: !knobs.no_init,
             lose_interrupts: 0,
             state_events: std::env::var("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS").as_deref()

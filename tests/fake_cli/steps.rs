@@ -112,6 +112,7 @@ impl Turn {
                 }
             }
             Step::IgnoreTerm => session.ignore_term.ignore(),
+            Step::ExitAtPrompt(code) => session.exit_at_prompt = Some(code),
             Step::IgnoreEof => session.ignore_eof = true,
             Step::CloseStdout => {
                 if let Err(error) = session.out.close() {

@@ -6,10 +6,19 @@ use tonic::Code;
 use crate::{
     bed::{Bed, Version, both_versions, in_pieces, origin},
     lossless,
-    support::{eventually, failure, processes::kill, service::query},
+    support::{
+        eventually, failure,
+        processes::{kill, signal},
+        service::query,
+    },
 };
 
-both_versions!(killed_between_turns, killed_in_mid_turn, killed_in_a_tool_call);
+both_versions!(
+    killed_between_turns,
+    killed_in_mid_turn,
+    killed_in_a_tool_call,
+    e5_killed_at_its_result
+);
 
 async fn killed_between_turns(version: Version) {
     let bed = Bed::start(version).await;
@@ -64,5 +73,46 @@ async fn killed_in_a_tool_call(version: Version) {
     let metadata = failure(turn.error(), Code::Unavailable, "CLI_EXITED");
     assert_eq!(metadata.get("tool_use_seen").map(String::as_str), Some("true"));
     eventually("nothing is left", async || bed.service.processes().is_empty().then_some(())).await;
+    bed.stop().await;
+}
+
+/// In every other round whether the prompt finds a dying process or a dead one is a matter
+/// of luck; in the others it finds one that reads nothing any more and dies then. It runs
+/// once in each case, and is told to run where it does.
+async fn e5_killed_at_its_result(version: Version) {
+    let bed = Bed::start(version).await;
+    let mut before = bed.query("a", "one").await;
+    for round in 0..6 {
+        let prompt = format!("round {round}");
+        let (pid, asked) = (bed.pid("a").await, query("a", &prompt));
+        let turn = if round % 2 == 0 {
+            kill(pid);
+            bed.run(asked).await
+        } else {
+            signal(pid, rustix::process::Signal::STOP);
+            let mut turn = bed.open(asked).await;
+            let sent = async || {
+                let session = bed.service.session("a").await.expect("a session");
+                (session.message_count == round + 2).then_some(())
+            };
+            eventually("the prompt is sent", sent).await;
+            kill(pid);
+            turn.finish().await;
+            turn
+        };
+        lossless::check(&turn);
+        assert!(turn.result().result.starts_with(&format!("You said: \"{prompt}\"")), "{round}");
+        assert_eq!(origin(&turn), TurnOrigin::Resumed, "{round}");
+        assert_ne!(turn.started().client_id, before.started().client_id, "{round}");
+        assert_eq!(turn.started().cli_session_id, before.started().cli_session_id);
+        before = turn;
+    }
+    let answer = before.text();
+    let mut asked = bed.api.requests_of(&before.started().cli_session_id);
+    asked.retain(|request| request.path == "/v1/messages");
+    assert_eq!(asked.len(), 7, "each prompt was paid once");
+    for round in 0..5 {
+        assert_eq!(answer.matches(&format!("\"round {round}\"")).count(), 1, "{answer}");
+    }
     bed.stop().await;
 }

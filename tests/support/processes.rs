@@ -63,7 +63,11 @@ pub fn kill_if_there(pid: u32) {
 
 /// Kills a process.
 pub fn kill(pid: u32) {
+    signal(pid, rustix::process::Signal::KILL);
+}
+
+/// Sends a process a signal.
+pub fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(pid.try_into().expect("a process id"));
-    let signal = rustix::process::Signal::KILL;
-    rustix::process::kill_process(pid.expect("not 0"), signal).expect("killed");
+    rustix::process::kill_process(pid.expect("not 0"), signal).expect("sent");
 }

@@ -6,7 +6,8 @@
 //! first frame), `hang` (one message, then silence), `silent` (nothing at all), `retry
 //! MS` (one retry every MS, for ever), `die`, `rubbish`, `deaf` (as `hang`, and interrupts
 //! are not heard), `lose N` (as `hang`, and N interrupts are lost), `mute-end` (idle
-//! without a result), `background` (as `ok`, and then a turn that nobody asked for).
+//! without a result), `background` (as `ok`, and then a turn that nobody asked for),
+//! `untaken` (it is not even taken up).
 
 use std::{
     collections::HashMap,
@@ -54,6 +55,8 @@ pub struct MemorySupply {
     pub broken: Mutex<bool>,
     /// What the conversations have heard, by their id.
     pub heard: Arc<Mutex<HashMap<CliSessionId, Vec<String>>>>,
+    /// CLIs that are to die when they read a prompt, before they take it up.
+    pub die_at_prompt: Arc<AtomicUsize>,
     /// Ends the newest CLI.
     killer: Arc<Mutex<Option<watch::Sender<Option<Exit>>>>>,
 }
@@ -67,6 +70,7 @@ impl Default for MemorySupply {
             start_time: Mutex::default(),
             broken: Mutex::default(),
             heard: Arc::default(),
+            die_at_prompt: Arc::default(),
             killer: Arc::default(),
         }
     }
@@ -91,6 +95,7 @@ impl Supply for MemorySupply {
         let broken = *self.broken.lock().expect("no panic");
         let (alive, most_alive) = (Arc::clone(&self.alive), Arc::clone(&self.most_alive));
         let (heard, killer) = (Arc::clone(&self.heard), Arc::clone(&self.killer));
+        let die_at_prompt = Arc::clone(&self.die_at_prompt);
         let places = self.places.clone();
         Box::pin(async move {
             let start = async {
@@ -119,7 +124,7 @@ impl Supply for MemorySupply {
             *killer.lock().expect("no panic") = Some(end.clone());
             let child = MemoryChild { end: end.clone(), ended };
             let system_prompt = order.options.system_prompt.unwrap_or_default();
-            let cli = MemoryCli { id, system_prompt, heard, end: end.clone() };
+            let cli = MemoryCli { id, system_prompt, heard, die_at_prompt, end: end.clone() };
             drop(spawn_owned(async move {
                 cli.live(theirs).await;
                 alive.fetch_sub(1, Ordering::SeqCst);
@@ -203,6 +208,7 @@ struct MemoryCli {
     /// It is in every message, so that a test sees which process answered.
     system_prompt: String,
     heard: Arc<Mutex<HashMap<CliSessionId, Vec<String>>>>,
+    die_at_prompt: Arc<AtomicUsize>,
     end: watch::Sender<Option<Exit>>,
 }
 
@@ -250,6 +256,15 @@ impl MemoryCli {
                 continue;
             }
             let prompt = line["message"]["content"].as_str().unwrap_or_default().to_owned();
+            let one_less = |count: usize| count.checked_sub(1);
+            let count = &self.die_at_prompt;
+            if count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+                end_with(&self.end, Exit::Signal(9));
+                return;
+            }
+            if prompt.ends_with("untaken") {
+                std::future::pending::<()>().await;
+            }
             let uuid = line["uuid"].as_str().unwrap_or_default().to_owned();
             let mut heard =
                 self.heard.lock().expect("no panic").remove(&self.id).unwrap_or_default();
@@ -262,11 +277,12 @@ impl MemoryCli {
         }
     }
 
-    /// A model called `mute` gets no answer, a permission mode called `refused` an error.
+    /// A model called `mute` gets no answer, one called `fatal` ends it, a permission mode called `refused` an error.
     async fn answer(&self, request: &Value, output: &mut Output) {
         let id = &request["request_id"];
         let body = match (&request["request"]["model"], &request["request"]["mode"]) {
             (model, _) if model == "mute" => return,
+            (model, _) if model == "fatal" => return end_with(&self.end, Exit::Signal(9)),
             (_, mode) if mode == "refused" => {
                 json!({"subtype": "error", "request_id": id, "error": "no such mode"})
             }

@@ -6,6 +6,7 @@ mod memory_cli;
 mod model;
 mod options;
 mod resting;
+mod sent_again;
 mod starting;
 mod watchdogs;
 
@@ -26,7 +27,7 @@ use crate::{
     tasks::spawn_owned,
     tenant::{Quotas, Tenant},
     turn::{
-        event::{Class, Event},
+        event::{Class, Event, Started},
         listener::{Listener, Partials},
         storage::Storage,
     },
@@ -110,19 +111,24 @@ fn request(prompt: &str) -> TurnRequest {
 #[derive(Debug)]
 struct Seen {
     sequences: Vec<u64>,
+    started: Vec<Arc<Started>>,
     frames: Vec<(Class, String)>,
     end: Result<(), Failure>,
 }
 
 async fn read(mut listener: Listener) -> Seen {
-    let mut seen = Seen { sequences: Vec::new(), frames: Vec::new(), end: Ok(()) };
+    let mut seen =
+        Seen { sequences: Vec::new(), started: Vec::new(), frames: Vec::new(), end: Ok(()) };
     loop {
         match listener.batch().await {
             Ok(Some(batch)) => {
                 for (sequence, event) in (batch.first..).zip(batch.events) {
                     seen.sequences.push(sequence);
-                    if let Event::Frame(class, line) = event {
-                        seen.frames.push((class, String::from_utf8_lossy(&line).into_owned()));
+                    match event {
+                        Event::Started(started) => seen.started.push(started),
+                        Event::Frame(class, line) => {
+                            seen.frames.push((class, String::from_utf8_lossy(&line).into_owned()));
+                        }
                     }
                 }
             }

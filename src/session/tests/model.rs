@@ -51,6 +51,8 @@ enum Step {
     Attach,
     Cleanup,
     Kill,
+    /// The next CLIs that read a prompt die without a word.
+    DieAtPrompt(usize),
     Pause(u64),
 }
 
@@ -88,6 +90,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop::sample::select(vec![0, 50, 4000]).prop_map(Step::StartTime),
         1 => Just(Step::Cleanup),
         1 => Just(Step::Kill),
+        1 => (1usize..4).prop_map(Step::DieAtPrompt),
         4 => prop::sample::select(vec![0, 1, 30, 200, 3000, 90_000]).prop_map(Step::Pause),
     ]
 }
@@ -172,6 +175,9 @@ impl Play {
                 }));
             }
             Step::Kill => self.session.supply.kill(),
+            Step::DieAtPrompt(count) => {
+                self.session.supply.die_at_prompt.store(count, Ordering::SeqCst);
+            }
             Step::Pause(ms) => sleep(Duration::from_millis(ms)).await,
         }
     }
@@ -257,6 +263,7 @@ fn heard_once(session: &Session) {
 fn check(seen: &Seen) {
     let expected: Vec<u64> = (1..=seen.sequences.len() as u64).collect();
     assert_eq!(seen.sequences, expected, "gaps");
+    assert!(seen.started.len() <= 1, "started twice: {seen:?}");
     let results = seen
         .frames
         .iter()

@@ -1,11 +1,11 @@
 //! A CLI that dies: nothing is repeated, the next turn works and remembers.
 
-use session_pool::proto::TurnOrigin;
+use session_pool::proto::{QueryRequest, SessionOptions, TurnOrigin};
 use tonic::Code;
 
 use crate::support::{
     eventually, failure, processes,
-    service::{Service, query, script},
+    service::{Service, model, query, query_with, script},
 };
 
 #[tokio::test]
@@ -65,22 +65,77 @@ async fn s08_a_process_killed_between_turns_is_replaced_and_the_conversation_goe
 }
 
 #[tokio::test]
-async fn a_prompt_sent_to_a_process_that_has_just_died_is_not_lost_without_a_word() {
+async fn e5_a_prompt_sent_to_a_process_that_has_just_died_runs_on_another() {
     let service = Service::start(|_| {}).await;
-    for round in 0..5 {
+    for round in 0..10 {
         service.query("a", "hello").await.result();
         // The service may hear of it before or after it takes the prompt.
         processes::kill(service.session("a").await.expect("there").process_id);
         let turn = service.query("a", "again").await;
-        match &turn.end {
-            Some(Ok(())) => assert_eq!(turn.result().result, "echo: again", "{round}"),
-            _ => assert_eq!(
-                failure(turn.error(), Code::Unavailable, "CLI_EXITED")["tool_use_seen"],
-                "false"
-            ),
-        }
+        assert_eq!(turn.result().result, "echo: again", "{round}");
+        assert_eq!(turn.started().origin(), TurnOrigin::Resumed, "{round}");
     }
-    assert_eq!(service.query("a", "at last").await.result().result, "echo: at last");
+    assert_eq!(service.stats().await.total_messages, 20);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn e5_a_process_that_exits_when_it_reads_a_prompt_leaves_it_to_the_next() {
+    let service = Service::start(|_| {}).await;
+    let before = service.query("a", &script(&["say one", "exit-at-prompt 9"])).await;
+    let turn = service.query("a", &script(&["recite"])).await;
+    assert_eq!(turn.result().result, "#!fake\\nsay one\\nexit-at-prompt 9");
+    assert_eq!(turn.started().origin(), TurnOrigin::Resumed);
+    assert_ne!(turn.started().client_id, before.started().client_id);
+    let counters = service.stats().await.counters.expect("counters");
+    assert_eq!((counters.cli_exits, counters.turns_failed), (1, 0));
+    let session = service.session("a").await.expect("there");
+    assert_eq!((session.message_count, session.error_count), (2, 0));
+    assert_eq!(service.processes().len(), 1);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn e5_a_fork_and_a_new_conversation_begin_on_the_second_process() {
+    let service = Service::start(|_| {}).await;
+    let origin = service.query("a", "my name is Ada").await;
+    let from = origin.result().cli_session_id.clone();
+    let fatal = model("fake:exit-at-first-prompt=9");
+    let options =
+        SessionOptions { resume: Some(from.clone()), fork_session: Some(true), ..fatal.clone() };
+    let fork = service.run(query_with("b", &script(&["recite"]), options)).await;
+    assert_eq!(fork.result().result, "my name is Ada");
+    assert_ne!(fork.result().cli_session_id, from);
+    assert_eq!(fork.started().cli_session_id, fork.result().cli_session_id);
+
+    let new = query_with("a", &script(&["recite"]), fatal);
+    let new = service.run(QueryRequest { new_conversation: true, ..new }).await;
+    assert_eq!(new.result().result, "", "nothing was said in it");
+    assert_ne!(new.result().cli_session_id, from);
+    assert_eq!(service.stats().await.counters.expect("counters").cli_exits, 2);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn e5_processes_that_all_exit_at_their_prompt_are_tried_twice() {
+    let service = Service::start(|_| {}).await;
+    let fatal = query_with("a", "hello", model("fake:exit-at-prompt=9"));
+    let turn = service.run(fatal).await;
+    let metadata = failure(turn.error(), Code::Unavailable, "CLI_EXITED");
+    assert_eq!((&*metadata["exit_code"], &*metadata["tool_use_seen"]), ("9", "false"));
+    assert_eq!(metadata["client_id"], turn.started().client_id);
+    assert_eq!(service.stats().await.counters.expect("counters").cli_exits, 2);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn e5_without_recovery_the_caller_gets_the_failure() {
+    let service = Service::start(|config| config.pool.connection_recovery = false).await;
+    let before = service.query("a", &script(&["say one", "exit-at-prompt 9"])).await;
+    let turn = service.query("a", "two").await;
+    let metadata = failure(turn.error(), Code::Unavailable, "CLI_EXITED");
+    assert_eq!(metadata["client_id"], before.started().client_id);
+    assert_eq!(turn.started().origin(), TurnOrigin::Reused);
     service.stop().await;
 }
 

@@ -1,0 +1,174 @@
+//! How a turn begins on a process, and how it begins once more.
+//!
+//! A prompt that its process does not answer with a single frame: the process died before
+//! it took the prompt up, so nothing of the turn has run and nothing of it was paid. Such a
+//! prompt runs on another process, once.
+//!
+//! Event 1 of a turn says which process it runs on. It is therefore told when the process
+//! shows that it has the prompt, or when the turn ends; a turn that was told is never sent
+//! to another process. What a process prints belongs to the turn unless it can only be of
+//! an earlier one: a turn that may have begun is not repeated.
+
+use std::time::{Duration, SystemTime};
+
+use memchr::memmem;
+use tokio::time::Instant;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::{
+    active::{Active, abandoned},
+    command::TurnRequest,
+    phase::{Phase, Waiting},
+    running::Running,
+    task::SessionTask,
+};
+use crate::{
+    cli::{
+        frame::{Frame, FrameKind},
+        process::StopGrace,
+        request::user_message,
+    },
+    supply::Lease,
+    tenant::Share,
+    turn::event::{Origin, Started},
+};
+
+/// A prompt that its process has not answered.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// What was asked.
+    pub request: TurnRequest,
+    /// What its caller is told once it is answered.
+    pub started: Started,
+}
+
+/// What a turn has behind it that is sent to a second process.
+#[derive(Debug, Clone, Copy)]
+pub struct Again {
+    /// How long it waited until its turn came.
+    pub queued_for: Duration,
+    /// When its prompt was sent for the first time.
+    pub began: Instant,
+    /// How long the first process was silent: that counts for the wait for the first frame.
+    pub silent_for: Duration,
+}
+
+impl Running {
+    /// Whether a frame shows that the process has begun with the prompt. What may be the end
+    /// of an earlier turn does so only where it names the prompt.
+    fn is_answered_by(&self, frame: &Frame) -> bool {
+        match &frame.kind {
+            FrameKind::State { idle: true }
+            | FrameKind::TaskEnded { .. }
+            | FrameKind::Mirror
+            | FrameKind::Other => self.prompt_uuid.is_some_and(|uuid| {
+                memmem::find(&frame.raw, uuid.to_string().as_bytes()).is_some()
+            }),
+            _ => true,
+        }
+    }
+
+    /// Takes note of what a process prints. The first frame that may be of the turn is its
+    /// answer to the prompt.
+    pub fn hear_answer(&mut self, frame: &Frame) {
+        if self.unanswered.is_some() && self.is_answered_by(frame) {
+            self.begin_for_good();
+        }
+    }
+
+    /// Tells on which process the turn runs: it runs on no other from here on.
+    pub fn begin_for_good(&mut self) {
+        if let Some(unanswered) = self.unanswered.take() {
+            self.log.start(unanswered.started);
+        }
+    }
+
+    /// The turn as it was before it began.
+    fn withdrawn(self, unanswered: Unanswered) -> Waiting {
+        let Unanswered { request, started } = unanswered;
+        let again = Again {
+            queued_for: started.queued_for,
+            began: self.began,
+            silent_for: self.began.elapsed(),
+        };
+        let Self { log, counted, .. } = self;
+        Waiting { request, log, counted, again: Some(again), _queued: Share::default() }
+    }
+}
+
+impl SessionTask {
+    /// Begins a turn on a connected process.
+    pub(super) fn begin(
+        &mut self,
+        lease: Lease,
+        waiting: Waiting,
+        origin: Origin,
+        came: Instant,
+    ) -> Phase {
+        let Waiting { request, log, counted, again, _queued: _ } = waiting;
+        let uuid = Uuid::new_v4();
+        let mut turn = Running::new(log, Some(uuid), request.on_disconnect, &self.habits, counted);
+        turn.prompt_held = request.held.clone();
+        turn.named = request.turn_id.is_some();
+        let started = Started {
+            session_id: self.status.session_id.clone(),
+            turn_id: turn.log.id().clone(),
+            client_id: lease.client_id,
+            cli_session_id: self.status.cli_session_id,
+            origin,
+            queued_for: again.map_or_else(
+                || came.saturating_duration_since(request.asked_at),
+                |again| again.queued_for,
+            ),
+            connect_time: if origin == Origin::Reused {
+                Duration::ZERO
+            } else {
+                lease.connect_time
+            },
+            start_time: SystemTime::now(),
+            background: false,
+        };
+        turn.log.span().record("client_id", tracing::field::display(lease.client_id));
+        self.current = Some(turn.log.clone());
+        self.status.last_used_at = Instant::now();
+        // The outbox is empty between turns: what does not take the prompt takes nothing.
+        if let Err(blocked) = lease.connection.send(user_message(&request.input, uuid)) {
+            warn!(client_id = %lease.client_id, error = %blocked, "prompt_not_written");
+            turn.unsent = true;
+        }
+        turn.unanswered = Some(Box::new(Unanswered { request, started }));
+        if let Some(again) = again {
+            turn.resume_clock(again);
+        } else {
+            self.status.message_count += 1;
+            self.around.tenant.counters.messages.add_one();
+        }
+        if again.is_some() || !self.around.settings.connection_recovery {
+            // No other process follows this one.
+            turn.begin_for_good();
+        }
+        Phase::Active(Active { lease, turn })
+    }
+
+    /// Takes the prompt back from a process that is of no use any more, if it has not begun
+    /// with it and somebody still wants the turn.
+    pub(super) fn withdraw(active: Active) -> Result<(Lease, Waiting), Box<Active>> {
+        let Active { lease, mut turn } = active;
+        if abandoned(&turn) || lease.connection.was_cut_short() {
+            return Err(Box::new(Active { lease, turn }));
+        }
+        match turn.unanswered.take() {
+            Some(unanswered) => Ok((lease, turn.withdrawn(*unanswered))),
+            None => Err(Box::new(Active { lease, turn })),
+        }
+    }
+
+    /// Sends a prompt that was taken back to another process.
+    pub(super) async fn send_again(&mut self, lease: Lease, turn: Waiting, why: &str) -> Phase {
+        let (session_id, client_id) = (&self.status.session_id, lease.client_id);
+        warn!(%session_id, %client_id, error = why, "prompt_sent_again");
+        self.part_with(lease, StopGrace::FIRM).await;
+        Phase::Connecting(turn)
+    }
+}
