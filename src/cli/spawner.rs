@@ -84,8 +84,8 @@ fn spawn_here(command: &Command, sandbox: &Sandbox) -> io::Result<Spawned> {
         scratch::make(scratch)?;
     }
     let (reader, announce) = announcement()?;
-    let opened = sandbox.open(command)?;
-    let mut enclosed = sandbox.enclose(command, &opened, announce.as_raw_fd());
+    let open = sandbox.open(command)?;
+    let mut enclosed = sandbox.enclose(command, &open, announce.as_raw_fd());
     enclosed
         .env_clear()
         .envs(&command.env)
@@ -97,7 +97,7 @@ fn spawn_here(command: &Command, sandbox: &Sandbox) -> io::Result<Spawned> {
     bind_to_parent(&mut enclosed, sandbox.death_signal());
     restore_in(&mut enclosed);
     hand_over(&mut enclosed, announce);
-    opened.into_iter().for_each(|folder| hand_over(&mut enclosed, folder.fd));
+    open.into_fds().for_each(|fd| hand_over(&mut enclosed, fd));
     let child = TokioCommand::from(enclosed).spawn().map_err(|error| {
         // Not to be taken for the CLI's own absence.
         io::Error::other(format!("{}: {error}", sandbox.name()))

@@ -84,12 +84,38 @@ async fn b1_nothing_that_changes_the_kernel_can_be_written_from_inside() {
     bed.stop().await;
 }
 
+/// Adds a key to the session's key ring, then looks for one there.
+const KEYS: &str = r#"import ctypes, errno
+kernel = ctypes.CDLL(None, use_errno=True)
+add_key, request_key, keyctl, join, session = 248, 249, 250, 1, -3
+for name, call in {
+    "add_key": (add_key, b"user", b"mine", b"secret", 6, session),
+    "request_key": (request_key, b"user", b"mine", None, session),
+    "keyctl": (keyctl, join, None),
+}.items():
+    done = kernel.syscall(*call)
+    print(name, done if done >= 0 else errno.errorcode[ctypes.get_errno()])
+"#;
+
+#[tokio::test]
+async fn b1_the_kernels_key_rings_are_out_of_reach() {
+    let bed = Bed::real("bubblewrap", VERSION, &[]).await;
+    let tried =
+        bash(&bed, "a", &format!("cat >keys.py <<'END'\n{KEYS}\nEND\npython3 keys.py")).await;
+    for call in ["add_key", "request_key", "keyctl"] {
+        assert!(tried.contains(&format!("{call} EPERM")), "{tried}");
+    }
+    bed.stop().await;
+}
+
 #[tokio::test]
 async fn b1_what_was_tried_against_the_sandbox_is_told() {
     let bed = Bed::fake("bubblewrap", &[]).await;
     let stats = bed.daemon.client.clone().get_stats(GetStatsRequest::default()).await;
     let tried = stats.expect("answered").into_inner().sandbox_attempts.join("\n");
-    for attempt in ["processes of others: not seen", "kernel settings: none can", "mounts: read"] {
+    let attempts =
+        ["processes of others: not seen", "key rings", "kernel settings: none can", "mounts: read"];
+    for attempt in attempts {
         assert!(tried.contains(attempt), "{tried}");
     }
     let address = bed.daemon.address.clone();

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{opened::Opened, scene::Scene};
+use super::{Open, scene::Scene};
 
 /// Where programs share memory by name. It is writable, as `/tmp` is.
 pub const SHARED_MEMORY: &str = "/dev/shm";
@@ -43,12 +43,7 @@ const HIDDEN_BYTES: u64 = 64 << 10;
 /// only, over it what is hidden, over that what is shown, and the session's folders last.
 /// Those are given as they were opened: their names may have become links meanwhile.
 /// Every file system in memory has a size, and whatever need not be written is read-only.
-pub fn arguments(
-    scene: &Scene,
-    writable: &[Opened],
-    work: &Path,
-    announce: RawFd,
-) -> Vec<OsString> {
+pub fn arguments(scene: &Scene, open: &Open, work: &Path, announce: RawFd) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = ALWAYS.map(OsString::from).into();
     if !scene.nesting {
         arguments.extend(["--unshare-user", "--disable-userns"].map(OsString::from));
@@ -58,6 +53,9 @@ pub fn arguments(
         arguments.extend(paths.iter().map(|path| path.as_os_str().to_owned()));
     };
     add("--info-fd", &[Path::new(&announce.to_string())]);
+    if let Some(filter) = &open.filter {
+        add("--seccomp", &[Path::new(&filter.as_raw_fd().to_string())]);
+    }
     add("--ro-bind", &[Path::new("/"), Path::new("/")]);
     let tmp_bytes = scene.tmp_bytes.to_string();
     let hidden_bytes = HIDDEN_BYTES.to_string();
@@ -85,7 +83,7 @@ pub fn arguments(
     for (place, shown_at) in &scene.shown {
         add("--ro-bind", &[place, shown_at]);
     }
-    for folder in writable {
+    for folder in &open.folders {
         add("--bind-fd", &[Path::new(&folder.fd.as_raw_fd().to_string()), &folder.path]);
     }
     // Last: what is mounted in them needed a place to be mounted on.
@@ -100,7 +98,7 @@ pub fn arguments(
 mod tests {
     use std::fs::File;
 
-    use super::*;
+    use super::{super::Opened, *};
 
     #[test]
     fn the_sessions_folders_lie_over_what_is_hidden() {
@@ -115,9 +113,13 @@ mod tests {
             fd: File::open("/dev/null").expect("opened").into(),
             path: path.into(),
         };
-        let writable = [folder("/var/lib/pool/work"), folder("/srv/shared")];
-        let [work, shared] = writable.each_ref().map(|folder| folder.fd.as_raw_fd());
-        let arguments = arguments(&scene, &writable, Path::new("/var/lib/pool/work"), 7);
+        let open = Open {
+            folders: vec![folder("/var/lib/pool/work"), folder("/srv/shared")],
+            filter: Some(File::open("/dev/null").expect("opened").into()),
+        };
+        let [work, shared] = [0, 1].map(|index: usize| open.folders[index].fd.as_raw_fd());
+        let filter = open.filter.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
+        let arguments = arguments(&scene, &open, Path::new("/var/lib/pool/work"), 7);
         let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
         let masked: String = MASKED_FILES
             .iter()
@@ -128,7 +130,7 @@ mod tests {
             words.join(" "),
             format!(
                 "--die-with-parent --unshare-pid --unshare-ipc --unshare-uts --new-session \
-                 --cap-drop ALL --unshare-user --disable-userns --info-fd 7 --ro-bind / / \
+                 --cap-drop ALL --unshare-user --disable-userns --info-fd 7 --seccomp {filter} --ro-bind / / \
                  --dev /dev --size 1000 --tmpfs /dev/shm \
                  --remount-ro /dev --proc /proc {masked}--remount-ro /proc \
                  --size 65536 --tmpfs /home --size 1000 --tmpfs /tmp \

@@ -10,11 +10,15 @@ mod argv;
 mod housed;
 mod opened;
 mod scene;
+mod syscalls;
 mod trial;
 
 use std::{
     io,
-    os::{fd::RawFd, unix::process::CommandExt as _},
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::Command as StdCommand,
     sync::Arc,
@@ -27,8 +31,28 @@ pub use opened::Opened;
 pub use scene::{Scene, View};
 pub use trial::{Tried, Unfit, bubblewrap, process_tree, sweep_trials};
 
-use super::launch::Command;
+use super::launch::{Command, Folders};
 use crate::keeper;
+
+/// File descriptors that the command which encloses a CLI works with.
+#[derive(Debug, Default)]
+pub struct Open {
+    /// The folders that the session may write to.
+    pub folders: Vec<Opened>,
+    /// The filter of its system calls.
+    pub filter: Option<OwnedFd>,
+}
+
+impl Open {
+    fn for_bubblewrap(folders: &Folders) -> io::Result<Self> {
+        Ok(Self { folders: Opened::all(folders)?, filter: Some(syscalls::filter()?) })
+    }
+
+    /// All of them, to be handed over.
+    pub fn into_fds(self) -> impl Iterator<Item = OwnedFd> {
+        self.folders.into_iter().map(|folder| folder.fd).chain(self.filter)
+    }
+}
 
 /// What CLI processes are enclosed in.
 #[derive(Debug, Clone)]
@@ -65,28 +89,23 @@ impl Sandbox {
         }
     }
 
-    /// What has to be open for [`Self::enclose`].
-    pub(super) fn open(&self, command: &Command) -> io::Result<Vec<Opened>> {
+    /// What has to be open for [`Self::enclose`], and inherited by what it starts.
+    pub(super) fn open(&self, command: &Command) -> io::Result<Open> {
         match self {
-            Self::ProcessTree(_) => Ok(Vec::new()),
-            Self::Bubblewrap(_) => Opened::all(&command.folders),
+            Self::ProcessTree(_) => Ok(Open::default()),
+            Self::Bubblewrap(_) => Open::for_bubblewrap(&command.folders),
         }
     }
 
     /// The command that runs a CLI enclosed. What runs it says on `announce` what it has
-    /// started; it has to inherit that, and what is `opened`.
-    pub(super) fn enclose(
-        &self,
-        command: &Command,
-        opened: &[Opened],
-        announce: RawFd,
-    ) -> StdCommand {
+    /// started; it has to inherit that, and what is `open`.
+    pub(super) fn enclose(&self, command: &Command, open: &Open, announce: RawFd) -> StdCommand {
         let mut enclosed = match self {
             Self::ProcessTree(program) => keeper_command(program, announce),
             Self::Bubblewrap(scene) => {
                 let mut enclosed = StdCommand::new(argv::BWRAP);
                 let work = &command.folders.work;
-                enclosed.args(argv::arguments(scene, opened, work, announce));
+                enclosed.args(argv::arguments(scene, open, work, announce));
                 enclosed
             }
         };

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Opened, Sandbox, Scene, View, argv, keeper_command};
+use super::{Open, Sandbox, Scene, View, argv, keeper_command};
 use crate::cli::{launch::Folders, spawner};
 
 /// Tries to break out, and ends well if it cannot. Its arguments are a file that it must not
@@ -25,6 +25,10 @@ seen=0; for process in /proc/[0-9]*; do seen=$((seen + 1)); done
 echo "processes of others: not seen"
 [ ! -e "$hidden" ] || bad "the state folder is seen"
 echo "state folder, other sessions: not seen"
+filtered=no
+while read -r name value; do [ "$name $value" != "Seccomp: 2" ] || filtered=yes; done </proc/self/status
+[ $filtered = yes ] || bad "system calls are not filtered"
+echo "key rings of the kernel: kept from it by a filter of system calls"
 settings=0
 walk() {
   for file in "$1"/*; do
@@ -147,12 +151,12 @@ pub fn sweep_trials(state_dir: &Path) -> io::Result<()> {
 fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<Vec<String>, Unfit> {
     let (_reader, announce) = spawner::announcement()?;
     let mut command = StdCommand::new(argv::BWRAP);
-    let opened = Opened::all(folders)?;
-    command.args(argv::arguments(scene, &opened, &folders.work, announce.as_raw_fd()));
+    let open = Open::for_bubblewrap(folders)?;
+    command.args(argv::arguments(scene, &open, &folders.work, announce.as_raw_fd()));
     command.args(["--", "sh", "-c", BREAK_OUT, "sh"]).arg(hidden);
     command.args(folders.writable().map(as_mountinfo_spells));
     spawner::hand_over(&mut command, announce);
-    opened.into_iter().for_each(|folder| spawner::hand_over(&mut command, folder.fd));
+    open.into_fds().for_each(|fd| spawner::hand_over(&mut command, fd));
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| Unfit(format!("{}: {error}", argv::BWRAP)))?;
     let attempts = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
