@@ -329,7 +329,8 @@ impl Server {
                 .add_service(v1.max_decoding_message_size(REFLECTION_MESSAGE))
                 .add_service(v1alpha.max_decoding_message_size(REFLECTION_MESSAGE));
         }
-        let metered = MeterLayer(self.pool.clone()).layer(routes.prepare());
+        let meter = MeterLayer { pool: self.pool.clone(), largest: limit as u64 };
+        let metered = meter.layer(routes.prepare());
         let guarded = GatekeeperLayer(self.credentials.gate()).layer(metered);
         Ok(EdgeLayer::new(settings::edge(&self.config)).layer(guarded))
     }

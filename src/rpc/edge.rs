@@ -1,5 +1,5 @@
 //! What holds for every request before anything else looks at it: it is a gRPC call,
-//! metadata that decides something comes once, its message arrives in time, health checks
+//! metadata that decides something comes once and has a meaning, its message arrives in time, health checks
 //! have a bounded number of places, and trailers are small enough for clients. Knows
 //! paths and headers; nothing of callers or of what is called.
 
@@ -14,24 +14,25 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{ALLOW, AUTHORIZATION, CONTENT_TYPE},
 };
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, body::Body, metadata::MetadataMap};
+use tonic::{Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::info;
 
 use self::body::{Received, Sent};
 use super::{
+    deadline::{Deadline, TIMEOUT_KEY},
     gatekeeper::HEALTH,
     service::ROUTING_KEY,
     status::{
-        Rejection, Violation, bound_trailers, deadline_passed, of_rejection, unauthenticated,
+        Rejection, Violation, bound_trailers, complete, deadline_passed, of_rejection,
+        unauthenticated,
     },
-    stream::deadline,
 };
 use crate::{
     auth::Refusal,
@@ -45,8 +46,6 @@ use crate::{
 /// What calls to reflection begin with: their messages come one after the other, for as
 /// long as the caller likes.
 const REFLECTION: &str = "/grpc.reflection.";
-/// The caller's own deadline.
-const TIMEOUT_KEY: &str = "grpc-timeout";
 /// How long the few bytes of a health check may take.
 const HEALTH_BODY_LIMIT: Duration = Duration::from_secs(5);
 
@@ -106,16 +105,21 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         if peer(&request).is_some_and(Peer::has_to_go) {
             // What had arrived before it was told so costs as little as can be.
             let answer = Status::unavailable("the connection is being closed").into_http();
             return Box::pin(std::future::ready(Ok(answer.map(|body| Sent::new(body, None)))));
         }
-        if let Some(refused) = refusal(&request) {
-            peer(&request).inspect(|peer| peer.has_been_refused());
-            return Box::pin(std::future::ready(Ok(refused.map(|body| Sent::new(body, None)))));
-        }
+        let deadline = match admitted(&request) {
+            Ok(deadline) => deadline,
+            Err(refused) => {
+                peer(&request).inspect(|peer| peer.has_been_refused());
+                let refused = refused.map(|body| Sent::new(body, None));
+                return Box::pin(std::future::ready(Ok(refused)));
+            }
+        };
+        request.extensions_mut().insert(deadline);
         let path = request.uri().path();
         let health_call =
             path.starts_with(HEALTH).then(|| self.health_call(peer(&request).cloned()));
@@ -124,14 +128,14 @@ where
             Some(_) => Some(limit.min(HEALTH_BODY_LIMIT)),
             None => Some(limit).filter(|_| !path.starts_with(REFLECTION)),
         };
-        let ends = deadline_of(request.headers());
         let answer = self.inner.call(request.map(|body| Received::new(body, limit)));
         Box::pin(async move {
             let mut response = tokio::select! {
                 response = answer => response?,
-                () = at(ends) => deadline_passed().into_http(),
+                () = at(deadline.0) => deadline_passed().into_http(),
                 () = revocation(health_call.as_ref()) => body::revoked().into_http(),
             };
+            complete(response.headers_mut());
             bound_trailers(response.headers_mut());
             Ok(response.map(|body| Sent::new(body, health_call)))
         })
@@ -186,34 +190,30 @@ async fn revocation(call: Option<&HealthCall>) {
     }
 }
 
-fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
-    let value = headers.get(TIMEOUT_KEY)?;
-    let only = HeaderMap::from_iter([(HeaderName::from_static(TIMEOUT_KEY), value.clone())]);
-    deadline(&MetadataMap::from_headers(only))
-}
-
-/// The answer to a request that is no call, or whose metadata has two meanings.
-fn refusal<B>(request: &Request<B>) -> Option<Response<Body>> {
+/// The deadline of a call, or the answer to a request that is none, or whose metadata has
+/// two meanings or no meaning.
+fn admitted<B>(request: &Request<B>) -> Result<Deadline, Box<Response<Body>>> {
     let headers = request.headers();
     // As the gRPC specification has it: whoever speaks HTTP and not gRPC is answered in HTTP.
     if request.method() != Method::POST {
-        return Some(not_grpc(request, StatusCode::METHOD_NOT_ALLOWED));
+        return Err(not_grpc(request, StatusCode::METHOD_NOT_ALLOWED).into());
     }
     if !is_grpc(headers) {
-        return Some(not_grpc(request, StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        return Err(not_grpc(request, StatusCode::UNSUPPORTED_MEDIA_TYPE).into());
     }
     let twice = |key: &str| headers.get_all(key).iter().nth(1).is_some();
     if twice(AUTHORIZATION.as_str()) {
-        return Some(unauthenticated(Refusal::Repeated).into_http());
+        return Err(unauthenticated(Refusal::Repeated).into_http().into());
     }
-    for key in [ROUTING_KEY, TIMEOUT_KEY] {
-        if twice(key) {
-            let description = "must not be sent more than once".to_owned();
-            let violation = Violation { field: format!("metadata {key}"), description };
-            return Some(of_rejection(&Rejection::Invalid(vec![violation])).into_http());
-        }
+    if let Some(key) = [ROUTING_KEY, TIMEOUT_KEY].into_iter().find(|key| twice(key)) {
+        return Err(invalid(key, "must not be sent more than once".to_owned()).into());
     }
-    None
+    Deadline::of(headers).map_err(|malformed| invalid(TIMEOUT_KEY, malformed.to_string()).into())
+}
+
+fn invalid(key: &str, description: String) -> Response<Body> {
+    let violation = Violation { field: format!("metadata {key}"), description };
+    of_rejection(&Rejection::Invalid(vec![violation])).into_http()
 }
 
 /// Whether the content is gRPC with protobuf, the only form that is served.
@@ -258,7 +258,8 @@ mod tests {
             for content_type in types {
                 request = request.header(CONTENT_TYPE, *content_type);
             }
-            refusal(&request.body(()).expect("a request")).map(|answer| answer.status())
+            let request = request.body(()).expect("a request");
+            admitted(&request).err().map(|answer| answer.status())
         };
         for good in
             ["application/grpc", "application/grpc+proto", "Application/GRPC; charset=utf-8"]
@@ -273,7 +274,7 @@ mod tests {
         assert_eq!(served(&["application/grpc", "application/grpc"]), unsupported);
         for method in ["GET", "PUT", "OPTIONS", "CONNECT"] {
             let request = Request::builder().method(method).uri("/a.B/C").body(());
-            let answer = refusal(&request.expect("a request")).expect("refused");
+            let answer = admitted(&request.expect("a request")).expect_err("refused");
             assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
             assert_eq!(answer.headers()[ALLOW], "POST");
         }
@@ -289,7 +290,7 @@ mod tests {
             let once = Request::post("/a.B/C").header(CONTENT_TYPE, "application/grpc");
             let once = once.header(key, "1S");
             let twice = once.header(key, "1S").body(()).expect("a request");
-            let answer = refusal(&twice).expect("refused");
+            let answer = admitted(&twice).expect_err("refused");
             let status = Status::from_header_map(answer.headers()).expect("a status");
             assert_eq!(status.code(), code, "{key}");
         }

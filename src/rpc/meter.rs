@@ -27,20 +27,27 @@ const COPIES: u64 = 2;
 
 /// Puts a [`Meter`] before services.
 #[derive(Debug, Clone)]
-pub struct MeterLayer(pub SessionPool);
+pub struct MeterLayer {
+    /// Whose memory budget it is.
+    pub pool: SessionPool,
+    /// Bytes of the largest message that the decoder takes. One that says it is larger is
+    /// refused by the decoder, which reads nothing of it: nothing is claimed for it, or its
+    /// caller would be told that there is room for it later.
+    pub largest: u64,
+}
 
 impl<S> Layer<S> for MeterLayer {
     type Service = Meter<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Meter { pool: self.0.clone(), inner }
+        Meter { layer: self.clone(), inner }
     }
 }
 
 /// Has the bodies of requests claimed, with the claim among the request's extensions.
 #[derive(Debug, Clone)]
 pub struct Meter<S> {
-    pool: SessionPool,
+    layer: MeterLayer,
     inner: S,
 }
 
@@ -64,10 +71,11 @@ where
             return self.inner.call(request);
         };
         let claim = Claim::default();
-        let (pool, tenant) = (self.pool.clone(), identity.tenant.clone());
+        let MeterLayer { pool, largest } = self.layer.clone();
+        let tenant = identity.tenant.clone();
         request.extensions_mut().insert(claim.clone());
         let prefix = Prefix::default();
-        let metered = |body| Body::new(MeteredBody { pool, tenant, claim, prefix, body });
+        let metered = |body| Body::new(MeteredBody { pool, largest, tenant, claim, prefix, body });
         self.inner.call(request.map(metered))
     }
 }
@@ -116,6 +124,7 @@ impl Prefix {
 /// message may be that long is for the decoder to say.
 struct MeteredBody {
     pool: SessionPool,
+    largest: u64,
     tenant: TenantId,
     claim: Claim,
     prefix: Prefix,
@@ -136,6 +145,7 @@ impl http_body::Body for MeteredBody {
             other => return Poll::Ready(other),
         };
         if let Some(length) = frame.data_ref().and_then(|piece| this.prefix.take(piece))
+            && length <= this.largest
             && let Err(refused) = this.claim.grow(&this.pool, &this.tenant, length * COPIES)
         {
             return Poll::Ready(Some(Err(refused)));

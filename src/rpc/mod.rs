@@ -5,11 +5,13 @@
 //! - [`encode`]: events to the contract's messages; [`picture`]: sessions and figures.
 //! - [`status`]: the one place where a failure becomes a status.
 //! - [`stream`]: a turn's log as a response stream, with the caller's deadline.
+//! - [`deadline`]: what a caller says of its own deadline.
 //! - [`edge`]: what every request is held to: it is gRPC, arrives in time, means one thing.
 //! - [`gatekeeper`]: asks every caller who they are, before any service is called.
 //! - [`service`]: one short method for each rpc.
 
 mod access;
+pub mod deadline;
 pub mod decode;
 pub mod edge;
 pub mod encode;

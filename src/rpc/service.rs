@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use prost::Message as _;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 use tracing::{Instrument as _, Span, error_span};
 
 use super::{
     access::{caller, scope},
+    deadline::Deadline,
     decode::{self, Policy},
     meter::Claim,
     picture::{self, Facts},
     status::{Rejection, Violation, of_failure, of_rejection},
-    stream::{EventStream, deadline},
+    stream::EventStream,
 };
 use crate::{
     auth::Identity,
@@ -61,6 +63,11 @@ fn check_routing_key(metadata: &MetadataMap, session_id: &str) -> Result<(), Sta
 }
 
 /// What is claimed of the memory for a request, for as long as this is held.
+/// The caller's deadline, which the edge has read.
+fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+    request.extensions().get::<Deadline>().and_then(|deadline| deadline.0)
+}
+
 fn claim<T>(request: &Request<T>) -> Claim {
     request.extensions().get::<Claim>().cloned().unwrap_or_default()
 }
@@ -85,7 +92,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::QueryRequest>,
     ) -> Result<Response<Self::QueryStream>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let caller = caller(&request)?;
         let tenant = caller.tenant.clone();
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
@@ -111,7 +118,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::AttachRequest>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline(&request);
         let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let decode::Attach { session_id, turn, from, partials, payload } =

@@ -2,6 +2,7 @@
 //! and metadata, `BadRequest` for fields, `RetryInfo` where waiting helps. `report` keeps all
 //! of it small enough for the trailers that clients accept.
 
+mod foreign;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use crate::{
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "sessionpool.v1";
 
+pub use foreign::complete;
 use report::{Report, Text};
 pub use report::{TRAILERS_LIMIT, bound_trailers};
 

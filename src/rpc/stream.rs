@@ -17,7 +17,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use prost::{Message as _, bytes::Bytes};
@@ -26,7 +25,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_stream::Stream;
-use tonic::{Status, metadata::MetadataMap};
+use tonic::Status;
 
 use super::{decode::Payload, encode, status};
 use crate::{
@@ -255,28 +254,10 @@ impl<M: From<Item>> Stream for EventStream<M> {
     }
 }
 
-/// The caller's deadline, from its `grpc-timeout`: at most eight digits and a unit.
-pub fn deadline(metadata: &MetadataMap) -> Option<Instant> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 {
-        return None;
-    }
-    let value: u64 = digits.parse().ok()?;
-    let timeout = match unit {
-        "H" => Duration::from_secs(value * 3600),
-        "M" => Duration::from_secs(value * 60),
-        "S" => Duration::from_secs(value),
-        "m" => Duration::from_millis(value),
-        "u" => Duration::from_micros(value),
-        "n" => Duration::from_nanos(value),
-        _ => return None,
-    };
-    Instant::now().checked_add(timeout)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::sync::Notify;
     use tokio_stream::StreamExt as _;
 
@@ -362,21 +343,6 @@ mod tests {
         assert!(stream.next().await.is_none());
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(stream.next().await.is_none());
-    }
-
-    #[test]
-    fn a_deadline_has_digits_and_a_unit() {
-        let in_seconds = |text: &str| {
-            let mut metadata = MetadataMap::new();
-            metadata.insert("grpc-timeout", text.parse().expect("a value"));
-            deadline(&metadata).map(|at| (at - Instant::now()).as_secs_f64().round())
-        };
-        assert_eq!(in_seconds("2S"), Some(2.0));
-        assert_eq!(in_seconds("3000m"), Some(3.0));
-        assert_eq!(in_seconds("99999999H"), Some(99_999_999.0 * 3600.0));
-        for bad in ["", "S", "12", "123456789S", "1x", "-1S"] {
-            assert_eq!(in_seconds(bad), None, "{bad}");
-        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::H
 use crate::{
     bed::{Bearer, Bed, knock, token},
     raw::{self, DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, Raw, SETTINGS, frame},
-    support::{log, service::Service},
+    support::{failure, log, service::Service},
 };
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -35,6 +35,16 @@ async fn ask(
     method: Method,
     headers: &[(&str, &str)],
 ) -> (StatusCode, http::HeaderMap) {
+    ask_with(address, method, headers, raw::message(&[])).await
+}
+
+/// The same, with this as the request's body.
+async fn ask_with(
+    address: SocketAddr,
+    method: Method,
+    headers: &[(&str, &str)],
+    content: Vec<u8>,
+) -> (StatusCode, http::HeaderMap) {
     let stream = TcpStream::connect(address).await.expect("connected");
     let (client, connection) = h2::client::handshake(stream).await.expect("greeted");
     let connection = session_pool::tasks::spawn_owned(connection);
@@ -45,7 +55,7 @@ async fn ask(
     }
     let (response, mut body) =
         client.send_request(request.body(()).expect("a request"), false).expect("sent");
-    body.send_data(raw::message(&[]).into(), true).ok();
+    body.send_data(content.into(), true).ok();
     let response = timeout(Duration::from_secs(10), response).await.expect("in time");
     let (parts, mut body) = response.expect("answered").into_parts();
     while let Some(Ok(_)) = body.data().await {}
@@ -95,6 +105,36 @@ async fn c9_credentials_that_are_sent_twice_let_nobody_in() {
     let (_, trailers) = ask(address, Method::POST, &[GRPC, ("authorization", &good)]).await;
     assert_eq!(code(&trailers), Code::Ok);
     bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn c5_a_deadline_that_cannot_be_read_is_refused() {
+    let service = Service::start(|_| {}).await;
+    for timeout in ["1x", "+5S", "-5S", "", "S", "123456789S"] {
+        let headers = [GRPC, ("grpc-timeout", timeout)];
+        let (_, trailers) = ask(address_of(&service), Method::POST, &headers).await;
+        let status = Status::from_header_map(&trailers).expect("a status");
+        let metadata = failure(&status, Code::InvalidArgument, "INVALID_ARGUMENT");
+        assert_eq!(metadata["field"], "metadata grpc-timeout");
+        assert!(status.message().contains(&format!("{timeout:?}")), "{status:?}");
+    }
+    let (_, trailers) =
+        ask(address_of(&service), Method::POST, &[GRPC, ("grpc-timeout", "5S")]).await;
+    assert_eq!(code(&trailers), Code::Ok);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn c1_a_request_that_the_library_refuses_has_a_reason() {
+    let service = Service::start(|_| {}).await;
+    // No field; and a message of which only the length is sent.
+    for message in [raw::message(&[0xFF; 9]), [&[0], &u32::MAX.to_be_bytes()[..]].concat()] {
+        let (_, trailers) = ask_with(address_of(&service), Method::POST, &[GRPC], message).await;
+        let status = Status::from_header_map(&trailers).expect("a status");
+        let metadata = failure(&status, Code::InvalidArgument, "INVALID_ARGUMENT");
+        assert_eq!(metadata["field"], "request", "{status:?}");
+    }
+    service.stop().await;
 }
 
 #[tokio::test]
