@@ -1,4 +1,4 @@
-//! Bounds what one kind of event writes to the log: callers that nobody has let in decide
+//! Bounds what one kind of event writes to the log: callers, or a disk that fails, decide
 //! how often it happens. The first of each period are written, the rest are counted, and
 //! the count is written when the period is over. Knows the kinds by name only.
 
@@ -37,7 +37,10 @@ pub static DISABLED: LogLimit = LogLimit::new("session_pool_disabled");
 /// Interrupts of sessions that are not there.
 pub static NOT_FOUND: LogLimit = LogLimit::new("session_not_found");
 
-static ALL: [&LogLimit; 9] = [
+/// Commits that fail while the store does: as many as there are sessions.
+pub static NOT_KEPT: LogLimit = LogLimit::new("session_not_kept");
+
+static ALL: [&LogLimit; 10] = [
     &UNAUTHENTICATED,
     &NOT_GRPC,
     &HEALTH_CALL_REVOKED,
@@ -47,6 +50,7 @@ static ALL: [&LogLimit; 9] = [
     &AT_CAPACITY,
     &DISABLED,
     &NOT_FOUND,
+    &NOT_KEPT,
 ];
 
 /// Wakes [`report`] when lines are left out.

@@ -34,7 +34,16 @@ const ALLOWED: [(&str, &[&str]); 28] = [
     (
         "session",
         &[
-            "budget", "cli", "counters", "failure", "ids", "store", "supply", "tasks", "tenant",
+            "budget",
+            "cli",
+            "counters",
+            "failure",
+            "ids",
+            "log_limit",
+            "store",
+            "supply",
+            "tasks",
+            "tenant",
             "turn",
         ],
     ),

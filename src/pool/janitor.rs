@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 use super::{Scope, SessionPool, registry::Entry};
 use crate::{
     ids::SessionKey,
+    log_limit::NOT_KEPT,
     session::{
         CloseReason,
         status::{Condition, Status},
@@ -81,7 +82,9 @@ impl SessionPool {
                 notes.spawn(async move { (store.leave_pool(&key).await, key) });
             }
             for (noted, key) in notes.join_all().await {
-                if let Err(error) = noted {
+                if let Err(error) = noted
+                    && NOT_KEPT.admits()
+                {
                     warn!(session_id = %key.session, %error, "session_not_kept");
                 }
                 // One that was woken meanwhile says so itself with its next turn.

@@ -17,6 +17,7 @@ use crate::{
     },
     failure::Cause,
     ids::CliSessionId,
+    log_limit::NOT_KEPT,
     store::{Commit, KeptTurn, Line, Record, StoreError},
     supply::{Conversation, Lease},
     turn::{event::Class, log::TurnLog},
@@ -202,7 +203,9 @@ impl SessionTask {
 
     /// Keeps what is not kept yet, where nobody waits for it.
     pub(super) async fn keep_or_warn(&mut self) {
-        if let Err(error) = self.keep_conversation().await {
+        if let Err(error) = self.keep_conversation().await
+            && NOT_KEPT.admits()
+        {
             warn!(session_id = %self.status.session_id, %error, "session_not_kept");
         }
     }
