@@ -27,8 +27,9 @@ const BATCH_BYTES: usize = 256 * 1024;
 const BATCH_EVENTS: usize = 1024;
 /// Bytes that are written to a file at a time.
 const WRITE_BYTES: usize = 1 << 20;
-/// How long the disk may take for one write before events are given up.
-const LONGEST_WRITE: Duration = Duration::from_secs(15);
+/// How long the disk may take for one write before events are given up: as long as a commit
+/// may take by default (`store.commit_timeout`). A disk under load was seen to take 20 s.
+const LONGEST_WRITE: Duration = Duration::from_secs(45);
 
 #[derive(Debug)]
 pub struct State {

@@ -47,7 +47,8 @@ pub fn fields(status: &Status) -> Vec<String> {
     request.unwrap_or_default().into_iter().map(|violation| violation.field).collect()
 }
 
-/// Waits until `probe` gives something; fails the test after ten seconds. For what no
+/// Waits until `probe` gives something; fails the test after thirty seconds, which a machine
+/// that also builds something may need. For what no
 /// event announces, such as the end of somebody else's process.
 #[track_caller]
 pub fn eventually<T>(
@@ -57,7 +58,7 @@ pub fn eventually<T>(
     let what = what.to_owned();
     let caller = std::panic::Location::caller();
     async move {
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
         loop {
             if let Some(found) = probe().await {
                 return found;
