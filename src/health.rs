@@ -1,34 +1,25 @@
 //! Whether the service can take new turns, as health checks see it. Each part that can
 //! stand in the way has a name and holds at most one reason under it; the service is
-//! SERVING while nobody holds one. Owns these reasons and their publication, and knows
-//! how to ask the CLI for its version; nothing of sessions.
+//! SERVING while nobody holds one. Owns these reasons and their publication; nothing of how
+//! they are found.
 //!
 //! Reasons may be held and released from anywhere, in any order: one task publishes what
 //! is true at last, so that two who change it at once cannot leave the older picture.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
+use std::collections::BTreeMap;
 
-use tokio::{sync::watch, time::timeout};
+use tokio::sync::watch;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tracing::{debug, info, warn};
+use tracing::info;
 
-use crate::{
-    cli::versions::{NEWEST_TESTED, OLDEST, Version},
-    proto::SERVICE_NAME,
-};
+use crate::proto::SERVICE_NAME;
 
 /// The name that is SERVING for as long as the process works.
 pub const LIVENESS: &str = "liveness";
 
-/// How long the CLI may take to say its version: a cold page cache made it 1.1 s.
-const VERSION_LIMIT: Duration = Duration::from_secs(30);
-
-/// The wait before a CLI that did not answer is asked again.
-const RETRY_AFTER: Duration = Duration::from_secs(15);
-
 /// The parts that can keep the service from taking turns.
 pub mod part {
-    /// The CLI: found, and answering.
+    /// The CLI: found, and starting as sessions need it.
     pub const CLI: &str = "cli";
     /// The pool: enabled.
     pub const POOL: &str = "pool";
@@ -49,7 +40,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Not ready before the CLI has answered.
+    /// Not ready before a CLI has answered.
     pub fn new() -> Self {
         let reasons = Reasons::from([(part::CLI, "the CLI has not answered yet".to_owned())]);
         Self { reasons: watch::Sender::new(reasons), version: watch::Sender::new(None) }
@@ -110,34 +101,9 @@ impl Health {
         self.version.borrow().clone()
     }
 
-    /// Asks the CLI for its version until it answers.
-    pub async fn probe(&self, program: PathBuf) {
-        loop {
-            match version(&program).await {
-                Ok(version) => {
-                    info!(%version, program = %program.display(), "cli_found");
-                    let problem = too_old(&version);
-                    self.version.send_replace(Some(version));
-                    match problem {
-                        None => {
-                            self.release(part::CLI);
-                            return;
-                        }
-                        // It may be replaced while the service runs.
-                        Some(problem) => {
-                            warn!(%problem, "cli_too_old");
-                            self.hold(part::CLI, format!("cli.path: {problem}"));
-                        }
-                    }
-                }
-                Err(error) => {
-                    warn!(%error, program = %program.display(), "cli_not_found");
-                    self.hold(part::CLI, format!("cli.path: {}: {error}", program.display()));
-                }
-            }
-            tokio::time::sleep(RETRY_AFTER).await;
-            debug!("cli_probed_again");
-        }
+    /// The CLI has said its version.
+    pub fn found_cli(&self, version: &str) {
+        self.version.send_replace(Some(version.to_owned()));
     }
 }
 
@@ -145,38 +111,6 @@ impl Default for Health {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Why a version cannot be worked with. Says in the log what is only doubtful.
-fn too_old(said: &str) -> Option<String> {
-    match Version::find(said) {
-        Some(version) if version < OLDEST => {
-            Some(format!("version {version} is older than {OLDEST}, the oldest that works"))
-        }
-        Some(version) if version > NEWEST_TESTED => {
-            warn!(%version, newest_tested = %NEWEST_TESTED, "cli_newer_than_tested");
-            None
-        }
-        Some(_) => None,
-        None => {
-            warn!(oldest = %OLDEST, newest_tested = %NEWEST_TESTED, "cli_version_not_known");
-            None
-        }
-    }
-}
-
-async fn version(program: &PathBuf) -> anyhow::Result<String> {
-    let mut command = tokio::process::Command::new(program);
-    command
-        .arg("--version")
-        .env_clear()
-        .envs(std::env::var("PATH").map(|path| ("PATH", path)))
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    crate::descriptors::restore_in(command.as_std_mut());
-    let output = timeout(VERSION_LIMIT, command.output()).await??;
-    anyhow::ensure!(output.status.success(), "--version ended with {}", output.status);
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod cautions;
 mod early;
 mod enclosure;
 mod observer;
+mod probe;
 mod settings;
 mod state;
 
@@ -57,6 +58,7 @@ use crate::{
     turn::storage::Storage,
 };
 use observer::Observer;
+use probe::Probe;
 
 /// Room in a request beside its prompt: system prompts, schemas, base64.
 const REQUEST_OVERHEAD: usize = 8 * 1024 * 1024;
@@ -283,12 +285,13 @@ impl Server {
         let stopping = self.tasks.stopping().clone();
         let (publisher, prober, watcher) = (health.clone(), health.clone(), health.clone());
         let store = self.pool.store_status();
-        let program = self.config.cli.path.clone();
+        let supply = self.config.cli.start_check.then(|| self.supply.clone());
+        let probe = Probe { program: self.config.cli.path.clone(), supply };
         self.tasks.spawn(error_span!("health"), async move {
             let looking = async {
                 tokio::join!(
                     publisher.keep_reporting(reporter),
-                    prober.probe(program),
+                    probe.run(&prober),
                     watch_store(store, &watcher),
                 );
             };

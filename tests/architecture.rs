@@ -85,7 +85,7 @@ const ALLOWED: [(&str, &[&str]); 28] = [
             "turn",
         ],
     ),
-    ("health", &["cli", "descriptors", "proto", "tasks"]),
+    ("health", &["proto"]),
     ("client", &["config", "ids", "proto"]),
     ("proto", &[]),
 ];

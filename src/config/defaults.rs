@@ -49,6 +49,7 @@ impl Config {
                 memory_limit: 0,
                 tmp_limit: 256 << 20,
                 sandbox_required: false,
+                start_check: true,
                 visible_paths: Vec::new(),
             },
             policy: PolicyConfig {

@@ -243,6 +243,7 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         memory_limit,
         tmp_limit,
         sandbox_required,
+        start_check,
         visible_paths,
     } = cli;
     [
@@ -252,6 +253,7 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         field("cli.max_frame_bytes", Slot::Bytes(max_frame_bytes, KIB..=GIB)),
         field("cli.sandbox", Slot::Sandbox(sandbox)),
         field("cli.sandbox_required", Slot::Flag(sandbox_required)),
+        field("cli.start_check", Slot::Flag(start_check)),
         field("cli.memory_limit", Slot::LargeBytes(memory_limit, 0..=TIB)),
         field("cli.tmp_limit", Slot::LargeBytes(tmp_limit, MIB..=TIB)),
         field("cli.visible_paths", Slot::Texts(visible_paths, 64)),

@@ -49,6 +49,7 @@ impl fmt::Debug for CliConfig {
             memory_limit,
             tmp_limit,
             sandbox_required,
+            start_check,
             visible_paths,
         } = self;
         let env: BTreeMap<_, _> =
@@ -64,6 +65,7 @@ impl fmt::Debug for CliConfig {
             .field("memory_limit", memory_limit)
             .field("tmp_limit", tmp_limit)
             .field("sandbox_required", sandbox_required)
+            .field("start_check", start_check)
             .field("visible_paths", visible_paths)
             .finish()
     }

@@ -177,6 +177,9 @@ pub struct CliConfig {
     /// Whether the start fails where no sandbox works that keeps sessions apart. Default
     /// false.
     pub sandbox_required: bool,
+    /// Whether a CLI has to start and answer in its sandbox before the service is ready.
+    /// Default true; else it only has to say its version.
+    pub start_check: bool,
     /// Files and folders that sessions see, read-only, although bubblewrap would hide them.
     /// Default none, at most 64.
     pub visible_paths: Vec<String>,

@@ -129,6 +129,22 @@ async fn b1_what_was_tried_against_the_sandbox_is_told() {
 }
 
 #[tokio::test]
+async fn d3_the_service_is_ready_once_the_real_cli_has_answered_in_its_sandbox() {
+    for mode in MODES {
+        let bed = Bed::real(mode, VERSION, &[("CLI__START_CHECK", "true")]).await;
+        eventually("it is ready", async || {
+            let stats = bed.daemon.client.clone().get_stats(GetStatsRequest::default()).await;
+            let stats = stats.expect("answered").into_inner();
+            (stats.not_ready_reasons.is_empty() && stats.processes == 0).then_some(())
+        })
+        .await;
+        assert_eq!(bed.daemon.logged("cli_starts").len(), 1, "{mode}");
+        assert_eq!(bed.daemon.logged("cli_does_not_start").len(), 0, "{mode}");
+        bed.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn b2_files_in_memory_are_bounded() {
     let bed = Bed::real("bubblewrap", VERSION, &[("CLI__TMP_LIMIT", "8 MiB")]).await;
     for place in ["/tmp", "/var/tmp", "/run", "/dev/shm"] {

@@ -132,6 +132,8 @@ fn command(by: &[&str], state: &Path, settings: &[(&str, &str)]) -> Command {
         .args(&words[1..])
         .env("SESSION_POOL__SERVER__LISTEN", "127.0.0.1:0")
         .env("SESSION_POOL__CLI__PATH", env!("CARGO_BIN_EXE_fake-claude"))
+        // Tests count processes; those of the check have tests of their own.
+        .env("SESSION_POOL__CLI__START_CHECK", "false")
         .env("SESSION_POOL__STATE_DIR", state)
         .env("SESSION_POOL__LOG__FORMAT", "json")
         .env("SESSION_POOL__POOL__MAX_PROCESSES", "16")

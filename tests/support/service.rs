@@ -32,6 +32,8 @@ pub fn fake_cli(state: &Path) -> Config {
     config.server.listen = ([127, 0, 0, 1], 0).into();
     config.server.drain_timeout = Duration::from_millis(200);
     config.cli.path = PathBuf::from(env!("CARGO_BIN_EXE_fake-claude"));
+    // Tests count processes; those of the check have tests of their own.
+    config.cli.start_check = false;
     config.state_dir = state.to_owned();
     config.pool.max_processes = 64;
     config.pool.start_concurrency = 32;

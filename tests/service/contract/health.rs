@@ -100,6 +100,41 @@ async fn d7_a_cli_that_is_too_old_is_not_served_and_a_newer_one_is() {
 }
 
 #[tokio::test]
+async fn d3_a_cli_that_says_its_version_and_does_not_start_is_not_served_until_it_does() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("claude");
+    let broken = "#!/bin/sh\n[ \"$1\" = --version ] && echo 2.1.330 && exit\n\
+                  echo 'no licence for this host' >&2; exit 3\n";
+    std::fs::write(&path, broken).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let service = Service::start(|config| {
+        config.cli.path = path.clone();
+        config.cli.start_check = true;
+    })
+    .await;
+    eventually("it says why", async || {
+        let told = service.stats().await.not_ready_reasons.join("\n");
+        (told.contains("cli.path: ") && told.contains("would get no process")).then_some(())
+    })
+    .await;
+    assert_eq!(check(&service, "").await, ServingStatus::NotServing);
+
+    // The operator mends it; the service is not started again.
+    let mended = folder.path().join("mended");
+    symlink(env!("CARGO_BIN_EXE_fake-claude"), &mended).expect("linked");
+    std::fs::rename(&mended, &path).expect("replaced");
+    becomes(&service, ServingStatus::Serving).await;
+    let stats = service.stats().await;
+    assert_eq!(stats.not_ready_reasons, [""; 0]);
+    assert_eq!(stats.processes, 0, "none of the check is left");
+    let work = service.state.path().join("tenants/default/work");
+    assert_eq!(std::fs::read_dir(work).expect("made by the check").count(), 0);
+    assert_eq!(service.query("a", "hello").await.result().result, "echo: hello");
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn while_it_drains_it_is_not_serving() {
     let service = Service::start(|config| {
         config.server.drain_timeout = Duration::from_secs(20);
