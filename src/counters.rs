@@ -118,19 +118,7 @@ pub struct Spent {
     pub usage: TokenUsage,
 }
 
-/// What a turn costs at most, in US dollars: more than any does, and far from what a sum
-/// of them could not hold.
-const DEAREST_TURN: f64 = 1e9;
-
 impl Spent {
-    /// What a turn cost by the sum that the CLI reports, now and before. That is the sum of
-    /// its life, and some versions go on counting where the process before stopped. An agent
-    /// can speak in its CLI's name: whatever it says, sums stay sums.
-    pub fn of_turn(before: f64, now: f64, usage: TokenUsage) -> Self {
-        let cost_usd = if now >= before { now - before } else { now };
-        Self { cost_usd: cost_usd.clamp(0.0, DEAREST_TURN), usage }
-    }
-
     /// Adds what another turn cost.
     pub fn add(&mut self, other: &Self) {
         self.cost_usd += other.cost_usd;
@@ -238,28 +226,5 @@ impl Counters {
     /// What all turns cost.
     pub fn spent(&self) -> Spent {
         *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_turn_costs_what_the_sum_has_grown_by() {
-        let cost = |before, now| Spent::of_turn(before, now, TokenUsage::default()).cost_usd;
-        assert!((cost(0.5, 0.75) - 0.25).abs() < f64::EPSILON);
-        assert!((cost(0.5, 0.25) - 0.25).abs() < f64::EPSILON, "another process counts anew");
-    }
-
-    #[test]
-    fn nothing_that_a_cli_says_breaks_a_sum() {
-        let most = TokenUsage { input_tokens: u64::MAX, output_tokens: 1, ..TokenUsage::default() };
-        let mut sum = Spent::default();
-        for (before, now) in [(0.0, -5.0), (-1e308, 1e308), (0.0, 1e308), (1e308, 1e307)] {
-            sum.add(&Spent::of_turn(before, now, most));
-        }
-        assert!((sum.cost_usd - 3.0 * DEAREST_TURN).abs() < 1.0, "{sum:?}");
-        assert_eq!((sum.usage.input_tokens, sum.usage.output_tokens), (u64::MAX, 4));
     }
 }

@@ -73,6 +73,13 @@ pub enum Cause {
         /// Its id.
         resume: String,
     },
+    /// The session has spent its budget.
+    BudgetExhausted {
+        /// `options.max_budget_usd`.
+        limit: f64,
+        /// What it has spent, in US dollars.
+        spent: f64,
+    },
     /// A conversation that another session of the tenant has.
     SessionConflict {
         /// The conversation.
@@ -184,6 +191,7 @@ impl Cause {
             Self::OptionsMismatch { .. } => "OPTIONS_MISMATCH",
             Self::NotAllowed { .. } => "POLICY_DENIED",
             Self::ConversationNotFound { .. } => "INVALID_ARGUMENT",
+            Self::BudgetExhausted { .. } => "BUDGET_EXHAUSTED",
             Self::SessionConflict { .. } => "SESSION_CONFLICT",
             Self::SessionNotFound => "SESSION_NOT_FOUND",
             Self::TurnNotFound => "TURN_NOT_FOUND",
@@ -246,6 +254,11 @@ impl fmt::Display for Cause {
             Self::ConversationNotFound { resume } => {
                 write!(f, "options.resume: no conversation {resume}")
             }
+            Self::BudgetExhausted { limit, spent } => write!(
+                f,
+                "the session has spent {spent} of {limit} US dollars (options.max_budget_usd); \
+                 UpdateSession can raise the budget"
+            ),
             Self::SessionConflict { conversation, owner } => write!(
                 f,
                 "conversation {conversation} belongs to session {owner:?}; ask that session, or take \

@@ -24,6 +24,7 @@
 //! - [`request`] makes the lines that go to the CLI.
 //! - [`binding`] says what makes a process started ahead that of a session.
 //! - [`connection`] joins these over a pair of pipes.
+//! - [`cost`] makes costs of turns out of the sums that it tells.
 //! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those,
 //!   without [`snapshots`].
 //! - [`launch`] makes argv and environment; [`process`] spawns, watches and stops;
@@ -31,6 +32,7 @@
 
 pub mod binding;
 pub mod connection;
+pub mod cost;
 pub mod frame;
 pub mod json;
 pub mod launch;

@@ -61,6 +61,7 @@ fn classify(cause: &Cause) -> (Code, Option<Duration>) {
         Cause::OptionsMismatch { .. } => (Code::FailedPrecondition, None),
         Cause::NotAllowed { .. } => (Code::PermissionDenied, None),
         Cause::ConversationNotFound { .. } => (Code::InvalidArgument, None),
+        Cause::BudgetExhausted { .. } => (Code::FailedPrecondition, None),
         Cause::SessionConflict { .. } => (Code::FailedPrecondition, None),
         Cause::SessionNotFound => (Code::NotFound, None),
         Cause::TurnNotFound => (Code::NotFound, None),
@@ -245,6 +246,11 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
         Cause::NotAllowed { field, allowed } => {
             put("field", field.clone());
             put("limit", allowed.clone());
+        }
+        Cause::BudgetExhausted { limit, spent } => {
+            put("field", "options.max_budget_usd".to_owned());
+            put("limit", limit.to_string());
+            put("used", spent.to_string());
         }
         Cause::SessionConflict { owner, .. } => put("owner_session_id", owner.to_string()),
         Cause::ConversationNotFound { .. } => put("field", "options.resume".to_owned()),

@@ -132,11 +132,11 @@ impl SessionTask {
                     active.turn.record(frame, Some(class), &mut events);
                 }
                 Meaning::ForeignResult(summary) => {
-                    active.turn.spent = Some(self.spend(&summary));
+                    active.turn.spent = Some(self.spend(&mut active.lease.meter, &summary));
                     self.foreign_turn(active, frame);
                 }
                 Meaning::Result(summary) => {
-                    active.turn.spent = Some(self.spend(&summary));
+                    active.turn.spent = Some(self.spend(&mut active.lease.meter, &summary));
                     let aborted =
                         summary.is_error || summary.terminal_reason.starts_with("aborted");
                     let interrupted = stopping && aborted;

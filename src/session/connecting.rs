@@ -54,7 +54,7 @@ impl SessionTask {
             conversation: self.conversation,
             begins,
             transcript,
-            options: self.status.options.clone(),
+            options: self.options_at_start(),
             deadline: turn.request.patience(),
             cancelled: cancelled.clone(),
         });
@@ -135,6 +135,8 @@ impl SessionTask {
         if known && elsewhere && !request.new_conversation && turn.again.is_none() {
             return Err(Cause::OptionsMismatch { options: vec!["resume".into()], detail: None });
         }
+        let options = self.status.options.updated(&request.options);
+        self.check_budget(&options)?;
         let conversation = match request.resume {
             Some(ResumeFrom { id, fork: true }) => {
                 Conversation::CopyOf { from: id, to: self.fresh()? }
@@ -146,7 +148,7 @@ impl SessionTask {
             None if request.new_conversation => Conversation::Own(self.fresh()?),
             None => self.go_on().await?,
         };
-        self.status.options = self.status.options.updated(&request.options);
+        self.status.options = options;
         self.converse(conversation);
         let source = match conversation {
             Conversation::Own(id) if !known || request.new_conversation => {
@@ -183,7 +185,6 @@ impl SessionTask {
             counters.sessions_resumed.add_one();
         } else {
             counters.sessions_created.add_one();
-            self.reported_cost = 0.0;
         }
         match lease.spare {
             SpareUse::NotKept => counters.cold_starts.add_one(),

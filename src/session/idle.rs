@@ -14,10 +14,12 @@ use super::{
     detached::no_active_turn,
     phase::{Phase, Taken, Waiting},
     resting::LetGo,
+    spending::BUDGET,
     task::SessionTask,
 };
 use crate::{
     cli::{
+        cost::Meter,
         frame::{Frame, FrameKind},
         options::{LiveChange, Options},
         process::StopGrace,
@@ -55,10 +57,10 @@ impl SessionTask {
         loop {
             if let Some(first) = frames.iter().position(begins_turn) {
                 let of_turn = frames.split_off(first);
-                self.between_turns(&mut frames);
+                self.between_turns(&mut lease.meter, &mut frames);
                 return self.background_turn(lease, of_turn);
             }
-            if self.between_turns(&mut frames) && settle_until.is_some() {
+            if self.between_turns(&mut lease.meter, &mut frames) && settle_until.is_some() {
                 return Phase::Idle(lease);
             }
             if self.holds_much() {
@@ -118,7 +120,7 @@ impl SessionTask {
     }
 
     /// Frames that belong to no turn. Returns whether the CLI said that it is idle.
-    fn between_turns(&mut self, frames: &mut Vec<Frame>) -> bool {
+    fn between_turns(&mut self, meter: &mut Meter, frames: &mut Vec<Frame>) -> bool {
         let mut idle = false;
         for frame in frames.drain(..) {
             self.habits.note(&frame.kind);
@@ -127,7 +129,7 @@ impl SessionTask {
                 FrameKind::State { idle: true } => idle = true,
                 FrameKind::ConversationReset { cli_session_id } => self.follow(cli_session_id),
                 FrameKind::Result(summary) => {
-                    self.spend(summary);
+                    self.spend(meter, summary);
                 }
                 _ => {}
             }
@@ -181,7 +183,7 @@ impl SessionTask {
             self.expire(Some(lease.client_id));
             return Ok(self.replace(lease, turn).await);
         }
-        if turn.request.new_conversation {
+        if turn.request.new_conversation || lease.outdated {
             return Ok(self.replace(lease, turn).await);
         }
         if let Err(cause) = self.around.supply.recheck(&self.status.options).await {
@@ -237,6 +239,7 @@ impl SessionTask {
             let options = difference.fixed.iter().map(ToString::to_string).collect();
             return Err(Unfit::Refused(Cause::OptionsMismatch { options, detail: None }));
         }
+        self.check_budget(&self.status.options).map_err(Unfit::Refused)?;
         self.change(lease, &difference.live, &request.options).await
     }
 
@@ -284,7 +287,7 @@ impl SessionTask {
                     Err(_) => Err(Unfit::Gone("the CLI closed its output".to_owned())),
                 },
                 read = timeout_at(deadline, lease.connection.read(&mut frames)) => match read {
-                    Ok(Ok(())) => self.put_aside(&mut frames),
+                    Ok(Ok(())) => self.put_aside(&mut lease.meter, &mut frames),
                     Ok(Err(error)) => return Err(Unfit::Gone(error.to_string())),
                     Err(_) => {
                         lease.child.kill();
@@ -297,9 +300,9 @@ impl SessionTask {
 
     /// Frames that come while options change: a turn that the CLI begins by itself is
     /// kept for later, echoes of the change are of no turn.
-    fn put_aside(&mut self, frames: &mut Vec<Frame>) {
+    fn put_aside(&mut self, meter: &mut Meter, frames: &mut Vec<Frame>) {
         if self.leftover.is_empty() && !frames.iter().any(begins_turn) {
-            self.between_turns(frames);
+            self.between_turns(meter, frames);
         } else {
             self.leftover.append(frames);
         }
@@ -310,14 +313,21 @@ impl SessionTask {
     async fn update_idle(&mut self, lease: &mut Lease) -> Result<(), String> {
         let mut updates = std::mem::take(&mut self.updates).into_iter();
         while let Some(update) = updates.next() {
-            let difference = self.status.options.difference(&update.options);
+            let mut difference = self.status.options.difference(&update.options);
+            // A process keeps the budget that it was born with. The next turn gets another.
+            let renews = difference.fixed == [BUDGET];
+            if renews {
+                difference.fixed.clear();
+            }
             let result = if difference.fixed.is_empty() {
                 self.change(lease, &difference.live, &update.options).await
             } else {
                 let options = difference.fixed.iter().map(ToString::to_string).collect();
                 Err(Unfit::Refused(Cause::OptionsMismatch { options, detail: None }))
             };
-            let changed = difference.live.iter().map(LiveChange::option).collect();
+            lease.outdated |= renews && result.is_ok();
+            let mut changed: Vec<_> = difference.live.iter().map(LiveChange::option).collect();
+            changed.extend(renews.then_some(BUDGET));
             let result = match result {
                 Ok(()) => self.keep_conversation().await,
                 Err(Unfit::Refused(cause)) => Err(cause),

@@ -64,7 +64,7 @@ impl SessionTask {
         debug!(cli_session_id = %record.cli_session_id, "session_recalled");
         self.keeping.known = true;
         self.conversation = Conversation::Own(record.cli_session_id);
-        self.reported_cost = record.reported_cost_usd;
+        self.recall_cost(&record);
         if record.in_pool {
             self.absence = Absence::LetGo;
         }
@@ -222,7 +222,7 @@ impl SessionTask {
             message_count: status.message_count,
             error_count: status.error_count,
             spent: status.spent,
-            reported_cost_usd: self.reported_cost,
+            reported_cost_usd: self.reported_cost().unwrap_or_default(),
             in_pool: self.in_pool,
         }
     }
@@ -235,11 +235,12 @@ impl SessionTask {
 
     /// Ends a process, and keeps what it says last. A turn that it began by itself just
     /// then is cut; what that cost counts.
-    pub(super) async fn part_with(&mut self, lease: Lease, grace: StopGrace) {
+    pub(super) async fn part_with(&mut self, mut lease: Lease, grace: StopGrace) {
+        let mut meter = std::mem::take(&mut lease.meter);
         for frame in lease.end(grace).await {
             self.hear(&frame);
             if let FrameKind::Result(summary) = &frame.kind {
-                self.spend(summary);
+                self.spend(&mut meter, summary);
                 self.remember();
             }
         }

@@ -46,6 +46,7 @@ mod ownership;
 mod phase;
 mod resting;
 mod running;
+mod spending;
 pub mod status;
 mod task;
 #[cfg(test)]

@@ -22,11 +22,7 @@ use super::{
     status::{Condition, Status},
 };
 use crate::{
-    cli::{
-        frame::{Frame, ResultSummary},
-        options::Options,
-    },
-    counters::Spent,
+    cli::{frame::Frame, options::Options},
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionId, SessionKey},
     store::Store,
@@ -140,8 +136,8 @@ pub struct SessionTask {
     pub(super) listeners_gone: Arc<Notify>,
     /// The tenant's shares of the budgets.
     pub(super) accounts: Accounts,
-    /// Cost that the running process has reported so far.
-    pub(super) reported_cost: f64,
+    /// The sum of costs that a process told last, and of which conversation.
+    pub(super) reported: Option<(CliSessionId, f64)>,
     pub(super) farewell: Farewell,
     /// Frames that a phase left for the next.
     pub(super) leftover: Vec<Frame>,
@@ -181,7 +177,7 @@ impl SessionTask {
             recent: VecDeque::new(),
             current: None,
             listeners_gone: Arc::new(Notify::new()),
-            reported_cost: 0.0,
+            reported: None,
             farewell: Farewell::default(),
             leftover: Vec::new(),
             habits: Habits::default(),
@@ -328,17 +324,6 @@ impl SessionTask {
         if self.queue.len() != before {
             self.show();
         }
-    }
-
-    /// Takes note of what a turn cost.
-    pub(super) fn spend(&mut self, summary: &ResultSummary) -> Spent {
-        // One that says nothing of its cost leaves the sum as it was.
-        let total = summary.total_cost_usd.unwrap_or(self.reported_cost);
-        let spent = Spent::of_turn(self.reported_cost, total, summary.usage);
-        self.reported_cost = total;
-        self.status.spent.add(&spent);
-        self.around.tenant.spend(&spent);
-        spent
     }
 
     /// Makes a session that is past its time as new, except for its conversation.

@@ -30,6 +30,7 @@ pub use spares::{Miss, SpareClass, SpareSettings, SpareUse};
 use crate::{
     cli::{
         connection::Connection,
+        cost::Meter,
         frame::Frame,
         options::Options,
         process::{Child, StopGrace, stop},
@@ -101,6 +102,10 @@ pub struct Lease {
     pub connect_time: Duration,
     /// Frames in, lines out.
     pub connection: Connection,
+    /// What it costs.
+    pub meter: Meter,
+    /// Whether it was born with options that hold no longer: the next turn gets another.
+    pub outdated: bool,
     /// The process.
     pub child: Box<dyn Child>,
     /// Its place among `pool.max_processes`; `None` where nobody counts.

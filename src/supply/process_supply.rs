@@ -26,6 +26,7 @@ use super::{
 use crate::{
     cli::{
         connection::Connection,
+        cost::Meter,
         launch::{Folders, LaunchSettings, Origin},
         memory::MemoryWatch,
         options::Options,
@@ -347,6 +348,8 @@ impl Shared {
             spare: SpareUse::NotKept,
             connect_time: Duration::ZERO,
             connection,
+            meter: Meter::default(),
+            outdated: false,
             child: Box::new(process),
             slot: Some(slot),
         };
@@ -365,6 +368,9 @@ impl Shared {
             debug!(%client_id, %cause, "cli_start_failed");
             drop(lease.end(StopGrace::FIRM).await);
             return Err(self.explained(cause));
+        }
+        if lease.resumed {
+            lease.meter = Meter::of_resumed(&mut lease.connection);
         }
         lease.connect_time = began.elapsed();
         debug!(%client_id, pid = lease.child.id(), elapsed_seconds = lease.connect_time.as_secs_f64(), "cli_started");

@@ -10,7 +10,7 @@ use super::{
     Lease, Miss, Order, SpareUse, folders, handshake, prepare::blocking, process_supply::Shared,
     spares::parked::Parked,
 };
-use crate::cli::{binding, process::Child as _};
+use crate::cli::{binding, cost::Meter, process::Child as _};
 
 /// What a spare may take to answer, a hundred times what it needs: one that hangs is given
 /// up for a start that the caller can still wait for.
@@ -95,6 +95,8 @@ fn leased(parked: Parked, began: Instant) -> Lease {
         spare: SpareUse::Taken,
         connect_time: began.elapsed(),
         connection,
+        meter: Meter::default(),
+        outdated: false,
         child: Box::new(process),
         slot: Some(place),
     }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use session_pool::proto::QueryRequest;
+use session_pool::proto::{GetSessionRequest, QueryRequest, SessionStatus};
 use tonic::{Code, Status};
 
 use crate::{
     bed::{Bed, Client, Token, token},
     support::{
-        failure, retry_after,
+        eventually, failure, retry_after,
         service::{model, query, query_with, script},
         turn::Turn,
     },
@@ -90,6 +90,36 @@ async fn a_tenant_that_has_spent_its_day_waits_for_the_next() {
     assert!(retry_after(&status) <= Some(Duration::from_secs(24 * 3600)));
     open(&b, query("s", "hello")).await.expect("not spent").finish().await;
     bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn e2_a_tenant_spends_its_day_on_many_processes_as_on_one() {
+    for cli in ["fake:", "fake:counts-from-zero"] {
+        let tokens = two();
+        let bed = Bed::with(&[&tokens[0], &tokens[1]], |config| {
+            // Two and a half turns of the fake CLI.
+            config.policy.tenant_max_cost_usd_per_day = 0.000_615;
+            config.pool.hibernate_after = Duration::from_millis(50);
+        })
+        .await;
+        let client = bed.client(&tokens[0]);
+        for _ in 0..3 {
+            let request = query_with("s", "hello", model(cli));
+            let mut turn = open(&client, request).await.expect("not all is spent");
+            turn.finish().await;
+            assert!(turn.result().total_cost_usd > 0.0, "{:?}", turn.result());
+            eventually("hibernation", async || {
+                let request = GetSessionRequest { session_id: "s".into() };
+                let answer = client.clone().get_session(request).await.expect("there");
+                let session = answer.into_inner().session.expect("a session");
+                (session.status() == SessionStatus::Hibernated).then_some(())
+            })
+            .await;
+        }
+        let status = open(&client, query("s", "more")).await.expect_err("spent");
+        refused(&status, "policy.tenant_max_cost_usd_per_day", "0.000615");
+        bed.service.stop().await;
+    }
 }
 
 #[tokio::test]

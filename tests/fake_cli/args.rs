@@ -48,7 +48,7 @@ pub const PERMISSION_MODES: &[&str] =
     &["acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "plan"];
 
 /// What the flags say.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Args {
     pub model: Option<String>,
     pub session_id: Option<String>,
@@ -60,13 +60,15 @@ pub struct Args {
     pub partial_messages: bool,
     pub session_mirror: bool,
     pub replay_user_messages: bool,
+    /// US dollars that this process may spend, whatever others have.
+    pub max_budget_usd: Option<f64>,
     /// Keep no transcript file.
     pub no_persistence: bool,
     pub may_bypass_permissions: bool,
 }
 
 /// What the command line asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Parsed {
     Run(Box<Args>),
     Version,
@@ -133,6 +135,12 @@ impl Args {
                 return Err(format!(
                     "error: option '--max-turns <turns>' argument '{value}' is invalid. must be a number"
                 ));
+            }
+            "--max-budget-usd" => {
+                let budget = value.parse().ok().filter(|budget| *budget > 0.0);
+                self.max_budget_usd = Some(budget.ok_or_else(|| format!(
+                    "error: option '--max-budget-usd <amount>' argument '{value}' is invalid. --max-budget-usd must be a positive number greater than 0"
+                ))?);
             }
             "--permission-mode" if !PERMISSION_MODES.contains(&value) => {
                 return Err(format!(

@@ -101,6 +101,7 @@ impl Session {
                 "sources": [{"source": "flagSettings", "settings": self.settings.flags}],
                 "applied": {"model": self.settings.model, "effort": self.settings.flags.get("effortLevel")},
             })),
+            "get_session_cost" => Answer::value(&json!({"text": self.ledger.in_words()})),
             "get_binary_version" => Answer::value(
                 &json!({"version": frames::VERSION, "buildTime": "2026-11-20T17:34:37Z"}),
             ),

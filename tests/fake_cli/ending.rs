@@ -61,6 +61,10 @@ impl Turn {
                 }
                 None => (self.rounds(false), Outcome::Success { text: &text }),
             };
+            let outcome = match session.ledger.spent_budget(rounds) {
+                Some(budget) => Outcome::OverBudget(budget),
+                None => outcome,
+            };
             self.print_result(session, rounds, &outcome);
         }
         self.after_result(session, "completed")

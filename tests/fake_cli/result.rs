@@ -97,11 +97,38 @@ pub struct Ledger {
     /// What earlier processes of a resumed conversation spent, in millionths of a dollar.
     earlier: u64,
     results: u64,
+    /// US dollars of its own that it may spend.
+    budget: Option<f64>,
+    /// Whether it counts from 0 after a resume too, as 2.1.197 does.
+    from_zero: bool,
 }
 
 impl Ledger {
-    pub fn resumed(earlier: u64) -> Self {
-        Self { earlier, ..Self::default() }
+    pub fn new(earlier: u64, budget: Option<f64>, from_zero: bool) -> Self {
+        let earlier = if from_zero { 0 } else { earlier };
+        Self { earlier, budget, from_zero, ..Self::default() }
+    }
+
+    /// What it leaves to the process that goes on, in millionths of a dollar.
+    pub fn to_be_saved(&self) -> Option<u64> {
+        (!self.from_zero).then(|| self.cost_micro_dollars())
+    }
+
+    /// The budget, if it is spent once these rounds are paid for. What others spent before is none of its concern, and
+    /// `/clear` fills it again.
+    pub fn spent_budget(&self, rounds: Rounds) -> Option<f64> {
+        let spent = self.rounds.cost_micro_dollars() + rounds.cost_micro_dollars();
+        self.budget.filter(|budget| dollars(spent) >= *budget)
+    }
+
+    /// What `get_session_cost` is answered: rounded to four decimals, above half a dollar to two.
+    pub fn in_words(&self) -> String {
+        let cost = dollars(self.cost_micro_dollars());
+        let decimals = if cost > 0.5 { 2 } else { 4 };
+        let name = if self.from_zero { "Total cost:    " } else { "Estimated cost:" };
+        format!(
+            "{name}        ${cost:.decimals$}\nTotal duration (API):  0s\nTotal duration (wall): 1s"
+        )
     }
 
     /// Forgets what was spent, as `/clear` does; results are still counted.
@@ -123,6 +150,8 @@ pub enum Outcome<'a> {
     ApiError {
         text: &'a str,
     },
+    /// The process has spent this much, all that it may.
+    OverBudget(f64),
     /// `aborted_streaming` or `aborted_tools`.
     Aborted {
         terminal_reason: &'static str,
@@ -150,6 +179,7 @@ pub fn result(ledger: &mut Ledger, facts: &TurnFacts<'_>, outcome: &Outcome<'_>)
     let stop_reason = match outcome {
         Outcome::Success { .. } => Some("end_turn"),
         Outcome::ApiError { .. } => Some("stop_sequence"),
+        Outcome::OverBudget(_) => None,
         Outcome::Aborted { terminal_reason } => {
             (*terminal_reason == "aborted_tools").then_some("tool_use")
         }
@@ -174,10 +204,10 @@ pub fn result(ledger: &mut Ledger, facts: &TurnFacts<'_>, outcome: &Outcome<'_>)
     frame.put("subagent_stats", &Json(SUBAGENT_STATS.to_owned())).put("safety_stops", &0u64);
     put_outcome(&mut frame, facts, outcome, stop_reason);
     put_timings(&mut frame, facts, outcome);
-    frame
-        .put("queued_turn_count", &(facts.queued as u64))
-        .put("result_index", &ledger.results)
-        .put("model_usage_since_last_result", &facts.rounds.by_model(facts.model));
+    frame.put("queued_turn_count", &(facts.queued as u64)).put("result_index", &ledger.results);
+    if !ledger.from_zero {
+        frame.put("model_usage_since_last_result", &facts.rounds.by_model(facts.model));
+    }
     ledger.results += 1;
     frame.finish()
 }
@@ -186,6 +216,7 @@ fn terminal_reason(outcome: &Outcome<'_>) -> Option<&'static str> {
     match outcome {
         Outcome::Success { .. } => Some("completed"),
         Outcome::ApiError { .. } => Some("api_error"),
+        Outcome::OverBudget(_) => Some("budget_exhausted"),
         Outcome::Aborted { terminal_reason } => Some(terminal_reason),
         Outcome::LocalCommand(_) => None,
     }
@@ -200,9 +231,10 @@ fn put_outcome(
     let turns = match outcome {
         Outcome::Success { .. } | Outcome::ApiError { .. } => facts.rounds.all().max(1),
         Outcome::Aborted { .. } => facts.rounds.all() + 1,
+        Outcome::OverBudget(_) => facts.rounds.all(),
         Outcome::LocalCommand(_) => 0,
     };
-    let is_error = matches!(outcome, Outcome::ApiError { .. } | Outcome::Aborted { .. });
+    let is_error = !matches!(outcome, Outcome::Success { .. } | Outcome::LocalCommand(_));
     frame.put("is_error", &is_error).put("num_turns", &turns);
     match outcome {
         Outcome::Success { text } => {
@@ -219,6 +251,10 @@ fn put_outcome(
                 .put("api_error_status", &500u64)
                 .put("api_error_type", "api_error")
                 .put("result", *text);
+        }
+        Outcome::OverBudget(budget) => {
+            let error = format!("Reached maximum budget (${budget})");
+            frame.put("subtype", "error_max_budget_usd").put("errors", &[error][..]);
         }
         Outcome::Aborted { .. } => {
             let stop_reason = stop_reason.unwrap_or("null");

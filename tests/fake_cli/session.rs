@@ -90,7 +90,7 @@ impl Session {
         }
         match Conversation::open(&args) {
             Ok((conversation, cost)) => {
-                let ledger = Ledger::resumed(cost);
+                let ledger = Ledger::new(cost, args.max_budget_usd, knobs.counts_from_zero);
                 Self::new(out, inbox, ignore_term, args, argv, &knobs, conversation, ledger).run()
             }
             Err(unavailable) => {
@@ -188,8 +188,10 @@ impl Session {
         if !self.conversation.prompts.is_empty() {
             self.conversation.add_last_prompt();
             self.mirror();
-            self.conversation.add_cost(self.ledger.cost_micro_dollars());
-            self.mirror();
+            if let Some(cost) = self.ledger.to_be_saved() {
+                self.conversation.add_cost(cost);
+                self.mirror();
+            }
             self.conversation.save();
         }
         Stop::Exit(i32::from(self.last_result_failed))

@@ -69,6 +69,12 @@ pub fn run(session: &mut Session, messages: Vec<UserMessage>) -> Flow {
     }
     // A fork's copy of the old entries is mirrored by itself, before the turn.
     session.mirror();
+    if let Some(budget) = session.ledger.spent_budget(Rounds::default()) {
+        turn.print_init(session);
+        turn.print_result(session, Rounds::default(), &Outcome::OverBudget(budget));
+        turn.settle(session, "completed");
+        return Ok(());
+    }
     let outcome = turn.play(session, script, &messages);
     session.conversation.prompts.extend(messages.into_iter().map(|message| message.text));
     turn.end(session, outcome)

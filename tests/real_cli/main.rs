@@ -30,5 +30,6 @@ mod recovery;
 mod resting;
 mod resume;
 mod spares;
+mod spending;
 mod turns;
 mod typed;

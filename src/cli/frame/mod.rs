@@ -133,6 +133,8 @@ pub struct ResultSummary {
     pub text: String,
     /// Cost in US dollars, summed over the life of the process; `None` if it is not told.
     pub total_cost_usd: Option<f64>,
+    /// What of it was spent since the result before, from versions that say so.
+    pub cost_since_last_usd: Option<f64>,
     /// The structured output, as JSON.
     pub structured_output: Option<String>,
     /// Tokens of the turn.

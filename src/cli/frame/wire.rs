@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::{ControlReply, Prompt, ResultSummary, TokenUsage, excerpt};
 use crate::cli::json::{Json, Text, is_null, members, read_or_default, view};
-use crate::cli::message::{has_failed, name_of, total_cost};
+use crate::cli::message::{cost_since, has_failed, name_of, total_cost};
 
 /// What a `result` calls the origin of a turn that a background task began.
 const BACKGROUND: &str = "task-notification";
@@ -109,6 +109,8 @@ view! {
         "total_cost_usd" => total_cost_usd: Option<f64>,
         /// The same by model.
         "modelUsage" => model_usage: Json<'a>,
+        /// The same since the result before.
+        "model_usage_since_last_result" => model_usage_since: Json<'a>,
         /// Tokens of the turn.
         "usage" => usage: Tokens<'a>,
         /// The prompt that it answers last.
@@ -225,6 +227,7 @@ pub(super) fn result(line: &str) -> ResultSummary {
         terminal_reason: wire.terminal_reason.into_string(),
         text: excerpt(&text, 300),
         total_cost_usd: total_cost(wire.total_cost_usd, wire.model_usage),
+        cost_since_last_usd: cost_since(wire.model_usage_since),
         structured_output: wire.structured_output.map(|raw| raw.get().to_owned()),
         usage,
         prompt_uuids,

@@ -323,6 +323,14 @@ pub fn total_cost(total: Option<f64>, by_model: Json<'_>) -> Option<f64> {
     total.filter(|cost| *cost >= 0.0).or_else(|| by_model.and_then(cost_by_model))
 }
 
+/// What was spent since the result before, from versions that tell it by model.
+pub fn cost_since(by_model: Json<'_>) -> Option<f64> {
+    let models = by_model?;
+    let mut any = false;
+    let is_object = members(models.get(), |_, _, _| any = true);
+    if any { cost_by_model(models) } else { is_object.then_some(0.0) }
+}
+
 /// What all models cost together, as far as it is told.
 fn cost_by_model(models: &RawValue) -> Option<f64> {
     let mut sum = None;

@@ -32,6 +32,7 @@ use tokio::{
 use crate::{
     cli::{
         connection::Connection,
+        cost::Meter,
         process::{Child, Exit},
     },
     failure::{Cause, Failure},
@@ -137,6 +138,8 @@ impl Supply for MemorySupply {
                 spare: SpareUse::NotKept,
                 connect_time: start_time,
                 connection: Connection::new(output, input, 1 << 20),
+                meter: Meter::default(),
+                outdated: false,
                 child: Box::new(child),
                 slot: Some(place),
             })

@@ -6,3 +6,4 @@ mod hibernation;
 mod ledger;
 mod life;
 mod pressure;
+mod spending;
