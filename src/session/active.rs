@@ -1,15 +1,13 @@
 //! Phase: a turn runs. Its frames become events; watchdogs, commands and listeners
 //! that leave may stop it.
 
-use bytes::Bytes;
-use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
     Decision, Refusal,
     admission::Occupation,
     command::{CloseReason, Command, DisconnectPolicy},
-    ended::Ending,
+    ended::{End, Over},
     idle::at,
     interrupting::Then,
     phase::{Phase, Taken},
@@ -36,19 +34,6 @@ pub struct Active {
     pub turn: Running,
 }
 
-/// The end of a turn.
-#[derive(Debug)]
-pub struct Over {
-    /// Whether the CLI stopped it because it was asked to.
-    pub interrupted: bool,
-    /// Whether its result is an error.
-    is_error: bool,
-    /// Whether the CLI is idle already.
-    pub settled: bool,
-    /// Its last events, the result among them, which nobody has been told yet.
-    untold: Vec<(Class, Bytes)>,
-}
-
 impl SessionTask {
     pub(super) async fn active(&mut self, mut active: Active) -> Phase {
         let mut frames = std::mem::take(&mut self.leftover);
@@ -62,21 +47,26 @@ impl SessionTask {
         }
         loop {
             if let Some(over) = self.digest(&mut active, &mut frames, false) {
-                let over = self.conclude(&mut active, over).await;
-                return self.turn_over(active, frames, over);
+                return self.turn_over(active, frames, over).await;
             }
-            if self.holds_much() {
-                self.keep_or_warn().await;
-            }
+            self.keep_much().await;
             let dog = active.turn.watchdog(&self.around.settings, !self.queue.is_empty());
-            // While older events are on their way to a file, the CLI is not read.
+            // While older events are on their way to a file, the CLI is not read; nor while
+            // too much waits for the store.
             let full = active.turn.log.is_full();
+            let waits = self.holds_too_much();
             tokio::select! {
                 () = active.turn.log.room(), if full => active.turn.touch(),
-                read = active.lease.connection.read(&mut frames), if !full => {
+                read = active.lease.connection.read(&mut frames), if !full && !waits => {
                     active.turn.touch();
                     if let Err(error) = read {
                         return self.broken(active, frames, &error).await;
+                    }
+                }
+                stir = self.commits.stir() => {
+                    self.stirred(stir).await;
+                    if waits {
+                        active.turn.touch();
                     }
                 }
                 exit = active.lease.child.wait() => return self.died(active, frames, exit).await,
@@ -101,7 +91,7 @@ impl SessionTask {
     }
 
     /// Turns frames into events, up to the turn's end; what comes after it stays. The
-    /// end is told by [`Self::conclude`].
+    /// end is told once it is kept ([`Self::conclude`]).
     pub(super) fn digest(
         &mut self,
         active: &mut Active,
@@ -174,69 +164,26 @@ impl SessionTask {
         !schema.is_empty() && !summary.is_error && !schema::fits(schema, answer)
     }
 
-    /// Ends a turn for those who listen. What it left is kept before its result is told:
-    /// a caller who has it can count on the conversation.
-    pub(super) async fn conclude(&mut self, active: &mut Active, mut over: Over) -> Over {
-        self.status.last_used_at = Instant::now();
-        self.remember();
-        if active.turn.named {
-            self.keep_turn(&active.turn.log, &over.untold);
-        }
-        match self.keep_conversation().await {
-            Ok(()) => {
-                active.turn.write(&mut over.untold);
-                self.end_log(active, &over);
-            }
-            Err(cause) => {
-                // Its caller is not told the result, and may ask again.
-                self.drop_turn();
-                if matches!(cause, Cause::SessionConflict { .. }) {
-                    // Its process works where it must not: the next turn gets another.
-                    active.lease.child.kill();
-                }
-                self.fail_active(active, cause);
-            }
-        }
-        over
-    }
-
-    /// Ends the running turn, which failed.
-    pub(super) fn fail_active(&mut self, active: &mut Active, cause: Cause) {
-        active.turn.begin_for_good();
-        active.turn.release();
-        let failure = self.failure(cause).on_client(active.lease.client_id);
-        self.fail(&active.turn.log, failure);
-    }
-
-    fn end_log(&mut self, active: &mut Active, over: &Over) {
-        let counters = &self.around.tenant.counters;
-        if over.interrupted {
-            counters.interrupted.add_one();
-        }
-        if over.settled {
-            let cause = if over.interrupted {
-                Cause::TurnInterrupted
-            } else {
-                Cause::Protocol { detail: "it became idle without a result".into() }
-            };
-            self.fail_active(active, cause);
-        } else {
-            let Over { interrupted, is_error, .. } = *over;
-            let ending = Ending { interrupted, is_error, spent: active.turn.spent.take() };
-            if self.end_turn(&active.turn.log, Ok(ending)) {
-                self.around.tenant.counters.turns_completed.add_one();
-            }
-            self.keep(active.turn.log.clone());
-        }
+    /// A turn has ended, which is told when it is kept.
+    pub(super) async fn turn_over(
+        &mut self,
+        active: Active,
+        rest: Vec<Frame>,
+        over: Over,
+    ) -> Phase {
+        let Active { lease, turn } = active;
+        let settled = over.settled;
+        self.conclude(turn, lease.client_id, End::Result(over)).await;
+        self.after_turn(lease, rest, settled)
     }
 
     /// Where a session goes whose turn has ended.
-    pub(super) fn turn_over(&mut self, active: Active, rest: Vec<Frame>, over: Over) -> Phase {
+    pub(super) fn after_turn(&mut self, lease: Lease, rest: Vec<Frame>, settled: bool) -> Phase {
         self.leftover = rest;
         if self.ephemeral && self.queue.is_empty() {
-            return Phase::Closing(Some(active.lease), CloseReason::Ephemeral);
+            return Phase::Closing(Some(lease), CloseReason::Ephemeral);
         }
-        if over.settled { Phase::Idle(active.lease) } else { Phase::Settling(active.lease) }
+        if settled { Phase::Idle(lease) } else { Phase::Settling(lease) }
     }
 
     /// Begins to stop the turn.

@@ -1,16 +1,67 @@
 //! Phase: the session ends. Nothing of it is left afterwards, except what the store
 //! keeps of its conversation.
+//!
+//! Its process ends first, whatever the store does. Then what is not kept yet is waited for,
+//! and turns whose end depends on it are told. Who closes or interrupts the session without
+//! wanting it forgotten is answered meanwhile, if that takes long: a Query under its name
+//! still waits until it is gone.
 
-use tracing::debug;
+use std::time::Duration;
+
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tracing::{debug, warn};
 
 use super::{
-    CloseReport, Refusal,
+    Refusal,
     command::{CloseReason, Command},
+    commits::{Commits, Stir},
     connecting::closing_cause,
-    detached::no_active_turn,
+    idle::at,
     task::{Farewell, SessionTask},
 };
-use crate::{cli::process::StopGrace, failure::Cause, supply::Lease};
+use crate::{cli::process::StopGrace, failure::Cause, supply::Lease, tasks::spawn_owned};
+
+/// How long the answer to who ends a session waits for the store, so that who has it finds
+/// the session gone. It is more than a busy disk takes, and far less than a lock may last.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// An end under way.
+struct Ending {
+    reason: CloseReason,
+    /// When those who wait for it are answered although it goes on; `None` is never.
+    answer_by: Option<Instant>,
+    /// Whether that time has come.
+    answers_at_once: bool,
+    /// Whether anybody can ask for anything still.
+    asked: bool,
+}
+
+/// What happens while a session ends.
+enum Event {
+    Command(Option<Command>),
+    Stir(Stir),
+    Impatient,
+}
+
+impl Ending {
+    fn new(reason: CloseReason) -> Self {
+        // Who wants it forgotten is answered when it is, and the service ends when all is
+        // kept that can be.
+        let waits = reason.forgets() || reason == CloseReason::Shutdown;
+        let answer_by = (!waits).then(|| Instant::now() + PATIENCE);
+        Self { reason, answer_by, answers_at_once: false, asked: true }
+    }
+
+    /// Cancel safe.
+    async fn next(&self, inbox: &mut mpsc::Receiver<Command>, commits: &mut Commits) -> Event {
+        let answer_by = self.answer_by.filter(|_| !self.answers_at_once);
+        tokio::select! {
+            stir = commits.stir() => Event::Stir(stir),
+            command = inbox.recv(), if self.asked => Event::Command(command),
+            () = at(answer_by) => Event::Impatient,
+        }
+    }
+}
 
 impl SessionTask {
     pub(super) async fn closing(&mut self, lease: Option<Lease>, reason: CloseReason) -> Farewell {
@@ -19,21 +70,12 @@ impl SessionTask {
         for update in std::mem::take(&mut self.updates) {
             update.reply.send(Err(Refusal::Closed)).ok();
         }
-        // From here on commands are refused; who is in the mailbox already is told below.
-        self.inbox.close();
         if let Some(lease) = lease {
             self.part_with(lease, StopGrace::GENTLE).await;
         }
-        if self.ephemeral {
-            self.keep_count().await;
-        }
-        // Nobody can ask for a session without a name again, however it ended.
-        let mut not_forgotten = None;
-        if reason.forgets() || self.ephemeral {
-            not_forgotten = self.forget().await.err();
-        } else if !reason.keeps_place() {
-            self.leave_pool().await;
-        }
+        let not_forgotten = self.leave_nothing(Ending::new(reason)).await;
+        // Who is in the mailbox by now is told; all others look for another session.
+        self.inbox.close();
         while let Some(command) = self.inbox.recv().await {
             self.refuse(command, reason);
         }
@@ -44,10 +86,80 @@ impl SessionTask {
         std::mem::take(&mut self.farewell)
     }
 
+    /// Settles with the store. Returns why the conversation is still there, where it was to
+    /// be forgotten.
+    async fn leave_nothing(&mut self, mut ending: Ending) -> Option<Cause> {
+        self.until_settled(&mut ending).await;
+        if self.ephemeral {
+            let counted = spawn_owned(self.count_kept());
+            if let Err(error) = self.until_done(&mut ending, counted).await {
+                warn!(session_id = %self.status.session_id, %error, "counters_not_kept");
+            }
+        }
+        // Nobody can ask for a session without a name again, however it ended.
+        if ending.reason.forgets() || self.ephemeral {
+            let forgotten = spawn_owned(self.forgotten());
+            return self.until_done(&mut ending, forgotten).await.err();
+        }
+        if !ending.reason.keeps_place() {
+            self.in_pool = false;
+            if self.is_known() {
+                self.remember();
+                self.keep_on().await;
+                self.until_settled(&mut ending).await;
+            }
+        }
+        None
+    }
+
+    async fn until_settled(&mut self, ending: &mut Ending) {
+        while !self.commits.are_settled() {
+            let event = ending.next(&mut self.inbox, &mut self.commits).await;
+            self.while_closing(event, ending).await;
+        }
+    }
+
+    async fn until_done(
+        &mut self,
+        ending: &mut Ending,
+        mut work: JoinHandle<Result<(), Cause>>,
+    ) -> Result<(), Cause> {
+        loop {
+            tokio::select! {
+                done = &mut work => {
+                    return done.unwrap_or_else(|error| {
+                        Err(Cause::Internal { detail: error.to_string() })
+                    });
+                }
+                event = ending.next(&mut self.inbox, &mut self.commits) => {
+                    self.while_closing(event, ending).await;
+                }
+            }
+        }
+    }
+
+    async fn while_closing(&mut self, event: Event, ending: &mut Ending) {
+        match event {
+            Event::Command(Some(command)) => self.refuse(command, ending.reason),
+            Event::Command(None) => ending.asked = false,
+            Event::Stir(stir) => self.stirred(stir).await,
+            Event::Impatient => ending.answers_at_once = true,
+        }
+        if ending.answers_at_once {
+            self.farewell.answer();
+        }
+    }
+
     fn refuse(&mut self, command: Command, ending: CloseReason) {
         match command {
             Command::Run { reply, .. } => {
                 reply.send(Err(Refusal::Closed)).ok();
+            }
+            // A turn that is not told yet can be joined until it is.
+            Command::Attach { turn, from, partials, reply }
+                if self.commits.untold().next().is_some() =>
+            {
+                reply.send(self.attach(turn.as_ref(), from, partials)).ok();
             }
             Command::Attach { reply, .. } => {
                 reply.send(Err(self.failure(Cause::SessionNotFound).into())).ok();
@@ -68,7 +180,7 @@ impl SessionTask {
                 drop(reply);
             }
             Command::Interrupt { reply, .. } => {
-                self.farewell.interrupts.push((reply, no_active_turn()));
+                self.farewell.interrupts.push((reply, self.nothing_to_stop()));
             }
             // Likewise, and where it goes without forgetting.
             Command::Close { reason, reply }
@@ -77,9 +189,7 @@ impl SessionTask {
                 drop(reply);
             }
             Command::Close { reply, .. } => {
-                let report =
-                    CloseReport { closed: true, had_active_turn: false, not_forgotten: None };
-                self.farewell.closes.push((reply, report));
+                self.farewell.closes.push((reply, self.nothing_to_close()));
             }
         }
     }

@@ -34,6 +34,13 @@ impl From<Phase> for GiveUp {
 
 impl SessionTask {
     pub(super) async fn connecting(&mut self, turn: Waiting) -> Phase {
+        // It can be joined by its id before it begins.
+        self.current = Some(turn.log.clone());
+        if let Some(GiveUp { next, interrupt }) = self.until_kept(&turn).await {
+            let next = if matches!(next, Phase::Detached) { self.after_loss() } else { next };
+            self.answer_given_up(interrupt, Instant::now());
+            return next;
+        }
         let before = (self.status.options.clone(), self.conversation);
         let (begins, transcript) = match self.prepare_to_connect(&turn).await {
             Ok(prepared) => prepared,
@@ -58,8 +65,6 @@ impl SessionTask {
             deadline: turn.request.patience(),
             cancelled: cancelled.clone(),
         });
-        // It can be joined by its id before it begins.
-        self.current = Some(turn.log.clone());
         let given_up = loop {
             tokio::select! {
                 leased = &mut leasing => return match leased {
@@ -81,6 +86,32 @@ impl SessionTask {
         };
         cancelled.cancel();
         self.give_up(leasing, given_up, before).await
+    }
+
+    /// Waits until the store has what an earlier process said last: it belongs to what the
+    /// next one takes up.
+    async fn until_kept(&mut self, turn: &Waiting) -> Option<GiveUp> {
+        // Of a session of which nothing is known yet there is nothing to keep.
+        if self.is_recalled() {
+            self.keep_on().await;
+        }
+        while !self.commits.are_settled() {
+            tokio::select! {
+                stir = self.commits.stir() => self.stirred(stir).await,
+                command = self.inbox.recv() => {
+                    if let Some(given_up) = self.while_connecting(command, turn) {
+                        return Some(given_up);
+                    }
+                }
+                () = self.listeners_gone.notified() => {
+                    self.drop_abandoned();
+                    if self.caller_left(turn) {
+                        return Some(Phase::Detached.into());
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// Waits until nothing of a start is left that was given up: two processes must not
@@ -106,7 +137,16 @@ impl SessionTask {
                 if matches!(next, Phase::Detached) { self.after_loss() } else { next }
             }
         };
-        if let Some((keep, reply)) = given_up.interrupt {
+        self.answer_given_up(given_up.interrupt, began);
+        next
+    }
+
+    fn answer_given_up(
+        &mut self,
+        interrupt: Option<(bool, oneshot::Sender<InterruptReport>)>,
+        began: Instant,
+    ) {
+        if let Some((keep, reply)) = interrupt {
             let report = InterruptReport {
                 outcome: InterruptOutcome::Interrupted,
                 had_active_turn: true,
@@ -118,7 +158,6 @@ impl SessionTask {
                 self.farewell.interrupts.push((reply, report));
             }
         }
-        next
     }
 
     /// Settles what the process is to be: conversation and options. Returns whether the
@@ -126,8 +165,9 @@ impl SessionTask {
     async fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<(bool, Vec<Entry>), Cause> {
         let request = &turn.request;
         self.recall().await?;
-        // What an earlier process said last belongs to what the next one takes up.
-        self.keep_conversation().await?;
+        if let Some(cause) = self.commits.failure() {
+            return Err(cause.clone());
+        }
         let known = self.is_known();
         let elsewhere =
             request.resume.is_some_and(|resume| resume.id != self.status.cli_session_id);

@@ -4,8 +4,6 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
-    CloseReport, InterruptOutcome, InterruptReport,
-    admission::Occupation,
     command::{CloseReason, UpdateReport},
     phase::{Absence, Phase, Taken},
     task::SessionTask,
@@ -17,18 +15,19 @@ impl SessionTask {
         let mut asked = Instant::now();
         loop {
             self.update_detached().await;
-            if let Some(next) = self.leave_detached() {
+            if let Some(next) = self.leave_detached().await {
                 return next;
             }
             let retention = self.drop_old_turns();
             let dozes = self.dozes_at(asked);
             tokio::select! {
+                stir = self.commits.stir() => self.stirred(stir).await,
                 command = self.inbox.recv() => {
                     asked = Instant::now();
                     let Some(command) = command else {
                         return Phase::Closing(None, CloseReason::Shutdown);
                     };
-                    match self.take(command, Occupation::Free) {
+                    match self.take(command, self.occupation()) {
                         Taken::Done | Taken::StopForNext => {}
                         Taken::LetGo(_, reply) => {
                             reply.send(true).ok();
@@ -38,16 +37,15 @@ impl SessionTask {
                             reply.send(Err(self.failure(cause).into())).ok();
                         }
                         Taken::Interrupt(keep, reply) => {
-                            let report = no_active_turn();
+                            let report = self.nothing_to_stop();
                             if !keep {
                                 self.farewell.interrupts.push((reply, report));
                                 return Phase::Closing(None, CloseReason::Interrupted);
                             }
-                            reply.send(report).ok();
+                            self.answer_soon(reply, report);
                         }
                         Taken::Close(reason, reply) => {
-                            let report = CloseReport { closed: true, had_active_turn: false, not_forgotten: None };
-                            self.farewell.closes.push((reply, report));
+                            self.farewell.closes.push((reply, self.nothing_to_close()));
                             return Phase::Closing(None, reason);
                         }
                     }
@@ -62,9 +60,12 @@ impl SessionTask {
     }
 
     /// Where the next turn in the queue leads, if there is one.
-    fn leave_detached(&mut self) -> Option<Phase> {
+    async fn leave_detached(&mut self) -> Option<Phase> {
         let asked = !self.queue.is_empty();
         self.drop_abandoned();
+        if !self.may_begin_turn().await {
+            return None;
+        }
         let Some(turn) = self.next_turn() else {
             // The only turn that it was made for is not wanted any more.
             let useless = asked && self.ephemeral;
@@ -100,18 +101,8 @@ impl SessionTask {
             self.status.options = self.status.options.updated(&update.options);
             self.remember();
             self.show();
-            let kept = self.keep_conversation().await;
-            let answer = kept.map(|()| UpdateReport { changed });
-            update.reply.send(answer.map_err(|cause| self.failure(cause).into())).ok();
+            self.commits.tell_update(update.reply, UpdateReport { changed });
+            self.keep_on().await;
         }
-    }
-}
-
-/// The report of an interrupt that found nothing to stop.
-pub fn no_active_turn() -> InterruptReport {
-    InterruptReport {
-        outcome: InterruptOutcome::NoActiveTurn,
-        had_active_turn: false,
-        elapsed: std::time::Duration::ZERO,
     }
 }

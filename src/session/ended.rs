@@ -3,14 +3,60 @@
 
 use std::time::Duration;
 
-use tracing::info;
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::{info, warn};
 
-use super::task::SessionTask;
+use super::{running::Running, task::SessionTask};
 use crate::{
     counters::Spent,
     failure::{Cause, Failure},
-    turn::log::TurnLog,
+    ids::ClientId,
+    log_limit::NOT_KEPT,
+    turn::{event::Class, log::TurnLog},
 };
+
+/// The end of a turn, as the CLI gave it.
+#[derive(Debug)]
+pub struct Over {
+    /// Whether the CLI stopped it because it was asked to.
+    pub interrupted: bool,
+    /// Whether its result is an error.
+    pub is_error: bool,
+    /// Whether the CLI is idle already.
+    pub settled: bool,
+    /// Its last events, the result among them, which nobody has been told yet.
+    pub untold: Vec<(Class, Bytes)>,
+}
+
+/// How a turn ended.
+#[derive(Debug)]
+pub enum End {
+    /// As the CLI says, which is told only once it is kept.
+    Result(Over),
+    /// It failed, which is told in any case. The session is kept before.
+    Failed(Cause),
+}
+
+/// A turn that has ended, and whose caller is told when what it left is kept.
+#[derive(Debug)]
+pub struct Untold {
+    turn: Running,
+    client_id: ClientId,
+    end: End,
+}
+
+impl Untold {
+    /// Its log.
+    pub fn log(&self) -> &TurnLog {
+        &self.turn.log
+    }
+
+    /// Whether it is told only if it is kept.
+    pub fn has_result(&self) -> bool {
+        matches!(self.end, End::Result(_))
+    }
+}
 
 /// How a turn with a result ended.
 #[derive(Debug, Default)]
@@ -63,6 +109,71 @@ impl Said {
 }
 
 impl SessionTask {
+    /// A turn has ended. What it left is kept before its end is told: a caller who has it
+    /// can count on the conversation, and who is told of a failure finds the session after a
+    /// restart, too. Ends that have a bound of their own, a watchdog's or an interrupt's, are
+    /// told at once instead.
+    pub(super) async fn conclude(&mut self, turn: Running, client_id: ClientId, end: End) {
+        self.status.last_used_at = Instant::now();
+        self.remember();
+        if let (End::Result(over), true) = (&end, turn.named) {
+            self.keep_turn(&turn.log, &over.untold);
+        }
+        self.commits.tell_turn(Untold { turn, client_id, end });
+        self.keep_on().await;
+        self.show();
+    }
+
+    /// Tells the end of a turn, by what became of what it left.
+    pub(super) fn tell_end(&mut self, untold: Untold, kept: &Result<(), Cause>) {
+        let Untold { mut turn, client_id, end } = untold;
+        match (end, kept) {
+            (End::Result(mut over), Ok(())) => {
+                turn.write(&mut over.untold);
+                self.end_as_told(turn, client_id, &over);
+            }
+            // Its caller is not told the result, and may ask again.
+            (End::Result(_), Err(cause)) => self.fail_turn(&mut turn, client_id, cause.clone()),
+            (End::Failed(cause), kept) => {
+                if let Err(error) = kept
+                    && NOT_KEPT.admits()
+                {
+                    warn!(session_id = %self.status.session_id, %error, "session_not_kept");
+                }
+                self.fail_turn(&mut turn, client_id, cause);
+            }
+        }
+    }
+
+    /// Ends the running turn, which failed.
+    pub(super) fn fail_turn(&mut self, turn: &mut Running, client_id: ClientId, cause: Cause) {
+        turn.begin_for_good();
+        turn.release();
+        let failure = self.failure(cause).on_client(client_id);
+        self.fail(&turn.log, failure);
+    }
+
+    fn end_as_told(&mut self, mut turn: Running, client_id: ClientId, over: &Over) {
+        let counters = &self.around.tenant.counters;
+        if over.interrupted {
+            counters.interrupted.add_one();
+        }
+        if over.settled {
+            let cause = if over.interrupted {
+                Cause::TurnInterrupted
+            } else {
+                Cause::Protocol { detail: "it became idle without a result".into() }
+            };
+            return self.fail_turn(&mut turn, client_id, cause);
+        }
+        let Over { interrupted, is_error, .. } = *over;
+        let ending = Ending { interrupted, is_error, spent: turn.spent.take() };
+        if self.end_turn(&turn.log, Ok(ending)) {
+            self.around.tenant.counters.turns_completed.add_one();
+        }
+        self.keep(turn.log.clone());
+    }
+
     /// Ends a turn, unless it has ended before; returns whether this was its end.
     pub(super) fn end_turn(&self, log: &TurnLog, end: Result<Ending, Failure>) -> bool {
         let said = Said::of(&end);

@@ -7,11 +7,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
 use super::{
-    CloseReport, MismatchPolicy, Refusal,
+    MismatchPolicy,
     admission::Occupation,
     background::begins_turn,
     command::{CloseReason, Command, UpdateReport},
-    detached::no_active_turn,
     phase::{Phase, Taken, Waiting},
     resting::LetGo,
     spending::BUDGET,
@@ -63,9 +62,7 @@ impl SessionTask {
             if self.between_turns(&mut lease.meter, &mut frames) && settle_until.is_some() {
                 return Phase::Idle(lease);
             }
-            if self.holds_much() {
-                self.keep_or_warn().await;
-            }
+            self.keep_up(&mut lease).await;
             if settle_until.is_none() {
                 if let Err(why) = self.update_idle(&mut lease).await {
                     return self.lost(lease, &why).await;
@@ -75,14 +72,16 @@ impl SessionTask {
                     continue;
                 }
                 self.drop_abandoned();
-                if let Some(turn) = self.next_turn() {
+                if self.may_begin_turn().await
+                    && let Some(turn) = self.next_turn()
+                {
                     match self.start_turn(lease, turn).await {
                         Ok(next) => return next,
                         Err(kept) => lease = *kept,
                     }
                     continue;
                 }
-                if self.ephemeral {
+                if self.ephemeral && self.queue.is_empty() {
                     return Phase::Closing(Some(lease), CloseReason::Ephemeral);
                 }
                 self.show_rest();
@@ -90,8 +89,9 @@ impl SessionTask {
             let retention = self.drop_old_turns();
             let hibernates = self.hibernates_at().filter(|_| settle_until.is_none());
             let rests = self.rests_from().filter(|_| !self.status.can_rest);
+            let waits = self.holds_too_much();
             tokio::select! {
-                read = lease.connection.read(&mut frames) => match read {
+                read = lease.connection.read(&mut frames), if !waits => match read {
                     Ok(()) => {
                         let strays = lease.connection.take_strays();
                         self.around.tenant.counters.stray_lines.add(strays);
@@ -99,10 +99,11 @@ impl SessionTask {
                     Err(error) => return self.lost(lease, &error.to_string()).await,
                 },
                 exit = lease.child.wait() => return self.lost(lease, &exit.to_string()).await,
+                stir = self.commits.stir() => self.stirred(stir).await,
                 command = self.inbox.recv() => {
                     let occupation = match settle_until {
                         Some(_) => Occupation::Ending,
-                        None => Occupation::Free,
+                        None => self.occupation(),
                     };
                     lease = match self.while_idle(command, occupation, lease).await {
                         Ok(lease) => lease,
@@ -116,6 +117,15 @@ impl SessionTask {
                 () = at(rests), if settle_until.is_none() => {}
                 () = at(hibernates) => return self.hibernate(lease, LetGo::Idle).await,
             }
+        }
+    }
+
+    /// Keeps what is much, and ends a process that works where it must not: the next turn
+    /// gets another.
+    async fn keep_up(&mut self, lease: &mut Lease) {
+        self.keep_much().await;
+        if self.commits.take_expelled() {
+            lease.child.kill();
         }
     }
 
@@ -158,17 +168,15 @@ impl SessionTask {
                 Ok(lease)
             }
             Taken::Interrupt(true, reply) => {
-                reply.send(no_active_turn()).ok();
+                self.answer_soon(reply, self.nothing_to_stop());
                 Ok(lease)
             }
             Taken::Interrupt(false, reply) => {
-                self.farewell.interrupts.push((reply, no_active_turn()));
+                self.farewell.interrupts.push((reply, self.nothing_to_stop()));
                 Err(Box::new(Phase::Closing(Some(lease), CloseReason::Interrupted)))
             }
             Taken::Close(reason, reply) => {
-                let report =
-                    CloseReport { closed: true, had_active_turn: false, not_forgotten: None };
-                self.farewell.closes.push((reply, report));
+                self.farewell.closes.push((reply, self.nothing_to_close()));
                 Err(Box::new(Phase::Closing(Some(lease), reason)))
             }
         }
@@ -326,21 +334,23 @@ impl SessionTask {
                 Err(Unfit::Refused(Cause::OptionsMismatch { options, detail: None }))
             };
             lease.outdated |= renews && result.is_ok();
-            let mut changed: Vec<_> = difference.live.iter().map(LiveChange::option).collect();
-            changed.extend(renews.then_some(BUDGET));
-            let result = match result {
-                Ok(()) => self.keep_conversation().await,
-                Err(Unfit::Refused(cause)) => Err(cause),
+            match result {
+                Ok(()) => {
+                    let mut changed: Vec<_> =
+                        difference.live.iter().map(LiveChange::option).collect();
+                    changed.extend(renews.then_some(BUDGET));
+                    self.commits.tell_update(update.reply, UpdateReport { changed });
+                    self.keep_on().await;
+                }
+                Err(Unfit::Refused(cause)) => {
+                    update.reply.send(Err(self.failure(cause).into())).ok();
+                }
                 Err(Unfit::Gone(why)) => {
                     self.updates.push(update);
                     self.updates.extend(updates);
                     return Err(why);
                 }
-            };
-            let answer = result
-                .map(|()| UpdateReport { changed })
-                .map_err(|cause| Refusal::Failed(self.failure(cause)));
-            update.reply.send(answer).ok();
+            }
         }
         Ok(())
     }

@@ -165,10 +165,11 @@ impl SessionTask {
     fn find(&self, id: &TurnId) -> Option<&TurnLog> {
         let kept = self.recent.iter().map(|(_, log)| log);
         let waiting = self.queue.iter().map(|waiting| &waiting.log);
-        self.current.iter().chain(kept).chain(waiting).find(|log| log.id() == id)
+        let untold = self.commits.untold();
+        self.current.iter().chain(untold).chain(kept).chain(waiting).find(|log| log.id() == id)
     }
 
-    fn attach(
+    pub(super) fn attach(
         &self,
         turn: Option<&TurnId>,
         from: u64,

@@ -8,9 +8,10 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     CloseReport, InterruptOutcome, InterruptReport, Refusal,
-    active::{Active, Over},
+    active::Active,
     admission::Occupation,
     command::{CloseReason, Command},
+    ended::{End, Over},
     phase::{Phase, Taken},
     task::SessionTask,
 };
@@ -104,18 +105,16 @@ impl SessionTask {
                 read = active.lease.connection.read(&mut frames) => {
                     active.turn.touch();
                     if let Some(over) = self.digest(&mut active, &mut frames, true) {
-                        let over = self.conclude(&mut active, over).await;
                         let elapsed = stop.began.elapsed().as_secs_f64();
                         debug!(%session_id, %client_id, elapsed, "session_pool_interrupt_completed");
-                        return self.stopped(active, stop, frames, over);
+                        return self.stopped(active, stop, frames, over).await;
                     }
                     if read.is_err() {
                         return self.kill_turn(active, stop).await;
                     }
-                    if self.holds_much() {
-                        self.keep_or_warn().await;
-                    }
+                    self.keep_much().await;
                 }
+                stir = self.commits.stir() => self.stirred(stir).await,
                 _ = active.lease.child.wait() => return self.kill_turn(active, stop).await,
                 command = self.inbox.recv() => self.while_interrupting(command, &mut active, &mut stop),
                 () = self.listeners_gone.notified() => self.drop_abandoned(),
@@ -161,7 +160,7 @@ impl SessionTask {
     }
 
     /// The turn has stopped, and the process lives.
-    fn stopped(
+    async fn stopped(
         &mut self,
         active: Active,
         stop: Stop,
@@ -173,19 +172,25 @@ impl SessionTask {
         } else {
             InterruptOutcome::TurnEnded
         };
+        let Active { lease, turn } = active;
+        let (client_id, settled) = (lease.client_id, over.settled);
+        self.note_stopped(&stop, client_id, outcome);
+        self.conclude(turn, client_id, End::Result(over)).await;
+        match self.answer(stop, outcome) {
+            Then::Stay | Then::StayUnlessKilled(_) => self.after_turn(lease, rest, settled),
+            Then::Leave(reason) => Phase::Closing(Some(lease), reason),
+        }
+    }
+
+    fn note_stopped(&self, stop: &Stop, client_id: ClientId, outcome: InterruptOutcome) {
         let session_id = &self.status.session_id;
-        let client_id = active.lease.client_id;
         debug!(%session_id, %client_id, ?outcome, "session_interrupted");
-        if stop.ongoing_timeout && over.interrupted {
+        if stop.ongoing_timeout && outcome == InterruptOutcome::Interrupted {
             info!(%session_id, %client_id, "session_pool_interrupted_ongoing_timeout");
         } else if stop.ongoing_timeout {
             debug!(%session_id, %client_id, "session_pool_interrupt_ongoing_not_needed");
         }
-        self.note_cleared(&stop, client_id);
-        match self.answer(stop, outcome) {
-            Then::Stay | Then::StayUnlessKilled(_) => self.turn_over(active, rest, over),
-            Then::Leave(reason) => Phase::Closing(Some(active.lease), reason),
-        }
+        self.note_cleared(stop, client_id);
     }
 
     /// The turn did not stop, or the process ended: nothing of it is left after this.
@@ -209,7 +214,7 @@ impl SessionTask {
             Then::Leave(CloseReason::Shutdown) => Cause::ShuttingDown,
             _ => Cause::TurnInterrupted,
         };
-        self.fail_active(&mut active, cause);
+        self.fail_turn(&mut active.turn, client_id, cause);
         self.part_with(active.lease, StopGrace::FIRM).await;
         match self.answer(stop, InterruptOutcome::Terminated) {
             Then::Stay if self.ephemeral && self.queue.is_empty() => {
@@ -231,7 +236,7 @@ impl SessionTask {
         );
     }
 
-    /// Answers those who wait: at once if the session stays, else when it is gone.
+    /// Answers those who wait: soon if the session stays, else when it is gone.
     fn answer(&mut self, stop: Stop, outcome: InterruptOutcome) -> Then {
         let elapsed = stop.began.elapsed();
         let report = InterruptReport { outcome, had_active_turn: true, elapsed };
@@ -239,7 +244,7 @@ impl SessionTask {
             if matches!(stop.then, Then::Leave(_)) {
                 self.farewell.interrupts.push((reply, report));
             } else {
-                reply.send(report).ok();
+                self.answer_soon(reply, report);
             }
         }
         let report = CloseReport { closed: true, had_active_turn: true, not_forgotten: None };

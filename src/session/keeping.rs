@@ -17,15 +17,18 @@ use crate::{
     },
     failure::Cause,
     ids::CliSessionId,
-    log_limit::NOT_KEPT,
     store::{Commit, KeptTurn, Line, Record, StoreError},
     supply::{Conversation, Lease},
+    tenant::Hold,
     turn::{event::Class, log::TurnLog},
 };
 
 /// Bytes of transcript that are held for the end of a turn. A turn that says more is kept
 /// piece by piece.
 const HELD_BYTES: usize = 1 << 20;
+
+/// Bytes of it that may wait for the store: the CLI waits before there is more.
+const MOST_UNKEPT: usize = 32 << 20;
 
 /// What a line takes beside its text.
 const LINE_BYTES: usize = 128;
@@ -50,6 +53,23 @@ pub struct Keeping {
     claimed: bool,
     /// Whether the conversation was there before the session, which does not own it then.
     taken_up: bool,
+}
+
+/// What of a session is in a commit that the store has not answered.
+#[derive(Debug)]
+pub struct Share {
+    lines: Arc<Vec<Line>>,
+    bytes: usize,
+    conversation: CliSessionId,
+    /// The conversations that it held then.
+    held: Vec<CliSessionId>,
+}
+
+impl Share {
+    /// Bytes of its lines.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 impl SessionTask {
@@ -80,7 +100,13 @@ impl SessionTask {
 
     /// Whether the store has all that there is to keep.
     pub(super) fn is_kept(&self) -> bool {
-        self.keeping.known && self.keeping.lines.is_empty() && !self.keeping.changed
+        let nothing_left = self.keeping.lines.is_empty() && !self.keeping.changed;
+        self.keeping.known && nothing_left && self.commits.are_settled()
+    }
+
+    /// Whether the store has been asked what it knows.
+    pub(super) fn is_recalled(&self) -> bool {
+        self.keeping.recalled
     }
 
     /// The record is to be kept with the next turn.
@@ -156,23 +182,52 @@ impl SessionTask {
         self.keeping.bytes > HELD_BYTES
     }
 
-    /// Keeps what is not kept yet. What could not be kept is tried again with the next.
-    pub(super) async fn keep_conversation(&mut self) -> Result<(), Cause> {
-        self.settle_move().await?;
+    /// Whether so much waits for the store that the CLI has to wait, too.
+    pub(super) fn holds_too_much(&self) -> bool {
+        self.keeping.bytes + self.commits.bytes() > MOST_UNKEPT
+    }
+
+    /// What is not kept yet, as a commit; `None` if there is nothing.
+    pub(super) fn next_commit(&mut self) -> Option<(Commit, Share)> {
         if self.ephemeral || (self.keeping.lines.is_empty() && !self.keeping.changed) {
-            return Ok(());
+            return None;
         }
+        let lines = Arc::new(std::mem::take(&mut self.keeping.lines));
         let commit = Commit {
             key: self.key.clone(),
             record: self.record(),
-            turn: self.keeping.turn.clone(),
-            lines: Arc::new(self.keeping.lines.clone()),
+            turn: self.keeping.turn.take(),
+            lines: Arc::clone(&lines),
             totals: self.around.tenant.totals(),
         };
-        self.around.store.commit(commit).await.map_err(failed)?;
-        self.keeping = Keeping { recalled: true, known: true, ..Keeping::default() };
-        self.release_kept();
-        Ok(())
+        self.keeping.changed = false;
+        let share = Share {
+            lines,
+            bytes: std::mem::take(&mut self.keeping.bytes),
+            conversation: self.status.cli_session_id,
+            held: self.held.iter().map(Hold::id).collect(),
+        };
+        Some((commit, share))
+    }
+
+    /// The store has it.
+    pub(super) fn kept(&mut self, share: Share) {
+        self.keeping.recalled = true;
+        self.keeping.known = true;
+        if share.conversation == self.status.cli_session_id {
+            self.keeping.claimed = false;
+            self.keeping.taken_up = false;
+        }
+        self.release_kept(&share.held);
+    }
+
+    /// The store does not have it: it goes with the next.
+    pub(super) fn not_kept(&mut self, share: Share) {
+        let mut lines = Arc::unwrap_or_clone(share.lines);
+        lines.append(&mut self.keeping.lines);
+        self.keeping.lines = lines;
+        self.keeping.bytes += share.bytes;
+        self.remember();
     }
 
     /// The turn's name and result are to be kept with what was said in it.
@@ -201,15 +256,6 @@ impl SessionTask {
         self.keeping.turn = None;
     }
 
-    /// Keeps what is not kept yet, where nobody waits for it.
-    pub(super) async fn keep_or_warn(&mut self) {
-        if let Err(error) = self.keep_conversation().await
-            && NOT_KEPT.admits()
-        {
-            warn!(session_id = %self.status.session_id, %error, "session_not_kept");
-        }
-    }
-
     fn record(&self) -> Record {
         let status = &self.status;
         Record {
@@ -233,8 +279,8 @@ impl SessionTask {
         Ok(lines.into_iter().map(|Line { subpath, json, .. }| Entry { subpath, json }).collect())
     }
 
-    /// Ends a process, and keeps what it says last. A turn that it began by itself just
-    /// then is cut; what that cost counts.
+    /// Ends a process; what it says last is on its way to the store then. A turn that it
+    /// began by itself just then is cut; what that cost counts.
     pub(super) async fn part_with(&mut self, mut lease: Lease, grace: StopGrace) {
         let mut meter = std::mem::take(&mut lease.meter);
         for frame in lease.end(grace).await {
@@ -244,45 +290,41 @@ impl SessionTask {
                 self.remember();
             }
         }
-        self.keep_or_warn().await;
+        // It works nowhere any more.
+        self.commits.take_expelled();
+        self.keep_on().await;
     }
 
     /// Keeps what the tenant has counted, where the session itself leaves nothing.
-    pub(super) async fn keep_count(&self) {
-        let tenant = &self.around.tenant;
-        if let Err(error) = self.around.store.count(tenant.id(), tenant.totals()).await {
-            warn!(session_id = %self.status.session_id, %error, "counters_not_kept");
-        }
-    }
-
-    /// Notes that the session is in the pool no more.
-    pub(super) async fn leave_pool(&mut self) {
-        self.in_pool = false;
-        if self.keeping.known {
-            self.remember();
-            self.keep_or_warn().await;
-        }
+    pub(super) fn count_kept(&self) -> impl Future<Output = Result<(), Cause>> + Send + 'static {
+        let (store, tenant) = (Arc::clone(&self.around.store), self.key.tenant.clone());
+        let totals = self.around.tenant.totals();
+        async move { store.count(&tenant, totals).await.map_err(failed) }
     }
 
     /// Forgets the session's conversations for good. Fails if they are still there, or files
     /// of them: the store may be asked again, also once the session has left the pool.
-    pub(super) async fn forget(&mut self) -> Result<(), Cause> {
+    pub(super) fn forgotten(&mut self) -> impl Future<Output = Result<(), Cause>> + Send + 'static {
         let before = std::mem::take(&mut self.keeping);
         self.keeping.recalled = true;
-        // Of a session without a name nothing is kept.
-        let kept = match self.ephemeral {
-            true => Ok(None),
-            false => self.around.store.forget(&self.key).await,
-        };
-        let kept = kept.map_err(|error| {
-            warn!(session_id = %self.status.session_id, %error, "session_not_forgotten");
-            failed(error)
-        })?;
         // One that was never kept goes if it began here, and not only by its CLI's word.
         let began = !before.taken_up && !before.claimed;
-        let never_kept = || began.then_some(self.status.cli_session_id).into_iter().collect();
-        let conversations: Vec<CliSessionId> = kept.unwrap_or_else(never_kept);
-        self.around.supply.forget(&self.key, &conversations).await
+        let never_kept: Vec<_> = began.then_some(self.status.cli_session_id).into_iter().collect();
+        let (ephemeral, key) = (self.ephemeral, self.key.clone());
+        let (store, supply) = (Arc::clone(&self.around.store), Arc::clone(&self.around.supply));
+        async move {
+            // Of a session without a name nothing is kept.
+            let kept = match ephemeral {
+                true => Ok(None),
+                false => store.forget(&key).await,
+            };
+            let kept = kept.map_err(|error| {
+                warn!(session_id = %key.session, %error, "session_not_forgotten");
+                failed(error)
+            })?;
+            let conversations = kept.unwrap_or(never_kept);
+            supply.forget(&key, &conversations).await
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::{
-    active::Active, command::CloseReason, interrupting::Then, phase::Phase, running::Watchdog,
-    task::SessionTask,
+    active::Active, command::CloseReason, ended::End, interrupting::Then, phase::Phase,
+    running::Watchdog, task::SessionTask,
 };
 use crate::{
     cli::{
@@ -33,9 +33,8 @@ impl SessionTask {
         error: &ConnectionError,
     ) -> Phase {
         if let Some(over) = self.digest(&mut active, &mut frames, false) {
-            let over = self.conclude(&mut active, over).await;
             // What broke comes after the turn; the next read will say so again.
-            return self.turn_over(active, frames, over);
+            return self.turn_over(active, frames, over).await;
         }
         let cause = match error {
             ConnectionError::Closed => {
@@ -49,18 +48,15 @@ impl SessionTask {
             }
             error => Cause::Protocol { detail: excerpt(&error.to_string(), 300) },
         };
-        self.fail_kept(&mut active, cause).await;
-        self.part_with(active.lease, StopGrace::FIRM).await;
-        self.after_loss()
+        self.lose(active, End::Failed(cause)).await
     }
 
-    /// Ends a turn that its CLI did not end. The session is kept first: whoever is told of
-    /// the failure finds it after a restart, too. Ends that have a bound of their own, a
-    /// watchdog's or an interrupt's, do not wait for the store.
-    async fn fail_kept(&mut self, active: &mut Active, cause: Cause) {
-        self.remember();
-        self.keep_or_warn().await;
-        self.fail_active(active, cause);
+    /// A turn has ended, and its process is of no use any more.
+    async fn lose(&mut self, active: Active, end: End) -> Phase {
+        let Active { lease, turn } = active;
+        self.conclude(turn, lease.client_id, end).await;
+        self.part_with(lease, StopGrace::FIRM).await;
+        self.after_loss()
     }
 
     /// The process ended in the turn.
@@ -74,36 +70,33 @@ impl SessionTask {
         drop(timeout(LAST_WORDS, rest).await);
         self.around.tenant.counters.cli_exits.add_one();
         if let Some(over) = self.digest(&mut active, &mut frames, false) {
-            self.conclude(&mut active, over).await;
-        } else {
-            let overrun = active.lease.child.overrun();
-            if let Some(Overrun { limit, used }) = overrun {
-                let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
-                warn!(%session_id, %client_id, limit, used, "memory_limit");
-            }
-            // Of a process whose end is not known nobody can say what it still does.
-            if exit != Exit::Unknown {
-                active = match Self::withdraw(active) {
-                    Ok((lease, turn)) => {
-                        return self.send_again(lease, turn, &exit.to_string()).await;
-                    }
-                    Err(active) => *active,
-                };
-            }
-            let tool_use_seen = active.turn.tool_use_seen;
-            let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
-            let cause = match overrun {
-                Some(Overrun { limit, used }) => Cause::MemoryLimit { limit, used, tool_use_seen },
-                None => {
-                    let stderr_tail = active.lease.child.stderr_tail();
-                    warn!(%session_id, %client_id, %exit, tool_use_seen, "cli_exited_in_turn");
-                    Cause::CliExited { exit, stderr_tail, tool_use_seen }
-                }
-            };
-            self.fail_kept(&mut active, cause).await;
+            return self.lose(active, End::Result(over)).await;
         }
-        self.part_with(active.lease, StopGrace::FIRM).await;
-        self.after_loss()
+        let overrun = active.lease.child.overrun();
+        if let Some(Overrun { limit, used }) = overrun {
+            let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
+            warn!(%session_id, %client_id, limit, used, "memory_limit");
+        }
+        // Of a process whose end is not known nobody can say what it still does.
+        if exit != Exit::Unknown {
+            active = match Self::withdraw(active) {
+                Ok((lease, turn)) => {
+                    return self.send_again(lease, turn, &exit.to_string()).await;
+                }
+                Err(active) => *active,
+            };
+        }
+        let tool_use_seen = active.turn.tool_use_seen;
+        let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
+        let cause = match overrun {
+            Some(Overrun { limit, used }) => Cause::MemoryLimit { limit, used, tool_use_seen },
+            None => {
+                let stderr_tail = active.lease.child.stderr_tail();
+                warn!(%session_id, %client_id, %exit, tool_use_seen, "cli_exited_in_turn");
+                Cause::CliExited { exit, stderr_tail, tool_use_seen }
+            }
+        };
+        self.lose(active, End::Failed(cause)).await
     }
 
     /// Where a session goes whose process is gone.
@@ -124,7 +117,7 @@ impl SessionTask {
                 warn!(%session_id, %client_id, idle_seconds, ?limit, limit_seconds = limit.as_secs_f64(),
                     "session_pool_first_chunk_timeout");
                 self.around.tenant.counters.first_chunk_timeouts.add_one();
-                self.fail_active(&mut active, Cause::FirstChunkTimeout { limit });
+                self.fail_turn(&mut active.turn, client_id, Cause::FirstChunkTimeout { limit });
                 debug!(%session_id, %client_id, was_interrupted = false,
                     was_first_chunk_timeout = true, was_ongoing_timeout = false,
                     "session_pool_stream_cleared");
@@ -142,7 +135,7 @@ impl SessionTask {
                 let limit = self.around.settings.stall_timeout.unwrap_or_default();
                 warn!(%session_id, %client_id, idle_seconds, ?limit, limit_seconds = limit.as_secs_f64(), "turn_stalled");
                 self.around.tenant.counters.stalled.add_one();
-                self.fail_active(&mut active, Cause::StreamStalled { limit });
+                self.fail_turn(&mut active.turn, client_id, Cause::StreamStalled { limit });
                 self.stop(active, Then::Stay)
             }
             Watchdog::Stuck => {

@@ -25,6 +25,9 @@
 //! - An interrupt and the natural end of a turn: whichever frame comes first names the
 //!   outcome. An interrupt that a CLI version loses is repeated until the turn ends.
 //! - A listener that leaves and a result: a turn that has ended is not interrupted.
+//! - A commit and everything else: one is under way at a time, in every phase (`commits`).
+//!   A turn whose result is not kept yet has ended for an interrupt, but not for its
+//!   callers, and the next turn waits for it.
 //! - A prompt and the death of its process: one that no frame answered runs on another
 //!   process (`beginning`).
 
@@ -34,6 +37,7 @@ mod background;
 mod beginning;
 mod closing;
 pub mod command;
+mod commits;
 mod connecting;
 mod detached;
 mod ended;

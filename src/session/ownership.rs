@@ -78,10 +78,14 @@ impl SessionTask {
         Ok(())
     }
 
-    /// Lets go of what the store has by now, except for the conversation that goes on.
-    pub(super) fn release_kept(&mut self) {
+    /// Lets go of what was held when a commit began that the store has by now, except for
+    /// the conversation that goes on.
+    pub(super) fn release_kept(&mut self, held: &[CliSessionId]) {
         let current = self.status.cli_session_id;
-        self.held.retain(|hold| hold.id() == current);
+        let next = self.keeping.moved_to;
+        self.held.retain(|hold| {
+            hold.id() == current || Some(hold.id()) == next || !held.contains(&hold.id())
+        });
     }
 
     /// Whether lines of a conversation may be the session's: what another holds is not.

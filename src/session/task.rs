@@ -16,6 +16,7 @@ use tracing::{Instrument as _, debug, warn};
 use super::{
     SessionHandle,
     command::{CloseReport, Command, InterruptReport},
+    commits::Commits,
     keeping::Keeping,
     phase::{Absence, PendingUpdate, Phase, Waiting},
     running::Habits,
@@ -100,14 +101,19 @@ pub struct Farewell {
 
 impl Farewell {
     /// Gives the answers. Those who do not wait any more do not need them.
-    pub fn send(self) {
-        for (reply, report) in self.interrupts {
-            reply.send(report).ok();
-        }
-        for (reply, report) in self.closes {
-            reply.send(report).ok();
-        }
+    pub fn send(mut self) {
+        self.answer();
         drop(self.ended);
+    }
+
+    /// Gives the answers that are due by now.
+    pub(super) fn answer(&mut self) {
+        for (reply, report) in self.interrupts.drain(..) {
+            reply.send(report).ok();
+        }
+        for (reply, report) in self.closes.drain(..) {
+            reply.send(report).ok();
+        }
     }
 }
 
@@ -145,6 +151,8 @@ pub struct SessionTask {
     pub(super) habits: Habits,
     /// What of it is to be kept.
     pub(super) keeping: Keeping,
+    /// What of it is being kept, and who waits for that.
+    pub(super) commits: Commits,
     /// Whether it is to be in the pool when the service starts again.
     pub(super) in_pool: bool,
 }
@@ -182,6 +190,7 @@ impl SessionTask {
             leftover: Vec::new(),
             habits: Habits::default(),
             keeping: Keeping::default(),
+            commits: Commits::default(),
             in_pool: true,
         };
         (task, handle)
@@ -244,7 +253,8 @@ impl SessionTask {
         self.status.condition = condition;
         self.status.client_id = lease.map(|lease| lease.client_id);
         self.status.process_id = lease.map(|lease| lease.child.id());
-        self.status.running = running;
+        // A turn runs until its end is told.
+        self.status.running = running.or_else(|| self.untold_turn());
         self.status.can_rest = matches!(phase, Phase::Idle(_)) && self.may_rest();
         self.show();
         if self.status.can_rest {
@@ -277,7 +287,12 @@ impl SessionTask {
 
     /// Keeps an ended turn for those who come late.
     pub(super) fn keep(&mut self, log: TurnLog) {
-        self.current = None;
+        if self.current.as_ref().is_some_and(|current| current.id() == log.id()) {
+            self.current = None;
+        }
+        if self.status.running.as_ref() == Some(log.id()) {
+            self.status.running = None;
+        }
         self.status.last_used_at = Instant::now();
         self.keep_other(log);
     }

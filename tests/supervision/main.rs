@@ -12,6 +12,7 @@ mod bed;
 
 mod disk;
 mod ends;
+mod locked;
 mod memory;
 mod modes;
 mod real;

@@ -7,7 +7,8 @@
 //! MS` (one retry every MS, for ever), `die`, `rubbish`, `deaf` (as `hang`, and interrupts
 //! are not heard), `lose N` (as `hang`, and N interrupts are lost), `mute-end` (idle
 //! without a result), `background` (as `ok`, and then a turn that nobody asked for),
-//! `untaken` (it is not even taken up).
+//! `untaken` (it is not even taken up), `much N` (N large entries of its transcript, one
+//! after the other, and then as `ok`).
 
 use std::{
     collections::HashMap,
@@ -40,6 +41,9 @@ use crate::{
     supply::{Lease, Leasing, Order, Places, Shortage, SpareUse, Supply},
     tasks::spawn_owned,
 };
+
+/// Bytes of a large entry: a little less than a frame may have.
+const LARGE: usize = 900_000;
 
 /// Hands out CLIs in memory, and counts them.
 #[derive(Debug)]
@@ -393,6 +397,14 @@ impl MemoryCli {
             "hang" | "deaf" | "lose" => {
                 say(message(1)).await;
                 std::future::pending().await
+            }
+            "much" => {
+                for n in 0..pause.as_millis() {
+                    let entry = json!({"uuid": format!("{prompt} {n}"), "text": "x".repeat(LARGE)});
+                    let path = format!("/p/{}.jsonl", self.id);
+                    say(json!({"type": "transcript_mirror", "filePath": path, "entries": [entry]}))
+                        .await;
+                }
             }
             "retry" => loop {
                 say(json!({"type": "system", "subtype": "api_retry", "attempt": 1})).await;

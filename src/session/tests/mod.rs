@@ -1,7 +1,9 @@
 //! Sessions in memory: the real session task over in-memory pipes, a CLI that is a
 //! task, and a paused clock. What needs a real process is tested in `tests/`.
 
+mod gated_store;
 mod lifecycle;
+mod locked;
 mod memory_cli;
 mod model;
 mod options;
@@ -22,8 +24,8 @@ use super::{
 use crate::{
     cli::{options::Options, request::Input},
     failure::{Cause, Failure},
-    ids::{SessionId, TenantId},
-    store::MemoryStore,
+    ids::{CliSessionId, SessionId, TenantId},
+    store::Store as _,
     tasks::spawn_owned,
     tenant::{Quotas, Tenant},
     turn::{
@@ -32,6 +34,7 @@ use crate::{
         storage::Storage,
     },
 };
+use gated_store::GatedStore;
 use memory_cli::MemorySupply;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -56,6 +59,7 @@ fn settings() -> Settings {
 struct Session {
     handle: SessionHandle,
     supply: Arc<MemorySupply>,
+    store: Arc<GatedStore>,
     tenant: Arc<Tenant>,
 }
 
@@ -67,11 +71,12 @@ impl Session {
 
     fn start(settings: Settings) -> Self {
         let supply = Arc::new(MemorySupply::default());
+        let store = Arc::new(GatedStore::default());
         let tenant = Arc::new(Tenant::new(TenantId::default(), Quotas::default()));
         let around = Surroundings {
             settings: Arc::new(settings),
             supply: supply.clone(),
-            store: Arc::new(MemoryStore::default()),
+            store: store.clone(),
             rested: Arc::default(),
             tenant: Arc::clone(&tenant),
             turns: TaskTracker::new(),
@@ -81,7 +86,13 @@ impl Session {
         let (task, handle) = SessionTask::new(id, false, around);
         // Ends with the runtime at the latest; tests that close it wait for its end.
         drop(spawn_owned(async move { task.run().await.send() }));
-        Self { handle, supply, tenant }
+        Self { handle, supply, store, tenant }
+    }
+
+    /// How many lines of a conversation are kept.
+    async fn lines(&self, conversation: CliSessionId) -> usize {
+        let kept = self.store.transcript(self.tenant.id(), conversation).await;
+        kept.expect("read").len()
     }
 
     async fn run(&self, prompt: &str) -> Listener {

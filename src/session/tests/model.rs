@@ -1,14 +1,25 @@
 //! Random commands, behaviours of the CLI, pauses and deaths against what must always
 //! hold: sequence numbers have no gaps, each event belongs to its own turn, each Query
-//! ends exactly once, a prompt is heard at most once, a turn runs with the options that
+//! ends exactly once, a prompt is heard at most once, a result is kept when it is told, an
+//! interrupt is answered whatever the store does, a turn runs with the options that
 //! it asked for, no session has two processes, and none is left at the end.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use proptest::prelude::*;
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
-use super::{Seen, Session, read, request, settings};
+use super::{
+    Seen, Session,
+    gated_store::{Gate, GatedStore, has_turn},
+    read, request, settings,
+};
 use crate::{
     cli::{options::Options, request::Input},
     ids::TurnId,
@@ -53,6 +64,8 @@ enum Step {
     Kill,
     /// The next CLIs that read a prompt die without a word.
     DieAtPrompt(usize),
+    /// From here on the store is so.
+    Store(Gate),
     Pause(u64),
 }
 
@@ -91,6 +104,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Cleanup),
         1 => Just(Step::Kill),
         1 => (1usize..4).prop_map(Step::DieAtPrompt),
+        2 => prop::sample::select(vec![Gate::Open, Gate::Open, Gate::Locked, Gate::Broken])
+            .prop_map(Step::Store),
         4 => prop::sample::select(vec![0, 1, 30, 200, 3000, 90_000]).prop_map(Step::Pause),
     ]
 }
@@ -102,6 +117,19 @@ fn limits() -> Settings {
 
 /// What is known of a turn: its prompt, and what its caller saw.
 type Turn = (String, JoinHandle<Seen>);
+
+/// An interrupt may take so long, whatever the store does: its own bound, that of a change
+/// of options before it, and the steps of ending a process.
+const STOP_LIMIT: Duration = Duration::from_secs(40);
+
+/// Reads a turn that was asked for under a name. One with a result is kept when it is told.
+async fn read_kept(listener: Listener, store: Arc<GatedStore>, turn: TurnId) -> Seen {
+    let seen = read(listener).await;
+    if seen.end.is_ok() {
+        assert!(has_turn(&store, &turn).await, "told before it was kept: {seen:?}");
+    }
+    seen
+}
 
 struct Play {
     session: Session,
@@ -118,7 +146,7 @@ impl Play {
             Step::Query { behaviour, busy, stays } => {
                 let goes_on = !stays;
                 if let Some((prompt, listener)) = self.query(behaviour, busy, goes_on).await {
-                    self.turns.push((prompt, spawn_owned(read(listener))));
+                    self.watch(prompt, listener);
                 }
             }
             Step::Optioned { restart } => {
@@ -129,13 +157,13 @@ impl Play {
                 }
                 if let Some((prompt, listener)) = self.send(asked).await {
                     let prompt = format!("{prompt} sp={}.", self.count);
-                    self.turns.push((prompt, spawn_owned(read(listener))));
+                    self.watch(prompt, listener);
                 }
             }
             Step::Retry => {
                 let Some((asked, prompt)) = self.last.clone() else { return };
                 if let Ok(listener) = self.session.handle.run(asked).await {
-                    self.turns.push((prompt, spawn_owned(read(listener))));
+                    self.watch(prompt, listener);
                 }
             }
             Step::Update { model, mode } => {
@@ -159,8 +187,11 @@ impl Play {
             Step::Interrupt { keep } => {
                 let handle = self.session.handle.clone();
                 self.waiting.push(spawn_owned(async move {
+                    let began = Instant::now();
                     // A session that has left is no error here.
-                    drop(handle.interrupt(keep).await);
+                    let stopped = handle.interrupt(keep).await;
+                    let took = began.elapsed();
+                    assert!(stopped.is_err() || took < STOP_LIMIT, "{stopped:?} took {took:?}");
                 }));
             }
             Step::Attach => {
@@ -178,8 +209,16 @@ impl Play {
             Step::DieAtPrompt(count) => {
                 self.session.supply.die_at_prompt.store(count, Ordering::SeqCst);
             }
+            Step::Store(gate) => self.session.store.set(gate),
             Step::Pause(ms) => sleep(Duration::from_millis(ms)).await,
         }
+    }
+
+    /// Reads the turn that was asked for last.
+    fn watch(&mut self, prompt: String, listener: Listener) {
+        let asked = self.last.as_ref().and_then(|(asked, _)| asked.turn_id.clone());
+        let (store, turn) = (Arc::clone(&self.session.store), asked.expect("it has a name"));
+        self.turns.push((prompt, spawn_owned(read_kept(listener, store, turn))));
     }
 
     async fn query(
@@ -225,6 +264,7 @@ impl Play {
     }
 
     async fn finish(self) -> (Vec<(String, Seen)>, Vec<Seen>) {
+        self.session.store.set(Gate::Open);
         // Every watchdog has bitten by then.
         sleep(Duration::from_secs(4000)).await;
         drop(self.session.handle.close(CloseReason::Requested { forget: false }).await);
@@ -245,6 +285,7 @@ impl Play {
         }
         for waiting in self.waiting {
             assert!(waiting.is_finished(), "an interrupt or a close that is never answered");
+            waiting.await.expect("no panic");
         }
         (turns, joined)
     }

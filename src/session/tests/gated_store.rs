@@ -1,0 +1,142 @@
+//! A store whose writer waits while somebody else has the database, or fails.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::timeout};
+
+use crate::{
+    counters::Totals,
+    ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
+    store::{
+        Commit, Failing, KeptTurn, Line, MemoryStore, Pending, Record, Store, StoreError,
+        StoreStatus,
+    },
+};
+
+/// How long an order waits for the database.
+pub const LOCK_LIMIT: Duration = Duration::from_secs(120);
+
+/// What becomes of orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Gate {
+    /// They are done.
+    #[default]
+    Open,
+    /// They wait: somebody else has the database.
+    Locked,
+    /// They fail.
+    Broken,
+}
+
+/// Conversations in memory, behind a gate.
+#[derive(Debug, Default)]
+pub struct GatedStore {
+    pub inner: MemoryStore,
+    gate: watch::Sender<Gate>,
+    status: watch::Sender<StoreStatus>,
+}
+
+impl GatedStore {
+    pub fn set(&self, gate: Gate) {
+        self.gate.send_replace(gate);
+        self.status.send_modify(|status| {
+            status.failing = (gate == Gate::Broken).then(|| Failing {
+                since: std::time::SystemTime::UNIX_EPOCH,
+                reason: "told to".to_owned(),
+            });
+        });
+    }
+
+    async fn pass(&self) -> Result<(), StoreError> {
+        let mut gate = self.gate.subscribe();
+        let passed = timeout(LOCK_LIMIT, gate.wait_for(|gate| *gate != Gate::Locked)).await;
+        match passed.map(|gate| gate.map(|gate| *gate)) {
+            Ok(Ok(Gate::Open)) => Ok(()),
+            Ok(_) => Err(StoreError::Unavailable("told to".to_owned())),
+            Err(_) => Err(StoreError::Busy("database is locked".to_owned())),
+        }
+    }
+}
+
+impl Store for GatedStore {
+    fn load<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Record>> {
+        self.inner.load(key)
+    }
+
+    fn commit(&self, commit: Commit) -> Pending<'_, ()> {
+        Box::pin(async move {
+            self.pass().await?;
+            self.inner.commit(commit).await
+        })
+    }
+
+    fn other_owner<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        conversation: CliSessionId,
+    ) -> Pending<'a, Option<SessionId>> {
+        self.inner.other_owner(key, conversation)
+    }
+
+    fn turn<'a>(&'a self, key: &'a SessionKey, turn: &'a TurnId) -> Pending<'a, Option<KeptTurn>> {
+        self.inner.turn(key, turn)
+    }
+
+    fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()> {
+        Box::pin(async move {
+            self.pass().await?;
+            self.inner.count(tenant, totals).await
+        })
+    }
+
+    fn transcript<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        conversation: CliSessionId,
+    ) -> Pending<'a, Vec<Line>> {
+        self.inner.transcript(tenant, conversation)
+    }
+
+    fn forget<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Vec<CliSessionId>>> {
+        Box::pin(async move {
+            self.pass().await?;
+            self.inner.forget(key).await
+        })
+    }
+
+    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, Duration)>> {
+        self.inner.in_pool()
+    }
+
+    fn leave_pool<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, ()> {
+        self.inner.leave_pool(key)
+    }
+
+    fn list<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        after: Option<&'a SessionId>,
+        limit: usize,
+    ) -> Pending<'a, Vec<(SessionId, Record)>> {
+        self.inner.list(tenant, after, limit)
+    }
+
+    fn unused_for(&self, time: Duration, limit: usize) -> Pending<'_, Vec<SessionKey>> {
+        self.inner.unused_for(time, limit)
+    }
+
+    fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {
+        self.inner.totals()
+    }
+
+    fn status(&self) -> watch::Receiver<StoreStatus> {
+        self.status.subscribe()
+    }
+}
+
+/// Whether a store has a turn that its caller named.
+pub async fn has_turn(store: &Arc<GatedStore>, turn: &TurnId) -> bool {
+    let session = SessionId::parse("s").expect("a name");
+    let key = SessionKey::new(TenantId::default(), session);
+    store.turn(&key, turn).await.expect("read").is_some()
+}
