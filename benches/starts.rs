@@ -41,7 +41,7 @@ use tonic::transport::Channel;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_session-pool");
 const STAND_IN: &str = env!("CARGO_BIN_EXE_messages-stand-in");
-const VERSIONS: [&str; 2] = ["2.1.197", "2.1.330"];
+const VERSIONS: [&str; 2] = ["2.1.197", "2.1.332"];
 const ROUNDS: usize = 7;
 const SYSTEM_PROMPT: &str = "You are brief.";
 const LEDGER: usize = 10_000;

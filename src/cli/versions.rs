@@ -53,4 +53,13 @@ mod tests {
         assert!(Version(2, 1, 99) < OLDEST && Version(2, 2, 0) > NEWEST_TESTED);
         assert_eq!(OLDEST.to_string(), "2.1.110");
     }
+
+    /// The end-to-end tests run on what the lock file pins.
+    #[test]
+    fn d7_both_ends_of_the_range_are_tested() {
+        let lock = include_str!("../../.ci/claude-cli.lock");
+        let pinned: Vec<_> = lock.lines().filter_map(Version::find).collect();
+        assert_eq!(pinned.first(), Some(&OLDEST));
+        assert_eq!(pinned.last(), Some(&NEWEST_TESTED));
+    }
 }

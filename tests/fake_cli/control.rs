@@ -137,6 +137,7 @@ impl Session {
             "current_permission_mode": self.settings.permission_mode,
             "hook_on_failure_supported": true,
             "analytics_disabled": true,
+            "sandbox_enabled": false,
             "fast_mode_state": "off",
             "session_state": if self.busy { "running" } else { "idle" },
             "capabilities": ["ui_surface_v1"],

@@ -1,4 +1,4 @@
-//! The ordinary frames, with the keys and the key order of CLI 2.1.330. Results are in [`crate::result`].
+//! The ordinary frames, with the keys and the key order of CLI 2.1.332. Results are in [`crate::result`].
 //!
 //! Pure: each function makes one line out of its arguments, and a fresh uuid.
 
@@ -67,7 +67,8 @@ pub fn init(facts: &InitFacts<'_>) -> Json {
         .put("per_turn_effort_active", &true)
         .put("ultrathink_available", &false)
         .put("ultrathink_typed_raises", &false)
-        .put("view_mode", "default");
+        .put("view_mode", "default")
+        .put("sandbox_enabled", &false);
     if !facts.messages.is_empty() {
         frame.put("user_message_uuids", facts.messages);
     }

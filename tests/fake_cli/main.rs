@@ -3,7 +3,7 @@
 //! It speaks the CLI's stream-json protocol on stdin and stdout, writes and resumes the same transcript files and
 //! accepts the same flags, but asks no model anything: a prompt whose first line is `#!fake` is a script
 //! (the table is in [`script`]), any other is answered with `echo: <prompt>`. It exists for the faults, the timing and the throughput
-//! that a real CLI cannot be made to show on demand. Ordinary frames have the keys of CLI 2.1.330; where the versions
+//! that a real CLI cannot be made to show on demand. Ordinary frames have the keys of CLI 2.1.332; where the versions
 //! differ in behaviour, the stricter one is played (2.1.197 for `--resume` of an unknown conversation and for a
 //! permission answer without `updatedInput`).
 //!

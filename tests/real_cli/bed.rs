@@ -1,10 +1,17 @@
 //! The test bed: a service on a version of the real CLI, which talks to a stand-in for
 //! the API and to nothing else. Each scenario runs once for each version.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use serde_json::Value;
 use session_pool::{
+    cli::versions::OLDEST,
     config::Config,
     proto::{self, Payload, QueryRequest, SessionOptions, TurnOrigin, turn_event::Kind},
 };
@@ -27,19 +34,27 @@ pub const LIMIT: Duration = Duration::from_secs(90);
 /// Bound of one that starts processes by the dozen.
 pub const LONG: Duration = Duration::from_secs(240);
 
-/// A version of the CLI.
+/// A version of the CLI, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    V2_1_197,
-    V2_1_330,
-}
+pub struct Version(&'static str);
+
+/// Names the version that the tests called `chosen` run on.
+const CHOSEN: &str = "SESSION_POOL_CLI_VERSION";
 
 impl Version {
+    pub const V2_1_197: Self = Self("2.1.197");
+    /// The newest that the gate tests.
+    pub const NEWEST: Self = Self("2.1.332");
+
+    /// The version that [`CHOSEN`] names; without it the oldest that the service supports.
+    pub fn chosen() -> Self {
+        static NAME: LazyLock<String> =
+            LazyLock::new(|| std::env::var(CHOSEN).unwrap_or_else(|_| OLDEST.to_string()));
+        Self(NAME.as_str())
+    }
+
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::V2_1_197 => "2.1.197",
-            Self::V2_1_330 => "2.1.330",
-        }
+        self.0
     }
 
     /// The executable, as `.ci/fetch-cli` leaves it.
@@ -60,29 +75,32 @@ impl Version {
 }
 
 /// Makes a test for each version of each of these scenarios, which are functions of a
-/// [`Version`]. A bound other than [`LIMIT`] goes first: `within LONG:`.
-macro_rules! both_versions {
+/// [`Version`]: two pinned versions and the chosen one, see [`Version::chosen`]. A bound
+/// other than [`LIMIT`] goes first: `within LONG:`.
+macro_rules! each_version {
     (within $limit:ident: $($scenario:ident),* $(,)?) => {
-        mod v2_1_197 {
-            $(#[tokio::test]
-            async fn $scenario() {
-                let scenario = super::$scenario($crate::bed::Version::V2_1_197);
-                $crate::bed::in_time($crate::bed::$limit, scenario).await;
-            })*
-        }
-        mod v2_1_330 {
-            $(#[tokio::test]
-            async fn $scenario() {
-                let scenario = super::$scenario($crate::bed::Version::V2_1_330);
-                $crate::bed::in_time($crate::bed::$limit, scenario).await;
-            })*
-        }
+        $crate::bed::on_version!(v2_1_197, $crate::bed::Version::V2_1_197, $limit, $($scenario),*);
+        $crate::bed::on_version!(newest, $crate::bed::Version::NEWEST, $limit, $($scenario),*);
+        $crate::bed::on_version!(chosen, $crate::bed::Version::chosen(), $limit, $($scenario),*);
     };
     ($($scenario:ident),* $(,)?) => {
-        $crate::bed::both_versions!(within LIMIT: $($scenario),*);
+        $crate::bed::each_version!(within LIMIT: $($scenario),*);
     };
 }
-pub(crate) use both_versions;
+pub(crate) use each_version;
+
+/// A module with one test for each scenario.
+macro_rules! on_version {
+    ($module:ident, $version:expr, $limit:ident, $($scenario:ident),*) => {
+        mod $module {
+            $(#[tokio::test]
+            async fn $scenario() {
+                $crate::bed::in_time($crate::bed::$limit, super::$scenario($version)).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_version;
 
 /// Runs a scenario, and fails if it hangs.
 pub async fn in_time(limit: Duration, scenario: impl Future<Output = ()>) {
@@ -116,8 +134,10 @@ impl Bed {
         Self { api, service }
     }
 
-    /// Stops both; fails the test if a process is left.
+    /// Stops both; fails the test if a process is left, or if a CLI was made to send what
+    /// the API does not take.
     pub async fn stop(self) {
+        assert_eq!(self.api.refused(), [] as [&str; 0]);
         self.service.stop().await;
         self.api.shutdown().await.expect("no connection is left");
     }
@@ -277,6 +297,13 @@ pub fn init(turn: &Turn) -> &proto::SystemInit {
         _ => None,
     });
     inits.next_back().expect("system/init")
+}
+
+/// Whether the CLI has a slash command. 2.1.110 does not have `/clear` on this interface,
+/// and answers it as every other command that it does not know.
+#[track_caller]
+pub fn has_command(turn: &Turn, name: &str) -> bool {
+    init(turn).slash_commands.iter().any(|command| command == name)
 }
 
 /// The kinds of a turn's events, without `started`.

@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 use session_pool::proto::{SessionOptions, TurnOrigin, turn_event::Kind};
 
 use crate::{
-    bed::{Bed, Version, both_versions, init, json, kinds, origin, system_prompt, tools},
+    bed::{Bed, Version, each_version, init, json, kinds, origin, system_prompt, tools},
     support::service::query_with,
 };
 
-both_versions!(
+each_version!(
     prompts_model_and_thinking,
     effort_and_betas,
     an_allowed_tool_does_not_ask,
@@ -64,10 +64,12 @@ async fn effort_and_betas(version: Version) {
 async fn an_allowed_tool_does_not_ask(version: Version) {
     let bed = Bed::start(version).await;
     let options = SessionOptions {
-        allowed_tools: vec!["Write".into(), "Bash(touch:*)".into()],
+        // 2.1.110 asks before `touch` all the same, as before other commands that it knows
+        // to write files.
+        allowed_tools: vec!["Write".into(), "Bash(install:*)".into()],
         ..SessionOptions::default()
     };
-    let prompt = "[[write made.txt by hand]] [[bash touch touched.txt]]";
+    let prompt = "[[write made.txt by hand]] [[bash install /dev/null installed.txt]]";
     let turn = bed.run(query_with("a", prompt, options)).await;
     assert!(!kinds(&turn).any(|kind| matches!(kind, Kind::Prompt(_))), "it asked");
     assert!(!turn.result().is_error);
@@ -75,7 +77,7 @@ async fn an_allowed_tool_does_not_ask(version: Version) {
     let folder = std::path::PathBuf::from(&init(&turn).cwd);
     let written = std::fs::read_to_string(folder.join("made.txt")).expect("written");
     assert_eq!(written, "by hand");
-    assert!(folder.join("touched.txt").is_file());
+    assert!(folder.join("installed.txt").is_file());
     bed.stop().await;
 }
 

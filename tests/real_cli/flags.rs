@@ -3,11 +3,11 @@
 use session_pool::proto::{SessionOptions, turn_event::Kind};
 
 use crate::{
-    bed::{Bed, Version, both_versions, init, kinds, system_prompt},
+    bed::{Bed, Version, each_version, init, kinds, system_prompt},
     support::service::{query, query_with},
 };
 
-both_versions!(a_prompt_is_text, options_are_values);
+each_version!(a_prompt_is_text, options_are_values);
 
 async fn a_prompt_is_text(version: Version) {
     let bed = Bed::start(version).await;

@@ -1,4 +1,4 @@
-//! The fake CLI's ordinary frames beside those of the real 2.1.330: the same scenario
+//! The fake CLI's ordinary frames beside those of the real 2.1.332: the same scenario
 //! on both, through the same service, and the keys of what they print compared.
 
 use session_pool::{
@@ -95,7 +95,7 @@ async fn interrupted(service: &Service, prompt: &str) -> Turn {
 #[tokio::test]
 async fn the_fake_prints_the_frames_of_the_real_one() {
     in_time(LIMIT, async {
-        let bed = Bed::start(Version::V2_1_330).await;
+        let bed = Bed::start(Version::NEWEST).await;
         let real = real_frames(&bed).await;
         let service = Service::start(|_| {}).await;
         let fake = fake_frames(&service).await;
@@ -115,7 +115,7 @@ async fn the_fake_prints_the_frames_of_the_real_one() {
 async fn the_fake_answers_control_requests_like_the_real_one() {
     in_time(LIMIT, async {
         let api = StandIn::start().await.expect("a stand-in");
-        let real = replies(Version::V2_1_330.executable(), &api).await;
+        let real = replies(Version::NEWEST.executable(), &api).await;
         let fake = replies(env!("CARGO_BIN_EXE_fake-claude").into(), &api).await;
         let found = differences(&real, &fake);
         assert!(found.is_empty(), "{found:#?}");

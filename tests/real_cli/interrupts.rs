@@ -5,12 +5,12 @@ use session_pool::proto::{InterruptAllRequest, InterruptOutcome, TurnOrigin};
 use tonic::Code;
 
 use crate::{
-    bed::{Bed, Version, both_versions, in_pieces, origin},
+    bed::{Bed, Version, each_version, in_pieces, origin},
     lossless,
     support::{failure, service::query},
 };
 
-both_versions!(
+each_version!(
     in_a_stream_and_the_session_goes_on,
     in_a_tool_call_and_the_command_is_gone,
     right_behind_the_prompt,

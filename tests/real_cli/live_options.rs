@@ -4,11 +4,11 @@ use session_pool::proto::{OptionsMismatchPolicy, QueryRequest, SessionOptions, T
 use tonic::Code;
 
 use crate::{
-    bed::{Bed, Version, both_versions, init, origin, system_prompt, tools},
+    bed::{Bed, Version, each_version, init, origin, system_prompt, tools},
     support::{failure, service::query_with},
 };
 
-both_versions!(
+each_version!(
     a_query_changes_model_and_mode,
     an_update_changes_model_and_mode,
     a_restart_takes_tools_away,

@@ -1,6 +1,7 @@
 //! The service over gRPC, on the real CLI and the stand-in for the Messages API.
 //!
-//! Each scenario runs on each version of [`bed::Version`]. The CLIs are fetched by
+//! Each scenario runs on two pinned versions and on the oldest one that is supported, or in
+//! its place on the one that `SESSION_POOL_CLI_VERSION` names. The CLIs are fetched by
 //! `.ci/fetch-cli` into `target/claude/VERSION/claude`; `SESSION_POOL_CLAUDE_DIR` names
 //! another folder for them.
 

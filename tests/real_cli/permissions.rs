@@ -7,12 +7,12 @@ use session_pool::proto::{
 use tonic::Code;
 
 use crate::{
-    bed::{Bed, Version, both_versions, init, json, kinds},
+    bed::{Bed, Version, each_version, init, json, kinds},
     lossless,
     support::{failure, service::query, turn::Turn},
 };
 
-both_versions!(
+each_version!(
     allowed_and_refused,
     allowed_with_another_input,
     refused_and_stopped,

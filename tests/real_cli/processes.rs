@@ -3,11 +3,11 @@
 use session_pool::proto::{InterruptOutcome, SessionOptions, TurnOrigin, turn_event::Kind};
 
 use crate::{
-    bed::{Bed, Version, both_versions, origin},
+    bed::{Bed, Version, each_version, origin},
     support::service::{query, query_with},
 };
 
-both_versions!(
+each_version!(
     a_closed_session_leaves_nothing,
     an_interrupted_session_leaves_nothing,
     a_stopped_service_leaves_nothing,

@@ -4,7 +4,7 @@ use session_pool::proto::TurnOrigin;
 use tonic::Code;
 
 use crate::{
-    bed::{Bed, Version, both_versions, in_pieces, origin},
+    bed::{Bed, Version, each_version, in_pieces, origin},
     lossless,
     support::{
         eventually, failure,
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-both_versions!(
+each_version!(
     killed_between_turns,
     killed_in_mid_turn,
     killed_in_a_tool_call,

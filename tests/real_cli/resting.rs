@@ -7,11 +7,11 @@ use session_pool::proto::{SessionStatus, TurnOrigin};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
-    bed::{Bed, Version, both_versions, origin},
+    bed::{Bed, Version, each_version, origin},
     support::eventually,
 };
 
-both_versions!(within LONG:
+each_version!(within LONG:
     a_background_task_keeps_the_process_and_its_end_lets_it_go,
     a_hibernated_session_goes_on,
     a_session_whose_tools_were_interrupted_hibernates,

@@ -4,11 +4,11 @@ use session_pool::proto::{SessionOptions, TurnOrigin};
 use tonic::Code;
 
 use crate::{
-    bed::{Bed, Version, both_versions, origin, system_prompt},
+    bed::{Bed, Version, each_version, origin, system_prompt},
     support::{failure, fields, service::query_with},
 };
 
-both_versions!(
+each_version!(
     a_copy_leaves_the_original_alone,
     e1_a_conversation_stays_with_its_session,
     an_unknown_conversation_is_refused,

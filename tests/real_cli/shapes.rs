@@ -1,4 +1,4 @@
-//! The keys of the fake CLI's frames beside those of the real 2.1.330's.
+//! The keys of the fake CLI's frames beside those of the real 2.1.332's.
 //!
 //! A key of the fake that the real CLI never prints is a mistake of the fake's, unless
 //! [`ADDED`] says why not. A key that the real CLI always prints and the fake does not

@@ -8,11 +8,11 @@ use session_pool::{
 };
 
 use crate::{
-    bed::{Bed, Version, both_versions, init, origin, system_prompt},
+    bed::{Bed, Version, each_version, init, origin, system_prompt},
     support::{eventually, service::query_with},
 };
 
-both_versions!(
+each_version!(
     a_spare_without_options_is_as_a_start_without_options,
     environment_agents_and_servers_are_bound,
     f1_partial_messages_need_no_class_of_spares,
@@ -43,7 +43,8 @@ async fn prompts_model_effort_and_mode_are_bound(version: Version) {
     let options = SessionOptions {
         system_prompt: text("You are a lighthouse."),
         append_system_prompt: text("Blink twice."),
-        model: text("claude-opus-4-8"),
+        // Every version knows that it takes an effort.
+        model: text("claude-opus-4-6"),
         permission_mode: text("acceptEdits"),
         effort: text("low"),
         ..SessionOptions::default()
@@ -56,7 +57,7 @@ async fn prompts_model_effort_and_mode_are_bound(version: Version) {
     assert!(system.contains("You are a lighthouse."), "{system}");
     assert!(system.contains("Blink twice."), "{system}");
     assert!(!system.contains("interactive"), "the CLI's own prompt is still there: {system}");
-    assert_eq!(request.body["model"], "claude-opus-4-8");
+    assert_eq!(request.body["model"], "claude-opus-4-6");
     assert_eq!(request.body["output_config"]["effort"], "low");
     assert_eq!(bed.service.session("a").await.expect("there").options, Some(options));
     bed.stop().await;

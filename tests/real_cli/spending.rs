@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tonic::Code;
 
 use crate::{
-    bed::{Bed, Version, both_versions},
+    bed::{Bed, Version, each_version},
     stand_in::StandIn,
     support::{
         daemon::Daemon,
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-both_versions!(within LONG:
+each_version!(within LONG:
     e2_five_turns_on_five_processes_cost_five_turns,
     e2_a_budget_runs_out_across_processes,
     e2_a_cleared_conversation_goes_on_costing_its_session,

@@ -6,12 +6,12 @@ use session_pool::proto::{
 };
 
 use crate::{
-    bed::{Bed, Version, both_versions, in_pieces, init, kinds, origin},
+    bed::{Bed, Version, each_version, in_pieces, init, kinds, origin},
     lossless,
     support::service::query,
 };
 
-both_versions!(
+each_version!(
     two_turns_share_a_process_and_a_memory,
     text_arrives_in_pieces,
     sessions_side_by_side_get_their_own_answers,

@@ -5,11 +5,11 @@ use session_pool::proto::{
 };
 
 use crate::{
-    bed::{Bed, Version, both_versions, in_pieces, init, json, kinds},
+    bed::{Bed, Version, each_version, in_pieces, init, json, kinds},
     support::{service::query, turn::Turn},
 };
 
-both_versions!(thinking_tool_calls_and_results, payloads_hold_what_they_promise);
+each_version!(thinking_tool_calls_and_results, payloads_hold_what_they_promise);
 
 fn blocks(turn: &Turn) -> Vec<&ContentBlock> {
     let blocks = kinds(turn).flat_map(|kind| match kind {

@@ -8,7 +8,7 @@ use super::attempts::{Attempts, Times};
 use super::conversation::{Conversation, Turn};
 use super::error::ApiError;
 use super::ids;
-use super::message::{Break, Message, Piece, Text};
+use super::message::{Break, Message, Piece, Text, Usage};
 use super::record::RecordedRequest;
 use super::script::{self, Directive, Failure};
 use super::side::{self, Notice};
@@ -35,15 +35,11 @@ pub enum Outcome {
 
 /// Decides about a request to `/v1/messages`.
 pub fn to(request: &RecordedRequest, attempts: &Attempts) -> Answer {
-    let conversation = match Conversation::read(request) {
-        Ok(conversation) => conversation,
-        Err(wrong) => {
-            return Answer {
-                after: Duration::ZERO,
-                outcome: Outcome::Refused(ApiError::bad_request(wrong)),
-            };
-        }
-    };
+    if let Some(wrong) = &request.refused {
+        let outcome = Outcome::Refused(ApiError::bad_request(wrong));
+        return Answer { after: Duration::ZERO, outcome };
+    }
+    let conversation = Conversation::read(request);
     let mut plan = Plan::default();
     let outcome = if let Some(text) = side::answer(&request.body) {
         plan.say(text);
@@ -59,7 +55,8 @@ pub fn to(request: &RecordedRequest, attempts: &Attempts) -> Answer {
     };
     Answer {
         after: plan.after,
-        outcome: outcome.unwrap_or_else(|| Outcome::Message(Message::new(request, plan.pieces))),
+        outcome: outcome
+            .unwrap_or_else(|| Outcome::Message(Message::new(request, plan.pieces, plan.usage))),
     }
 }
 
@@ -68,6 +65,7 @@ pub fn to(request: &RecordedRequest, attempts: &Attempts) -> Answer {
 struct Plan {
     after: Duration,
     pieces: Vec<Piece>,
+    usage: Usage,
     spoke: bool,
 }
 
@@ -75,7 +73,8 @@ impl Plan {
     fn notice(&mut self, notice: Notice, conversation: &Conversation, body: &Value) {
         let call = side::structured_output(body);
         match (notice, call) {
-            (Notice::StructuredOutput, Some((name, input))) => {
+            // 2.1.110 asks once more when the call has been made.
+            (Notice::StructuredOutput, Some((name, input))) if conversation.tool_calls == 0 => {
                 self.push(Directive::Tool { name, input });
             }
             (Notice::Summarise, _) => self.say(conversation.summary()),
@@ -138,6 +137,7 @@ impl Plan {
             }
             Directive::Pause(pause) if self.pieces.is_empty() => self.after += pause,
             Directive::Pause(pause) => self.pieces.push(Piece::Pause(pause)),
+            Directive::Usage(usage) => self.usage = usage,
             Directive::Fail { .. } => {}
         }
     }

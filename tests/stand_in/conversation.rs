@@ -52,13 +52,9 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Reads a request; `Err` says why the API would not take it.
-    pub fn read(request: &RecordedRequest) -> Result<Self, &'static str> {
+    /// Reads a request that the API would take.
+    pub fn read(request: &RecordedRequest) -> Self {
         let body = &request.body;
-        let messages = body["messages"].as_array().ok_or("messages: Field required")?;
-        if !body["model"].is_string() {
-            return Err("model: Field required");
-        }
         let mut conversation = Self {
             session: request.session.clone().unwrap_or_default(),
             turns: Vec::new(),
@@ -67,10 +63,10 @@ impl Conversation {
             tool_calls: 0,
             tool_result: None,
         };
-        for message in messages {
-            conversation.message(message)?;
+        for message in body["messages"].as_array().into_iter().flatten() {
+            conversation.message(message);
         }
-        Ok(conversation)
+        conversation
     }
 
     /// The newest turn; a request without any text counts as an empty prompt.
@@ -116,7 +112,7 @@ impl Conversation {
         prompts.collect()
     }
 
-    fn message(&mut self, message: &Value) -> Result<(), &'static str> {
+    fn message(&mut self, message: &Value) {
         let role = message["role"].as_str().unwrap_or_default();
         if role == "assistant" {
             self.in_tool_loop = false;
@@ -128,9 +124,8 @@ impl Conversation {
                     self.block(role, block);
                 }
             }
-            _ => return Err("messages: content must be a string or a list of blocks"),
+            _ => {}
         }
-        Ok(())
     }
 
     fn block(&mut self, role: &str, block: &Value) {
@@ -229,8 +224,9 @@ mod tests {
             session: session_of(&BTreeMap::new(), &body),
             body_bytes: 0,
             body,
+            refused: None,
         };
-        Conversation::read(&request).expect("a readable request")
+        Conversation::read(&request)
     }
 
     fn text(text: &str) -> Value {

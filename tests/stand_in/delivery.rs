@@ -12,6 +12,7 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
 use super::message::{Break, Message, Piece, Text};
+use super::rules;
 use super::sse::{self, Encoder};
 
 /// Events waiting for the connection; the client's pace holds the stream up beyond that.
@@ -90,7 +91,7 @@ impl Outlet {
             let delta = encoder.delta("thinking_delta", "thinking", part);
             self.send(delta).await?;
         }
-        let signature = encoder.delta("signature_delta", "signature", SIGNATURE);
+        let signature = encoder.delta("signature_delta", "signature", &rules::signature(text));
         self.send(signature).await?;
         self.send(encoder.close()).await
     }
@@ -182,7 +183,7 @@ pub async fn whole(message: &Message, stop: &CancellationToken) -> Result<Value,
                 json!({ "type": "text", "text": deltas(text).collect::<String>() })
             }
             Piece::Thinking(text) => {
-                json!({ "type": "thinking", "thinking": text, "signature": SIGNATURE })
+                json!({ "type": "thinking", "thinking": text, "signature": rules::signature(text) })
             }
             Piece::ToolUse { id, name, input } => {
                 json!({ "type": "tool_use", "id": id, "name": name, "input": input })
@@ -197,11 +198,8 @@ pub async fn whole(message: &Message, stop: &CancellationToken) -> Result<Value,
         chars += block.to_string().len();
         content.push(block);
     }
-    Ok(message.envelope(content, Some(message.stop_reason()), sse::tokens(chars)))
+    Ok(message.whole(content, sse::tokens(chars)))
 }
-
-/// Opaque to clients; the CLI sends it back with the thinking block.
-const SIGNATURE: &str = "c3RhbmQtaW4=";
 
 fn deltas(text: &Text) -> Box<dyn Iterator<Item = String> + Send + '_> {
     match text {

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::attempts::Times;
+use super::message::Usage;
 use super::script::{Directive, Failure};
 
 /// Bound of every count, size and time in a directive.
@@ -35,6 +36,7 @@ pub fn read(body: &str) -> Result<Option<Directive>, String> {
             let [millis] = numbers(arguments, "MS")?;
             Directive::Pause(Duration::from_millis(millis.into()))
         }
+        "usage" => usage(arguments)?,
         "tool" => tool(arguments)?,
         "bash" => bash(arguments, false),
         "bash-background" => bash(arguments, true),
@@ -71,6 +73,23 @@ fn write(arguments: &str) -> Result<Directive, String> {
         name: "Write".to_owned(),
         input: json!({ "file_path": path, "content": content }),
     })
+}
+
+fn usage(arguments: &str) -> Result<Directive, String> {
+    let mut usage = Usage::default();
+    let mut words = arguments.split_whitespace().peekable();
+    words.peek().ok_or("expected input, output, cache-read or cache-write, each with a number")?;
+    while let Some(name) = words.next() {
+        let figure = match name {
+            "input" => &mut usage.input,
+            "output" => &mut usage.output,
+            "cache-read" => &mut usage.cache_read,
+            "cache-write" => &mut usage.cache_write,
+            other => return Err(format!("{other:?} is no figure of tokens")),
+        };
+        *figure = Some(number(words.next().unwrap_or_default())?);
+    }
+    Ok(Directive::Usage(usage))
 }
 
 fn failure(keyword: &str, arguments: &str) -> Result<Directive, String> {
@@ -172,11 +191,13 @@ mod tests {
             }
             call("Bash", input)
         };
+        let figures = Usage { input: Some(5), cache_read: Some(7), ..Usage::default() };
         let written = json!({ "file_path": "/x", "content": "a b" });
         for (body, expected) in [
             ("words 3 every 40", words),
             ("deltas 5 size 10", deltas),
             ("pause 7", Directive::Pause(Duration::from_millis(7))),
+            ("usage cache-read 7 input 5", Directive::Usage(figures)),
             ("tool Read {\"a\": 1}", call("Read", json!({ "a": 1 }))),
             ("bash echo hi", bash(json!({}))),
             ("bash-background echo hi", bash(json!({ "run_in_background": true }))),

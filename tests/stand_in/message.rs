@@ -14,6 +14,7 @@ pub struct Message {
     id: String,
     model: String,
     input_tokens: usize,
+    figures: Usage,
     /// What it consists of, in order.
     pub pieces: Vec<Piece>,
 }
@@ -61,6 +62,19 @@ pub enum Text {
     },
 }
 
+/// Figures of tokens that a script sets; the others are made up from the lengths of the texts.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// `input_tokens`
+    pub input: Option<u32>,
+    /// `output_tokens` at the end of the message
+    pub output: Option<u32>,
+    /// `cache_read_input_tokens`
+    pub cache_read: Option<u32>,
+    /// `cache_creation_input_tokens`
+    pub cache_write: Option<u32>,
+}
+
 /// How a stream breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Break {
@@ -76,12 +90,13 @@ pub enum Break {
 
 impl Message {
     /// The answer to `request`.
-    pub fn new(request: &RecordedRequest, pieces: Vec<Piece>) -> Self {
+    pub fn new(request: &RecordedRequest, pieces: Vec<Piece>, figures: Usage) -> Self {
         let model = request.body["model"].as_str().unwrap_or_default();
         Self {
             id: ids::message(),
             model: model.to_owned(),
             input_tokens: sse::tokens(request.body_bytes),
+            figures,
             pieces,
         }
     }
@@ -94,24 +109,36 @@ impl Message {
         }
     }
 
+    /// The `usage` object at the end of the message.
+    pub fn final_usage(&self, output_tokens: usize) -> Value {
+        let set = self.figures.output.and_then(|tokens| usize::try_from(tokens).ok());
+        self.usage(set.unwrap_or(output_tokens))
+    }
+
     /// The `usage` object.
-    pub fn usage(&self, output_tokens: usize) -> Value {
+    fn usage(&self, output_tokens: usize) -> Value {
+        let Usage { input, cache_read, cache_write, output: _ } = self.figures;
+        let input = input.and_then(|tokens| usize::try_from(tokens).ok());
         json!({
-            "input_tokens": self.input_tokens,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
+            "input_tokens": input.unwrap_or(self.input_tokens),
+            "cache_creation_input_tokens": cache_write.unwrap_or(0),
+            "cache_read_input_tokens": cache_read.unwrap_or(0),
             "output_tokens": output_tokens,
             "service_tier": "standard",
         })
     }
 
-    /// The message object with `content` in it.
-    pub fn envelope(
-        &self,
-        content: Vec<Value>,
-        stop_reason: Option<&str>,
-        output_tokens: usize,
-    ) -> Value {
+    /// The message object as a stream begins with it.
+    pub fn opening(&self) -> Value {
+        self.envelope(Vec::new(), None, self.usage(1))
+    }
+
+    /// The whole message object.
+    pub fn whole(&self, content: Vec<Value>, output_tokens: usize) -> Value {
+        self.envelope(content, Some(self.stop_reason()), self.final_usage(output_tokens))
+    }
+
+    fn envelope(&self, content: Vec<Value>, stop_reason: Option<&str>, usage: Value) -> Value {
         json!({
             "id": self.id,
             "type": "message",
@@ -120,7 +147,7 @@ impl Message {
             "content": content,
             "stop_reason": stop_reason,
             "stop_sequence": null,
-            "usage": self.usage(output_tokens),
+            "usage": usage,
         })
     }
 }

@@ -6,8 +6,9 @@
 //! together with the prompts before it, which proves that the conversation was kept.
 //!
 //! ```text
-//! request ─▶ server ─▶ record                      what came in, for tests to look at
+//! request ─▶ server ─▶ record ─▶ rules             what came in, and why the API would refuse it
 //!               │
+//!               ├─▶ access                          whether the key is good and the API is up
 //!               ├─▶ conversation ─▶ script          who asks, what was said, where in the script we are
 //!               │        └─▶ answer ◀─ attempts     what to do now; failures already served are counted
 //!               └─▶ delivery ─▶ sse                 doing it: events, pauses, silences, dropped lines
@@ -20,6 +21,7 @@
 
 #![allow(dead_code, reason = "each test binary that includes this module uses only a part of it")]
 
+mod access;
 mod answer;
 mod attempts;
 mod conversation;
@@ -29,6 +31,7 @@ mod error;
 mod ids;
 mod message;
 mod record;
+mod rules;
 mod script;
 mod server;
 mod side;
@@ -41,10 +44,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use access::Access;
+pub use attempts::Times;
+use error::ApiError;
 use record::Record;
 pub use record::RecordedRequest;
 
@@ -57,6 +64,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 pub struct StandIn {
     addr: SocketAddr,
     record: Arc<Record>,
+    access: Arc<Access>,
     serving: JoinHandle<io::Result<()>>,
     stop: DropGuard,
 }
@@ -79,9 +87,11 @@ impl StandIn {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
         let record = Arc::new(Record::default());
+        let access = Arc::new(Access::default());
         let stop = CancellationToken::new();
-        let serving = server::spawn(listener, Arc::clone(&record), stop.clone());
-        Ok(Self { addr, record, serving, stop: stop.drop_guard() })
+        let serving =
+            server::spawn(listener, Arc::clone(&record), Arc::clone(&access), stop.clone());
+        Ok(Self { addr, record, access, serving, stop: stop.drop_guard() })
     }
 
     /// What `ANTHROPIC_BASE_URL` has to be.
@@ -111,6 +121,21 @@ impl StandIn {
         wanted: impl FnMut(&RecordedRequest) -> bool,
     ) -> Arc<RecordedRequest> {
         self.record.wait_for(wanted).await
+    }
+
+    /// What the requests kept were refused for, oldest first: none of them should have been sent.
+    pub fn refused(&self) -> Vec<String> {
+        self.requests().iter().filter_map(|request| request.refused.clone()).collect()
+    }
+
+    /// Takes these keys and no others from now on; at first every key is good.
+    pub fn accept_only(&self, keys: &[&str]) {
+        self.access.accept_only(keys);
+    }
+
+    /// Answers the next `times` requests with this status, whatever they ask for.
+    pub fn refuse(&self, status: StatusCode, retry_after: Option<u64>, times: Times) {
+        self.access.refuse(ApiError::of_status(status, retry_after), times);
     }
 
     /// Forgets the requests recorded so far.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::conversation;
+use super::rules::{self, Purpose};
 
 /// Requests kept.
 pub const MAX_REQUESTS: usize = 10_000;
@@ -41,6 +42,8 @@ pub struct RecordedRequest {
     pub body_bytes: usize,
     /// The body: JSON if it is that, `null` if there was none, else a string.
     pub body: Value,
+    /// Why the API does not take such a body; see [`rules`].
+    pub refused: Option<String>,
 }
 
 impl RecordedRequest {
@@ -73,6 +76,9 @@ impl Record {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Arc<RecordedRequest> {
+        let (body_bytes, (body, wrong)) = (body.len(), body_value(body));
+        let refused = purpose(uri.path())
+            .and_then(|purpose| wrong.or_else(|| rules::check(&body, purpose).err()));
         let mut request = RecordedRequest {
             sequence: 0,
             arrived: SystemTime::now(),
@@ -81,8 +87,9 @@ impl Record {
             query: uri.query().map(str::to_owned),
             headers: readable(headers),
             session: None,
-            body_bytes: body.len(),
-            body: body_value(body),
+            body_bytes,
+            body,
+            refused,
         };
         request.session = conversation::session_of(&request.headers, &request.body);
         let mut kept = self.kept();
@@ -171,12 +178,27 @@ fn readable(headers: &HeaderMap) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn body_value(body: &[u8]) -> Value {
-    if body.is_empty() {
-        return Value::Null;
+/// What a request to this path wants with a conversation, if anything.
+fn purpose(path: &str) -> Option<Purpose> {
+    match path {
+        "/v1/messages" => Some(Purpose::Answer),
+        "/v1/messages/count_tokens" => Some(Purpose::Count),
+        _ => None,
     }
-    serde_json::from_slice(body)
-        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()))
+}
+
+/// The body, and what is wrong with it if it is no JSON.
+fn body_value(body: &[u8]) -> (Value, Option<String>) {
+    if body.is_empty() {
+        return (Value::Null, None);
+    }
+    match serde_json::from_slice(body) {
+        Ok(value) => (value, None),
+        Err(error) => {
+            let text = String::from_utf8_lossy(body).into_owned();
+            (Value::String(text), Some(format!("The request body is not valid JSON: {error}")))
+        }
+    }
 }
 
 fn unix_ms<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {

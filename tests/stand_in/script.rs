@@ -15,6 +15,7 @@
 //! | `[[bash-background COMMAND]]` | the same with `run_in_background` |
 //! | `[[write PATH TEXT]]` | the same for `Write`; PATH has no blanks, TEXT may be empty |
 //! | `[[pause MS]]` | MS milliseconds of nothing: before the headers if nothing has been said in this request yet, else in mid-stream |
+//! | `[[usage input N output N cache-read N cache-write N]]` | figures of tokens of the answer to this request, any of them |
 //! | `[[status CODE]]` | an API error of that status (400 to 599) |
 //! | `[[status CODE retry-after S]]` | the same with that header |
 //! | `[[drop]]` | the connection breaks in mid-stream, inside a text block |
@@ -45,6 +46,7 @@ use serde_json::Value;
 
 use super::attempts::Times;
 use super::directive::{self, split_word};
+use super::message::Usage;
 
 /// One step of a script.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +78,8 @@ pub enum Directive {
     },
     /// `pause`
     Pause(Duration),
+    /// `usage`
+    Usage(Usage),
     /// `status`, `drop`, `sse-error` and `stall`
     Fail {
         /// What goes wrong.
@@ -222,6 +226,9 @@ mod tests {
             "[[tool Bash {]]",
             "[[tool Bash 3]]",
             "[[write ]]",
+            "[[usage]]",
+            "[[usage input]]",
+            "[[usage tokens 3]]",
         ] {
             let script = parse(prompt);
             let complains = |text: &str| text.starts_with("The stand-in cannot read");

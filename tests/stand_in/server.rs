@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::access::Access;
 use super::answer::{self, Outcome};
 use super::attempts::Attempts;
 use super::delivery::{self, Ended};
@@ -28,6 +29,9 @@ use super::sse;
 /// The API's own limit is 32 MB.
 const MAX_BODY: usize = 32 * 1024 * 1024;
 
+/// Paths that want a key.
+const API: &str = "/v1/";
+
 /// Paths that are about the stand-in itself, and are not recorded.
 const ADMIN: &str = "/_stand_in/";
 
@@ -35,6 +39,7 @@ const ADMIN: &str = "/_stand_in/";
 struct App {
     record: Arc<Record>,
     attempts: Arc<Attempts>,
+    access: Arc<Access>,
     stop: CancellationToken,
     /// The tasks that write streams.
     streams: TaskTracker,
@@ -44,11 +49,17 @@ struct App {
 pub fn spawn(
     listener: TcpListener,
     record: Arc<Record>,
+    access: Arc<Access>,
     stop: CancellationToken,
 ) -> JoinHandle<io::Result<()>> {
     let streams = TaskTracker::new();
-    let app =
-        App { record, attempts: Arc::default(), stop: stop.clone(), streams: streams.clone() };
+    let app = App {
+        record,
+        attempts: Arc::default(),
+        access,
+        stop: stop.clone(),
+        streams: streams.clone(),
+    };
     let router = router(app);
     TaskTracker::new().spawn(async move {
         let stopped = stop.cancelled_owned();
@@ -82,6 +93,11 @@ async fn record(State(app): State<App>, request: Request, next: Next) -> Respons
         return ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE, None).into_response();
     };
     let recorded = app.record.add(&parts.method, &parts.uri, &parts.headers, &bytes);
+    if parts.uri.path().starts_with(API)
+        && let Err(error) = app.access.check(&recorded)
+    {
+        return error.into_response();
+    }
     let mut request = Request::from_parts(parts, Body::empty());
     request.extensions_mut().insert(recorded);
     next.run(request).await
@@ -125,6 +141,9 @@ fn stream(app: &App, message: Message) -> Response {
 }
 
 async fn count_tokens(Extension(request): Extension<Arc<RecordedRequest>>) -> Response {
+    if let Some(wrong) = &request.refused {
+        return ApiError::bad_request(wrong).into_response();
+    }
     let count = sse::tokens(request.body_bytes);
     with_request_id(Json(json!({ "input_tokens": count })).into_response())
 }

@@ -1,7 +1,7 @@
 //! What the CLI asks for and says by itself, though it looks like part of the conversation.
 //!
 //! Side requests and notices are answered with something harmless; they never take a step of a script.
-//! Seen with 2.1.197 and 2.1.330: a title for the session (only where non-essential traffic is allowed),
+//! Seen with 2.1.110, 2.1.197 and 2.1.330: a title for the session (only where non-essential traffic is allowed),
 //! a summary for `/compact`, the reminder to call `StructuredOutput`, and the turn that the CLI starts when
 //! a background task ends. The quota check of interactive sessions has `max_tokens` 1.
 
@@ -26,12 +26,14 @@ pub enum Notice {
 impl Notice {
     /// Recognises a notice by the words that the CLI uses.
     pub fn of(text: &str) -> Option<Self> {
-        const OPENINGS: [(&str, Notice); 5] = [
+        const OPENINGS: [(&str, Notice); 6] = [
             ("<task-notification>", Notice::TaskEnded),
             ("<system-reminder>\n[SYSTEM NOTIFICATION", Notice::TaskEnded),
             ("This session is being continued from", Notice::Continued),
             ("CRITICAL: Respond with TEXT ONLY", Notice::Summarise),
             ("[structured-output-enforce]", Notice::StructuredOutput),
+            // 2.1.110 repeats it until it is obeyed.
+            ("Stop hook feedback:\nYou MUST call the StructuredOutput", Notice::StructuredOutput),
         ];
         let text = text.trim_start();
         let opening = OPENINGS.iter().find(|(opening, _)| text.starts_with(opening));

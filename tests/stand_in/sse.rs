@@ -18,7 +18,7 @@ impl Encoder {
     pub fn start(&self, message: &Message) -> Bytes {
         let envelope = json!({
             "type": "message_start",
-            "message": message.envelope(Vec::new(), None, 1),
+            "message": message.opening(),
         });
         let mut text = event(&envelope);
         text.push_str(&event(&json!({ "type": "ping" })));
@@ -56,7 +56,7 @@ impl Encoder {
         let delta = json!({
             "type": "message_delta",
             "delta": { "stop_reason": message.stop_reason(), "stop_sequence": null },
-            "usage": message.usage(tokens(self.output_chars)),
+            "usage": message.final_usage(tokens(self.output_chars)),
         });
         let mut text = event(&delta);
         text.push_str(&event(&json!({ "type": "message_stop" })));

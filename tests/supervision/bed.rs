@@ -217,6 +217,7 @@ impl Bed {
     /// Stops what was started beside the program.
     pub async fn end_api(&mut self) {
         if let Some(api) = self.api.take() {
+            assert_eq!(api.refused(), [] as [&str; 0], "a CLI sent what the API does not take");
             // A connection of a killed CLI may take its time to be noticed.
             drop(timeout(Duration::from_secs(5), api.shutdown()).await);
         }

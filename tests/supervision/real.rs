@@ -13,7 +13,7 @@ use crate::{
     support::{eventually, service::query_with, turn::Turn},
 };
 
-const VERSIONS: [&str; 2] = ["2.1.197", "2.1.330"];
+const VERSIONS: [&str; 2] = ["2.1.197", "2.1.332"];
 
 const SESSIONS: usize = 10;
 

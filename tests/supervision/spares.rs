@@ -66,7 +66,7 @@ async fn bash(bed: &Bed, session: &str, command: &str) -> (TurnOrigin, String) {
 
 #[tokio::test]
 async fn a_session_on_a_spare_is_enclosed_with_its_own_folders() {
-    for version in ["2.1.197", "2.1.330"] {
+    for version in ["2.1.197", "2.1.332"] {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("pool.toml");
         fs::write(&file, "[[spare]]\ncount = 2\nallowed_tools = [\"Bash\"]\n").expect("written");

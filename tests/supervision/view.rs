@@ -31,7 +31,7 @@ fn work_folder(bed: &Bed, session: &str) -> PathBuf {
 
 #[tokio::test]
 async fn a_session_sees_its_own_processes_and_folders_only() {
-    for version in ["2.1.197", "2.1.330"] {
+    for version in ["2.1.197", "2.1.332"] {
         let bed = Bed::real("bubblewrap", version, &[]).await;
         let state = bed.daemon.state.path().display().to_string();
 
@@ -114,7 +114,7 @@ async fn a_session_sees_its_own_processes_and_folders_only() {
 
 #[tokio::test]
 async fn a_session_writes_in_the_folders_that_its_caller_chose_and_nowhere_beside_them() {
-    for version in ["2.1.197", "2.1.330"] {
+    for version in ["2.1.197", "2.1.332"] {
         let place = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
         let base = place.path().canonicalize().expect("a real path");
         let [work, more, beside] = ["work", "more", "beside"].map(|name| base.join(name));
@@ -153,7 +153,7 @@ async fn the_services_configuration_is_hidden_where_it_lies() {
     let file = folder.path().join("config.toml");
     fs::write(&file, "[cli.env]\nPLANTED_TOKEN = \"planted-secret\"\n").expect("written");
     let path = file.display().to_string();
-    let bed = Bed::configured("bubblewrap", "2.1.330", &path).await;
+    let bed = Bed::configured("bubblewrap", "2.1.332", &path).await;
     let seen = bash(&bed, "a", &format!("cat {path}")).await;
     assert!(seen.contains("ended with 1") && !seen.contains("planted-secret"), "{seen}");
     bed.stop().await;

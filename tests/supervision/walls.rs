@@ -30,7 +30,7 @@ use crate::{
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_session-pool");
 const FAKE: &str = env!("CARGO_BIN_EXE_fake-claude");
-const VERSION: &str = "2.1.330";
+const VERSION: &str = "2.1.332";
 
 /// The program, started with settings; what it logs until it listens or ends.
 fn start(state: &Path, settings: &[&str]) -> (Child, String) {

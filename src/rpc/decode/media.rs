@@ -94,9 +94,18 @@ fn plain_text(check: &mut Check, field: &str, text: &str) {
 /// The bytes have to be what their type says.
 fn bytes_of(check: &mut Check, field: &str, media_type: &str, data: &[u8]) {
     match recognised(data) {
+        Some(found) if found == media_type && IMAGES.contains(&found) => image(check, field, data),
         Some(found) if found == media_type => {}
         Some(found) => check.bad(field, format!("must be {media_type}, is {found}")),
         None => check.bad(field, format!("must be {media_type}: its first bytes are not of one")),
+    }
+}
+
+/// An image that is cut off is refused by the API at every later turn. One that is too large
+/// the CLI shrinks.
+fn image(check: &mut Check, field: &str, data: &[u8]) {
+    if imagesize::blob_size(data).is_err() {
+        check.bad(field, "must be a whole image: its header ends before its width and height");
     }
 }
 
@@ -242,7 +251,11 @@ mod tests {
 
     use super::*;
 
-    const PNG: &[u8] = b"\x89PNG\r\n\x1a\nrest";
+    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0";
+    const GIF: &[u8] = b"GIF89a\x01\0\x01\0\0\0\0";
+    const JPEG: &[u8] =
+        b"\xff\xd8\xff\xc0\0\x11\x08\0\x01\0\x01\x03\x01\x22\0\x02\x11\x01\x03\x11\x01";
+    const WEBP: &[u8] = b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0";
     const PDF_FILE: &[u8] = b"%PDF-1.7\nrest";
 
     fn inlined(slot: Slot, media_type: &str, data: &[u8]) -> Result<InputBlock, (String, String)> {
@@ -260,13 +273,12 @@ mod tests {
 
     #[test]
     fn e6_media_are_of_a_type_that_the_api_takes_and_are_what_they_say() {
-        let webp = b"RIFF\x10\0\0\0WEBPVP8 ";
         for (slot, media_type, data) in [
             (Slot::Image, "image/png", PNG),
             (Slot::Image, "IMAGE/PNG", PNG),
-            (Slot::Image, "image/jpeg", b"\xff\xd8\xff\xe0"),
-            (Slot::Image, "image/gif", b"GIF89a.."),
-            (Slot::Image, "image/webp", webp),
+            (Slot::Image, "image/jpeg", JPEG),
+            (Slot::Image, "image/gif", GIF),
+            (Slot::Image, "image/webp", WEBP),
             (Slot::Document, "application/pdf", PDF_FILE),
             (Slot::Document, "application/pdf", b"\xef\xbb\xbf%PDF-1.4"),
         ] {
@@ -292,6 +304,19 @@ mod tests {
             assert_eq!(fields, field, "{media_type}");
             assert!(reason.contains(told), "{media_type}: {reason}");
         }
+    }
+
+    #[test]
+    fn e6_an_image_has_a_whole_header() {
+        for (media_type, data) in [("image/png", PNG), ("image/gif", GIF), ("image/jpeg", JPEG)] {
+            let cut = &data[..9];
+            let (field, problem) = inlined(Slot::Image, media_type, cut).expect_err(media_type);
+            assert_eq!(field, "c.image.data");
+            assert!(problem.contains("before its width"), "{problem}");
+        }
+        let source = json!({"type": "base64", "media_type": "image/png", "data": STANDARD.encode(&PNG[..9])});
+        let block = json!({"type": "image", "source": source});
+        assert_eq!(refused_in_json(&block).as_deref(), Some("b.source.data"));
     }
 
     #[test]

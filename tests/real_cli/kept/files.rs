@@ -15,11 +15,11 @@ use tonic::Code;
 
 use super::answer;
 use crate::{
-    bed::{Bed, Version, both_versions},
+    bed::{Bed, Version, each_version},
     support::service::query_with,
 };
 
-both_versions!(a_damaged_file_is_no_loss, what_is_planted_for_a_transcript_is_not_taken_up);
+each_version!(a_damaged_file_is_no_loss, what_is_planted_for_a_transcript_is_not_taken_up);
 
 /// What belongs to the service, from the folder of a transcript.
 const SECRET: &str = "../../../../../secret";

@@ -9,12 +9,12 @@ use tokio::task::{JoinSet, LocalSet};
 
 use super::{answer, shows};
 use crate::{
-    bed::{Bed, Version, both_versions},
+    bed::{Bed, Version, each_version},
     stand_in::StandIn,
     support::{daemon::Daemon, eventually, processes::kill, service::query},
 };
 
-both_versions!(within LONG: the_cli_is_killed_at_its_result, the_service_is_killed_at_a_result);
+each_version!(within LONG: the_cli_is_killed_at_its_result, the_service_is_killed_at_a_result);
 
 /// Kills for each version.
 const KILLS: usize = 25;
@@ -84,6 +84,7 @@ async fn the_service_is_killed_at_a_result(version: Version) {
         daemon.ended().await;
         state = daemon.state;
     }
+    assert_eq!(api.refused(), [] as [&str; 0]);
     // Connections of killed CLIs are closed by now, or soon.
     drop(tokio::time::timeout(std::time::Duration::from_secs(5), api.shutdown()).await);
 }

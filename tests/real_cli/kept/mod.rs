@@ -3,6 +3,7 @@
 
 mod files;
 mod kills;
+mod mid_tool;
 mod turns;
 
 use crate::stand_in::RecordedRequest;
