@@ -31,6 +31,8 @@ pub struct Meter {
     opening: Opening,
     /// The sum by the last result, in US dollars; by the first one, where it began.
     sum: f64,
+    /// Whether the process has set its sum to 0.
+    reset: bool,
 }
 
 /// Where the sum began.
@@ -48,7 +50,7 @@ impl Meter {
     /// answer comes before the result of any prompt that is sent later.
     pub fn of_resumed(connection: &mut Connection) -> Self {
         let question = ControlRequest::new(json!({"subtype": "get_session_cost"}));
-        Self { opening: Opening::Asked(connection.request(question).ok()), sum: 0.0 }
+        Self { opening: Opening::Asked(connection.request(question).ok()), ..Self::default() }
     }
 
     /// What was spent since the result before. `paid` is the sum that an earlier process of
@@ -67,11 +69,17 @@ impl Meter {
         // One that says nothing of its cost leaves the sum as it was.
         let Some(total) = total else { return 0.0 };
         if total < self.sum {
+            self.reset = true;
             self.sum = since.map_or(0.0, |since| (total - since).max(0.0));
         }
         let cost = (total - self.sum).clamp(0.0, DEAREST_TURN);
         self.sum = total;
         cost
+    }
+
+    /// Whether the process has set its sum to 0 since it began.
+    pub fn was_reset(&self) -> bool {
+        self.reset
     }
 
     /// The sum by the last result, in US dollars.

@@ -187,11 +187,19 @@ impl SessionTask {
     async fn start_turn(&mut self, lease: Lease, turn: Waiting) -> Result<Phase, Box<Lease>> {
         let came = Instant::now();
         let mut lease = lease;
+        // Before anything that ends the process: a turn that is refused costs nothing.
+        let wanted = self.status.options.updated(&turn.request.options);
+        if let Err(cause) = self.check_budget(&wanted) {
+            let failure = self.failure(cause).on_client(lease.client_id);
+            self.fail(&turn.log, failure);
+            self.show();
+            return Err(Box::new(lease));
+        }
         if self.status.age() >= self.around.settings.session_ttl {
             self.expire(Some(lease.client_id));
             return Ok(self.replace(lease, turn).await);
         }
-        if turn.request.new_conversation || lease.outdated {
+        if turn.request.new_conversation || self.is_outdated(&lease) {
             return Ok(self.replace(lease, turn).await);
         }
         if let Err(cause) = self.around.supply.recheck(&self.status.options).await {
@@ -247,7 +255,6 @@ impl SessionTask {
             let options = difference.fixed.iter().map(ToString::to_string).collect();
             return Err(Unfit::Refused(Cause::OptionsMismatch { options, detail: None }));
         }
-        self.check_budget(&self.status.options).map_err(Unfit::Refused)?;
         self.change(lease, &difference.live, &request.options).await
     }
 

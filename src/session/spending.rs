@@ -8,6 +8,7 @@ use crate::{
     counters::Spent,
     failure::Cause,
     store::Record,
+    supply::Lease,
 };
 
 /// The option that says what a session may spend, by its name in the contract.
@@ -54,6 +55,13 @@ impl SessionTask {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a process was born with options that hold no longer. One that has set its sum
+    /// to 0 may take its budget for full again.
+    pub(super) fn is_outdated(&self, lease: &Lease) -> bool {
+        let refilled = lease.meter.was_reset() && self.status.options.max_budget_usd.is_some();
+        lease.outdated || refilled
     }
 
     /// The options that the next process is born with: its budget is what is left, since it

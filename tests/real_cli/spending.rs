@@ -22,6 +22,7 @@ use crate::{
 each_version!(within LONG:
     e2_five_turns_on_five_processes_cost_five_turns,
     e2_a_budget_runs_out_across_processes,
+    e2_a_cleared_conversation_does_not_fill_the_budget_again,
     e2_a_cleared_conversation_goes_on_costing_its_session,
     e2_clis_that_are_killed_lose_no_cost,
     e2_services_that_are_killed_lose_no_cost,
@@ -144,6 +145,20 @@ async fn e2_a_cleared_conversation_goes_on_costing_its_session(version: Version)
     hibernated(&bed, "a").await;
     bill.add(&bed.query("a", "three").await);
     bill.is(told(&bed, "a").await);
+    bed.stop().await;
+}
+
+async fn e2_a_cleared_conversation_does_not_fill_the_budget_again(version: Version) {
+    let bed = Bed::start(version).await;
+    let price = bed.query("of-a-turn", "word").await.result().total_cost_usd;
+    let budget = SessionOptions { max_budget_usd: Some(1.5 * price), ..SessionOptions::default() };
+    let turn = bed.run(query_with("a", "one", budget)).await;
+    assert!(!turn.result().is_error, "{:?}", turn.result());
+    bed.query("a", "/clear").await;
+    let last = bed.query("a", "two").await;
+    assert_eq!(last.result().subtype, "error_max_budget_usd", "{:?}", last.result());
+    let refused = bed.service.query("a", "three").await;
+    failure(refused.error(), Code::FailedPrecondition, "BUDGET_EXHAUSTED");
     bed.stop().await;
 }
 

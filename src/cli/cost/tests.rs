@@ -15,7 +15,7 @@ fn resumed(answer: &str) -> Meter {
 fn asked(outcome: Result<String, String>) -> Meter {
     let (reply, answer) = oneshot::channel();
     reply.send(outcome).expect("it is waited for");
-    Meter { opening: Opening::Asked(Some(answer)), sum: 0.0 }
+    Meter { opening: Opening::Asked(Some(answer)), ..Meter::default() }
 }
 
 #[track_caller]
@@ -84,7 +84,11 @@ fn e2_what_a_conversation_cost_others_is_not_paid_again() {
 fn e2_a_sum_that_is_cleared_begins_again() {
     let plain = |total| result(Some(total), None);
     let clear = [(plain(0.5), 0.5), (plain(0.0), 0.0), (plain(0.75), 0.75)];
-    costs(&mut Meter::default(), None, &clear);
+    let mut meter = Meter::default();
+    costs(&mut meter, None, &clear[..1]);
+    assert!(!meter.was_reset());
+    costs(&mut meter, None, &clear[1..]);
+    assert!(meter.was_reset());
     let both = |total, since| result(Some(total), Some(since));
     costs(&mut Meter::default(), None, &[(both(0.5, 0.5), 0.5), (both(0.25, 0.125), 0.125)]);
     // The first result of a process that had begun at more.
@@ -97,7 +101,7 @@ fn e2_an_answer_that_says_nothing_leaves_the_sum_to_say_whether_it_goes_on() {
         costs(&mut resumed(answer), Some(0.5), &[(result(Some(0.75), None), 0.25)]);
         costs(&mut resumed(answer), Some(0.5), &[(result(Some(0.25), None), 0.25)]);
     }
-    let mut unasked = Meter { opening: Opening::Asked(None), sum: 0.0 };
+    let mut unasked = Meter { opening: Opening::Asked(None), ..Meter::default() };
     costs(&mut unasked, Some(0.5), &[(result(Some(0.75), None), 0.25)]);
 }
 

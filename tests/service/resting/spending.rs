@@ -218,6 +218,37 @@ async fn e2_a_budget_that_is_raised_on_a_living_session_holds_from_the_next_turn
 }
 
 #[tokio::test]
+async fn e2_a_budget_that_a_living_session_has_spent_ends_no_process() {
+    let service = Service::start(|_| {}).await;
+    let first = service.run(query_with("a", "hello", model(CLIS[0]))).await;
+    first.result();
+    update(&service, "a", with_budget(CLIS[0], 0.5)).await.expect("updated");
+    is_exhausted(service.query("a", "more").await.error(), 0.5 * TURN);
+    let session = service.session("a").await.expect("there");
+    assert_eq!(session.client_id, first.started().client_id);
+    update(&service, "a", with_budget(CLIS[0], 1.5)).await.expect("updated");
+    let last = service.query("a", "half a turn is left").await;
+    assert_eq!(last.result().subtype, "error_max_budget_usd");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn e2_a_cleared_conversation_does_not_fill_the_budget_again() {
+    for cli in CLIS {
+        let service = Service::start(|_| {}).await;
+        let turn = service.run(query_with("a", "hello", with_budget(cli, 1.5))).await;
+        assert!(!turn.result().is_error, "{:?}", turn.result());
+        // To the process all of its budget is left now, to the session half a turn's.
+        service.query("a", "/clear").await.result();
+        let last = service.query("a", "hello").await;
+        assert_eq!(last.result().subtype, "error_max_budget_usd");
+        is_exhausted(service.query("a", "more").await.error(), 1.5 * TURN);
+        costs(service.session("a").await.expect("there").total_cost_usd, 2.0);
+        service.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn e2_a_budget_below_what_was_spent_is_refused_and_not_taken_on() {
     let service = sleepy().await;
     service.run(query_with("a", "hello", model(CLIS[0]))).await.result();
