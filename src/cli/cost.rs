@@ -25,7 +25,7 @@ const DEAREST_TURN: f64 = 1e9;
 const MOST_DECIMALS: usize = 12;
 
 /// Reads the costs of one process off its results, in order. An agent can speak in its
-/// CLI's name: whatever it says, a cost is a number from 0 to [`DEAREST_TURN`].
+/// CLI's name: whatever it says, a cost is a number from 0 to `DEAREST_TURN`.
 #[derive(Debug, Default)]
 pub struct Meter {
     opening: Opening,

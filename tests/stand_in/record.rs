@@ -42,7 +42,7 @@ pub struct RecordedRequest {
     pub body_bytes: usize,
     /// The body: JSON if it is that, `null` if there was none, else a string.
     pub body: Value,
-    /// Why the API does not take such a body; see [`rules`].
+    /// Why the API does not take such a body, by its rules.
     pub refused: Option<String>,
 }
 
