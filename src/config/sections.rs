@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::SpareConfig;
-use crate::policy::McpServers;
+use crate::policy::{McpServers, Mentions};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq)]
@@ -213,33 +213,37 @@ impl SandboxMode {
 /// Whether prompts may name files with `@PATH`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileMentions {
-    /// Where they may be slash commands.
+    /// As `Below` where prompts may be slash commands, else as `Off`.
     Auto,
-    /// They may.
+    /// They may, whatever the sandbox shows.
     On,
+    /// Those below the session's working folder.
+    Below,
     /// They may not.
     Off,
 }
 
 impl FileMentions {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::On, Self::Off];
+    pub const ALL: [Self; 4] = [Self::Auto, Self::On, Self::Below, Self::Off];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::On => "on",
+            Self::Below => "below",
             Self::Off => "off",
         }
     }
 
     /// What it comes to where slash commands are allowed or not.
-    pub fn allows(self, slash_commands: bool) -> bool {
+    pub fn allowed(self, slash_commands: bool) -> Mentions {
         match self {
-            Self::Auto => slash_commands,
-            Self::On => true,
-            Self::Off => false,
+            Self::Auto if slash_commands => Mentions::Below,
+            Self::On => Mentions::Any,
+            Self::Below => Mentions::Below,
+            Self::Auto | Self::Off => Mentions::None,
         }
     }
 }

@@ -68,7 +68,7 @@ pub fn policy(config: &Config) -> anyhow::Result<Policy> {
         setting_sources: policy.setting_sources,
         max_prompt_bytes: policy.max_prompt_bytes,
         slash_commands: policy.slash_commands,
-        file_mentions: policy.file_mentions.allows(policy.slash_commands),
+        file_mentions: policy.file_mentions.allowed(policy.slash_commands),
     })
 }
 

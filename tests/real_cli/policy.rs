@@ -3,7 +3,8 @@
 use std::fs;
 
 use session_pool::{
-    policy::McpServers,
+    config::FileMentions,
+    policy::{McpServers, Mentions},
     proto::{InputBlock, QueryRequest, SessionOptions, TurnOrigin, input_block::Block},
 };
 use tonic::Code;
@@ -20,6 +21,7 @@ each_version!(
     nothing_of_a_value_becomes_a_flag,
     a_block_of_text_can_be_a_slash_command,
     d4_a_server_that_is_never_up_does_not_end_the_turn,
+    d8_what_the_cli_reads_by_its_name_is_known_to_the_policy,
 );
 
 async fn servers_agents_and_settings(version: Version) {
@@ -183,5 +185,53 @@ async fn a_block_of_text_can_be_a_slash_command(version: Version) {
     let refused = bed.service.open(request).await.expect_err("denied");
     let metadata = failure(&refused, Code::PermissionDenied, "POLICY_DENIED");
     assert_eq!(metadata["field"], "content[1].text");
+    bed.stop().await;
+}
+
+async fn d8_what_the_cli_reads_by_its_name_is_known_to_the_policy(version: Version) {
+    let place = tempfile::tempdir().expect("a folder");
+    let root = place.path().canonicalize().expect("a real path");
+    let cwd = root.join("project");
+    fs::create_dir(&cwd).expect("made");
+    fs::write(cwd.join("notes.txt"), "the fox's number is 1477").expect("written");
+    let bed = Bed::with(version, |config| {
+        config.policy.cwd_roots = vec![root.display().to_string()];
+        config.policy.file_mentions = FileMentions::On;
+    })
+    .await;
+    let options =
+        SessionOptions { cwd: cwd.to_str().map(str::to_owned), ..SessionOptions::default() };
+    let base = root.display();
+    let forms = [
+        format!("@{base}/FILE"),
+        format!("@\"{base}/FILE\""),
+        format!("(@{base}/FILE)"),
+        format!("see:@{base}/FILE"),
+        format!("@'{base}/FILE'"),
+        format!("@file://{base}/FILE"),
+        format!("@\\{base}/FILE"),
+        "@../FILE".to_owned(),
+        "@./../FILE".to_owned(),
+        "@nowhere/../../FILE".to_owned(),
+        "@\"../FILE\"".to_owned(),
+    ];
+    let mut read = 0;
+    for (number, form) in forms.into_iter().enumerate() {
+        let file = format!("secret-{number}.txt");
+        let secret = format!("the lighthouse keeper's number is 7741-{number}-");
+        fs::write(root.join(&file), &secret).expect("written");
+        let prompt = form.replace("FILE", &file);
+        let turn = bed.run(query_with("a", &prompt, options.clone())).await;
+        let request = bed.last_request(&turn.started().cli_session_id);
+        if request.body.to_string().contains(&secret) {
+            read += 1;
+            assert!(Mentions::Below.denial(&prompt).is_some(), "{prompt} is read");
+        }
+    }
+    assert!(read >= 3, "the CLI reads what is named");
+    let turn = bed.run(query_with("a", "@notes.txt", options)).await;
+    let request = bed.last_request(&turn.started().cli_session_id);
+    assert!(request.body.to_string().contains("number is 1477"), "{}", request.body);
+    assert!(Mentions::Below.denial("@notes.txt").is_none());
     bed.stop().await;
 }

@@ -59,16 +59,6 @@ pub(super) fn input(
     Input::Blocks(blocks)
 }
 
-/// Whether a word of a text begins with `@`: the CLI reads the file of that name into the
-/// request, without asking. An address such as `a@b.org` is none.
-fn mentions_a_file(text: &str) -> bool {
-    memchr::memchr_iter(b'@', text.as_bytes()).any(|at| {
-        let before = text[..at].chars().next_back();
-        let behind = text[at + 1..].chars().next();
-        !before.is_some_and(char::is_alphanumeric) && behind.is_some_and(|c| !c.is_whitespace())
-    })
-}
-
 /// The CLI takes a command from a text block wherever it stands, and names of files too.
 fn check_words(check: &mut Check, field: &str, text: &str, policy: &Policy) {
     // What the CLI takes for blank includes the byte order mark.
@@ -76,8 +66,8 @@ fn check_words(check: &mut Check, field: &str, text: &str, policy: &Policy) {
     if !policy.slash_commands && begun.starts_with('/') {
         check.deny(field, "slash commands are off (policy.slash_commands = false)");
     }
-    if !policy.file_mentions && mentions_a_file(text) {
-        check.deny(field, "words that begin with @ are off (policy.file_mentions)");
+    if let Some(allowed) = policy.file_mentions.denial(text) {
+        check.deny(field, format!("{allowed} (policy.file_mentions)"));
     }
 }
 

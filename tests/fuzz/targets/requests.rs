@@ -13,7 +13,7 @@ use session_pool::{
         sandbox::Sandbox,
     },
     ids::{CliSessionId, ClientId},
-    policy::{McpServers, Policy, variables},
+    policy::{McpServers, Mentions, Policy, variables},
     proto,
     rpc::decode,
 };
@@ -34,7 +34,7 @@ fn open() -> Policy {
         env: vec!["A*".into(), "B*".into(), "L*".into(), "P*".into()],
         setting_sources: vec!["user".into(), "project".into(), "local".into()],
         slash_commands: true,
-        file_mentions: true,
+        file_mentions: Mentions::Any,
         ..closed()
     }
 }

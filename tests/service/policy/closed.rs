@@ -91,22 +91,25 @@ async fn slash_commands_can_be_switched_off() {
 async fn d8_files_are_named_in_prompts_only_where_the_operator_lets_them() {
     use session_pool::config::FileMentions;
     let json = |text: &str| Block::BlockJson(format!(r#"{{"type":"text","text":"{text}"}}"#));
-    for (mentions, slash, allowed) in [
-        (FileMentions::Auto, true, true),
-        (FileMentions::Auto, false, false),
-        (FileMentions::On, false, true),
-        (FileMentions::Off, true, false),
+    // Whether files anywhere may be named, and those below the working folder.
+    for (mentions, slash, anywhere, below) in [
+        (FileMentions::Auto, true, false, true),
+        (FileMentions::Auto, false, false, false),
+        (FileMentions::Below, false, false, true),
+        (FileMentions::On, false, true, true),
+        (FileMentions::Off, true, false, false),
     ] {
         let service = Service::start(|config| {
             config.policy.file_mentions = mentions;
             config.policy.slash_commands = slash;
         })
         .await;
-        for (field, block) in [
-            ("content[1].text", Block::Text("@/etc/passwd".into())),
-            ("content[1].text", Block::Text("see\n(@\"/etc/a b\")".into())),
-            ("content[1].text", Block::Text("\u{feff}@x".into())),
-            ("content[1].block_json", json(r"\u0040/etc/passwd")),
+        for (field, block, allowed) in [
+            ("content[1].text", Block::Text("@/etc/passwd".into()), anywhere),
+            ("content[1].text", Block::Text("see\n(@\"/etc/a b\")".into()), anywhere),
+            ("content[1].text", Block::Text("\u{feff}@x".into()), below),
+            ("content[1].block_json", json(r"\u0040/etc/passwd"), anywhere),
+            ("content[1].block_json", json(r"\u0040notes.txt"), below),
         ] {
             let blocks = [Block::Text("see".into()), block];
             let content = blocks.map(|block| InputBlock { block: Some(block) }).into();
