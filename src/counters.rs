@@ -48,6 +48,7 @@ pub struct Counters {
     pub interrupted: Counter,
     pub first_chunk_timeouts: Counter,
     pub stalled: Counter,
+    pub credentials_refused: Counter,
     pub expired: Counter,
     pub idle_removed: Counter,
     pub stuck: Counter,
@@ -149,7 +150,7 @@ impl Counters {
         self.spend(&totals.spent);
     }
 
-    fn each(&self) -> [(&'static str, &Counter); 30] {
+    fn each(&self) -> [(&'static str, &Counter); 31] {
         // Taken apart by name: a counter that is added does not compile before it is here.
         let Self {
             turns,
@@ -162,6 +163,7 @@ impl Counters {
             interrupted,
             first_chunk_timeouts,
             stalled,
+            credentials_refused,
             expired,
             idle_removed,
             stuck,
@@ -195,6 +197,7 @@ impl Counters {
             ("interrupted", interrupted),
             ("first_chunk_timeouts", first_chunk_timeouts),
             ("stalled", stalled),
+            ("credentials_refused", credentials_refused),
             ("expired", expired),
             ("idle_removed", idle_removed),
             ("stuck", stuck),

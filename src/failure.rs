@@ -116,6 +116,13 @@ pub enum Cause {
     FirstChunkTimeout {
         /// `pool.stream_first_chunk_timeout`.
         limit: Duration,
+        /// The session's MCP servers, which the CLI waits for before it begins.
+        mcp_servers: Vec<String>,
+    },
+    /// The API does not take the credentials of the CLI.
+    CredentialsRefused {
+        /// Whether a tool may have run before that.
+        tool_use_seen: bool,
     },
     /// No frame for too long.
     StreamStalled {
@@ -199,6 +206,7 @@ impl Cause {
             Self::CliNotFound { .. } => "CLI_NOT_FOUND",
             Self::ConnectFailed { .. } => "CONNECT_FAILED",
             Self::FirstChunkTimeout { .. } => "FIRST_CHUNK_TIMEOUT",
+            Self::CredentialsRefused { .. } => "CREDENTIALS_REFUSED",
             Self::StreamStalled { .. } => "STREAM_STALLED",
             Self::TurnInterrupted => "TURN_INTERRUPTED",
             Self::CliExited { .. } => "CLI_EXITED",
@@ -275,9 +283,23 @@ impl fmt::Display for Cause {
             Self::ConnectFailed { detail, .. } => {
                 write!(f, "failed to establish a session connection: {detail}")
             }
-            Self::FirstChunkTimeout { limit } => write!(
-                f,
-                "the CLI said nothing for {limit:?} after the prompt (pool.stream_first_chunk_timeout)"
+            Self::FirstChunkTimeout { limit, mcp_servers } => {
+                write!(
+                    f,
+                    "the CLI said nothing for {limit:?} after the prompt \
+                     (pool.stream_first_chunk_timeout)"
+                )?;
+                match mcp_servers.as_slice() {
+                    [] => Ok(()),
+                    names => write!(
+                        f,
+                        "; it first waits for the session's MCP servers, up to MCP_TIMEOUT: {}",
+                        names.join(", ")
+                    ),
+                }
+            }
+            Self::CredentialsRefused { .. } => f.write_str(
+                "the Messages API does not take the credentials of the CLI (cli.env, options.env)",
             ),
             Self::StreamStalled { limit } => {
                 write!(f, "the CLI said nothing for {limit:?} (pool.stream_stall_timeout)")

@@ -111,6 +111,15 @@ pub struct Difference {
 }
 
 impl Options {
+    /// The names of the MCP servers.
+    pub fn mcp_server_names(&self) -> Vec<String> {
+        let servers = self.mcp_servers.as_ref().map(|servers| servers.0.as_str());
+        let servers: serde_json::Value =
+            servers.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let named = servers["mcpServers"].as_object().into_iter().flatten();
+        named.map(|(name, _)| name.clone()).collect()
+    }
+
     /// What has to change for `wanted` to hold; what it does not say stays.
     pub fn difference(&self, wanted: &Self) -> Difference {
         let mut difference = Difference::default();

@@ -83,7 +83,7 @@ fn counter_lines(stats: &GetStatsResponse) -> Lines {
 }
 
 /// The counters by their names in the contract.
-fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 26] {
+fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 27] {
     let c = counters.copied().unwrap_or_default();
     [
         ("turns", c.turns),
@@ -97,6 +97,7 @@ fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 26] {
         ("interrupted", c.interrupted),
         ("first_chunk_timeouts", c.first_chunk_timeouts),
         ("stalled", c.stalled),
+        ("credentials_refused", c.credentials_refused),
         ("expired", c.expired),
         ("idle_removed", c.idle_removed),
         ("stuck", c.stuck),

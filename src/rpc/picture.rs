@@ -219,6 +219,7 @@ fn counters(counters: &Counters) -> proto::PoolCounters {
         interrupted: counters.interrupted.get(),
         first_chunk_timeouts: counters.first_chunk_timeouts.get(),
         stalled: counters.stalled.get(),
+        credentials_refused: counters.credentials_refused.get(),
         expired: counters.expired.get(),
         idle_removed: counters.idle_removed.get(),
         stuck: counters.stuck.get(),

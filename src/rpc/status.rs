@@ -69,6 +69,7 @@ fn classify(cause: &Cause) -> (Code, Option<Duration>) {
         Cause::CliNotFound { .. } => (Code::FailedPrecondition, None),
         Cause::ConnectFailed { .. } => (Code::Unavailable, soon),
         Cause::FirstChunkTimeout { .. } => (Code::DeadlineExceeded, None),
+        Cause::CredentialsRefused { .. } => (Code::FailedPrecondition, None),
         Cause::StreamStalled { .. } => (Code::DeadlineExceeded, None),
         Cause::TurnInterrupted => (Code::Cancelled, None),
         Cause::CliExited { .. } => (Code::Unavailable, None),
@@ -231,8 +232,15 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
         | Cause::QueueFull { limit }
         | Cause::TooManyListeners { limit }
         | Cause::FrameTooLarge { limit } => put("limit", limit.to_string()),
-        Cause::FirstChunkTimeout { limit } | Cause::StreamStalled { limit } => {
+        Cause::FirstChunkTimeout { limit, mcp_servers } => {
             put("limit", format!("{limit:?}"));
+            if !mcp_servers.is_empty() {
+                put("mcp_servers", mcp_servers.join(","));
+            }
+        }
+        Cause::StreamStalled { limit } => put("limit", format!("{limit:?}")),
+        Cause::CredentialsRefused { tool_use_seen } => {
+            put("tool_use_seen", tool_use_seen.to_string());
         }
         Cause::ListenerTooSlow { first_kept, bound } => {
             put("field", (*bound).to_owned());

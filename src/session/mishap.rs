@@ -117,7 +117,9 @@ impl SessionTask {
                 warn!(%session_id, %client_id, idle_seconds, ?limit, limit_seconds = limit.as_secs_f64(),
                     "session_pool_first_chunk_timeout");
                 self.around.tenant.counters.first_chunk_timeouts.add_one();
-                self.fail_turn(&mut active.turn, client_id, Cause::FirstChunkTimeout { limit });
+                let mcp_servers = self.status.options.mcp_server_names();
+                let cause = Cause::FirstChunkTimeout { limit, mcp_servers };
+                self.fail_turn(&mut active.turn, client_id, cause);
                 debug!(%session_id, %client_id, was_interrupted = false,
                     was_first_chunk_timeout = true, was_ongoing_timeout = false,
                     "session_pool_stream_cleared");
@@ -137,6 +139,17 @@ impl SessionTask {
                 self.around.tenant.counters.stalled.add_one();
                 self.fail_turn(&mut active.turn, client_id, Cause::StreamStalled { limit });
                 self.stop(active, Then::Stay)
+            }
+            Watchdog::Refused => {
+                let tool_use_seen = active.turn.tool_use_seen;
+                warn!(%session_id, %client_id, tool_use_seen, "credentials_refused");
+                self.around.tenant.counters.credentials_refused.add_one();
+                let cause = Cause::CredentialsRefused { tool_use_seen };
+                self.fail_turn(&mut active.turn, client_id, cause);
+                // It keeps the credentials that it was started with. The next one gets those
+                // that are in force by then.
+                self.part_with(active.lease, StopGrace::FIRM).await;
+                self.after_loss()
             }
             Watchdog::Stuck => {
                 warn!(%session_id, %client_id, "turn_stuck");

@@ -39,6 +39,13 @@ const MOST_HELD: usize = 4 << 20;
 /// Tasks, tools or prompts at the same time, likewise.
 const MOST_AT_ONCE: usize = 10_000;
 
+/// How often the API may refuse the credentials, one time after the other, before a turn is
+/// ended: the CLI goes on for three minutes. One refusal may be a gateway's hiccup.
+const MOST_REFUSALS: u32 = 3;
+
+/// What the API answers where it does not take the credentials.
+const REFUSED: [u32; 2] = [401, 403];
+
 /// What a process has shown of itself in earlier turns.
 #[derive(Debug, Default)]
 pub struct Habits {
@@ -103,6 +110,8 @@ pub struct Running {
     first_seen: bool,
     worked: bool,
     idle_seen: u32,
+    /// How often the API has refused the credentials since it last answered otherwise.
+    refusals: u32,
     tools: HashSet<String>,
     /// Events that are not known to be of this turn yet; `None` once it is known.
     held: Option<Vec<(Class, Bytes)>>,
@@ -147,6 +156,8 @@ pub enum Watchdog {
     Stalled,
     /// Running for too long.
     Stuck,
+    /// The API does not take the credentials.
+    Refused,
 }
 
 impl Running {
@@ -175,6 +186,7 @@ impl Running {
             first_seen: false,
             worked: false,
             idle_seen: 0,
+            refusals: 0,
             tools: HashSet::new(),
             prompt_held: None,
             unanswered: None,
@@ -213,6 +225,7 @@ impl Running {
     /// What a frame means.
     pub fn interpret(&mut self, frame: &Frame) -> Meaning {
         let meaning = self.meaning(&frame.kind);
+        self.count_refusals(&frame.kind);
         self.first_seen |= !matches!(
             frame.kind,
             FrameKind::System
@@ -238,7 +251,7 @@ impl Running {
                 self.worked = true;
                 Meaning::Event(Class::System)
             }
-            FrameKind::ApiRetry
+            FrameKind::ApiRetry { .. }
             | FrameKind::System
             | FrameKind::TaskStarted { .. }
             | FrameKind::TaskEnded { .. } => Meaning::Event(Class::System),
@@ -277,6 +290,18 @@ impl Running {
             FrameKind::Other | FrameKind::PromptStarted { .. } => Meaning::Event(Class::Other),
             FrameKind::Result(summary) if self.is_mine(summary) => Meaning::Result(summary.clone()),
             FrameKind::Result(summary) => self.foreign(summary),
+        }
+    }
+
+    fn count_refusals(&mut self, kind: &FrameKind) {
+        match kind {
+            FrameKind::ApiRetry { status } if REFUSED.contains(status) => {
+                self.refusals += 1;
+            }
+            FrameKind::ApiRetry { .. } | FrameKind::Assistant { .. } | FrameKind::StreamEvent => {
+                self.refusals = 0;
+            }
+            _ => {}
         }
     }
 
@@ -361,6 +386,9 @@ impl Running {
         settings: &Settings,
         another_waits: bool,
     ) -> Option<(Watchdog, Instant)> {
+        if self.refusals >= MOST_REFUSALS {
+            return Some((Watchdog::Refused, self.last_activity));
+        }
         let mut candidates = Vec::with_capacity(3);
         if !self.first_seen {
             candidates

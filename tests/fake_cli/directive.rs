@@ -35,7 +35,10 @@ pub fn step(name: &str, rest: &str) -> Result<Step, &'static str> {
         "mirror-after-result" => Step::MirrorAfterResult,
         "exit-after-result" => Step::ExitAfterResult(number(rest)?),
         "error" => Step::Error(text()),
-        "retry" => Step::Retry(number(rest)?),
+        "retry" => {
+            let (count, status) = rest.split_once(' ').unwrap_or((rest, "529"));
+            Step::Retry { count: number(count)?, status: number(status)? }
+        }
         "recite" => Step::Recite,
         "env" => Step::Env(rest.trim().to_owned()),
         "argv" => Step::Argv,

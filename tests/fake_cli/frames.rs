@@ -107,13 +107,17 @@ pub fn command_lifecycle(session: &str, message: &str, state: &str) -> Json {
     }
 }
 
-pub fn api_retry(session: &str, attempt: u64) -> Json {
+pub fn api_retry(session: &str, attempt: u64, status: u32) -> Json {
+    let error = match status {
+        401 | 403 => "authentication_failed",
+        _ => "overloaded",
+    };
     let fields = [
         ("attempt", Json(attempt.to_string())),
         ("max_retries", raw("10")),
         ("retry_delay_ms", raw("545")),
-        ("error_status", raw("529")),
-        ("error", text("overloaded")),
+        ("error_status", Json(status.to_string())),
+        ("error", text(error)),
     ];
     system(session, "api_retry", &fields)
 }

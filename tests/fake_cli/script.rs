@@ -26,7 +26,7 @@
 //! | `mirror-after-result` | one more `transcript_mirror` frame between the result and the idle event |
 //! | `exit-after-result CODE` | exits right after the result |
 //! | `error TEXT` | ends the turn as a failed API call does (`is_error`), with this text |
-//! | `retry N` | N `api_retry` frames |
+//! | `retry N [STATUS]` | N `api_retry` frames, after answers of this status (529) |
 //! | `recite` | a text that lists the earlier prompts of the conversation, one a line (line ends in them shown as `\n`) |
 //! | `env NAME` | says the value of the variable, or `unset`; one set by `apply_flag_settings` counts |
 //! | `argv` | says the command line as a JSON array |
@@ -92,7 +92,7 @@ pub enum Step {
     MirrorAfterResult,
     ExitAfterResult(i32),
     Error(String),
-    Retry(u32),
+    Retry { count: u32, status: u32 },
     Recite,
     Env(String),
     Argv,

@@ -35,9 +35,10 @@ impl Turn {
             },
             Step::Deaf => session.deaf = true,
             Step::LoseInterrupts(count) => session.lose_interrupts = count,
-            Step::Retry(count) => {
+            Step::Retry { count, status } => {
                 for attempt in 1..=count {
-                    let frame = frames::api_retry(&session.conversation.session, attempt.into());
+                    let id = &session.conversation.session;
+                    let frame = frames::api_retry(id, attempt.into(), status);
                     session.frame(&frame);
                 }
             }

@@ -1,15 +1,17 @@
 //! Failures of the API: retries and errors are events, and the session goes on.
 
 use session_pool::proto::{ApiRetry, turn_event::Kind};
+use tonic::Code;
 
 use crate::{
     bed::{Bed, Version, each_version, kinds},
-    support::turn::Turn,
+    support::{failure, turn::Turn},
 };
 
 each_version!(
     an_overloaded_api_is_tried_again,
     a_request_that_the_api_refuses,
+    d9_credentials_that_the_api_refuses,
     a_connection_that_breaks,
 );
 
@@ -58,6 +60,21 @@ async fn a_request_that_the_api_refuses(version: Version) {
     assert!(!next.result().is_error, "{:?}", next.result());
     assert!(next.result().result.starts_with("You said: \"hello\"."), "{:?}", next.result());
     assert_eq!(next.started().client_id, turn.started().client_id);
+    bed.stop().await;
+}
+
+async fn d9_credentials_that_the_api_refuses(version: Version) {
+    let bed = Bed::start(version).await;
+    let began = tokio::time::Instant::now();
+    let turn = bed.query("a", "[[status 401]]").await;
+    failure(turn.error(), Code::FailedPrecondition, "CREDENTIALS_REFUSED");
+    let statuses: Vec<u32> = retries(&turn).iter().map(|retry| retry.error_status).collect();
+    assert_eq!(statuses, [401; 3]);
+    // The CLI itself goes on for three minutes.
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "{:?}", began.elapsed());
+
+    let next = bed.query("a", "hello").await;
+    assert!(!next.result().is_error, "{:?}", next.result());
     bed.stop().await;
 }
 

@@ -70,7 +70,10 @@ pub enum FrameKind {
         uuid: String,
     },
     /// `system` / `api_retry`: activity, although the model says nothing.
-    ApiRetry,
+    ApiRetry {
+        /// The HTTP status of the API's answer; 0 when there was none.
+        status: u32,
+    },
     /// `conversation_reset`, or another frame that moves to another conversation.
     ConversationReset {
         /// The new conversation's id.
@@ -268,7 +271,7 @@ fn system<'a>(subtype: &str, names: impl FnOnce() -> Names<'a>) -> FrameKind {
             "" => FrameKind::System,
             state => FrameKind::State { idle: state == "idle" },
         },
-        "api_retry" => FrameKind::ApiRetry,
+        "api_retry" => FrameKind::ApiRetry { status: names().error_status },
         "task_started" => FrameKind::TaskStarted { id: names().task_id.into_string() },
         "task_notification" => FrameKind::TaskEnded { id: names().task_id.into_string() },
         // Comes just before the notification; tasks that are stopped may have only this.

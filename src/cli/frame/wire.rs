@@ -19,6 +19,8 @@ view! {
         "uuid" => uuid: Text<'a>,
         /// A control request.
         "request_id" => request_id: Json<'a>,
+        /// The HTTP status that the API answered with.
+        "error_status" => error_status: u32,
         /// A background task.
         "task_id" => task_id: Text<'a>,
         /// A prompt.

@@ -138,7 +138,10 @@ async fn e5_the_wait_for_the_first_frame_goes_on_with_the_second_process() {
     sleep(6 * SECOND).await;
     session.supply.kill();
     let seen = read(turn).await;
-    assert_eq!(cause(&seen), Cause::FirstChunkTimeout { limit: 10 * SECOND });
+    assert_eq!(
+        cause(&seen),
+        Cause::FirstChunkTimeout { limit: 10 * SECOND, mcp_servers: Vec::new() }
+    );
     assert_eq!(began.elapsed().as_secs(), 10);
 }
 

@@ -9,12 +9,16 @@ use crate::{
     turn::event::Class,
 };
 
+fn first_chunk_timeout() -> Cause {
+    Cause::FirstChunkTimeout { limit: 10 * SECOND, mcp_servers: Vec::new() }
+}
+
 #[tokio::test(start_paused = true)]
 async fn s11_a_silent_process_is_replaced_and_the_caller_told_without_anyone_asking() {
     let session = Session::start(settings());
     let began = Instant::now();
     let seen = read(session.run("a silent").await).await;
-    assert_eq!(cause(&seen), Cause::FirstChunkTimeout { limit: 10 * SECOND });
+    assert_eq!(cause(&seen), first_chunk_timeout());
     assert_eq!(began.elapsed().as_secs(), 10);
     assert!(read(session.run("b ok").await).await.end.is_ok());
     assert_eq!(session.supply.most_alive.load(std::sync::atomic::Ordering::SeqCst), 1);

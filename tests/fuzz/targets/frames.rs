@@ -23,7 +23,7 @@ use session_pool::{
 fn class_of(kind: &FrameKind, interrupted: bool) -> Class {
     match kind {
         FrameKind::State { .. }
-        | FrameKind::ApiRetry
+        | FrameKind::ApiRetry { .. }
         | FrameKind::System
         | FrameKind::TaskStarted { .. }
         | FrameKind::TaskEnded { .. }

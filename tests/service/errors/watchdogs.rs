@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use session_pool::proto::InterruptOutcome;
+use session_pool::proto::{InterruptOutcome, SessionOptions};
 use tonic::Code;
 
 use crate::support::{
@@ -49,6 +49,49 @@ async fn a_stalled_turn_is_ended_although_nobody_else_asks() {
     assert_eq!(next.started().client_id, turn.started().client_id);
     assert_eq!(next.text(), "echo: next");
     assert_eq!(service.stats().await.counters.expect("counters").stalled, 1);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn d9_a_turn_whose_credentials_are_refused_ends_soon_and_says_so() {
+    let service = Service::start(|_| {}).await;
+    let turn = service.query("a", &script(&["retry 3 401", "hang"])).await;
+    let metadata = failure(turn.error(), Code::FailedPrecondition, "CREDENTIALS_REFUSED");
+    assert_eq!(metadata["tool_use_seen"], "false");
+    let counters = service.stats().await.counters.expect("counters");
+    assert_eq!((counters.credentials_refused, counters.turns_failed), (1, 1));
+
+    // The next process may have others.
+    let next = service.query("a", "next").await;
+    assert_eq!(next.result().result, "echo: next");
+    assert_ne!(next.started().client_id, turn.started().client_id);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn d9_refusals_that_an_answer_comes_between_end_nothing() {
+    let service = Service::start(|_| {}).await;
+    for between in ["retry 1 529", "say a word"] {
+        let lines = ["retry 2 401", between, "retry 2 403", "say the end"];
+        assert!(service.query("a", &script(&lines)).await.result().result.ends_with("the end"));
+    }
+    assert_eq!(service.stats().await.counters.expect("counters").credentials_refused, 0);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn d4_the_servers_that_the_cli_waits_for_are_named() {
+    let service = Service::start(|config| {
+        config.pool.stream_first_chunk_timeout = Duration::from_millis(300);
+        config.policy.mcp_servers = session_pool::policy::McpServers::Remote;
+    })
+    .await;
+    let servers = r#"{"mcpServers":{"slow":{"type":"http","url":"http://127.0.0.1:9/"}}}"#;
+    let options = SessionOptions { mcp_servers: Some(servers.into()), ..model("fake") };
+    let turn = service.run(query_with("a", &script(&["no-init", "hang"]), options)).await;
+    let metadata = failure(turn.error(), Code::DeadlineExceeded, "FIRST_CHUNK_TIMEOUT");
+    assert_eq!(metadata["mcp_servers"], "slow");
+    assert!(turn.error().message().contains("MCP_TIMEOUT: slow"), "{}", turn.error().message());
     service.stop().await;
 }
 
