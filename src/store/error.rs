@@ -14,6 +14,9 @@ pub enum StoreError {
     /// Somebody else has it. Likewise.
     #[error("the store is unavailable: {0}")]
     Busy(String),
+    /// It can only be read. Likewise.
+    #[error("the store is unavailable: {0}")]
+    ReadOnly(String),
     /// What is in it cannot be read.
     #[error("the store failed: {0}")]
     Broken(String),
@@ -22,6 +25,7 @@ pub enum StoreError {
 /// SQLite's primary result codes.
 const BUSY: i64 = 5;
 const LOCKED: i64 = 6;
+const READ_ONLY: i64 = 8;
 const NOT_A_DATABASE: i64 = 26;
 
 impl StoreError {
@@ -30,9 +34,14 @@ impl StoreError {
         matches!(self, Self::Busy(_))
     }
 
+    /// Whether the database can only be read, by this connection.
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(self, Self::ReadOnly(_))
+    }
+
     /// Whether it is worth asking again later.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Busy(_))
+        matches!(self, Self::Unavailable(_) | Self::Busy(_) | Self::ReadOnly(_))
     }
 }
 
@@ -50,6 +59,7 @@ impl From<sqlx::Error> for StoreError {
         // An extended code has the primary one in its low byte.
         match error.code().and_then(|code| code.parse::<i64>().ok()).map(|code| code & 0xff) {
             Some(BUSY | LOCKED) => Self::Busy(text),
+            Some(READ_ONLY) => Self::ReadOnly(text),
             Some(NOT_A_DATABASE) => Self::Broken(text),
             // SQLite says "malformed" also of a disk that answers a read with EIO, which may
             // pass: it is told like every other failure of the disk.

@@ -231,7 +231,7 @@ impl Clerk {
             Err(error) if error.is_busy() && !probes => {}
             Err(error) => {
                 self.publisher.failing(&error);
-                self.readers.renew().await;
+                self.renew_readers(&error).await;
             }
         }
         self.look_after_log().await;
@@ -290,12 +290,17 @@ impl Clerk {
                 Err(Failed::Begin(error) | Failed::Work(error)) => {
                     self.publisher.failed(&error);
                     refuse(asked, &error);
-                    if !error.is_busy() {
-                        self.readers.renew().await;
-                    }
-                    return;
+                    return self.renew_readers(&error).await;
                 }
             }
+        }
+    }
+
+    /// Readers that were opened while the disk was read-only would keep it so for the writer.
+    /// Where the disk is full they stay: there may be no room to open others.
+    async fn renew_readers(&self, error: &StoreError) {
+        if error.is_read_only() {
+            self.readers.renew().await;
         }
     }
 
