@@ -5,6 +5,8 @@
 //! An agent can put a link where the service expects a file, a pipe that nobody writes to,
 //! a file of any size, folders without permissions, or folders as deep as it likes.
 
+mod pieces;
+
 use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
@@ -20,6 +22,8 @@ use rustix::fs::OFlags;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+pub use pieces::{Draft, Lines};
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 256 << 20;
@@ -120,8 +124,7 @@ impl Folder {
     /// it. A crash leaves the old or the new.
     pub fn replace(&self, file: &Path, content: &[u8]) -> io::Result<()> {
         self.make_way(file)?;
-        // Nobody can have planted something under a name that nobody knows.
-        let new = file.with_file_name(format!(".{}.new", Uuid::new_v4()));
+        let new = self.new_name(file);
         let placed = self.write_new(&new, content).and_then(|()| self.place(&new, file));
         placed.map_err(|error| {
             self.dir.remove_file(&new).ok();

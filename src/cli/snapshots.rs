@@ -10,17 +10,18 @@
 //! one may be from before the prompt, which then is lost. So whatever names a snapshot
 //! names what the snapshot came after instead.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, io};
 
 use memchr::memmem;
 use serde::Deserialize;
-
-use super::transcript::lines;
 
 const SNAPSHOT: &str = "prompt_snapshot";
 
 /// Keys by which an entry names another.
 const KEYS: [&str; 3] = ["parentUuid", "logicalParentUuid", "leafUuid"];
+
+/// What each snapshot came after.
+type Parents = HashMap<String, Option<String>>;
 
 /// What matters here of a line.
 #[derive(Deserialize)]
@@ -40,20 +41,56 @@ struct Attachment<'a> {
     kind: Cow<'a, str>,
 }
 
-/// The snapshots of a transcript, and what each came after.
-type Parents<'a> = HashMap<Cow<'a, str>, Option<Cow<'a, str>>>;
+/// Bytes of names of snapshots that a transcript may have: an agent may have written them.
+const MOST_BYTES: usize = 16 << 20;
 
-/// The transcript without its snapshots; `None` if it has none.
-pub fn without_snapshots(entries: &[u8]) -> Option<Vec<u8>> {
-    memmem::find(entries, SNAPSHOT.as_bytes())?;
-    let snapshots = lines(entries).filter_map(snapshot);
-    let removed: Parents<'_> =
-        snapshots.filter_map(|entry| Some((entry.uuid?, entry.parent_uuid))).collect();
-    let mut kept = Vec::with_capacity(entries.len());
-    for line in lines(entries).filter(|line| snapshot(line).is_none()) {
-        kept.extend_from_slice(&connected(line, &removed));
+/// What a name takes beside its text.
+const NAME_BYTES: usize = 128;
+
+/// The snapshots of a transcript, and what each came after.
+#[derive(Debug, Default)]
+pub struct Snapshots {
+    removed: Parents,
+    bytes: usize,
+    /// Also of those without a name.
+    count: u64,
+}
+
+impl Snapshots {
+    /// Takes note of a line, if it is one. Fails where their names take more than 16 MiB.
+    pub fn note(&mut self, line: &[u8]) -> io::Result<()> {
+        let Some(Entry { uuid, parent_uuid, .. }) = snapshot(line) else { return Ok(()) };
+        self.count += 1;
+        let Some(uuid) = uuid else { return Ok(()) };
+        let parent = parent_uuid.map(Cow::into_owned);
+        self.bytes += uuid.len() + parent.as_ref().map_or(0, String::len) + NAME_BYTES;
+        if self.bytes > MOST_BYTES {
+            let text =
+                format!("a transcript whose snapshots have more than {MOST_BYTES} bytes of names");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        self.removed.insert(uuid.into_owned(), parent);
+        Ok(())
     }
-    Some(kept)
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// What is left of a line of the transcript, once all of it was noted.
+    pub fn without<'a>(&self, line: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        snapshot(line).is_none().then(|| connected(line, &self.removed))
+    }
+}
+
+/// The same for a transcript that is held whole; `None` if it has no snapshots, or too many.
+pub fn without_snapshots(entries: &[u8]) -> Option<Vec<u8>> {
+    let lines = || entries.split_inclusive(|byte| *byte == b'\n');
+    let mut snapshots = Snapshots::default();
+    lines().try_for_each(|line| snapshots.note(line)).ok()?;
+    let kept = || lines().filter_map(|line| snapshots.without(line));
+    (!snapshots.is_empty()).then(|| kept().flat_map(Cow::into_owned).collect())
 }
 
 fn snapshot(line: &[u8]) -> Option<Entry<'_>> {
@@ -64,7 +101,7 @@ fn snapshot(line: &[u8]) -> Option<Entry<'_>> {
 }
 
 /// The line with other names for what was removed. All else stays as it was written.
-fn connected<'a>(line: &'a [u8], removed: &Parents<'_>) -> Cow<'a, [u8]> {
+fn connected<'a>(line: &'a [u8], removed: &Parents) -> Cow<'a, [u8]> {
     let mut line = Cow::Borrowed(line);
     for key in KEYS {
         let start = format!("\"{key}\":\"");
@@ -89,7 +126,7 @@ fn connected<'a>(line: &'a [u8], removed: &Parents<'_>) -> Cow<'a, [u8]> {
 }
 
 /// What a snapshot came after that is none itself.
-fn ancestor<'a>(snapshot: &'a str, removed: &'a Parents<'_>) -> Option<&'a str> {
+fn ancestor<'a>(snapshot: &'a str, removed: &'a Parents) -> Option<&'a str> {
     let mut name = snapshot;
     // One that came after itself came after nothing.
     for _ in 0..=removed.len() {

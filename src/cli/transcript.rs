@@ -8,25 +8,36 @@
 //! Agents write to the same folders, by their shells: all that is done there is
 //! [`confined`](crate::confined) to them.
 
+mod restore;
+
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use serde::Deserialize;
-use tracing::warn;
 
-use super::snapshots::without_snapshots;
-use crate::{confined::Folder, ids::CliSessionId};
+use super::snapshots::Snapshots;
+use crate::{
+    confined::{Folder, Lines},
+    ids::CliSessionId,
+};
+pub use restore::Restoration;
 
 /// The longest folder name that the CLI does not shorten.
 const LONGEST_NAME: usize = 200;
 
-/// Entries of a transcript: an agent may have written one.
-const MOST_ENTRIES: usize = 1_000_000;
+/// Bytes of the longest line that is taken up: an agent may have written it. A line of the
+/// CLI's own comes with a frame of up to `cli.max_frame_bytes`, 16 MiB by default.
+const LONGEST_LINE: usize = 64 << 20;
+
+/// Bytes that are read or written at a time, unless one line has more.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// What an entry takes beside its text.
+const ENTRY_BYTES: usize = 128;
 
 /// Where to look for a transcript.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,66 +84,38 @@ pub struct Entry {
     pub json: String,
 }
 
-/// Writes the files of a conversation whose process is to work in `work`, whatever is
-/// there now. No process may be writing to them. A subagent's file that cannot be written
-/// is left out: the conversation goes on without it.
-pub fn restore(
-    config: &Folder,
-    work: &Path,
-    id: CliSessionId,
-    entries: &[Entry],
-) -> io::Result<()> {
-    let own = path(work, id);
-    let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
-    for Entry { subpath, json } in entries {
-        if subpath.is_empty() {
-            let text = files.entry(own.clone()).or_default();
-            text.push_str(json);
-            text.push('\n');
-        } else if let Some(metadata) = metadata_of(json) {
-            // The CLI keeps it beside the subagent's transcript; the last one counts.
-            let file = own.with_extension("").join(&**subpath).with_extension("meta.json");
-            files.insert(file, metadata);
-        } else {
-            let text = files.entry(own.with_extension("").join(&**subpath)).or_default();
-            text.push_str(json);
-            text.push('\n');
-        }
+/// The entries of a conversation's own file, piece by piece.
+#[derive(Debug)]
+pub struct Entries {
+    lines: Lines,
+    subpath: Arc<str>,
+}
+
+impl Entries {
+    /// Those of this conversation; `None` if it has no file.
+    pub fn of(config: &Folder, work: &Path, id: CliSessionId) -> io::Result<Option<Self>> {
+        let lines = config.lines(&path(work, id), LONGEST_LINE)?;
+        Ok(lines.map(|lines| Self { lines, subpath: Arc::default() }))
     }
-    for (file, text) in files {
-        match config.replace(&file, text.as_bytes()) {
-            Err(error) if file != own && error.kind() != io::ErrorKind::Interrupted => {
-                warn!(%error, "transcript_of_a_subagent_not_restored");
+
+    /// The next of them: up to a mebibyte, or one. None are left if it is empty.
+    pub fn read(&mut self) -> io::Result<Vec<Entry>> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        while bytes < PIECE_BYTES
+            && let Some(line) = self.lines.read()?
+        {
+            let line = line.trim_ascii();
+            // A line that a crash cut short is none.
+            if serde_json::from_slice::<&serde_json::value::RawValue>(line).is_err() {
+                continue;
             }
-            replaced => replaced?,
+            let json = String::from_utf8(line.to_vec()).ok().filter(|json| json.starts_with('{'));
+            let Some(json) = json else { continue };
+            bytes += json.len() + ENTRY_BYTES;
+            entries.push(Entry { subpath: Arc::clone(&self.subpath), json });
         }
+        Ok(entries)
     }
-    Ok(())
-}
-
-/// The metadata of a subagent, without what marks it among entries.
-fn metadata_of(json: &str) -> Option<String> {
-    let mut value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json).ok()?;
-    (value.remove("type")? == "agent_metadata")
-        .then(|| serde_json::Value::Object(value).to_string())
-}
-
-/// The entries of a conversation's own file. Fails if there are more than a million.
-pub fn entries(config: &Folder, work: &Path, id: CliSessionId) -> io::Result<Vec<Entry>> {
-    let text = config.read(&path(work, id))?.unwrap_or_default();
-    let none: Arc<str> = Arc::default();
-    let entries = lines(&text).filter_map(|line| {
-        let line = line.trim_ascii();
-        // A line that a crash cut short is none.
-        serde_json::from_slice::<&serde_json::value::RawValue>(line).ok()?;
-        let json = String::from_utf8(line.to_vec()).ok().filter(|json| json.starts_with('{'))?;
-        Some(Entry { subpath: Arc::clone(&none), json })
-    });
-    let entries: Vec<Entry> = entries.take(MOST_ENTRIES + 1).collect();
-    if entries.len() > MOST_ENTRIES {
-        return Err(io::Error::other(format!("a transcript of more than {MOST_ENTRIES} entries")));
-    }
-    Ok(entries)
 }
 
 /// Makes sure that the file of a conversation is where a process that works in
@@ -142,28 +125,54 @@ pub fn entries(config: &Folder, work: &Path, id: CliSessionId) -> io::Result<Vec
 pub fn provide(config: &Folder, work: &Path, id: CliSessionId, search: Search) -> io::Result<bool> {
     let wanted = path(work, id);
     config.clear_way(&wanted)?;
-    let Some(entries) = bring(config, work, &wanted, search)? else { return Ok(false) };
-    if !lines(&entries).any(|line| Said::read(line).is_some_and(|entry| entry.is_message())) {
+    let Some(mut lines) = bring(config, work, &wanted, search)? else { return Ok(false) };
+    let (mut has_message, mut snapshots) = (false, Snapshots::default());
+    while let Some(line) = lines.read()? {
+        has_message = has_message || Said::read(line).is_some_and(|entry| entry.is_message());
+        snapshots.note(line)?;
+    }
+    if !has_message {
         // A process that was killed early leaves notes only. The CLI does not take them
         // up, and begins no conversation of an id that has a file.
         config.remove_file(&wanted)?;
         return Ok(false);
     }
-    if let Some(entries) = without_snapshots(&entries) {
-        config.replace(&wanted, &entries)?;
+    if !snapshots.is_empty()
+        && let Some(lines) = config.lines(&wanted, LONGEST_LINE)?
+    {
+        write(config, &wanted, lines, |line| snapshots.without(line))?;
     }
     Ok(true)
 }
 
-/// The content of the wanted file, which is brought from elsewhere if need be.
-fn bring(
+/// Writes lines to a file, as far as `keep` keeps them.
+fn write<'a>(
     config: &Folder,
-    work: &Path,
-    wanted: &Path,
-    search: Search,
-) -> io::Result<Option<Vec<u8>>> {
-    if let Some(entries) = config.read(wanted)? {
-        return Ok(Some(entries));
+    file: &Path,
+    mut lines: Lines,
+    keep: impl for<'l> Fn(&'l [u8]) -> Option<Cow<'l, [u8]>> + 'a,
+) -> io::Result<()> {
+    let draft = config.draft(file)?;
+    let mut written = || {
+        let mut piece = Vec::new();
+        while let Some(line) = lines.read()? {
+            piece.extend_from_slice(&keep(line).unwrap_or_default());
+            if piece.len() >= PIECE_BYTES {
+                config.add(&draft, &piece)?;
+                piece.clear();
+                piece.shrink_to(PIECE_BYTES);
+            }
+        }
+        config.add(&draft, &piece)?;
+        config.finish(&draft)
+    };
+    written().inspect_err(|_| config.abandon(&draft))
+}
+
+/// The lines of the wanted file, which is brought from elsewhere if need be.
+fn bring(config: &Folder, work: &Path, wanted: &Path, search: Search) -> io::Result<Option<Lines>> {
+    if let Some(lines) = config.lines(wanted, LONGEST_LINE)? {
+        return Ok(Some(lines));
     }
     // A shortened name ends in a hash that is not known here.
     let shortened = folder_name(work).len() > LONGEST_NAME;
@@ -174,21 +183,16 @@ fn bring(
     let folders = config.folders(Path::new(PROJECTS))?.into_iter();
     // What cannot be read is no transcript of the CLI's.
     let mut readable = folders.map(|folder| folder.join(name)).filter_map(|file| {
-        let entries = config.read(&file).ok()??;
-        Some((file, entries))
+        let lines = config.lines(&file, LONGEST_LINE).ok()??;
+        Some((file, lines))
     });
-    let Some((found, entries)) = readable.next() else { return Ok(None) };
+    let Some((found, lines)) = readable.next() else { return Ok(None) };
     if search == Search::Move {
         config.rename(&found, wanted)?;
     } else {
-        config.replace(wanted, &entries)?;
+        write(config, wanted, lines, |line| Some(Cow::Borrowed(line)))?;
     }
-    Ok(Some(entries))
-}
-
-/// With their ends.
-pub(super) fn lines(entries: &[u8]) -> impl Iterator<Item = &[u8]> {
-    entries.split_inclusive(|byte| *byte == b'\n')
+    config.lines(wanted, LONGEST_LINE)
 }
 
 /// What matters here of a line of a transcript.
@@ -283,14 +287,22 @@ mod tests {
             entry(agent, "{\"type\":\"assistant\"}"),
             entry("", "{\"type\":\"assistant\"}"),
         ];
-        restore(&open(&config), work, id, &all).expect("written");
+        let folder = Arc::new(open(&config));
+        let mut restoration = Restoration::begin(Arc::clone(&folder), work, id);
+        for entry in &all {
+            restoration.add(std::slice::from_ref(entry)).expect("added");
+        }
+        assert_eq!(fs::read_to_string(&file).expect("there"), "rubbish", "nothing is placed yet");
+        restoration.finish().expect("written");
         let read = |file: &Path| fs::read_to_string(file).expect("there");
         assert_eq!(read(&file), "{\"type\":\"user\"}\n{\"type\":\"assistant\"}\n");
         let folder = file.with_extension("").join("subagents");
+        assert_eq!(fs::read_dir(&folder).expect("there").count(), 2, "no draft is left");
         assert_eq!(read(&folder.join("agent-a.jsonl")), "{\"type\":\"assistant\"}\n");
         assert_eq!(read(&folder.join("agent-a.meta.json")), "{\"agentType\":\"x\"}");
-        let own: Vec<Entry> = entries(&open(&config), work, id).expect("read");
-        assert_eq!(own, [all[0].clone(), all[3].clone()]);
+        let mut own = Entries::of(&open(&config), work, id).expect("opened").expect("there");
+        assert_eq!(own.read().expect("read"), [all[0].clone(), all[3].clone()]);
+        assert_eq!(own.read().expect("read"), []);
         assert!(provide(&open(&config), work, id, Search::OwnFolder).expect("there"));
     }
 }

@@ -86,7 +86,7 @@ async fn start_one(supply: &ProcessSupply) -> Result<(), Failure> {
         session: session.clone(),
         conversation: Conversation::Own(conversation),
         begins: true,
-        transcript: Vec::new(),
+        said: None,
         options: Options::default(),
         deadline: None,
         cancelled: CancellationToken::new(),

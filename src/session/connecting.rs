@@ -1,5 +1,7 @@
 //! Phase: the session waits for its process, for a turn that has not begun.
 
+use std::sync::Arc;
+
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -10,10 +12,11 @@ use super::{
     command::{CloseReason, Command, DisconnectPolicy, ResumeFrom},
     phase::{Absence, Phase, Taken, Waiting},
     running::Habits,
+    said::Kept,
     task::SessionTask,
 };
 use crate::{
-    cli::{options::Options, transcript::Entry},
+    cli::options::Options,
     failure::{Cause, Failure},
     supply::{Conversation, Lease, Leasing, Miss, Order, SpareUse},
     turn::event::Origin,
@@ -42,7 +45,7 @@ impl SessionTask {
             return next;
         }
         let before = (self.status.options.clone(), self.conversation);
-        let (begins, transcript) = match self.prepare_to_connect(&turn).await {
+        let (begins, said) = match self.prepare_to_connect(&turn).await {
             Ok(prepared) => prepared,
             Err(cause) => {
                 let failure = self.failure(cause);
@@ -60,7 +63,7 @@ impl SessionTask {
             session: self.key.clone(),
             conversation: self.conversation,
             begins,
-            transcript,
+            said: Some(said),
             options: self.options_at_start(),
             deadline: turn.request.patience(),
             cancelled: cancelled.clone(),
@@ -162,7 +165,7 @@ impl SessionTask {
 
     /// Settles what the process is to be: conversation and options. Returns whether the
     /// conversation begins, and what was said in the one that is taken up.
-    async fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<(bool, Vec<Entry>), Cause> {
+    async fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<(bool, Arc<Kept>), Cause> {
         let request = &turn.request;
         self.recall().await?;
         if let Some(cause) = self.commits.failure() {
@@ -193,12 +196,12 @@ impl SessionTask {
         let source = match conversation {
             Conversation::Own(id) if !known || request.new_conversation => {
                 debug!(cli_session_id = %id, "conversation_begins");
-                return Ok((true, Vec::new()));
+                return Ok((true, Arc::new(self.nothing_said(id))));
             }
             Conversation::Own(id) | Conversation::Existing(id) => id,
             Conversation::CopyOf { from, .. } => from,
         };
-        Ok((false, self.transcript(source).await?))
+        Ok((false, Arc::new(self.said(source).await?)))
     }
 
     fn connected(&mut self, mut lease: Lease, turn: Waiting, came: Instant) -> Phase {
@@ -252,7 +255,6 @@ impl SessionTask {
         // Frames of the process before are of no turn any more.
         self.leftover.clear();
         self.converse(Conversation::Own(lease.cli_session_id));
-        self.import(lease.cli_session_id, std::mem::take(&mut lease.taken_up));
         self.remember();
     }
 

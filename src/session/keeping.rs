@@ -7,13 +7,12 @@ use std::{sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use tracing::{debug, warn};
 
-use super::{phase::Absence, task::SessionTask};
+use super::{phase::Absence, said::Kept, task::SessionTask};
 use crate::{
     cli::{
         frame::{Frame, FrameKind},
         mirror,
         process::StopGrace,
-        transcript::Entry,
     },
     failure::Cause,
     ids::CliSessionId,
@@ -156,14 +155,6 @@ impl SessionTask {
         }
     }
 
-    /// Takes note of a transcript that a process took up and that the store does not have.
-    pub(super) fn import(&mut self, conversation: CliSessionId, entries: Vec<Entry>) {
-        for Entry { subpath, json } in entries {
-            let uuid = mirror::uuid_of(&json);
-            self.hold(conversation, subpath, uuid, json);
-        }
-    }
-
     fn hold(
         &mut self,
         conversation: CliSessionId,
@@ -274,9 +265,15 @@ impl SessionTask {
     }
 
     /// What was said in a conversation, as far as the store knows.
-    pub(super) async fn transcript(&self, id: CliSessionId) -> Result<Vec<Entry>, Cause> {
-        let lines = self.around.store.transcript(&self.key.tenant, id).await.map_err(failed)?;
-        Ok(lines.into_iter().map(|Line { subpath, json, .. }| Entry { subpath, json }).collect())
+    pub(super) async fn said(&self, id: CliSessionId) -> Result<Kept, Cause> {
+        let said = self.nothing_said(id);
+        said.ask().await.map(|()| said)
+    }
+
+    /// The same of one that begins.
+    pub(super) fn nothing_said(&self, id: CliSessionId) -> Kept {
+        let store = Arc::clone(&self.around.store);
+        Kept::new(store, self.key.clone(), id, !self.ephemeral, &self.accounts.memory)
     }
 
     /// Ends a process; what it says last is on its way to the store then. A turn that it

@@ -50,6 +50,7 @@ mod ownership;
 mod phase;
 mod resting;
 mod running;
+mod said;
 mod spending;
 pub mod status;
 mod task;

@@ -11,7 +11,8 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Commit, KeptTurn, Line, Pending, Record, Store, StoreError, StoreStatus,
+    Commit, Import, KeptTurn, Line, Part, Pending, Piece, Place, Record, Store, StoreError,
+    StoreStatus,
     record::{MOST_TURN_BYTES, MOST_TURNS},
 };
 use crate::{
@@ -29,6 +30,8 @@ pub struct MemoryStore {
 struct State {
     sessions: BTreeMap<SessionKey, Kept>,
     transcripts: HashMap<(TenantId, CliSessionId), Transcript>,
+    /// Those that are being taken up, and whether all of each has come.
+    taken_up: HashMap<(TenantId, CliSessionId), (Vec<Line>, bool)>,
     totals: HashMap<TenantId, Totals>,
 }
 
@@ -134,7 +137,10 @@ impl Store for MemoryStore {
         if let (Some(turn), Some(kept)) = (turn, state.sessions.get_mut(&key)) {
             kept.add(turn);
         }
-        for line in Arc::unwrap_or_clone(lines) {
+        let place = (key.tenant.clone(), conversation);
+        let taken_up = state.taken_up.extract_if(|it, (_, all)| *it == place && *all);
+        let taken_up: Vec<Line> = taken_up.flat_map(|(_, (lines, _))| lines).collect();
+        for line in taken_up.into_iter().chain(Arc::unwrap_or_clone(lines)) {
             if !state.take(&key, line.conversation) {
                 continue;
             }
@@ -165,14 +171,37 @@ impl Store for MemoryStore {
         done(others.next().map(|(other, _)| other.session.clone()))
     }
 
-    fn transcript<'a>(
+    fn piece<'a>(
         &'a self,
         tenant: &'a TenantId,
         conversation: CliSessionId,
-    ) -> Pending<'a, Vec<Line>> {
+        _: Option<Place>,
+    ) -> Pending<'a, Piece> {
+        // It is in memory as it is.
         let state = self.lock();
         let transcript = state.transcripts.get(&(tenant.clone(), conversation));
-        done(transcript.map(|transcript| transcript.lines.clone()).unwrap_or_default())
+        let lines = transcript.map(|transcript| transcript.lines.clone()).unwrap_or_default();
+        done(Piece { lines, next: None })
+    }
+
+    fn import(&self, import: Import) -> Pending<'_, ()> {
+        let Import { key, conversation, part } = import;
+        let mut state = self.lock();
+        if state.is_others(&key, conversation) {
+            return Box::pin(future::ready(Err(super::owned(conversation))));
+        }
+        let (lines, all_came) = state.taken_up.entry((key.tenant, conversation)).or_default();
+        match part {
+            Part::Begin => (*lines, *all_came) = (Vec::new(), false),
+            Part::Lines(more) => lines.extend(more),
+            Part::End => *all_came = true,
+        }
+        done(())
+    }
+
+    fn give_up_import<'a>(&'a self, tenant: &'a TenantId, id: CliSessionId) -> Pending<'a, ()> {
+        self.lock().taken_up.remove(&(tenant.clone(), id));
+        done(())
     }
 
     fn forget<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Vec<CliSessionId>>> {

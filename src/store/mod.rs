@@ -9,8 +9,11 @@
 mod clock;
 mod connection;
 mod error;
+mod import;
 mod memory;
+mod order;
 mod orders;
+mod pieces;
 mod readers;
 mod record;
 mod sql;
@@ -24,7 +27,9 @@ use tokio::sync::watch;
 
 use clock::Clock;
 pub use error::StoreError;
+pub use import::{Import, Part};
 pub use memory::MemoryStore;
+pub use pieces::{Piece, Place};
 pub use record::{Commit, KeptTurn, Line, Record};
 pub use sql::{Opening, SqlStore};
 pub use status::{Failing, StoreStatus};
@@ -66,12 +71,25 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Keeps what a tenant has counted, where there is nothing else to keep.
     fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()>;
 
-    /// The lines of a conversation, in the order in which they came.
-    fn transcript<'a>(
+    /// The lines of a conversation, in the order in which they came: a piece of them, from
+    /// the first on or from where another piece ended. None of one that is being taken up.
+    fn piece<'a>(
         &'a self,
         tenant: &'a TenantId,
         conversation: CliSessionId,
-    ) -> Pending<'a, Vec<Line>>;
+        from: Option<Place>,
+    ) -> Pending<'a, Piece>;
+
+    /// Keeps a part of a transcript that is taken up from a file. Nobody sees any of it
+    /// before all has come and the session's next commit makes the conversation its own.
+    fn import(&self, import: Import) -> Pending<'_, ()>;
+
+    /// Removes what was kept so of a transcript, unless a commit has made it the session's.
+    fn give_up_import<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        conversation: CliSessionId,
+    ) -> Pending<'a, ()>;
 
     /// Removes a session's record, and the conversations that no other session has.
     /// Returns the ids of those; `None` if there is no such session.

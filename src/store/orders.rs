@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Lines in one statement: SQLite takes 32 766 values, and a line is six.
-const LINES: usize = 5000;
+pub(super) const LINES: usize = 5000;
 /// Bytes that a store that failed writes to try whether it is well again: more than a page
 /// that happened to be free.
 const BALLAST: usize = 64 << 10;
@@ -161,7 +161,7 @@ fn json(text: serde_json::Result<String>) -> Result<String, StoreError> {
 }
 
 /// Adds lines of one conversation behind those that it has.
-async fn append(
+pub(super) async fn append(
     connection: &mut SqliteConnection,
     key: &SessionKey,
     conversation: CliSessionId,

@@ -16,15 +16,18 @@ use sqlx::{
     sqlite::SqliteRow,
 };
 use tokio::sync::watch;
+use tracing::{error_span, warn};
 
 use super::{
-    Clock, Commit, KeptTurn, Line, Pending, Record, Store, StoreError, StoreStatus,
+    Clock, Commit, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError, StoreStatus,
     connection::{self, Database},
+    order::{Order, Whose},
     orders::elapsed,
+    pieces,
     readers::Readers,
     status::Publisher,
     turns,
-    writer::{Order, Writer},
+    writer::Writer,
 };
 use crate::{
     counters::Totals,
@@ -51,7 +54,7 @@ impl Default for Opening {
 #[derive(Debug)]
 pub struct SqlStore {
     readers: Arc<Readers>,
-    writer: Writer,
+    writer: Arc<Writer>,
     clock: Arc<Clock>,
     status: watch::Sender<StoreStatus>,
 }
@@ -80,7 +83,15 @@ impl SqlStore {
         let limit = opening.commit_timeout;
         let readers = Arc::new(Readers::new(options));
         let (read, time) = (Arc::clone(&readers), Arc::clone(&clock));
-        let writer = Writer::start(database, read, time, publisher, limit, tasks);
+        let writer = Arc::new(Writer::start(database, read, time, publisher, limit, tasks));
+        let (read, write) = (Arc::clone(&readers), Arc::clone(&writer));
+        let stopping = tasks.stopping().clone();
+        tasks.spawn(error_span!("store"), async move {
+            tokio::select! {
+                () = discard_unfinished(&read, &write) => {}
+                () = stopping.cancelled() => {}
+            }
+        });
         Ok(Self { readers, writer, clock, status })
     }
 
@@ -104,6 +115,40 @@ impl SqlStore {
             in_pool: row.try_get::<i64, _>("in_pool")? != 0,
         })
     }
+}
+
+/// Removes what was taken up of transcripts when an earlier life of the service ended.
+async fn discard_unfinished(readers: &Readers, writer: &Writer) {
+    let mut after = (String::new(), String::new());
+    loop {
+        let discarded = match pieces::next_unfinished(readers, after).await {
+            Ok(None) => return,
+            Ok(Some((tenant, id))) => {
+                after = (tenant.to_string(), id.to_string());
+                discard(writer, &tenant, id, Whose::Anybody).await
+            }
+            Err(error) => {
+                after = Default::default();
+                Err(error)
+            }
+        };
+        if let Err(error) = discarded {
+            // Nobody sees what is left, and the next start tries again.
+            warn!(%error, "store_not_cleaned_up");
+            return;
+        }
+    }
+}
+
+/// Removes what was taken up of a transcript, piece by piece.
+async fn discard(
+    writer: &Writer,
+    tenant: &TenantId,
+    id: CliSessionId,
+    whose: Whose,
+) -> Result<(), StoreError> {
+    while writer.ask(|reply| Order::Discard(tenant.clone(), id, whose, reply)).await? {}
+    Ok(())
 }
 
 async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
@@ -205,28 +250,29 @@ impl Store for SqlStore {
         Box::pin(async move { self.writer.ask(|reply| Order::Count(tenant, totals, reply)).await })
     }
 
-    fn transcript<'a>(&'a self, tenant: &'a TenantId, id: CliSessionId) -> Pending<'a, Vec<Line>> {
+    fn piece<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        id: CliSessionId,
+        from: Option<Place>,
+    ) -> Pending<'a, Piece> {
         Box::pin(async move {
-            let mut reader = self.readers.take().await?;
-            let rows = sqlx::query(
-                "SELECT subpath, uuid, line FROM entries \
-                 WHERE tenant = $1 AND cli_session_id = $2 ORDER BY seq",
-            )
-            .bind(tenant.as_str())
-            .bind(id.to_string())
-            .fetch_all(reader.connection())
-            .await?;
-            reader.give_back();
-            let line = |row: SqliteRow| {
-                Ok(Line {
-                    conversation: id,
-                    subpath: row.try_get::<&str, _>("subpath")?.into(),
-                    uuid: row.try_get("uuid")?,
-                    json: row.try_get("line")?,
-                })
-            };
-            rows.into_iter().map(line).collect()
+            if let Some(piece) = pieces::read(&self.readers, tenant, id, from).await? {
+                return Ok(piece);
+            }
+            // What nobody is at is of a start that failed: the file counts.
+            discard(&self.writer, tenant, id, Whose::Anybody).await.map(|()| Piece::default())
         })
+    }
+
+    fn import(&self, import: Import) -> Pending<'_, ()> {
+        Box::pin(
+            async move { self.writer.ask(|reply| Order::Import(Box::new(import), reply)).await },
+        )
+    }
+
+    fn give_up_import<'a>(&'a self, tenant: &'a TenantId, id: CliSessionId) -> Pending<'a, ()> {
+        Box::pin(discard(&self.writer, tenant, id, Whose::Own))
     }
 
     fn forget<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Vec<CliSessionId>>> {

@@ -14,17 +14,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error_span, warn};
 
 use super::{
-    Clock, Commit, StoreError,
+    Clock, StoreError,
     connection::{Database, Transaction},
+    import::Imports,
+    order::{Answer, Order, Whose, Written, carry_out, raise},
     orders,
     readers::Readers,
     status::Publisher,
 };
-use crate::{
-    counters::Totals,
-    ids::{SessionKey, TenantId},
-    tasks::Tasks,
-};
+use crate::{counters::Totals, ids::TenantId, tasks::Tasks};
 
 /// Orders that may wait. More make those who ask wait.
 const WAITING: usize = 256;
@@ -42,53 +40,6 @@ const LOG_AGAIN: Duration = Duration::from_secs(5);
 const LAST_ORDERS: Duration = Duration::from_secs(3);
 /// What an answer may be late by: a disk that hangs is not waited for.
 const LATE: Duration = Duration::from_secs(15);
-
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Order {
-    /// Keep what a turn left.
-    Commit(Box<Commit>, Answer<()>),
-    /// Keep what a tenant has counted.
-    Count(TenantId, Box<Totals>, Answer<()>),
-    /// Remove a session; the answer is the conversations that went with it.
-    Forget(SessionKey, Answer<Option<Vec<String>>>),
-    /// Note that a session is in the pool no more.
-    LeavePool(SessionKey, Answer<()>),
-}
-
-impl Order {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Commit(commit, _) => commit.lines.iter().map(|line| line.json.len()).sum(),
-            Self::Count(..) | Self::Forget(..) | Self::LeavePool(..) => 0,
-        }
-    }
-
-    /// Whoever asked may be gone; what was written stays written.
-    fn answer(self, outcome: Result<Written, StoreError>) {
-        match self {
-            Self::Commit(_, reply) | Self::Count(_, _, reply) | Self::LeavePool(_, reply) => {
-                reply.send(outcome.map(drop)).ok();
-            }
-            Self::Forget(_, reply) => {
-                let gone = outcome.map(|written| match written {
-                    Written::Forgotten(gone) => gone,
-                    Written::Kept => None,
-                });
-                reply.send(gone).ok();
-            }
-        }
-    }
-}
-
-/// What became of an order.
-#[derive(Debug)]
-enum Written {
-    Kept,
-    Forgotten(Option<Vec<String>>),
-}
 
 /// An order, and until when it is tried.
 #[derive(Debug)]
@@ -124,6 +75,7 @@ impl Writer {
             publisher,
             stopping,
             counted: HashMap::new(),
+            imports: Imports::default(),
             log_holds_forgotten: false,
             log_tried: Instant::now(),
             tried: Instant::now(),
@@ -166,6 +118,8 @@ struct Clerk {
     publisher: Publisher,
     stopping: CancellationToken,
     counted: HashMap<TenantId, Totals>,
+    /// Transcripts that are being taken up.
+    imports: Imports,
     /// Whether texts that were forgotten are still in the write-ahead log.
     log_holds_forgotten: bool,
     log_tried: Instant,
@@ -268,6 +222,9 @@ impl Clerk {
                     for (Asked { order, .. }, outcome) in asked.into_iter().zip(written) {
                         self.log_holds_forgotten |=
                             matches!(outcome, Ok(Written::Forgotten(Some(_))));
+                        if outcome.is_ok() {
+                            self.note(&order);
+                        }
                         order.answer(outcome);
                     }
                     return;
@@ -310,10 +267,24 @@ impl Clerk {
         until: Instant,
     ) -> Result<Vec<Result<Written, StoreError>>, Failed> {
         let observed_ms = self.clock.now_ms();
+        // Given back below: while the transaction lives it has the rest.
+        let imports = mem::take(&mut self.imports);
+        let written = self.carry_out_all(asked, until, observed_ms, &imports).await;
+        self.imports = imports;
+        written
+    }
+
+    async fn carry_out_all(
+        &mut self,
+        asked: &[Asked],
+        until: Instant,
+        observed_ms: i64,
+        imports: &Imports,
+    ) -> Result<Vec<Result<Written, StoreError>>, Failed> {
         let mut transaction = self.begin(until).await.map_err(Failed::Begin)?;
         let mut written = Vec::with_capacity(asked.len());
         for Asked { order, .. } in asked {
-            match carry_out(&mut transaction, order, observed_ms).await {
+            match carry_out(&mut transaction, order, observed_ms, imports).await {
                 Ok(outcome) => written.push(outcome),
                 Err(error) => {
                     transaction.abandon().await;
@@ -323,6 +294,22 @@ impl Clerk {
         }
         transaction.commit(until).await.map_err(Failed::Work)?;
         Ok(written)
+    }
+
+    /// Takes note of what an order that is committed means for transcripts being taken up.
+    fn note(&mut self, order: &Order) {
+        match order {
+            Order::Commit(commit, _) => {
+                let (key, id) = (&commit.key, commit.record.cli_session_id);
+                if self.imports.settles(key, id) {
+                    self.imports.remove(&key.tenant, id);
+                }
+            }
+            Order::Import(import, _) => self.imports.note(import),
+            Order::Discard(tenant, id, Whose::Own, _) => self.imports.remove(tenant, *id),
+            Order::Forget(key, _) => self.imports.remove_of(key),
+            Order::Discard(..) | Order::Count(..) | Order::LeavePool(..) => {}
+        }
     }
 
     /// Cuts the write-ahead log where it has grown, or holds what was forgotten. Whoever
@@ -340,30 +327,6 @@ impl Clerk {
         }
         self.publisher.measured(self.database.sizes());
     }
-}
-
-/// Carries out one order. The inner error is its own fault, and nothing of it is written.
-async fn carry_out(
-    transaction: &mut Transaction<'_>,
-    order: &Order,
-    observed_ms: i64,
-) -> Result<Result<Written, StoreError>, StoreError> {
-    let connection = transaction.connection();
-    Ok(Ok(match order {
-        Order::Commit(commit, _) => {
-            let kept = orders::keep(connection, commit, observed_ms).await?;
-            return Ok(kept.map(|()| Written::Kept));
-        }
-        Order::Count(tenant, totals, _) => {
-            orders::keep_totals(connection, tenant, totals).await?;
-            Written::Kept
-        }
-        Order::Forget(key, _) => Written::Forgotten(orders::forget(connection, key).await?),
-        Order::LeavePool(key, _) => {
-            orders::leave_pool(connection, key).await?;
-            Written::Kept
-        }
-    }))
 }
 
 fn refuse(asked: Vec<Asked>, error: &StoreError) {
@@ -388,16 +351,4 @@ fn in_parts(asked: Vec<Asked>) -> Vec<Vec<Asked>> {
         }
     }
     parts
-}
-
-/// Orders come in another order than their totals were taken: the highest count.
-fn raise(order: &mut Order, counted: &mut HashMap<TenantId, Totals>) {
-    let (tenant, totals) = match order {
-        Order::Commit(commit, _) => (&commit.key.tenant, &mut commit.totals),
-        Order::Count(tenant, totals, _) => (&*tenant, &mut **totals),
-        Order::Forget(..) | Order::LeavePool(..) => return,
-    };
-    let highest = counted.entry(tenant.clone()).or_default();
-    highest.raise(totals);
-    totals.clone_from(highest);
 }

@@ -65,6 +65,26 @@ impl Conversation {
     }
 }
 
+/// What [`Said`] promises.
+pub type Saying<'a, T> = Pin<Box<dyn Future<Output = Result<T, Cause>> + Send + 'a>>;
+
+/// What was said in a conversation, as whoever keeps it tells it: piece by piece, since
+/// nobody holds a conversation whole.
+pub trait Said: Send + Sync + std::fmt::Debug {
+    /// The next entries, to be written to where the process looks for them; none where all
+    /// were told. If there is none at all, what is on disk counts.
+    fn next(&self) -> Saying<'_, Vec<Entry>>;
+
+    /// Keeps entries that were found on disk, behind those before.
+    fn take_up(&self, entries: Vec<Entry>) -> Saying<'_, ()>;
+
+    /// All that is on disk was taken up.
+    fn taken_up(&self) -> Saying<'_, ()>;
+
+    /// No process came up: what was taken up is not to be kept.
+    fn give_up(&self) -> Saying<'_, ()>;
+}
+
 /// Asks for a process.
 #[derive(Debug, Clone)]
 pub struct Order {
@@ -74,15 +94,24 @@ pub struct Order {
     pub conversation: Conversation,
     /// Whether it begins: nothing was ever said in it.
     pub begins: bool,
-    /// What was said in it (in the one that it is a copy of), to be written to where the
-    /// process looks for it; empty if what is there already counts.
-    pub transcript: Vec<Entry>,
+    /// What was said in it (in the one that it is a copy of), where anybody keeps that.
+    pub said: Option<Arc<dyn Said>>,
     /// Its options.
     pub options: Options,
     /// Until when the caller waits; `None` is as long as the supply lets anybody wait.
     pub deadline: Option<Instant>,
     /// Cancelled when the process is not wanted any more.
     pub cancelled: CancellationToken,
+}
+
+impl Order {
+    /// No process came up, or nobody wants it any more. What cannot be removed is seen by
+    /// nobody, and whoever keeps it says so.
+    async fn give_up(&self) {
+        if let Some(said) = &self.said {
+            said.give_up().await.ok();
+        }
+    }
 }
 
 /// A connected process.
@@ -94,8 +123,6 @@ pub struct Lease {
     pub cli_session_id: CliSessionId,
     /// Whether it took up a conversation.
     pub resumed: bool,
-    /// What was said in the conversation that it took up, where the order did not say.
-    pub taken_up: Vec<Entry>,
     /// Whether it had been a spare.
     pub spare: SpareUse,
     /// How long the start took, waiting for a place included.

@@ -1,18 +1,24 @@
 //! What a process needs on disk before it starts: its folders, and the transcript that it
 //! takes up. Knows nothing of processes.
+//!
+//! A transcript is written, looked through and taken up piece by piece: an agent may have
+//! made it as large as the disk takes. Each step is waited for on its own, so that a long
+//! transcript is no disk that hangs.
 
-use std::io;
+use std::{io, sync::Arc, time::Duration};
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Conversation, Order, Permit, folders};
+use super::{Conversation, Order, Permit, Said, folders};
 use crate::{
     cli::{
         launch::{Folders, Origin},
-        transcript::{self, Entry, Search},
+        transcript::{self, Entries, Restoration, Search},
     },
     confined::Folder,
     failure::Cause,
+    ids::CliSessionId,
 };
 
 /// Does what waits for a disk, away from the runtime's own threads.
@@ -26,60 +32,78 @@ pub(super) async fn blocking<T: Send + 'static>(
 pub(super) struct Prepared {
     /// How its conversation begins.
     pub(super) origin: Origin,
-    /// What was said in the conversation, if the order did not say.
-    pub(super) taken_up: Vec<Entry>,
     /// The folders as they are, without links.
     pub(super) folders: Folders,
 }
 
+/// The disk, as long as somebody waits for it.
+struct Disk {
+    limit: Duration,
+    given_up: CancellationToken,
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.given_up.cancel();
+    }
+}
+
+impl Disk {
+    async fn step<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Cause> {
+        let limit = self.limit;
+        let late = |_| Cause::Internal {
+            detail: format!(
+                "the session's folders were not ready in {limit:?} (pool.connect_timeout)"
+            ),
+        };
+        timeout(limit, blocking(work)).await.map_err(late)?.map_err(not_made)
+    }
+}
+
 /// Makes the folders, writes the transcript if there is one, and finds out whether there
-/// is one to take up; what is in it if it was not known. Writes nothing any more once
-/// this is dropped.
+/// is one to take up; what is in it is kept if it was not. Waits for the disk for `limit`
+/// at each step. Writes nothing any more once this is dropped.
 pub(super) async fn prepare(
     permit: Permit,
     order: &Order,
     folders: Folders,
+    limit: Duration,
 ) -> Result<Prepared, Cause> {
-    let given_up = CancellationToken::new();
-    let _drop = given_up.clone().drop_guard();
+    let disk = Disk { limit, given_up: CancellationToken::new() };
     let conversation = order.conversation;
     let source = match conversation {
         Conversation::Own(id) | Conversation::Existing(id) => id,
         Conversation::CopyOf { from, .. } => from,
     };
-    let (options, known) = (order.options.clone(), order.transcript.clone());
-    let prepared = blocking(move || {
-        if let Err(refused) = permit.check(&options) {
-            return Ok(Err(refused));
-        }
-        let mut folders = folders;
-        if options.cwd.is_none() {
-            folders.work = folders::resolve(&folders.work)?;
-            folders::make(&mut folders.work)?;
-        }
-        folders::make_tenants(&mut folders)?;
-        // A session's own transcript is where its processes work, and where the last of
-        // them worked before the caller chose another folder.
-        let search = match conversation {
-            Conversation::Own(_) if options.cwd.is_some() => Search::Move,
-            Conversation::Own(_) => Search::OwnFolder,
-            Conversation::Existing(_) | Conversation::CopyOf { .. } => Search::AllFolders,
-        };
-        let config = Folder::open(&folders.config)?.until(given_up);
-        if !known.is_empty() {
-            transcript::restore(&config, &folders.work, source, &known)?;
-        }
-        let found = transcript::provide(&config, &folders.work, source, search)?;
-        // A fork tells its whole copy itself.
-        let is_copy = matches!(conversation, Conversation::CopyOf { .. });
-        let taken_up = if found && known.is_empty() && !is_copy {
-            transcript::entries(&config, &folders.work, source)?
-        } else {
-            Vec::new()
-        };
-        Ok(Ok((found, taken_up, folders)))
-    });
-    let (found, taken_up, folders) = prepared.await.map_err(not_made)??;
+    // A session's own transcript is where its processes work, and where the last of
+    // them worked before the caller chose another folder.
+    let search = match conversation {
+        Conversation::Own(_) if order.options.cwd.is_some() => Search::Move,
+        Conversation::Own(_) => Search::OwnFolder,
+        Conversation::Existing(_) | Conversation::CopyOf { .. } => Search::AllFolders,
+    };
+    let folders = make_folders(&disk, permit, order, folders).await?;
+    let (path, given_up) = (folders.config.clone(), disk.given_up.clone());
+    let config = disk.step(move || Ok(Arc::new(Folder::open(&path)?.until(given_up)))).await?;
+    let said = order.said.as_deref();
+    let known = match said {
+        Some(said) => restore(&disk, &config, &folders, order, said, source).await?,
+        None => false,
+    };
+    let (at, work) = (Arc::clone(&config), folders.work.clone());
+    let found = disk.step(move || transcript::provide(&at, &work, source, search)).await?;
+    // A fork tells its whole copy itself.
+    let is_copy = matches!(conversation, Conversation::CopyOf { .. });
+    if let Some(said) = said
+        && found
+        && !known
+        && !is_copy
+    {
+        take_up(&disk, config, &folders, order, said, source).await?;
+    }
     let origin = match conversation {
         Conversation::Own(id) if found => Origin::Resume(id),
         Conversation::Own(id) => Origin::New(id),
@@ -89,7 +113,86 @@ pub(super) async fn prepare(
             return Err(Cause::ConversationNotFound { resume: source.to_string() });
         }
     };
-    Ok(Prepared { origin, taken_up, folders })
+    Ok(Prepared { origin, folders })
+}
+
+async fn make_folders(
+    disk: &Disk,
+    permit: Permit,
+    order: &Order,
+    folders: Folders,
+) -> Result<Folders, Cause> {
+    let options = order.options.clone();
+    let made = disk.step(move || {
+        if let Err(refused) = permit.check(&options) {
+            return Ok(Err(refused));
+        }
+        let mut folders = folders;
+        if options.cwd.is_none() {
+            folders.work = folders::resolve(&folders.work)?;
+            folders::make(&mut folders.work)?;
+        }
+        folders::make_tenants(&mut folders)?;
+        Ok(Ok(folders))
+    });
+    made.await?
+}
+
+/// Writes what is kept of the conversation. Returns whether anything is.
+async fn restore(
+    disk: &Disk,
+    config: &Arc<Folder>,
+    folders: &Folders,
+    order: &Order,
+    said: &dyn Said,
+    source: CliSessionId,
+) -> Result<bool, Cause> {
+    let mut entries = said.next().await?;
+    if entries.is_empty() {
+        return Ok(false);
+    }
+    let mut restoration = Restoration::begin(Arc::clone(config), &folders.work, source);
+    while !entries.is_empty() {
+        still_wanted(order)?;
+        let added = disk.step(move || {
+            restoration.add(&entries)?;
+            Ok(restoration)
+        });
+        restoration = added.await?;
+        entries = said.next().await?;
+    }
+    disk.step(move || restoration.finish()).await.map(|()| true)
+}
+
+/// Has what is in the conversation's file kept.
+async fn take_up(
+    disk: &Disk,
+    config: Arc<Folder>,
+    folders: &Folders,
+    order: &Order,
+    said: &dyn Said,
+    source: CliSessionId,
+) -> Result<(), Cause> {
+    let work = folders.work.clone();
+    let opened = disk.step(move || Entries::of(&config, &work, source)).await?;
+    let Some(mut file) = opened else { return Ok(()) };
+    loop {
+        still_wanted(order)?;
+        let (rest, entries) = disk.step(move || file.read().map(|read| (file, read))).await?;
+        if entries.is_empty() {
+            return said.taken_up().await;
+        }
+        file = rest;
+        said.take_up(entries).await?;
+    }
+}
+
+/// Between two steps nothing is written: a start that is not wanted any more ends there.
+fn still_wanted(order: &Order) -> Result<(), Cause> {
+    match order.cancelled.is_cancelled() {
+        true => Err(Cause::TurnInterrupted),
+        false => Ok(()),
+    }
 }
 
 fn not_made(error: io::Error) -> Cause {

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, oneshot},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tracing::{debug, error_span, warn};
 
@@ -154,8 +154,13 @@ impl Supply for ProcessSupply {
             let tasks = shared.tasks.clone();
             tasks.spawn(span, async move {
                 let result = shared.start(&order).await;
+                if result.is_err() {
+                    // Before anybody hears of it: the next start asks what is kept.
+                    order.give_up().await;
+                }
                 if let Err(Ok(unwanted)) = reply.send(result) {
                     drop(unwanted.end(StopGrace::GENTLE).await);
+                    order.give_up().await;
                 }
             });
             // Dropping this future cancels the start.
@@ -338,13 +343,12 @@ impl Shared {
             folders.work = cwd.into();
         }
         folders.extra = order.options.add_dirs.iter().map(Into::into).collect();
-        let Prepared { origin, taken_up, folders } = self.prepared(order, folders).await?;
+        let Prepared { origin, folders } = self.prepared(order, folders).await?;
         let (process, connection) = self.spawn(origin, &order.options, &folders, client_id).await?;
         let mut lease = Lease {
             client_id,
             cli_session_id: origin.cli_session_id(),
             resumed: !matches!(origin, Origin::New(_)),
-            taken_up,
             spare: SpareUse::NotKept,
             connect_time: Duration::ZERO,
             connection,
@@ -377,19 +381,13 @@ impl Shared {
         Ok(lease)
     }
 
-    /// Waits for the disk as long as for a process. Not cut short by the caller: what is
-    /// written for this start must not come after what is written for the next. Given up, it
-    /// writes nothing more.
+    /// Waits for each step of the disk as long as for a process. Cut short by the caller only
+    /// between steps: what is written for this start must not come after what is written for
+    /// the next. Given up, it writes nothing more.
     async fn prepared(&self, order: &Order, folders: Folders) -> Result<Prepared, Cause> {
         let limit = self.limits.connect_timeout;
         tokio::select! {
-            prepared = timeout(limit, prepare(self.permit.clone(), order, folders)) => {
-                prepared.unwrap_or_else(|_| Err(Cause::Internal {
-                    detail: format!(
-                        "the session's folders were not ready in {limit:?} (pool.connect_timeout)"
-                    ),
-                }))
-            }
+            prepared = prepare(self.permit.clone(), order, folders, limit) => prepared,
             () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
         }
     }

@@ -91,7 +91,6 @@ fn leased(parked: Parked, began: Instant) -> Lease {
         client_id,
         cli_session_id,
         resumed: false,
-        taken_up: Vec::new(),
         spare: SpareUse::Taken,
         connect_time: began.elapsed(),
         connection,

@@ -8,8 +8,8 @@ use crate::{
     counters::Totals,
     ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
     store::{
-        Commit, Failing, KeptTurn, Line, MemoryStore, Pending, Record, Store, StoreError,
-        StoreStatus,
+        Commit, Failing, Import, KeptTurn, MemoryStore, Pending, Piece, Place, Record, Store,
+        StoreError, StoreStatus,
     },
 };
 
@@ -89,12 +89,28 @@ impl Store for GatedStore {
         })
     }
 
-    fn transcript<'a>(
+    fn piece<'a>(
         &'a self,
         tenant: &'a TenantId,
         conversation: CliSessionId,
-    ) -> Pending<'a, Vec<Line>> {
-        self.inner.transcript(tenant, conversation)
+        from: Option<Place>,
+    ) -> Pending<'a, Piece> {
+        self.inner.piece(tenant, conversation, from)
+    }
+
+    fn import(&self, import: Import) -> Pending<'_, ()> {
+        Box::pin(async move {
+            self.pass().await?;
+            self.inner.import(import).await
+        })
+    }
+
+    fn give_up_import<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        conversation: CliSessionId,
+    ) -> Pending<'a, ()> {
+        self.inner.give_up_import(tenant, conversation)
     }
 
     fn forget<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Vec<CliSessionId>>> {

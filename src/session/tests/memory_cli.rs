@@ -138,7 +138,6 @@ impl Supply for MemorySupply {
                 client_id: ClientId::fresh(),
                 cli_session_id: id,
                 resumed,
-                taken_up: Vec::new(),
                 spare: SpareUse::NotKept,
                 connect_time: start_time,
                 connection: Connection::new(output, input, 1 << 20),

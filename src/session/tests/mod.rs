@@ -91,8 +91,17 @@ impl Session {
 
     /// How many lines of a conversation are kept.
     async fn lines(&self, conversation: CliSessionId) -> usize {
-        let kept = self.store.transcript(self.tenant.id(), conversation).await;
-        kept.expect("read").len()
+        let mut lines = 0;
+        let mut from = None;
+        loop {
+            let piece = self.store.piece(self.tenant.id(), conversation, from).await;
+            let piece = piece.expect("read");
+            lines += piece.lines.len();
+            from = piece.next;
+            if from.is_none() {
+                return lines;
+            }
+        }
     }
 
     async fn run(&self, prompt: &str) -> Listener {

@@ -1,0 +1,260 @@
+//! Transcripts that a session takes up from a file: kept piece by piece, so that none is
+//! held whole and others write in between, and seen by nobody before the session's next
+//! commit has made the conversation its own.
+//!
+//! A conversation that is being taken up has a mark: an entry before its first. While the
+//! mark is there nothing of it is read. The commit that makes it the session's removes the
+//! mark in the same transaction, and only if all pieces had come. A mark that nobody works
+//! on is of a start that failed, or of an earlier life of the service: what is behind it is
+//! discarded, also piece by piece, since the file still counts.
+
+use std::collections::HashMap;
+
+use sqlx::{Row as _, SqliteConnection};
+
+use super::{Line, StoreError, orders, owned};
+use crate::ids::{CliSessionId, SessionKey, TenantId};
+
+/// Bytes of lines that are read or removed at a time, if more than one has them.
+pub(super) const PIECE_BYTES: i64 = 1 << 20;
+/// Lines of a piece.
+const PIECE_LINES: i64 = 2000;
+/// The number of the entry that is the mark; lines have theirs from 1 on.
+pub(super) const MARK: i64 = 0;
+
+/// What is taken up of a transcript.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// Who takes it up.
+    pub key: SessionKey,
+    /// The conversation.
+    pub conversation: CliSessionId,
+    /// Its next part.
+    pub part: Part,
+}
+
+/// A part of a transcript that is taken up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// It begins.
+    Begin,
+    /// Some of its lines, behind those before.
+    Lines(Vec<Line>),
+    /// That was all.
+    End,
+}
+
+impl Part {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Lines(lines) => lines.iter().map(|line| line.json.len()).sum(),
+            Self::Begin | Self::End => 0,
+        }
+    }
+}
+
+/// A transcript that is being taken up.
+#[derive(Debug)]
+struct Taking {
+    by: SessionKey,
+    all_came: bool,
+}
+
+/// The transcripts that are being taken up in this life of the service.
+#[derive(Debug, Default)]
+pub(super) struct Imports(HashMap<(TenantId, CliSessionId), Taking>);
+
+impl Imports {
+    fn place(tenant: &TenantId, id: CliSessionId) -> (TenantId, CliSessionId) {
+        (tenant.clone(), id)
+    }
+
+    /// Whether somebody is at it.
+    pub(super) fn has(&self, tenant: &TenantId, id: CliSessionId) -> bool {
+        self.0.contains_key(&Self::place(tenant, id))
+    }
+
+    /// Whether a commit of the session makes it a conversation like others.
+    pub(super) fn settles(&self, key: &SessionKey, id: CliSessionId) -> bool {
+        let taking = self.0.get(&Self::place(&key.tenant, id));
+        taking.is_some_and(|taking| taking.all_came && taking.by == *key)
+    }
+
+    /// It is nobody's any more.
+    pub(super) fn remove(&mut self, tenant: &TenantId, id: CliSessionId) {
+        self.0.remove(&Self::place(tenant, id));
+    }
+
+    /// A part of it was committed.
+    pub(super) fn note(&mut self, import: &Import) {
+        let place = Self::place(&import.key.tenant, import.conversation);
+        match import.part {
+            Part::Begin => {
+                self.0.insert(place, Taking { by: import.key.clone(), all_came: false });
+            }
+            Part::Lines(_) => {}
+            Part::End => {
+                if let Some(taking) = self.0.get_mut(&place) {
+                    taking.all_came = true;
+                }
+            }
+        }
+    }
+
+    /// Those that a session is at.
+    pub(super) fn of(&self, key: &SessionKey) -> Vec<CliSessionId> {
+        let of_it = self.0.iter().filter(|(_, taking)| taking.by == *key);
+        of_it.map(|((_, id), _)| *id).collect()
+    }
+
+    /// A session is at none any more.
+    pub(super) fn remove_of(&mut self, key: &SessionKey) {
+        self.0.retain(|_, taking| taking.by != *key);
+    }
+}
+
+/// Keeps a part. The inner error is the order's own fault.
+pub(super) async fn keep(
+    connection: &mut SqliteConnection,
+    import: &Import,
+    imports: &Imports,
+) -> Result<Result<(), StoreError>, StoreError> {
+    let Import { key, conversation, part } = import;
+    match part {
+        Part::Begin => begin(connection, key, *conversation).await,
+        Part::Lines(lines) => {
+            if !imports.has(&key.tenant, *conversation) {
+                return Ok(Err(StoreError::Refused("nothing is being taken up".into())));
+            }
+            for some in lines.chunks(orders::LINES) {
+                orders::append(connection, key, *conversation, some).await?;
+            }
+            Ok(Ok(()))
+        }
+        Part::End => Ok(Ok(())),
+    }
+}
+
+async fn begin(
+    connection: &mut SqliteConnection,
+    key: &SessionKey,
+    conversation: CliSessionId,
+) -> Result<Result<(), StoreError>, StoreError> {
+    let of_others: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM conversations WHERE tenant = $1 AND cli_session_id = $2 \
+         AND session_id <> $3)",
+    )
+    .bind(key.tenant.as_str())
+    .bind(conversation.to_string())
+    .bind(key.session.as_str())
+    .fetch_one(&mut *connection)
+    .await?;
+    if of_others {
+        return Ok(Err(owned(conversation)));
+    }
+    if first(connection, &key.tenant, conversation).await?.is_some() {
+        let text = format!("conversation {conversation} is kept already");
+        return Ok(Err(StoreError::Refused(text)));
+    }
+    sqlx::query(
+        "INSERT INTO entries (tenant, cli_session_id, seq, subpath, line) VALUES ($1, $2, $3, '', '')",
+    )
+    .bind(key.tenant.as_str())
+    .bind(conversation.to_string())
+    .bind(MARK)
+    .execute(&mut *connection)
+    .await?;
+    Ok(Ok(()))
+}
+
+/// The number of the first entry of a conversation: of its mark, if it has one.
+pub(super) async fn first(
+    connection: &mut SqliteConnection,
+    tenant: &TenantId,
+    id: CliSessionId,
+) -> Result<Option<i64>, StoreError> {
+    let first = sqlx::query_scalar(
+        "SELECT MIN(seq) FROM entries WHERE tenant = $1 AND cli_session_id = $2",
+    );
+    Ok(first.bind(tenant.as_str()).bind(id.to_string()).fetch_one(connection).await?)
+}
+
+/// Removes the mark: what was taken up is a conversation like others from here on.
+pub(super) async fn settle(
+    connection: &mut SqliteConnection,
+    key: &SessionKey,
+    conversation: CliSessionId,
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM entries WHERE tenant = $1 AND cli_session_id = $2 AND seq = $3")
+        .bind(key.tenant.as_str())
+        .bind(conversation.to_string())
+        .bind(MARK)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The number of the last line of a piece that begins behind `after`; `None` behind the last.
+pub(super) async fn end_of_piece(
+    connection: &mut SqliteConnection,
+    tenant: &TenantId,
+    id: CliSessionId,
+    after: i64,
+) -> Result<Option<i64>, StoreError> {
+    let lines = sqlx::query(
+        "SELECT seq, OCTET_LENGTH(line) AS bytes FROM entries \
+         WHERE tenant = $1 AND cli_session_id = $2 AND seq > $3 ORDER BY seq LIMIT $4",
+    )
+    .bind(tenant.as_str())
+    .bind(id.to_string())
+    .bind(after)
+    .bind(PIECE_LINES)
+    .fetch_all(connection)
+    .await?;
+    let (mut end, mut sum) = (None, 0_i64);
+    for line in lines {
+        sum = sum.saturating_add(line.try_get("bytes")?);
+        if end.is_some() && sum > PIECE_BYTES {
+            break;
+        }
+        end = Some(line.try_get("seq")?);
+    }
+    Ok(end)
+}
+
+/// Removes all of it at once.
+pub(super) async fn remove(
+    connection: &mut SqliteConnection,
+    tenant: &TenantId,
+    id: CliSessionId,
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM entries WHERE tenant = $1 AND cli_session_id = $2")
+        .bind(tenant.as_str())
+        .bind(id.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Removes a piece of what has a mark, the mark last. Returns whether there is more.
+pub(super) async fn discard(
+    connection: &mut SqliteConnection,
+    tenant: &TenantId,
+    id: CliSessionId,
+) -> Result<bool, StoreError> {
+    if first(connection, tenant, id).await? != Some(MARK) {
+        return Ok(false);
+    }
+    let end = end_of_piece(connection, tenant, id, MARK).await?;
+    let from = if end.is_some() { MARK + 1 } else { MARK };
+    sqlx::query(
+        "DELETE FROM entries WHERE tenant = $1 AND cli_session_id = $2 AND seq BETWEEN $3 AND $4",
+    )
+    .bind(tenant.as_str())
+    .bind(id.to_string())
+    .bind(from)
+    .bind(end.unwrap_or(MARK))
+    .execute(connection)
+    .await?;
+    Ok(end.is_some())
+}

@@ -1,0 +1,144 @@
+//! What the writer is asked to do, and how each of it is carried out in a transaction.
+
+use std::collections::HashMap;
+
+use tokio::sync::oneshot;
+
+use super::{
+    Commit, Import, StoreError,
+    connection::Transaction,
+    import::{self, Imports},
+    orders,
+};
+use crate::{
+    counters::Totals,
+    ids::{CliSessionId, SessionKey, TenantId},
+};
+
+/// Where an order is answered.
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Keep what a turn left.
+    Commit(Box<Commit>, Answer<()>),
+    /// Keep what a tenant has counted.
+    Count(TenantId, Box<Totals>, Answer<()>),
+    /// Remove a session; the answer is the conversations that went with it.
+    Forget(SessionKey, Answer<Option<Vec<String>>>),
+    /// Note that a session is in the pool no more.
+    LeavePool(SessionKey, Answer<()>),
+    /// Keep a part of a transcript that is taken up.
+    Import(Box<Import>, Answer<()>),
+    /// Remove a piece of one that is not; the answer is whether there is more.
+    Discard(TenantId, CliSessionId, Whose, Answer<bool>),
+}
+
+/// Who says that a transcript is not taken up any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// Whoever was at it.
+    Own,
+    /// Somebody else, who cannot know.
+    Anybody,
+}
+
+impl Order {
+    /// Bytes of lines that it has.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Commit(commit, _) => commit.lines.iter().map(|line| line.json.len()).sum(),
+            Self::Import(import, _) => import.part.bytes(),
+            Self::Count(..) | Self::Forget(..) | Self::LeavePool(..) | Self::Discard(..) => 0,
+        }
+    }
+
+    /// Whoever asked may be gone; what was written stays written.
+    pub(super) fn answer(self, outcome: Result<Written, StoreError>) {
+        match self {
+            Self::Commit(_, reply)
+            | Self::Count(_, _, reply)
+            | Self::LeavePool(_, reply)
+            | Self::Import(_, reply) => {
+                reply.send(outcome.map(drop)).ok();
+            }
+            Self::Forget(_, reply) => {
+                let gone = outcome.map(|written| match written {
+                    Written::Forgotten(gone) => gone,
+                    Written::Kept | Written::Discarded(_) => None,
+                });
+                reply.send(gone).ok();
+            }
+            Self::Discard(.., reply) => {
+                let more = |written| matches!(written, Written::Discarded(true));
+                reply.send(outcome.map(more)).ok();
+            }
+        }
+    }
+}
+
+/// What became of an order.
+#[derive(Debug)]
+pub(super) enum Written {
+    Kept,
+    Forgotten(Option<Vec<String>>),
+    Discarded(bool),
+}
+
+/// Carries out one order. The inner error is its own fault, and nothing of it is written.
+pub(super) async fn carry_out(
+    transaction: &mut Transaction<'_>,
+    order: &Order,
+    observed_ms: i64,
+    imports: &Imports,
+) -> Result<Result<Written, StoreError>, StoreError> {
+    let connection = transaction.connection();
+    Ok(Ok(match order {
+        Order::Commit(commit, _) => {
+            let kept = orders::keep(connection, commit, observed_ms).await?;
+            let (key, id) = (&commit.key, commit.record.cli_session_id);
+            if kept.is_ok() && imports.settles(key, id) {
+                import::settle(connection, key, id).await?;
+            }
+            return Ok(kept.map(|()| Written::Kept));
+        }
+        Order::Count(tenant, totals, _) => {
+            orders::keep_totals(connection, tenant, totals).await?;
+            Written::Kept
+        }
+        Order::Forget(key, _) => {
+            for id in imports.of(key) {
+                import::remove(connection, &key.tenant, id).await?;
+            }
+            Written::Forgotten(orders::forget(connection, key).await?)
+        }
+        Order::Import(part, _) => {
+            let kept = import::keep(connection, part, imports).await?;
+            return Ok(kept.map(|()| Written::Kept));
+        }
+        // Somebody else's is still coming.
+        Order::Discard(tenant, id, Whose::Anybody, _) if imports.has(tenant, *id) => {
+            Written::Discarded(false)
+        }
+        Order::Discard(tenant, id, ..) => {
+            Written::Discarded(import::discard(connection, tenant, *id).await?)
+        }
+        Order::LeavePool(key, _) => {
+            orders::leave_pool(connection, key).await?;
+            Written::Kept
+        }
+    }))
+}
+
+/// Orders come in another order than their totals were taken: the highest count.
+pub(super) fn raise(order: &mut Order, counted: &mut HashMap<TenantId, Totals>) {
+    let (tenant, totals) = match order {
+        Order::Commit(commit, _) => (&commit.key.tenant, &mut commit.totals),
+        Order::Count(tenant, totals, _) => (&*tenant, &mut **totals),
+        Order::Forget(..) | Order::LeavePool(..) | Order::Import(..) | Order::Discard(..) => return,
+    };
+    let highest = counted.entry(tenant.clone()).or_default();
+    highest.raise(totals);
+    totals.clone_from(highest);
+}
