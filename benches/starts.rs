@@ -16,6 +16,7 @@ use std::{
 
 use session_pool::{
     cli::{
+        acquired::Acquired,
         binding,
         launch::{Folders, LaunchSettings, Origin},
         options::Options,
@@ -379,6 +380,7 @@ async fn fill(state: &Path) -> Outcome<()> {
         let record = Record {
             cli_session_id: CliSessionId::fresh(),
             options: Options { system_prompt: Some(SYSTEM_PROMPT.into()), ..Options::default() },
+            acquired: Acquired::default(),
             create_time: SystemTime::now(),
             last_used_time: SystemTime::now(),
             age: std::time::Duration::ZERO,

@@ -22,6 +22,7 @@
 //! - [`frame`] says of each line what the pool has to know of it, in one cheap pass.
 //! - [`message`] reads a line in full, for those who show it to callers.
 //! - [`request`] makes the lines that go to the CLI.
+//! - [`permissions`] and [`acquired`] are what a session has come to beyond its options.
 //! - [`binding`] says what makes a process started ahead that of a session.
 //! - [`connection`] joins these over a pair of pipes.
 //! - [`cost`] makes costs of turns out of the sums that it tells.
@@ -30,6 +31,7 @@
 //! - [`launch`] makes argv and environment; [`process`] spawns, watches and stops;
 //!   [`sandbox`] is what a process is enclosed in.
 
+pub mod acquired;
 pub mod binding;
 pub mod connection;
 pub mod cost;
@@ -41,6 +43,7 @@ pub mod memory;
 pub mod message;
 pub mod mirror;
 pub mod options;
+pub mod permissions;
 pub mod process;
 pub mod program;
 pub mod request;

@@ -5,6 +5,7 @@ use crate::{
     cli::{
         frame::TokenUsage,
         options::Options,
+        permissions::Grants,
         versions::{NEWEST_TESTED, OLDEST},
     },
     counters::Counters,
@@ -72,8 +73,14 @@ pub fn session(status: &Status) -> proto::Session {
         process_id: status.process_id.unwrap_or_default(),
         total_cost_usd: status.spent.cost_usd,
         usage: Some(usage(&status.spent.usage)),
-        options: Some(options(&status.options)),
+        options: Some(options(&status.acquired.in_force(&status.options))),
+        permissions: Some(permissions(&status.acquired.grants)),
     }
+}
+
+fn permissions(grants: &Grants) -> proto::SessionPermissions {
+    let Grants { allow, deny, ask, folders } = grants.clone();
+    proto::SessionPermissions { allow, deny, ask, directories: folders }
 }
 
 fn condition(condition: Condition) -> proto::SessionStatus {

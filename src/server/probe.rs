@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use crate::{
     cli::{
         options::Options,
+        permissions::Grants,
         process::StopGrace,
         versions::{NEWEST_TESTED, OLDEST, Version},
     },
@@ -88,6 +89,7 @@ async fn start_one(supply: &ProcessSupply) -> Result<(), Failure> {
         begins: true,
         said: None,
         options: Options::default(),
+        grants: Grants::default(),
         deadline: None,
         cancelled: CancellationToken::new(),
     };

@@ -4,7 +4,6 @@
 use tracing::debug;
 
 use super::{
-    Decision, Refusal,
     admission::Occupation,
     command::{CloseReason, Command, DisconnectPolicy},
     ended::{End, Over},
@@ -17,10 +16,8 @@ use super::{
 use crate::{
     cli::{
         frame::{Frame, ResultSummary},
-        request::control_response,
         schema,
     },
-    failure::Cause,
     supply::Lease,
     turn::event::Class,
 };
@@ -71,7 +68,7 @@ impl SessionTask {
                 }
                 exit = active.lease.child.wait() => return self.died(active, frames, exit).await,
                 command = self.inbox.recv() => {
-                    active = match self.while_active(command, active) {
+                    active = match self.while_active(command, active).await {
                         Ok(active) => active,
                         Err(next) => return *next,
                     };
@@ -111,6 +108,7 @@ impl SessionTask {
         for frame in frames.iter() {
             used += 1;
             self.habits.note(&frame.kind);
+            self.hear_state(&frame.kind);
             self.hear(frame);
             active.turn.hear_answer(frame);
             match active.turn.interpret(frame) {
@@ -191,7 +189,7 @@ impl SessionTask {
         Phase::Interrupting(active, self.new_stop(then))
     }
 
-    fn while_active(
+    async fn while_active(
         &mut self,
         command: Option<Command>,
         active: Active,
@@ -204,7 +202,7 @@ impl SessionTask {
             Taken::StopForNext => Err(Box::new(self.stop(active, Then::Stay))),
             Taken::Respond(prompt_id, decision, reply) => {
                 let mut active = active;
-                reply.send(self.respond(&mut active, prompt_id, decision)).ok();
+                reply.send(self.respond(&mut active, prompt_id, decision).await).ok();
                 Ok(active)
             }
             Taken::Interrupt(keep, reply) => {
@@ -220,76 +218,9 @@ impl SessionTask {
             }
         }
     }
-
-    /// Answers a prompt of the CLI.
-    pub(super) fn respond(
-        &self,
-        active: &mut Active,
-        prompt_id: String,
-        decision: Decision,
-    ) -> Result<(), Refusal> {
-        let Some(prompt) = active.turn.prompts.remove(&prompt_id) else {
-            return Err(self.failure(Cause::PromptNotFound { prompt_id }).into());
-        };
-        let line = control_response(&prompt.raw_id, &decision_json(&prompt.input, decision));
-        active.turn.touch();
-        active.lease.connection.send(line).map_err(|blocked| {
-            self.failure(Cause::Protocol { detail: blocked.to_string() })
-                .on_client(active.lease.client_id)
-                .into()
-        })
-    }
 }
 
 /// Whether nobody wants a turn any more.
 pub fn abandoned(turn: &Running) -> bool {
     turn.on_disconnect == DisconnectPolicy::Interrupt && turn.log.listeners() == 0
-}
-
-/// The CLI wants the input back with every permission: without it 2.1.197 takes the
-/// answer for a broken one. It goes back as it came, byte for byte: it may hold what no
-/// strict reader of JSON takes.
-fn decision_json(asked_input: &str, decision: Decision) -> String {
-    match decision {
-        Decision::Allow { updated_input, updated_permissions } => {
-            let input = updated_input.as_deref().unwrap_or(asked_input);
-            let input = if input.is_empty() { "{}" } else { input };
-            let permissions = updated_permissions
-                .map_or_else(String::new, |updates| format!(r#","updatedPermissions":{updates}"#));
-            format!(r#"{{"behavior":"allow","updatedInput":{input}{permissions}}}"#)
-        }
-        Decision::Deny { message, interrupt } => {
-            serde_json::json!({"behavior": "deny", "message": message, "interrupt": interrupt})
-                .to_string()
-        }
-        Decision::Raw(text) => text,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn d2_an_input_goes_back_byte_for_byte() {
-        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
-        for input in [
-            r#"{"text":"\ud83d","n":1e400,"x":1.50, "a":1,"a":2}"#.to_owned(),
-            format!(r#"{{"deep":{deep}}}"#),
-        ] {
-            let allow = Decision::Allow { updated_input: None, updated_permissions: None };
-            let wanted = format!(r#"{{"behavior":"allow","updatedInput":{input}}}"#);
-            assert_eq!(decision_json(&input, allow), wanted);
-            let changed = Decision::Allow {
-                updated_input: Some(input.clone()),
-                updated_permissions: Some("[]".into()),
-            };
-            let line = control_response("\"p\\ud83d\"", &decision_json("{}", changed));
-            let line = std::str::from_utf8(&line).expect("text");
-            assert!(line.contains(&format!(r#""updatedInput":{input},"updatedPermissions":[]"#)));
-            assert!(line.contains(r#""request_id":"p\ud83d""#), "{line}");
-        }
-        let allow = Decision::Allow { updated_input: None, updated_permissions: None };
-        assert_eq!(decision_json("", allow), r#"{"behavior":"allow","updatedInput":{}}"#);
-    }
 }

@@ -94,6 +94,11 @@ impl Commits {
         self.under_way.is_none() && self.due.is_empty()
     }
 
+    /// The same, and no further one is wanted.
+    pub fn is_idle(&self) -> bool {
+        self.are_settled() && !self.wanted
+    }
+
     /// The turns that have ended and whose end nobody has been told.
     pub fn untold(&self) -> impl Iterator<Item = &TurnLog> {
         let under_way = self.under_way.iter().flat_map(|commit| &commit.due.turns);

@@ -10,13 +10,14 @@ use super::{
     CloseReport, InterruptOutcome, InterruptReport,
     admission::Occupation,
     command::{CloseReason, Command, DisconnectPolicy, ResumeFrom},
+    permissions::Given,
     phase::{Absence, Phase, Taken, Waiting},
     running::Habits,
     said::Kept,
     task::SessionTask,
 };
 use crate::{
-    cli::options::Options,
+    cli::{acquired::Acquired, options::Options},
     failure::{Cause, Failure},
     supply::{Conversation, Lease, Leasing, Miss, Order, SpareUse},
     turn::event::Origin,
@@ -44,7 +45,7 @@ impl SessionTask {
             self.answer_given_up(interrupt, Instant::now());
             return next;
         }
-        let before = (self.status.options.clone(), self.conversation);
+        let before = (self.status.options.clone(), self.status.acquired.clone(), self.conversation);
         let (begins, said) = match self.prepare_to_connect(&turn).await {
             Ok(prepared) => prepared,
             Err(cause) => {
@@ -65,6 +66,7 @@ impl SessionTask {
             begins,
             said: Some(said),
             options: self.options_at_start(),
+            grants: self.status.acquired.grants.clone(),
             deadline: turn.request.patience(),
             cancelled: cancelled.clone(),
         });
@@ -123,7 +125,7 @@ impl SessionTask {
         &mut self,
         leasing: Leasing,
         given_up: GiveUp,
-        (options, conversation): (Options, Conversation),
+        (options, acquired, conversation): (Options, Acquired, Conversation),
     ) -> Phase {
         let began = Instant::now();
         let next = match (leasing.await, given_up.next) {
@@ -136,6 +138,7 @@ impl SessionTask {
             (_, next) => {
                 // What the turn wanted goes with it.
                 self.status.options = options;
+                self.status.acquired = acquired;
                 self.converse(conversation);
                 if matches!(next, Phase::Detached) { self.after_loss() } else { next }
             }
@@ -191,7 +194,9 @@ impl SessionTask {
             None if request.new_conversation => Conversation::Own(self.fresh()?),
             None => self.go_on().await?,
         };
-        self.status.options = options;
+        self.begin_with(request.resume, request.new_conversation).await?;
+        self.asked_anew(&request.options);
+        self.hold_to_policy().await?;
         self.converse(conversation);
         let source = match conversation {
             Conversation::Own(id) if !known || request.new_conversation => {
@@ -252,6 +257,8 @@ impl SessionTask {
         // Unless it is let go, the process leaves by being lost.
         self.absence = Absence::Lost;
         self.habits = Habits::default();
+        self.given = Given::at_start(&self.status.acquired.grants);
+        self.status.acquired.begin_process();
         // Frames of the process before are of no turn any more.
         self.leftover.clear();
         self.converse(Conversation::Own(lease.cli_session_id));

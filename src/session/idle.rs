@@ -134,6 +134,7 @@ impl SessionTask {
         let mut idle = false;
         for frame in frames.drain(..) {
             self.habits.note(&frame.kind);
+            self.hear_state(&frame.kind);
             self.hear(&frame);
             match &frame.kind {
                 FrameKind::State { idle: true } => idle = true,
@@ -199,10 +200,11 @@ impl SessionTask {
             self.expire(Some(lease.client_id));
             return Ok(self.replace(lease, turn).await);
         }
-        if turn.request.new_conversation || self.is_outdated(&lease) {
+        let outdated = self.is_outdated(&lease) || !self.given.hold();
+        if turn.request.new_conversation || outdated {
             return Ok(self.replace(lease, turn).await);
         }
-        if let Err(cause) = self.around.supply.recheck(&self.status.options).await {
+        if let Err(cause) = self.around.supply.recheck(&self.with_folders()).await {
             let failure = self.failure(cause).on_client(lease.client_id);
             self.fail(&turn.log, failure);
             self.part_with(lease, StopGrace::FIRM).await;
@@ -247,7 +249,7 @@ impl SessionTask {
         let elsewhere = request
             .resume
             .is_some_and(|resume| resume.fork || resume.id != self.status.cli_session_id);
-        let mut difference = self.status.options.difference(&request.options);
+        let mut difference = self.in_force().difference(&request.options);
         if elsewhere {
             difference.fixed.push("resume");
         }
@@ -268,13 +270,11 @@ impl SessionTask {
         // meanwhile, so this has the bound of an interrupt.
         let deadline = Instant::now() + self.around.settings.interrupt_timeout;
         for change in changes {
-            self.ask(lease, change, deadline).await?;
+            let answer = self.ask(lease, change, deadline).await?;
             // What was accepted holds, whatever becomes of the rest.
-            self.status.options = self.status.options.updated(&change.as_options());
-            self.remember();
-            self.show();
+            self.hear_answer(change, &answer);
         }
-        self.status.options = self.status.options.updated(wanted);
+        self.asked_anew(wanted);
         Ok(())
     }
 
@@ -285,7 +285,7 @@ impl SessionTask {
         lease: &mut Lease,
         change: &LiveChange,
         deadline: Instant,
-    ) -> Result<(), Unfit> {
+    ) -> Result<String, Unfit> {
         let refused = |refusal: String| {
             let options = vec![change.option().to_owned()];
             Unfit::Refused(Cause::OptionsMismatch { options, detail: Some(refusal) })
@@ -298,7 +298,7 @@ impl SessionTask {
             tokio::select! {
                 biased;
                 answered = &mut answer => return match answered {
-                    Ok(answered) => answered.map(drop).map_err(refused),
+                    Ok(answered) => answered.map_err(refused),
                     Err(_) => Err(Unfit::Gone("the CLI closed its output".to_owned())),
                 },
                 read = timeout_at(deadline, lease.connection.read(&mut frames)) => match read {
@@ -319,6 +319,7 @@ impl SessionTask {
         if self.leftover.is_empty() && !frames.iter().any(begins_turn) {
             self.between_turns(meter, frames);
         } else {
+            self.hear_states(frames);
             self.leftover.append(frames);
         }
     }
@@ -328,7 +329,7 @@ impl SessionTask {
     async fn update_idle(&mut self, lease: &mut Lease) -> Result<(), String> {
         let mut updates = std::mem::take(&mut self.updates).into_iter();
         while let Some(update) = updates.next() {
-            let mut difference = self.status.options.difference(&update.options);
+            let mut difference = self.in_force().difference(&update.options);
             // A process keeps the budget that it was born with. The next turn gets another.
             let renews = difference.fixed == [BUDGET];
             if renews {

@@ -116,13 +116,15 @@ impl SessionTask {
                 }
                 stir = self.commits.stir() => self.stirred(stir).await,
                 _ = active.lease.child.wait() => return self.kill_turn(active, stop).await,
-                command = self.inbox.recv() => self.while_interrupting(command, &mut active, &mut stop),
+                command = self.inbox.recv() => {
+                    self.while_interrupting(command, &mut active, &mut stop).await;
+                }
                 () = self.listeners_gone.notified() => self.drop_abandoned(),
             }
         }
     }
 
-    fn while_interrupting(
+    async fn while_interrupting(
         &mut self,
         command: Option<Command>,
         active: &mut Active,
@@ -154,7 +156,7 @@ impl SessionTask {
                 stop.leave(reason);
             }
             Taken::Respond(prompt_id, decision, reply) => {
-                reply.send(self.respond(active, prompt_id, decision)).ok();
+                reply.send(self.respond(active, prompt_id, decision).await).ok();
             }
         }
     }

@@ -252,6 +252,7 @@ impl SessionTask {
         Record {
             cli_session_id: status.cli_session_id,
             options: status.options.clone(),
+            acquired: status.acquired.clone(),
             create_time: status.create_time,
             last_used_time: SystemTime::now() - status.last_used_at.elapsed(),
             age: status.age(),

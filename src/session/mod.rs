@@ -47,6 +47,7 @@ mod interrupting;
 mod keeping;
 mod mishap;
 mod ownership;
+mod permissions;
 mod phase;
 mod resting;
 mod running;

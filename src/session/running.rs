@@ -229,6 +229,7 @@ impl Running {
         self.first_seen |= !matches!(
             frame.kind,
             FrameKind::System
+                | FrameKind::PermissionMode { .. }
                 | FrameKind::State { .. }
                 | FrameKind::Mirror
                 | FrameKind::PromptStarted { .. }
@@ -253,9 +254,10 @@ impl Running {
             }
             FrameKind::ApiRetry { .. }
             | FrameKind::System
+            | FrameKind::PermissionMode { .. }
             | FrameKind::TaskStarted { .. }
             | FrameKind::TaskEnded { .. } => Meaning::Event(Class::System),
-            FrameKind::Init { cli_session_id } => {
+            FrameKind::Init { cli_session_id, .. } => {
                 self.worked = true;
                 Meaning::Moved(Class::System, cli_session_id.clone())
             }

@@ -67,7 +67,7 @@ impl SessionTask {
     /// The options that the next process is born with: its budget is what is left, since it
     /// counts by itself, from its own beginning.
     pub(super) fn options_at_start(&self) -> Options {
-        let options = &self.status.options;
-        Options { max_budget_usd: self.left(options), ..options.clone() }
+        let options = self.status.acquired.to_start(&self.status.options);
+        Options { max_budget_usd: self.left(&options), ..options }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::{
-    cli::options::Options,
+    cli::{acquired::Acquired, options::Options},
     counters::Spent,
     ids::{CliSessionId, ClientId, SessionId, TurnId},
     store::Record,
@@ -64,8 +64,10 @@ pub struct Status {
     pub last_error: Option<String>,
     /// Cost and tokens.
     pub spent: Spent,
-    /// The options in force.
+    /// The options that were asked for.
     pub options: Options,
+    /// What it has come to beyond them.
+    pub acquired: Acquired,
     /// Whether its process has nothing to do and could be let go.
     pub can_rest: bool,
 }
@@ -90,6 +92,7 @@ impl Status {
             last_error: None,
             spent: Spent::default(),
             options,
+            acquired: Acquired::default(),
             can_rest: false,
         }
     }
@@ -107,6 +110,7 @@ impl Status {
         let Record {
             cli_session_id,
             options,
+            acquired,
             create_time,
             last_used_time: _,
             age,
@@ -119,6 +123,7 @@ impl Status {
         } = record;
         self.cli_session_id = cli_session_id;
         self.options = options;
+        self.acquired = acquired;
         self.spent = spent;
         // One that left the pool comes back as a new one, except for its conversation.
         if in_pool {

@@ -18,6 +18,7 @@ use super::{
     command::{CloseReport, Command, InterruptReport},
     commits::Commits,
     keeping::Keeping,
+    permissions::Given,
     phase::{Absence, PendingUpdate, Phase, Waiting},
     running::Habits,
     status::{Condition, Status},
@@ -149,6 +150,8 @@ pub struct SessionTask {
     pub(super) leftover: Vec<Frame>,
     /// What the running process has shown of itself.
     pub(super) habits: Habits,
+    /// The rules that the running process was given.
+    pub(super) given: Given,
     /// What of it is to be kept.
     pub(super) keeping: Keeping,
     /// What of it is being kept, and who waits for that.
@@ -189,6 +192,7 @@ impl SessionTask {
             farewell: Farewell::default(),
             leftover: Vec::new(),
             habits: Habits::default(),
+            given: Given::default(),
             keeping: Keeping::default(),
             commits: Commits::default(),
             in_pool: true,

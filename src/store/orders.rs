@@ -74,15 +74,15 @@ async fn keep_record(
     sqlx::query(
         "INSERT INTO sessions (tenant, session_id, cli_session_id, options, created_ms, last_used_ms, \
          message_count, error_count, spent, reported_cost_usd, in_pool, created_observed_ms, \
-         used_observed_ms) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+         used_observed_ms, acquired) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
          ON CONFLICT (tenant, session_id) DO UPDATE SET cli_session_id = excluded.cli_session_id, \
          options = excluded.options, created_ms = excluded.created_ms, \
          last_used_ms = excluded.last_used_ms, message_count = excluded.message_count, \
          error_count = excluded.error_count, spent = excluded.spent, \
          reported_cost_usd = excluded.reported_cost_usd, in_pool = excluded.in_pool, \
          created_observed_ms = excluded.created_observed_ms, \
-         used_observed_ms = excluded.used_observed_ms",
+         used_observed_ms = excluded.used_observed_ms, acquired = excluded.acquired",
     )
     .bind(key.tenant.as_str())
     .bind(key.session.as_str())
@@ -97,6 +97,7 @@ async fn keep_record(
     .bind(i64::from(record.in_pool))
     .bind(observed_ms.saturating_sub(elapsed(record.age)))
     .bind(observed_ms.saturating_sub(elapsed(record.unused_for)))
+    .bind(json(serde_json::to_string(&record.acquired))?)
     .execute(&mut *connection)
     .await?;
     Ok(())

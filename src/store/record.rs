@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    cli::options::Options,
+    cli::{acquired::Acquired, options::Options},
     counters::{Spent, Totals},
     ids::{CliSessionId, ClientId, SessionKey, TurnId},
 };
@@ -18,6 +18,8 @@ pub struct Record {
     pub cli_session_id: CliSessionId,
     /// Its options.
     pub options: Options,
+    /// What it has come to beyond them.
+    pub acquired: Acquired,
     /// When it was made. Kept to the millisecond, as all times here.
     pub create_time: SystemTime,
     /// When a turn last began or ended.

@@ -100,10 +100,12 @@ impl SqlStore {
             u64::try_from(row.try_get::<i64, _>(name)?).map_err(|_| bad(name))
         };
         let options: &str = row.try_get("options")?;
+        let acquired: &str = row.try_get("acquired")?;
         let spent: &str = row.try_get("spent")?;
         Ok(Record {
             cli_session_id: conversation(row.try_get("cli_session_id")?)?,
             options: serde_json::from_str(options).map_err(|_| bad("options"))?,
+            acquired: serde_json::from_str(acquired).map_err(|_| bad("acquired"))?,
             create_time: time(row.try_get("created_ms")?),
             last_used_time: time(row.try_get("last_used_ms")?),
             age: self.clock.since(row.try_get("created_observed_ms")?),

@@ -28,7 +28,7 @@ enum Answers {
     Any,
 }
 
-/// Tells a process what it is to be, `initialize` first, and waits until it has granted
+/// Tells a process what it is to be, in this order, and waits until it has granted
 /// all of it. Frames that it prints before are of no turn and dropped.
 pub async fn bind(
     connection: &mut Connection,

@@ -29,11 +29,14 @@ pub use spares::{Miss, SpareClass, SpareSettings, SpareUse};
 
 use crate::{
     cli::{
+        acquired::Acquired,
         connection::Connection,
         cost::Meter,
         frame::Frame,
         options::Options,
+        permissions::Grants,
         process::{Child, StopGrace, stop},
+        request::ControlRequest,
         transcript::Entry,
     },
     failure::{Cause, Failure},
@@ -96,8 +99,10 @@ pub struct Order {
     pub begins: bool,
     /// What was said in it (in the one that it is a copy of), where anybody keeps that.
     pub said: Option<Arc<dyn Said>>,
-    /// Its options.
+    /// The options that it starts with, and works with.
     pub options: Options,
+    /// The rules that it is given before anything else.
+    pub grants: Grants,
     /// Until when the caller waits; `None` is as long as the supply lets anybody wait.
     pub deadline: Option<Instant>,
     /// Cancelled when the process is not wanted any more.
@@ -105,6 +110,12 @@ pub struct Order {
 }
 
 impl Order {
+    /// What the process is told before its first prompt: its rules, and then the rest.
+    fn told(&self, rest: Vec<ControlRequest>) -> Vec<ControlRequest> {
+        let rules = self.grants.has_rules().then(|| self.grants.request());
+        rules.into_iter().chain(rest).collect()
+    }
+
     /// No process came up, or nobody wants it any more. What cannot be removed is seen by
     /// nobody, and whoever keeps it says so.
     async fn give_up(&self) {
@@ -166,6 +177,14 @@ pub trait Supply: Send + Sync + std::fmt::Debug {
         _options: &Options,
     ) -> Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// What a session may keep of what it has come to, by what it may ask for today.
+    fn allowed(
+        &self,
+        acquired: &Acquired,
+    ) -> Pin<Box<dyn Future<Output = Result<Acquired, Cause>> + Send>> {
+        Box::pin(std::future::ready(Ok(acquired.clone())))
     }
 
     /// Who waits for a place among the processes.

@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::{cli::options::Options, failure::Cause};
+use crate::{
+    cli::{acquired::Acquired, options::Options},
+    failure::Cause,
+};
 
 /// Says whether a process may be started with these options. May look at the file
 /// system.
@@ -44,6 +47,27 @@ impl Permit {
             None => Ok(()),
         }
     }
+
+    /// What is left of what a session has come to: of the mode, the model and the folders
+    /// those that an option could ask for. Rules are a caller's own, as `allowed_tools` are.
+    /// Not for a runtime's own threads.
+    pub(super) fn hold(&self, acquired: Acquired) -> Acquired {
+        let allows = |options: Options| self.check(&options).is_ok();
+        let mode = |mode: &String| {
+            let permission_mode = Some(mode.clone());
+            allows(Options { permission_mode, ..Options::default() })
+        };
+        let model =
+            |model: &String| allows(Options { model: Some(model.clone()), ..Options::default() });
+        let folder = |folder: &String| {
+            allows(Options { add_dirs: vec![folder.clone()], ..Options::default() })
+        };
+        let mut held = acquired;
+        held.mode = held.mode.filter(mode);
+        held.model = held.model.filter(model);
+        held.grants.folders.retain(folder);
+        held
+    }
 }
 
 /// Whether a real path still is one: no part of it has become a link.
@@ -54,6 +78,42 @@ fn is_unchanged(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::permissions::Grants;
+
+    #[test]
+    fn e3_of_what_a_session_has_come_to_only_what_is_allowed_stays() {
+        let place = tempfile::tempdir().expect("a folder");
+        let real = place.path().canonicalize().expect("a real path");
+        let path = |name: &str| real.join(name).to_str().expect("UTF-8").to_owned();
+        for name in ["stays", "closed"] {
+            std::fs::create_dir(path(name)).expect("made");
+        }
+        std::os::unix::fs::symlink(path("stays"), path("link")).expect("linked");
+        let closed = path("closed");
+        let refused = Cause::NotAllowed { field: String::new(), allowed: String::new() };
+        let permit = Permit::new(move |options| {
+            let mode = options.permission_mode.as_deref() == Some("acceptEdits");
+            let model = options.model.as_deref() == Some("\0");
+            if mode || model || options.add_dirs.contains(&closed) {
+                return Err(refused.clone());
+            }
+            Ok(())
+        });
+        let acquired = |mode: &str, model: &str, folders: &[&str]| Acquired {
+            mode: Some(mode.to_owned()),
+            model: Some(model.to_owned()),
+            grants: Grants {
+                deny: vec!["Write".to_owned()],
+                folders: folders.iter().map(|name| path(name)).collect(),
+                ..Grants::default()
+            },
+            ..Acquired::default()
+        };
+        let allowed = acquired("plan", "m", &["stays"]);
+        assert_eq!(permit.hold(allowed.clone()), allowed);
+        let held = permit.hold(acquired("acceptEdits", "\0", &["closed", "stays", "link", "gone"]));
+        assert_eq!(held, Acquired { mode: None, model: None, ..allowed });
+    }
 
     #[test]
     fn a_folder_that_became_a_link_is_refused() {

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     cli::{
+        acquired::Acquired,
         connection::Connection,
         cost::Meter,
         launch::{Folders, LaunchSettings, Origin},
@@ -180,6 +181,17 @@ impl Supply for ProcessSupply {
         Box::pin(async move {
             let checked = blocking(move || Ok(permit.check(&options))).await;
             checked.unwrap_or_else(|error| Err(Cause::Internal { detail: error.to_string() }))
+        })
+    }
+
+    fn allowed(
+        &self,
+        acquired: &Acquired,
+    ) -> Pin<Box<dyn Future<Output = Result<Acquired, Cause>> + Send>> {
+        let (permit, acquired) = (self.0.permit.clone(), acquired.clone());
+        Box::pin(async move {
+            let held = blocking(move || Ok(permit.hold(acquired))).await;
+            held.map_err(|error| Cause::Internal { detail: error.to_string() })
         })
     }
 
@@ -360,7 +372,7 @@ impl Shared {
         let handshake = handshake::bind(
             &mut lease.connection,
             lease.child.as_mut(),
-            vec![Initialize::of(&order.options).request()],
+            order.told(vec![Initialize::of(&order.options).request()]),
             self.limits.connect_timeout,
         );
         let connected = tokio::select! {

@@ -68,7 +68,7 @@ impl Shared {
         let told = handshake::bind(
             &mut parked.connection,
             &mut parked.process,
-            binding::binding(&order.options),
+            order.told(binding::binding(&order.options)),
             BIND_LIMIT.min(self.limits.connect_timeout),
         );
         let told = tokio::select! {

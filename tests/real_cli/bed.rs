@@ -23,7 +23,7 @@ use crate::{
     support::{
         eventually,
         processes::kill,
-        service::{Service, query},
+        service::{Service, fake_cli, query},
         turn::Turn,
     },
 };
@@ -123,14 +123,22 @@ impl Bed {
     pub async fn with(version: Version, change: impl FnOnce(&mut Config)) -> Self {
         let api = StandIn::start().await.expect("a stand-in");
         let service = Service::start(|config| {
-            config.cli.path = version.executable();
-            config.cli.env = environment(&api);
-            // Other programs keep the machine busy while this one is tested.
-            config.pool.stream_first_chunk_timeout = Duration::from_secs(30);
-            config.pool.start_concurrency = 2;
+            on_real_cli(config, version, &api);
             change(config);
         })
         .await;
+        Self { api, service }
+    }
+
+    /// Stops the service and starts it again where it was, with what `change` makes of the
+    /// configuration now.
+    pub async fn restarted(self, version: Version, change: impl FnOnce(&mut Config)) -> Self {
+        let Self { api, service } = self;
+        let (_, state) = service.end().await;
+        let mut config = fake_cli(state.path());
+        on_real_cli(&mut config, version, &api);
+        change(&mut config);
+        let service = Service::with(config, state).await;
         Self { api, service }
     }
 
@@ -256,6 +264,14 @@ impl Bed {
         let what = format!("the end of {command}");
         eventually(&what, async || self.running(command).is_empty().then_some(())).await;
     }
+}
+
+fn on_real_cli(config: &mut Config, version: Version, api: &StandIn) {
+    config.cli.path = version.executable();
+    config.cli.env = environment(api);
+    // Other programs keep the machine busy while this one is tested.
+    config.pool.stream_first_chunk_timeout = Duration::from_secs(30);
+    config.pool.start_concurrency = 2;
 }
 
 /// What keeps a CLI from talking to anything but the stand-in.

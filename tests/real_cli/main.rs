@@ -24,6 +24,7 @@ mod frames;
 mod interrupts;
 mod kept;
 mod live_options;
+mod permission_state;
 mod permissions;
 mod policy;
 mod processes;

@@ -47,6 +47,15 @@ pub enum FrameKind {
     Init {
         /// The conversation's id.
         cli_session_id: String,
+        /// The permission mode of the turn; empty if it is not told.
+        permission_mode: String,
+        /// The model of the turn, likewise.
+        model: String,
+    },
+    /// `system` / `status` with a permission mode: it is another from here on.
+    PermissionMode {
+        /// The mode.
+        mode: String,
     },
     /// `system` / `session_state_changed`: the CLI started to work or stopped.
     State {
@@ -265,7 +274,18 @@ fn classify(line: &str) -> Option<FrameKind> {
 
 fn system<'a>(subtype: &str, names: impl FnOnce() -> Names<'a>) -> FrameKind {
     match subtype {
-        "init" => FrameKind::Init { cli_session_id: names().session_id.into_string() },
+        "init" => {
+            let Names { session_id, permission_mode, model, .. } = names();
+            FrameKind::Init {
+                cli_session_id: session_id.into_string(),
+                permission_mode: permission_mode.into_string(),
+                model: model.into_string(),
+            }
+        }
+        "status" => match names().permission_mode.into_string() {
+            mode if mode.is_empty() => FrameKind::System,
+            mode => FrameKind::PermissionMode { mode },
+        },
         "session_state_changed" => match &*names().state.0 {
             // It says nothing.
             "" => FrameKind::System,
@@ -366,6 +386,25 @@ mod tests {
                 outcome: Err("no".into())
             })
         );
+    }
+
+    #[test]
+    fn e3_the_cli_says_its_mode_and_its_model() {
+        assert_eq!(
+            kind(
+                r#"{"type":"system","subtype":"init","session_id":"s","model":"m","permissionMode":"plan"}"#
+            ),
+            FrameKind::Init {
+                cli_session_id: "s".into(),
+                permission_mode: "plan".into(),
+                model: "m".into()
+            }
+        );
+        let status = |rest: &str| kind(&format!(r#"{{"type":"system","subtype":"status"{rest}}}"#));
+        let mode = status(r#","status":null,"permissionMode":"acceptEdits""#);
+        assert_eq!(mode, FrameKind::PermissionMode { mode: "acceptEdits".into() });
+        assert_eq!(status(r#","status":"requesting""#), FrameKind::System);
+        assert_eq!(status(r#","permissionMode":null"#), FrameKind::System);
     }
 
     #[test]

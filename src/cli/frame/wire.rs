@@ -29,6 +29,10 @@ view! {
         "state" => state: Text<'a>,
         /// The conversation that comes next.
         "new_conversation_id" => new_conversation_id: Text<'a>,
+        /// The permission mode, of `init` and `status`.
+        "permissionMode" => permission_mode: Text<'a>,
+        /// The model, of `init`.
+        "model" => model: Text<'a>,
         /// Whether it is an echo.
         "isReplay" => replay: bool,
         /// What changed about a task.

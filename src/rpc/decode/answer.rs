@@ -11,7 +11,10 @@ use super::{
     required,
 };
 use crate::{
-    cli::json::{Extra, Rest as _, members},
+    cli::{
+        json::{Extra, Rest as _, members},
+        permissions::{Malformed, Update},
+    },
     ids::SessionId,
     proto,
     session::Decision,
@@ -85,8 +88,22 @@ fn permissions_of(check: &mut Check, text: &str, policy: &Policy) -> Option<Stri
         check.bad(field, format!("must be a JSON array, nested at most {MAX_DEPTH} deep"));
         return None;
     };
-    check.deny_all(field, policy.judge_permission_updates(&updates));
+    judge(check, field, &updates, policy);
     Some(Value::Array(updates).to_string())
+}
+
+/// Says what is not allowed of updates, and of those that are, what the CLI would not
+/// understand: it would leave them out without a word.
+fn judge(check: &mut Check, field: &str, updates: &[Value], policy: &Policy) {
+    let denials = policy.judge_permission_updates(updates);
+    if denials.is_empty() {
+        for (index, update) in updates.iter().enumerate() {
+            if let Err(Malformed { at, problem }) = Update::read(update) {
+                check.bad(&format!("{field}[{index}].{at}"), problem);
+            }
+        }
+    }
+    check.deny_all(field, denials);
 }
 
 /// An answer in the CLI's own words can say what `allow` says.
@@ -107,7 +124,7 @@ fn raw_of(check: &mut Check, text: &str, policy: &Policy) -> Option<Decision> {
         // What the policy saw is what is passed on.
         match serde_json::from_str::<Vec<Value>>(value.get()) {
             Ok(updates) => {
-                check.deny_all(field, policy.judge_permission_updates(&updates));
+                judge(check, field, &updates, policy);
                 if let Ok(updates) = to_raw_value(&updates) {
                     answer.push("\"updatedPermissions\"", &updates);
                 }

@@ -7,6 +7,7 @@ mod locked;
 mod memory_cli;
 mod model;
 mod options;
+mod permissions;
 mod resting;
 mod sent_again;
 mod starting;
@@ -70,6 +71,14 @@ impl Session {
     }
 
     fn start(settings: Settings) -> Self {
+        let (task, session) = Self::task(settings);
+        // Ends with the runtime at the latest; tests that close it wait for its end.
+        drop(spawn_owned(async move { task.run().await.send() }));
+        session
+    }
+
+    /// A session whose task does not run.
+    fn task(settings: Settings) -> (SessionTask, Self) {
         let supply = Arc::new(MemorySupply::default());
         let store = Arc::new(GatedStore::default());
         let tenant = Arc::new(Tenant::new(TenantId::default(), Quotas::default()));
@@ -84,9 +93,7 @@ impl Session {
         };
         let id = SessionId::parse("s").expect("a name");
         let (task, handle) = SessionTask::new(id, false, around);
-        // Ends with the runtime at the latest; tests that close it wait for its end.
-        drop(spawn_owned(async move { task.run().await.send() }));
-        Self { handle, supply, store, tenant }
+        (task, Self { handle, supply, store, tenant })
     }
 
     /// How many lines of a conversation are kept.

@@ -8,7 +8,7 @@ use std::{
 
 use super::*;
 use crate::{
-    cli::{frame::TokenUsage, options::Options},
+    cli::{acquired::Acquired, frame::TokenUsage, options::Options, permissions::Grants},
     counters::{Spent, Today},
     tasks::Tasks,
 };
@@ -25,6 +25,11 @@ fn record(conversation: CliSessionId, used: u64) -> Record {
             model: Some("opus".into()),
             max_budget_usd: Some(1.5),
             ..Options::default()
+        },
+        acquired: Acquired {
+            mode: Some("plan".into()),
+            grants: Grants { deny: vec!["Write".into()], ..Grants::default() },
+            ..Acquired::default()
         },
         create_time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         last_used_time: UNIX_EPOCH + Duration::from_secs(used),

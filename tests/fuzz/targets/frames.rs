@@ -25,6 +25,7 @@ fn class_of(kind: &FrameKind, interrupted: bool) -> Class {
         FrameKind::State { .. }
         | FrameKind::ApiRetry { .. }
         | FrameKind::System
+        | FrameKind::PermissionMode { .. }
         | FrameKind::TaskStarted { .. }
         | FrameKind::TaskEnded { .. }
         | FrameKind::Init { .. } => Class::System,

@@ -88,13 +88,16 @@ async fn a_change_outlives_the_process() {
 async fn what_a_process_is_born_with_does_not_change_on_it() {
     let service = Service::start(|_| {}).await;
     service.query("a", "one").await.result();
+    let before = service.session("a").await.expect("there").options.expect("options");
+    assert_eq!(before.max_turns, None);
     let fixed = SessionOptions { max_turns: Some(3), ..model("opus") };
     let refused = update(&service, fixed).await.expect_err("refused");
     let metadata = failure(&refused, Code::FailedPrecondition, "OPTIONS_MISMATCH");
     assert_eq!((metadata["options"].as_str(), metadata["session_id"].as_str()), ("max_turns", "a"));
     // Nothing of it took effect.
+    assert_ne!(before.model.as_deref(), Some("opus"));
     let options = service.session("a").await.expect("there").options.expect("options");
-    assert_eq!((options.model, options.max_turns), (None, None));
+    assert_eq!(options, before);
     service.stop().await;
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use session_pool::{
-    cli::options::Options,
+    cli::{acquired::Acquired, options::Options},
     counters::{Spent, Totals},
     ids::{CliSessionId, SessionId, SessionKey, TenantId},
     proto::{ListSessionsRequest, SessionStatus},
@@ -39,6 +39,7 @@ fn commit(number: usize) -> Commit {
         record: Record {
             cli_session_id: CliSessionId::fresh(),
             options,
+            acquired: Acquired::default(),
             create_time: SystemTime::now(),
             last_used_time: SystemTime::now(),
             age: Duration::ZERO,

@@ -72,7 +72,8 @@ async fn an_allowed_tool_may_run_with_another_input() {
     let (mut turn, prompt) = asking(&service).await;
     let allow = PromptAllow {
         updated_input_json: r#"{"command":"make check"}"#.into(),
-        updated_permissions_json: r#"[{"type":"setMode","mode":"plan"}]"#.into(),
+        updated_permissions_json: r#"[{"type":"setMode","mode":"plan","destination":"session"}]"#
+            .into(),
     };
     respond(&service, &prompt, Decision::Allow(allow)).await.expect("taken");
     turn.finish().await;

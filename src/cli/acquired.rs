@@ -1,0 +1,197 @@
+//! What a session has come to beyond the options that it was asked to have: the permission
+//! mode and the model that its CLI reports, and what callers granted in their answers. It
+//! outlives the process; another one is started with what is in force.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    options::Options,
+    permissions::{Grants, MOST_FOLDERS},
+};
+
+/// What a session has come to beyond its options.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Acquired {
+    /// The permission mode in force, where it is another than was asked for: a plan was
+    /// approved, or the model began to make one.
+    pub mode: Option<String>,
+    /// The model in force, where it is another than was asked for, or none was.
+    pub model: Option<String>,
+    /// Rules and folders.
+    pub grants: Grants,
+    /// What the running process calls the model that was asked for.
+    #[serde(skip)]
+    pub model_called: Option<String>,
+}
+
+impl Acquired {
+    /// The options in force.
+    pub fn in_force(&self, asked: &Options) -> Options {
+        Options {
+            permission_mode: self.mode.clone().or_else(|| asked.permission_mode.clone()),
+            model: self.model.clone().or_else(|| asked.model.clone()),
+            ..asked.clone()
+        }
+    }
+
+    /// The options that a process is started with: those in force, and the granted folders.
+    pub fn to_start(&self, asked: &Options) -> Options {
+        let mut options = self.in_force(asked);
+        // The CLI does not start with a model that is its own fallback.
+        if self.model.is_some() && self.model == asked.fallback_model {
+            options.model.clone_from(&asked.model);
+        }
+        for folder in &self.grants.folders {
+            let room = options.add_dirs.len() < MOST_FOLDERS;
+            if room && !options.add_dirs.contains(folder) {
+                options.add_dirs.push(folder.clone());
+            }
+        }
+        options
+    }
+
+    /// Another process serves the session: it may call a model by another name.
+    pub fn begin_process(&mut self) {
+        self.model_called = None;
+    }
+
+    /// The CLI says in which permission mode it is. Returns whether that is news.
+    pub fn hear_mode(&mut self, mode: &str, asked: &Options) -> bool {
+        if mode.is_empty() {
+            return false;
+        }
+        let other = (asked.permission_mode.as_deref() != Some(mode)).then(|| mode.to_owned());
+        let news = self.mode != other;
+        self.mode = other;
+        news
+    }
+
+    /// The CLI says which model it uses. The first name that it has for the model that was
+    /// asked for is taken for that one (an alias, or a name that is no more); a later
+    /// change is none that an option asked for. Returns whether there is news.
+    pub fn hear_model(&mut self, model: &str, asked: &Options) -> bool {
+        if model.is_empty() {
+            return false;
+        }
+        if asked.model.is_some() && self.model.is_none() {
+            let called = self.model_called.get_or_insert_with(|| model.to_owned());
+            if called == model {
+                return false;
+            }
+        }
+        let news = self.model.as_deref() != Some(model);
+        self.model = Some(model.to_owned());
+        news
+    }
+
+    /// Options are asked for anew, and hold: what they say is in force.
+    pub fn asked_anew(&mut self, before: &Options, wanted: &Options) {
+        if wanted.permission_mode.is_some() {
+            self.mode = None;
+        }
+        let model = self.model.as_ref().or(before.model.as_ref());
+        if wanted.model.is_some() {
+            if model != wanted.model.as_ref() {
+                self.model_called = None;
+            } else if self.model.is_some() {
+                self.model_called.clone_from(&self.model);
+            }
+            self.model = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn asked(model: Option<&str>, mode: Option<&str>) -> Options {
+        Options {
+            model: model.map(str::to_owned),
+            permission_mode: mode.map(str::to_owned),
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn e3_an_approved_plan_is_another_mode_than_was_asked_for() {
+        let plan = asked(None, Some("plan"));
+        let mut acquired = Acquired::default();
+        assert!(!acquired.hear_mode("plan", &plan));
+        assert!(acquired.hear_mode("acceptEdits", &plan));
+        let in_force = acquired.in_force(&plan);
+        assert_eq!(in_force.permission_mode.as_deref(), Some("acceptEdits"));
+        assert_eq!(in_force.difference(&plan).live.len(), 1, "plan has to be asked for again");
+        assert_eq!(in_force.difference(&Options::default()).live, []);
+        acquired.asked_anew(&plan, &plan);
+        assert_eq!(acquired.in_force(&plan), plan);
+    }
+
+    #[test]
+    fn e3_an_alias_is_the_model_that_the_cli_first_calls_by_it() {
+        let sonnet = asked(Some("sonnet"), None);
+        let mut acquired = Acquired::default();
+        assert!(!acquired.hear_model("claude-sonnet-4-6", &sonnet));
+        assert!(!acquired.hear_model("claude-sonnet-4-6", &sonnet));
+        assert_eq!(acquired.in_force(&sonnet), sonnet);
+        // Somebody said `/model opus`.
+        assert!(acquired.hear_model("claude-opus-4-6", &sonnet));
+        assert_eq!(acquired.in_force(&sonnet).model.as_deref(), Some("claude-opus-4-6"));
+        acquired.asked_anew(&sonnet, &sonnet);
+        assert!(!acquired.hear_model("claude-sonnet-4-7", &sonnet), "another process, say");
+        assert_eq!(acquired.in_force(&sonnet), sonnet);
+    }
+
+    #[test]
+    fn e3_a_process_goes_on_with_the_model_that_nobody_asked_for() {
+        let mut acquired = Acquired::default();
+        assert!(acquired.hear_model("claude-opus-4-8[1m]", &Options::default()));
+        let to_start = acquired.to_start(&Options::default());
+        assert_eq!(to_start.model.as_deref(), Some("claude-opus-4-8[1m]"));
+        let fallback =
+            Options { fallback_model: Some("claude-opus-4-8[1m]".into()), ..Options::default() };
+        assert_eq!(acquired.to_start(&fallback), fallback);
+    }
+
+    #[test]
+    fn e3_granted_folders_are_given_at_the_start_once() {
+        let asked = Options { add_dirs: vec!["/a".into()], ..Options::default() };
+        let grants = Grants { folders: vec!["/b".into(), "/a".into()], ..Grants::default() };
+        let acquired = Acquired { grants, ..Acquired::default() };
+        assert_eq!(acquired.to_start(&asked).add_dirs, ["/a", "/b"]);
+        assert_eq!(acquired.in_force(&asked).add_dirs, ["/a"]);
+    }
+
+    fn name() -> impl Strategy<Value = Option<String>> {
+        prop::option::of("[a-c]")
+    }
+
+    proptest! {
+        /// Whatever was asked and heard: the mode in force is what was heard last, and what
+        /// is asked for anew is in force.
+        #[test]
+        fn e3_what_was_said_last_is_in_force(
+            said in prop::collection::vec((any::<bool>(), name(), name()), 1..20),
+        ) {
+            let (mut options, mut acquired) = (Options::default(), Acquired::default());
+            for (by_cli, model, mode) in said {
+                if by_cli {
+                    acquired.hear_model(model.as_deref().unwrap_or_default(), &options);
+                    acquired.hear_mode(mode.as_deref().unwrap_or_default(), &options);
+                } else {
+                    let wanted = asked(model.as_deref(), mode.as_deref());
+                    acquired.asked_anew(&options, &wanted);
+                    options = options.updated(&wanted);
+                    let in_force = acquired.in_force(&options);
+                    prop_assert_eq!(in_force.difference(&wanted).live, []);
+                }
+                if let Some(mode) = mode {
+                    prop_assert_eq!(acquired.in_force(&options).permission_mode, Some(mode));
+                }
+            }
+        }
+    }
+}

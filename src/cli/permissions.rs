@@ -1,0 +1,395 @@
+//! Permissions that a session has beyond its options: rules and folders that callers gave
+//! it with their answers to prompts. The CLI keeps those of the destination `session` for
+//! as long as its process lives; here they are values that another process can be given.
+//!
+//! Observed on 2.1.197 and 2.1.330: an update that is not as it should be is left out
+//! without a word, so what cannot be read is refused before it is sent. `permissions` in
+//! `apply_flag_settings` add to those of the command line, of the caller's settings and of
+//! the process's own session; they replace only what an earlier such request said.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    json::{Text, members, read_or_default},
+    request::ControlRequest,
+};
+
+/// Rules of each kind, at most; as many as an option takes.
+pub const MOST_RULES: usize = 256;
+/// Bytes of a rule, likewise.
+pub const LONGEST_RULE: usize = 1024;
+/// Folders, likewise.
+pub const MOST_FOLDERS: usize = 32;
+/// Bytes of all of them. They are kept with every turn.
+pub const MOST_BYTES: usize = 64 << 10;
+
+/// What a rule says of the calls that it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behavior {
+    /// They run without asking.
+    Allow,
+    /// They are refused.
+    Deny,
+    /// They are asked about.
+    Ask,
+}
+
+/// What an update does to the rules of one behavior.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Adds these.
+    Add,
+    /// Puts these in the place of all.
+    Replace,
+    /// Takes these away.
+    Remove,
+}
+
+/// A permission update for the session, in an answer to a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update {
+    /// Another permission mode.
+    Mode(String),
+    /// Other rules, each as an option would name it.
+    Rules(Change, Behavior, Vec<String>),
+    /// More folders.
+    AddFolders(Vec<String>),
+    /// Fewer folders.
+    RemoveFolders(Vec<String>),
+}
+
+/// What is wrong with an update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    /// The key.
+    pub at: &'static str,
+    /// What it has to be.
+    pub problem: String,
+}
+
+impl Malformed {
+    fn new(at: &'static str, problem: impl Into<String>) -> Self {
+        Self { at, problem: problem.into() }
+    }
+}
+
+impl Update {
+    /// Reads an update as the CLI does.
+    pub fn read(update: &Value) -> Result<Self, Malformed> {
+        if update.get("destination").and_then(Value::as_str) != Some("session") {
+            return Err(Malformed::new("destination", "must be \"session\""));
+        }
+        let rules = |change| Ok(Self::Rules(change, behavior(update)?, rules(update)?));
+        match update.get("type").and_then(Value::as_str).unwrap_or_default() {
+            "setMode" => match update.get("mode").and_then(Value::as_str) {
+                Some(mode) => Ok(Self::Mode(mode.to_owned())),
+                None => Err(Malformed::new("mode", "must be the name of a permission mode")),
+            },
+            "addRules" => rules(Change::Add),
+            "replaceRules" => rules(Change::Replace),
+            "removeRules" => rules(Change::Remove),
+            "addDirectories" => folders(update).map(Self::AddFolders),
+            "removeDirectories" => folders(update).map(Self::RemoveFolders),
+            _ => Err(Malformed::new("type", "must be the kind of a permission update")),
+        }
+    }
+
+    /// Reads updates that were checked where they came in.
+    pub fn read_all(updates: &str) -> Vec<Self> {
+        let updates: Vec<Value> = serde_json::from_str(updates).unwrap_or_default();
+        updates.iter().filter_map(|update| Self::read(update).ok()).collect()
+    }
+
+    /// The updates in an answer in the CLI's own words. A refusal brings none.
+    pub fn read_answer(answer: &str) -> Vec<Self> {
+        let (mut allows, mut updates) = (false, Vec::new());
+        members(answer, |key, _, value| match key {
+            "behavior" => allows = read_or_default::<Text<'_>>(Some(value)).0 == "allow",
+            "updatedPermissions" => updates = Self::read_all(value.get()),
+            _ => {}
+        });
+        if allows { updates } else { Vec::new() }
+    }
+}
+
+fn behavior(update: &Value) -> Result<Behavior, Malformed> {
+    match update.get("behavior").and_then(Value::as_str).unwrap_or_default() {
+        "allow" => Ok(Behavior::Allow),
+        "deny" => Ok(Behavior::Deny),
+        "ask" => Ok(Behavior::Ask),
+        _ => Err(Malformed::new("behavior", "must be allow, deny or ask")),
+    }
+}
+
+fn rules(update: &Value) -> Result<Vec<String>, Malformed> {
+    let wanted = || {
+        let each = format!("each as one rule of at most {LONGEST_RULE} bytes");
+        let form = "{\"toolName\": …, \"ruleContent\": …}, without an empty ruleContent";
+        let problem = format!("must be an array of at most {MOST_RULES} objects {form}, {each}");
+        Malformed::new("rules", problem)
+    };
+    let rules = update.get("rules").and_then(Value::as_array).ok_or_else(wanted)?;
+    if rules.len() > MOST_RULES {
+        return Err(wanted());
+    }
+    rules.iter().map(|rule| rule_text(rule).ok_or_else(wanted)).collect()
+}
+
+/// A rule as the CLI writes it down: `Tool` or `Tool(content)`.
+fn rule_text(rule: &Value) -> Option<String> {
+    let tool = rule.get("toolName")?.as_str().filter(|tool| !tool.is_empty())?;
+    let text = match rule.get("ruleContent") {
+        None => tool.to_owned(),
+        Some(content) => format!("{tool}({})", escaped(content.as_str()?)?),
+    };
+    (text.len() <= LONGEST_RULE && !text.chars().any(char::is_control)).then_some(text)
+}
+
+/// 2.1.330 leaves out a rule whose content is empty, 2.1.197 takes it for one of the whole
+/// tool.
+fn escaped(content: &str) -> Option<String> {
+    let escaped = content.replace('\\', "\\\\").replace('(', "\\(").replace(')', "\\)");
+    (!content.is_empty()).then_some(escaped)
+}
+
+fn folders(update: &Value) -> Result<Vec<String>, Malformed> {
+    let wanted = || {
+        let problem = format!("must be an array of at most {MOST_FOLDERS} paths");
+        Malformed::new("directories", problem)
+    };
+    let folders = update.get("directories").and_then(Value::as_array).ok_or_else(wanted)?;
+    if folders.len() > MOST_FOLDERS {
+        return Err(wanted());
+    }
+    let path = |folder: &Value| folder.as_str().map(str::to_owned).ok_or_else(wanted);
+    folders.iter().map(path).collect()
+}
+
+/// Rules and folders of a session. No list holds anything twice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Grants {
+    /// Rules of calls that run without asking.
+    pub allow: Vec<String>,
+    /// Rules of calls that are refused.
+    pub deny: Vec<String>,
+    /// Rules of calls that are asked about.
+    pub ask: Vec<String>,
+    /// Folders that tools may reach.
+    pub folders: Vec<String>,
+}
+
+impl Grants {
+    /// What is granted after an update.
+    pub fn apply(&mut self, update: &Update) {
+        match update {
+            Update::Mode(_) => {}
+            Update::Rules(change, behavior, rules) => {
+                let list = match behavior {
+                    Behavior::Allow => &mut self.allow,
+                    Behavior::Deny => &mut self.deny,
+                    Behavior::Ask => &mut self.ask,
+                };
+                match change {
+                    Change::Add => add(list, rules),
+                    Change::Remove => list.retain(|rule| !rules.contains(rule)),
+                    Change::Replace => {
+                        list.clear();
+                        add(list, rules);
+                    }
+                }
+            }
+            Update::AddFolders(folders) => add(&mut self.folders, folders),
+            Update::RemoveFolders(folders) => {
+                self.folders.retain(|folder| !folders.contains(folder));
+            }
+        }
+    }
+
+    /// Whether a session can have so many.
+    pub fn fit(&self) -> bool {
+        let rules = [&self.allow, &self.deny, &self.ask];
+        let bytes: usize =
+            rules.into_iter().chain([&self.folders]).flatten().map(String::len).sum();
+        rules.iter().all(|list| list.len() <= MOST_RULES)
+            && self.folders.len() <= MOST_FOLDERS
+            && bytes <= MOST_BYTES
+    }
+
+    /// Whether there are rules. Folders are given to a process when it starts.
+    pub fn has_rules(&self) -> bool {
+        ![&self.allow, &self.deny, &self.ask].iter().all(|list| list.is_empty())
+    }
+
+    /// Whether all rules of `other` are among these.
+    pub fn cover_rules_of(&self, other: &Self) -> bool {
+        let covers =
+            |ours: &[String], theirs: &[String]| theirs.iter().all(|rule| ours.contains(rule));
+        covers(&self.allow, &other.allow)
+            && covers(&self.deny, &other.deny)
+            && covers(&self.ask, &other.ask)
+    }
+
+    /// Gives a process these rules, in the place of those that it was given so before.
+    pub fn request(&self) -> ControlRequest {
+        let mut permissions = Map::new();
+        for (name, rules) in [("deny", &self.deny), ("ask", &self.ask), ("allow", &self.allow)] {
+            permissions.insert(name.to_owned(), json!(rules));
+        }
+        ControlRequest::new(json!({
+            "subtype": "apply_flag_settings", "settings": {"permissions": permissions}
+        }))
+    }
+}
+
+fn add(list: &mut Vec<String>, more: &[String]) {
+    for item in more {
+        if !list.contains(item) {
+            list.push(item.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn update(value: Value) -> Result<Update, Malformed> {
+        let mut update = json!({"destination": "session"});
+        let (into, from) = (update.as_object_mut(), value.as_object());
+        into.expect("an object").extend(from.expect("an object").clone());
+        Update::read(&update)
+    }
+
+    #[test]
+    fn e3_rules_are_written_as_the_cli_writes_them() {
+        let rules = json!([
+            {"toolName": "Write"},
+            {"toolName": "Bash", "ruleContent": "git log:*"},
+            {"toolName": "Bash", "ruleContent": "echo (a) \\ b"},
+        ]);
+        let read = update(json!({"type": "addRules", "behavior": "deny", "rules": rules}));
+        let texts = ["Write", "Bash(git log:*)", "Bash(echo \\(a\\) \\\\ b)"].map(str::to_owned);
+        assert_eq!(read, Ok(Update::Rules(Change::Add, Behavior::Deny, texts.into())));
+    }
+
+    #[test]
+    fn e3_an_update_that_the_cli_would_leave_out_is_refused_by_its_key() {
+        let rule = |rule: Value| json!({"type": "addRules", "behavior": "deny", "rules": [rule]});
+        let many = vec![json!({"toolName": "A"}); MOST_RULES + 1];
+        for (at, value) in [
+            ("destination", json!({"type": "setMode", "mode": "plan", "destination": null})),
+            ("destination", json!({"type": "setMode", "mode": "plan", "destination": "cliArg"})),
+            ("type", json!({"type": "runCommand"})),
+            ("mode", json!({"type": "setMode"})),
+            ("behavior", json!({"type": "addRules", "behavior": "never", "rules": []})),
+            ("rules", json!({"type": "replaceRules", "behavior": "ask"})),
+            ("rules", rule(json!("Write"))),
+            ("rules", rule(json!({"toolName": ""}))),
+            ("rules", rule(json!({"toolName": "Write", "ruleContent": null}))),
+            ("rules", rule(json!({"toolName": "Write", "ruleContent": ""}))),
+            ("rules", rule(json!({"toolName": "Write", "ruleContent": "a\nb"}))),
+            ("rules", rule(json!({"toolName": "x".repeat(LONGEST_RULE + 1)}))),
+            ("rules", json!({"type": "removeRules", "behavior": "allow", "rules": many})),
+            ("directories", json!({"type": "addDirectories", "directories": "/a"})),
+            ("directories", json!({"type": "removeDirectories", "directories": [1]})),
+            ("directories", json!({"type": "addDirectories", "directories": vec!["/a"; 33]})),
+        ] {
+            assert_eq!(update(value.clone()).map_err(|bad| bad.at), Err(at), "{value}");
+        }
+    }
+
+    #[test]
+    fn e3_a_refusal_grants_nothing() {
+        let answer = |behavior: &str| {
+            let update = json!({"type": "setMode", "mode": "plan", "destination": "session"});
+            json!({"updatedPermissions": [update], "behavior": behavior}).to_string()
+        };
+        assert_eq!(Update::read_answer(&answer("allow")), [Update::Mode("plan".into())]);
+        assert_eq!(Update::read_answer(&answer("deny")), []);
+    }
+
+    #[test]
+    fn e3_a_session_takes_no_more_than_it_can_keep() {
+        let granted = |count: usize, length: usize| {
+            let rule = |number| format!("{number:0length$}");
+            Grants { deny: (0..count).map(rule).collect(), ..Grants::default() }
+        };
+        assert!(granted(MOST_RULES, 100).fit());
+        assert!(!granted(MOST_RULES + 1, 100).fit());
+        assert!(!granted(MOST_RULES, LONGEST_RULE).fit());
+        let folders = (0..=MOST_FOLDERS).map(|number| number.to_string()).collect();
+        assert!(!Grants { folders, ..Grants::default() }.fit());
+    }
+
+    #[test]
+    fn e3_a_process_is_given_all_rules_at_once() {
+        let grants = Grants { deny: vec!["Write".into()], ..Grants::default() };
+        let line: Value = serde_json::from_slice(&grants.request().line).expect("JSON");
+        let permissions = json!({"deny": ["Write"], "ask": [], "allow": []});
+        let wanted = json!({
+            "subtype": "apply_flag_settings", "settings": {"permissions": permissions}
+        });
+        assert_eq!(line["request"], wanted);
+    }
+
+    fn any_update() -> impl Strategy<Value = Update> {
+        let items = prop::collection::vec("[a-d]", 0..4);
+        let change = prop::sample::select(vec![Change::Add, Change::Replace, Change::Remove]);
+        let behavior = prop::sample::select(vec![Behavior::Allow, Behavior::Deny, Behavior::Ask]);
+        prop_oneof![
+            items.clone().prop_map(Update::AddFolders),
+            items.clone().prop_map(Update::RemoveFolders),
+            (change, behavior, items)
+                .prop_map(|(how, what, rules)| Update::Rules(how, what, rules)),
+        ]
+    }
+
+    fn set(list: &[String]) -> BTreeSet<&String> {
+        list.iter().collect()
+    }
+
+    proptest! {
+        /// The lists are sets, and each update is the operation on one of them.
+        #[test]
+        fn e3_updates_are_operations_on_sets(updates in prop::collection::vec(any_update(), 0..20)) {
+            let mut grants = Grants::default();
+            for update in &updates {
+                let before = grants.clone();
+                grants.apply(update);
+                let lists = |grants: &Grants| {
+                    [&grants.allow, &grants.deny, &grants.ask, &grants.folders].map(Clone::clone)
+                };
+                let (at, change, items) = match update {
+                    Update::Rules(change, Behavior::Allow, rules) => (0, *change, rules),
+                    Update::Rules(change, Behavior::Deny, rules) => (1, *change, rules),
+                    Update::Rules(change, Behavior::Ask, rules) => (2, *change, rules),
+                    Update::AddFolders(folders) => (3, Change::Add, folders),
+                    Update::RemoveFolders(folders) => (3, Change::Remove, folders),
+                    Update::Mode(_) => unreachable!("not made here"),
+                };
+                for (index, (old, new)) in lists(&before).iter().zip(lists(&grants)).enumerate() {
+                    prop_assert_eq!(set(&new).len(), new.len(), "something is there twice");
+                    let (old, items) = (set(old), set(items));
+                    let wanted: BTreeSet<_> = match change {
+                        _ if index != at => old,
+                        Change::Add => old.union(&items).copied().collect(),
+                        Change::Replace => items,
+                        Change::Remove => old.difference(&items).copied().collect(),
+                    };
+                    prop_assert_eq!(set(&new), wanted);
+                }
+                let mut again = grants.clone();
+                again.apply(update);
+                prop_assert_eq!(&again, &grants, "an update that comes twice is as one");
+            }
+            let kept = serde_json::to_string(&grants).expect("JSON");
+            prop_assert_eq!(serde_json::from_str::<Grants>(&kept).expect("grants"), grants);
+        }
+    }
+}
