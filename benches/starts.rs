@@ -18,6 +18,7 @@ use session_pool::{
     cli::{
         acquired::Acquired,
         binding,
+        env_files::EnvFiles,
         launch::{Folders, LaunchSettings, Origin},
         options::Options,
         request::{Initialize, Input, user_message},
@@ -204,6 +205,7 @@ async fn parked_by_hand(program: &Path, api: &str) -> Outcome<Times> {
         program: program.to_owned(),
         extra_args: Vec::new(),
         env: environment(api).into_iter().collect(),
+        env_files: EnvFiles::default(),
         env_passthrough: Vec::new(),
         state_dir: place.path().to_owned(),
         sandbox: Sandbox::ProcessTree(SERVICE.into()),

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{options::Options, sandbox::Sandbox, scratch};
+use super::{env_files::EnvFiles, options::Options, sandbox::Sandbox, scratch};
 use crate::ids::{CliSessionId, ClientId};
 
 /// Carries the [`ClientId`] in the environment of a process and of all that it
@@ -58,6 +58,8 @@ pub struct LaunchSettings {
     pub extra_args: Vec<String>,
     /// Variables set, over those passed on.
     pub env: BTreeMap<String, String>,
+    /// Variables whose values are in files, over those that are set.
+    pub env_files: EnvFiles,
     /// Names of the service's own variables that are passed on.
     pub env_passthrough: Vec<String>,
     /// The state folder.
@@ -155,6 +157,13 @@ impl LaunchSettings {
             mark,
             secrets: self.secrets(options, &inherited),
         }
+    }
+
+    /// The same, with variables whose values have been read.
+    pub fn with_variables(&self, values: BTreeMap<String, String>) -> Self {
+        let mut settings = self.clone();
+        settings.env.extend(values);
+        settings
     }
 
     fn secrets(
@@ -272,6 +281,7 @@ mod tests {
             program: "/usr/bin/claude".into(),
             extra_args: vec!["--debug-file=/tmp/log".into()],
             env: [("ANTHROPIC_BASE_URL".to_owned(), "http://127.0.0.1:1".to_owned())].into(),
+            env_files: EnvFiles::default(),
             env_passthrough: vec!["HTTPS_PROXY".into(), "NOT_SET".into()],
             state_dir: "/state".into(),
             sandbox: Sandbox::ProcessTree("session-pool".into()),

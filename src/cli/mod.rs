@@ -28,13 +28,14 @@
 //! - [`cost`] makes costs of turns out of the sums that it tells.
 //! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those,
 //!   without [`snapshots`].
-//! - [`launch`] makes argv and environment; [`process`] spawns, watches and stops;
+//! - [`launch`] makes argv and environment, with [`env_files`]; [`process`] spawns, watches and stops;
 //!   [`sandbox`] is what a process is enclosed in.
 
 pub mod acquired;
 pub mod binding;
 pub mod connection;
 pub mod cost;
+pub mod env_files;
 pub mod frame;
 pub mod json;
 pub mod launch;

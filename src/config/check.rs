@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, StoreConfig, TlsConfig, Violation,
+    Config, StoreConfig, TlsConfig, Violation, env_files,
     fields::ENV_TABLE,
     secrets::{HIDDEN, is_secret},
     sections::SQLITE,
@@ -220,6 +220,15 @@ fn check_variables(config: &Config, findings: &mut Findings<'_>) {
             let shown = if is_secret(name) { HIDDEN.into() } else { format!("{value:?}") };
             findings.refuse(&format!("{ENV_TABLE}.{name}"), shown, RESERVED);
         }
+    }
+    for item in &config.cli.env_files {
+        let problem = match env_files::parse(item) {
+            Err(problem) => problem,
+            Ok((name, _)) if name.starts_with(OWN_VARIABLES) => RESERVED,
+            Ok((name, _)) if config.cli.env.contains_key(&name) => "the variable is in cli.env too",
+            Ok(_) => continue,
+        };
+        findings.refuse("cli.env_files", format!("{item:?}"), problem);
     }
     for name in &config.cli.env_passthrough {
         let problem = if !is_name(name) {

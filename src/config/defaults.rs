@@ -43,6 +43,7 @@ impl Config {
                 path: "claude".into(),
                 extra_args: Vec::new(),
                 env: BTreeMap::new(),
+                env_files: Vec::new(),
                 env_passthrough: Vec::new(),
                 max_frame_bytes: 16 * MIB,
                 sandbox: SandboxMode::Auto,

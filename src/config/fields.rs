@@ -237,6 +237,7 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         path,
         extra_args,
         env,
+        env_files,
         env_passthrough,
         max_frame_bytes,
         sandbox,
@@ -249,6 +250,7 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
     [
         field("cli.path", Slot::Path(path)),
         field("cli.extra_args", Slot::Texts(extra_args, 64)),
+        field("cli.env_files", Slot::Texts(env_files, 64)),
         field("cli.env_passthrough", Slot::Texts(env_passthrough, 256)),
         field("cli.max_frame_bytes", Slot::Bytes(max_frame_bytes, KIB..=GIB)),
         field("cli.sandbox", Slot::Sandbox(sandbox)),

@@ -20,6 +20,7 @@
 mod apply;
 mod check;
 mod defaults;
+mod env_files;
 mod error;
 mod fields;
 mod memory;

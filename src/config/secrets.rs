@@ -43,6 +43,7 @@ impl fmt::Debug for CliConfig {
             path,
             extra_args,
             env,
+            env_files,
             env_passthrough,
             max_frame_bytes,
             sandbox,
@@ -59,6 +60,7 @@ impl fmt::Debug for CliConfig {
             .field("path", path)
             .field("extra_args", &extra_args)
             .field("env", &env)
+            .field("env_files", env_files)
             .field("env_passthrough", env_passthrough)
             .field("max_frame_bytes", max_frame_bytes)
             .field("sandbox", sandbox)

@@ -161,6 +161,9 @@ pub struct CliConfig {
     pub extra_args: Vec<String>,
     /// Environment of the CLI, by name. Default empty, at most 256 variables.
     pub env: BTreeMap<String, String>,
+    /// Variables of the CLI whose values are read from files for each process, as
+    /// `NAME=/path`. Default none, at most 64.
+    pub env_files: Vec<String>,
     /// Variables passed on from our own environment, by name. At most 256.
     pub env_passthrough: Vec<String>,
     /// Bytes in one line of the CLI's output. Default 16 MiB, 1 KiB to 1 GiB.

@@ -123,11 +123,14 @@ impl Enclosure {
     }
 }
 
-/// The database may lie outside the state folder; tokens and keys do.
+/// The database may lie outside the state folder; tokens and keys do. What a variable of the
+/// CLI holds every agent can read, but only the value that its own process has.
 fn hidden_files(config: &Config, secrets: &[PathBuf]) -> Vec<PathBuf> {
     let database = (config.store.kind == StoreKind::Sqlite).then(|| config.database_file());
     let credentials = [config.auth.tokens_file.clone(), config.tls.key.clone()];
-    secrets.iter().cloned().chain(database).chain(credentials.into_iter().flatten()).collect()
+    let variables = config.cli.variables_in_files().map(|(_, file)| file);
+    let files = secrets.iter().cloned().chain(database).chain(credentials.into_iter().flatten());
+    files.chain(variables).collect()
 }
 
 /// A sandbox that nothing was tried against.

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use crate::{
     budget::{Bounds, Budget},
     cli::{
+        env_files::EnvFiles,
         launch::LaunchSettings,
         options::{Hidden, Options},
         sandbox::Sandbox,
@@ -97,6 +98,7 @@ pub fn launch(config: &Config, sandbox: Sandbox) -> LaunchSettings {
         program: config.cli.path.clone(),
         extra_args: config.cli.extra_args.clone(),
         env,
+        env_files: EnvFiles(config.cli.variables_in_files().collect()),
         env_passthrough: config.cli.env_passthrough.clone(),
         state_dir: config.state_dir.clone(),
         sandbox,

@@ -2,6 +2,7 @@
 //! that are started ahead. Knows nothing of what a session does with a process.
 
 use std::{
+    collections::BTreeMap,
     io,
     pin::{Pin, pin},
     sync::{
@@ -413,7 +414,8 @@ impl Shared {
         client_id: ClientId,
     ) -> Result<(Process, Connection), Cause> {
         let inherited = |name: &str| std::env::var(name).ok();
-        let command = self.settings.command(origin, options, folders, client_id, inherited);
+        let settings = self.settings.with_variables(self.variables().await?);
+        let command = settings.command(origin, options, folders, client_id, inherited);
         debug!(%client_id, args = ?command.shown_args(), "cli_starting");
         let started = Process::start(command, &self.settings.sandbox, self.limits.max_frame_bytes);
         let (process, connection) = started.await.map_err(|error| self.not_started(&error))?;
@@ -422,6 +424,15 @@ impl Shared {
             None => process,
         };
         Ok((process, connection))
+    }
+
+    /// The variables whose values are in files, as they are now.
+    pub(super) async fn variables(&self) -> Result<BTreeMap<String, String>, Cause> {
+        self.settings.env_files.read().await.map_err(|error| Cause::ConnectFailed {
+            detail: error.to_string(),
+            exit: None,
+            stderr_tail: String::new(),
+        })
     }
 
     fn not_started(&self, error: &io::Error) -> Cause {

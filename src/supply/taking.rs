@@ -65,10 +65,15 @@ impl Shared {
         let spare = parked.work.clone();
         let name = session.clone();
         blocking(move || folders::link(&name, &spare)).await.map_err(|_| Miss::Folder)?;
+        // They may have changed since the spare was started.
+        let mut variables = self.variables().await.map_err(|_| Miss::Failed)?;
+        let mut options = order.options.clone();
+        variables.append(&mut options.env.0);
+        options.env.0 = variables;
         let told = handshake::bind(
             &mut parked.connection,
             &mut parked.process,
-            order.told(binding::binding(&order.options)),
+            order.told(binding::binding(&options)),
             BIND_LIMIT.min(self.limits.connect_timeout),
         );
         let told = tokio::select! {

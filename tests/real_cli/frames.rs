@@ -4,6 +4,7 @@
 use session_pool::{
     cli::{
         connection::Connection,
+        env_files::EnvFiles,
         launch::{Folders, LaunchSettings, Origin},
         options::{LiveChange, Options},
         process::{Process, StopGrace, stop},
@@ -137,6 +138,7 @@ async fn replies(program: std::path::PathBuf, api: &StandIn) -> Shapes {
         program,
         extra_args: Vec::new(),
         env: environment(api),
+        env_files: EnvFiles::default(),
         env_passthrough: Vec::new(),
         state_dir: state.path().to_owned(),
         sandbox: process_tree(),

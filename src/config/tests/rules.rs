@@ -194,6 +194,21 @@ fn arguments_of_the_service_itself_are_refused() {
 }
 
 #[test]
+fn d9_variables_in_files_have_a_name_and_a_path() {
+    for bad in ["KEY", "=/run/key", "A B=/run/key", "KEY=run/key", "KEY="] {
+        let told = refusal(&[("cli.env_files", &format!("[{bad:?}]"))]);
+        assert!(told.starts_with("cli.env_files") && told.contains("NAME=/path"), "{told}");
+    }
+    let told = refusal(&[("cli.env_files", "[\"SESSION_POOL_MARK=/run/key\"]")]);
+    assert!(told.contains("the service's own"), "{told}");
+    let file = "[cli]\nenv_files = ['KEY=/run/key']\n[cli.env]\nKEY = 'x'\n";
+    assert!(with_file(file).is_err(), "one value or the other");
+    let config = with_file("[cli]\nenv_files = ['KEY=/run/a=b']\n").expect("accepted");
+    let variables: Vec<_> = config.cli.variables_in_files().collect();
+    assert_eq!(variables, [("KEY".to_owned(), "/run/a=b".into())]);
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let config = with_file("[cli.env]\nANTHROPIC_API_KEY = 'sk-1'\nREGION = 'eu'\n").unwrap();
     for text in [format!("{config:?}"), print(&config)] {

@@ -6,7 +6,7 @@ use session_pool::proto::{InterruptOutcome, SessionOptions};
 use tonic::Code;
 
 use crate::support::{
-    failure,
+    eventually, failure,
     service::{Service, model, query, query_with, script},
 };
 
@@ -66,6 +66,43 @@ async fn d9_a_turn_whose_credentials_are_refused_ends_soon_and_says_so() {
     assert_eq!(next.result().result, "echo: next");
     assert_ne!(next.started().client_id, turn.started().client_id);
     service.stop().await;
+}
+
+#[tokio::test]
+async fn d9_a_key_that_was_replaced_in_its_file_is_read_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = folder.path().join("key");
+    std::fs::write(&key, "revoked\n").expect("written");
+    for spares in [0, 1] {
+        let service = Service::start(|config| {
+            config.cli.env_files = vec![format!("ANTHROPIC_API_KEY={}", key.display())];
+            config.pool.spares = spares;
+        })
+        .await;
+        eventually("the spare is ready", async || {
+            (service.stats().await.spares as usize == spares).then_some(())
+        })
+        .await;
+        std::fs::write(&key, "good\n").expect("replaced");
+        let told = service.query("a", &script(&["env ANTHROPIC_API_KEY"])).await;
+        assert!(told.text().contains("good"), "{spares} spares: {}", told.text());
+
+        std::fs::write(&key, "better").expect("replaced");
+        let refused = service.query("a", &script(&["retry 3 401", "hang"])).await;
+        failure(refused.error(), Code::FailedPrecondition, "CREDENTIALS_REFUSED");
+        let told = service.query("a", &script(&["env ANTHROPIC_API_KEY"])).await;
+        assert!(told.text().contains("better"), "{spares} spares: {}", told.text());
+
+        std::fs::remove_file(&key).expect("removed");
+        let turn = service.query("b", "hello").await;
+        let metadata = failure(turn.error(), Code::Unavailable, "CONNECT_FAILED");
+        assert!(
+            turn.error().message().contains("cli.env_files: ANTHROPIC_API_KEY"),
+            "{metadata:?}"
+        );
+        std::fs::write(&key, "revoked").expect("written");
+        service.stop().await;
+    }
 }
 
 #[tokio::test]
