@@ -94,6 +94,8 @@ impl SessionTask {
         debug!(%session_id, %client_id, "session_pool_interrupting_session");
         let mut frames = Vec::new();
         loop {
+            // As in a turn that runs: a CLI that is being stopped may have much to say yet.
+            let full = active.turn.log.is_full();
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(stop.deadline) => {
@@ -102,7 +104,8 @@ impl SessionTask {
                     return self.kill_turn(active, stop).await;
                 }
                 () = tokio::time::sleep_until(stop.ask_at) => ask(&mut active, &mut stop),
-                read = active.lease.connection.read(&mut frames) => {
+                () = active.turn.log.room(), if full => {}
+                read = active.lease.connection.read(&mut frames), if !full => {
                     active.turn.touch();
                     if let Some(over) = self.digest(&mut active, &mut frames, true) {
                         let elapsed = stop.began.elapsed().as_secs_f64();

@@ -77,6 +77,23 @@ async fn c6_twelve_turns_whose_callers_do_not_read_stay_within_the_budget_and_de
 }
 
 #[tokio::test]
+async fn c6_what_a_cli_says_while_it_is_stopped_waits_for_the_disk_like_the_rest() {
+    let service = Service::start(|config| {
+        config.pool.turn_buffer_bytes = 64 << 10;
+        config.pool.stream_interrupt_timeout = Duration::from_secs(60);
+    })
+    .await;
+    let lines = ["say begun", "deaf", "frames 8000 4000", "say the end"];
+    let mut turn = Turn::new(unread(&service, "a", &script(&lines)).await);
+    turn.until_text("begun").await;
+    // It does not hear it, and says all that it has to say.
+    service.interrupt("a", true).await;
+    turn.finish().await;
+    assert!(matches!(turn.end, Some(Ok(()))), "it lost its place: {:?}", turn.end);
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn c6_a_listener_that_lost_its_place_joins_the_turn_again_and_gets_the_result() {
     let service = Service::start(|config| {
         config.pool.spill_bytes = 0;
