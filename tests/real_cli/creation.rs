@@ -42,7 +42,9 @@ async fn prompts_model_and_thinking(version: Version) {
     assert_eq!(request.body["thinking"]["budget_tokens"], 4321);
 
     let session = bed.service.session("a").await.expect("a session");
-    assert_eq!(session.options, Some(options));
+    // With the mode that the CLI says it is in.
+    let in_force = SessionOptions { permission_mode: Some("default".into()), ..options };
+    assert_eq!(session.options, Some(in_force));
     bed.stop().await;
 }
 
