@@ -45,9 +45,8 @@ enum Event {
 
 impl Ending {
     fn new(reason: CloseReason) -> Self {
-        // Who wants it forgotten is answered when it is, and the service ends when all is
-        // kept that can be.
-        let waits = reason.forgets() || reason == CloseReason::Shutdown;
+        // The service ends when all is kept that can be.
+        let waits = reason == CloseReason::Shutdown;
         let answer_by = (!waits).then(|| Instant::now() + PATIENCE);
         Self { reason, answer_by, answers_at_once: false, asked: true }
     }
@@ -146,7 +145,11 @@ impl SessionTask {
             Event::Impatient => ending.answers_at_once = true,
         }
         if ending.answers_at_once {
-            self.farewell.answer();
+            // Who wants it forgotten is answered when it is.
+            match ending.reason.forgets() {
+                true => self.farewell.answer_interrupts(),
+                false => self.farewell.answer(),
+            }
         }
     }
 

@@ -107,11 +107,16 @@ impl Farewell {
         drop(self.ended);
     }
 
-    /// Gives the answers that are due by now.
-    pub(super) fn answer(&mut self) {
+    /// Answers those who interrupted it: its turn has stopped, whatever becomes of the rest.
+    pub(super) fn answer_interrupts(&mut self) {
         for (reply, report) in self.interrupts.drain(..) {
             reply.send(report).ok();
         }
+    }
+
+    /// Gives the answers that are due by now.
+    pub(super) fn answer(&mut self) {
+        self.answer_interrupts();
         for (reply, report) in self.closes.drain(..) {
             reply.send(report).ok();
         }

@@ -121,6 +121,11 @@ async fn a3_a_close_that_forgets_is_answered_when_it_is_forgotten() {
         let close = spawn_owned(async move {
             handle.close(CloseReason::Requested { forget: true }).await.expect("answered")
         });
+        sleep(SECOND).await;
+        // Who interrupts it meanwhile, or all sessions, does not wait for that.
+        let began = Instant::now();
+        session.handle.interrupt(true).await.expect("answered");
+        assert!(began.elapsed() < ENDED, "{:?}", began.elapsed());
         sleep(30 * SECOND).await;
         assert!(!close.is_finished(), "it is still there");
         assert_eq!(session.supply.alive(), 0, "its process is not");

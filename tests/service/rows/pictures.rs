@@ -121,10 +121,14 @@ async fn s24_a_session_shows_what_it_is_doing() {
     };
     let script = script(&["deaf", "say word", "hang"]);
     let mut turn =
-        service.open(query_with("a", &script, model("fake:boot=300"))).await.expect("taken");
+        service.open(query_with("a", &script, model("fake:boot=1000"))).await.expect("taken");
     let connecting = doing(SessionStatus::Connecting).await;
     assert_eq!(connecting.process_id, 0);
-    assert_eq!(service.stats().await.starting_processes, 1);
+    // It connects before its process is started: its options are looked at once more.
+    eventually("its process starts", async || {
+        (service.stats().await.starting_processes == 1).then_some(())
+    })
+    .await;
     turn.until_text("word").await;
     let active = doing(SessionStatus::Active).await;
     assert_eq!(active.running_turn_id, turn.started().turn_id);
