@@ -186,6 +186,8 @@ class LiveService:
         service = Daemon(self.bin_dir / SERVICE, "serve", env=env, log=self.folder / "service.log")
         self.daemons.append(service)
         self.address = service.wait_for(listening_address)
+        # It listens before a CLI has answered; what the documents show is a service at work.
+        service.wait_for(lambda line: line if '"message":"ready"' in line else None)
 
     def stop(self) -> None:
         """Ends both, the service first, and fails if it ended badly or left a process behind."""

@@ -7,6 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 use session_pool::{
     cli::{
+        env_files::EnvFiles,
         launch::{Folders, LaunchSettings, Origin},
         options::Options,
         request::user_message,
@@ -96,6 +97,7 @@ fn check(options: &Options, policy: &Policy) {
         program: "claude".into(),
         extra_args: Vec::new(),
         env: [("OPERATOR".to_owned(), "kept".to_owned())].into(),
+        env_files: EnvFiles::default(),
         env_passthrough: Vec::new(),
         state_dir: "/state".into(),
         sandbox: Sandbox::ProcessTree("session-pool".into()),
