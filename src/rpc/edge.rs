@@ -1,7 +1,7 @@
 //! What holds for every request before anything else looks at it: it is a gRPC call,
-//! metadata that decides something comes once and has a meaning, its message arrives in time, health checks
-//! have a bounded number of places, and trailers are small enough for clients. Knows
-//! paths and headers; nothing of callers or of what is called.
+//! metadata that decides something comes once and has a meaning, its message arrives in
+//! time, health checks have a bounded number of places, and trailers are small enough for
+//! clients. Knows paths and headers; nothing of callers or of what is called.
 
 mod body;
 

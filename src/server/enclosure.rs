@@ -123,8 +123,8 @@ impl Enclosure {
     }
 }
 
-/// The database may lie outside the state folder; tokens and keys do. What a variable of the
-/// CLI holds every agent can read, but only the value that its own process has.
+/// The database may lie outside the state folder; tokens and keys do. An agent can read the
+/// variables of its own CLI, but not the files that later values of them come from.
 fn hidden_files(config: &Config, secrets: &[PathBuf]) -> Vec<PathBuf> {
     let database = (config.store.kind == StoreKind::Sqlite).then(|| config.database_file());
     let credentials = [config.auth.tokens_file.clone(), config.tls.key.clone()];
