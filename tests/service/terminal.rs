@@ -41,7 +41,9 @@ impl Screen {
                 "--flush",
                 "--echo=never",
                 "--command",
-                &line.join(" "),
+                // A shell that stayed in between would die of Ctrl-C itself, as dash does,
+                // and hide how the program ended.
+                &format!("exec {}", line.join(" ")),
                 "/dev/null",
             ])
             .env("SESSION_POOL_ADDRESS", &service.address)
