@@ -53,6 +53,8 @@ pub struct Connection {
     outbox: mpsc::Sender<Bytes>,
     writer: JoinHandle<()>,
     awaited: HashMap<String, oneshot::Sender<Result<String, String>>>,
+    /// Whether an answer came since that was asked last.
+    answered: bool,
     ended: bool,
     /// Whether the output ended within a line.
     cut_short: bool,
@@ -81,6 +83,7 @@ impl Connection {
             outbox,
             writer: crate::tasks::spawn_owned(write_lines(input, lines_out)),
             awaited: HashMap::new(),
+            answered: false,
             ended: false,
             cut_short: false,
             strays: 0,
@@ -147,9 +150,15 @@ impl Connection {
 
     fn resolve(&mut self, reply: ControlReply) {
         if let Some(waiting) = self.awaited.remove(&reply.request_id) {
+            self.answered = true;
             // Whoever asked may have stopped waiting: the answer is not needed then.
             drop(waiting.send(reply.outcome));
         }
+    }
+
+    /// Whether a control request was answered since this was asked last.
+    pub fn take_answered(&mut self) -> bool {
+        std::mem::take(&mut self.answered)
     }
 
     /// Sends a line.

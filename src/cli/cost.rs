@@ -2,24 +2,36 @@
 //! sum does not begin where the one of the process before ended. Owns how a sum becomes
 //! costs; knows nothing of budgets or of who pays.
 //!
+//! Between results a process is asked: subagents work behind a turn's result, some versions
+//! hold only the main conversation to `--max-budget-usd`, and a process may end without
+//! another result. Its answer is rounded. What it says at least is taken, and the rest is
+//! paid with the next result.
+//!
 //! Source: observed on 2.1.110, 2.1.197, 2.1.260, 2.1.300 and 2.1.330. The first three
 //! begin every process at 0. From 2.1.300 on a resumed process begins at what an earlier one
 //! wrote into the transcript when it ended in order (`cost-state`), so that a process that
 //! was killed has left nothing. `/clear` sets the sum to 0. 2.1.330 also tells what was spent
 //! since the result before. `get_session_cost` is answered in words, with four decimals up to
-//! half a dollar and two above; 2.1.110 does not know it.
+//! half a dollar and two above, at any time and within milliseconds; it holds each round of
+//! a subagent as soon as that is over (2.1.197, 2.1.332). 2.1.110 does not know it.
+
+use std::time::Duration;
 
 use serde_json::json;
+use tokio::{sync::oneshot::error::TryRecvError, time::Instant};
 
 use super::{
     connection::{Connection, ControlAnswer},
-    frame::ResultSummary,
+    frame::{FrameKind, ResultSummary},
     request::ControlRequest,
 };
 
 /// What a turn costs at most, in US dollars: more than any does, and far from what a sum
 /// of them could not hold.
 const DEAREST_TURN: f64 = 1e9;
+
+/// How long after a process has worked it is asked what that has cost.
+const ASK_AFTER: Duration = Duration::from_secs(1);
 
 /// Decimals that are worth reading.
 const MOST_DECIMALS: usize = 12;
@@ -29,10 +41,16 @@ const MOST_DECIMALS: usize = 12;
 #[derive(Debug, Default)]
 pub struct Meter {
     opening: Opening,
-    /// The sum by the last result, in US dollars; by the first one, where it began.
+    /// The sum as it was told last, in US dollars; before that, where it began.
     sum: f64,
     /// Whether the process has set its sum to 0.
     reset: bool,
+    /// What it was asked and has not answered.
+    question: Option<ControlAnswer>,
+    /// When it began to do what it has not told the sum of.
+    worked: Option<Instant>,
+    /// Whether it cannot be asked: it does not know the question.
+    mute: bool,
 }
 
 /// Where the sum began.
@@ -49,8 +67,78 @@ impl Meter {
     /// Of a process that took up a conversation. Asks it for its sum and does not wait: the
     /// answer comes before the result of any prompt that is sent later.
     pub fn of_resumed(connection: &mut Connection) -> Self {
-        let question = ControlRequest::new(json!({"subtype": "get_session_cost"}));
-        Self { opening: Opening::Asked(connection.request(question).ok()), ..Self::default() }
+        let opening = Opening::Asked(connection.request(session_cost()).ok());
+        Self { opening, ..Self::default() }
+    }
+
+    /// Takes note of what a process prints: most of what costs something shows in a frame.
+    pub fn note(&mut self, kind: &FrameKind) {
+        let works = matches!(
+            kind,
+            FrameKind::Assistant { .. }
+                | FrameKind::User { .. }
+                | FrameKind::StreamEvent
+                | FrameKind::TaskStarted { .. }
+                | FrameKind::TaskEnded { .. }
+        );
+        if works {
+            self.worked.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Whether the process may have spent what it has not told.
+    pub fn is_behind(&self) -> bool {
+        !self.mute && self.worked.is_some()
+    }
+
+    /// When to ask the process for its sum; `None` is not before it works.
+    pub fn ask_at(&self) -> Option<Instant> {
+        let ready = !self.mute && self.question.is_none();
+        self.worked.filter(|_| ready).map(|since| since + ASK_AFTER)
+    }
+
+    /// Asks the process for its sum. Its answer comes with what it prints.
+    pub fn ask(&mut self, connection: &mut Connection) {
+        self.worked = None;
+        // A process that takes no more input has nobody to ask.
+        self.question = connection.request(session_cost()).ok();
+    }
+
+    /// Whether an answer is waited for.
+    pub fn is_asked(&self) -> bool {
+        self.question.is_some()
+    }
+
+    /// What was spent by the answer to [`Self::ask`], as far as one has come. `paid` is as
+    /// for [`Self::charge`], and results that were printed before are charged after this.
+    pub fn heard(&mut self, paid: Option<f64>) -> f64 {
+        let Some(question) = &mut self.question else { return 0.0 };
+        let answer = match question.try_recv() {
+            Err(TryRecvError::Empty) => return 0.0,
+            Err(TryRecvError::Closed) => None,
+            Ok(answer) => Some(answer),
+        };
+        self.question = None;
+        self.mute = matches!(answer, Some(Err(_)));
+        let Some(figure) = answer.and_then(Result::ok).as_deref().and_then(Figure::read) else {
+            return 0.0;
+        };
+        let told = figure.at_least();
+        self.open(paid, Some(told), None);
+        // A smaller sum is of a process that has set it to 0: its next result says so, too.
+        let cost = (told - self.sum).clamp(0.0, DEAREST_TURN);
+        self.sum += cost;
+        cost
+    }
+
+    /// Finds out where the sum began, once.
+    fn open(&mut self, paid: Option<f64>, total: Option<f64>, since: Option<f64>) {
+        let Opening::Asked(answer) = std::mem::take(&mut self.opening) else { return };
+        let begin = match total.zip(since) {
+            Some((total, since)) => (total - since).max(0.0),
+            None => begun_at(answer, paid, total),
+        };
+        self.sum = paid.map_or(begin, |paid| begin.min(paid));
     }
 
     /// What was spent since the result before. `paid` is the sum that an earlier process of
@@ -59,13 +147,8 @@ impl Meter {
     pub fn charge(&mut self, result: &ResultSummary, paid: Option<f64>) -> f64 {
         let total = result.total_cost_usd.filter(|total| total.is_finite() && *total >= 0.0);
         let since = result.cost_since_last_usd;
-        if let Opening::Asked(answer) = std::mem::take(&mut self.opening) {
-            let begin = match total.zip(since) {
-                Some((total, since)) => (total - since).max(0.0),
-                None => begun_at(answer, paid, total),
-            };
-            self.sum = paid.map_or(begin, |paid| begin.min(paid));
-        }
+        self.open(paid, total, since);
+        self.worked = None;
         // One that says nothing of its cost leaves the sum as it was.
         let Some(total) = total else { return 0.0 };
         if total < self.sum {
@@ -82,10 +165,14 @@ impl Meter {
         self.reset
     }
 
-    /// The sum by the last result, in US dollars.
+    /// The sum as it was told last, in US dollars.
     pub fn sum(&self) -> f64 {
         self.sum
     }
+}
+
+fn session_cost() -> ControlRequest {
+    ControlRequest::new(json!({"subtype": "get_session_cost"}))
 }
 
 /// Where a sum began, by what the process said when it began: the figure is rounded, so
@@ -126,6 +213,11 @@ impl Figure {
         // What lies just at the edge may have been rounded either way.
         let rounding = 0.500_001 * 10_f64.powi(-decimals);
         dollars.is_finite().then_some(Self { dollars, rounding })
+    }
+
+    /// What it stands for at least.
+    fn at_least(self) -> f64 {
+        (self.dollars - self.rounding).max(0.0)
     }
 
     /// The nearest of the amounts that it may stand for, else what it says.

@@ -100,7 +100,7 @@ pub trait Child: Send + fmt::Debug {
 }
 
 /// Bounds of the steps of a stop.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopGrace {
     /// After its input was closed: an idle CLI needs up to 50 ms, one with a
     /// background task may wait for that for ever.

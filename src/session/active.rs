@@ -55,10 +55,16 @@ impl SessionTask {
             tokio::select! {
                 () = active.turn.log.room(), if full => active.turn.touch(),
                 read = active.lease.connection.read(&mut frames), if !full && !waits => {
-                    active.turn.touch();
+                    // To answer the pool is no sign of a turn that goes on.
+                    if !active.lease.connection.take_answered() || !frames.is_empty() {
+                        active.turn.touch();
+                    }
                     if let Err(error) = read {
                         return self.broken(active, frames, &error).await;
                     }
+                }
+                () = at(active.lease.meter.ask_at()) => {
+                    active.lease.meter.ask(&mut active.lease.connection);
                 }
                 stir = self.commits.stir() => {
                     self.stirred(stir).await;
@@ -102,12 +108,18 @@ impl SessionTask {
         if strays > 0 {
             active.turn.begin_for_good();
         }
+        let looked = self.hear_cost(&mut active.lease.meter);
+        active.turn.spent.add(&looked);
+        if self.is_spent() {
+            active.turn.overspends();
+        }
         let mut events = Vec::with_capacity(frames.len());
         let mut over = None;
         let mut used = 0;
         for frame in frames.iter() {
             used += 1;
             self.habits.note(&frame.kind);
+            active.lease.meter.note(&frame.kind);
             self.hear_state(&frame.kind);
             self.hear(frame);
             active.turn.hear_answer(frame);
@@ -120,11 +132,11 @@ impl SessionTask {
                     active.turn.record(frame, Some(class), &mut events);
                 }
                 Meaning::ForeignResult(summary) => {
-                    active.turn.spent = Some(self.spend(&mut active.lease.meter, &summary));
+                    active.turn.spent.add(&self.spend(&mut active.lease.meter, &summary));
                     self.foreign_turn(active, frame);
                 }
                 Meaning::Result(summary) => {
-                    active.turn.spent = Some(self.spend(&mut active.lease.meter, &summary));
+                    active.turn.spent.add(&self.spend(&mut active.lease.meter, &summary));
                     let aborted =
                         summary.is_error || summary.terminal_reason.starts_with("aborted");
                     let interrupted = stopping && aborted;

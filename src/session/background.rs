@@ -26,7 +26,10 @@ impl SessionTask {
         let mut frames = active.turn.take_foreign();
         frames.push((Class::Result, result.raw.clone()));
         log.append(frames);
-        self.end_turn(&log, Ok(Ending { spent: active.turn.spent.take(), ..Ending::default() }));
+        self.end_turn(
+            &log,
+            Ok(Ending { spent: std::mem::take(&mut active.turn.spent), ..Ending::default() }),
+        );
         self.keep_other(log);
     }
 

@@ -116,7 +116,7 @@ impl Commits {
     }
 
     /// Whether what a running turn says may be kept now.
-    fn may_begin(&self) -> bool {
+    pub(super) fn may_begin(&self) -> bool {
         self.under_way.is_none() && self.retry_at.is_none()
     }
 

@@ -66,7 +66,7 @@ pub struct Ending {
     /// Whether its result is an error.
     pub is_error: bool,
     /// What it cost.
-    pub spent: Option<Spent>,
+    pub spent: Spent,
 }
 
 /// What a turn's line says of its end.
@@ -89,7 +89,7 @@ impl Said {
                 },
                 reason: None,
                 error: None,
-                spent: ending.spent.unwrap_or_default(),
+                spent: ending.spent,
             },
             Err(failure) => Self {
                 outcome: match failure.cause {
@@ -167,7 +167,7 @@ impl SessionTask {
             return self.fail_turn(&mut turn, client_id, cause);
         }
         let Over { interrupted, is_error, .. } = *over;
-        let ending = Ending { interrupted, is_error, spent: turn.spent.take() };
+        let ending = Ending { interrupted, is_error, spent: turn.spent };
         if self.end_turn(&turn.log, Ok(ending)) {
             self.around.tenant.counters.turns_completed.add_one();
         }

@@ -71,6 +71,9 @@ impl SessionTask {
                     frames.append(&mut self.leftover);
                     continue;
                 }
+                if self.spends_too_much(&lease) {
+                    return self.stop_spending(lease).await;
+                }
                 self.drop_abandoned();
                 if self.may_begin_turn().await
                     && let Some(turn) = self.next_turn()
@@ -100,6 +103,7 @@ impl SessionTask {
                 },
                 exit = lease.child.wait() => return self.lost(lease, &exit.to_string()).await,
                 stir = self.commits.stir() => self.stirred(stir).await,
+                () = at(lease.meter.ask_at()) => lease.meter.ask(&mut lease.connection),
                 command = self.inbox.recv() => {
                     let occupation = match settle_until {
                         Some(_) => Occupation::Ending,
@@ -123,6 +127,9 @@ impl SessionTask {
     /// Keeps what is much, and ends a process that works where it must not: the next turn
     /// gets another.
     async fn keep_up(&mut self, lease: &mut Lease) {
+        if std::mem::take(&mut self.keeping.due) && self.commits.may_begin() {
+            self.keep_on().await;
+        }
         self.keep_much().await;
         if self.commits.take_expelled() {
             lease.child.kill();
@@ -132,8 +139,10 @@ impl SessionTask {
     /// Frames that belong to no turn. Returns whether the CLI said that it is idle.
     fn between_turns(&mut self, meter: &mut Meter, frames: &mut Vec<Frame>) -> bool {
         let mut idle = false;
+        self.hear_cost(meter);
         for frame in frames.drain(..) {
             self.habits.note(&frame.kind);
+            meter.note(&frame.kind);
             self.hear_state(&frame.kind);
             self.hear(&frame);
             match &frame.kind {

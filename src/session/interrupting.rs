@@ -12,6 +12,7 @@ use super::{
     admission::Occupation,
     command::{CloseReason, Command},
     ended::{End, Over},
+    idle::at,
     phase::{Phase, Taken},
     task::SessionTask,
 };
@@ -116,6 +117,9 @@ impl SessionTask {
                         return self.kill_turn(active, stop).await;
                     }
                     self.keep_much().await;
+                }
+                () = at(active.lease.meter.ask_at()) => {
+                    active.lease.meter.ask(&mut active.lease.connection);
                 }
                 stir = self.commits.stir() => self.stirred(stir).await,
                 _ = active.lease.child.wait() => return self.kill_turn(active, stop).await,

@@ -42,6 +42,8 @@ pub struct Keeping {
     turn: Option<KeptTurn>,
     /// Whether the record has changed since it was kept.
     changed: bool,
+    /// Whether that is not to wait for the next turn.
+    pub(super) due: bool,
     /// Whether the store has been asked what it knows.
     recalled: bool,
     /// Whether it knew the session, or does by now.
@@ -278,16 +280,15 @@ impl SessionTask {
     }
 
     /// Ends a process; what it says last is on its way to the store then. A turn that it
-    /// began by itself just then is cut; what that cost counts.
+    /// began by itself just then is cut; what that cost counts, and what was spent in its
+    /// background.
     pub(super) async fn part_with(&mut self, mut lease: Lease, grace: StopGrace) {
-        let mut meter = std::mem::take(&mut lease.meter);
-        for frame in lease.end(grace).await {
-            self.hear(&frame);
-            if let FrameKind::Result(summary) = &frame.kind {
-                self.spend(&mut meter, summary);
-                self.remember();
-            }
+        if grace == StopGrace::GENTLE {
+            self.ask_last(&mut lease).await;
         }
+        let mut meter = std::mem::take(&mut lease.meter);
+        let frames = lease.end(grace).await;
+        self.hear_last(&mut meter, frames);
         // It works nowhere any more.
         self.commits.take_expelled();
         self.keep_on().await;

@@ -151,6 +151,12 @@ impl SessionTask {
                 self.part_with(active.lease, StopGrace::FIRM).await;
                 self.after_loss()
             }
+            Watchdog::Overspent => {
+                let cause = self.check_budget(&self.status.options).err();
+                let cause = cause.unwrap_or(Cause::TurnInterrupted);
+                self.fail_turn(&mut active.turn, client_id, cause);
+                self.stop_spending(active.lease).await
+            }
             Watchdog::Stuck => {
                 warn!(%session_id, %client_id, "turn_stuck");
                 self.around.tenant.counters.stuck.add_one();

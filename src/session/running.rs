@@ -32,6 +32,10 @@ const IDLE_GRACE: u32 = 2;
 /// the CLI says that a task has ended some milliseconds before.
 const TASK_ECHO: Duration = Duration::from_secs(1);
 
+/// How long a turn may go on that has spent its session's budget: most versions of the CLI
+/// end it themselves after the model round, unless a subagent spends.
+const BUDGET_GRACE: Duration = Duration::from_secs(1);
+
 /// Bytes of events that are held back: more than the end of a turn that the CLI began by
 /// itself has. A bound for an agent that speaks in the CLI's name.
 const MOST_HELD: usize = 4 << 20;
@@ -102,8 +106,10 @@ pub struct Running {
     pub tool_use_seen: bool,
     /// Whether its caller named it: the name is kept with its result.
     pub named: bool,
-    /// What it has cost, once it has said so.
-    pub spent: Option<Spent>,
+    /// What it has cost, as far as its process has said so.
+    pub spent: Spent,
+    /// Since when its session may spend nothing more.
+    overspent: Option<Instant>,
     /// When its prompt was sent.
     pub(super) began: Instant,
     last_activity: Instant,
@@ -158,6 +164,8 @@ pub enum Watchdog {
     Stuck,
     /// The API does not take the credentials.
     Refused,
+    /// The session may spend nothing more.
+    Overspent,
 }
 
 impl Running {
@@ -180,7 +188,8 @@ impl Running {
             prompts: HashMap::new(),
             tool_use_seen: false,
             named: false,
-            spent: None,
+            spent: Spent::default(),
+            overspent: None,
             began: now,
             last_activity: now,
             first_seen: false,
@@ -215,6 +224,11 @@ impl Running {
     /// Notes that the CLI printed something, and when.
     pub fn touch(&mut self) {
         self.last_activity = Instant::now();
+    }
+
+    /// Notes that its session may spend nothing more.
+    pub fn overspends(&mut self) {
+        self.overspent.get_or_insert_with(Instant::now);
     }
 
     /// Whether a tool runs or a prompt waits for its answer: silence is honest then.
@@ -391,7 +405,8 @@ impl Running {
         if self.refusals >= MOST_REFUSALS {
             return Some((Watchdog::Refused, self.last_activity));
         }
-        let mut candidates = Vec::with_capacity(3);
+        let mut candidates = Vec::with_capacity(4);
+        candidates.extend(self.overspent.map(|at| (Watchdog::Overspent, at + BUDGET_GRACE)));
         if !self.first_seen {
             candidates
                 .push((Watchdog::FirstChunk, self.last_activity + settings.first_chunk_timeout));

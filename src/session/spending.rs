@@ -2,9 +2,23 @@
 //! its lease reads the cost of each turn off them, and here they become the session's and
 //! its tenant's. A budget is the session's too: each process is given what is left of it.
 
-use super::task::SessionTask;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tracing::info;
+
+use super::{
+    command::CloseReason,
+    phase::{Absence, Phase},
+    task::SessionTask,
+};
 use crate::{
-    cli::{cost::Meter, frame::ResultSummary, options::Options},
+    cli::{
+        cost::Meter,
+        frame::{Frame, FrameKind, ResultSummary, TokenUsage},
+        options::Options,
+        process::StopGrace,
+    },
     counters::Spent,
     failure::Cause,
     store::Record,
@@ -14,6 +28,10 @@ use crate::{
 /// The option that says what a session may spend, by its name in the contract.
 pub const BUDGET: &str = "max_budget_usd";
 
+/// How long a process that is about to end may take to say what it has spent: milliseconds
+/// were seen.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
+
 /// Less than this share of a budget is a rounding error of sums, and no money.
 const DUST: f64 = 1e-9;
 
@@ -21,11 +39,87 @@ impl SessionTask {
     /// Takes note of what a turn cost.
     pub(super) fn spend(&mut self, meter: &mut Meter, summary: &ResultSummary) -> Spent {
         let cost_usd = meter.charge(summary, self.reported_cost());
-        let spent = Spent { cost_usd, usage: summary.usage };
+        self.pay(meter, cost_usd, summary.usage)
+    }
+
+    /// Takes note of what a process says that it has spent since it was asked: between the
+    /// results of turns, too. The tokens are told with a result only.
+    pub(super) fn hear_cost(&mut self, meter: &mut Meter) -> Spent {
+        let cost_usd = meter.heard(self.reported_cost());
+        if cost_usd == 0.0 {
+            return Spent::default();
+        }
+        self.remember();
+        self.keeping.due = true;
+        let spent = self.pay(meter, cost_usd, TokenUsage::default());
+        self.show();
+        spent
+    }
+
+    fn pay(&mut self, meter: &Meter, cost_usd: f64, usage: TokenUsage) -> Spent {
+        let spent = Spent { cost_usd, usage };
         self.reported = Some((self.status.cli_session_id, meter.sum()));
         self.status.spent.add(&spent);
         self.around.tenant.spend(&spent);
         spent
+    }
+
+    /// What a process says of itself that is about to end, or has ended.
+    pub(super) fn hear_last(&mut self, meter: &mut Meter, frames: Vec<Frame>) {
+        self.hear_cost(meter);
+        for frame in frames {
+            self.hear(&frame);
+            if let FrameKind::Result(summary) = &frame.kind {
+                self.spend(meter, summary);
+                self.remember();
+            }
+        }
+    }
+
+    /// Asks a process that is about to end what it has spent since it said so last: nobody
+    /// will be able to ask it later.
+    pub(super) async fn ask_last(&mut self, lease: &mut Lease) {
+        if !lease.meter.is_behind() {
+            return;
+        }
+        lease.meter.ask(&mut lease.connection);
+        let deadline = Instant::now() + LAST_ANSWER;
+        while lease.meter.is_asked() {
+            let mut frames = Vec::new();
+            let read = timeout_at(deadline, lease.connection.read(&mut frames)).await;
+            self.hear_last(&mut lease.meter, frames);
+            if !matches!(read, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    /// Whether the session may spend nothing more.
+    pub(super) fn is_spent(&self) -> bool {
+        self.check_budget(&self.status.options).is_err()
+    }
+
+    /// Whether a process spends between turns what the session does not have.
+    pub(super) fn spends_too_much(&self, lease: &Lease) -> bool {
+        let works = self.habits.quiet_from().is_none() || lease.meter.is_behind();
+        works && self.is_spent()
+    }
+
+    /// Ends a process whose session may spend nothing more, with all that works in its
+    /// background. If the budget grows, the next turn resumes.
+    pub(super) async fn stop_spending(&mut self, lease: Lease) -> Phase {
+        info!(
+            session_id = %self.status.session_id,
+            client_id = %lease.client_id,
+            cost_usd = self.status.spent.cost_usd,
+            "budget_exhausted"
+        );
+        self.part_with(lease, StopGrace::FIRM).await;
+        if self.ephemeral && self.queue.is_empty() {
+            return Phase::Closing(None, CloseReason::Ephemeral);
+        }
+        self.absence = Absence::LetGo;
+        Phase::Detached
     }
 
     /// The sum that a process told last in the conversation that the session has now.

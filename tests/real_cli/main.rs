@@ -33,5 +33,6 @@ mod resting;
 mod resume;
 mod spares;
 mod spending;
+mod subagents;
 mod turns;
 mod typed;

@@ -26,6 +26,72 @@ fn costs(meter: &mut Meter, paid: Option<f64>, results: &[(ResultSummary, f64)])
     }
 }
 
+/// A process that was asked later, and has answered this.
+fn answers(meter: &mut Meter, outcome: Result<&str, &str>) {
+    let (reply, answer) = oneshot::channel();
+    let outcome = outcome.map(|text| serde_json::json!({"text": text}).to_string());
+    reply.send(outcome.map_err(str::to_owned)).expect("it is waited for");
+    meter.question = Some(answer);
+}
+
+#[track_caller]
+fn hears(meter: &mut Meter, text: &str, wanted: f64) {
+    answers(meter, Ok(text));
+    let cost = meter.heard(None);
+    assert!((cost - wanted).abs() < 1e-6, "{cost} in place of {wanted}: {text}");
+    assert!(!meter.is_asked());
+}
+
+#[test]
+fn e2_what_is_told_between_results_is_paid_once() {
+    let mut meter = Meter::default();
+    costs(&mut meter, None, &[(result(Some(0.3), None), 0.3)]);
+    hears(&mut meter, "Total cost:            $0.4000\n", 0.099_95);
+    hears(&mut meter, "Total cost:            $0.4000\n", 0.0);
+    // Rounded up: what it stands for at least is taken, and the result pays for the rest.
+    hears(&mut meter, "Total cost:            $1.30\n", 0.895_05);
+    costs(&mut meter, None, &[(result(Some(1.296), None), 0.001_000_01)]);
+    // A sum that is older than the result, or not to be read, is no refund.
+    hears(&mut meter, "Total cost:            $0.90\n", 0.0);
+    hears(&mut meter, "nothing that it understands", 0.0);
+    costs(&mut meter, None, &[(result(Some(1.396), None), 0.1)]);
+    assert!(!meter.was_reset());
+}
+
+#[test]
+fn e2_a_process_that_took_up_a_conversation_is_asked_before_its_first_result() {
+    // It goes on counting at 1.507; what it was paid for stands behind the rounded figure.
+    let mut meter = resumed("Estimated cost:        $1.51\n");
+    answers(&mut meter, Ok("Estimated cost:        $2.01\n"));
+    let cost = meter.heard(Some(1.507));
+    assert!((cost - 0.498).abs() < 1e-6, "{cost}");
+    // And one that counts from 0.
+    let mut meter = resumed("Total cost:            $0.0000\n");
+    answers(&mut meter, Ok("Total cost:            $0.2500\n"));
+    let cost = meter.heard(Some(1.507));
+    assert!((cost - 0.249_95).abs() < 1e-6, "{cost}");
+}
+
+#[test]
+fn e2_a_process_is_asked_once_it_has_worked_unless_it_cannot_be() {
+    let mut meter = Meter::default();
+    assert!(!meter.is_behind() && meter.ask_at().is_none());
+    meter.note(&FrameKind::State { idle: true });
+    assert!(!meter.is_behind());
+    meter.note(&FrameKind::StreamEvent);
+    let at = meter.ask_at().expect("it has worked");
+    meter.note(&FrameKind::Assistant { tool_calls: Vec::new() });
+    assert_eq!(meter.ask_at(), Some(at), "by the first of its work");
+    // A result tells all.
+    costs(&mut meter, None, &[(result(Some(0.3), None), 0.3)]);
+    assert!(!meter.is_behind());
+    meter.note(&FrameKind::StreamEvent);
+    answers(&mut meter, Err("Unsupported control request subtype: get_session_cost"));
+    assert!(meter.ask_at().is_none(), "one question at a time");
+    assert_eq!(meter.heard(None).to_bits(), 0);
+    assert!(!meter.is_behind() && meter.ask_at().is_none(), "2.1.110");
+}
+
 #[test]
 fn e2_a_turn_costs_what_the_sum_has_grown_by() {
     let plain = |total| result(Some(total), None);
