@@ -1,7 +1,7 @@
 //! What is asked of sessions that are there: found, asked, answered. A session that ends
 //! meanwhile is one that is not there.
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 use tracing::{debug, error, warn};
 
 use super::{Scope, SessionPool, registry::of_tenant};
@@ -12,7 +12,7 @@ use crate::{
     log_limit::NOT_FOUND,
     session::{
         CloseReason, CloseReport, Decision, InterruptReport, Refusal, SessionHandle, UpdateReport,
-        status::Status, store_failed,
+        forgotten_too_late, longest_forgetting, status::Status, store_failed,
     },
     turn::listener::{Listener, Partials},
 };
@@ -122,15 +122,9 @@ impl SessionPool {
     /// Ends a session; answered when its process is gone.
     pub async fn close(&self, key: &SessionKey, forget: bool) -> Result<CloseReport, Failure> {
         let reason = CloseReason::Requested { forget };
-        let closed = self.ask(key, |handle| async move { handle.close(reason).await }).await;
-        let report = match closed {
-            Err(_) if forget => {
-                // A conversation whose session has left the pool can be forgotten too.
-                let known = self.shared().parts.store.load(key).await.map_err(store_failed)?;
-                known.ok_or_else(|| not_found(key))?;
-                self.forget(key).await
-            }
-            closed => closed?,
+        let report = match forget {
+            true => self.forget(key).await?,
+            false => self.ask(key, |handle| async move { handle.close(reason).await }).await?,
         };
         match report.not_forgotten {
             Some(cause) => Err(Failure::from(cause).concerning(Some(&key.session), None)),
@@ -138,13 +132,41 @@ impl SessionPool {
         }
     }
 
-    /// Forgets a conversation, by way of a session that is made for it if need be: nobody
-    /// begins another under the same id meanwhile.
-    async fn forget(&self, key: &SessionKey) -> CloseReport {
+    /// Ends a session and forgets its conversation. One that is ending already without that
+    /// waits for the store, too: both are waited for together as long as for one.
+    async fn forget(&self, key: &SessionKey) -> Result<CloseReport, Failure> {
+        let reason = CloseReason::Requested { forget: true };
+        let ending = match self.wake(key) {
+            Some(handle) => match handle.close(reason).await {
+                Ok(report) => return Ok(report),
+                Err(_) => Some(handle),
+            },
+            None => None,
+        };
+        let settings = &self.shared().parts.session;
+        let forgotten = async {
+            if let Some(handle) = ending {
+                handle.ended().await;
+            }
+            self.forget_absent(key).await
+        };
+        timeout(longest_forgetting(settings), forgotten).await.unwrap_or_else(|_| {
+            let failure = Failure::from(forgotten_too_late(settings));
+            Err(failure.concerning(Some(&key.session), None))
+        })
+    }
+
+    /// Forgets a conversation whose session has left the pool, by way of a session that is made
+    /// for it if need be: nobody begins another under the same id meanwhile.
+    async fn forget_absent(&self, key: &SessionKey) -> Result<CloseReport, Failure> {
+        if self.wake(key).is_none() {
+            let known = self.shared().parts.store.load(key).await.map_err(store_failed)?;
+            known.ok_or_else(|| not_found(key))?;
+        }
         loop {
             let handle = self.rouse(key);
             match handle.close(CloseReason::Requested { forget: true }).await {
-                Ok(report) => return report,
+                Ok(report) => return Ok(report),
                 Err(_) => handle.ended().await,
             }
         }

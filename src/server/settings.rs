@@ -229,5 +229,6 @@ pub fn session_settings(config: &Config) -> Settings {
         turn_retention: pool.turn_retention,
         named_turn_retention: config.store.turn_retention,
         hibernate_after: unless_zero(pool.hibernate_after),
+        commit_timeout: config.store.commit_timeout,
     }
 }

@@ -4,7 +4,8 @@
 //! Its process ends first, whatever the store does. Then what is not kept yet is waited for,
 //! and turns whose end depends on it are told. Who closes or interrupts the session without
 //! wanting it forgotten is answered meanwhile, if that takes long: a Query under its name
-//! still waits until it is gone.
+//! still waits until it is gone. Who wants it forgotten is answered when it is, or when the
+//! store has had [`Settings::commit_timeout`] for all that an end asks of it together.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::{
     commits::{Commits, Stir},
     connecting::closing_cause,
     idle::at,
-    task::{Farewell, SessionTask},
+    task::{Farewell, SessionTask, Settings},
 };
 use crate::{cli::process::StopGrace, failure::Cause, supply::Lease, tasks::spawn_owned};
 
@@ -25,13 +26,33 @@ use crate::{cli::process::StopGrace, failure::Cause, supply::Lease, tasks::spawn
 /// the session gone. It is more than a busy disk takes, and far less than a lock may last.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// What the store may be late by with its own answer, which says best why it failed.
+const LATE: Duration = Duration::from_secs(1);
+
+/// How long who wants a session forgotten waits for the store, for all that its end asks of it.
+pub fn longest_forgetting(settings: &Settings) -> Duration {
+    settings.commit_timeout + LATE
+}
+
+/// What they are told whose session was not forgotten by then.
+pub fn forgotten_too_late(settings: &Settings) -> Cause {
+    let limit = settings.commit_timeout;
+    let detail = format!("the conversation was not forgotten in {limit:?} (store.commit_timeout)");
+    Cause::StoreUnavailable { detail }
+}
+
 /// An end under way.
 struct Ending {
     reason: CloseReason,
-    /// When those who wait for it are answered although it goes on; `None` is never.
+    /// When those who wait for it are answered although it goes on, unless they wait for it
+    /// to be forgotten; `None` is never.
     answer_by: Option<Instant>,
     /// Whether that time has come.
     answers_at_once: bool,
+    /// Until when the store is asked to forget it.
+    forget_by: Instant,
+    /// When those who wait for that are answered although it goes on; `None` once they are.
+    answer_all_by: Option<Instant>,
     /// Whether anybody can ask for anything still.
     asked: bool,
 }
@@ -41,14 +62,18 @@ enum Event {
     Command(Option<Command>),
     Stir(Stir),
     Impatient,
+    TooLate,
 }
 
 impl Ending {
-    fn new(reason: CloseReason) -> Self {
+    fn new(reason: CloseReason, settings: &Settings) -> Self {
+        let now = Instant::now();
         // The service ends when all is kept that can be.
         let waits = reason == CloseReason::Shutdown;
-        let answer_by = (!waits).then(|| Instant::now() + PATIENCE);
-        Self { reason, answer_by, answers_at_once: false, asked: true }
+        let answer_by = (!waits).then(|| now + PATIENCE);
+        let forget_by = now + settings.commit_timeout;
+        let answer_all_by = reason.forgets().then(|| now + longest_forgetting(settings));
+        Self { reason, answer_by, answers_at_once: false, forget_by, answer_all_by, asked: true }
     }
 
     /// Cancel safe.
@@ -58,7 +83,13 @@ impl Ending {
             stir = commits.stir() => Event::Stir(stir),
             command = inbox.recv(), if self.asked => Event::Command(command),
             () = at(answer_by) => Event::Impatient,
+            () = at(self.answer_all_by) => Event::TooLate,
         }
+    }
+
+    /// Whether those who want it forgotten have been told that it is not.
+    fn is_given_up(&self) -> bool {
+        self.reason.forgets() && self.answer_all_by.is_none()
     }
 }
 
@@ -72,15 +103,14 @@ impl SessionTask {
         if let Some(lease) = lease {
             self.part_with(lease, StopGrace::GENTLE).await;
         }
-        let not_forgotten = self.leave_nothing(Ending::new(reason)).await;
+        let ending = Ending::new(reason, &self.around.settings);
+        let not_forgotten = self.leave_nothing(ending).await;
         // Who is in the mailbox by now is told; all others look for another session.
         self.inbox.close();
         while let Some(command) = self.inbox.recv().await {
             self.refuse(command, reason);
         }
-        for (_, report) in &mut self.farewell.closes {
-            report.not_forgotten.clone_from(&not_forgotten);
-        }
+        self.farewell.note_not_forgotten(not_forgotten.as_ref());
         self.farewell.stays = (reason == CloseReason::Dozing).then_some(self.status.last_used_at);
         std::mem::take(&mut self.farewell)
     }
@@ -88,6 +118,9 @@ impl SessionTask {
     /// Settles with the store. Returns why the conversation is still there, where it was to
     /// be forgotten.
     async fn leave_nothing(&mut self, mut ending: Ending) -> Option<Cause> {
+        if ending.reason.forgets() {
+            self.commits.end_with_a_failure();
+        }
         self.until_settled(&mut ending).await;
         if self.ephemeral {
             let counted = spawn_owned(self.count_kept());
@@ -97,7 +130,7 @@ impl SessionTask {
         }
         // Nobody can ask for a session without a name again, however it ended.
         if ending.reason.forgets() || self.ephemeral {
-            let forgotten = spawn_owned(self.forgotten());
+            let forgotten = spawn_owned(self.forgotten(ending.forget_by));
             return self.until_done(&mut ending, forgotten).await.err();
         }
         if !ending.reason.keeps_place() {
@@ -143,8 +176,13 @@ impl SessionTask {
             Event::Command(None) => ending.asked = false,
             Event::Stir(stir) => self.stirred(stir).await,
             Event::Impatient => ending.answers_at_once = true,
+            Event::TooLate => ending.answer_all_by = None,
         }
-        if ending.answers_at_once {
+        if ending.is_given_up() {
+            let cause = forgotten_too_late(&self.around.settings);
+            self.farewell.note_not_forgotten(Some(&cause));
+            self.farewell.answer();
+        } else if ending.answers_at_once {
             // Who wants it forgotten is answered when it is.
             match ending.reason.forgets() {
                 true => self.farewell.answer_interrupts(),

@@ -86,6 +86,8 @@ pub struct Commits {
     answer_by: Option<Instant>,
     /// Whether the process works where it must not.
     expelled: bool,
+    /// Whether none follows one that fails.
+    ends_with_a_failure: bool,
 }
 
 impl Commits {
@@ -123,6 +125,12 @@ impl Commits {
     /// Whether the process works where it must not; said once.
     pub fn take_expelled(&mut self) -> bool {
         std::mem::take(&mut self.expelled)
+    }
+
+    /// Once one fails there is no other: what the session says is to be forgotten anyway, and
+    /// those who wait are told of that failure.
+    pub fn end_with_a_failure(&mut self) {
+        self.ends_with_a_failure = true;
     }
 
     /// The end of a turn is told with the next commit.
@@ -216,7 +224,12 @@ impl SessionTask {
                 Err(_) => self.not_kept(share),
             }
         }
-        self.know(due, outcome, is_trial);
+        self.know(due, outcome.clone(), is_trial);
+        if self.commits.ends_with_a_failure && outcome.is_err() {
+            self.commits.wanted = false;
+            let due = std::mem::take(&mut self.commits.due);
+            self.know(due, outcome, false);
+        }
         if self.commits.wanted || !self.commits.due.is_empty() {
             self.keep_on().await;
         }

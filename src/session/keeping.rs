@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{phase::Absence, said::Kept, task::SessionTask};
@@ -301,9 +302,13 @@ impl SessionTask {
         async move { store.count(&tenant, totals).await.map_err(failed) }
     }
 
-    /// Forgets the session's conversations for good. Fails if they are still there, or files
-    /// of them: the store may be asked again, also once the session has left the pool.
-    pub(super) fn forgotten(&mut self) -> impl Future<Output = Result<(), Cause>> + Send + 'static {
+    /// Forgets the session's conversations for good; the store tries until then. Fails if they
+    /// are still there, or files of them: the store may be asked again, also once the session
+    /// has left the pool.
+    pub(super) fn forgotten(
+        &mut self,
+        until: Instant,
+    ) -> impl Future<Output = Result<(), Cause>> + Send + 'static {
         let before = std::mem::take(&mut self.keeping);
         self.keeping.recalled = true;
         // One that was never kept goes if it began here, and not only by its CLI's word.
@@ -315,7 +320,7 @@ impl SessionTask {
             // Of a session without a name nothing is kept.
             let kept = match ephemeral {
                 true => Ok(None),
-                false => store.forget(&key).await,
+                false => store.forget(&key, until).await,
             };
             let kept = kept.map_err(|error| {
                 warn!(session_id = %key.session, %error, "session_not_forgotten");

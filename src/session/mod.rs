@@ -60,6 +60,7 @@ mod tests;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use closing::{forgotten_too_late, longest_forgetting};
 pub use command::{
     BusyPolicy, CloseReason, CloseReport, Decision, DisconnectPolicy, InterruptOutcome,
     InterruptReport, MismatchPolicy, TurnRequest, UpdateReport,

@@ -64,6 +64,8 @@ pub struct Settings {
     pub named_turn_retention: Duration,
     /// Idle time after which a process is let go; `None` is never.
     pub hibernate_after: Option<Duration>,
+    /// How long the store tries what it is asked while somebody else has it.
+    pub commit_timeout: Duration,
 }
 
 /// What sessions share.
@@ -111,6 +113,13 @@ impl Farewell {
     pub(super) fn answer_interrupts(&mut self) {
         for (reply, report) in self.interrupts.drain(..) {
             reply.send(report).ok();
+        }
+    }
+
+    /// Tells those who closed it why the conversation is still there, if it is.
+    pub(super) fn note_not_forgotten(&mut self, cause: Option<&Cause>) {
+        for (_, report) in &mut self.closes {
+            report.not_forgotten = cause.cloned();
         }
     }
 

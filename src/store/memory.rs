@@ -204,7 +204,11 @@ impl Store for MemoryStore {
         done(())
     }
 
-    fn forget<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Vec<CliSessionId>>> {
+    fn forget<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        _until: Instant,
+    ) -> Pending<'a, Option<Vec<CliSessionId>>> {
         let mut state = self.lock();
         let Some(kept) = state.sessions.remove(key) else { return done(None) };
         let alone = |id: &CliSessionId| {

@@ -23,7 +23,7 @@ mod writer;
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use clock::Clock;
 pub use error::StoreError;
@@ -92,8 +92,13 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> Pending<'a, ()>;
 
     /// Removes a session's record, and the conversations that no other session has.
-    /// Returns the ids of those; `None` if there is no such session.
-    fn forget<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Vec<CliSessionId>>>;
+    /// Returns the ids of those; `None` if there is no such session. It is tried at least once,
+    /// and until then while somebody else has the store.
+    fn forget<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        until: Instant,
+    ) -> Pending<'a, Option<Vec<CliSessionId>>>;
 
     /// The sessions that are in the pool, and for how long each was not used.
     fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, Duration)>>;

@@ -15,7 +15,7 @@ use sqlx::{
     ConnectOptions as _, Connection as _, Row as _, SqliteConnection, migrate::MigrateError,
     sqlite::SqliteRow,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{error_span, warn};
 
 use super::{
@@ -277,9 +277,14 @@ impl Store for SqlStore {
         Box::pin(discard(&self.writer, tenant, id, Whose::Own))
     }
 
-    fn forget<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Vec<CliSessionId>>> {
+    fn forget<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        until: Instant,
+    ) -> Pending<'a, Option<Vec<CliSessionId>>> {
         Box::pin(async move {
-            let gone = self.writer.ask(|reply| Order::Forget(key.clone(), reply)).await?;
+            let order = |reply| Order::Forget(key.clone(), reply);
+            let gone = self.writer.ask_until(until, order).await?;
             gone.map(|gone| gone.iter().map(|id| conversation(id)).collect()).transpose()
         })
     }

@@ -8,7 +8,7 @@ use std::{collections::HashMap, mem, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error_span, warn};
@@ -88,14 +88,23 @@ impl Writer {
         &self,
         order: impl FnOnce(Answer<T>) -> Order,
     ) -> Result<T, StoreError> {
+        self.ask_until(Instant::now() + self.limit, order).await
+    }
+
+    /// The same of an order that is tried until then.
+    pub(super) async fn ask_until<T>(
+        &self,
+        until: Instant,
+        order: impl FnOnce(Answer<T>) -> Order,
+    ) -> Result<T, StoreError> {
         let gone = || StoreError::Unavailable("the store is closed".into());
         let (reply, answer) = oneshot::channel();
-        let asked = Asked { order: order(reply), until: Instant::now() + self.limit };
+        let asked = Asked { order: order(reply), until };
         let answered = async {
             self.orders.send(asked).await.map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         };
-        timeout(self.limit + LATE, answered)
+        timeout_at(until.max(Instant::now()) + LATE, answered)
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("the disk does not answer".into())))
     }

@@ -8,13 +8,14 @@ use session_pool::proto::{
     AttachRequest, CloseSessionRequest, GetSessionRequest, InterruptOutcome, InterruptRequest,
     Session,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use tonic::Code;
 
 use crate::{
     second::Second,
     support::{
         daemon::Daemon,
-        eventually, processes,
+        eventually, processes, reason,
         service::{query, script},
         turn::Turn,
     },
@@ -119,4 +120,39 @@ async fn a3_a_stop_ends_processes_although_another_process_holds_the_database() 
     turn.finish().await;
     assert_eq!(turn.result().result, "last-answer", "what was paid is told");
     assert_eq!(daemon.ended().await.code(), Some(1), "a turn outlived the drain");
+}
+
+#[tokio::test]
+async fn a3_a_close_that_forgets_waits_for_one_commit_timeout() {
+    const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+    /// Less than two times that, and more than the CLI takes to end beside it.
+    const BOUND: Duration = Duration::from_secs(17);
+    let daemon = Daemon::start(&[("STORE__COMMIT_TIMEOUT", "10s")]).await;
+    for name in ["forgotten", "closed"] {
+        run(&daemon, name, &["say before"]).await.result();
+    }
+    let mut second = second(&daemon);
+    assert!(second.locks().await);
+    let mut turn = untold(&daemon, "forgotten", "answer").await;
+    let close = |session_id: &str, forget| {
+        let request = CloseSessionRequest { session_id: session_id.into(), forget };
+        let mut client = daemon.client.clone();
+        async move { client.close_session(request).await }
+    };
+    let began = Instant::now();
+    at_once("a close", close("closed", false)).await.expect("closed");
+    // One that ends without it, and waits for the store, is forgotten by the next session.
+    let (one, other) = tokio::join!(close("forgotten", true), close("closed", true));
+    let elapsed = began.elapsed();
+    for status in [one, other].map(|closed| closed.expect_err("it is there")) {
+        assert_eq!(reason(&status), "STORE_UNAVAILABLE", "{status:?}");
+    }
+    assert!((COMMIT_TIMEOUT..BOUND).contains(&elapsed), "{elapsed:?}");
+    turn.finish().await;
+    second.unlocks().await;
+    for name in ["forgotten", "closed"] {
+        close(name, true).await.expect("forgotten");
+        assert_eq!(close(name, true).await.expect_err("it is gone").code(), Code::NotFound);
+    }
+    daemon.killed().await;
 }

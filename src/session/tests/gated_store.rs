@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     counters::Totals,
@@ -26,6 +29,8 @@ pub enum Gate {
     Locked,
     /// They fail.
     Broken,
+    /// They are not answered at all: the disk hangs.
+    Hanging,
 }
 
 /// Conversations in memory, behind a gate.
@@ -48,8 +53,13 @@ impl GatedStore {
     }
 
     async fn pass(&self) -> Result<(), StoreError> {
+        self.pass_until(Instant::now() + LOCK_LIMIT).await
+    }
+
+    async fn pass_until(&self, until: Instant) -> Result<(), StoreError> {
         let mut gate = self.gate.subscribe();
-        let passed = timeout(LOCK_LIMIT, gate.wait_for(|gate| *gate != Gate::Locked)).await;
+        gate.wait_for(|gate| *gate != Gate::Hanging).await.ok();
+        let passed = timeout_at(until, gate.wait_for(|gate| *gate != Gate::Locked)).await;
         match passed.map(|gate| gate.map(|gate| *gate)) {
             Ok(Ok(Gate::Open)) => Ok(()),
             Ok(_) => Err(StoreError::Unavailable("told to".to_owned())),
@@ -113,10 +123,14 @@ impl Store for GatedStore {
         self.inner.give_up_import(tenant, conversation)
     }
 
-    fn forget<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Vec<CliSessionId>>> {
+    fn forget<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        until: Instant,
+    ) -> Pending<'a, Option<Vec<CliSessionId>>> {
         Box::pin(async move {
-            self.pass().await?;
-            self.inner.forget(key).await
+            self.pass_until(until).await?;
+            self.inner.forget(key, until).await
         })
     }
 

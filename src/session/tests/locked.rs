@@ -24,6 +24,8 @@ use crate::{
 /// A session that ends is waited for so long, whatever the store does.
 const ENDED: Duration = Duration::from_secs(4);
 
+const FORGET: CloseReason = CloseReason::Requested { forget: true };
+
 impl Session {
     /// A session that has had a turn, and whose store waits from now on.
     async fn locked() -> Self {
@@ -137,6 +139,48 @@ async fn a3_a_close_that_forgets_is_answered_when_it_is_forgotten() {
         }
         assert_eq!(turn.await.expect("no panic").end.is_ok(), forgotten);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_a_close_that_forgets_waits_for_a_lock_as_long_as_one_commit() {
+    for untold in [false, true] {
+        let session = Session::locked().await;
+        let turn = match untold {
+            true => Some(session.untold("a ok").await),
+            false => None,
+        };
+        let began = Instant::now();
+        let close = session.handle.close(FORGET).await.expect("answered");
+        assert!(began.elapsed() < LOCK_LIMIT + 2 * SECOND, "{:?}", began.elapsed());
+        let cause = close.not_forgotten.expect("it is still there");
+        assert!(matches!(cause, Cause::StoreUnavailable { .. }), "{cause:?}");
+        if let Some(turn) = turn {
+            let seen = turn.await.expect("no panic");
+            assert!(matches!(super::cause(&seen), Cause::StoreUnavailable { .. }), "{seen:?}");
+        }
+        session.handle.ended().await;
+        assert!(began.elapsed() < LOCK_LIMIT + 2 * SECOND, "{:?}: it is there", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_a_close_that_forgets_is_answered_in_time_by_a_store_that_hangs() {
+    let session = Session::locked().await;
+    session.store.set(Gate::Hanging);
+    let turn = session.untold("a ok").await;
+    let began = Instant::now();
+    // Who comes when it is late already is told so at once.
+    for _ in 0..2 {
+        let close = session.handle.close(FORGET).await.expect("answered");
+        assert!(began.elapsed() < LOCK_LIMIT + 2 * SECOND, "{:?}", began.elapsed());
+        let cause = close.not_forgotten.expect("it is still there");
+        assert!(matches!(cause, Cause::StoreUnavailable { .. }), "{cause:?}");
+    }
+    assert!(!turn.is_finished(), "nothing is known of it");
+    let conversation = session.handle.status().cli_session_id;
+    assert!(session.told(turn).await.end.is_ok());
+    session.handle.ended().await;
+    assert_eq!(session.lines(conversation).await, 0, "it is forgotten all the same");
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,7 +35,7 @@ use crate::{
         storage::Storage,
     },
 };
-use gated_store::GatedStore;
+use gated_store::{GatedStore, LOCK_LIMIT};
 use memory_cli::MemorySupply;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -53,6 +53,7 @@ fn settings() -> Settings {
         turn_retention: 60 * SECOND,
         named_turn_retention: 3600 * SECOND,
         hibernate_after: None,
+        commit_timeout: LOCK_LIMIT,
     }
 }
 

@@ -101,9 +101,9 @@ async fn a_session_is_kept_as_it_was_until_it_is_forgotten() {
         assert_eq!(store.load(&key("b", "s")).await, Ok(None), "another tenant's");
         store.commit(commit(&mine, record(id, 6), vec![])).await.expect("kept");
         assert_eq!(kept(store, &mine).await, Some(record(id, 6)));
-        assert_eq!(store.forget(&mine).await, Ok(Some(vec![id])));
+        assert_eq!(store.forget(&mine, Instant::now()).await, Ok(Some(vec![id])));
         assert_eq!(store.load(&mine).await, Ok(None));
-        assert_eq!(store.forget(&mine).await, Ok(None));
+        assert_eq!(store.forget(&mine, Instant::now()).await, Ok(None));
     })
     .await;
 }
@@ -154,13 +154,14 @@ async fn e1_nobody_has_or_adds_to_a_conversation_of_another_session() {
         store.commit(commit(&two, record(own, 1), lines)).await.expect("kept");
         assert_eq!(transcript(store, &one.tenant, id).await, Ok(vec![]));
         assert_eq!(transcript(store, &one.tenant, own).await.expect("read").len(), 1);
-        let mut gone = store.forget(&two).await.expect("forgotten").expect("it was there");
+        let mut gone =
+            store.forget(&two, Instant::now()).await.expect("forgotten").expect("it was there");
         gone.sort_by_key(ToString::to_string);
         let mut both = vec![own, aside];
         both.sort_by_key(ToString::to_string);
         assert_eq!(gone, both, "what it said aside goes with it");
         assert_eq!(transcript(store, &one.tenant, aside).await, Ok(vec![]));
-        assert_eq!(store.forget(&one).await, Ok(Some(vec![id])));
+        assert_eq!(store.forget(&one, Instant::now()).await, Ok(Some(vec![id])));
     })
     .await;
 }
@@ -180,7 +181,8 @@ async fn e1_every_conversation_that_a_session_ever_had_stays_its_own() {
         }
         assert_eq!(store.load(&two).await, Ok(None), "nothing of it took effect");
         store.commit(commit(&one, record(first, 4), vec![])).await.expect("its own again");
-        let mut gone = store.forget(&one).await.expect("forgotten").expect("it was there");
+        let mut gone =
+            store.forget(&one, Instant::now()).await.expect("forgotten").expect("it was there");
         gone.sort_by_key(ToString::to_string);
         let mut both = vec![first, second];
         both.sort_by_key(ToString::to_string);
@@ -229,7 +231,7 @@ async fn e4_named_turns_are_kept_within_bounds_and_go_with_their_session() {
         let past = KeptTurn { expire_time: now, ..turn(257, 1) };
         keep(past).await;
         assert_eq!(result(257).await, None, "past its time");
-        store.forget(&mine).await.expect("forgotten");
+        store.forget(&mine, Instant::now()).await.expect("forgotten");
         assert_eq!(result(256).await, None);
     })
     .await;
