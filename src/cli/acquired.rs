@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    options::Options,
+    options::{Difference, MODEL, Options, PERMISSION_MODE},
     permissions::{Grants, MOST_FOLDERS},
 };
 
@@ -18,6 +18,15 @@ pub struct Acquired {
     pub mode: Option<String>,
     /// The model in force, where it is another than was asked for, or none was.
     pub model: Option<String>,
+    /// The mode that the CLI begins with where none was asked for.
+    pub default_mode: Option<String>,
+    /// The model that the CLI begins with where none was asked for.
+    pub default_model: Option<String>,
+    /// The next mode that the CLI reports is the one that it begins with: nobody asked for
+    /// one in this conversation, or it was reset.
+    pub own_mode: bool,
+    /// The same of the model.
+    pub own_model: bool,
     /// Rules and folders.
     pub grants: Grants,
     /// What the running process calls the model that was asked for.
@@ -35,6 +44,29 @@ impl Acquired {
         }
     }
 
+    /// What has to change for `wanted` to hold.
+    pub fn difference(&self, asked: &Options, wanted: &Options) -> Difference {
+        let mut current = self.in_force(asked);
+        // There is nothing to take back of what the CLI chose by itself.
+        if wanted.resets(PERMISSION_MODE) && self.is_in_default_mode(asked) {
+            current.permission_mode = None;
+        }
+        if wanted.resets(MODEL) && self.has_default_model(asked) {
+            current.model = None;
+        }
+        current.difference(wanted)
+    }
+
+    /// Whether the mode is the CLI's own choice.
+    fn is_in_default_mode(&self, asked: &Options) -> bool {
+        asked.permission_mode.is_none() && self.mode == self.default_mode
+    }
+
+    /// Whether the model is the CLI's own choice.
+    fn has_default_model(&self, asked: &Options) -> bool {
+        asked.model.is_none() && self.model == self.default_model
+    }
+
     /// The options that a process is started with: those in force, and the granted folders.
     pub fn to_start(&self, asked: &Options) -> Options {
         let mut options = self.in_force(asked);
@@ -42,6 +74,9 @@ impl Acquired {
         if self.model.is_some() && self.model == asked.fallback_model {
             options.model.clone_from(&asked.model);
         }
+        // The CLI would take over what the conversation had.
+        let own = [(PERMISSION_MODE, self.own_mode), (MODEL, self.own_model)];
+        options.reset.extend(own.into_iter().filter(|(_, own)| *own).map(|(name, _)| name));
         for folder in &self.grants.folders {
             let room = options.add_dirs.len() < MOST_FOLDERS;
             if room && !options.add_dirs.contains(folder) {
@@ -49,6 +84,13 @@ impl Acquired {
             }
         }
         options
+    }
+
+    /// A conversation begins: what nobody asks for is the CLI's own choice, which one that is
+    /// taken up need not be.
+    pub fn begin_conversation(&mut self, asked: &Options) {
+        self.own_mode = self.mode.is_none() && asked.permission_mode.is_none();
+        self.own_model = self.model.is_none() && asked.model.is_none();
     }
 
     /// Another process serves the session: it may call a model by another name.
@@ -60,6 +102,9 @@ impl Acquired {
     pub fn hear_mode(&mut self, mode: &str, asked: &Options) -> bool {
         if mode.is_empty() {
             return false;
+        }
+        if std::mem::take(&mut self.own_mode) {
+            self.default_mode = Some(mode.to_owned());
         }
         let other = (asked.permission_mode.as_deref() != Some(mode)).then(|| mode.to_owned());
         let news = self.mode != other;
@@ -74,6 +119,9 @@ impl Acquired {
         if model.is_empty() {
             return false;
         }
+        if std::mem::take(&mut self.own_model) {
+            self.default_model = Some(model.to_owned());
+        }
         if asked.model.is_some() && self.model.is_none() {
             let called = self.model_called.get_or_insert_with(|| model.to_owned());
             if called == model {
@@ -85,19 +133,25 @@ impl Acquired {
         news
     }
 
-    /// Options are asked for anew, and hold: what they say is in force.
+    /// Options are asked for anew, and hold: what they say is in force, and nothing of what
+    /// they reset.
     pub fn asked_anew(&mut self, before: &Options, wanted: &Options) {
-        if wanted.permission_mode.is_some() {
+        let lost = self.difference(before, wanted).fixed;
+        let loses = |name| wanted.resets(name) && lost.contains(&name);
+        let (loses_mode, loses_model) = (loses(PERMISSION_MODE), loses(MODEL));
+        if wanted.permission_mode.is_some() || loses_mode {
             self.mode = None;
+            self.own_mode = loses_mode;
         }
         let model = self.model.as_ref().or(before.model.as_ref());
-        if wanted.model.is_some() {
+        if wanted.model.is_some() || loses_model {
             if model != wanted.model.as_ref() {
                 self.model_called = None;
             } else if self.model.is_some() {
                 self.model_called.clone_from(&self.model);
             }
             self.model = None;
+            self.own_model = loses_model;
         }
     }
 }
@@ -156,6 +210,66 @@ mod tests {
         assert_eq!(acquired.to_start(&fallback), fallback);
     }
 
+    fn reset(names: &[&'static str]) -> Options {
+        Options { reset: names.iter().copied().collect(), ..Options::default() }
+    }
+
+    #[test]
+    fn d6_a_reset_takes_back_what_the_cli_came_to_and_the_next_process_begins_anew() {
+        let both = reset(&[MODEL, PERMISSION_MODE]);
+        let unasked = Options::default();
+        let mut acquired = Acquired::default();
+        acquired.begin_conversation(&unasked);
+        acquired.hear_mode("default", &unasked);
+        acquired.hear_model("opus", &unasked);
+        // It chose them by itself.
+        let before = acquired.clone();
+        assert_eq!(acquired.difference(&unasked, &both), Difference::default());
+        acquired.asked_anew(&unasked, &both);
+        assert_eq!(acquired, before);
+        assert!(acquired.to_start(&unasked).reset.is_empty());
+
+        // The model made a plan, somebody said `/model`, and somebody granted a folder.
+        acquired.hear_mode("plan", &unasked);
+        acquired.hear_model("sonnet", &unasked);
+        acquired.grants.folders.push("/a".into());
+        assert_eq!(acquired.difference(&unasked, &both).fixed, [MODEL, PERMISSION_MODE]);
+        acquired.asked_anew(&unasked, &both);
+        assert_eq!(acquired.in_force(&unasked), unasked);
+        let to_start = Options { add_dirs: vec!["/a".into()], ..both.clone() };
+        assert_eq!(acquired.to_start(&unasked), to_start);
+        assert_eq!(acquired.difference(&unasked, &both), Difference::default());
+        let kept = serde_json::to_string(&acquired).expect("JSON");
+        let kept: Acquired = serde_json::from_str(&kept).expect("an older life");
+        assert_eq!(kept.to_start(&unasked), to_start);
+
+        acquired.hear_mode("default", &unasked);
+        acquired.hear_model("opus", &unasked);
+        assert!(acquired.to_start(&unasked).reset.is_empty(), "it has begun");
+    }
+
+    #[test]
+    fn d6_what_a_conversation_brings_along_is_not_the_choice_of_the_cli() {
+        let unasked = Options::default();
+        let mut acquired = Acquired::default();
+        acquired.hear_mode("plan", &unasked);
+        acquired.hear_model("sonnet", &unasked);
+        let both = reset(&[MODEL, PERMISSION_MODE]);
+        assert_eq!(acquired.difference(&unasked, &both).fixed, [MODEL, PERMISSION_MODE]);
+    }
+
+    #[test]
+    fn d6_what_is_asked_for_after_a_reset_goes_before_it() {
+        let plan = asked(Some("sonnet"), Some("plan"));
+        let mut acquired = Acquired::default();
+        acquired.asked_anew(&plan, &reset(&[MODEL, PERMISSION_MODE]));
+        let unasked = Options::default();
+        assert_eq!(acquired.to_start(&unasked).reset, [MODEL, PERMISSION_MODE].into());
+        acquired.asked_anew(&unasked, &plan);
+        assert_eq!(acquired, Acquired::default());
+        assert_eq!(acquired.to_start(&plan), plan);
+    }
+
     #[test]
     fn e3_granted_folders_are_given_at_the_start_once() {
         let asked = Options { add_dirs: vec!["/a".into()], ..Options::default() };
@@ -170,23 +284,28 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was asked and heard: the mode in force is what was heard last, and what
-        /// is asked for anew is in force.
+        /// Whatever was asked and heard: the mode in force is what was heard last, what is
+        /// asked for anew is in force, and what is reset is not.
         #[test]
-        fn e3_what_was_said_last_is_in_force(
-            said in prop::collection::vec((any::<bool>(), name(), name()), 1..20),
+        fn d6_e3_what_was_said_last_is_in_force(
+            said in prop::collection::vec((any::<bool>(), name(), name(), any::<bool>()), 1..20),
         ) {
             let (mut options, mut acquired) = (Options::default(), Acquired::default());
-            for (by_cli, model, mode) in said {
+            acquired.begin_conversation(&options);
+            for (by_cli, model, mode, resets) in said {
                 if by_cli {
                     acquired.hear_model(model.as_deref().unwrap_or_default(), &options);
                     acquired.hear_mode(mode.as_deref().unwrap_or_default(), &options);
                 } else {
-                    let wanted = asked(model.as_deref(), mode.as_deref());
+                    let mut wanted = asked(model.as_deref(), mode.as_deref());
+                    let unsaid = [MODEL, PERMISSION_MODE].into_iter().filter(|n| !wanted.says(n));
+                    wanted.reset = unsaid.filter(|_| resets).collect();
                     acquired.asked_anew(&options, &wanted);
                     options = options.updated(&wanted);
                     let in_force = acquired.in_force(&options);
                     prop_assert_eq!(in_force.difference(&wanted).live, []);
+                    let nothing = Difference::default();
+                    prop_assert_eq!(acquired.difference(&options, &wanted), nothing);
                 }
                 if let Some(mode) = mode {
                     prop_assert_eq!(acquired.in_force(&options).permission_mode, Some(mode));

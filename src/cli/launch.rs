@@ -5,6 +5,8 @@
 //! begins with a dash for a flag in several other forms (`--resume X`, the second
 //! value of a list). The environment is built from nothing, never inherited.
 
+mod flags;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -12,6 +14,7 @@ use std::{
 
 use super::{env_files::EnvFiles, options::Options, sandbox::Sandbox, scratch};
 use crate::ids::{CliSessionId, ClientId};
+use flags::option_args;
 
 /// Carries the [`ClientId`] in the environment of a process and of all that it
 /// starts, so that what it leaves behind can be told from anything else.
@@ -142,15 +145,16 @@ impl LaunchSettings {
         mark: ClientId,
         inherited: impl Fn(&str) -> Option<String>,
     ) -> Command {
+        let scratch = (!self.sandbox.is_wall()).then(|| scratch::path(&self.state_dir, mark));
+        let env = self.environment(options, folders, scratch.as_deref(), mark, &inherited);
         let mut args = fixed_args();
         args.extend(origin_args(origin));
-        args.extend(option_args(options));
+        args.extend(option_args(origin, options, &env));
         args.extend(self.extra_args.iter().cloned());
-        let scratch = (!self.sandbox.is_wall()).then(|| scratch::path(&self.state_dir, mark));
         Command {
             program: self.program.clone(),
             args,
-            env: self.environment(options, folders, scratch.as_deref(), mark, &inherited),
+            env,
             cwd: folders.work.clone(),
             folders: folders.clone(),
             scratch,
@@ -239,37 +243,6 @@ fn origin_args(origin: Origin) -> Vec<String> {
             format!("--session-id={to}"),
         ],
     }
-}
-
-/// The flags of the options that a process is born with. System prompts, JSON schema
-/// and agents are not among them: they go into `initialize`.
-fn option_args(options: &Options) -> Vec<String> {
-    let mut args = Vec::new();
-    let mut flag = |name: &str, value: Option<String>| {
-        args.extend(value.map(|value| format!("--{name}={value}")));
-    };
-    flag("model", options.model.clone());
-    flag("fallback-model", options.fallback_model.clone());
-    flag("permission-mode", options.permission_mode.clone());
-    flag("max-turns", options.max_turns.map(|turns| turns.to_string()));
-    flag("max-budget-usd", options.max_budget_usd.map(|budget| budget.to_string()));
-    flag("max-thinking-tokens", options.max_thinking_tokens.map(|tokens| tokens.to_string()));
-    flag("effort", options.effort.clone());
-    flag("setting-sources", Some(options.setting_sources.join(",")));
-    flag("mcp-config", options.mcp_servers.as_ref().map(|servers| servers.0.clone()));
-    flag("settings", options.settings.as_ref().map(|settings| settings.0.clone()));
-    for (name, values) in [
-        ("add-dir", &options.add_dirs),
-        ("allowedTools", &options.allowed_tools),
-        ("disallowedTools", &options.disallowed_tools),
-        ("tools", &options.tools),
-        ("betas", &options.betas),
-    ] {
-        for value in values {
-            flag(name, Some(value.clone()));
-        }
-    }
-    args
 }
 
 #[cfg(test)]

@@ -1,9 +1,18 @@
 //! What a conversation can be asked to be, in the words of the official Agent SDKs,
 //! and when the CLI can take each option on. Knows nothing of who may ask for what.
 
-use std::{collections::BTreeMap, fmt};
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
+
+use table::TABLE;
 
 /// A value that shows itself to nobody by accident: it may hold credentials.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +25,8 @@ impl<T> fmt::Debug for Hidden<T> {
     }
 }
 
-/// Options of a conversation. `None` and an empty list mean "not said".
+/// Options of a conversation. `None` and an empty list mean "not said". Each has a row in
+/// [`table`], which says by which name it goes and what can be done with any of them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
@@ -52,7 +62,7 @@ pub struct Options {
     pub mcp_servers: Option<Hidden<String>>,
     /// Subagents by name, as a JSON object.
     pub agents: Option<String>,
-    /// JSON schema of the structured output, as a JSON object; empty takes it away.
+    /// JSON schema of the structured output, as a JSON object.
     pub json_schema: Option<String>,
     /// Settings, as a JSON object.
     pub settings: Option<Hidden<String>>,
@@ -62,7 +72,17 @@ pub struct Options {
     pub env: Hidden<BTreeMap<String, String>>,
     /// Beta headers.
     pub betas: Vec<String>,
+    /// Names of options that go back to their default. Only ever wanted: what a session has
+    /// resets nothing. Of a process it is wanted that it takes nothing of the kind over from
+    /// its conversation.
+    #[serde(skip)]
+    pub reset: BTreeSet<&'static str>,
 }
+
+/// An option's name in the contract.
+pub const MODEL: &str = "model";
+/// An option's name in the contract.
+pub const PERMISSION_MODE: &str = "permission_mode";
 
 /// An option that a running process can take on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,8 +113,8 @@ impl LiveChange {
     /// The option's name in the contract.
     pub fn option(&self) -> &'static str {
         match self {
-            Self::Model(_) => "model",
-            Self::PermissionMode(_) => "permission_mode",
+            Self::Model(_) => MODEL,
+            Self::PermissionMode(_) => PERMISSION_MODE,
             Self::MaxThinkingTokens(_) => "max_thinking_tokens",
             Self::Effort(_) => "effort",
         }
@@ -120,50 +140,34 @@ impl Options {
         named.map(|(name, _)| name.clone()).collect()
     }
 
+    /// Whether this is to go back to its default.
+    pub fn resets(&self, name: &str) -> bool {
+        self.reset.contains(name)
+    }
+
     /// What has to change for `wanted` to hold; what it does not say stays.
     pub fn difference(&self, wanted: &Self) -> Difference {
         let mut difference = Difference::default();
-        let live = &mut difference.live;
-        live.extend(changed(&self.model, &wanted.model).map(LiveChange::Model));
-        live.extend(
-            changed(&self.permission_mode, &wanted.permission_mode).map(LiveChange::PermissionMode),
-        );
-        live.extend(
-            changed(&self.max_thinking_tokens, &wanted.max_thinking_tokens)
-                .map(LiveChange::MaxThinkingTokens),
-        );
-        live.extend(changed(&self.effort, &wanted.effort).map(LiveChange::Effort));
-        let fixed = [
-            ("fallback_model", changed(&self.fallback_model, &wanted.fallback_model).is_some()),
-            ("system_prompt", changed(&self.system_prompt, &wanted.system_prompt).is_some()),
-            (
-                "append_system_prompt",
-                changed(&self.append_system_prompt, &wanted.append_system_prompt).is_some(),
-            ),
-            ("allowed_tools", list_changed(&self.allowed_tools, &wanted.allowed_tools)),
-            ("disallowed_tools", list_changed(&self.disallowed_tools, &wanted.disallowed_tools)),
-            ("tools", list_changed(&self.tools, &wanted.tools)),
-            ("max_turns", changed(&self.max_turns, &wanted.max_turns).is_some()),
-            ("max_budget_usd", changed(&self.max_budget_usd, &wanted.max_budget_usd).is_some()),
-            ("cwd", changed(&self.cwd, &wanted.cwd).is_some()),
-            ("add_dirs", list_changed(&self.add_dirs, &wanted.add_dirs)),
-            ("mcp_servers", changed(&self.mcp_servers, &wanted.mcp_servers).is_some()),
-            ("agents", changed(&self.agents, &wanted.agents).is_some()),
-            ("json_schema", self.schema_changed(wanted)),
-            ("settings", changed(&self.settings, &wanted.settings).is_some()),
-            ("setting_sources", list_changed(&self.setting_sources, &wanted.setting_sources)),
-            ("env", !wanted.env.0.is_empty() && self.env != wanted.env),
-            ("betas", list_changed(&self.betas, &wanted.betas)),
-        ];
-        difference.fixed =
-            fixed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
+        for option in TABLE.iter().filter(|option| option.differs(self, wanted)) {
+            match wanted.live(option.name()) {
+                Some(change) => difference.live.push(change),
+                None => difference.fixed.push(option.name()),
+            }
+        }
         difference
     }
 
-    /// An empty schema is none.
-    fn schema_changed(&self, wanted: &Self) -> bool {
-        let current = self.json_schema.as_deref().unwrap_or_default();
-        wanted.json_schema.as_deref().is_some_and(|wanted| wanted != current)
+    /// How a running process takes on what is wanted of this option. Most it cannot, and
+    /// none can it lose: `set_model` without a model brings one that neither the settings
+    /// nor `ANTHROPIC_MODEL` have a say in, and for the others there is no such request.
+    fn live(&self, name: &str) -> Option<LiveChange> {
+        match name {
+            MODEL => self.model.clone().map(LiveChange::Model),
+            PERMISSION_MODE => self.permission_mode.clone().map(LiveChange::PermissionMode),
+            "max_thinking_tokens" => self.max_thinking_tokens.map(LiveChange::MaxThinkingTokens),
+            "effort" => self.effort.clone().map(LiveChange::Effort),
+            _ => None,
+        }
     }
 
     /// The part of them that only the start of a process can give it.
@@ -186,115 +190,29 @@ impl Options {
         }
     }
 
-    /// These options, with what `wanted` says in place of what was said before.
+    /// These options, with what `wanted` says in place of what was said before, and without
+    /// what it resets.
     pub fn updated(&self, wanted: &Self) -> Self {
-        fn value<T: Clone>(old: &Option<T>, new: &Option<T>) -> Option<T> {
-            new.clone().or_else(|| old.clone())
+        let mut updated = self.clone();
+        for option in TABLE {
+            option.update(&mut updated, wanted);
         }
-        fn list(old: &[String], new: &[String]) -> Vec<String> {
-            if new.is_empty() { old.to_vec() } else { new.to_vec() }
-        }
-        Self {
-            model: value(&self.model, &wanted.model),
-            fallback_model: value(&self.fallback_model, &wanted.fallback_model),
-            system_prompt: value(&self.system_prompt, &wanted.system_prompt),
-            append_system_prompt: value(&self.append_system_prompt, &wanted.append_system_prompt),
-            permission_mode: value(&self.permission_mode, &wanted.permission_mode),
-            allowed_tools: list(&self.allowed_tools, &wanted.allowed_tools),
-            disallowed_tools: list(&self.disallowed_tools, &wanted.disallowed_tools),
-            tools: list(&self.tools, &wanted.tools),
-            max_turns: value(&self.max_turns, &wanted.max_turns),
-            max_budget_usd: value(&self.max_budget_usd, &wanted.max_budget_usd),
-            max_thinking_tokens: value(&self.max_thinking_tokens, &wanted.max_thinking_tokens),
-            effort: value(&self.effort, &wanted.effort),
-            cwd: value(&self.cwd, &wanted.cwd),
-            add_dirs: list(&self.add_dirs, &wanted.add_dirs),
-            mcp_servers: value(&self.mcp_servers, &wanted.mcp_servers),
-            agents: value(&self.agents, &wanted.agents),
-            json_schema: value(&self.json_schema, &wanted.json_schema)
-                .filter(|schema| !schema.is_empty()),
-            settings: value(&self.settings, &wanted.settings),
-            setting_sources: list(&self.setting_sources, &wanted.setting_sources),
-            env: if wanted.env.0.is_empty() { self.env.clone() } else { wanted.env.clone() },
-            betas: list(&self.betas, &wanted.betas),
-        }
-    }
-}
-
-/// The wanted value, if one is wanted and it is another.
-fn changed<T: Clone + PartialEq>(current: &Option<T>, wanted: &Option<T>) -> Option<T> {
-    wanted.clone().filter(|wanted| current.as_ref() != Some(wanted))
-}
-
-fn list_changed(current: &[String], wanted: &[String]) -> bool {
-    !wanted.is_empty() && current != wanted
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn options_that_are_not_said_stay_as_they_are() {
-        let current = Options {
-            model: Some("sonnet".into()),
-            tools: vec!["Bash".into()],
-            ..Options::default()
-        };
-        assert_eq!(current.difference(&Options::default()), Difference::default());
-        assert_eq!(current.updated(&Options::default()), current);
+        updated.reset.clear();
+        updated
     }
 
-    #[test]
-    fn d6_an_empty_schema_takes_the_schema_away() {
-        let schema = |text: &str| Options { json_schema: Some(text.into()), ..Options::default() };
-        let with = schema("{}");
-        assert_eq!(with.difference(&schema("")).fixed, ["json_schema"]);
-        assert_eq!(with.updated(&schema("")), Options::default());
-        assert_eq!(Options::default().difference(&schema("")), Difference::default());
-        assert_eq!(Options::default().updated(&schema("")), Options::default());
-        assert_eq!(with.updated(&Options::default()), with);
+    /// The name that an option goes by in the contract, if there is one.
+    pub fn named(name: &str) -> Option<&'static str> {
+        Self::names().find(|known| *known == name)
     }
 
-    #[test]
-    fn a_running_process_takes_on_model_mode_thinking_and_effort_only() {
-        let wanted = Options {
-            model: Some("opus".into()),
-            permission_mode: Some("plan".into()),
-            max_thinking_tokens: Some(0),
-            effort: Some("low".into()),
-            system_prompt: Some("Be brief.".into()),
-            allowed_tools: vec!["Bash".into()],
-            ..Options::default()
-        };
-        let difference = Options::default().difference(&wanted);
-        let live: Vec<_> = difference.live.iter().map(LiveChange::option).collect();
-        assert_eq!(live, ["model", "permission_mode", "max_thinking_tokens", "effort"]);
-        assert_eq!(difference.fixed, ["system_prompt", "allowed_tools"]);
-        assert_eq!(Options::default().updated(&wanted), wanted);
-        assert_eq!(wanted.difference(&wanted), Difference::default());
+    /// The names of all options that a session keeps.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        TABLE.iter().map(table::Row::name)
     }
 
-    #[test]
-    fn what_is_fixed_at_the_start_of_a_process_differs_by_name_and_never_by_value() {
-        let env = |value: &str| Hidden([("A".to_owned(), value.to_owned())].into());
-        let hidden = |text: &str| Some(Hidden(text.to_owned()));
-        let wanted = Options {
-            cwd: Some("/w".into()),
-            add_dirs: vec!["/d".into()],
-            mcp_servers: hidden("{\"secret\":1}"),
-            agents: Some("{}".into()),
-            settings: hidden("{\"secret\":2}"),
-            env: env("secret"),
-            ..Options::default()
-        };
-        let names = ["cwd", "add_dirs", "mcp_servers", "agents", "settings", "env"];
-        assert_eq!(Options::default().difference(&wanted).fixed, names);
-        assert_eq!(Options::default().updated(&wanted), wanted);
-        assert_eq!(wanted.updated(&Options::default()), wanted);
-        assert_eq!(wanted.difference(&Options::default()), Difference::default());
-        let other = Options { env: env("other"), ..Options::default() };
-        assert_eq!(wanted.difference(&other).fixed, ["env"]);
-        assert!(!format!("{wanted:?}").contains("secret"), "{wanted:?}");
+    /// Whether something is said of the option of this name, other than its reset.
+    pub fn says(&self, name: &str) -> bool {
+        TABLE.iter().any(|option| option.name() == name && option.is_said(self))
     }
 }

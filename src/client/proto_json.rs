@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 
 use super::exit::Failure;
 use crate::proto::DESCRIPTORS;
@@ -13,12 +13,22 @@ use crate::proto::DESCRIPTORS;
 static CONTRACT: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
 
+/// The names of the fields of a message, in the order of their numbers.
+pub fn fields(name: &str) -> Vec<String> {
+    let message = message(name);
+    message.iter().flat_map(|message| message.fields()).map(|f| f.name().to_owned()).collect()
+}
+
+fn message(name: &str) -> Option<MessageDescriptor> {
+    CONTRACT.as_ref()?.get_message_by_name(&format!("sessionpool.v1.{name}"))
+}
+
 /// A message of this name in `sessionpool.v1`, on one line.
 pub fn line(name: &str, message: &impl Message) -> Result<String, Failure> {
     let convert = || {
-        let descriptor = CONTRACT.as_ref()?.get_message_by_name(&format!("sessionpool.v1.{name}"));
-        let message = DynamicMessage::decode(descriptor?, message.encode_to_vec().as_slice());
-        serde_json::to_string(&message.ok()?).ok()
+        let bytes = message.encode_to_vec();
+        let message = DynamicMessage::decode(self::message(name)?, bytes.as_slice()).ok()?;
+        serde_json::to_string(&message).ok()
     };
     let json = convert().ok_or_else(|| Failure::Output(std::io::Error::other("no JSON form")))?;
     Ok(json + "\n")

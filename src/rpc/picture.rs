@@ -135,6 +135,8 @@ fn options(options: &Options) -> proto::SessionOptions {
         // They say where a conversation came from, which is over.
         resume: None,
         fork_session: None,
+        // What is reset is not there.
+        reset: Vec::new(),
     }
 }
 

@@ -201,6 +201,7 @@ impl SessionTask {
         let source = match conversation {
             Conversation::Own(id) if !known || request.new_conversation => {
                 debug!(cli_session_id = %id, "conversation_begins");
+                self.status.acquired.begin_conversation(&self.status.options);
                 return Ok((true, Arc::new(self.nothing_said(id))));
             }
             Conversation::Own(id) | Conversation::Existing(id) => id,

@@ -95,7 +95,7 @@ impl SessionTask {
     /// Without a process every option can change: the next process is born with it.
     async fn update_detached(&mut self) {
         for update in std::mem::take(&mut self.updates) {
-            let difference = self.in_force().difference(&update.options);
+            let difference = self.difference(&update.options);
             let mut changed: Vec<_> = difference.live.iter().map(LiveChange::option).collect();
             changed.extend(difference.fixed);
             self.asked_anew(&update.options);

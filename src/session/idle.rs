@@ -258,7 +258,7 @@ impl SessionTask {
         let elsewhere = request
             .resume
             .is_some_and(|resume| resume.fork || resume.id != self.status.cli_session_id);
-        let mut difference = self.in_force().difference(&request.options);
+        let mut difference = self.difference(&request.options);
         if elsewhere {
             difference.fixed.push("resume");
         }
@@ -338,7 +338,7 @@ impl SessionTask {
     async fn update_idle(&mut self, lease: &mut Lease) -> Result<(), String> {
         let mut updates = std::mem::take(&mut self.updates).into_iter();
         while let Some(update) = updates.next() {
-            let mut difference = self.in_force().difference(&update.options);
+            let mut difference = self.difference(&update.options);
             // A process keeps the budget that it was born with. The next turn gets another.
             let renews = difference.fixed == [BUDGET];
             if renews {

@@ -23,7 +23,7 @@ use crate::{
         acquired::Acquired,
         connection::ControlAnswer,
         frame::{Frame, FrameKind},
-        options::{LiveChange, Options},
+        options::{Difference, LiveChange, Options},
         permissions::{Grants, MOST_BYTES, MOST_FOLDERS, MOST_RULES, Update},
         request::control_response,
     },
@@ -61,9 +61,9 @@ impl Given {
 }
 
 impl SessionTask {
-    /// The options in force, which requests are compared with.
-    pub(super) fn in_force(&self) -> Options {
-        self.status.acquired.in_force(&self.status.options)
+    /// How what is wanted differs from what is in force.
+    pub(super) fn difference(&self, wanted: &Options) -> Difference {
+        self.status.acquired.difference(&self.status.options, wanted)
     }
 
     /// The options with all folders that the process works in. The mode and the model that

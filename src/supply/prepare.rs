@@ -78,11 +78,11 @@ pub(super) async fn prepare(
         Conversation::Own(id) | Conversation::Existing(id) => id,
         Conversation::CopyOf { from, .. } => from,
     };
-    // A session's own transcript is where its processes work, and where the last of
-    // them worked before the caller chose another folder.
+    // A session's own transcript is where its processes work, or where the last of them
+    // worked before the caller chose another folder, or took that choice back.
     let search = match conversation {
-        Conversation::Own(_) if order.options.cwd.is_some() => Search::Move,
-        Conversation::Own(_) => Search::OwnFolder,
+        Conversation::Own(_) if order.begins => Search::OwnFolder,
+        Conversation::Own(_) => Search::Move,
         Conversation::Existing(_) | Conversation::CopyOf { .. } => Search::AllFolders,
     };
     let folders = make_folders(&disk, permit, order, folders).await?;

@@ -1,11 +1,13 @@
 //! Options of a living session: some change on the running process, others need another.
 
-use session_pool::proto::{OptionsMismatchPolicy, QueryRequest, SessionOptions, TurnOrigin};
+use session_pool::proto::{
+    OptionsMismatchPolicy, QueryRequest, SessionOptions, TurnOrigin, turn_event::Kind,
+};
 use tonic::Code;
 
 use crate::{
     bed::{Bed, Version, each_version, init, origin, system_prompt, tools},
-    support::{failure, service::query_with},
+    support::{failure, service::query_with, turn::Turn},
 };
 
 each_version!(
@@ -13,6 +15,8 @@ each_version!(
     an_update_changes_model_and_mode,
     a_restart_takes_tools_away,
     another_system_prompt_needs_another_process,
+    d6_what_is_reset_is_not_in_the_next_process,
+    d6_a_reset_model_is_the_one_that_a_process_begins_with,
 );
 
 fn model_and_mode(model: &str, mode: &str) -> SessionOptions {
@@ -123,5 +127,115 @@ async fn a_restart_takes_tools_away(version: Version) {
     let request = bed.last_request(&second.started().cli_session_id);
     let found = tools(&request);
     assert!(found.contains(&"Bash") && !found.contains(&"Write"), "{found:?}");
+    bed.stop().await;
+}
+
+fn reset(names: &[&str]) -> SessionOptions {
+    SessionOptions {
+        reset: names.iter().map(ToString::to_string).collect(),
+        ..SessionOptions::default()
+    }
+}
+
+async fn d6_what_is_reset_is_not_in_the_next_process(version: Version) {
+    let bed = Bed::start(version).await;
+    let plain = bed.query("plain", "one").await;
+    let options = SessionOptions {
+        system_prompt: Some("You are a fox.".into()),
+        append_system_prompt: Some("You like grapes.".into()),
+        allowed_tools: vec!["Write".into()],
+        tools: vec!["Write".into()],
+        max_turns: Some(1),
+        max_thinking_tokens: Some(4321),
+        effort: Some("low".into()),
+        permission_mode: Some("plan".into()),
+        ..SessionOptions::default()
+    };
+    let first = bed.run(query_with("a", "one", options)).await;
+    assert_eq!(init(&first).permission_mode, "plan");
+    let names = [
+        "system_prompt",
+        "append_system_prompt",
+        "permission_mode",
+        "allowed_tools",
+        "tools",
+        "max_turns",
+        "max_thinking_tokens",
+        "effort",
+    ];
+    let request = |on_mismatch: OptionsMismatchPolicy, prompt: &str| QueryRequest {
+        on_options_mismatch: on_mismatch.into(),
+        ..query_with("a", prompt, reset(&names))
+    };
+    let refused = bed.run(request(OptionsMismatchPolicy::Fail, "two")).await;
+    let metadata = failure(refused.error(), Code::FailedPrecondition, "OPTIONS_MISMATCH");
+    assert_eq!(metadata["options"], names.join(","));
+
+    // Two rounds with the model, and a tool that is there again but has to ask.
+    let prompt = "[[bash pwd]] [[write a.txt x]]";
+    let mut third = bed.open(request(OptionsMismatchPolicy::Restart, prompt)).await;
+    third.until(|kind| matches!(kind, Kind::Prompt(_))).await;
+    bed.service.interrupt("a", true).await;
+    assert_eq!(origin(&third), TurnOrigin::Resumed);
+    assert_eq!(third.started().cli_session_id, first.started().cli_session_id);
+    assert_eq!(init(&third).permission_mode, "default");
+    let (found, wanted) = (
+        bed.last_request(&third.started().cli_session_id),
+        bed.last_request(&plain.started().cli_session_id),
+    );
+    let system = system_prompt(&found);
+    assert!(!system.contains("fox") && !system.contains("grapes"), "{system}");
+    assert_eq!(tools(&found), tools(&wanted));
+    assert_eq!(found.body["output_config"], wanted.body["output_config"]);
+    assert_eq!(found.body["thinking"], wanted.body["thinking"]);
+    let options = bed.service.session("a").await.expect("there").options.expect("options");
+    let left = SessionOptions {
+        permission_mode: Some("default".into()),
+        model: options.model.clone(),
+        ..SessionOptions::default()
+    };
+    assert_eq!(options, left, "only what the CLI says of itself");
+    bed.stop().await;
+}
+
+/// A conversation that is taken up brings its model along, where nothing else says one.
+async fn d6_a_reset_model_is_the_one_that_a_process_begins_with(version: Version) {
+    let bed = Bed::with(version, |config| {
+        config.policy.settings = true;
+        config.policy.env = vec!["ANTHROPIC_MODEL".into()];
+    })
+    .await;
+    let settings = SessionOptions {
+        settings: Some(r#"{"model":"claude-haiku-4-5"}"#.into()),
+        ..SessionOptions::default()
+    };
+    let env = SessionOptions {
+        env: [("ANTHROPIC_MODEL".to_owned(), "claude-haiku-4-5".to_owned())].into(),
+        ..SessionOptions::default()
+    };
+    for (name, others) in
+        [("plain", SessionOptions::default()), ("settings", settings), ("env", env)]
+    {
+        let model_of =
+            |turn: &Turn| bed.last_request(&turn.started().cli_session_id).body["model"].clone();
+        let fresh = bed.run(query_with(&format!("{name}-fresh"), "one", others.clone())).await;
+        let chosen = SessionOptions { model: Some("claude-sonnet-4-5".into()), ..others };
+        let first = bed.run(query_with(name, "one", chosen)).await;
+        assert_ne!(model_of(&first), model_of(&fresh), "{name}");
+        let refused = bed.update(name, reset(&["model"])).await.expect_err("it has a process");
+        failure(&refused, Code::FailedPrecondition, "OPTIONS_MISMATCH");
+
+        bed.kill_after(&first).await;
+        let updated = bed.update(name, reset(&["model"])).await.expect("updated");
+        assert_eq!(updated.changed_options, ["model"]);
+        assert_eq!(updated.session.expect("there").options.expect("options").model, None);
+        let second = bed.query(name, "two").await;
+        assert_eq!(second.started().cli_session_id, first.started().cli_session_id);
+        assert_eq!(model_of(&second), model_of(&fresh), "{name}");
+        assert_eq!(init(&second).model, init(&fresh).model, "{name}");
+        // What it chose by itself is no option: there is nothing more to take away.
+        let again = bed.run(query_with(name, "three", reset(&["model"]))).await;
+        assert_eq!(again.started().client_id, second.started().client_id, "{name}");
+    }
     bed.stop().await;
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
+use session_pool::cli::options::Options;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, Command},
@@ -245,6 +246,26 @@ async fn f2_sessions_are_shown_and_changed() {
     assert_eq!(json["session"]["options"]["model"], "opus");
     let missing = run(&service, &["show", "nobody"], "").await;
     assert_eq!(missing.status.code(), Some(3));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn d6_options_are_reset_by_the_names_that_the_contract_has() {
+    let service = Service::start(|_| {}).await;
+    service.query("s", "hello").await.result();
+    let words = ["update", "s", "--reset", "max_turns", "--reset=max_budget_usd"];
+    let nothing = run(&service, &words, "").await;
+    assert_eq!(text(&nothing.stdout), "s: nothing to change\n", "{}", text(&nothing.stderr));
+    let words = ["query", "--max-budget-usd=9", "--session=t", "hello"];
+    assert_eq!(run(&service, &words, "").await.status.code(), Some(0));
+    let changed = run(&service, &["update", "t", "--reset", "max_budget_usd"], "").await;
+    assert_eq!(text(&changed.stdout), "t: changed max_budget_usd\n", "{}", text(&changed.stderr));
+
+    let unknown = run(&service, &["update", "s", "--reset", "resume"], "").await;
+    assert_eq!(unknown.status.code(), Some(2));
+    let said = text(&unknown.stderr);
+    let names: Vec<_> = Options::names().collect();
+    assert!(said.contains(&names.join(", ")), "{names:?} are not in {said}");
     service.stop().await;
 }
 

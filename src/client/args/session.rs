@@ -1,8 +1,20 @@
 //! What a session is to be: one argument for each of the contract's `SessionOptions`.
 
-use clap::Args;
+use std::sync::LazyLock;
 
-use crate::proto::SessionOptions;
+use clap::{Args, builder::PossibleValuesParser};
+
+use crate::{client::proto_json, proto::SessionOptions};
+
+/// The options that are no part of a session, which has nothing to reset of them.
+const NOT_KEPT: [&str; 4] = ["include_partial_messages", "resume", "fork_session", "reset"];
+
+/// The names of all others, as the contract has them.
+static KEPT: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let mut names = proto_json::fields("SessionOptions");
+    names.retain(|name| !NOT_KEPT.contains(&name.as_str()));
+    names
+});
 
 /// Options of a session, as far as the service's policy allows them.
 #[derive(Debug, Clone, Default, Args)]
@@ -78,6 +90,9 @@ pub struct OptionArgs {
     /// Start a copy of the conversation to resume.
     #[arg(long, requires = "resume")]
     pub fork_session: bool,
+    /// An option that goes back to its default, by its name in the contract.
+    #[arg(long, value_name = "NAME", value_parser = kept())]
+    pub reset: Vec<String>,
 }
 
 impl OptionArgs {
@@ -108,8 +123,13 @@ impl OptionArgs {
             betas: self.beta,
             resume: self.resume,
             fork_session: self.fork_session.then_some(true),
+            reset: self.reset,
         }
     }
+}
+
+fn kept() -> PossibleValuesParser {
+    PossibleValuesParser::new(KEPT.iter().map(String::as_str))
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

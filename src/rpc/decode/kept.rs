@@ -36,6 +36,8 @@ fn said(options: Options) -> proto::SessionOptions {
         setting_sources,
         env,
         betas,
+        // Nobody keeps it.
+        reset: _,
     } = options;
     proto::SessionOptions {
         model,
@@ -62,6 +64,7 @@ fn said(options: Options) -> proto::SessionOptions {
         betas,
         resume: None,
         fork_session: None,
+        reset: Vec::new(),
     }
 }
 

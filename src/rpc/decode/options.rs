@@ -1,5 +1,7 @@
 //! Options of a session: their bounds, and what the policy says to them.
 
+use std::collections::BTreeSet;
+
 use super::{
     Policy,
     check::{Check, MAX_TEXT, shown},
@@ -53,6 +55,7 @@ pub(super) fn options_of(
         betas,
         resume,
         fork_session,
+        reset,
     } = options;
     let field = |name: &str| format!("{at}.{name}");
     check.optional_word(&field("model"), model.as_ref());
@@ -87,7 +90,7 @@ pub(super) fn options_of(
     check_numbers(check, at, max_turns, max_budget_usd, max_thinking_tokens);
     check_schema(check, &field("json_schema"), json_schema.as_deref().unwrap_or_default());
     let resume = resume_of(check, at, resume, fork_session);
-    let options = Options {
+    let mut options = Options {
         model,
         fallback_model,
         system_prompt,
@@ -109,8 +112,47 @@ pub(super) fn options_of(
         setting_sources,
         env,
         betas,
+        reset: BTreeSet::new(),
     };
+    options.reset = reset_of(check, &field("reset"), &reset, &options);
+    if options.json_schema.as_deref() == Some("") {
+        options.json_schema = None;
+        options.reset.insert("json_schema");
+    }
     (options, resume)
+}
+
+/// The names of options that go back to their default: each once, and none that the request
+/// sets.
+fn reset_of(
+    check: &mut Check,
+    field: &str,
+    names: &[String],
+    set: &Options,
+) -> BTreeSet<&'static str> {
+    let known: Vec<_> = Options::names().collect();
+    if names.len() > known.len() {
+        let most = known.len();
+        check.bad(field, format!("must have at most {most} entries, has {}", names.len()));
+    }
+    let mut reset = BTreeSet::new();
+    for (index, name) in names.iter().enumerate().take(known.len()) {
+        let field = format!("{field}[{index}]");
+        let Some(name) = Options::named(name) else {
+            check.one_of(&field, name, &known);
+            continue;
+        };
+        let kind = if set.says(name) {
+            "that the request does not set"
+        } else if !reset.insert(name) {
+            "that is not named before"
+        } else {
+            continue;
+        };
+        let known = known.join(", ");
+        check.bad(&field, format!("must be one of {known} {kind}, is {}", shown(name)));
+    }
+    reset
 }
 
 /// An empty text takes the schema away.
@@ -177,4 +219,35 @@ fn resume_of(
         check.bad(&format!("{at}.resume"), format!("must be a UUID, is {}", shown(&text)));
     }
     id.map(|id| ResumeFrom { id, fork })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(options: proto::SessionOptions) -> Result<Options, (String, String)> {
+        let mut check = Check::default();
+        let (options, _) = options_of(&mut check, options, &Policy::default(), "options");
+        check.refused().map_or(Ok(options), Err)
+    }
+
+    #[test]
+    fn d6_an_empty_schema_takes_the_schema_away() {
+        let schema = |text: &str| {
+            let json_schema = Some(text.to_owned());
+            decoded(proto::SessionOptions { json_schema, ..proto::SessionOptions::default() })
+        };
+        let (with, without) =
+            (schema(r#"{"type":"object"}"#).expect("taken"), schema("").expect("taken"));
+        assert_eq!(with.difference(&without).fixed, ["json_schema"]);
+        assert_eq!(with.updated(&without), Options::default());
+        assert_eq!(without.updated(&with), with);
+    }
+
+    #[test]
+    fn d6_the_contract_knows_what_can_be_reset() {
+        let names: Vec<_> = Options::names().map(str::to_owned).collect();
+        let all = proto::SessionOptions { reset: names, ..proto::SessionOptions::default() };
+        assert_eq!(decoded(all).expect("taken").reset, Options::names().collect());
+    }
 }

@@ -2,11 +2,15 @@
 
 use bytes::Bytes;
 
-use super::{Session, settings};
+use super::{Session, SessionTask, settings};
 use crate::cli::{
     frame::Frame,
     options::{LiveChange, Options},
 };
+
+fn in_force(task: &SessionTask) -> Options {
+    task.status.acquired.in_force(&task.status.options)
+}
 
 fn frame(line: &str) -> Frame {
     Frame::parse(Bytes::copy_from_slice(line.as_bytes())).expect("a frame")
@@ -21,7 +25,7 @@ async fn e3_what_the_cli_said_before_a_change_does_not_undo_it() {
     let status = r#"{"type":"system","subtype":"status","permissionMode":"default"}"#;
     let mut aside = [frame(init), frame(status)];
     task.hear_states(&mut aside);
-    assert_eq!(task.in_force().permission_mode.as_deref(), Some("default"));
+    assert_eq!(in_force(&task).permission_mode.as_deref(), Some("default"));
     task.hear_answer(
         &LiveChange::PermissionMode("acceptEdits".into()),
         r#"{"mode":"acceptEdits"}"#,
@@ -34,11 +38,11 @@ async fn e3_what_the_cli_said_before_a_change_does_not_undo_it() {
         permission_mode: Some("acceptEdits".into()),
         ..Options::default()
     };
-    assert_eq!(task.in_force(), wanted);
+    assert_eq!(in_force(&task), wanted);
     assert_eq!(task.status.options.model, None, "nobody asked for it");
     // A mode that the CLI chose in the place of the one that was asked for is in force.
     task.hear_answer(&LiveChange::PermissionMode("plan".into()), r#"{"mode":"default"}"#);
-    assert_eq!(task.in_force().permission_mode.as_deref(), Some("default"));
+    assert_eq!(in_force(&task).permission_mode.as_deref(), Some("default"));
     task.hear_answer(&LiveChange::PermissionMode("plan".into()), "null");
-    assert_eq!(task.in_force().permission_mode.as_deref(), Some("plan"));
+    assert_eq!(in_force(&task).permission_mode.as_deref(), Some("plan"));
 }

@@ -6,6 +6,7 @@ mod listing;
 mod options;
 mod owners;
 mod reflection;
+mod reset;
 mod retries;
 mod startup;
 mod store;

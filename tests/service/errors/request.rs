@@ -4,6 +4,7 @@ use session_pool::proto::{
     self, InputBlock, InputMedia, QueryRequest, SessionOptions, input_block::Block,
 };
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
 use crate::support::{
@@ -202,5 +203,40 @@ async fn the_other_rpcs_check_their_fields_too() {
     let request = proto::UpdateSessionRequest { session_id: bad, options: Some(options) };
     let wanted = ["session_id", "options.effort", "options.resume"];
     invalid(&client.update_session(request).await.expect_err("refused"), &wanted);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn d6_only_options_that_are_not_set_can_be_reset_each_once() {
+    let service = Service::start(|_| {}).await;
+    let reset = |names: &[&str]| SessionOptions {
+        reset: names.iter().map(ToString::to_string).collect(),
+        max_turns: Some(3),
+        json_schema: Some(String::new()),
+        ..SessionOptions::default()
+    };
+    let names = ["effort", "fork_session", "Model", "", "effort", "max_turns", "json_schema"];
+    let status = refused(&service, query_with("a", "hello", reset(&names))).await;
+    let wanted = ["[1]", "[2]", "[3]", "[4]", "[5]", "[6]"].map(|at| format!("options.reset{at}"));
+    invalid(&status, &wanted.each_ref().map(String::as_str));
+    let details = status.get_error_details();
+    let told = &details.bad_request().expect("violations").field_violations;
+    for (at, words) in [
+        (0, r#"must be one of model, fallback_model, system_prompt, "#),
+        (0, r#"is "fork_session""#),
+        (3, r#"that is not named before, is "effort""#),
+        (4, r#"that the request does not set, is "max_turns""#),
+    ] {
+        assert!(told[at].description.contains(words), "{words} is not in {:?}", told[at]);
+    }
+    let many = vec!["model"; 22];
+    let update = proto::UpdateSessionRequest {
+        session_id: "a".into(),
+        options: Some(SessionOptions { max_turns: None, ..reset(&many) }),
+    };
+    let status = service.client.clone().update_session(update).await.expect_err("refused");
+    let bound = "must have at most 21 entries, has 22";
+    assert_eq!(fields(&status)[0], "options.reset");
+    assert!(status.message().contains(bound), "{}", status.message());
     service.stop().await;
 }

@@ -1,0 +1,110 @@
+//! The options that a process is born with, as flags.
+//!
+//! A process that takes up a conversation begins with the model that it had (2.1.197 and
+//! 2.1.332), and in plan mode where it was in that (2.1.332), if no flag says another.
+//! Where they were reset a flag says what a process without options begins with.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::Origin;
+use crate::cli::options::{MODEL, Options, PERMISSION_MODE};
+
+/// The flags of the options that a process is born with. System prompts, JSON schema
+/// and agents are not among them: they go into `initialize`.
+pub(super) fn option_args(
+    origin: Origin,
+    options: &Options,
+    env: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let begins = matches!(origin, Origin::New(_));
+    let own_model = || own_model(options, env).filter(|_| !begins);
+    let own_mode = || own_mode(options).filter(|_| !begins);
+    let mut args = Vec::new();
+    let mut flag = |name: &str, value: Option<String>| {
+        args.extend(value.map(|value| format!("--{name}={value}")));
+    };
+    flag("model", options.model.clone().or_else(own_model));
+    flag("fallback-model", options.fallback_model.clone());
+    flag("permission-mode", options.permission_mode.clone().or_else(own_mode));
+    flag("max-turns", options.max_turns.map(|turns| turns.to_string()));
+    flag("max-budget-usd", options.max_budget_usd.map(|budget| budget.to_string()));
+    flag("max-thinking-tokens", options.max_thinking_tokens.map(|tokens| tokens.to_string()));
+    flag("effort", options.effort.clone());
+    flag("setting-sources", Some(options.setting_sources.join(",")));
+    flag("mcp-config", options.mcp_servers.as_ref().map(|servers| servers.0.clone()));
+    flag("settings", options.settings.as_ref().map(|settings| settings.0.clone()));
+    for (name, values) in [
+        ("add-dir", &options.add_dirs),
+        ("allowedTools", &options.allowed_tools),
+        ("disallowedTools", &options.disallowed_tools),
+        ("tools", &options.tools),
+        ("betas", &options.betas),
+    ] {
+        for value in values {
+            flag(name, Some(value.clone()));
+        }
+    }
+    args
+}
+
+/// The model of a process that was asked for none, where the conversation must not say it.
+fn own_model(options: &Options, env: &BTreeMap<String, String>) -> Option<String> {
+    // The variable goes before what the conversation had; settings do not.
+    let said = env.get("ANTHROPIC_MODEL").is_some_and(|model| !model.is_empty());
+    // The CLI does not start with a model that is its own fallback.
+    let setting =
+        || setting(options, "/model").filter(|m| Some(m) != options.fallback_model.as_ref());
+    let own = || setting().unwrap_or_else(|| "default".to_owned());
+    (options.resets(MODEL) && !said).then(own)
+}
+
+/// The same for the permission mode. One of the settings is the CLI's to judge.
+fn own_mode(options: &Options) -> Option<String> {
+    let said = setting(options, "/permissions/defaultMode").is_some();
+    (options.resets(PERMISSION_MODE) && !said).then(|| "default".to_owned())
+}
+
+/// A text in the settings that the options hold, if it can be a flag's value.
+fn setting(options: &Options, pointer: &str) -> Option<String> {
+    let settings: Value = serde_json::from_str(&options.settings.as_ref()?.0).ok()?;
+    let text = settings.pointer(pointer).and_then(Value::as_str)?;
+    (!text.chars().any(char::is_control)).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::options::Hidden, ids::CliSessionId};
+
+    #[test]
+    fn d6_a_reset_model_or_mode_is_not_left_to_the_conversation() {
+        let flags = |settings: Option<&str>, model: Option<&str>, variable: &str| {
+            let options = Options {
+                model: model.map(str::to_owned),
+                settings: settings.map(|text| Hidden(text.to_owned())),
+                reset: [MODEL, PERMISSION_MODE].into(),
+                ..Options::default()
+            };
+            let env = [("ANTHROPIC_MODEL".to_owned(), variable.to_owned())].into();
+            let begins = option_args(Origin::New(CliSessionId::fresh()), &options, &env);
+            assert!(!begins.contains(&"--model=default".to_owned()), "{begins:?}");
+            let origin = Origin::Resume(CliSessionId::fresh());
+            let mut args = option_args(origin, &options, &env);
+            args.retain(|arg| arg.starts_with("--model=") || arg.starts_with("--permission-mode="));
+            args
+        };
+        let mode = "--permission-mode=default";
+        assert_eq!(flags(None, None, ""), ["--model=default", mode]);
+        assert_eq!(flags(None, Some("m"), ""), ["--model=m", mode]);
+        assert_eq!(flags(None, None, "m"), [mode]);
+        assert_eq!(flags(Some(r#"{"model":"m"}"#), None, ""), ["--model=m", mode]);
+        assert_eq!(flags(Some(r#"{"model":"\u0000"}"#), None, ""), ["--model=default", mode]);
+        let settings = r#"{"permissions":{"defaultMode":"plan"}}"#;
+        assert_eq!(flags(Some(settings), None, ""), ["--model=default"]);
+        let origin = Origin::Resume(CliSessionId::fresh());
+        let nothing = option_args(origin, &Options::default(), &BTreeMap::new());
+        assert_eq!(nothing, ["--setting-sources="]);
+    }
+}
