@@ -10,29 +10,24 @@
 //! ```
 //!
 //! Arrows point one way. [`proto`] holds the generated types, which only [`rpc`] and
-//! [`client`] name. [`failure`], [`counters`], [`budget`], [`ids`], [`policy`], [`confined`],
-//! [`descriptors`], [`log_limit`] and [`tasks`] know nothing
-//! of the rest. The way of a Query: `rpc` decodes it, `pool` finds or makes the session, the
-//! session's task makes sure of a process and writes the prompt, frames come back into
-//! the turn's log, every listener reads the log at its own pace, `rpc` encodes.
+//! [`client`] name. [`access`] says who a caller is, [`policy`] what callers may ask for, and
+//! [`os`] is what is asked of the operating system; they know nothing of sessions. `tests/architecture.rs`
+//! holds what each module may name. The way of a Query: `rpc` decodes it, `pool` finds or
+//! makes the session, the session's task makes sure of a process and writes the prompt, frames come
+//! back into the turn's log, every listener reads the log at its own pace, `rpc` encodes.
 
-pub mod auth;
+pub mod access;
 pub mod budget;
 pub mod cli;
 pub mod client;
 pub mod config;
-pub mod confined;
 pub mod counters;
-pub mod credentials;
-pub mod descriptors;
 pub mod failure;
 pub mod health;
 pub mod ids;
-pub mod keeper;
-pub mod log_limit;
+pub mod os;
 pub mod policy;
 pub mod pool;
-pub mod procfs;
 pub mod proto;
 pub mod rpc;
 pub mod server;
@@ -42,6 +37,5 @@ pub mod supply;
 pub mod tasks;
 pub mod telemetry;
 pub mod tenant;
-pub mod tls;
 pub mod transport;
 pub mod turn;

@@ -10,7 +10,8 @@ use std::{
 
 use clap::Parser as _;
 use session_pool::{
-    auth::tokens,
+    access::credentials::Credentials,
+    access::tokens,
     client::{
         self,
         args::{Arguments, Command, ConfigAction, ConfigArgs, TokenArgs},
@@ -18,8 +19,7 @@ use session_pool::{
         exit::Exit,
     },
     config::{self, Config, ConfigError},
-    credentials::Credentials,
-    descriptors, keeper,
+    os::{descriptors, keeper},
     server::{self, EarlyStop, Enclosure},
     telemetry,
 };

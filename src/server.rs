@@ -37,10 +37,9 @@ pub use early::EarlyStop;
 pub use enclosure::Enclosure;
 
 use crate::{
+    access::credentials::Credentials,
     config::Config,
-    credentials::Credentials,
     health::{Health, part},
-    log_limit,
     policy::Policy,
     pool::{Parts, SessionPool},
     proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
@@ -53,6 +52,7 @@ use crate::{
     store::{Failing, StoreStatus},
     supply::ProcessSupply,
     tasks::Tasks,
+    telemetry::log_limit,
     tenant::Tenants,
     transport::Listener,
     turn::storage::Storage,

@@ -1,10 +1,12 @@
-//! Logs: where they go and what they look like. Knows its part of the configuration.
+//! Logs: where they go and what they look like, and how often a refusal is worth a line
+//! ([`log_limit`]). Knows its part of the configuration.
 //!
 //! Every line is an event with a name, at a level by who has to act on it; all of them
 //! are in `docs/log-events.md`. Prompts and answers are logged nowhere, at no level; what
 //! callers choose (ids) and what the CLI says of its own failures (stderr) may be.
 
 mod json;
+pub mod log_limit;
 
 use anyhow::Context as _;
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};

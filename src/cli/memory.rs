@@ -13,7 +13,7 @@ use std::{
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::procfs::Look;
+use crate::os::procfs::Look;
 
 /// How often the trees are measured. Nothing tells of memory that grows: the kernel's own
 /// ways to bound it are not to be had everywhere.

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{confined::Folder, ids::ClientId};
+use crate::{ids::ClientId, os::confined::Folder};
 
 /// The directory of all of them, below the state folder.
 const ALL: &str = "tmp";

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{launch::Command, program, sandbox::Sandbox, scratch};
-use crate::{descriptors::restore_in, keeper::bind_to_parent};
+use crate::os::{descriptors::restore_in, keeper::bind_to_parent};
 
 /// Starts that may wait for the thread, which needs about a millisecond for each.
 const WAITING_STARTS: usize = 64;

@@ -9,7 +9,7 @@ use std::{collections::HashSet, fs, thread, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::procfs::has_ended;
+use crate::os::procfs::has_ended;
 
 /// Rounds of looking and killing; a process that forks while it is killed may need
 /// more than one, and a busy machine takes its time to end one.

@@ -6,7 +6,7 @@
 //! past 200 characters a hash follows, which this module does not compute.
 //!
 //! Agents write to the same folders, by their shells: all that is done there is
-//! [`confined`](crate::confined) to them.
+//! [`confined`](crate::os::confined) to them.
 
 mod restore;
 
@@ -21,8 +21,8 @@ use serde::Deserialize;
 
 use super::snapshots::Snapshots;
 use crate::{
-    confined::{Folder, Lines},
     ids::CliSessionId,
+    os::confined::{Folder, Lines},
 };
 pub use restore::Restoration;
 

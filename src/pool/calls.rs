@@ -9,11 +9,11 @@ use crate::{
     cli::options::Options,
     failure::{Cause, Failure},
     ids::{SessionId, SessionKey, TenantId, TurnId},
-    log_limit::NOT_FOUND,
     session::{
         CloseReason, CloseReport, Decision, InterruptReport, Refusal, SessionHandle, UpdateReport,
         forgotten_too_late, longest_forgetting, status::Status, store_failed,
     },
+    telemetry::log_limit::NOT_FOUND,
     turn::listener::{Listener, Partials},
 };
 

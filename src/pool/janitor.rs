@@ -9,11 +9,11 @@ use tracing::{debug, info, warn};
 use super::{Scope, SessionPool, registry::Entry};
 use crate::{
     ids::SessionKey,
-    log_limit::NOT_KEPT,
     session::{
         CloseReason,
         status::{Condition, Status},
     },
+    telemetry::log_limit::NOT_KEPT,
 };
 
 /// Conversations that are forgotten in one round; the rest waits for the next.

@@ -21,7 +21,6 @@ use crate::{
     budget::{Exceeded, Reservation},
     failure::{Cause, Failure},
     ids::{SessionId, SessionKey, TenantId},
-    log_limit::{AT_CAPACITY, DISABLED},
     session::{
         Refusal, SessionHandle, SessionTask, Settings, Surroundings, TurnRequest,
         status::{Condition, Status},
@@ -29,6 +28,7 @@ use crate::{
     store::{Store, StoreStatus},
     supply::Supply,
     tasks::Tasks,
+    telemetry::log_limit::{AT_CAPACITY, DISABLED},
     tenant::{Share, Tenant, Tenants},
     turn::{
         listener::Listener,

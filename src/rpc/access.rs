@@ -4,7 +4,7 @@ use tonic::{Request, Status};
 
 use super::status::{Rejection, Violation, of_rejection, unauthenticated};
 use crate::{
-    auth::{Identity, Refusal},
+    access::{Identity, Refusal},
     pool::Scope,
 };
 

@@ -35,8 +35,8 @@ use super::{
     },
 };
 use crate::{
-    auth::Refusal,
-    log_limit::{HEALTH_CALL_REVOKED, NOT_GRPC},
+    access::Refusal,
+    telemetry::log_limit::{HEALTH_CALL_REVOKED, NOT_GRPC},
     transport::{
         Peer, UnauthenticatedCall,
         slots::{Slot, Slots},

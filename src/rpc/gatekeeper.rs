@@ -14,7 +14,7 @@ use tower_service::Service;
 use tracing::info;
 
 use super::status::unauthenticated;
-use crate::{auth::gate::Gate, log_limit::UNAUTHENTICATED, transport::Peer};
+use crate::{access::gate::Gate, telemetry::log_limit::UNAUTHENTICATED, transport::Peer};
 
 /// What calls to health checks begin with.
 pub(super) const HEALTH: &str = "/grpc.health.v1.Health/";

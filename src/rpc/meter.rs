@@ -18,7 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::status::of_failure;
-use crate::{auth::Identity, budget::Reservation, ids::TenantId, pool::SessionPool};
+use crate::{access::Identity, budget::Reservation, ids::TenantId, pool::SessionPool};
 
 /// A message begins with a flag and its length.
 const PREFIX: usize = 5;

@@ -17,7 +17,7 @@ use super::{
     stream::EventStream,
 };
 use crate::{
-    auth::Identity,
+    access::Identity,
     ids::{SessionId, SessionKey},
     pool::{PoolStats, Scope, SessionPool},
     proto::{self, session_pool_service_server::SessionPoolService},

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use tonic_types::FieldViolation;
 
 use crate::{
-    auth::Refusal,
+    access::Refusal,
     cli::process::Exit,
     failure::{Cause, Failure},
 };

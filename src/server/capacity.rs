@@ -5,7 +5,7 @@ use tracing::{info, warn};
 use super::settings::HEALTH_CONNECTIONS;
 use crate::{
     config::Config,
-    descriptors::{connections_carried, limit, processes_carried},
+    os::descriptors::{connections_carried, limit, processes_carried},
 };
 
 /// How many connections are taken, and what is left for sessions. A session without a

@@ -6,7 +6,7 @@ use std::path::Path;
 use tracing::warn;
 
 use super::Enclosure;
-use crate::{auth::gate::Gate, cli::sandbox::Sandbox, config::Config};
+use crate::{access::gate::Gate, cli::sandbox::Sandbox, config::Config};
 
 /// Logs one line for each.
 pub fn give(config: &Config, enclosure: &Enclosure, gate: &Gate) {

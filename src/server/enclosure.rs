@@ -15,7 +15,7 @@ use super::{early::EarlyStop, state::make_state_folder};
 use crate::{
     cli::sandbox::{self, Sandbox, Scene, Tried, Unfit, View},
     config::{Config, SandboxMode, StoreKind},
-    keeper::{self, Ending, Strays},
+    os::keeper::{self, Ending, Strays},
 };
 
 /// The program's own file, also after it was replaced by a newer one.

@@ -131,7 +131,7 @@ async fn version(program: &Path) -> anyhow::Result<String> {
         .envs(std::env::var("PATH").map(|path| ("PATH", path)))
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    crate::descriptors::restore_in(command.as_std_mut());
+    crate::os::descriptors::restore_in(command.as_std_mut());
     let output = timeout(VERSION_LIMIT, command.output()).await??;
     anyhow::ensure!(output.status.success(), "--version ended with {}", output.status);
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -20,8 +20,8 @@ use super::{
     task::SessionTask,
 };
 use crate::{
-    failure::Cause, ids::TurnId, log_limit::NOT_KEPT, store::StoreError, tasks::spawn_owned,
-    turn::log::TurnLog,
+    failure::Cause, ids::TurnId, store::StoreError, tasks::spawn_owned,
+    telemetry::log_limit::NOT_KEPT, turn::log::TurnLog,
 };
 
 /// How long the answer to an interrupt waits for a commit, so that who has it finds the turn

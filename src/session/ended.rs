@@ -12,7 +12,7 @@ use crate::{
     counters::Spent,
     failure::{Cause, Failure},
     ids::ClientId,
-    log_limit::NOT_KEPT,
+    telemetry::log_limit::NOT_KEPT,
     turn::{event::Class, log::TurnLog},
 };
 

@@ -10,8 +10,8 @@ use std::{
 
 use crate::{
     cli::launch::Folders,
-    confined::Folder,
     ids::{SessionId, SessionKey, TenantId},
+    os::confined::Folder,
 };
 
 /// Session ids up to this length name their folder as they are; longer ones would

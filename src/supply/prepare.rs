@@ -16,9 +16,9 @@ use crate::{
         launch::{Folders, Origin},
         transcript::{self, Entries, Restoration, Search},
     },
-    confined::Folder,
     failure::Cause,
     ids::CliSessionId,
+    os::confined::Folder,
 };
 
 /// Does what waits for a disk, away from the runtime's own threads.

@@ -36,9 +36,9 @@ use crate::{
         request::Initialize,
         sandbox, transcript,
     },
-    confined::Folder,
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionKey, TenantId},
+    os::confined::Folder,
     tasks::Tasks,
 };
 

@@ -14,7 +14,7 @@ use tower_service::Service;
 use tracing::{debug, debug_span, info, warn};
 
 use super::{connection::Connections, reserve::Reserve, slots::Slots};
-use crate::log_limit::{CONNECTION_REFUSED, CONNECTION_REVOKED, NOT_ACCEPTED};
+use crate::telemetry::log_limit::{CONNECTION_REFUSED, CONNECTION_REVOKED, NOT_ACCEPTED};
 
 /// The pause after a failure: time for a connection that was revoked to be closed.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use session_pool::{
-    auth::tokens::fresh,
+    access::tokens::fresh,
     config::Config,
     ids::TenantId,
     proto::{GetStatsRequest, session_pool_service_client::SessionPoolServiceClient},

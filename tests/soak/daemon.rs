@@ -8,7 +8,7 @@ use std::{
 };
 
 use session_pool::{
-    procfs::Look,
+    os::procfs::Look,
     proto::{
         CloseSessionRequest, GetStatsRequest, GetStatsResponse, ListSessionsRequest,
         session_pool_service_client::SessionPoolServiceClient as Client,

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::Signal;
 use session_pool::{
-    procfs::entry_of,
+    os::procfs::entry_of,
     proto::{self, QueryRequest},
 };
 use tempfile::TempDir;

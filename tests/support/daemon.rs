@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use session_pool::{
-    procfs::pid,
+    os::procfs::pid,
     proto::{QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client},
 };
 use tempfile::TempDir;

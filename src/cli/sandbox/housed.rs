@@ -11,8 +11,8 @@ use tokio::{
 use super::Sandbox;
 use crate::{
     cli::process::Exit,
-    keeper,
-    procfs::{self, Look},
+    os::keeper,
+    os::procfs::{self, Look},
 };
 
 /// How long the kernel may take to end a namespace: 6 to 80 ms were seen.

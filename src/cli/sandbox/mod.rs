@@ -32,7 +32,7 @@ pub use scene::{Scene, View};
 pub use trial::{Tried, Unfit, bubblewrap, process_tree, sweep_trials};
 
 use super::launch::{Command, Folders};
-use crate::keeper;
+use crate::os::keeper;
 
 /// File descriptors that the command which encloses a CLI works with.
 #[derive(Debug, Default)]

@@ -11,8 +11,8 @@ use tracing::warn;
 
 use super::{Entry, path};
 use crate::{
-    confined::{Draft, Folder},
     ids::CliSessionId,
+    os::confined::{Draft, Folder},
 };
 
 /// The files of a conversation while they are written. What is there now stays until

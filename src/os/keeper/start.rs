@@ -70,7 +70,7 @@ pub(super) fn spawn(command: &mut Command) -> io::Result<Pid> {
     bind_to_parent(command, Signal::KILL);
     // Waited for with everything else that falls to the keeper.
     let id = command.spawn()?.id();
-    crate::procfs::pid(id).ok_or_else(|| io::Error::other("a process without an id"))
+    crate::os::procfs::pid(id).ok_or_else(|| io::Error::other("a process without an id"))
 }
 
 /// Runs the hidden subcommand. `arguments` are those after its name.

@@ -32,7 +32,7 @@ use signal_hook::{
 pub use ending::Ending;
 pub use start::{ANNOUNCE, SUBCOMMAND, bind_to_parent, kept_as, mark_as_kept, run_subcommand};
 
-use crate::procfs::{self, Look};
+use crate::os::procfs::{self, Look};
 
 /// The signal that has a keeper kill everything at once. It is also what a session's
 /// keeper gets from the kernel when the service dies.

@@ -5,10 +5,14 @@
 //! - [`certificate`] reads tenant and roles from a client certificate.
 //! - [`gate`] decides; it can be given another set of tokens while it is in use.
 //! - [`files`] says when files have changed.
+//! - [`credentials`] reads all of them at the start, and again when they change; [`tls`] is
+//!   the certificate by which the service itself is known.
 
 pub mod certificate;
+pub mod credentials;
 pub mod files;
 pub mod gate;
+pub mod tls;
 pub mod tokens;
 
 use std::sync::Arc;

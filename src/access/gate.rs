@@ -85,7 +85,7 @@ fn bearer(header: &[u8]) -> Result<&str, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{auth::tokens::fresh, ids::TenantId};
+    use crate::{access::tokens::fresh, ids::TenantId};
 
     #[test]
     fn where_nobody_is_asked_everybody_is_the_same() {

@@ -18,10 +18,10 @@ use tokio::{
 use tracing::{error, error_span, info, warn};
 
 use crate::{
-    auth::{files::Files, gate::Gate, tokens::Tokens},
+    access::tls::TlsFiles,
+    access::{files::Files, gate::Gate, tokens::Tokens},
     config::{Config, TlsConfig},
     tasks::Tasks,
-    tls::TlsFiles,
 };
 
 /// Who may call, and by which certificate the service is known.

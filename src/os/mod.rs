@@ -1,0 +1,12 @@
+//! What the service asks of the operating system directly, for the modules above it.
+//!
+//! - [`procfs`] looks at processes.
+//! - [`confined`] opens and removes files below a folder that somebody else may write to.
+//! - [`keeper`] is the supervisor process that outlives the service for a moment, and ends
+//!   what the service has left behind.
+//! - [`descriptors`] raises the limit of file descriptors, and says what it is enough for.
+
+pub mod confined;
+pub mod descriptors;
+pub mod keeper;
+pub mod procfs;
