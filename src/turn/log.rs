@@ -13,7 +13,8 @@
 //! One lock guards the events and the listeners' wakers, so that nothing falls between
 //! a look at what is there and the wait for what comes. It is held for moving bytes
 //! about, never across a wait for anybody. A second one guards the files; only threads
-//! that may wait take it, and they take it first.
+//! that may wait take it, and they take it first. Who has that of one log never waits for
+//! that of another, or for the same once more.
 //!
 //! Older events leave memory in two steps: a job for the writer's thread copies them to a
 //! file, and then they go. Meanwhile whoever appends is asked to wait ([`TurnLog::room`]),
@@ -22,7 +23,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -171,7 +172,7 @@ impl TurnLog {
             let room = self.shared.room.notified();
             let Some(until) = self.shared.lock().full_until() else { return };
             if timeout_at(until, room).await.is_err() {
-                self.shared.lock().overflow();
+                self.shared.lock().give_up_waiting();
             }
         }
     }
@@ -398,10 +399,10 @@ impl Shared {
 
     /// Empties a log that has ended and that nobody listens to. Returns how many bytes of
     /// memory are free.
-    pub(super) fn drop_events(self: &Arc<Self>, bound: &'static str) -> u64 {
+    pub(super) fn drop_events(self: &Arc<Self>, bound: &'static str) -> Option<u64> {
         let mut state = self.lock();
         if state.end.is_none() || !state.listeners.is_empty() {
-            return 0;
+            return None;
         }
         let before = state.held.bytes();
         state.lost_to = bound;
@@ -414,40 +415,41 @@ impl Shared {
         drop(state);
         self.emptied.store(true, Ordering::Relaxed);
         self.dispose();
-        freed
+        Some(freed)
     }
 
     /// Gives up the files of a log that has ended and that nobody listens to. Returns how
-    /// many bytes of disk that frees.
-    pub(super) fn drop_files(self: &Arc<Self>, bound: &'static str) -> u64 {
+    /// many bytes of disk that frees at once.
+    pub(super) fn drop_files(self: &Arc<Self>, bound: &'static str) -> Option<u64> {
         let mut state = self.lock();
         if state.end.is_none() || !state.listeners.is_empty() || state.files.is_none() {
-            return 0;
+            return None;
         }
         state.lost_to = bound;
         state.files = None;
         state.closed = true;
         drop(state);
-        // On a thread that may wait: it is the writer's that asks.
-        self.close_files()
+        // The writer's thread asks while it has the files of a log, which may be this one.
+        let mut spill = match self.spill.try_lock() {
+            Ok(spill) => spill,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                self.dispose();
+                return Some(0);
+            }
+        };
+        Some(spill.take().map_or(0, |spill| spill.bytes()))
     }
 
-    fn close_files(&self) -> u64 {
-        let mut spill = self.spill.lock().unwrap_or_else(PoisonError::into_inner);
-        spill.take().map_or(0, |spill| spill.bytes())
+    fn close_files(&self) {
+        self.spill.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Has the files closed where that may take its time.
     fn dispose(self: &Arc<Self>) {
         let log = Arc::clone(self);
         // One that finds no room in the queue is closed with the last handle to the log.
-        self.storage
-            .0
-            .writer
-            .ask(Box::new(move |_| {
-                log.close_files();
-            }))
-            .ok();
+        self.storage.0.writer.ask(Box::new(move |_| log.close_files())).ok();
     }
 }
 

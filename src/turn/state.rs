@@ -95,8 +95,8 @@ pub struct Writing {
     pub down_to: usize,
     /// At more than this, whoever appends is to wait.
     full_at: usize,
-    /// Until when they may take.
-    until: Instant,
+    /// Until when whoever appends waits for them; `None` once that has come.
+    until: Option<Instant>,
 }
 
 /// Events that go to a file together.
@@ -139,7 +139,7 @@ pub enum Next {
 impl Writing {
     /// A write that begins now.
     pub fn new(down_to: usize, full_at: usize) -> Self {
-        Self { down_to, full_at, until: Instant::now() + LONGEST_WRITE }
+        Self { down_to, full_at, until: Some(Instant::now() + LONGEST_WRITE) }
     }
 }
 
@@ -256,7 +256,7 @@ impl State {
 
     /// Until when whoever appends is to wait, if they are.
     pub fn full_until(&self) -> Option<Instant> {
-        self.writing.filter(|writing| self.memory_bytes > writing.full_at).map(|it| it.until)
+        self.writing.filter(|writing| self.memory_bytes > writing.full_at)?.until
     }
 
     /// Copies of the oldest events that are to go to a file; none when enough have gone.
@@ -271,10 +271,14 @@ impl State {
             events.push((*class, line.clone()));
         }
         if events.is_empty() {
+            let down_to = writing.down_to;
             self.writing = None;
+            if self.closed {
+                self.drop_oldest(down_to);
+            }
             return None;
         }
-        writing.until = Instant::now() + LONGEST_WRITE;
+        writing.until = Some(Instant::now() + LONGEST_WRITE);
         Some(Portion { first: self.first_in_memory, whole: self.whole_before_memory, events })
     }
 
@@ -314,8 +318,13 @@ impl State {
         self.lost_to = "pool.turn_buffer_bytes";
         let down_to = self.writing.map_or(0, |writing| writing.down_to);
         self.drop_oldest(down_to);
+    }
+
+    /// The disk has not answered in time: nobody waits for it before it does.
+    pub fn give_up_waiting(&mut self) {
+        self.overflow();
         if let Some(writing) = &mut self.writing {
-            writing.until = Instant::now() + LONGEST_WRITE;
+            writing.until = None;
         }
     }
 

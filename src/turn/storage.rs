@@ -311,10 +311,10 @@ impl Storage {
                 Kind::Memory => log.drop_events(exceeded.key),
                 Kind::Disk => log.drop_files(exceeded.key),
             };
-            if freed > 0 {
+            if freed.is_some() {
                 self.0.dropped.add_one();
             }
-            wanted = wanted.saturating_sub(freed);
+            wanted = wanted.saturating_sub(freed.unwrap_or_default());
         }
         if wanted > 0 && kind == Kind::Memory {
             let all = self.logs().all.candidates();
