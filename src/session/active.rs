@@ -1,6 +1,7 @@
 //! Phase: a turn runs. Its frames become events; watchdogs, commands and listeners
 //! that leave may stop it.
 
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
@@ -10,7 +11,7 @@ use super::{
     idle::at,
     interrupting::Then,
     phase::{Phase, Taken},
-    running::{Meaning, Running},
+    running::{Meaning, Running, Watchdog},
     task::SessionTask,
 };
 use crate::{
@@ -42,6 +43,7 @@ impl SessionTask {
                 Err(active) => *active,
             };
         }
+        let mut waits_since = None;
         loop {
             if let Some(over) = self.digest(&mut active, &mut frames, false) {
                 return self.turn_over(active, frames, over).await;
@@ -52,6 +54,8 @@ impl SessionTask {
             // too much waits for the store.
             let full = active.turn.log.is_full();
             let waits = self.holds_too_much();
+            waits_since = waits.then(|| waits_since.unwrap_or_else(Instant::now));
+            let unkept = waits_since.map(|since| since + self.around.settings.commit_timeout);
             tokio::select! {
                 () = active.turn.log.room(), if full => active.turn.touch(),
                 read = active.lease.connection.read(&mut frames), if !full && !waits => {
@@ -86,6 +90,7 @@ impl SessionTask {
                         return self.stop(active, Then::Stay);
                     }
                 }
+                () = at(unkept) => return self.bite(active, Watchdog::Unkept).await,
                 () = at(dog.map(|(_, at)| at)) => if let Some((dog, _)) = dog {
                     return self.bite(active, dog).await;
                 },

@@ -157,6 +157,16 @@ impl SessionTask {
                 self.fail_turn(&mut active.turn, client_id, cause);
                 self.stop_spending(active.lease).await
             }
+            Watchdog::Unkept => {
+                let limit = self.around.settings.commit_timeout;
+                let failure = self.commits.failure().cloned();
+                let cause = failure.unwrap_or_else(|| Cause::StoreUnavailable {
+                    detail: format!("what the turn says was not kept in {limit:?}"),
+                });
+                warn!(%session_id, %client_id, ?limit, error = %cause, "turn_not_kept");
+                self.fail_turn(&mut active.turn, client_id, cause);
+                self.stop(active, Then::Stay)
+            }
             Watchdog::Stuck => {
                 warn!(%session_id, %client_id, "turn_stuck");
                 self.around.tenant.counters.stuck.add_one();

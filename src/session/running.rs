@@ -166,6 +166,8 @@ pub enum Watchdog {
     Refused,
     /// The session may spend nothing more.
     Overspent,
+    /// What it says has waited for the store for too long.
+    Unkept,
 }
 
 impl Running {

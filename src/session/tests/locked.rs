@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    SECOND, Seen, Session, cause,
+    SECOND, Seen, Session, Settings, cause,
     gated_store::{Gate, LOCK_LIMIT},
     read, request, settings, text,
 };
@@ -271,6 +271,22 @@ async fn a3_a_cli_waits_when_too_much_waits_to_be_kept() {
     assert!(session.told(turn).await.end.is_ok());
     let conversation = session.handle.status().cli_session_id;
     assert_eq!(session.lines(conversation).await, 60, "nothing is lost or kept twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_a_cli_does_not_wait_for_ever_for_a_store_that_goes_on_failing() {
+    let session = Session::start(Settings { stuck_threshold: None, ..settings() });
+    session.store.set(Gate::Locked);
+    let began = Instant::now();
+    let turn = spawn_owned(read(session.run("a much 45").await));
+    sleep(30 * SECOND).await;
+    assert!(!turn.is_finished(), "the CLI waits");
+    session.store.set(Gate::Broken);
+    let seen = turn.await.expect("no panic");
+    assert!(matches!(cause(&seen), Cause::StoreUnavailable { .. }), "{:?}", seen.end);
+    assert!(began.elapsed() < LOCK_LIMIT + 2 * SECOND, "{:?}", began.elapsed());
+    session.store.set(Gate::Open);
+    assert!(read(session.run("b ok").await).await.end.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
