@@ -136,7 +136,7 @@ fn options(options: &Options) -> proto::SessionOptions {
         resume: None,
         fork_session: None,
         // What is reset is not there.
-        reset: Vec::new(),
+        reset_options: Vec::new(),
     }
 }
 

@@ -132,7 +132,7 @@ async fn a_restart_takes_tools_away(version: Version) {
 
 fn reset(names: &[&str]) -> SessionOptions {
     SessionOptions {
-        reset: names.iter().map(ToString::to_string).collect(),
+        reset_options: names.iter().map(ToString::to_string).collect(),
         ..SessionOptions::default()
     }
 }

@@ -7,7 +7,7 @@ use clap::{Args, builder::PossibleValuesParser};
 use crate::{client::proto_json, proto::SessionOptions};
 
 /// The options that are no part of a session, which has nothing to reset of them.
-const NOT_KEPT: [&str; 4] = ["include_partial_messages", "resume", "fork_session", "reset"];
+const NOT_KEPT: [&str; 4] = ["include_partial_messages", "resume", "fork_session", "reset_options"];
 
 /// The names of all others, as the contract has them.
 static KEPT: LazyLock<Vec<String>> = LazyLock::new(|| {
@@ -123,7 +123,7 @@ impl OptionArgs {
             betas: self.beta,
             resume: self.resume,
             fork_session: self.fork_session.then_some(true),
-            reset: self.reset,
+            reset_options: self.reset,
         }
     }
 }

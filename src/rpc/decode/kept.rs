@@ -64,7 +64,7 @@ fn said(options: Options) -> proto::SessionOptions {
         betas,
         resume: None,
         fork_session: None,
-        reset: Vec::new(),
+        reset_options: Vec::new(),
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn options_of(
         betas,
         resume,
         fork_session,
-        reset,
+        reset_options,
     } = options;
     let field = |name: &str| format!("{at}.{name}");
     check.optional_word(&field("model"), model.as_ref());
@@ -114,7 +114,7 @@ pub(super) fn options_of(
         betas,
         reset: BTreeSet::new(),
     };
-    options.reset = reset_of(check, &field("reset"), &reset, &options);
+    options.reset = reset_of(check, &field("reset_options"), &reset_options, &options);
     if options.json_schema.as_deref() == Some("") {
         options.json_schema = None;
         options.reset.insert("json_schema");
@@ -247,7 +247,8 @@ mod tests {
     #[test]
     fn d6_the_contract_knows_what_can_be_reset() {
         let names: Vec<_> = Options::names().map(str::to_owned).collect();
-        let all = proto::SessionOptions { reset: names, ..proto::SessionOptions::default() };
+        let all =
+            proto::SessionOptions { reset_options: names, ..proto::SessionOptions::default() };
         assert_eq!(decoded(all).expect("taken").reset, Options::names().collect());
     }
 }

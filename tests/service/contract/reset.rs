@@ -19,7 +19,7 @@ use crate::support::{
 
 fn reset(names: &[&str]) -> SessionOptions {
     let reset = names.iter().map(ToString::to_string).collect();
-    SessionOptions { reset, ..SessionOptions::default() }
+    SessionOptions { reset_options: reset, ..SessionOptions::default() }
 }
 
 async fn update(

@@ -210,14 +210,15 @@ async fn the_other_rpcs_check_their_fields_too() {
 async fn d6_only_options_that_are_not_set_can_be_reset_each_once() {
     let service = Service::start(|_| {}).await;
     let reset = |names: &[&str]| SessionOptions {
-        reset: names.iter().map(ToString::to_string).collect(),
+        reset_options: names.iter().map(ToString::to_string).collect(),
         max_turns: Some(3),
         json_schema: Some(String::new()),
         ..SessionOptions::default()
     };
     let names = ["effort", "fork_session", "Model", "", "effort", "max_turns", "json_schema"];
     let status = refused(&service, query_with("a", "hello", reset(&names))).await;
-    let wanted = ["[1]", "[2]", "[3]", "[4]", "[5]", "[6]"].map(|at| format!("options.reset{at}"));
+    let wanted =
+        ["[1]", "[2]", "[3]", "[4]", "[5]", "[6]"].map(|at| format!("options.reset_options{at}"));
     invalid(&status, &wanted.each_ref().map(String::as_str));
     let details = status.get_error_details();
     let told = &details.bad_request().expect("violations").field_violations;
@@ -236,7 +237,7 @@ async fn d6_only_options_that_are_not_set_can_be_reset_each_once() {
     };
     let status = service.client.clone().update_session(update).await.expect_err("refused");
     let bound = "must have at most 21 entries, has 22";
-    assert_eq!(fields(&status)[0], "options.reset");
+    assert_eq!(fields(&status)[0], "options.reset_options");
     assert!(status.message().contains(bound), "{}", status.message());
     service.stop().await;
 }

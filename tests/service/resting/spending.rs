@@ -81,10 +81,10 @@ async fn e2_every_turn_counts_once_however_many_processes_there_were() {
 #[tokio::test]
 async fn e2_a_cli_that_is_killed_loses_no_cost() {
     for cli in CLIS {
-        let service = sleepy().await;
+        let service = Service::start(|_| {}).await;
         // One process ends in order, so that a sum is saved.
         service.run(query_with("a", "hello", model(cli))).await.result();
-        hibernated(&service, "a").await;
+        service.close("a", false).await.expect("closed");
         for turns in 2..=4 {
             let said = format!("word {turns}");
             let turn = service.query("a", &script(&[&format!("say {said}")])).await;
