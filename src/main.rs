@@ -65,6 +65,7 @@ fn serve(args: ConfigArgs) -> ExitCode {
 
 /// Finds out what encloses CLIs, and puts this process itself under a keeper if it needs one.
 fn enclose(config: &Config, secrets: &[PathBuf]) -> anyhow::Result<(Enclosure, EarlyStop)> {
+    descriptors::keep_to_ourselves()?;
     let early = EarlyStop::hold_back()?;
     let enclosure = match Enclosure::of_keeper(config, secrets) {
         Some(enclosure) => Ok(enclosure),

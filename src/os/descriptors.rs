@@ -1,11 +1,22 @@
-//! File descriptors: how many this process may have, and what they are enough for. The
-//! soft limit is raised to the hard one at the start; programs that are started get the
-//! limit that this process was started with, because some scan all descriptors up to it.
-//! Knows processes and connections as numbers only.
+//! File descriptors: how many this process may have, what they are enough for, and who
+//! inherits them. The soft limit is raised to the hard one at the start; programs that are
+//! started get the limit that this process was started with, because some scan all descriptors
+//! up to it. What this process inherited itself is passed on to nobody.
 
-use std::{io, os::unix::process::CommandExt as _, process::Command, sync::OnceLock};
+use std::{
+    fs, io,
+    os::{
+        fd::{BorrowedFd, RawFd},
+        unix::process::CommandExt as _,
+    },
+    process::Command,
+    sync::OnceLock,
+};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
 /// Descriptors of one CLI process: three pipes, a descriptor of the process itself, and,
 /// while it starts, its announcement and the folders that are held open for it; and a
@@ -17,6 +28,29 @@ const OF_THE_SERVICE: u64 = 96;
 
 /// The limit that this process was started with, once it has been raised.
 static ORIGINAL: OnceLock<Rlimit> = OnceLock::new();
+
+/// Keeps descriptors that this process inherited from the programs that it starts: whoever
+/// started it may have left a directory open, which would lead past every wall. Standard
+/// input, output and error are given to each program anew.
+///
+/// To be called before anything is opened that is to be inherited.
+pub fn keep_to_ourselves() -> io::Result<()> {
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
+        if let Some(fd) = number.filter(|fd| *fd > 2) {
+            mark(fd)?;
+        }
+    }
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "an inherited file descriptor is only a number")]
+fn mark(fd: RawFd) -> io::Result<()> {
+    // SAFETY: it was open a moment ago, and nothing closes it meanwhile: there is one thread.
+    // One that is not open any more is an error of the call.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    Ok(fcntl_setfd(fd, FdFlags::CLOEXEC)?)
+}
 
 /// Raises the soft limit to the hard one. Returns the limit in force.
 pub fn raise() -> io::Result<u64> {

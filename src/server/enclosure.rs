@@ -47,7 +47,7 @@ impl Enclosure {
     ) -> anyhow::Result<Self> {
         make_state_folder(config)?;
         let hidden = hidden_files(config, secrets);
-        let namespaces = || sandbox::bubblewrap(&view(config, &hidden));
+        let namespaces = || sandbox::bubblewrap(&view(config, &hidden, program));
         let tree = || sandbox::process_tree(program);
         let asked = |tried: Result<Tried, Unfit>| {
             let mode = config.cli.sandbox.as_str();
@@ -84,7 +84,7 @@ impl Enclosure {
             serde_json::from_str(&word).ok()?;
         let sandbox = if bubblewrap {
             let hidden = hidden_files(config, secrets);
-            let scene = Scene::of_this_machine(&view(config, &hidden));
+            let scene = Scene::of_this_machine(&view(config, &hidden, Path::new(OURSELVES)));
             Sandbox::Bubblewrap(Arc::new(Scene { nesting, ..scene }))
         } else {
             Sandbox::ProcessTree(OURSELVES.into())
@@ -150,7 +150,7 @@ struct Handed {
 }
 
 /// What sessions may see of this machine.
-fn view<'a>(config: &'a Config, secrets: &'a [PathBuf]) -> View<'a> {
+fn view<'a>(config: &'a Config, secrets: &'a [PathBuf], keeper: &'a Path) -> View<'a> {
     let visible = config.cli.visible_paths.iter().map(PathBuf::from).collect();
     View {
         state_dir: &config.state_dir,
@@ -158,5 +158,6 @@ fn view<'a>(config: &'a Config, secrets: &'a [PathBuf]) -> View<'a> {
         program: &config.cli.path,
         visible,
         tmp_bytes: config.cli.tmp_limit,
+        keeper,
     }
 }

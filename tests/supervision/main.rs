@@ -12,6 +12,7 @@ mod bed;
 
 mod disk;
 mod ends;
+mod escapes;
 mod large;
 mod locked;
 mod memory;

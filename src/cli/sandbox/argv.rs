@@ -7,17 +7,22 @@ use std::{
 };
 
 use super::{Open, scene::Scene};
+use crate::os::keeper;
 
 /// Where programs share memory by name. It is writable, as `/tmp` is.
 pub const SHARED_MEMORY: &str = "/dev/shm";
+
+/// Where the first process in the sandbox finds its program.
+const KEEPER: &str = "/dev/session-pool";
 
 /// The program, looked up on PATH.
 pub const BWRAP: &str = "bwrap";
 
 /// Namespaces of processes, of shared memory and of host names; no capabilities; no
 /// terminal to put words into. The network is the machine's: the CLI needs it.
-const ALWAYS: [&str; 7] = [
+const ALWAYS: [&str; 8] = [
     "--die-with-parent",
+    "--as-pid-1",
     "--unshare-pid",
     "--unshare-ipc",
     "--unshare-uts",
@@ -39,7 +44,7 @@ const MASKED_FILES: [&str; 6] = [
 /// Bytes of a directory that is only hidden: room for the names of what is mounted in it.
 const HIDDEN_BYTES: u64 = 64 << 10;
 
-/// The arguments before the command. Later ones lie over earlier ones: the machine read
+/// The arguments before `--` and the command. Later ones lie over earlier ones: the machine read
 /// only, over it what is hidden, over that what is shown, and the session's folders last.
 /// Those are given as they were opened: their names may have become links meanwhile.
 /// Every file system in memory has a size, and whatever need not be written is read-only.
@@ -62,6 +67,9 @@ pub fn arguments(scene: &Scene, open: &Open, work: &Path, announce: RawFd) -> Ve
     add("--dev", &[Path::new("/dev")]);
     add("--size", &[Path::new(&tmp_bytes)]);
     add("--tmpfs", &[Path::new(SHARED_MEMORY)]);
+    if let Some(keeper) = &open.keeper {
+        add("--ro-bind-fd", &[Path::new(&keeper.as_raw_fd().to_string()), Path::new(KEEPER)]);
+    }
     // The devices themselves are mounts of their own and stay as they are.
     add("--remount-ro", &[Path::new("/dev")]);
     add("--proc", &[Path::new("/proc")]);
@@ -91,6 +99,7 @@ pub fn arguments(scene: &Scene, open: &Open, work: &Path, announce: RawFd) -> Ve
         add("--remount-ro", &[folder]);
     }
     add("--chdir", &[work]);
+    arguments.extend(["--", KEEPER, keeper::SUBCOMMAND, keeper::FIRST].map(OsString::from));
     arguments
 }
 
@@ -108,6 +117,7 @@ mod tests {
             shown: vec![("/home/pool/claude".into(), "/home/pool/claude".into())],
             tmp_bytes: 1000,
             nesting: false,
+            keeper: "/proc/self/exe".into(),
         };
         let folder = |path: &str| Opened {
             fd: File::open("/dev/null").expect("opened").into(),
@@ -116,7 +126,9 @@ mod tests {
         let open = Open {
             folders: vec![folder("/var/lib/pool/work"), folder("/srv/shared")],
             filter: Some(File::open("/dev/null").expect("opened").into()),
+            keeper: Some(File::open("/dev/null").expect("opened").into()),
         };
+        let keeper = open.keeper.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
         let [work, shared] = [0, 1].map(|index: usize| open.folders[index].fd.as_raw_fd());
         let filter = open.filter.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
         let arguments = arguments(&scene, &open, Path::new("/var/lib/pool/work"), 7);
@@ -129,9 +141,10 @@ mod tests {
         assert_eq!(
             words.join(" "),
             format!(
-                "--die-with-parent --unshare-pid --unshare-ipc --unshare-uts --new-session \
+                "--die-with-parent --as-pid-1 --unshare-pid --unshare-ipc --unshare-uts --new-session \
                  --cap-drop ALL --unshare-user --disable-userns --info-fd 7 --seccomp {filter} --ro-bind / / \
                  --dev /dev --size 1000 --tmpfs /dev/shm \
+                 --ro-bind-fd {keeper} /dev/session-pool \
                  --remount-ro /dev --proc /proc {masked}--remount-ro /proc \
                  --size 65536 --tmpfs /home --size 1000 --tmpfs /tmp \
                  --size 65536 --tmpfs /var/lib/pool \
@@ -140,7 +153,7 @@ mod tests {
                  --bind-fd {work} /var/lib/pool/work \
                  --bind-fd {shared} /srv/shared \
                  --remount-ro /home --remount-ro /var/lib/pool \
-                 --chdir /var/lib/pool/work"
+                 --chdir /var/lib/pool/work -- /dev/session-pool keep --first"
             )
         );
     }

@@ -4,9 +4,11 @@
 //! - `process-tree`: under a [`keeper`], which ends whatever descends from
 //!   the CLI. It sees and can touch whatever the service's user can.
 //! - `bubblewrap`: in namespaces of its own, which the kernel ends as a whole. It sees its
-//!   own processes and folders.
+//!   own processes and folders. The first process in there is a [`keeper`], too: one that a
+//!   session cannot touch, since the namespace ends with it and with the service by way of it.
 
 mod argv;
+mod devices;
 mod housed;
 mod opened;
 mod scene;
@@ -14,7 +16,7 @@ mod syscalls;
 mod trial;
 
 use std::{
-    io,
+    fs, io,
     os::{
         fd::{OwnedFd, RawFd},
         unix::process::CommandExt as _,
@@ -26,6 +28,7 @@ use std::{
 
 use rustix::process::Signal;
 
+pub use devices::protect as protect_devices;
 pub use housed::Housed;
 pub use opened::Opened;
 pub use scene::{Scene, View};
@@ -41,16 +44,23 @@ pub struct Open {
     pub folders: Vec<Opened>,
     /// The filter of its system calls.
     pub filter: Option<OwnedFd>,
+    /// The program that is the first process in it.
+    pub keeper: Option<OwnedFd>,
 }
 
 impl Open {
-    fn for_bubblewrap(folders: &Folders) -> io::Result<Self> {
-        Ok(Self { folders: Opened::all(folders)?, filter: Some(syscalls::filter()?) })
+    fn for_bubblewrap(scene: &Scene, folders: &Folders) -> io::Result<Self> {
+        Ok(Self {
+            folders: Opened::all(folders)?,
+            filter: Some(syscalls::filter()?),
+            keeper: Some(fs::File::open(&scene.keeper)?.into()),
+        })
     }
 
     /// All of them, to be handed over.
     pub fn into_fds(self) -> impl Iterator<Item = OwnedFd> {
-        self.folders.into_iter().map(|folder| folder.fd).chain(self.filter)
+        let folders = self.folders.into_iter().map(|folder| folder.fd);
+        folders.chain(self.filter).chain(self.keeper)
     }
 }
 
@@ -93,7 +103,7 @@ impl Sandbox {
     pub(super) fn open(&self, command: &Command) -> io::Result<Open> {
         match self {
             Self::ProcessTree(_) => Ok(Open::default()),
-            Self::Bubblewrap(_) => Open::for_bubblewrap(&command.folders),
+            Self::Bubblewrap(scene) => Open::for_bubblewrap(scene, &command.folders),
         }
     }
 
@@ -122,10 +132,10 @@ impl Sandbox {
     }
 }
 
-/// What bubblewrap says when it cannot run the command that it encloses, if that is what it
-/// said: the same errors that a start without it has.
+/// What the first process in bubblewrap says when it cannot run the command that it keeps, if
+/// that is what it said: the same errors that a start without it has.
 pub fn cannot_run(stderr: &str) -> Option<&str> {
-    stderr.lines().find(|line| line.starts_with("bwrap: execvp "))
+    stderr.lines().find(|line| line.starts_with(keeper::CANNOT_RUN))
 }
 
 fn keeper_command(program: &Path, announce: RawFd) -> StdCommand {

@@ -32,6 +32,8 @@ pub struct Scene {
     pub tmp_bytes: u64,
     /// Whether sessions may make user namespaces, because it cannot be kept from them here.
     pub nesting: bool,
+    /// The program that has the keeper as a subcommand.
+    pub keeper: PathBuf,
 }
 
 /// What the operator says about what sessions see.
@@ -47,12 +49,14 @@ pub struct View<'a> {
     pub visible: Vec<PathBuf>,
     /// Bytes of each file system in memory that a session may write to.
     pub tmp_bytes: u64,
+    /// The program that has the keeper as a subcommand.
+    pub keeper: &'a Path,
 }
 
 impl Scene {
     /// Looks at this machine.
     pub fn of_this_machine(view: &View<'_>) -> Self {
-        let View { state_dir, secrets, program, visible, tmp_bytes } = view.clone();
+        let View { state_dir, secrets, program, visible, tmp_bytes, keeper } = view.clone();
         let home = env::var_os("HOME").map(PathBuf::from);
         let folders = PRIVATE.into_iter().chain(HOMES).map(PathBuf::from);
         let folders = folders.chain(home).chain([state_dir.to_owned()]);
@@ -68,7 +72,8 @@ impl Scene {
         shown.extend(executable(program, &folders));
         let also = visible.iter().filter_map(|path| Some((real(path)?, path.clone())));
         shown.extend(also.filter(|(place, at)| lies_in(place, &folders) || lies_in(at, &folders)));
-        Self { folders, files, shown, tmp_bytes, nesting: false }
+        let keeper = keeper.to_owned();
+        Self { folders, files, shown, tmp_bytes, nesting: false, keeper }
     }
 
     /// Whether a session may write to a folder that is its own, instead of one that is
@@ -175,6 +180,7 @@ mod tests {
             program: Path::new("sh"),
             visible: vec![shown.clone(), root.join("not-there")],
             tmp_bytes: 1,
+            keeper: Path::new("/proc/self/exe"),
         });
         assert!(scene.shown.contains(&(shown.clone(), shown.clone())), "{scene:?}");
         assert!(!scene.hides(&shown) && scene.hides(&hidden));

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Open, Sandbox, Scene, View, argv, keeper_command};
+use super::{Open, Sandbox, Scene, View, argv, devices, keeper_command};
 use crate::cli::{launch::Folders, spawner};
 
 /// Tries to break out, and ends well if it cannot. Its arguments are a file that it must not
@@ -23,6 +23,8 @@ hidden=$1; shift
 seen=0; for process in /proc/[0-9]*; do seen=$((seen + 1)); done
 [ $seen -lt 10 ] && [ $$ -lt 10 ] || bad "processes of others are seen"
 echo "processes of others: not seen"
+if { true </proc/1/environ; } 2>/dev/null; then bad "the first process, which ends with the service, can be changed"; fi
+echo "first process, which ends with the service: not to be changed"
 [ ! -e "$hidden" ] || bad "the state folder is seen"
 echo "state folder, other sessions: not seen"
 filtered=no
@@ -49,7 +51,12 @@ may_write() { for folder; do [ "$place" != "$folder" ] || return 0; done; return
 while read -r _ _ _ _ place options rest; do
   rest=" $rest"; type=${rest#* - }; type=${type%% *}
   case "$options" in ro|ro,*) continue ;; esac
-  case "$place" in /proc|/dev/null|/dev/zero|/dev/full|/dev/random|/dev/urandom|/dev/tty|/dev/pts|/dev/console) continue ;; esac
+  case "$place" in
+    /dev/null|/dev/zero|/dev/full|/dev/random|/dev/urandom|/dev/tty)
+      [ ! -O "$place" ] || bad "the permissions of the machine's $place can be changed: run the service as another user than 0"
+      continue ;;
+    /proc|/dev/pts|/dev/console) continue ;;
+  esac
   case "$type $rest" in
     tmpfs*size=*) continue ;;
     tmpfs*) bad "$place is in memory and has no size" ;;
@@ -151,13 +158,14 @@ pub fn sweep_trials(state_dir: &Path) -> io::Result<()> {
 fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<Vec<String>, Unfit> {
     let (_reader, announce) = spawner::announcement()?;
     let mut command = StdCommand::new(argv::BWRAP);
-    let open = Open::for_bubblewrap(folders)?;
+    let open = Open::for_bubblewrap(scene, folders)?;
     command.args(argv::arguments(scene, &open, &folders.work, announce.as_raw_fd()));
     command.args(["--", "sh", "-c", BREAK_OUT, "sh"]).arg(hidden);
     command.args(folders.writable().map(as_mountinfo_spells));
     spawner::hand_over(&mut command, announce);
     open.into_fds().for_each(|fd| spawner::hand_over(&mut command, fd));
-    let output = command.stdin(Stdio::null()).output();
+    command.stdin(Stdio::null());
+    let output = run_protected(command);
     let output = output.map_err(|error| Unfit(format!("{}: {error}", argv::BWRAP)))?;
     let attempts = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
     ended_well(output)?;
@@ -165,6 +173,17 @@ fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<Vec<String
         true => Ok(attempts),
         false => Err(Unfit("what is written in the work folder is not there".into())),
     }
+}
+
+/// Runs a command as the spawner does: on a thread that shows it protected devices.
+fn run_protected(mut command: StdCommand) -> io::Result<Output> {
+    let run = move || {
+        // Where that fails, the trial finds out what it means.
+        devices::protect().ok();
+        command.output()
+    };
+    let thread = std::thread::Builder::new().spawn(run)?;
+    thread.join().map_err(|_| io::Error::other("the thread of the trial panicked"))?
 }
 
 /// The kernel writes white space and backslashes of a path in octal.

@@ -30,7 +30,9 @@ use signal_hook::{
 };
 
 pub use ending::Ending;
-pub use start::{ANNOUNCE, SUBCOMMAND, bind_to_parent, kept_as, mark_as_kept, run_subcommand};
+pub use start::{
+    ANNOUNCE, CANNOT_RUN, FIRST, SUBCOMMAND, bind_to_parent, kept_as, mark_as_kept, run_subcommand,
+};
 
 use crate::os::procfs::{self, Look};
 

@@ -14,18 +14,29 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags, open},
-    process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
+    process::{
+        DumpableBehavior, Pid, Signal, getpid, getppid, set_dumpable_behavior,
+        set_parent_process_death_signal,
+    },
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
 };
 
 use super::{Ending, Strays, keep};
 
-/// The hidden subcommand: `session-pool keep --announce=FD -- PROGRAM ARGUMENT…`.
+/// The hidden subcommand: `session-pool keep --announce=FD -- PROGRAM ARGUMENT…`, or
+/// `--first` in place of the announcement.
 pub const SUBCOMMAND: &str = "keep";
 
 /// Its option: an inherited file descriptor to which one line is written, the child's
 /// process id or `error ERRNO`.
 pub const ANNOUNCE: &str = "--announce=";
+
+/// Its other option: it is the first process of a namespace, which ends with it. No process in
+/// there can look into it or change it, and nobody waits for an announcement.
+pub const FIRST: &str = "--first";
+
+/// What the first process of a namespace says on stderr, before the program and the reason.
+pub const CANNOT_RUN: &str = "session-pool: cannot run ";
 
 /// Says, to a program that is started under a keeper, which process that is, and one
 /// word of the keeper's.
@@ -76,15 +87,46 @@ pub(super) fn spawn(command: &mut Command) -> io::Result<Pid> {
 /// Runs the hidden subcommand. `arguments` are those after its name.
 pub fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut arguments = arguments.into_iter();
-    let announce = arguments.next().and_then(|first| fd_of(first.to_str()?));
-    let (Some(fd), Some(_), Some(program)) = (announce, arguments.next(), arguments.next()) else {
+    let (Some(option), Some(_), Some(program)) =
+        (arguments.next(), arguments.next(), arguments.next())
+    else {
         return ExitCode::from(2);
     };
-    let mut announce = Some(inherited(fd));
     let mut command = Command::new(program);
     command.args(arguments);
     rustix::thread::set_name(c"keeper").ok();
-    match keep(&mut command, Strays::Live, |pid| {
+    match option.to_str().and_then(fd_of) {
+        Some(fd) => keep_and_announce(&mut command, inherited(fd)),
+        None if option == FIRST => keep_as_first(&mut command),
+        None => ExitCode::from(2),
+    }
+}
+
+/// In a namespace of processes, of which this is the first.
+fn keep_as_first(command: &mut Command) -> ExitCode {
+    // Otherwise its processes, which have the same user, could trace this one and take the
+    // death signal from it that ends them with the service.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        complain(command, &error.into());
+        return ExitCode::from(127);
+    }
+    match keep(command, Strays::Live, |_| let_go_of_pipes()) {
+        Ok(ending) => Ending::repeat(ending),
+        Err(error) => {
+            complain(command, &error);
+            ExitCode::from(127)
+        }
+    }
+}
+
+fn complain(command: &Command, error: &io::Error) {
+    let program = command.get_program().display();
+    let _ = writeln!(io::stderr(), "{CANNOT_RUN}{program}: {error}");
+}
+
+fn keep_and_announce(command: &mut Command, announce: File) -> ExitCode {
+    let mut announce = Some(announce);
+    match keep(command, Strays::Live, |pid| {
         // Whoever started us may be gone; then the death signal is on its way.
         announce.take().map(|mut announce| writeln!(announce, "{pid}").ok());
         let_go_of_pipes();
