@@ -115,7 +115,7 @@ impl SessionTask {
         }
         let looked = self.hear_cost(&mut active.lease.meter);
         active.turn.spent.add(&looked);
-        if self.is_spent() {
+        if self.check_running(active.turn.is_asked_for()).is_err() {
             active.turn.overspends();
         }
         let mut events = Vec::with_capacity(frames.len());

@@ -108,7 +108,7 @@ pub struct Running {
     pub named: bool,
     /// What it has cost, as far as its process has said so.
     pub spent: Spent,
-    /// Since when its session may spend nothing more.
+    /// Since when it may spend nothing more.
     overspent: Option<Instant>,
     /// When its prompt was sent.
     pub(super) began: Instant,
@@ -164,7 +164,7 @@ pub enum Watchdog {
     Stuck,
     /// The API does not take the credentials.
     Refused,
-    /// The session may spend nothing more.
+    /// It may spend nothing more.
     Overspent,
     /// What it says has waited for the store for too long.
     Unkept,
@@ -206,6 +206,11 @@ impl Running {
         }
     }
 
+    /// Whether a caller asked for it, and not the CLI itself.
+    pub fn is_asked_for(&self) -> bool {
+        self.prompt_uuid.is_some()
+    }
+
     /// Whether its first frame has come.
     pub fn first_seen(&self) -> bool {
         self.first_seen
@@ -228,7 +233,7 @@ impl Running {
         self.last_activity = Instant::now();
     }
 
-    /// Notes that its session may spend nothing more.
+    /// Notes that it may spend nothing more.
     pub fn overspends(&mut self) {
         self.overspent.get_or_insert_with(Instant::now);
     }

@@ -94,18 +94,26 @@ impl SessionTask {
         }
     }
 
-    /// Whether the session may spend nothing more.
-    pub(super) fn is_spent(&self) -> bool {
-        self.check_budget(&self.status.options).is_err()
+    /// Whether anything may be spent that no caller waits for: by a subagent behind a turn,
+    /// or in a turn that the CLI begins by itself.
+    pub(super) fn check_unasked(&self) -> Result<(), Cause> {
+        self.check_budget(&self.status.options)?;
+        self.around.tenant.admit_cost()
+    }
+
+    /// Whether a turn that runs may spend more. The day's bound of the tenant lets turns
+    /// end that somebody has asked for.
+    pub(super) fn check_running(&self, asked_for: bool) -> Result<(), Cause> {
+        if asked_for { self.check_budget(&self.status.options) } else { self.check_unasked() }
     }
 
     /// Whether a process spends between turns what the session does not have.
     pub(super) fn spends_too_much(&self, lease: &Lease) -> bool {
         let works = self.habits.quiet_from().is_none() || lease.meter.is_behind();
-        works && self.is_spent()
+        works && self.check_unasked().is_err()
     }
 
-    /// Ends a process whose session may spend nothing more, with all that works in its
+    /// Ends a process that may spend nothing more, with all that works in its
     /// background. If the budget grows, the next turn resumes.
     pub(super) async fn stop_spending(&mut self, lease: Lease) -> Phase {
         info!(

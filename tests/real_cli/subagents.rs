@@ -12,6 +12,7 @@ use crate::{
 each_version!(within LONG:
     e2_a_budget_stops_subagents_that_a_turn_waits_for,
     e2_a_budget_stops_subagents_that_work_behind_a_turn,
+    e2_a_tenants_day_ends_work_that_nobody_asked_for,
     e2_subagents_are_paid_for_when_their_session_is_forgotten,
 );
 
@@ -91,6 +92,21 @@ async fn e2_a_budget_stops_subagents_that_a_turn_waits_for(version: Version) {
     let price = price_of_a_round(&bed).await;
     let turn = bed.open(query_with("a", &start(false), options(Some(2.5 * price)))).await;
     stops(bed, version, price, turn).await;
+}
+
+async fn e2_a_tenants_day_ends_work_that_nobody_asked_for(version: Version) {
+    let limit = 1.2;
+    let bed = Bed::with(version, |config| config.policy.tenant_max_cost_usd_per_day = limit).await;
+    bed.run(query_with("a", &start(true), options(None))).await.result();
+    eventually("the day is spent", async || (total(&bed).await >= limit).then_some(())).await;
+    if can_be_asked(version) {
+        eventually("nothing works any more", async || (bed.pid("a").await == 0).then_some(()))
+            .await;
+        assert!(rounds(&bed) < ROUNDS - 1, "{} rounds", rounds(&bed));
+    }
+    let refused = bed.service.query("a", "more").await;
+    failure(refused.error(), Code::ResourceExhausted, "TENANT_QUOTA_EXCEEDED");
+    bed.stop().await;
 }
 
 /// The work ends long before it is done, with the process and with the turn that waits for

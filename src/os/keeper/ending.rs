@@ -2,7 +2,7 @@
 
 use std::process;
 
-use rustix::process::{Resource, Rlimit, WaitStatus, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, WaitStatus, getpid, setrlimit};
 use signal_hook::low_level::emulate_default_handler;
 
 /// How a child ended.
@@ -28,11 +28,12 @@ impl Ending {
     pub fn repeat(self) -> ! {
         match self {
             Self::Code(code) => process::exit(code),
+            // The first process of a namespace cannot be ended by its own signals.
+            Self::Signal(signal) if getpid() == Pid::INIT => process::exit(128 + signal),
             Self::Signal(signal) => {
                 let none = Rlimit { current: Some(0), maximum: Some(0) };
                 setrlimit(Resource::Core, none).ok();
                 emulate_default_handler(signal).ok();
-                // The first process of a container cannot be ended by its own signals.
                 process::exit(128 + signal)
             }
         }
