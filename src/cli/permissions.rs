@@ -193,7 +193,7 @@ impl Grants {
                 };
                 match change {
                     Change::Add => add(list, rules),
-                    Change::Remove => list.retain(|rule| !rules.contains(rule)),
+                    Change::Remove => list.retain(|rule| !takes_away(*behavior, rules, rule)),
                     Change::Replace => {
                         list.clear();
                         add(list, rules);
@@ -241,6 +241,17 @@ impl Grants {
             "subtype": "apply_flag_settings", "settings": {"permissions": permissions}
         }))
     }
+}
+
+/// Whether a rule goes with these. The CLI takes `Bash` and `Bash(*)` for one rule where it has
+/// written the second (2.1.332), other versions may not. So what allows goes with either, and what
+/// forbids or asks stays unless it was named as it is.
+fn takes_away(behavior: Behavior, removed: &[String], rule: &str) -> bool {
+    let tool = |rule: &str| rule.strip_suffix("(*)").unwrap_or(rule).to_owned();
+    removed.iter().any(|named| match behavior {
+        Behavior::Allow => tool(named) == tool(rule),
+        Behavior::Deny | Behavior::Ask => named == rule,
+    })
 }
 
 fn add(list: &mut Vec<String>, more: &[String]) {
@@ -325,6 +336,24 @@ mod tests {
         assert!(!granted(MOST_RULES, LONGEST_RULE).fit());
         let folders = (0..=MOST_FOLDERS).map(|number| number.to_string()).collect();
         assert!(!Grants { folders, ..Grants::default() }.fit());
+    }
+
+    #[test]
+    fn e3_what_allows_a_whole_tool_goes_in_either_form_and_what_forbids_it_in_its_own() {
+        for (added, removed) in [("Bash(*)", "Bash"), ("Bash", "Bash(*)")] {
+            for (behavior, left) in [(Behavior::Allow, 0), (Behavior::Deny, 1), (Behavior::Ask, 1)]
+            {
+                let mut grants = Grants::default();
+                grants.apply(&Update::Rules(Change::Add, behavior, vec![added.into()]));
+                grants.apply(&Update::Rules(Change::Remove, behavior, vec![removed.into()]));
+                let rules = [grants.allow, grants.deny, grants.ask].concat();
+                assert_eq!(rules.len(), left, "{behavior:?} {added}, without {removed}");
+            }
+        }
+        let mut grants = Grants { allow: vec!["Bash(make:*)".into()], ..Grants::default() };
+        let whole = vec!["Bash".into()];
+        grants.apply(&Update::Rules(Change::Remove, Behavior::Allow, whole));
+        assert_eq!(grants.allow, ["Bash(make:*)"]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Pictures of sessions, figures and reports to the contract's messages.
 
+use prost::Message as _;
+
 use super::encode::duration;
 use crate::{
     cli::{
@@ -53,10 +55,13 @@ fn count(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
+/// Bytes of a session as it is shown.
+const SESSION_BYTES: usize = 3 << 20;
+
 /// A session.
 pub fn session(status: &Status) -> proto::Session {
     let last_used = std::time::SystemTime::now() - status.last_used_at.elapsed();
-    proto::Session {
+    let mut shown = proto::Session {
         session_id: status.session_id.to_string(),
         status: condition(status.condition).into(),
         client_id: status.client_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -75,6 +80,27 @@ pub fn session(status: &Status) -> proto::Session {
         usage: Some(usage(&status.spent.usage)),
         options: Some(options(&status.acquired.in_force(&status.options))),
         permissions: Some(permissions(&status.acquired.grants)),
+        options_not_shown: Vec::new(),
+    };
+    leave_out_what_is_too_long(&mut shown);
+    shown
+}
+
+/// Each option has a bound, and several of them together are more than a message may be.
+fn leave_out_what_is_too_long(session: &mut proto::Session) {
+    while session.encoded_len() > SESSION_BYTES {
+        let Some(options) = &mut session.options else { return };
+        let texts = [
+            ("system_prompt", &mut options.system_prompt),
+            ("append_system_prompt", &mut options.append_system_prompt),
+            ("agents", &mut options.agents),
+            ("json_schema", &mut options.json_schema),
+        ];
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let longest = texts.into_iter().max_by_key(|(_, text)| length(text));
+        let Some((name, text)) = longest.filter(|(_, text)| text.is_some()) else { return };
+        *text = None;
+        session.options_not_shown.push(name.to_owned());
     }
 }
 

@@ -14,6 +14,7 @@ mod prepare;
 mod process_supply;
 mod spares;
 mod taking;
+mod turns;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 

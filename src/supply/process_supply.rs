@@ -23,6 +23,7 @@ use super::{
     places::{Contest, Place, Places, Shortage},
     prepare::{Prepared, blocking, is_of_the_disk, prepare},
     spares::stock::Stock,
+    turns::in_turn,
 };
 use crate::{
     cli::{
@@ -298,7 +299,10 @@ impl Shared {
         };
         let client_id = ClientId::fresh();
         let result = match self.wait_in_line(order, began).await {
-            Ok((slot, _turn)) => self.connect(order, client_id, began, slot).await,
+            Ok((slot, turn)) => {
+                let connecting = self.connect(order, client_id, began, slot);
+                in_turn(&self.starts, &order.session.tenant, turn, connecting).await
+            }
             Err(cause) => Err(cause),
         };
         let result = result.map(|lease| Lease { spare: missed, ..lease });

@@ -17,8 +17,11 @@ use crate::{
         process::{Child as _, Process, StopGrace, stop},
     },
     failure::Cause,
-    ids::{CliSessionId, ClientId},
-    supply::{folders, handshake, places::Place, prepare::blocking, process_supply::Shared},
+    ids::{CliSessionId, ClientId, TenantId},
+    supply::{
+        folders, handshake, places::Place, prepare::blocking, process_supply::Shared,
+        turns::in_turn,
+    },
 };
 
 /// A spare that ends before it is this old counts as one that did not start.
@@ -180,12 +183,21 @@ impl Shared {
             let place = self.places.take_last(tenant).await;
             (place, self.starts.take_last(tenant).await)
         };
-        let (place, _turn) = tokio::select! {
+        let (place, turn) = tokio::select! {
             places = in_line => places,
             () = self.tasks.stopping().cancelled() => return Err(Cause::ShuttingDown),
         };
+        in_turn(&self.starts, tenant, turn, self.start_in_turn(*class, tenant, place)).await
+    }
+
+    async fn start_in_turn(
+        &self,
+        class: usize,
+        tenant: &TenantId,
+        place: Place,
+    ) -> Result<Parked, Cause> {
         let mut folders = folders::of_spare(&self.settings.state_dir, tenant);
-        let options = self.stock.options(*class).clone();
+        let options = self.stock.options(class).clone();
         folders.extra = options.add_dirs.iter().map(Into::into).collect();
         let made = blocking(move || {
             folders::make(&mut folders.work)?;

@@ -39,6 +39,44 @@ async fn a_page_of_sessions_with_long_options_fits_a_default_client() {
 }
 
 #[tokio::test]
+async fn a_session_with_every_option_at_its_bound_fits_a_default_client() {
+    let service = Service::start(|config| config.policy.agents = true).await;
+    let long = |length: usize| Some("x".repeat(length));
+    let rules =
+        |kind: &'static str| (0..256).map(move |n| format!("{kind}(x{n}{})", "y".repeat(1000)));
+    let agent = serde_json::json!({"a": {"description": "d", "prompt": "p".repeat(1_000_000)}});
+    let schema = serde_json::json!({"type": "object", "description": "s".repeat(1_000_000)});
+    let options = SessionOptions {
+        system_prompt: long(1 << 20),
+        append_system_prompt: long(1 << 20),
+        agents: Some(agent.to_string()),
+        json_schema: Some(schema.to_string()),
+        allowed_tools: rules("Bash").collect(),
+        disallowed_tools: rules("Read").collect(),
+        ..SessionOptions::default()
+    };
+    // It says no more than it was asked for, whatever becomes of the turn.
+    let mut turn = service.open(query_with("a", "hello", options.clone())).await.expect("taken");
+    turn.finish().await;
+    let session = service.session("a").await.expect("it fits");
+    let shown = session.options.expect("options");
+    let left_out = &session.options_not_shown;
+    assert_eq!(left_out.len(), 2, "{left_out:?}");
+    assert_eq!(shown.allowed_tools, options.allowed_tools);
+    for (name, text) in [
+        ("system_prompt", &shown.system_prompt),
+        ("append_system_prompt", &shown.append_system_prompt),
+        ("agents", &shown.agents),
+        ("json_schema", &shown.json_schema),
+    ] {
+        assert_eq!(text.is_none(), left_out.iter().any(|left| left == name), "{name}");
+    }
+    let page = service.client.clone().list_sessions(ListSessionsRequest::default()).await;
+    assert_eq!(page.expect("it fits").into_inner().sessions.len(), 1);
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn sessions_are_listed_page_by_page_in_order() {
     let service = Service::start(|_| {}).await;
     for id in ["b", "a", "e", "c", "d"] {
