@@ -52,13 +52,14 @@ fn unknown(key: &str) -> String {
     if later { "this version does not have it yet".into() } else { "unknown key".into() }
 }
 
-/// The value for a message. What may hold a secret is not shown: by its name, or
-/// because it stands where secrets stand and is not of the right form.
+/// The value for a message. What may hold a secret is not shown: by its name, because it
+/// stands where secrets stand and is not of the right form, or because nobody knows what it is,
+/// such as the value of a misspelled `cli.env`.
 fn shown(key: &str, setting: &Setting) -> Option<String> {
-    let compound = matches!(setting.value, Value::Table(_) | Value::Array(_));
+    let plain = matches!(setting.value, Value::Integer(_) | Value::Float(_) | Value::Boolean(_));
     let known = fields(&mut Config::defaults(|_| None)).iter().any(|field| field.key == key);
-    let delicate = [ENV_TABLE, "cli.extra_args"].contains(&key);
-    if delicate || is_secret(key.trim_start_matches("auth.")) || (compound && !known) {
+    let delicate = [ENV_TABLE, "cli.env_files", "cli.extra_args", "spare"].contains(&key);
+    if delicate || is_secret(key.trim_start_matches("auth.")) || (!plain && !known) {
         return Some(HIDDEN.into());
     }
     Some(setting.value.to_string())

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::{
     Config, StoreConfig, TlsConfig, Violation, env_files,
     fields::ENV_TABLE,
-    secrets::{HIDDEN, is_secret},
+    secrets::{HIDDEN, is_secret, shown_value},
     sections::SQLITE,
     source::Settings,
     units::{show_bytes, show_duration},
@@ -228,7 +228,9 @@ fn check_variables(config: &Config, findings: &mut Findings<'_>) {
             Ok((name, _)) if config.cli.env.contains_key(&name) => "the variable is in cli.env too",
             Ok(_) => continue,
         };
-        findings.refuse("cli.env_files", format!("{item:?}"), problem);
+        // Somebody may have written the value itself in the place of its file.
+        let shown = item.split_once('=').map_or(HIDDEN.into(), |(name, _)| format!("{name:?}"));
+        findings.refuse("cli.env_files", shown, problem);
     }
     for name in &config.cli.env_passthrough {
         let problem = if !is_name(name) {
@@ -246,7 +248,8 @@ fn check_store(store: &StoreConfig, findings: &mut Findings<'_>) {
     let path = store.url.strip_prefix(SQLITE).map(|path| path.trim_start_matches('/'));
     if !store.url.is_empty() && path.is_none_or(str::is_empty) {
         let problem = "must be sqlite:PATH, or empty for a file in the state folder";
-        findings.refuse("store.url", format!("{:?}", store.url), problem.to_owned());
+        let shown = shown_value("store.url", &store.url);
+        findings.refuse("store.url", format!("{shown:?}"), problem.to_owned());
     }
 }
 

@@ -224,6 +224,13 @@ fn secrets_are_not_shown() {
         with_file("[cli.env]\nAPI_KEY = sk-1\n"),
         with_file("[cli.env]\nAPI_KEY = ['sk-1']\n"),
         with_file("[other]\nlist = [{ API_KEY = 'sk-1' }]\n"),
+        with_file("[cli.envs]\nA = 'sk-1'\n"),
+        with_file("[cli.env.A]\nB = 'sk-1'\n"),
+        with_file("[cli]\nenv_files = ['sk-1', 'KEY=sk-1']\n"),
+        with_file("[cli]\nenv_files = 'sk-1'\n"),
+        with_file("[[spare]]\nsettings = '{\"env\":{\"K\":\"sk-1\"}'\n"),
+        with_file("[[spare]]\nenv = 'sk-1'\n"),
+        with_flags(&[("store.url", "postgres://pool:sk-1@db/pool")]),
     ] {
         let told = outcome.unwrap_err().to_string();
         assert!(!told.contains("sk-1"), "{told}");
