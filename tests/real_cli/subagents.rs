@@ -44,15 +44,12 @@ async fn price_of_a_round(bed: &Bed) -> f64 {
     result.total_cost_usd * 0.8
 }
 
-/// Rounds of subagents that the API has been asked for: those that bring a tool's result.
+/// Rounds of subagents that the API has been asked for. The main conversation has the call that
+/// starts the subagent in it, too.
 fn rounds(bed: &Bed) -> usize {
     let asked = bed.api.requests();
-    let steps = asked.iter().filter(|request| {
-        let last = request.body["messages"].as_array().and_then(|messages| messages.last());
-        let text = last.map(ToString::to_string).unwrap_or_default();
-        text.contains("tool_result") && !text.contains("agentId") && !text.contains("seen")
-    });
-    steps.count()
+    let messages = asked.iter().map(|request| request.body["messages"].to_string());
+    messages.filter(|said| said.contains(STEP) && !said.contains("subagent_type")).count()
 }
 
 async fn total(bed: &Bed) -> f64 {
@@ -60,9 +57,10 @@ async fn total(bed: &Bed) -> f64 {
 }
 
 /// Whether a process of this version can be asked what it has spent, and is held to a budget
-/// by the service then.
+/// by the service then. 2.1.150 cannot.
 fn can_be_asked(version: Version) -> bool {
-    version.as_str() != "2.1.110"
+    let patch = version.as_str().rsplit('.').next().and_then(|patch| patch.parse().ok());
+    patch.unwrap_or(0) >= 197
 }
 
 async fn e2_subagents_are_paid_for_when_their_session_is_forgotten(version: Version) {

@@ -2,7 +2,9 @@
 //!
 //! A process that takes up a conversation begins with the model that it had (2.1.197 and
 //! 2.1.332), and in plan mode where it was in that (2.1.332), if no flag says another.
-//! Where they were reset a flag says what a process without options begins with.
+//! Where they were reset a flag says what a process without options begins with. The mode is
+//! never left open: 2.1.300 begins in `auto`, in which a model judges what may run, and no
+//! policy has allowed that.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +22,7 @@ pub(super) fn option_args(
 ) -> Vec<String> {
     let begins = matches!(origin, Origin::New(_));
     let own_model = || own_model(options, env).filter(|_| !begins);
-    let own_mode = || own_mode(options).filter(|_| !begins);
+    let own_mode = || own_mode(options);
     let mut args = Vec::new();
     let mut flag = |name: &str, value: Option<String>| {
         args.extend(value.map(|value| format!("--{name}={value}")));
@@ -60,10 +62,12 @@ fn own_model(options: &Options, env: &BTreeMap<String, String>) -> Option<String
     (options.resets(MODEL) && !said).then(own)
 }
 
-/// The same for the permission mode. One of the settings is the CLI's to judge.
+/// The permission mode of a process that was asked for none. One of the settings is the CLI's to
+/// judge, and files of settings may name one.
 fn own_mode(options: &Options) -> Option<String> {
     let said = setting(options, "/permissions/defaultMode").is_some();
-    (options.resets(PERMISSION_MODE) && !said).then(|| "default".to_owned())
+    let own = options.resets(PERMISSION_MODE) || options.setting_sources.is_empty();
+    (own && !said).then(|| "default".to_owned())
 }
 
 /// A text in the settings that the options hold, if it can be a flag's value.
@@ -105,6 +109,31 @@ mod tests {
         assert_eq!(flags(Some(settings), None, ""), ["--model=default"]);
         let origin = Origin::Resume(CliSessionId::fresh());
         let nothing = option_args(origin, &Options::default(), &BTreeMap::new());
-        assert_eq!(nothing, ["--setting-sources="]);
+        assert_eq!(nothing, [mode, "--setting-sources="]);
+    }
+
+    #[test]
+    fn a_process_begins_in_the_mode_that_asks_unless_another_was_chosen() {
+        let mode = |options: &Options| {
+            let id = CliSessionId::fresh();
+            let args = [Origin::New(id), Origin::Resume(id)].map(|origin| {
+                let args = option_args(origin, options, &BTreeMap::new());
+                args.into_iter().find(|arg| arg.starts_with("--permission-mode="))
+            });
+            assert_eq!(args[0], args[1]);
+            args[0].clone()
+        };
+        let asks = Some("--permission-mode=default".to_owned());
+        assert_eq!(mode(&Options::default()), asks);
+        let plan = Options { permission_mode: Some("plan".into()), ..Options::default() };
+        assert_eq!(mode(&plan).as_deref(), Some("--permission-mode=plan"));
+        let settings = |text: &str| Some(Hidden(text.to_owned()));
+        let by_settings = r#"{"permissions":{"defaultMode":"plan"}}"#;
+        let chosen = Options { settings: settings(by_settings), ..Options::default() };
+        assert_eq!(mode(&chosen), None);
+        let other = Options { settings: settings(r#"{"model":"m"}"#), ..Options::default() };
+        assert_eq!(mode(&other), asks);
+        let files = Options { setting_sources: vec!["project".into()], ..Options::default() };
+        assert_eq!(mode(&files), None, "they may name one");
     }
 }
