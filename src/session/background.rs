@@ -41,7 +41,7 @@ impl SessionTask {
         let counted = self.around.turns.token();
         // Nobody need listen to it.
         let policy = DisconnectPolicy::Continue;
-        let turn = Running::new(log, None, policy, &self.habits, counted);
+        let turn = Running::new(log, None, policy, &self.habits, &self.accounts.memory, counted);
         Phase::Active(Active { lease, turn })
     }
 

@@ -108,7 +108,8 @@ impl SessionTask {
     ) -> Phase {
         let Waiting { request, log, counted, again, _queued: _ } = waiting;
         let uuid = Uuid::new_v4();
-        let mut turn = Running::new(log, Some(uuid), request.on_disconnect, &self.habits, counted);
+        let (policy, memory) = (request.on_disconnect, &self.accounts.memory);
+        let mut turn = Running::new(log, Some(uuid), policy, &self.habits, memory, counted);
         turn.prompt_held = request.held.clone();
         turn.named = request.turn_id.is_some();
         let started = Started {

@@ -46,6 +46,7 @@ mod intake;
 mod interrupting;
 mod keeping;
 mod mishap;
+mod open_prompts;
 mod ownership;
 mod permissions;
 mod phase;

@@ -198,7 +198,7 @@ impl SessionTask {
             // If it cannot be kept, the prompt waits for another answer.
             self.grant(active, &updates_of(&decision)).await?;
         }
-        active.turn.prompts.remove(&prompt_id);
+        active.turn.prompts.let_go(&prompt_id);
         let line = control_response(&prompt.raw_id, &decision_json(&prompt.input, decision));
         active.turn.touch();
         active.lease.connection.send(line).map_err(|blocked| {

@@ -1,11 +1,7 @@
 //! A turn that runs: what its frames mean for it and when its watchdogs bite. Knows
 //! frames and the turn's log; nothing of processes or of commands.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -15,11 +11,12 @@ use uuid::Uuid;
 use super::{
     beginning::{Again, Unanswered},
     command::DisconnectPolicy,
+    open_prompts::OpenPrompts,
     task::Settings,
 };
 use crate::{
-    budget::Reservation,
-    cli::frame::{Frame, FrameKind, Prompt, ResultSummary},
+    budget::{Account, Reservation},
+    cli::frame::{Frame, FrameKind, ResultSummary},
     counters::Spent,
     turn::{event::Class, log::TurnLog},
 };
@@ -40,7 +37,7 @@ const BUDGET_GRACE: Duration = Duration::from_secs(1);
 /// itself has. A bound for an agent that speaks in the CLI's name.
 const MOST_HELD: usize = 4 << 20;
 
-/// Tasks, tools or prompts at the same time, likewise.
+/// Tasks or tools at the same time, likewise.
 const MOST_AT_ONCE: usize = 10_000;
 
 /// How often the API may refuse the credentials, one time after the other, before a turn is
@@ -100,8 +97,8 @@ pub struct Running {
     pub prompt_uuid: Option<Uuid>,
     /// When its last listener leaves.
     pub on_disconnect: DisconnectPolicy,
-    /// Prompts of the CLI that wait for an answer, by id.
-    pub prompts: HashMap<String, Prompt>,
+    /// Prompts of the CLI that wait for an answer.
+    pub prompts: OpenPrompts,
     /// Whether a tool may have run.
     pub tool_use_seen: bool,
     /// Whether its caller named it: the name is kept with its result.
@@ -171,12 +168,13 @@ pub enum Watchdog {
 }
 
 impl Running {
-    /// A turn that begins now.
+    /// A turn that begins now. What it holds counts for `memory`.
     pub fn new(
         log: TurnLog,
         prompt_uuid: Option<Uuid>,
         on_disconnect: DisconnectPolicy,
         habits: &Habits,
+        memory: &Account,
         counted: TaskTrackerToken,
     ) -> Self {
         let now = Instant::now();
@@ -187,7 +185,7 @@ impl Running {
             log,
             prompt_uuid,
             on_disconnect,
-            prompts: HashMap::new(),
+            prompts: OpenPrompts::new(memory.clone()),
             tool_use_seen: false,
             named: false,
             spent: Spent::default(),
@@ -286,14 +284,11 @@ impl Running {
                 Meaning::Moved(Class::Other, cli_session_id.clone())
             }
             FrameKind::Prompt(prompt) => {
-                // One without an id cannot be answered, and is not waited for.
-                if self.prompts.len() < MOST_AT_ONCE && !prompt.id.is_empty() {
-                    self.prompts.insert(prompt.id.clone(), prompt.clone());
-                }
+                self.prompts.hold(prompt);
                 Meaning::Event(Class::Prompt)
             }
             FrameKind::PromptCancelled { id } => {
-                self.prompts.remove(id);
+                self.prompts.let_go(id);
                 Meaning::Event(Class::Other)
             }
             FrameKind::Assistant { tool_calls } => {

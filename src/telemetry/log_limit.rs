@@ -40,7 +40,10 @@ pub static NOT_FOUND: LogLimit = LogLimit::new("session_not_found");
 /// Commits that fail while the store does: as many as there are sessions.
 pub static NOT_KEPT: LogLimit = LogLimit::new("session_not_kept");
 
-static ALL: [&LogLimit; 10] = [
+/// Prompts of CLIs for which there is no room.
+pub static PROMPT_NOT_HELD: LogLimit = LogLimit::new("prompt_not_held");
+
+static ALL: [&LogLimit; 11] = [
     &UNAUTHENTICATED,
     &NOT_GRPC,
     &HEALTH_CALL_REVOKED,
@@ -51,6 +54,7 @@ static ALL: [&LogLimit; 10] = [
     &DISABLED,
     &NOT_FOUND,
     &NOT_KEPT,
+    &PROMPT_NOT_HELD,
 ];
 
 /// Wakes [`report`] when lines are left out.
