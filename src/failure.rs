@@ -5,7 +5,10 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::{
-    cli::process::Exit,
+    cli::{
+        process::Exit,
+        usage::{Overrun, Resource},
+    },
     ids::{CliSessionId, ClientId, SessionId, TurnId},
 };
 
@@ -140,12 +143,10 @@ pub enum Cause {
         /// Whether a tool may have run.
         tool_use_seen: bool,
     },
-    /// The processes of the session held too much memory, and were ended.
-    MemoryLimit {
-        /// `cli.memory_limit`, in bytes.
-        limit: u64,
-        /// What they held, in bytes.
-        used: u64,
+    /// The processes of the session held too much, or were too many, and were ended.
+    HoldsTooMuch {
+        /// Too much of what.
+        overrun: Overrun,
         /// Whether a tool may have run.
         tool_use_seen: bool,
     },
@@ -210,7 +211,10 @@ impl Cause {
             Self::StreamStalled { .. } => "STREAM_STALLED",
             Self::TurnInterrupted => "TURN_INTERRUPTED",
             Self::CliExited { .. } => "CLI_EXITED",
-            Self::MemoryLimit { .. } => "MEMORY_LIMIT",
+            Self::HoldsTooMuch { overrun, .. } => match overrun.resource {
+                Resource::Memory => "MEMORY_LIMIT",
+                Resource::Tasks => "TASK_LIMIT_EXCEEDED",
+            },
             Self::FrameTooLarge { .. } => "FRAME_TOO_LARGE",
             Self::Protocol { .. } => "PROTOCOL_ERROR",
             Self::ListenerTooSlow { .. } => "LISTENER_TOO_SLOW",
@@ -306,10 +310,17 @@ impl fmt::Display for Cause {
             }
             Self::TurnInterrupted => f.write_str("the turn was interrupted"),
             Self::CliExited { exit, .. } => write!(f, "the CLI ended in mid-turn with {exit}"),
-            Self::MemoryLimit { limit, used, .. } => write!(
-                f,
-                "the session's processes held {used} bytes, more than {limit} (cli.memory_limit)"
-            ),
+            Self::HoldsTooMuch { overrun: Overrun { resource, limit, used }, .. } => match resource
+            {
+                Resource::Memory => write!(
+                    f,
+                    "the session's processes held {used} bytes, more than {limit} (cli.memory_limit)"
+                ),
+                Resource::Tasks => write!(
+                    f,
+                    "the session had {used} processes and threads, more than {limit} (cli.max_tasks)"
+                ),
+            },
             Self::FrameTooLarge { limit } => {
                 write!(
                     f,

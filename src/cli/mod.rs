@@ -29,7 +29,7 @@
 //! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those,
 //!   without [`snapshots`].
 //! - [`launch`] makes argv and environment, with [`env_files`]; [`process`] spawns, watches and stops;
-//!   [`sandbox`] is what a process is enclosed in.
+//!   [`sandbox`] is what a process is enclosed in, [`usage`] what it may hold.
 
 pub mod acquired;
 pub mod binding;
@@ -40,7 +40,6 @@ pub mod frame;
 pub mod json;
 pub mod launch;
 pub mod lines;
-pub mod memory;
 pub mod message;
 pub mod mirror;
 pub mod options;
@@ -56,4 +55,5 @@ mod spawner;
 mod stderr;
 pub mod sweep;
 pub mod transcript;
+pub mod usage;
 pub mod versions;

@@ -25,12 +25,12 @@ use super::{
     connection::Connection,
     frame::{Frame, FrameKind},
     launch::{Command, MARK_VARIABLE},
-    memory::{MemoryWatch, Overrun, Tree},
     sandbox::{Housed, Sandbox},
     scratch,
     spawner::{self, Spawned},
     stderr::StderrTail,
     sweep,
+    usage::{Overrun, Tree, Watch},
 };
 use crate::ids::ClientId;
 
@@ -93,7 +93,7 @@ pub trait Child: Send + fmt::Debug {
     fn sweep(&mut self) -> Pin<Box<dyn Future<Output = usize> + Send + '_>>;
     /// The last of what it wrote to stderr.
     fn stderr_tail(&self) -> String;
-    /// Whether it was killed because it and its descendants held too much memory.
+    /// What it was killed for, if that is because it and its descendants held too much.
     fn overrun(&self) -> Option<Overrun> {
         None
     }
@@ -210,11 +210,11 @@ pub struct Process {
     /// What encloses the CLI.
     child: TokioChild,
     housed: Housed,
-    memory: Option<Arc<Tree>>,
+    bounded: Option<Arc<Tree>>,
     mark: ClientId,
     /// Removed once nothing of it lives.
     scratch: Option<PathBuf>,
-    /// When it was killed because it held too much memory.
+    /// When it was killed because it held too much.
     killed_at: Option<Instant>,
     exit: Option<Exit>,
     stderr: StderrTail,
@@ -243,8 +243,8 @@ impl Process {
             child.stderr.take().ok_or_else(lost)?,
         );
         let stderr = StderrTail::read(stderr_pipe, &secrets);
-        let (memory, killed_at, exit) = (None, None, None);
-        let process = Self { child, housed, memory, mark, scratch, killed_at, exit, stderr };
+        let (bounded, killed_at, exit) = (None, None, None);
+        let process = Self { child, housed, bounded, mark, scratch, killed_at, exit, stderr };
         Ok((process, Connection::new(stdout, stdin, max_frame)))
     }
 
@@ -260,17 +260,17 @@ impl Process {
         }
     }
 
-    /// Bounds the memory of it and its descendants: who waits for its end finds it killed.
+    /// Bounds what it and its descendants hold: who waits for its end finds it killed.
     #[must_use]
-    pub fn bounded_by(mut self, watch: &MemoryWatch) -> Self {
-        self.memory = Some(watch.add(self.housed.root(), self.housed.in_memory()));
+    pub fn bounded_by(mut self, watch: &Watch) -> Self {
+        self.bounded = Some(watch.add(self.housed.root(), self.housed.in_memory()));
         self
     }
 }
 
-/// Waits until a tree holds too much memory; for ever if nobody looks.
-async fn over(memory: Option<&Tree>) {
-    match memory {
+/// Waits until a tree holds too much; for ever if nobody looks.
+async fn over(bounded: Option<&Tree>) {
+    match bounded {
         Some(tree) => tree.over().await,
         None => pending().await,
     }
@@ -317,7 +317,7 @@ impl Child for Process {
             }
             let exit = tokio::select! {
                 exit = self.child.wait() => exit,
-                () = over(self.memory.as_deref()) => {
+                () = over(self.bounded.as_deref()) => {
                     let since = *self.killed_at.get_or_insert_with(|| {
                         self.housed.kill();
                         Instant::now()
@@ -371,7 +371,7 @@ impl Child for Process {
     }
 
     fn overrun(&self) -> Option<Overrun> {
-        self.memory.as_ref()?.overrun()
+        self.bounded.as_ref()?.overrun()
     }
 }
 

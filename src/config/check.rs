@@ -52,6 +52,10 @@ const OWN_ARGUMENTS: [&str; 30] = [
     "--worktree",
 ];
 
+/// Processes and threads that a session has at least: the CLI has about 30, a tool that it runs
+/// some more.
+const FEWEST_TASKS: usize = 64;
+
 /// Names that the service uses to know its own processes by.
 const OWN_VARIABLES: &str = "SESSION_POOL";
 
@@ -66,6 +70,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     check_listen(config, &mut findings);
     check_tls(config, &mut findings);
     check_state_dir(config, &mut findings);
+    check_tasks(config, &mut findings);
     check_arguments(&config.cli.extra_args, &mut findings);
     check_variables(config, &mut findings);
     policy::check(config, &mut findings);
@@ -193,6 +198,14 @@ fn check_state_dir(config: &Config, findings: &mut Findings<'_>) {
             "\"\"",
             "must be set, since neither XDG_STATE_HOME nor HOME is an absolute path",
         );
+    }
+}
+
+fn check_tasks(config: &Config, findings: &mut Findings<'_>) {
+    let tasks = config.cli.max_tasks;
+    if tasks > 0 && tasks < FEWEST_TASKS {
+        let problem = format!("must be 0 or at least {FEWEST_TASKS}, which a CLI itself may need");
+        findings.refuse("cli.max_tasks", tasks.to_string(), problem);
     }
 }
 

@@ -48,6 +48,7 @@ impl Config {
                 max_frame_bytes: 16 * MIB,
                 sandbox: SandboxMode::Auto,
                 memory_limit: 0,
+                max_tasks: 2048,
                 tmp_limit: 256 << 20,
                 sandbox_required: false,
                 start_check: true,

@@ -48,6 +48,7 @@ impl fmt::Debug for CliConfig {
             max_frame_bytes,
             sandbox,
             memory_limit,
+            max_tasks,
             tmp_limit,
             sandbox_required,
             start_check,
@@ -65,6 +66,7 @@ impl fmt::Debug for CliConfig {
             .field("max_frame_bytes", max_frame_bytes)
             .field("sandbox", sandbox)
             .field("memory_limit", memory_limit)
+            .field("max_tasks", max_tasks)
             .field("tmp_limit", tmp_limit)
             .field("sandbox_required", sandbox_required)
             .field("start_check", start_check)

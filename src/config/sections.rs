@@ -174,6 +174,9 @@ pub struct CliConfig {
     /// process replaced; files that they have in memory count. Default 0, which is no limit;
     /// at most 1 TiB.
     pub memory_limit: u64,
+    /// Processes and threads of one session at which its turn is ended and its process
+    /// replaced. Default 2048, 64 to 1,000,000; 0 is no limit.
+    pub max_tasks: usize,
     /// Bytes of each file system in memory that a session has in bubblewrap: `/tmp`,
     /// `/var/tmp`, `/run` and `/dev/shm`. Default 256 MiB, 1 MiB to 1 TiB.
     pub tmp_limit: u64,

@@ -4,9 +4,13 @@
 //! - [`confined`] opens and removes files below a folder that somebody else may write to.
 //! - [`keeper`] is the supervisor process that outlives the service for a moment, and ends
 //!   what the service has left behind.
+//! - [`killing`] kills many processes, also those that fork meanwhile.
+//! - [`limits`] are those that the kernel holds a program and its descendants to.
 //! - [`descriptors`] raises the limit of file descriptors, and says what it is enough for.
 
 pub mod confined;
 pub mod descriptors;
 pub mod keeper;
+pub mod killing;
+pub mod limits;
 pub mod procfs;

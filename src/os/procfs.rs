@@ -1,4 +1,4 @@
-//! What `/proc` says of the processes of this machine: parents, states, memory. One
+//! What `/proc` says of the processes of this machine: parents, states, threads, memory. One
 //! look reads it once. Knows nothing of what the processes are.
 
 use std::{
@@ -13,12 +13,26 @@ use rustix::process::Pid;
 pub struct Entry {
     /// Its parent; 0 if that is outside what can be seen.
     pub parent: u32,
+    /// Its process group; 0 if that is outside what can be seen.
+    pub group: u32,
+    /// Its threads; one that has ended still is one.
+    pub threads: u64,
     /// Whether it has ended, and its parent has yet to wait for it.
     pub ended: bool,
     /// When it was started, in the kernel's ticks since the machine's start.
     pub started: u64,
     /// Resident memory in pages, shared ones included.
     pub pages: u64,
+}
+
+/// What a process and its descendants hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Resident bytes. Pages that they share are counted for each.
+    pub bytes: u64,
+    /// Processes and their threads. What has ended and was not waited for counts, as it does
+    /// for the kernel.
+    pub tasks: u64,
 }
 
 /// All processes at one moment, or nearly: reading takes a millisecond or two.
@@ -64,12 +78,26 @@ impl Look {
         self.entries.get(&pid).is_some_and(|entry| !entry.ended)
     }
 
-    /// Resident bytes of a process and its descendants. Pages that they share are
-    /// counted for each.
-    pub fn resident_bytes(&self, root: u32) -> u64 {
-        let pages = |pid: &u32| self.entries.get(pid).map_or(0, |entry| entry.pages);
-        let pages: u64 = self.tree(root, None).iter().map(pages).sum();
-        pages * rustix::param::page_size() as u64
+    /// The processes of a group.
+    pub fn in_group(&self, group: u32) -> impl Iterator<Item = u32> {
+        let members = self.entries.iter().filter(move |(_, entry)| entry.group == group);
+        members.map(|(pid, _)| *pid)
+    }
+
+    /// The process group of a process, as far as it can be seen.
+    pub fn group(&self, pid: u32) -> Option<u32> {
+        self.entries.get(&pid).map(|entry| entry.group).filter(|group| *group > 0)
+    }
+
+    /// What a process and its descendants hold.
+    pub fn usage(&self, root: u32) -> Usage {
+        let (mut pages, mut tasks) = (0, 0);
+        let tree = self.tree(root, None);
+        for entry in tree.iter().filter_map(|pid| self.entries.get(pid)) {
+            pages += entry.pages;
+            tasks += entry.threads;
+        }
+        Usage { bytes: pages * rustix::param::page_size() as u64, tasks }
     }
 
     fn tree(&self, root: u32, spared: Option<u32>) -> Vec<u32> {
@@ -89,6 +117,17 @@ pub fn entry_of(pid: u32) -> Option<Entry> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// Processes and threads of the whole machine, as far as it says so: little to read, whatever
+/// their number.
+pub fn tasks_of_machine() -> Option<u64> {
+    tasks_in(&fs::read_to_string("/proc/loadavg").ok()?)
+}
+
+fn tasks_in(loadavg: &str) -> Option<u64> {
+    let (_, all) = loadavg.split_whitespace().nth(3)?.split_once('/')?;
+    all.parse().ok()
+}
+
 /// Whether a process is gone, or a zombie that its parent has yet to wait for.
 pub fn has_ended(pid: u32) -> bool {
     entry_of(pid).is_none_or(|entry| entry.ended)
@@ -104,10 +143,12 @@ fn parse(stat: &str) -> Option<Entry> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     // A process whose first thread has ended looks like a zombie while others run.
-    let threads: u32 = fields.get(17)?.parse().ok()?;
+    let threads: u64 = fields.get(17)?.parse().ok()?;
     Some(Entry {
         ended: "ZX".contains(*fields.first()?) && threads <= 1,
         parent: fields.get(1)?.parse().ok()?,
+        group: fields.get(2)?.parse().ok()?,
+        threads: threads.max(1),
         started: fields.get(19)?.parse().ok()?,
         pages: fields.get(21)?.parse().ok()?,
     })
@@ -126,7 +167,9 @@ mod tests {
     fn a_name_may_look_like_the_rest_of_the_line() {
         let stat = "7 (a) Z 1 (b) S 3 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 991 4096 12 99";
         let entry = parse(stat).expect("a line of the kernel");
-        assert_eq!(entry, Entry { parent: 3, ended: false, started: 991, pages: 12 });
+        let wanted =
+            Entry { parent: 3, group: 7, threads: 1, ended: false, started: 991, pages: 12 };
+        assert_eq!(entry, wanted);
         assert_eq!(parse("7 (cut short) S"), None);
         // Ended, and with threads that live on.
         let ended = |threads: &str| {
@@ -138,8 +181,15 @@ mod tests {
     }
 
     #[test]
+    fn the_tasks_of_the_machine_are_the_fourth_figure() {
+        assert_eq!(tasks_in("0.20 0.18 0.12 1/80 11206\n"), Some(80));
+        assert_eq!(tasks_in("0.20 0.18"), None);
+        assert!(tasks_of_machine().is_some_and(|tasks| tasks > 1));
+    }
+
+    #[test]
     fn a_process_counts_with_its_children() {
-        let own = Look::take().expect("/proc").resident_bytes(std::process::id());
+        let own = Look::take().expect("/proc").usage(std::process::id());
         let mut command = Command::new("sh");
         command.args(["-c", "echo up; read end"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("a shell");
@@ -147,13 +197,34 @@ mod tests {
         let mut up = [0; 3];
         child.stdout.take().expect("a pipe").read_exact(&mut up).expect("it runs");
         let look = Look::take().expect("/proc");
-        let with_child = look.resident_bytes(std::process::id());
-        let alone = look.resident_bytes(child.id());
+        let with_child = look.usage(std::process::id());
+        let alone = look.usage(child.id());
         assert!(look.descendants(std::process::id(), None).contains(&child.id()));
         assert!(look.descendants(std::process::id(), Some(child.id())).is_empty());
         child.kill().expect("killed");
         child.wait().expect("reaped");
-        assert!(own > 0 && alone > 0);
-        assert!(with_child > own / 2 + alone, "{with_child} {own} {alone}");
+        assert!(own.bytes > 0 && alone.bytes > 0);
+        assert!(with_child.bytes > own.bytes / 2 + alone.bytes, "{with_child:?} {own:?} {alone:?}");
+        assert_eq!(alone.tasks, 1);
+    }
+
+    #[test]
+    fn b2_threads_count_and_so_does_what_nobody_has_waited_for() {
+        let mut child = Command::new("true").spawn().expect("started");
+        let (up, wait) = (std::sync::Barrier::new(3), std::sync::Barrier::new(3));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (up.wait(), wait.wait()));
+            }
+            up.wait();
+            while !has_ended(child.id()) {
+                std::thread::yield_now();
+            }
+            let look = Look::take().expect("/proc");
+            assert_eq!(look.usage(child.id()).tasks, 1);
+            assert!(look.usage(std::process::id()).tasks >= 4);
+            wait.wait();
+        });
+        child.wait().expect("reaped");
     }
 }

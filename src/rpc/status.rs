@@ -73,7 +73,7 @@ fn classify(cause: &Cause) -> (Code, Option<Duration>) {
         Cause::StreamStalled { .. } => (Code::DeadlineExceeded, None),
         Cause::TurnInterrupted => (Code::Cancelled, None),
         Cause::CliExited { .. } => (Code::Unavailable, None),
-        Cause::MemoryLimit { .. } => (Code::ResourceExhausted, None),
+        Cause::HoldsTooMuch { .. } => (Code::ResourceExhausted, None),
         Cause::FrameTooLarge { .. } => (Code::Internal, None),
         Cause::Protocol { .. } => (Code::Internal, None),
         Cause::ListenerTooSlow { .. } => (Code::DataLoss, None),
@@ -217,9 +217,9 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
             put(STDERR_TAIL, stderr_tail.clone());
             put("tool_use_seen", tool_use_seen.to_string());
         }
-        Cause::MemoryLimit { limit, used, tool_use_seen } => {
-            put("limit", limit.to_string());
-            put("used", used.to_string());
+        Cause::HoldsTooMuch { overrun, tool_use_seen } => {
+            put("limit", overrun.limit.to_string());
+            put("used", overrun.used.to_string());
             put("tool_use_seen", tool_use_seen.to_string());
         }
         Cause::OptionsMismatch { options, .. } => put("options", options.join(",")),

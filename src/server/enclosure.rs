@@ -158,6 +158,7 @@ fn view<'a>(config: &'a Config, secrets: &'a [PathBuf], keeper: &'a Path) -> Vie
         program: &config.cli.path,
         visible,
         tmp_bytes: config.cli.tmp_limit,
+        max_tasks: config.cli.max_tasks as u64,
         keeper,
     }
 }

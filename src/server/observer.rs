@@ -2,7 +2,7 @@
 
 use super::Enclosure;
 use crate::{
-    cli::memory,
+    cli::usage,
     health::Health,
     pool::{PoolStats, Scope},
     rpc::{picture::Facts, service::Observe},
@@ -33,7 +33,7 @@ impl Observe for Observer {
             ),
         };
         let roots = stats.process_ids.clone();
-        let memory = tokio::task::spawn_blocking(move || memory::resident_bytes(&roots));
+        let memory = tokio::task::spawn_blocking(move || usage::resident_bytes(&roots));
         let (spares, spares_starting) = self.supply.spares(match scope {
             Scope::All => None,
             Scope::Tenant(tenant) => Some(tenant),

@@ -11,6 +11,7 @@ use crate::{
         launch::LaunchSettings,
         options::{Hidden, Options},
         sandbox::Sandbox,
+        usage::Allowed,
     },
     config::{Config, SpareConfig},
     ids::TenantId,
@@ -113,7 +114,10 @@ pub fn limits(config: &Config) -> SupplyLimits {
         start_concurrency: config.pool.start_concurrency,
         connect_timeout: config.pool.connect_timeout,
         max_frame_bytes: config.cli.max_frame_bytes,
-        memory_limit: Some(config.cli.memory_limit).filter(|limit| *limit > 0),
+        usage: Allowed {
+            memory: Some(config.cli.memory_limit).filter(|limit| *limit > 0),
+            tasks: unless_zero(config.cli.max_tasks).map(|tasks| tasks as u64),
+        },
     }
 }
 

@@ -14,8 +14,8 @@ use crate::{
         connection::ConnectionError,
         frame::{Frame, excerpt},
         lines::LineError,
-        memory::Overrun,
         process::{Exit, StopGrace},
+        usage::{Overrun, Resource},
     },
     failure::Cause,
 };
@@ -73,9 +73,12 @@ impl SessionTask {
             return self.lose(active, End::Result(over)).await;
         }
         let overrun = active.lease.child.overrun();
-        if let Some(Overrun { limit, used }) = overrun {
+        if let Some(Overrun { resource, limit, used }) = overrun {
             let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
-            warn!(%session_id, %client_id, limit, used, "memory_limit");
+            match resource {
+                Resource::Memory => warn!(%session_id, %client_id, limit, used, "memory_limit"),
+                Resource::Tasks => warn!(%session_id, %client_id, limit, used, "task_limit"),
+            }
         }
         // Of a process whose end is not known nobody can say what it still does.
         if exit != Exit::Unknown {
@@ -89,7 +92,7 @@ impl SessionTask {
         let tool_use_seen = active.turn.tool_use_seen;
         let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
         let cause = match overrun {
-            Some(Overrun { limit, used }) => Cause::MemoryLimit { limit, used, tool_use_seen },
+            Some(overrun) => Cause::HoldsTooMuch { overrun, tool_use_seen },
             None => {
                 let stderr_tail = active.lease.child.stderr_tail();
                 warn!(%session_id, %client_id, %exit, tool_use_seen, "cli_exited_in_turn");

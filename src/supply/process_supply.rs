@@ -31,11 +31,11 @@ use crate::{
         connection::Connection,
         cost::Meter,
         launch::{Folders, LaunchSettings, Origin},
-        memory::MemoryWatch,
         options::Options,
         process::{Process, StopGrace},
         request::Initialize,
         sandbox, transcript,
+        usage::{Allowed, Watch},
     },
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionKey, TenantId},
@@ -49,7 +49,7 @@ const LONGEST_REMOVAL: Duration = Duration::from_secs(60);
 /// What an error needs to reach its caller.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
-/// Bounds of the supply.
+/// Allowed of the supply.
 #[derive(Debug, Clone)]
 pub struct SupplyLimits {
     /// Live processes.
@@ -63,8 +63,8 @@ pub struct SupplyLimits {
     pub connect_timeout: Duration,
     /// Bytes of a frame.
     pub max_frame_bytes: usize,
-    /// Resident bytes of one process and its descendants; `None` is no bound.
-    pub memory_limit: Option<u64>,
+    /// What one process and its descendants may hold.
+    pub usage: Allowed,
 }
 
 /// Starts a real process for every order.
@@ -80,7 +80,7 @@ pub(super) struct Shared {
     pub(super) starts: Places,
     pub(super) stock: Stock,
     starting: AtomicU32,
-    memory: Option<Arc<MemoryWatch>>,
+    watch: Option<Arc<Watch>>,
     pub(super) tasks: Tasks,
 }
 
@@ -94,10 +94,10 @@ impl ProcessSupply {
         spares: SpareSettings,
         tasks: Tasks,
     ) -> Self {
-        let memory = limits.memory_limit.map(|limit| Arc::new(MemoryWatch::new(limit)));
-        if let Some(watch) = memory.clone() {
+        let watch = Watch::new(limits.usage).map(Arc::new);
+        if let Some(watch) = watch.clone() {
             let stopping = tasks.stopping().child_token();
-            tasks.spawn(error_span!("memory"), async move {
+            tasks.spawn(error_span!("usage"), async move {
                 tokio::select! {
                     () = watch.run() => {}
                     () = stopping.cancelled() => {}
@@ -105,7 +105,7 @@ impl ProcessSupply {
             });
         }
         let shared = Arc::new(Shared {
-            memory,
+            watch,
             places: Places::new(limits.max_processes, limits.max_processes_of_a_tenant),
             starts: Places::new(limits.start_concurrency, None),
             starting: AtomicU32::new(0),
@@ -423,7 +423,7 @@ impl Shared {
         debug!(%client_id, args = ?command.shown_args(), "cli_starting");
         let started = Process::start(command, &self.settings.sandbox, self.limits.max_frame_bytes);
         let (process, connection) = started.await.map_err(|error| self.not_started(&error))?;
-        let process = match &self.memory {
+        let process = match &self.watch {
             Some(watch) => process.bounded_by(watch),
             None => process,
         };

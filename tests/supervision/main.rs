@@ -20,5 +20,6 @@ mod modes;
 mod real;
 mod second;
 mod spares;
+mod tasks;
 mod view;
 mod walls;

@@ -113,8 +113,13 @@ async fn b1_what_was_tried_against_the_sandbox_is_told() {
     let bed = Bed::fake("bubblewrap", &[]).await;
     let stats = bed.daemon.client.clone().get_stats(GetStatsRequest::default()).await;
     let tried = stats.expect("answered").into_inner().sandbox_attempts.join("\n");
-    let attempts =
-        ["processes of others: not seen", "key rings", "kernel settings: none can", "mounts: read"];
+    let attempts = [
+        "processes of others: not seen",
+        "key rings",
+        "kernel settings: none can",
+        "mounts: read",
+        "over 2048; the kernel refuses more than 2560",
+    ];
     for attempt in attempts {
         assert!(tried.contains(attempt), "{tried}");
     }

@@ -99,7 +99,12 @@ pub fn arguments(scene: &Scene, open: &Open, work: &Path, announce: RawFd) -> Ve
         add("--remount-ro", &[folder]);
     }
     add("--chdir", &[work]);
-    arguments.extend(["--", KEEPER, keeper::SUBCOMMAND, keeper::FIRST].map(OsString::from));
+    arguments.extend(["--", KEEPER, keeper::SUBCOMMAND].map(OsString::from));
+    let first = match scene.task_wall() {
+        Some(tasks) => format!("{}={tasks}", keeper::FIRST),
+        None => keeper::FIRST.to_owned(),
+    };
+    arguments.push(first.into());
     arguments
 }
 
@@ -117,6 +122,8 @@ mod tests {
             shown: vec![("/home/pool/claude".into(), "/home/pool/claude".into())],
             tmp_bytes: 1000,
             nesting: false,
+            counted: true,
+            max_tasks: 2048,
             keeper: "/proc/self/exe".into(),
         };
         let folder = |path: &str| Opened {
@@ -153,7 +160,7 @@ mod tests {
                  --bind-fd {work} /var/lib/pool/work \
                  --bind-fd {shared} /srv/shared \
                  --remount-ro /home --remount-ro /var/lib/pool \
-                 --chdir /var/lib/pool/work -- /dev/session-pool keep --first"
+                 --chdir /var/lib/pool/work -- /dev/session-pool keep --first=2560"
             )
         );
     }

@@ -11,8 +11,10 @@ use tokio::{
 use super::Sandbox;
 use crate::{
     cli::process::Exit,
-    os::keeper,
-    os::procfs::{self, Look},
+    os::{
+        keeper, killing,
+        procfs::{self, Look},
+    },
 };
 
 /// How long the kernel may take to end a namespace: 6 to 80 ms were seen.
@@ -127,9 +129,8 @@ impl Housed {
     /// `/proc`: not for a runtime's own threads.
     pub fn kill_by_descent(root: u32) -> usize {
         let Ok(look) = Look::take() else { return 0 };
-        let found = look.descendants(root, None).into_iter().chain([root]);
-        let killed = found.filter_map(procfs::pid);
-        killed.filter(|pid| kill_process(*pid, Signal::KILL).is_ok()).count()
+        let found: Vec<u32> = look.descendants(root, None).into_iter().chain([root]).collect();
+        killing::kill(&look, &found)
     }
 
     /// Waits until nothing can be left, after the outer process has ended.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::argv::SHARED_MEMORY;
-use crate::cli::program;
+use crate::{cli::program, os::limits};
 
 /// Folders that every session has for itself, empty at its start.
 const PRIVATE: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/var/run"];
@@ -32,6 +32,11 @@ pub struct Scene {
     pub tmp_bytes: u64,
     /// Whether sessions may make user namespaces, because it cannot be kept from them here.
     pub nesting: bool,
+    /// Whether the kernel bounds what it counts for a user for each session, if sessions have
+    /// user namespaces of their own.
+    pub counted: bool,
+    /// Processes and threads that a session may have; 0 is no bound.
+    pub max_tasks: u64,
     /// The program that has the keeper as a subcommand.
     pub keeper: PathBuf,
 }
@@ -49,6 +54,8 @@ pub struct View<'a> {
     pub visible: Vec<PathBuf>,
     /// Bytes of each file system in memory that a session may write to.
     pub tmp_bytes: u64,
+    /// Processes and threads that a session may have; 0 is no bound.
+    pub max_tasks: u64,
     /// The program that has the keeper as a subcommand.
     pub keeper: &'a Path,
 }
@@ -56,7 +63,8 @@ pub struct View<'a> {
 impl Scene {
     /// Looks at this machine.
     pub fn of_this_machine(view: &View<'_>) -> Self {
-        let View { state_dir, secrets, program, visible, tmp_bytes, keeper } = view.clone();
+        let View { state_dir, secrets, program, visible, tmp_bytes, max_tasks, keeper } =
+            view.clone();
         let home = env::var_os("HOME").map(PathBuf::from);
         let folders = PRIVATE.into_iter().chain(HOMES).map(PathBuf::from);
         let folders = folders.chain(home).chain([state_dir.to_owned()]);
@@ -72,8 +80,16 @@ impl Scene {
         shown.extend(executable(program, &folders));
         let also = visible.iter().filter_map(|path| Some((real(path)?, path.clone())));
         shown.extend(also.filter(|(place, at)| lies_in(place, &folders) || lies_in(at, &folders)));
-        let keeper = keeper.to_owned();
-        Self { folders, files, shown, tmp_bytes, nesting: false, keeper }
+        let (keeper, counted) = (keeper.to_owned(), limits::counts_by_namespace());
+        Self { folders, files, shown, tmp_bytes, nesting: false, counted, max_tasks, keeper }
+    }
+
+    /// Processes and threads that the kernel is to let a session have, 0 for no bound; `None`
+    /// if it cannot bound them for each session. It is more than the session may have: past
+    /// that the service ends it, with a reason, and the kernel bounds what comes until then.
+    pub fn task_wall(&self) -> Option<u64> {
+        let own = self.counted && !self.nesting;
+        own.then(|| self.max_tasks.saturating_add(self.max_tasks / 4))
     }
 
     /// Whether a session may write to a folder that is its own, instead of one that is
@@ -180,6 +196,7 @@ mod tests {
             program: Path::new("sh"),
             visible: vec![shown.clone(), root.join("not-there")],
             tmp_bytes: 1,
+            max_tasks: 0,
             keeper: Path::new("/proc/self/exe"),
         });
         assert!(scene.shown.contains(&(shown.clone(), shown.clone())), "{scene:?}");

@@ -129,7 +129,7 @@ pub fn bubblewrap(view: &View<'_>) -> Result<Tried, Unfit> {
 /// capabilities again, if only over what it makes itself.
 fn try_both(scene: Scene, folders: &Folders, hidden: &Path) -> Result<Tried, Unfit> {
     let first = try_out(&scene, folders, hidden);
-    let (scene, attempts) = match first {
+    let (scene, mut attempts) = match first {
         Ok(mut attempts) => {
             attempts.push("user namespaces in it: not to be had".to_owned());
             (scene, attempts)
@@ -141,7 +141,20 @@ fn try_both(scene: Scene, folders: &Folders, hidden: &Path) -> Result<Tried, Unf
             (scene, attempts)
         }
     };
+    attempts.push(format!("processes and threads of a session: {}", who_bounds_tasks(&scene)));
     Ok(Tried { sandbox: Sandbox::Bubblewrap(Arc::new(scene)), attempts })
+}
+
+fn who_bounds_tasks(scene: &Scene) -> String {
+    match (scene.max_tasks, scene.task_wall()) {
+        (0, _) => "not bounded".to_owned(),
+        (most, Some(wall)) => format!(
+            "ended by the service over {most}; the kernel refuses more than {wall}, but not to user 0"
+        ),
+        (most, None) => {
+            format!("ended by the service over {most}; the kernel bounds them only together")
+        }
+    }
 }
 
 /// Removes what trials left that were cut short. Only by whoever has the state folder.

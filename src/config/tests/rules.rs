@@ -38,6 +38,8 @@ fn values_out_of_bounds_or_of_another_type_are_refused() {
         ("log.format", "xml", "is one of pretty, json"),
         ("cli.sandbox", "chroot", "is one of auto, bubblewrap, process-tree"),
         ("cli.memory_limit", "2 TiB", "must be from 0 B to 1 TiB"),
+        ("cli.max_tasks", "63", "must be 0 or at least 64"),
+        ("cli.max_tasks", "1000001", "must be from 0 to 1000000"),
         ("log.level", "a=b=c", "is a filter"),
         ("pool", "3", "unknown key"),
         ("pool.max_session", "3", "unknown key"),

@@ -34,7 +34,7 @@ pub use start::{
     ANNOUNCE, CANNOT_RUN, FIRST, SUBCOMMAND, bind_to_parent, kept_as, mark_as_kept, run_subcommand,
 };
 
-use crate::os::procfs::{self, Look};
+use crate::os::{killing, procfs::Look};
 
 /// The signal that has a keeper kill everything at once. It is also what a session's
 /// keeper gets from the kernel when the service dies.
@@ -141,11 +141,7 @@ impl Keeper {
         while spared.is_none() || began.elapsed() < KILLING {
             let Ok(look) = Look::take() else { return };
             let found = look.descendants(std::process::id(), spared);
-            let killed = found
-                .iter()
-                .filter_map(|pid| procfs::pid(*pid))
-                .filter(|pid| kill_process(*pid, Signal::KILL).is_ok())
-                .count();
+            let killed = killing::kill(&look, &found);
             if killed == 0 && !found.is_empty() {
                 // They run as somebody else: not ours to end.
                 return;

@@ -22,6 +22,7 @@ use rustix::{
 };
 
 use super::{Ending, Strays, keep};
+use crate::os::limits;
 
 /// The hidden subcommand: `session-pool keep --announce=FD -- PROGRAM ARGUMENT…`, or
 /// `--first` in place of the announcement.
@@ -32,7 +33,8 @@ pub const SUBCOMMAND: &str = "keep";
 pub const ANNOUNCE: &str = "--announce=";
 
 /// Its other option: it is the first process of a namespace, which ends with it. No process in
-/// there can look into it or change it, and nobody waits for an announcement.
+/// there can look into it or change it, and nobody waits for an announcement. As `--first=TASKS`
+/// it has a user namespace of its own, too, which it bounds to so many tasks; 0 is no bound.
 pub const FIRST: &str = "--first";
 
 /// What the first process of a namespace says on stderr, before the program and the reason.
@@ -95,19 +97,31 @@ pub fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> ExitCode
     let mut command = Command::new(program);
     command.args(arguments);
     rustix::thread::set_name(c"keeper").ok();
-    match option.to_str().and_then(fd_of) {
-        Some(fd) => keep_and_announce(&mut command, inherited(fd)),
-        None if option == FIRST => keep_as_first(&mut command),
-        None => ExitCode::from(2),
+    limits::no_cores();
+    let option = option.to_string_lossy();
+    match (fd_of(&option), option.strip_prefix(FIRST)) {
+        (Some(fd), _) => keep_and_announce(&mut command, inherited(fd)),
+        (None, Some("")) => keep_as_first(&mut command, None),
+        (None, Some(tasks)) => match tasks.strip_prefix('=').and_then(|tasks| tasks.parse().ok()) {
+            Some(tasks) => keep_as_first(&mut command, Some(tasks)),
+            None => ExitCode::from(2),
+        },
+        (None, None) => ExitCode::from(2),
     }
 }
 
-/// In a namespace of processes, of which this is the first.
-fn keep_as_first(command: &mut Command) -> ExitCode {
+/// In a namespace of processes, of which this is the first; and in one of users, if there are
+/// `tasks` that may be in it.
+fn keep_as_first(command: &mut Command, tasks: Option<u64>) -> ExitCode {
     // Otherwise its processes, which have the same user, could trace this one and take the
     // death signal from it that ends them with the service.
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        complain(command, &error.into());
+    let closed = set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from);
+    let bounded = || match tasks {
+        Some(tasks) => limits::bound_namespace(Some(tasks).filter(|tasks| *tasks > 0)),
+        None => Ok(()),
+    };
+    if let Err(error) = closed.and_then(|()| bounded()) {
+        complain(command, &error);
         return ExitCode::from(127);
     }
     match keep(command, Strays::Live, |_| let_go_of_pipes()) {

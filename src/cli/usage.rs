@@ -1,0 +1,282 @@
+//! What process trees hold, memory and tasks, and bounds to it. Knows nothing of what the
+//! processes are.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::os::procfs::{Look, tasks_of_machine};
+
+/// How often the trees are measured. Nothing tells of memory that grows: the kernel's own
+/// ways to bound it are not to be had everywhere.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// How often they are while one of them has many tasks, and how often it is asked whether the
+/// machine has come to have many more: what forks can have thousands within [`EVERY`].
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// Which part of the bound are many tasks.
+const MANY: u64 = 4;
+
+/// The rest after a look, in times of what it took: looking must not become a load itself.
+const REST: u32 = 4;
+
+/// Resident bytes of the given processes and all their descendants. Pages that they
+/// share are counted for each. Reads `/proc`: not for a runtime's own threads.
+pub fn resident_bytes(roots: &[u32]) -> u64 {
+    let look = Look::take().unwrap_or_default();
+    roots.iter().map(|root| look.usage(*root).bytes).sum()
+}
+
+/// What a tree may hold; `None` is no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// Resident bytes, and bytes of files in memory.
+    pub memory: Option<u64>,
+    /// Processes and threads.
+    pub tasks: Option<u64>,
+}
+
+/// What is bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// Memory, in bytes.
+    Memory,
+    /// Processes and threads.
+    Tasks,
+}
+
+/// More than allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overrun {
+    /// Of what.
+    pub resource: Resource,
+    /// What is allowed.
+    pub limit: u64,
+    /// What was held.
+    pub used: u64,
+}
+
+/// Measures the trees of all processes that are added, in one look for all.
+#[derive(Debug)]
+pub struct Watch {
+    bounds: Allowed,
+    trees: Mutex<Vec<Weak<Tree>>>,
+    added: Notify,
+}
+
+/// A process and its descendants, for as long as somebody holds this.
+#[derive(Debug)]
+pub struct Tree {
+    root: u32,
+    /// Where its own file systems in memory are mounted, as the service can reach them.
+    in_memory: Vec<PathBuf>,
+    bounds: Allowed,
+    overrun: OnceLock<Overrun>,
+    over: CancellationToken,
+}
+
+impl Watch {
+    /// Allowed each tree; `None` if there is nothing to bound.
+    pub fn new(bounds: Allowed) -> Option<Self> {
+        let watch = Self { bounds, trees: Mutex::default(), added: Notify::new() };
+        (bounds != Allowed::default()).then_some(watch)
+    }
+
+    /// Watches a process and its descendants from now on, and what they keep in file systems
+    /// in memory, which are mounted at `in_memory`.
+    pub fn add(&self, root: u32, in_memory: Vec<PathBuf>) -> Arc<Tree> {
+        let tree = Arc::new(Tree {
+            root,
+            in_memory,
+            bounds: self.bounds,
+            overrun: OnceLock::new(),
+            over: CancellationToken::new(),
+        });
+        self.trees.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&tree));
+        self.added.notify_one();
+        tree
+    }
+
+    /// Measures for as long as it is polled; rests while there is nothing to measure.
+    pub async fn run(&self) {
+        let mut pace = Pace { many: self.bounds.tasks.map(|tasks| tasks / MANY), last: None };
+        loop {
+            let trees = self.living();
+            if trees.is_empty() {
+                self.added.notified().await;
+                continue;
+            }
+            // A look that failed shows nothing of any of them.
+            let round = tokio::task::spawn_blocking(move || {
+                let rest = pace.measure_if_due(&trees);
+                (pace, rest)
+            });
+            let rest;
+            (pace, rest) = round.await.unwrap_or((pace, EVERY));
+            sleep(rest).await;
+        }
+    }
+
+    fn living(&self) -> Vec<Arc<Tree>> {
+        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        trees.retain(|tree| tree.strong_count() > 0);
+        trees.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// When to measure.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// How many tasks are many; `None` if they are not bounded.
+    many: Option<u64>,
+    last: Option<Seen>,
+}
+
+/// What was seen at the last measurement.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    at: Instant,
+    /// Tasks of the whole machine, as far as it says so.
+    all_tasks: Option<u64>,
+    /// Tasks of the tree that has most of them.
+    most_tasks: u64,
+}
+
+impl Pace {
+    /// Measures if it is time to. Returns how long to rest.
+    fn measure_if_due(&mut self, trees: &[Arc<Tree>]) -> Duration {
+        let at = Instant::now();
+        let all_tasks = self.many.and_then(|_| tasks_of_machine());
+        if !self.is_due(at, all_tasks) {
+            return AT_ONCE;
+        }
+        let most_tasks = measure(trees);
+        self.last = Some(Seen { at, all_tasks, most_tasks });
+        let shortest = if self.many.is_some() { AT_ONCE } else { EVERY };
+        (at.elapsed() * REST).clamp(shortest, EVERY)
+    }
+
+    fn is_due(&self, now: Instant, all_tasks: Option<u64>) -> bool {
+        let Some(Seen { at, all_tasks: before, most_tasks }) = self.last else { return true };
+        let more = all_tasks.zip(before).map_or(0, |(now, before)| now.saturating_sub(before));
+        now >= at + EVERY || self.many.is_some_and(|many| most_tasks > many || more > many)
+    }
+}
+
+/// Ends the wait of whoever waits for a tree to hold too much. Returns the tasks of the tree
+/// that has most of them.
+fn measure(trees: &[Arc<Tree>]) -> u64 {
+    let Ok(look) = Look::take() else { return 0 };
+    let measured = trees.iter().map(|tree| {
+        let usage = look.usage(tree.root);
+        let over = |resource, used, limit: Option<u64>| {
+            let limit = limit.filter(|limit| used > *limit)?;
+            Some(Overrun { resource, limit, used })
+        };
+        let overrun = over(Resource::Tasks, usage.tasks, tree.bounds.tasks).or_else(|| {
+            let memory = usage.bytes + tree.bounds.memory.map_or(0, |_| tree.bytes_of_files());
+            over(Resource::Memory, memory, tree.bounds.memory)
+        });
+        if let Some(overrun) = overrun {
+            // What is on its way to its end holds less, or more: the first counts.
+            tree.overrun.get_or_init(|| overrun);
+            tree.over.cancel();
+        }
+        usage.tasks
+    });
+    measured.max().unwrap_or_default()
+}
+
+/// What the kernel holds for a file in memory beside its contents: about a kilobyte for each
+/// was seen, of empty files and links.
+const FILE_OVERHEAD: u64 = 1 << 10;
+
+/// Bytes that a file system holds, and what the kernel holds for its files. One that cannot be
+/// looked at belongs to processes that have just ended.
+fn bytes_in(place: &Path) -> u64 {
+    rustix::fs::statvfs(place).map_or(0, |fs| {
+        let contents = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
+        let files = fs.f_files.saturating_sub(fs.f_ffree).saturating_mul(FILE_OVERHEAD);
+        contents + files
+    })
+}
+
+impl Tree {
+    /// Waits until it holds more than it may.
+    pub async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// What it has held more of than it may, if it ever has.
+    pub fn overrun(&self) -> Option<Overrun> {
+        self.overrun.get().copied()
+    }
+
+    fn bytes_of_files(&self) -> u64 {
+        self.in_memory.iter().map(|place| bytes_in(place)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch(memory: Option<u64>, tasks: Option<u64>) -> Watch {
+        Watch::new(Allowed { memory, tasks }).expect("something to bound")
+    }
+
+    #[test]
+    fn a_tree_over_its_limit_is_told_apart_from_one_within_it() {
+        let (small, large) = (watch(Some(1), None), watch(Some(1 << 50), Some(1 << 20)));
+        let (over, within) =
+            (small.add(std::process::id(), Vec::new()), large.add(std::process::id(), Vec::new()));
+        assert!(measure(&[Arc::clone(&over), Arc::clone(&within)]) > 0);
+        let overrun = over.overrun().expect("more than a byte");
+        assert_eq!((overrun.resource, overrun.limit), (Resource::Memory, 1));
+        assert!(overrun.used > 1 << 20, "{overrun:?}");
+        assert_eq!(within.overrun(), None);
+        drop(over);
+        assert!(small.living().is_empty());
+        assert!(Watch::new(Allowed::default()).is_none());
+    }
+
+    #[tokio::test]
+    async fn b2_tasks_are_bounded_as_memory_is() {
+        let watch = watch(None, Some(0));
+        let tree = watch.add(std::process::id(), Vec::new());
+        tokio::select! {
+            () = watch.run() => {}
+            () = tree.over() => {}
+        }
+        let overrun = tree.overrun().expect("itself, at least");
+        assert_eq!((overrun.resource, overrun.limit), (Resource::Tasks, 0));
+        assert!(overrun.used > 0);
+    }
+
+    #[tokio::test]
+    async fn b2_many_tasks_are_looked_at_sooner() {
+        let at = Instant::now();
+        let soon = at + AT_ONCE;
+        let due = |many, most_tasks, all_tasks| {
+            let last = Some(Seen { at, all_tasks: Some(100), most_tasks });
+            Pace { many, last }.is_due(soon, all_tasks)
+        };
+        assert!(!due(Some(50), 50, Some(150)), "nothing has happened");
+        assert!(due(Some(50), 51, Some(100)), "a tree has many");
+        assert!(due(Some(50), 1, Some(151)), "the machine has many more");
+        assert!(!due(Some(50), 1, None), "it does not say so any more");
+        assert!(!due(None, 1000, Some(1000)), "they are not bounded");
+        let seen = Seen { at, all_tasks: None, most_tasks: 0 };
+        assert!(Pace { many: None, last: Some(seen) }.is_due(at + EVERY, None));
+        assert!(Pace { many: None, last: None }.is_due(at, None));
+    }
+}
