@@ -100,7 +100,7 @@ impl Acquired {
 
     /// The CLI says in which permission mode it is. Returns whether that is news.
     pub fn hear_mode(&mut self, mode: &str, asked: &Options) -> bool {
-        if mode.is_empty() {
+        if !is_a_name(mode) {
             return false;
         }
         if std::mem::take(&mut self.own_mode) {
@@ -116,7 +116,7 @@ impl Acquired {
     /// asked for is taken for that one (an alias, or a name that is no more); a later
     /// change is none that an option asked for. Returns whether there is news.
     pub fn hear_model(&mut self, model: &str, asked: &Options) -> bool {
-        if model.is_empty() {
+        if !is_a_name(model) {
             return false;
         }
         if std::mem::take(&mut self.own_model) {
@@ -154,6 +154,13 @@ impl Acquired {
             self.own_model = loses_model;
         }
     }
+}
+
+/// Whether the CLI may call a model or a mode so. An agent can speak in its name: no more is
+/// kept and shown than a caller may say.
+fn is_a_name(text: &str) -> bool {
+    const LONGEST: usize = 256;
+    !text.is_empty() && text.len() <= LONGEST && !text.chars().any(char::is_control)
 }
 
 #[cfg(test)]
@@ -268,6 +275,17 @@ mod tests {
         acquired.asked_anew(&unasked, &plan);
         assert_eq!(acquired, Acquired::default());
         assert_eq!(acquired.to_start(&plan), plan);
+    }
+
+    #[test]
+    fn e3_what_no_caller_could_say_is_not_taken_from_the_cli() {
+        let options = Options::default();
+        let mut acquired = Acquired::default();
+        for said in ["", "a\nb", &"x".repeat(257)] {
+            assert!(!acquired.hear_mode(said, &options) && !acquired.hear_model(said, &options));
+        }
+        assert_eq!(acquired, Acquired::default());
+        assert!(acquired.hear_model(&"x".repeat(256), &options));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, symlink},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink},
     path::{Component, Path, PathBuf},
 };
 
@@ -48,10 +48,17 @@ pub fn make_tenants(folders: &mut Folders) -> io::Result<()> {
 }
 
 /// Makes a folder, only for the service's user, and turns its path into the one without
-/// links: no agent can write to the folders that it lies in.
+/// links: no agent can write to the folders that it lies in. An agent can take the permissions
+/// of the folder itself away, without which no process would start in it again: they are
+/// given back.
 pub fn make(folder: &mut PathBuf) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&*folder)?;
     *folder = folder.canonicalize()?;
+    let mut permissions = fs::metadata(&*folder)?.permissions();
+    if permissions.mode() & 0o700 != 0o700 {
+        permissions.set_mode(permissions.mode() | 0o700);
+        fs::set_permissions(&*folder, permissions)?;
+    }
     Ok(())
 }
 
@@ -214,6 +221,18 @@ mod tests {
         remove(&session).expect("removed");
         assert!(!spare.exists() && !session.is_symlink());
         remove(&session).expect("nothing to remove");
+    }
+
+    #[test]
+    fn permissions_that_an_agent_took_from_its_folder_are_given_back() {
+        let (_state, session, _spare) = place();
+        make(&mut session.clone()).expect("made");
+        for taken in [0o000, 0o055, 0o500] {
+            fs::set_permissions(&session, fs::Permissions::from_mode(taken)).expect("set");
+            make(&mut session.clone()).expect("it is there");
+            let mode = fs::metadata(&session).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, taken | 0o700);
+        }
     }
 
     #[test]
