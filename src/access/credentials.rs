@@ -4,7 +4,8 @@
 //! the log.
 
 use std::{
-    fs, io,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,9 +19,9 @@ use tokio::{
 use tracing::{error, error_span, info, warn};
 
 use crate::{
-    access::tls::TlsFiles,
-    access::{files::Files, gate::Gate, tokens::Tokens},
+    access::{files::Files, gate::Gate, tls::TlsFiles, tokens::Tokens},
     config::{Config, TlsConfig},
+    os::regular,
     tasks::Tasks,
 };
 
@@ -99,13 +100,29 @@ impl Credentials {
             files.inspect_err(|error| warn!(%error, "credentials_not_watched")).ok()
         });
         let mut hangup = hangup.inspect_err(|error| warn!(%error, "sighup_not_heard")).ok();
+        let mut seen = None;
         loop {
-            tokio::select! {
-                () = changed(files.as_mut()) => {}
-                () = hung_up(hangup.as_mut()) => {}
+            let asked = tokio::select! {
+                () = changed(files.as_mut()) => false,
+                () = hung_up(hangup.as_mut()) => true,
+            };
+            // Other files lie in the same folders, such as a log that this would be written to.
+            let found = Some(self.fingerprint());
+            if asked || found != seen {
+                seen = found;
+                self.reload();
             }
-            self.reload();
         }
+    }
+
+    /// Tells whether the files have changed, and nothing of what is in them.
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let tls = self.tls.iter().flat_map(|(files, _)| files.paths());
+        for file in self.tokens_file.iter().chain(tls) {
+            regular::read(file).map_err(|error| error.to_string()).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Reads the files again.
@@ -134,7 +151,7 @@ impl Credentials {
             Err(problem) => problem,
         };
         let before = self.gate.tokens().unwrap_or_default();
-        let kept = fs::read_to_string(file).map(|text| before.still_in(&text)).unwrap_or_default();
+        let kept = regular::read_text(file).map(|text| before.still_in(&text)).unwrap_or_default();
         // A file with none of them is another one, put there by mistake, or half written.
         let (in_force, revoked) = match kept.len() {
             0 => (before.len(), 0),

@@ -1,7 +1,10 @@
 //! Certificates from files, for the handshakes of connections. Knows nothing of what is
 //! said over those.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -12,6 +15,8 @@ use rustls::{
     },
     server::WebPkiClientVerifier,
 };
+
+use crate::os::regular;
 
 /// Where the certificates are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,13 +42,20 @@ pub struct TlsError {
 }
 
 impl TlsFiles {
+    /// All of them.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.cert, &self.key].into_iter().chain(&self.client_ca)
+    }
+
     /// Reads the files.
     pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let error =
             |key, file: &PathBuf, problem: String| TlsError { key, file: file.clone(), problem };
         let chain =
             certificates(&self.cert).map_err(|problem| error("tls.cert", &self.cert, problem))?;
-        let private = PrivateKeyDer::from_pem_file(&self.key)
+        let private = regular::read(&self.key)
+            .map_err(pem::Error::Io)
+            .and_then(|text| PrivateKeyDer::from_pem_slice(&text))
             .map_err(|bad| error("tls.key", &self.key, pem_problem(&bad)))?;
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -75,9 +87,10 @@ impl TlsFiles {
     }
 }
 
-fn certificates(file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(file).and_then(|sections| sections.collect());
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = regular::read(file)
+        .map_err(pem::Error::Io)
+        .and_then(|text| CertificateDer::pem_slice_iter(&text).collect());
     match all {
         Ok(all) if all.is_empty() => Err("holds no certificate".to_owned()),
         Ok(all) => Ok(all),

@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashSet,
-    fs,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -14,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::{Identity, Refusal};
-use crate::ids::TenantId;
+use crate::{ids::TenantId, os::regular};
 
 /// Tokens at most: each is compared with every credential that comes.
 const MAX_TOKENS: usize = 10_000;
@@ -86,7 +85,7 @@ struct FileEntry {
 impl Tokens {
     /// Reads a file.
     pub fn read(file: &Path) -> Result<Self, TokensError> {
-        Self::parse(&fs::read_to_string(file)?)
+        Self::parse(&regular::read_text(file)?)
     }
 
     /// Reads the text of a file.

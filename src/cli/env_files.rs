@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 
 use tokio::io::AsyncReadExt as _;
 
+use crate::os::regular;
+
 /// Bytes of a value: an environment has room for few that are larger.
 const LONGEST_VALUE: u64 = 64 << 10;
 
@@ -39,7 +41,9 @@ impl EnvFiles {
 
 async fn read(path: &PathBuf) -> io::Result<String> {
     let mut value = String::new();
-    let file = tokio::fs::File::open(path).await?;
+    let path = path.to_owned();
+    let file = tokio::task::spawn_blocking(move || regular::open(&path)).await??;
+    let file = tokio::fs::File::from_std(file);
     file.take(LONGEST_VALUE + 1).read_to_string(&mut value).await?;
     if value.len() as u64 > LONGEST_VALUE {
         return Err(io::Error::other(format!("has more than {LONGEST_VALUE} bytes")));

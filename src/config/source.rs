@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fmt, fs,
+    env, fmt,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +12,7 @@ use super::{
     ConfigError, Origin, Violation,
     fields::{ENV_TABLE, Reading, reading_of},
 };
+use crate::os::regular;
 
 /// What an environment variable begins with that is a setting.
 const PREFIX: &str = "SESSION_POOL__";
@@ -158,7 +159,7 @@ fn key_of_variable(name: &str) -> Option<String> {
 }
 
 fn read_file(path: &Path) -> Result<Table, ConfigError> {
-    let text = fs::read_to_string(path)
+    let text = regular::read_text(path)
         .map_err(|cause| ConfigError::Unreadable { path: path.into(), cause })?;
     text.parse::<Table>().map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);

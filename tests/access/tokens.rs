@@ -123,6 +123,25 @@ async fn a_file_that_is_bad_or_gone_leaves_the_tokens_as_they_are() {
 }
 
 #[tokio::test]
+async fn a_pipe_in_the_place_of_the_file_keeps_nobody_waiting() {
+    let (old, new) = (token("a", false, None), token("b", false, None));
+    let bed = Bed::start(&[&old]).await;
+    let file = bed.tokens_file();
+    let pipe = bed.folder.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).expect("made");
+    fs::rename(&pipe, &file).expect("replaced");
+    eventually("the complaint", async || log::mentions("is not a regular file").then_some(()))
+        .await;
+    // On new connections, too.
+    knock(&bed.client(&old)).await.expect("still let in");
+    let mended = bed.folder.path().join("mended");
+    fs::write(&mended, file_of(&[&new])).expect("written");
+    fs::rename(&mended, &file).expect("replaced");
+    eventually("the new token", async || knock(&bed.client(&new)).await.ok()).await;
+    bed.service.stop().await;
+}
+
+#[tokio::test]
 async fn a_mistake_in_the_file_keeps_no_revoked_token_in_force() {
     let (kept, revoked) = (token("a", false, None), token("b", false, None));
     let bed = Bed::start(&[&kept, &revoked]).await;
