@@ -54,6 +54,10 @@ pub enum Search {
 /// In the CLI's config folder, the folder of all transcripts.
 const PROJECTS: &str = "projects";
 
+/// Where the CLI keeps what else belongs to one conversation, in a folder of its name: variables
+/// that hooks set, and earlier versions of the files that it has edited.
+const OF_CONVERSATIONS: [&str; 2] = ["session-env", "file-history"];
+
 /// The file of a conversation whose process works in `work`, from the config folder on.
 fn path(work: &Path, id: CliSessionId) -> PathBuf {
     let real = work.canonicalize().unwrap_or_else(|_| work.to_owned());
@@ -222,6 +226,9 @@ pub fn remove(config: &Folder, id: CliSessionId) -> io::Result<()> {
             outcome = config.remove_tree(&folder.join(name)).and(outcome);
         }
     }
+    for folder in OF_CONVERSATIONS {
+        outcome = config.remove_tree(&Path::new(folder).join(id.to_string())).and(outcome);
+    }
     outcome
 }
 
@@ -256,8 +263,16 @@ mod tests {
         assert!(config.path().join(path(new, id)).is_file());
         assert!(provide(&open(&config), Path::new("/newer"), id, Search::Move).expect("moved"));
         assert!(config.path().join(path(Path::new("/newer"), id)).is_file());
+        let others = CliSessionId::fresh();
+        for (folder, id) in [("session-env", id), ("file-history", id), ("session-env", others)] {
+            let place = config.path().join(folder).join(id.to_string());
+            fs::create_dir_all(&place).expect("made");
+            fs::write(place.join("file"), "what was said").expect("written");
+        }
         remove(&open(&config), id).expect("removed");
         assert!(!provide(&open(&config), new, id, Search::AllFolders).expect("none"));
+        let left = |folder: &str| fs::read_dir(config.path().join(folder)).expect("there").count();
+        assert_eq!((left("session-env"), left("file-history")), (1, 0));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::FieldViolation;
 
+use super::deadline::TIMEOUT_KEY;
 use crate::{
     access::Refusal,
     cli::process::Exit,
@@ -178,7 +179,15 @@ pub fn unauthenticated(refusal: Refusal) -> Status {
 
 /// The status of a call whose own deadline passed.
 pub fn deadline_passed() -> Status {
-    Status::deadline_exceeded("the call's deadline (grpc-timeout) passed")
+    let report = Report {
+        code: Code::DeadlineExceeded,
+        reason: "DEADLINE_EXCEEDED",
+        message: Text::Start("the call's deadline (grpc-timeout) passed".to_owned()),
+        metadata: vec![("field", Text::Start(TIMEOUT_KEY.to_owned()))],
+        violations: Vec::new(),
+        retry: None,
+    };
+    report.status()
 }
 
 fn violation(cause: &Cause) -> Option<FieldViolation> {
