@@ -26,7 +26,7 @@ impl<T> fmt::Debug for Hidden<T> {
 }
 
 /// Options of a conversation. `None` and an empty list mean "not said". Each has a row in
-/// [`table`], which says by which name it goes and what can be done with any of them.
+/// `table`, which says by which name it goes and what can be done with any of them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {

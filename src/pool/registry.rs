@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::Bound,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -340,6 +341,12 @@ impl SessionPool {
         sessions.insert(key.clone(), Entry::Live { handle: handle.clone(), generation });
         self.spawn(key.clone(), generation, task);
         handle
+    }
+
+    /// The working folder that a session has by itself. Reads the file system: not for a
+    /// runtime's own threads.
+    pub fn work_folder(&self, key: &SessionKey) -> Option<PathBuf> {
+        self.0.parts.supply.work_folder(key)
     }
 
     fn surroundings(&self, tenant: Arc<Tenant>) -> Surroundings {

@@ -137,7 +137,11 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
         let _claim = claim(&request);
-        let (id, prompt_id, decision) = decode::respond(request.into_inner(), &self.policy).await?;
+        let (pool, owner) = (self.pool.clone(), tenant.clone());
+        let own_folder =
+            move |id: &SessionId| pool.work_folder(&SessionKey::new(owner, id.clone()));
+        let answer = decode::respond(request.into_inner(), &self.policy, own_folder);
+        let (id, prompt_id, decision) = answer.await?;
         let answered = self.pool.respond(&SessionKey::new(tenant, id), prompt_id, decision).await;
         answered.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(proto::RespondResponse {}))

@@ -16,7 +16,7 @@ mod spares;
 mod taking;
 mod turns;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -198,6 +198,12 @@ pub trait Supply: Send + Sync + std::fmt::Debug {
 
     /// Told when somebody joins those who wait.
     fn joined(&self) -> Arc<Notify>;
+
+    /// The real path of the working folder that a session has by itself, if there is one. Reads
+    /// the file system: not for a runtime's own threads.
+    fn work_folder(&self, _session: &SessionKey) -> Option<PathBuf> {
+        None
+    }
 
     /// Removes conversations and the session's folder for good. Fails if some of it is left.
     fn forget(

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    path::PathBuf,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -207,6 +208,11 @@ impl Supply for ProcessSupply {
 
     fn joined(&self) -> Arc<Notify> {
         self.0.places.joined()
+    }
+
+    fn work_folder(&self, session: &SessionKey) -> Option<PathBuf> {
+        let folders = folders::of_session(&self.0.settings.state_dir, session);
+        folders::resolve(&folders.work).and_then(|work| work.canonicalize()).ok()
     }
 
     fn forget(

@@ -17,6 +17,7 @@ each_version!(
     allowed_with_another_input,
     refused_and_stopped,
     interrupted_while_it_waits,
+    what_the_cli_suggests_can_be_granted,
 );
 
 /// Waits for a prompt.
@@ -46,6 +47,45 @@ fn tool_result(turn: &Turn) -> (String, bool) {
         .collect();
     assert_eq!(results.len(), 1, "{results:?}");
     results.into_iter().next().expect("one")
+}
+
+/// It suggests to add the session's own folder, which no policy need allow, and a rule or a mode.
+async fn what_the_cli_suggests_can_be_granted(version: Version) {
+    let bed = Bed::start(version).await;
+    for (session, tool) in [("a", "[[bash touch made]]"), ("b", "[[bash mkdir made]]")] {
+        let mut turn = bed.open(query(session, tool)).await;
+        let prompt = asked(&mut turn).await;
+        let mut updates = json(&prompt.suggestions_json);
+        for update in updates.as_array_mut().expect("a list") {
+            // It suggests files of settings, which later sessions read.
+            update["destination"] = "session".into();
+        }
+        let always = Decision::Allow(PromptAllow {
+            updated_permissions_json: updates.to_string(),
+            ..PromptAllow::default()
+        });
+        bed.respond(session, &prompt.prompt_id, always).await.expect("granted");
+        turn.finish().await;
+        assert!(!tool_result(&turn).1, "{:?}", tool_result(&turn));
+        let shown = bed.service.session(session).await.expect("there").permissions;
+        let folders = shown.expect("permissions").directories;
+        assert_eq!(folders, [""; 0], "its own is no grant");
+    }
+    // Of another session it is one that the policy has to allow.
+    let mut turn = bed.open(query("c", "[[bash touch made]]")).await;
+    let prompt = asked(&mut turn).await;
+    let folder = init(&turn).cwd.replace("/s-c", "/s-a");
+    let update = serde_json::json!([{"type": "addDirectories", "destination": "session",
+        "directories": [folder]}]);
+    let theirs = Decision::Allow(PromptAllow {
+        updated_permissions_json: update.to_string(),
+        ..PromptAllow::default()
+    });
+    let refused = bed.respond("c", &prompt.prompt_id, theirs).await.expect_err("refused");
+    failure(&refused, Code::PermissionDenied, "POLICY_DENIED");
+    bed.respond("c", &prompt.prompt_id, allow()).await.expect("answered");
+    turn.finish().await;
+    bed.stop().await;
 }
 
 async fn allowed_and_refused(version: Version) {

@@ -1,6 +1,6 @@
 //! Answers to what the CLI asked. They can change permissions, so the policy is asked.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use serde_json::{Value, value::to_raw_value};
 use tonic::Status;
@@ -23,19 +23,35 @@ use crate::{
 /// Bytes of the id of a prompt; the CLI's own are UUIDs.
 const MAX_PROMPT_ID: usize = 256;
 
-/// Decodes a Respond. Folders that it names are looked at on a thread that may wait.
+/// What decides about an answer.
+#[derive(Debug)]
+pub struct Judge<'a> {
+    /// What callers may ask for.
+    pub policy: &'a Policy,
+    /// The working folder that the session has by itself, if it has one: its real path. The
+    /// CLI suggests to add it, which changes nothing and no policy need allow.
+    pub own_folder: Option<PathBuf>,
+}
+
+/// Decodes a Respond. Folders that it names are looked at on a thread that may wait, and so is
+/// the session's own.
 pub async fn respond(
     request: proto::RespondRequest,
     policy: &Arc<Policy>,
+    own_folder: impl FnOnce(&SessionId) -> Option<PathBuf> + Send + 'static,
 ) -> Result<(SessionId, String, Decision), Status> {
     let policy = Arc::clone(policy);
-    apart(move || read_respond(request, &policy)).await
+    apart(move || {
+        let own_folder = SessionId::parse(&request.session_id).ok().and_then(|id| own_folder(&id));
+        read_respond(request, &Judge { policy: &policy, own_folder })
+    })
+    .await
 }
 
 /// As [`respond`], on this thread, which has to be one that may wait.
 pub fn read_respond(
     request: proto::RespondRequest,
-    policy: &Policy,
+    policy: &Judge<'_>,
 ) -> Result<(SessionId, String, Decision), Status> {
     use proto::respond_request::Decision as Wire;
     let proto::RespondRequest { session_id, prompt_id, decision } = request;
@@ -65,7 +81,7 @@ pub fn read_respond(
     required(check, session_id.zip(decision)).map(|(id, decision)| (id, prompt_id, decision))
 }
 
-fn allow_of(check: &mut Check, allow: proto::PromptAllow, policy: &Policy) -> Decision {
+fn allow_of(check: &mut Check, allow: proto::PromptAllow, policy: &Judge<'_>) -> Decision {
     let proto::PromptAllow { updated_input_json, updated_permissions_json } = allow;
     if !updated_input_json.is_empty() {
         check.json_object("allow.updated_input_json", &updated_input_json);
@@ -80,22 +96,24 @@ fn allow_of(check: &mut Check, allow: proto::PromptAllow, policy: &Policy) -> De
 }
 
 /// The updates as the policy saw them.
-fn permissions_of(check: &mut Check, text: &str, policy: &Policy) -> Option<String> {
+fn permissions_of(check: &mut Check, text: &str, policy: &Judge<'_>) -> Option<String> {
     let field = "allow.updated_permissions_json";
     check.text(field, text, MAX_TEXT);
     let updates = serde_json::from_str::<Vec<Value>>(text);
-    let Some(updates) = updates.ok().filter(|_| depth(text) <= MAX_DEPTH) else {
+    let Some(mut updates) = updates.ok().filter(|_| depth(text) <= MAX_DEPTH) else {
         check.bad(field, format!("must be a JSON array, nested at most {MAX_DEPTH} deep"));
         return None;
     };
-    judge(check, field, &updates, policy);
+    judge(check, field, &mut updates, policy);
     Some(Value::Array(updates).to_string())
 }
 
 /// Says what is not allowed of updates, and of those that are, what the CLI would not
-/// understand: it would leave them out without a word.
-fn judge(check: &mut Check, field: &str, updates: &[Value], policy: &Policy) {
-    let denials = policy.judge_permission_updates(updates);
+/// understand: it would leave them out without a word. Leaves out the session's own folder.
+fn judge(check: &mut Check, field: &str, updates: &mut Vec<Value>, policy: &Judge<'_>) {
+    let own = policy.own_folder.as_ref().and_then(|folder| folder.to_str());
+    let named: Vec<bool> = updates.iter_mut().map(|update| take_out(update, own)).collect();
+    let denials = policy.policy.judge_permission_updates(updates);
     if denials.is_empty() {
         for (index, update) in updates.iter().enumerate() {
             if let Err(Malformed { at, problem }) = Update::read(update) {
@@ -104,10 +122,22 @@ fn judge(check: &mut Check, field: &str, updates: &[Value], policy: &Policy) {
         }
     }
     check.deny_all(field, denials);
+    // Not before: what is wrong is told by its place.
+    let mut named = named.into_iter();
+    updates.retain(|_| !named.next().unwrap_or_default());
+}
+
+/// Takes a folder out of an update that names it. Returns whether it named nothing else.
+fn take_out(update: &mut Value, own: Option<&str>) -> bool {
+    let folders = update.get_mut("directories").and_then(Value::as_array_mut);
+    let (Some(folders), Some(own)) = (folders, own) else { return false };
+    let before = folders.len();
+    folders.retain(|folder| folder.as_str() != Some(own));
+    folders.is_empty() && before > 0
 }
 
 /// An answer in the CLI's own words can say what `allow` says.
-fn raw_of(check: &mut Check, text: &str, policy: &Policy) -> Option<Decision> {
+fn raw_of(check: &mut Check, text: &str, policy: &Judge<'_>) -> Option<Decision> {
     check.json_object("response_json", text);
     let mut answer = Extra::default();
     let mut seen = HashSet::new();
@@ -123,8 +153,8 @@ fn raw_of(check: &mut Check, text: &str, policy: &Policy) -> Option<Decision> {
         }
         // What the policy saw is what is passed on.
         match serde_json::from_str::<Vec<Value>>(value.get()) {
-            Ok(updates) => {
-                judge(check, field, &updates, policy);
+            Ok(mut updates) => {
+                judge(check, field, &mut updates, policy);
                 if let Ok(updates) = to_raw_value(&updates) {
                     answer.push("\"updatedPermissions\"", &updates);
                 }

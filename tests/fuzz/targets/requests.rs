@@ -47,7 +47,8 @@ fuzz_target!(|data: &[u8]| {
         0..64 => query(bytes, &policy),
         64..96 => update(bytes, &policy),
         96..112 => other(proto::RespondRequest::decode(bytes), |request| {
-            decode::read_respond(request, &policy).map(drop)
+            decode::read_respond(request, &decode::Judge { policy: &policy, own_folder: None })
+                .map(drop)
         }),
         112..120 => other(proto::AttachRequest::decode(bytes), |r| decode::attach(r).map(drop)),
         _ => other(proto::ListSessionsRequest::decode(bytes), |r| decode::list(r).map(drop)),
