@@ -254,7 +254,8 @@ impl fmt::Display for Cause {
             }
             Self::SessionBusy => f.write_str("the session is running a turn"),
             Self::OptionsMismatch { options, detail } => {
-                write!(f, "the living session cannot take on: {}", options.join(", "))?;
+                let options = options.join(", ");
+                write!(f, "these options need another process of the session: {options}")?;
                 detail.iter().try_for_each(|detail| write!(f, " ({detail})"))
             }
             Self::NotAllowed { field, allowed } => {

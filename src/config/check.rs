@@ -5,7 +5,7 @@ mod policy;
 
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
     Config, StoreConfig, TlsConfig, Violation, env_files,
@@ -267,6 +267,17 @@ fn check_store(store: &StoreConfig, findings: &mut Findings<'_>) {
 }
 
 fn check_level(level: &str, findings: &mut Findings<'_>) {
+    // To the filter a word that is no level is the name of a target, of which there is none:
+    // nothing would be logged.
+    let unknown = level.split(',').map(str::trim).find(|word| {
+        !word.is_empty()
+            && word.chars().all(char::is_alphanumeric)
+            && word.parse::<LevelFilter>().is_err()
+    });
+    if let Some(word) = unknown {
+        let problem = format!("{word:?} must be off, error, warn, info, debug or trace");
+        findings.refuse("log.level", format!("{level:?}"), problem);
+    }
     if let Err(error) = EnvFilter::builder().parse(level) {
         let problem = format!("is a filter like info or info,session_pool=debug: {error}");
         findings.refuse("log.level", format!("{level:?}"), problem);
