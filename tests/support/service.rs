@@ -57,7 +57,15 @@ impl Service {
     /// A service with this configuration.
     pub async fn with(config: Config, state: TempDir) -> Self {
         log::capture();
-        Self::of(Server::bind(config, process_tree()).await.expect("bound"), state)
+        let server = super::eventually("the lock of an earlier service is free", async || {
+            match Server::bind(config.clone(), process_tree()).await {
+                // Between fork and exec a program that another test of this process starts has
+                // all of its files, that lock among them.
+                Err(error) if error.to_string().contains("another service uses") => None,
+                bound => Some(bound.expect("bound")),
+            }
+        });
+        Self::of(server.await, state)
     }
 
     /// A service that is bound already.
