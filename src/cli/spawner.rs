@@ -25,14 +25,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use tracing::debug;
-
-use super::{
-    launch::Command,
-    program,
-    sandbox::{self, Sandbox},
-    scratch,
-};
+use super::{launch::Command, program, sandbox::Sandbox, scratch};
 use crate::os::{descriptors::restore_in, keeper::bind_to_parent};
 
 /// Starts that may wait for the thread, which needs about a millisecond for each.
@@ -72,10 +65,6 @@ fn thread() -> io::Result<&'static mpsc::Sender<Request>> {
     let (sender, mut requests) = mpsc::channel::<Request>(WAITING_STARTS);
     if THREAD.set(sender).is_ok() {
         std::thread::Builder::new().name("spawner".into()).spawn(move || {
-            if let Err(error) = sandbox::protect_devices() {
-                // What that means for the sandbox was found out at the start.
-                debug!(%error, "devices_not_protected");
-            }
             while let Some(request) = requests.blocking_recv() {
                 let _runtime = request.runtime.enter();
                 let spawned = spawn_here(&request.command, &request.sandbox);

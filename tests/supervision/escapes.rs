@@ -4,9 +4,14 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
+use session_pool::proto::SessionOptions;
+
 use crate::{
     bed::{Bed, MODES},
-    support::{eventually, service::query},
+    support::{
+        eventually,
+        service::{query, query_with},
+    },
     view::bash,
 };
 
@@ -92,4 +97,34 @@ async fn b4_what_the_service_inherited_is_passed_on_to_nobody() {
         drop(turn);
         bed.stop().await;
     }
+}
+
+#[tokio::test]
+async fn b1_what_is_mounted_while_the_service_runs_is_what_a_session_works_in() {
+    let place = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
+    let base = place.path().canonicalize().expect("a real path");
+    let (file, mounted) = (base.join("pool.toml"), base.join("mounted"));
+    fs::create_dir(&mounted).expect("made");
+    fs::write(&file, format!("[policy]\ncwd_roots = [{base:?}]\n")).expect("written");
+    let bed = Bed::configured("bubblewrap", VERSION, &file.display().to_string()).await;
+    bash(&bed, "before", "true").await;
+    // Only where the service may make a mount namespace of its own could it miss this.
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", &mounted, "tmpfs", flags, None).expect("mounted");
+    }
+    let options = SessionOptions {
+        cwd: mounted.to_str().map(str::to_owned),
+        allowed_tools: vec!["Bash".into()],
+        permission_mode: Some("dontAsk".into()),
+        ..SessionOptions::default()
+    };
+    bed.run(query_with("a", "[[bash echo data >written]]", options)).await.result();
+    let written = fs::read_to_string(mounted.join("written"));
+    bed.stop().await;
+    if is_root {
+        rustix::mount::unmount(&mounted, rustix::mount::UnmountFlags::DETACH).expect("unmounted");
+    }
+    assert_eq!(written.expect("it is where the caller looks"), "data\n");
 }

@@ -3,9 +3,10 @@
 //! owns them: a session of a service that runs as root could set their permissions, for
 //! every other session and for the machine.
 
-use std::{io, path::Path};
+use std::{io, os::unix::process::CommandExt as _, process::Command};
 
 use rustix::{
+    io::Errno,
     mount::{MountFlags, MountPropagationFlags, mount_bind, mount_change, mount_remount},
     process::geteuid,
     thread::{UnshareFlags, unshare_unsafe},
@@ -15,29 +16,37 @@ use rustix::{
 const DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
-/// Makes the devices read-only for this thread and for what it starts from here on, in a
-/// mount namespace of its own: they can be opened and written to, but not changed. Mounts that
-/// the machine gets later appear in it, too.
+/// Has a command see the devices read-only, in a mount namespace of its own: they can be opened
+/// and written to, but not changed. The namespace is made for each command, so that it has what
+/// the machine has mounted by then.
 ///
-/// Only where that is needed, as user 0, and possible, with `CAP_SYS_ADMIN`. Whether a
-/// session can still change them is tried at the start.
-pub fn protect() -> io::Result<()> {
+/// Only where that is needed, as user 0, and possible, with `CAP_SYS_ADMIN`. Whether a session
+/// can change them all the same is tried at the start.
+#[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
+pub fn protect_in(command: &mut Command) {
     if !geteuid().is_root() {
-        return Ok(());
+        return;
     }
-    own_mounts()?;
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
-    for device in DEVICES.into_iter().filter(|device| Path::new(device).exists()) {
-        mount_bind(device, device)?;
-        mount_remount(device, MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID, c"")?;
+    // What it means that this fails was found out at the start.
+    let prepare = || protect().or(Ok(()));
+    // SAFETY: only system calls that are safe between fork and exec, with short paths, for
+    // which nothing is allocated.
+    unsafe {
+        command.pre_exec(prepare);
     }
-    Ok(())
 }
 
 #[expect(unsafe_code, reason = "unsharing descriptors would be unsafe, which is not asked for")]
-fn own_mounts() -> io::Result<()> {
-    // SAFETY: the thread gets a root and a working directory of its own, no other memory or
-    // descriptors.
-    unsafe { unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }?;
+fn protect() -> io::Result<()> {
+    // SAFETY: the process gets mounts of its own, no other memory or descriptors.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    for device in DEVICES {
+        match mount_bind(device, device) {
+            Err(Errno::NOENT) => continue,
+            bound => bound?,
+        }
+        mount_remount(device, MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID, c"")?;
+    }
     Ok(())
 }

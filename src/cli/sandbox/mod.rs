@@ -28,7 +28,6 @@ use std::{
 
 use rustix::process::Signal;
 
-pub use devices::protect as protect_devices;
 pub use housed::Housed;
 pub use opened::Opened;
 pub use scene::{Scene, View};
@@ -116,6 +115,7 @@ impl Sandbox {
                 let mut enclosed = StdCommand::new(argv::BWRAP);
                 let work = &command.folders.work;
                 enclosed.args(argv::arguments(scene, open, work, announce));
+                devices::protect_in(&mut enclosed);
                 enclosed
             }
         };

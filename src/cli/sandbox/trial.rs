@@ -178,7 +178,8 @@ fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<Vec<String
     spawner::hand_over(&mut command, announce);
     open.into_fds().for_each(|fd| spawner::hand_over(&mut command, fd));
     command.stdin(Stdio::null());
-    let output = run_protected(command);
+    devices::protect_in(&mut command);
+    let output = command.output();
     let output = output.map_err(|error| Unfit(format!("{}: {error}", argv::BWRAP)))?;
     let attempts = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
     ended_well(output)?;
@@ -186,17 +187,6 @@ fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<Vec<String
         true => Ok(attempts),
         false => Err(Unfit("what is written in the work folder is not there".into())),
     }
-}
-
-/// Runs a command as the spawner does: on a thread that shows it protected devices.
-fn run_protected(mut command: StdCommand) -> io::Result<Output> {
-    let run = move || {
-        // Where that fails, the trial finds out what it means.
-        devices::protect().ok();
-        command.output()
-    };
-    let thread = std::thread::Builder::new().spawn(run)?;
-    thread.join().map_err(|_| io::Error::other("the thread of the trial panicked"))?
 }
 
 /// The kernel writes white space and backslashes of a path in octal.
