@@ -232,6 +232,12 @@ pub fn remove(config: &Folder, id: CliSessionId) -> io::Result<()> {
     outcome
 }
 
+/// Removes all that the CLI keeps of a working folder which is no more: beside conversations,
+/// what it has noted for later ones.
+pub fn remove_of_folder(config: &Folder, work: &Path) -> io::Result<()> {
+    config.remove_tree(&Path::new(PROJECTS).join(folder_name(work)))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -263,6 +269,10 @@ mod tests {
         assert!(config.path().join(path(new, id)).is_file());
         assert!(provide(&open(&config), Path::new("/newer"), id, Search::Move).expect("moved"));
         assert!(config.path().join(path(Path::new("/newer"), id)).is_file());
+        let notes = config.path().join(PROJECTS).join(folder_name(new)).join("memory");
+        fs::create_dir_all(&notes).expect("made");
+        remove_of_folder(&open(&config), new).expect("removed");
+        assert!(!notes.parent().expect("a folder").exists());
         let others = CliSessionId::fresh();
         for (folder, id) in [("session-env", id), ("file-history", id), ("session-env", others)] {
             let place = config.path().join(folder).join(id.to_string());

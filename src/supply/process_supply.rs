@@ -225,6 +225,7 @@ impl Supply for ProcessSupply {
         let conversations = conversations.to_vec();
         Box::pin(async move {
             let removed = blocking(move || {
+                let work = folders::resolve(&folders.work).and_then(|work| work.canonicalize());
                 // What cannot be removed keeps nothing else.
                 let mut outcome = folders::remove(&folders.work);
                 match Folder::open(&folders.config) {
@@ -232,6 +233,9 @@ impl Supply for ProcessSupply {
                         let config = config.within(LONGEST_REMOVAL);
                         for conversation in conversations {
                             outcome = transcript::remove(&config, conversation).and(outcome);
+                        }
+                        if let Ok(work) = work {
+                            outcome = transcript::remove_of_folder(&config, &work).and(outcome);
                         }
                     }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
