@@ -11,10 +11,12 @@
 //!
 //! Arrows point one way. [`proto`] holds the generated types, which only [`rpc`] and
 //! [`client`] name. [`access`] says who a caller is, [`policy`] what callers may ask for, and
-//! [`os`] is what is asked of the operating system; they know nothing of sessions. `tests/architecture.rs`
-//! holds what each module may name. The way of a Query: `rpc` decodes it, `pool` finds or
-//! makes the session, the session's task makes sure of a process and writes the prompt, frames come
-//! back into the turn's log, every listener reads the log at its own pace, `rpc` encodes.
+//! [`os`] asks the operating system; they know nothing of sessions. `tests/architecture.rs`
+//! checks what each module may name.
+//!
+//! The way of a Query: `rpc` decodes it, `pool` finds or makes the session, the session's task
+//! makes sure of a process and writes the prompt, frames come back into the turn's log, every
+//! listener reads the log at its own pace, `rpc` encodes.
 
 pub mod access;
 pub mod budget;

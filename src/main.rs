@@ -10,8 +10,7 @@ use std::{
 
 use clap::Parser as _;
 use session_pool::{
-    access::credentials::Credentials,
-    access::tokens,
+    access::{credentials::Credentials, tokens},
     client::{
         self,
         args::{Arguments, Command, ConfigAction, ConfigArgs, TokenArgs},

@@ -13,7 +13,7 @@
 //! was killed has left nothing. `/clear` sets the sum to 0. 2.1.330 also tells what was spent
 //! since the result before. `get_session_cost` is answered in words, with four decimals up to
 //! half a dollar and two above, at any time and within milliseconds; it holds each round of
-//! a subagent as soon as that is over (2.1.197, 2.1.332). 2.1.110 does not know it.
+//! a subagent as soon as that is over (2.1.197, 2.1.332). 2.1.110 and 2.1.150 do not know it.
 
 use std::time::Duration;
 

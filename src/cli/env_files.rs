@@ -2,9 +2,11 @@
 //! service runs: read again for every process. Knows names and paths; nothing of what the
 //! values are.
 
-use std::{collections::BTreeMap, io, path::PathBuf};
-
-use tokio::io::AsyncReadExt as _;
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::os::regular;
 
@@ -39,15 +41,11 @@ impl EnvFiles {
     }
 }
 
-async fn read(path: &PathBuf) -> io::Result<String> {
-    let mut value = String::new();
+async fn read(path: &Path) -> io::Result<String> {
     let path = path.to_owned();
-    let file = tokio::task::spawn_blocking(move || regular::open(&path)).await??;
-    let file = tokio::fs::File::from_std(file);
-    file.take(LONGEST_VALUE + 1).read_to_string(&mut value).await?;
-    if value.len() as u64 > LONGEST_VALUE {
-        return Err(io::Error::other(format!("has more than {LONGEST_VALUE} bytes")));
-    }
+    let bounded = move || regular::read_bounded(regular::open(&path)?, LONGEST_VALUE);
+    let value = tokio::task::spawn_blocking(bounded).await??;
+    let mut value = String::from_utf8(value).map_err(|_| io::Error::other("is not UTF-8"))?;
     value.truncate(value.trim_end_matches(['\r', '\n']).len());
     if value.is_empty() || value.contains('\0') {
         return Err(io::Error::other("is empty or has a NUL byte"));

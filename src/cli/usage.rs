@@ -85,7 +85,7 @@ pub struct Tree {
 }
 
 impl Watch {
-    /// Allowed each tree; `None` if there is nothing to bound.
+    /// Bounds each tree; `None` if there is nothing to bound.
     pub fn new(bounds: Allowed) -> Option<Self> {
         let watch = Self { bounds, trees: Mutex::default(), added: Notify::new() };
         (bounds != Allowed::default()).then_some(watch)

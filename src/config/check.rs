@@ -270,15 +270,13 @@ fn check_level(level: &str, findings: &mut Findings<'_>) {
     // To the filter a word that is no level is the name of a target, of which there is none:
     // nothing would be logged.
     let unknown = level.split(',').map(str::trim).find(|word| {
-        !word.is_empty()
-            && word.chars().all(char::is_alphanumeric)
-            && word.parse::<LevelFilter>().is_err()
+        let is_word = !word.is_empty() && word.chars().all(char::is_alphanumeric);
+        level.trim().is_empty() || (is_word && word.parse::<LevelFilter>().is_err())
     });
     if let Some(word) = unknown {
         let problem = format!("{word:?} must be off, error, warn, info, debug or trace");
         findings.refuse("log.level", format!("{level:?}"), problem);
-    }
-    if let Err(error) = EnvFilter::builder().parse(level) {
+    } else if let Err(error) = EnvFilter::builder().parse(level) {
         let problem = format!("is a filter like info or info,session_pool=debug: {error}");
         findings.refuse("log.level", format!("{level:?}"), problem);
     }

@@ -8,7 +8,7 @@
 mod pieces;
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -16,7 +16,7 @@ use std::{
 
 use cap_std::{
     ambient_authority,
-    fs::{Dir, File, OpenOptions, OpenOptionsExt as _, Permissions},
+    fs::{Dir, File, OpenOptions, OpenOptionsExt as _, Permissions, PermissionsExt as _},
 };
 use rustix::fs::OFlags;
 use tokio::time::Instant;
@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use pieces::{Draft, Lines};
+
+use super::regular::read_bounded;
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 256 << 20;
@@ -75,6 +77,7 @@ impl Folder {
     /// regular file at its place, if anything.
     pub fn clear_way(&self, file: &Path) -> io::Result<()> {
         self.wanted()?;
+        self.open_way(file);
         let way: Vec<&Path> =
             file.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
         for folder in way.into_iter().rev() {
@@ -105,6 +108,7 @@ impl Folder {
     }
 
     fn open_regular(&self, file: &Path) -> io::Result<File> {
+        self.open_way(file);
         if !self.dir.symlink_metadata(file)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
         }
@@ -160,28 +164,29 @@ impl Folder {
     /// Removes a file, or a link, if it is there, whatever the permissions of the folders that
     /// it lies in.
     pub fn remove_file(&self, file: &Path) -> io::Result<()> {
-        let removed = self.with_way_open(file, || if_there(self.dir.remove_file(file)));
-        removed.map_err(|error| named(file, &error))
+        self.open_way(file);
+        if_there(self.dir.remove_file(file)).map_err(|error| named(file, &error))
     }
 
-    /// Does something with what lies in folders that their owner may have closed to itself. An
-    /// agent could otherwise keep what is to be forgotten.
-    fn with_way_open<T>(&self, path: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
-        match work() {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let way: Vec<&Path> = path.ancestors().skip(1).collect();
-                let folders = way.into_iter().rev().filter(|path| !path.as_os_str().is_empty());
-                folders.for_each(|folder| open_up(&self.dir, folder));
-                work()
+    /// Opens the folders on the way to a path, as far as their owner has closed them to itself:
+    /// an agent could otherwise keep what is to be forgotten, or its conversation from going on.
+    fn open_way(&self, path: &Path) {
+        let way: Vec<&Path> = path.ancestors().skip(1).collect();
+        for folder in way.into_iter().rev().filter(|folder| !folder.as_os_str().is_empty()) {
+            match self.dir.symlink_metadata(folder) {
+                Ok(found) if !found.is_dir() => return,
+                Ok(found) if found.permissions().mode() & 0o700 == 0o700 => {}
+                Ok(_) => open_up(&self.dir, folder),
+                // What comes next says what is wrong.
+                Err(_) => return,
             }
-            done => done,
         }
     }
 
     /// The folders in a folder, by their paths; links are none. Empty if it is not there.
     pub fn folders(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        let entry = folder.join("entry");
-        let entries = match self.with_way_open(&entry, || self.dir.read_dir(folder)) {
+        self.open_way(&folder.join("entry"));
+        let entries = match self.dir.read_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|error| named(folder, &error))?,
         };
@@ -198,12 +203,12 @@ impl Folder {
     /// Removes a folder with all that is in it, if it is there, whatever its permissions
     /// and however deep it is. A link goes, what it leads to stays.
     pub fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        match self.with_way_open(path, || self.dir.symlink_metadata(path)) {
+        self.open_way(path);
+        match self.dir.symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(named(path, &error)),
             Ok(found) if found.is_dir() => {
-                let removed = self.with_way_open(path, || self.empty_and_remove(path));
-                removed.map_err(|error| named(path, &error))
+                self.empty_and_remove(path).map_err(|error| named(path, &error))
             }
             Ok(_) => self.remove_file(path),
         }
@@ -283,16 +288,6 @@ fn open_up(parent: &Dir, name: &Path) {
     let own = Permissions::from_std(std::fs::Permissions::from_mode(0o700));
     // Where it does not work, what comes next says why.
     parent.set_permissions(name, own).ok();
-}
-
-fn read_bounded(file: File, bound: u64) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    let read = file.take(bound + 1).read_to_end(&mut content)?;
-    if u64::try_from(read).is_ok_and(|read| read > bound) {
-        let text = format!("more than {bound} bytes");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-    }
-    Ok(content)
 }
 
 fn if_there(outcome: io::Result<()>) -> io::Result<()> {

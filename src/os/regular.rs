@@ -3,7 +3,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read as _},
+    io::{self, Read},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
@@ -26,12 +26,18 @@ pub fn open(path: &Path) -> io::Result<File> {
 
 /// What a file holds. Fails for anything but a regular file of at most 16 MiB.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_bounded(open(path)?, LONGEST)
+}
+
+/// What is read from there. Fails for more than so many bytes.
+pub fn read_bounded(source: impl Read, bound: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    open(path)?.take(LONGEST + 1).read_to_end(&mut content)?;
-    match content.len() as u64 > LONGEST {
-        true => Err(io::Error::other(format!("has more than {LONGEST} bytes"))),
-        false => Ok(content),
+    let read = source.take(bound + 1).read_to_end(&mut content)?;
+    if u64::try_from(read).is_ok_and(|read| read > bound) {
+        let text = format!("more than {bound} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
+    Ok(content)
 }
 
 /// The same as text.
@@ -61,7 +67,7 @@ mod tests {
             (pipe.as_path(), "is not a regular file"),
             (folder.path(), "is not a regular file"),
             (Path::new("/dev/zero"), "is not a regular file"),
-            (large.as_path(), "has more than"),
+            (large.as_path(), "more than 16777216 bytes"),
         ] {
             let told = read(path).expect_err("refused").to_string();
             assert!(told.contains(problem), "{}: {told}", path.display());

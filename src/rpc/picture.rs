@@ -55,8 +55,8 @@ fn count(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-/// Bytes of a session as it is shown.
-const SESSION_BYTES: usize = 3 << 20;
+/// Bytes of a session as it is shown, and of a page of them: a client takes 4 MiB.
+pub const SHOWN_BYTES: usize = 3 << 20;
 
 /// A session.
 pub fn session(status: &Status) -> proto::Session {
@@ -88,7 +88,7 @@ pub fn session(status: &Status) -> proto::Session {
 
 /// Each option has a bound, and several of them together are more than a message may be.
 fn leave_out_what_is_too_long(session: &mut proto::Session) {
-    while session.encoded_len() > SESSION_BYTES {
+    while session.encoded_len() > SHOWN_BYTES {
         let Some(options) = &mut session.options else { return };
         let texts = [
             ("system_prompt", &mut options.system_prompt),

@@ -32,9 +32,6 @@ pub trait Observe: Send + Sync + 'static {
     fn facts(&self, scope: &Scope, stats: &PoolStats) -> impl Future<Output = Facts> + Send;
 }
 
-/// Bytes of a page of sessions, whose options may hold long texts: a client takes 4 MiB.
-const PAGE_BYTES: usize = 3 << 20;
-
 /// The service of the contract.
 #[derive(Debug)]
 pub struct Service<O> {
@@ -203,7 +200,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let (mut sessions, mut bytes) = (Vec::with_capacity(page.len()), 0);
         for shown in page.iter().map(picture::session) {
             bytes += shown.encoded_len();
-            if bytes > PAGE_BYTES && !sessions.is_empty() {
+            if bytes > picture::SHOWN_BYTES && !sessions.is_empty() {
                 break;
             }
             sessions.push(shown);

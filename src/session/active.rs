@@ -115,9 +115,7 @@ impl SessionTask {
         }
         let looked = self.hear_cost(&mut active.lease.meter);
         active.turn.spent.add(&looked);
-        if self.check_running(active.turn.is_asked_for()).is_err() {
-            active.turn.overspends();
-        }
+        active.turn.note_spending(self.check_running(active.turn.is_asked_for()));
         let mut events = Vec::with_capacity(frames.len());
         let mut over = None;
         let mut used = 0;

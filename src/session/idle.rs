@@ -127,7 +127,7 @@ impl SessionTask {
     /// Keeps what is much, and ends a process that works where it must not: the next turn
     /// gets another.
     async fn keep_up(&mut self, lease: &mut Lease) {
-        if std::mem::take(&mut self.keeping.due) && self.commits.may_begin() {
+        if self.commits.may_begin() && std::mem::take(&mut self.keeping.due) {
             self.keep_on().await;
         }
         self.keep_much().await;

@@ -155,8 +155,7 @@ impl SessionTask {
                 self.after_loss()
             }
             Watchdog::Overspent => {
-                let cause = self.check_running(active.turn.is_asked_for()).err();
-                let cause = cause.unwrap_or(Cause::TurnInterrupted);
+                let cause = active.turn.overspent().cloned().unwrap_or(Cause::TurnInterrupted);
                 self.fail_turn(&mut active.turn, client_id, cause);
                 self.stop_spending(active.lease).await
             }

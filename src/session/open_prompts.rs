@@ -24,14 +24,15 @@ const PROMPT_BYTES: usize = 256;
 /// The open prompts of a turn.
 #[derive(Debug)]
 pub struct OpenPrompts {
-    by_id: HashMap<String, (Prompt, Reservation)>,
-    memory: Account,
+    by_id: HashMap<String, Prompt>,
+    /// What all of them hold.
+    held: Reservation,
 }
 
 impl OpenPrompts {
     /// None yet; they will count for this account.
-    pub fn new(memory: Account) -> Self {
-        Self { by_id: HashMap::new(), memory }
+    pub fn new(memory: &Account) -> Self {
+        Self { by_id: HashMap::new(), held: memory.open() }
     }
 
     /// Holds a prompt until it is answered. One without an id cannot be answered and is not
@@ -41,28 +42,26 @@ impl OpenPrompts {
             return;
         }
         // The same id again takes the place of what was there.
-        self.by_id.remove(&prompt.id);
-        let texts = [&prompt.id, &prompt.id, &prompt.raw_id, &prompt.subtype, &prompt.input];
-        let bytes = (PROMPT_BYTES + texts.map(String::len).iter().sum::<usize>()) as u64;
-        let held: u64 = self.by_id.values().map(|(_, held)| held.bytes()).sum();
+        self.let_go(&prompt.id);
+        let (bytes, held) = (bytes_of(prompt), self.held.bytes());
         let fits = self.by_id.len() < MOST && held + bytes <= MOST_BYTES;
-        match self.memory.reserve(bytes) {
-            Ok(reservation) if fits => {
-                self.by_id.insert(prompt.id.clone(), (prompt.clone(), reservation));
-            }
-            _ if PROMPT_NOT_HELD.admits() => warn!(bytes, held, "prompt_not_held"),
-            _ => {}
+        if fits && self.held.resize(held + bytes).is_ok() {
+            self.by_id.insert(prompt.id.clone(), prompt.clone());
+        } else if PROMPT_NOT_HELD.admits() {
+            warn!(bytes, held, "prompt_not_held");
         }
     }
 
     /// The prompt of this id.
     pub fn get(&self, id: &str) -> Option<&Prompt> {
-        self.by_id.get(id).map(|(prompt, _)| prompt)
+        self.by_id.get(id)
     }
 
     /// It was answered, or is not asked any more.
     pub fn let_go(&mut self, id: &str) {
-        self.by_id.remove(id);
+        if let Some(prompt) = self.by_id.remove(id) {
+            self.held.set(self.held.bytes() - bytes_of(&prompt));
+        }
     }
 
     /// Whether none is open.
@@ -73,7 +72,14 @@ impl OpenPrompts {
     /// None of them waits any more.
     pub fn clear(&mut self) {
         self.by_id.clear();
+        self.held.set(0);
     }
+}
+
+/// What a prompt takes.
+fn bytes_of(prompt: &Prompt) -> u64 {
+    let texts = [&prompt.id, &prompt.id, &prompt.raw_id, &prompt.subtype, &prompt.input];
+    (PROMPT_BYTES + texts.map(String::len).iter().sum::<usize>()) as u64
 }
 
 #[cfg(test)]
@@ -100,7 +106,7 @@ mod tests {
     #[test]
     fn c7_a_flood_of_prompts_has_a_bound_and_counts_for_the_tenant() {
         let memory = budget(1 << 40);
-        let mut open = OpenPrompts::new(memory.account(&TenantId::default()));
+        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()));
         for number in 0..100 {
             open.hold(&prompt(&number.to_string(), 1 << 20));
         }
@@ -120,7 +126,7 @@ mod tests {
     #[test]
     fn c7_a_prompt_for_which_the_tenant_has_no_memory_is_not_held() {
         let memory = budget(10_000);
-        let mut open = OpenPrompts::new(memory.account(&TenantId::default()));
+        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()));
         open.hold(&prompt("small", 1000));
         open.hold(&prompt("large", 20_000));
         open.hold(&prompt("", 10));

@@ -18,6 +18,7 @@ use crate::{
     budget::{Account, Reservation},
     cli::frame::{Frame, FrameKind, ResultSummary},
     counters::Spent,
+    failure::Cause,
     turn::{event::Class, log::TurnLog},
 };
 
@@ -105,8 +106,8 @@ pub struct Running {
     pub named: bool,
     /// What it has cost, as far as its process has said so.
     pub spent: Spent,
-    /// Since when it may spend nothing more.
-    overspent: Option<Instant>,
+    /// Since when it may spend nothing more, and why.
+    overspent: Option<(Instant, Cause)>,
     /// When its prompt was sent.
     pub(super) began: Instant,
     last_activity: Instant,
@@ -185,7 +186,7 @@ impl Running {
             log,
             prompt_uuid,
             on_disconnect,
-            prompts: OpenPrompts::new(memory.clone()),
+            prompts: OpenPrompts::new(memory),
             tool_use_seen: false,
             named: false,
             spent: Spent::default(),
@@ -231,9 +232,15 @@ impl Running {
         self.last_activity = Instant::now();
     }
 
-    /// Notes that it may spend nothing more.
-    pub fn overspends(&mut self) {
-        self.overspent.get_or_insert_with(Instant::now);
+    /// Notes whether it may spend more.
+    pub fn note_spending(&mut self, allowed: Result<(), Cause>) {
+        let before = self.overspent.take();
+        self.overspent = allowed.err().map(|cause| before.unwrap_or((Instant::now(), cause)));
+    }
+
+    /// Why it may spend nothing more; `None` if it may.
+    pub fn overspent(&self) -> Option<&Cause> {
+        self.overspent.as_ref().map(|(_, cause)| cause)
     }
 
     /// Whether a tool runs or a prompt waits for its answer: silence is honest then.
@@ -408,7 +415,8 @@ impl Running {
             return Some((Watchdog::Refused, self.last_activity));
         }
         let mut candidates = Vec::with_capacity(4);
-        candidates.extend(self.overspent.map(|at| (Watchdog::Overspent, at + BUDGET_GRACE)));
+        let overspent = self.overspent.iter().map(|(since, _)| *since + BUDGET_GRACE);
+        candidates.extend(overspent.map(|at| (Watchdog::Overspent, at)));
         if !self.first_seen {
             candidates
                 .push((Watchdog::FirstChunk, self.last_activity + settings.first_chunk_timeout));

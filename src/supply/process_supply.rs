@@ -50,7 +50,7 @@ const LONGEST_REMOVAL: Duration = Duration::from_secs(60);
 /// What an error needs to reach its caller.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
-/// Allowed of the supply.
+/// Bounds of the supply.
 #[derive(Debug, Clone)]
 pub struct SupplyLimits {
     /// Live processes.

@@ -4,7 +4,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::places::{Place, Places};
 use crate::ids::TenantId;
@@ -16,9 +16,6 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// The same, where another tenant waits that holds fewer turns.
 const LONGEST_IF_CONTESTED: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether one does.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
 /// Does the work of a start that has its turn, and gives the turn back when the work is done or
 /// takes too long.
 pub async fn in_turn<T>(
@@ -28,20 +25,31 @@ pub async fn in_turn<T>(
     work: impl Future<Output = T>,
 ) -> T {
     let mut work = pin!(work);
-    let began = Instant::now();
-    let given_up = async {
+    let longest = Instant::now() + LONGEST;
+    let contested = async {
         sleep(LONGEST_IF_CONTESTED).await;
-        let contested =
-            || turns.contests().iter().any(|contest| contest.holders.contains_key(tenant));
-        while began.elapsed() < LONGEST && !contested() {
-            sleep(LOOK_AGAIN).await;
-        }
+        until_contested(turns, tenant).await;
     };
     tokio::select! {
         done = &mut work => return done,
-        () = given_up => drop(turn),
+        () = contested => drop(turn),
+        () = sleep_until(longest) => drop(turn),
     }
     work.await
+}
+
+/// Waits until another tenant waits that holds fewer turns.
+async fn until_contested(turns: &Places, tenant: &TenantId) {
+    let joined = turns.joined();
+    loop {
+        let mut joins = pin!(joined.notified());
+        // Before the look: nobody who joins meanwhile is missed.
+        joins.as_mut().enable();
+        if turns.contests().iter().any(|contest| contest.holders.contains_key(tenant)) {
+            return;
+        }
+        joins.await;
+    }
 }
 
 #[cfg(test)]
@@ -85,8 +93,7 @@ mod tests {
         for _ in 0..5 {
             let began = Instant::now();
             let turn = turns.take(&tenant("b")).await;
-            let longest = LONGEST_IF_CONTESTED + LOOK_AGAIN;
-            assert!(began.elapsed() <= longest, "{:?}", began.elapsed());
+            assert!(began.elapsed() <= LONGEST_IF_CONTESTED, "{:?}", began.elapsed());
             in_turn(&turns, &tenant("b"), turn, sleep(Duration::from_millis(300))).await;
         }
     }

@@ -397,8 +397,8 @@ impl Shared {
         }
     }
 
-    /// Empties a log that has ended and that nobody listens to. Returns how many bytes of
-    /// memory are free.
+    /// Empties a log that has ended and that nobody listens to; `None` if it is not such a
+    /// log. Returns how many bytes of memory are free.
     pub(super) fn drop_events(self: &Arc<Self>, bound: &'static str) -> Option<u64> {
         let mut state = self.lock();
         if state.end.is_none() || !state.listeners.is_empty() {
@@ -418,8 +418,8 @@ impl Shared {
         Some(freed)
     }
 
-    /// Gives up the files of a log that has ended and that nobody listens to. Returns how
-    /// many bytes of disk that frees at once.
+    /// Gives up the files of a log that has ended and that nobody listens to; `None` if it is
+    /// not such a log, or has none. Returns how many bytes of disk that frees at once.
     pub(super) fn drop_files(self: &Arc<Self>, bound: &'static str) -> Option<u64> {
         let mut state = self.lock();
         if state.end.is_none() || !state.listeners.is_empty() || state.files.is_none() {

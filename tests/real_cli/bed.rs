@@ -174,9 +174,7 @@ impl Bed {
         session: &str,
         options: SessionOptions,
     ) -> Result<proto::UpdateSessionResponse, Status> {
-        let request =
-            proto::UpdateSessionRequest { session_id: session.into(), options: Some(options) };
-        Ok(self.service.client.clone().update_session(request).await?.into_inner())
+        self.service.update(session, options).await
     }
 
     pub async fn respond(

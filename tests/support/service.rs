@@ -141,6 +141,16 @@ impl Service {
         Ok(self.client.clone().close_session(request).await?.into_inner().had_active_turn)
     }
 
+    pub async fn update(
+        &self,
+        session: &str,
+        options: proto::SessionOptions,
+    ) -> Result<proto::UpdateSessionResponse, Status> {
+        let request =
+            proto::UpdateSessionRequest { session_id: session.into(), options: Some(options) };
+        Ok(self.client.clone().update_session(request).await?.into_inner())
+    }
+
     pub async fn stats(&self) -> proto::GetStatsResponse {
         let request = proto::GetStatsRequest::default();
         self.client.clone().get_stats(request).await.expect("answered").into_inner()

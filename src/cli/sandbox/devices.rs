@@ -20,19 +20,17 @@ const DEVICES: [&str; 6] =
 /// and written to, but not changed. The namespace is made for each command, so that it has what
 /// the machine has mounted by then.
 ///
-/// Only where that is needed, as user 0, and possible, with `CAP_SYS_ADMIN`. Whether a session
-/// can change them all the same is tried at the start.
+/// Only where that is needed, as user 0, which takes `CAP_SYS_ADMIN`: without it the command does
+/// not start.
 #[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
 pub fn protect_in(command: &mut Command) {
     if !geteuid().is_root() {
         return;
     }
-    // What it means that this fails was found out at the start.
-    let prepare = || protect().or(Ok(()));
     // SAFETY: only system calls that are safe between fork and exec, with short paths, for
     // which nothing is allocated.
     unsafe {
-        command.pre_exec(prepare);
+        command.pre_exec(protect);
     }
 }
 

@@ -180,7 +180,16 @@ fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<Vec<String
     command.stdin(Stdio::null());
     devices::protect_in(&mut command);
     let output = command.output();
-    let output = output.map_err(|error| Unfit(format!("{}: {error}", argv::BWRAP)))?;
+    let output = output.map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "; as user 0 the service needs CAP_SYS_ADMIN, to protect the machine's devices: \
+                 run it as another user"
+            }
+            _ => "",
+        };
+        Unfit(format!("{}: {error}{hint}", argv::BWRAP))
+    })?;
     let attempts = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
     ended_well(output)?;
     match folders.work.join("probe").is_file() {

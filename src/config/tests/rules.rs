@@ -41,6 +41,7 @@ fn values_out_of_bounds_or_of_another_type_are_refused() {
         ("cli.max_tasks", "63", "must be 0 or at least 64"),
         ("cli.max_tasks", "1000001", "must be from 0 to 1000000"),
         ("log.level", "a=b=c", "is a filter"),
+        ("log.level", "", "must be off, error, warn, info, debug or trace"),
         ("log.level", "inof", "must be off, error, warn, info, debug or trace"),
         ("log.level", "info,h2=debug,verbose", "\"verbose\" must be off"),
         ("pool", "3", "unknown key"),

@@ -216,7 +216,7 @@ fn as_another_user(work: impl FnOnce() + Send) {
 const OTHER: u32 = 12_345;
 
 #[test]
-fn a3_folders_that_their_owner_has_closed_keep_nothing_from_being_removed() {
+fn a3_folders_that_their_owner_has_closed_can_be_worked_in() {
     let place = Place::new();
     for folder in ["projects/p/tree", "projects/q"] {
         fs::create_dir_all(place.inside.join(folder)).expect("made");
@@ -242,6 +242,14 @@ fn a3_folders_that_their_owner_has_closed_keep_nothing_from_being_removed() {
         place.folder.remove_tree(Path::new("projects/p/tree")).expect("removed");
         close("projects", 0o500);
         place.folder.remove_tree(Path::new("projects/q")).expect("removed");
+        // Nor from being written and read: a conversation goes on.
+        close("projects/p", 0o500);
+        close("projects", 0o000);
+        let file = Path::new("projects/p/file");
+        place.folder.replace(file, b"own").expect("written");
+        close("projects/p", 0o000);
+        assert_eq!(place.folder.read(file).expect("read").as_deref(), Some(&b"own"[..]));
+        place.folder.remove_file(file).expect("removed");
         assert_eq!(fs::read_dir(place.inside.join("projects/p")).expect("there").count(), 0);
     });
     assert!(place.is_untouched());

@@ -3,8 +3,11 @@
 //!
 //! ```text
 //! keeper ─▶ session-pool serve ─▶ keeper ─▶ claude ─▶ its shells, and what they leave
-//!                              └▶ keeper ─▶ claude …
+//!                              └▶ bwrap ─▶ keeper --first ─▶ claude …
 //! ```
+//!
+//! In the sandbox `bubblewrap` it is the first process of the session's namespace, which nothing
+//! in there can look into or change.
 //!
 //! A keeper is a subreaper: what loses its parent below it becomes its child, whatever
 //! session or group or environment it gave itself. When the keeper's child has ended, or

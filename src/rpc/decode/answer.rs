@@ -23,9 +23,9 @@ use crate::{
 /// Bytes of the id of a prompt; the CLI's own are UUIDs.
 const MAX_PROMPT_ID: usize = 256;
 
-/// What decides about an answer.
+/// What an answer is held to.
 #[derive(Debug)]
-pub struct Judge<'a> {
+pub struct Bounds<'a> {
     /// What callers may ask for.
     pub policy: &'a Policy,
     /// The working folder that the session has by itself, if it has one: its real path. The
@@ -43,7 +43,7 @@ pub async fn respond(
     let policy = Arc::clone(policy);
     apart(move || {
         let own_folder = SessionId::parse(&request.session_id).ok().and_then(|id| own_folder(&id));
-        read_respond(request, &Judge { policy: &policy, own_folder })
+        read_respond(request, &Bounds { policy: &policy, own_folder })
     })
     .await
 }
@@ -51,7 +51,7 @@ pub async fn respond(
 /// As [`respond`], on this thread, which has to be one that may wait.
 pub fn read_respond(
     request: proto::RespondRequest,
-    policy: &Judge<'_>,
+    bounds: &Bounds<'_>,
 ) -> Result<(SessionId, String, Decision), Status> {
     use proto::respond_request::Decision as Wire;
     let proto::RespondRequest { session_id, prompt_id, decision } = request;
@@ -66,7 +66,7 @@ pub fn read_respond(
             check.bad("decision", "must be set: allow, deny or response_json");
             None
         }
-        Some(Wire::Allow(allow)) => Some(allow_of(&mut check, allow, policy)),
+        Some(Wire::Allow(allow)) => Some(allow_of(&mut check, allow, bounds)),
         Some(Wire::Deny(proto::PromptDeny { message, interrupt })) => {
             check.text("deny.message", &message, MAX_TEXT);
             let message = if message.is_empty() {
@@ -76,18 +76,18 @@ pub fn read_respond(
             };
             Some(Decision::Deny { message, interrupt })
         }
-        Some(Wire::ResponseJson(text)) => raw_of(&mut check, &text, policy),
+        Some(Wire::ResponseJson(text)) => raw_of(&mut check, &text, bounds),
     };
     required(check, session_id.zip(decision)).map(|(id, decision)| (id, prompt_id, decision))
 }
 
-fn allow_of(check: &mut Check, allow: proto::PromptAllow, policy: &Judge<'_>) -> Decision {
+fn allow_of(check: &mut Check, allow: proto::PromptAllow, bounds: &Bounds<'_>) -> Decision {
     let proto::PromptAllow { updated_input_json, updated_permissions_json } = allow;
     if !updated_input_json.is_empty() {
         check.json_object("allow.updated_input_json", &updated_input_json);
     }
     let updates = (!updated_permissions_json.is_empty())
-        .then(|| permissions_of(check, &updated_permissions_json, policy))
+        .then(|| permissions_of(check, &updated_permissions_json, bounds))
         .flatten();
     Decision::Allow {
         updated_input: Some(updated_input_json).filter(|text| !text.is_empty()),
@@ -96,7 +96,7 @@ fn allow_of(check: &mut Check, allow: proto::PromptAllow, policy: &Judge<'_>) ->
 }
 
 /// The updates as the policy saw them.
-fn permissions_of(check: &mut Check, text: &str, policy: &Judge<'_>) -> Option<String> {
+fn permissions_of(check: &mut Check, text: &str, bounds: &Bounds<'_>) -> Option<String> {
     let field = "allow.updated_permissions_json";
     check.text(field, text, MAX_TEXT);
     let updates = serde_json::from_str::<Vec<Value>>(text);
@@ -104,16 +104,20 @@ fn permissions_of(check: &mut Check, text: &str, policy: &Judge<'_>) -> Option<S
         check.bad(field, format!("must be a JSON array, nested at most {MAX_DEPTH} deep"));
         return None;
     };
-    judge(check, field, &mut updates, policy);
+    judge(check, field, &mut updates, bounds);
     Some(Value::Array(updates).to_string())
 }
 
 /// Says what is not allowed of updates, and of those that are, what the CLI would not
 /// understand: it would leave them out without a word. Leaves out the session's own folder.
-fn judge(check: &mut Check, field: &str, updates: &mut Vec<Value>, policy: &Judge<'_>) {
-    let own = policy.own_folder.as_ref().and_then(|folder| folder.to_str());
-    let named: Vec<bool> = updates.iter_mut().map(|update| take_out(update, own)).collect();
-    let denials = policy.policy.judge_permission_updates(updates);
+fn judge(check: &mut Check, field: &str, updates: &mut Vec<Value>, bounds: &Bounds<'_>) {
+    let own = bounds.own_folder.as_ref().and_then(|folder| folder.to_str());
+    for update in updates.iter_mut() {
+        if let (Some(folders), Some(own)) = (folders_of(update), own) {
+            folders.retain(|folder| folder.as_str() != Some(own));
+        }
+    }
+    let denials = bounds.policy.judge_permission_updates(updates);
     if denials.is_empty() {
         for (index, update) in updates.iter().enumerate() {
             if let Err(Malformed { at, problem }) = Update::read(update) {
@@ -123,21 +127,15 @@ fn judge(check: &mut Check, field: &str, updates: &mut Vec<Value>, policy: &Judg
     }
     check.deny_all(field, denials);
     // Not before: what is wrong is told by its place.
-    let mut named = named.into_iter();
-    updates.retain(|_| !named.next().unwrap_or_default());
+    updates.retain_mut(|update| folders_of(update).is_none_or(|folders| !folders.is_empty()));
 }
 
-/// Takes a folder out of an update that names it. Returns whether it named nothing else.
-fn take_out(update: &mut Value, own: Option<&str>) -> bool {
-    let folders = update.get_mut("directories").and_then(Value::as_array_mut);
-    let (Some(folders), Some(own)) = (folders, own) else { return false };
-    let before = folders.len();
-    folders.retain(|folder| folder.as_str() != Some(own));
-    folders.is_empty() && before > 0
+fn folders_of(update: &mut Value) -> Option<&mut Vec<Value>> {
+    update.get_mut("directories")?.as_array_mut()
 }
 
 /// An answer in the CLI's own words can say what `allow` says.
-fn raw_of(check: &mut Check, text: &str, policy: &Judge<'_>) -> Option<Decision> {
+fn raw_of(check: &mut Check, text: &str, bounds: &Bounds<'_>) -> Option<Decision> {
     check.json_object("response_json", text);
     let mut answer = Extra::default();
     let mut seen = HashSet::new();
@@ -154,7 +152,7 @@ fn raw_of(check: &mut Check, text: &str, policy: &Judge<'_>) -> Option<Decision>
         // What the policy saw is what is passed on.
         match serde_json::from_str::<Vec<Value>>(value.get()) {
             Ok(mut updates) => {
-                judge(check, field, &mut updates, policy);
+                judge(check, field, &mut updates, bounds);
                 if let Ok(updates) = to_raw_value(&updates) {
                     answer.push("\"updatedPermissions\"", &updates);
                 }

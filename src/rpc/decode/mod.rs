@@ -28,7 +28,7 @@ use crate::{
     session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, TurnRequest},
     turn::listener::Partials,
 };
-pub use answer::{Judge, read_respond, respond};
+pub use answer::{Bounds, read_respond, respond};
 use check::Check;
 use input::input;
 pub use kept::still_allowed;

@@ -149,8 +149,7 @@ fn reset_of(
         } else {
             continue;
         };
-        let known = known.join(", ");
-        check.bad(&field, format!("must be one of {known} {kind}, is {}", shown(name)));
+        check.bad(&field, format!("must be an option {kind}, is {}", shown(name)));
     }
     reset
 }

@@ -47,7 +47,7 @@ fuzz_target!(|data: &[u8]| {
         0..64 => query(bytes, &policy),
         64..96 => update(bytes, &policy),
         96..112 => other(proto::RespondRequest::decode(bytes), |request| {
-            decode::read_respond(request, &decode::Judge { policy: &policy, own_folder: None })
+            decode::read_respond(request, &decode::Bounds { policy: &policy, own_folder: None })
                 .map(drop)
         }),
         112..120 => other(proto::AttachRequest::decode(bytes), |r| decode::attach(r).map(drop)),

@@ -1,24 +1,15 @@
 //! Options of a living session: changed live, refused, or taken on by another process.
 
 use session_pool::proto::{
-    OptionsMismatchPolicy, QueryRequest, SessionOptions, SystemInit, TurnOrigin,
-    UpdateSessionRequest, UpdateSessionResponse, turn_event::Kind,
+    OptionsMismatchPolicy, QueryRequest, SessionOptions, SystemInit, TurnOrigin, turn_event::Kind,
 };
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::support::{
     failure,
     service::{Service, model, query, query_with, script},
     turn::Turn,
 };
-
-async fn update(
-    service: &Service,
-    options: SessionOptions,
-) -> Result<UpdateSessionResponse, Status> {
-    let request = UpdateSessionRequest { session_id: "a".into(), options: Some(options) };
-    Ok(service.client.clone().update_session(request).await?.into_inner())
-}
 
 fn mode(name: &str) -> SessionOptions {
     SessionOptions { permission_mode: Some(name.into()), ..SessionOptions::default() }
@@ -40,7 +31,7 @@ async fn model_and_permission_mode_change_on_the_running_process() {
     assert_eq!(init(&first).model, "sonnet");
 
     let both = SessionOptions { permission_mode: Some("plan".into()), ..model("opus") };
-    let updated = update(&service, both).await.expect("changed");
+    let updated = service.update("a", both).await.expect("changed");
     assert_eq!(updated.changed_options, ["model", "permission_mode"]);
     let options = updated.session.expect("a session").options.expect("options");
     assert_eq!((options.model(), options.permission_mode()), ("opus", "plan"));
@@ -54,9 +45,9 @@ async fn model_and_permission_mode_change_on_the_running_process() {
     assert_eq!(second.started().client_id, first.started().client_id);
 
     // What is as it was does not change.
-    let same = update(&service, model("opus")).await.expect("taken");
+    let same = service.update("a", model("opus")).await.expect("taken");
     assert!(same.changed_options.is_empty(), "{same:?}");
-    let nothing = update(&service, SessionOptions::default()).await.expect("taken");
+    let nothing = service.update("a", SessionOptions::default()).await.expect("taken");
     assert!(nothing.changed_options.is_empty(), "{nothing:?}");
     service.stop().await;
 }
@@ -77,7 +68,10 @@ async fn a_query_changes_them_before_its_turn() {
 async fn a_change_outlives_the_process() {
     let service = Service::start(|_| {}).await;
     service.query("a", "one").await.result();
-    update(&service, SessionOptions { max_turns: None, ..model("opus") }).await.expect("changed");
+    service
+        .update("a", SessionOptions { max_turns: None, ..model("opus") })
+        .await
+        .expect("changed");
     service.interrupt("a", false).await;
     let turn = service.query("a", &script(&["argv"])).await;
     assert!(turn.text().contains(r#""--model=opus""#), "{}", turn.text());
@@ -91,7 +85,7 @@ async fn what_a_process_is_born_with_does_not_change_on_it() {
     let before = service.session("a").await.expect("there").options.expect("options");
     assert_eq!(before.max_turns, None);
     let fixed = SessionOptions { max_turns: Some(3), ..model("opus") };
-    let refused = update(&service, fixed).await.expect_err("refused");
+    let refused = service.update("a", fixed).await.expect_err("refused");
     let metadata = failure(&refused, Code::FailedPrecondition, "OPTIONS_MISMATCH");
     assert_eq!((metadata["options"].as_str(), metadata["session_id"].as_str()), ("max_turns", "a"));
     // Nothing of it took effect.
@@ -108,7 +102,7 @@ async fn a_change_that_the_cli_refuses_is_told_in_its_words() {
     })
     .await;
     service.query("a", "one").await.result();
-    let refused = update(&service, mode("sideways")).await.expect_err("refused");
+    let refused = service.update("a", mode("sideways")).await.expect_err("refused");
     let metadata = failure(&refused, Code::FailedPrecondition, "OPTIONS_MISMATCH");
     assert_eq!(metadata["options"], "permission_mode");
     assert!(refused.message().contains("must be one of"), "{}", refused.message());
@@ -126,7 +120,7 @@ async fn a_change_waits_for_the_end_of_the_running_turn() {
         .await
         .expect("taken");
     turn.until_text("word").await;
-    let updated = update(&service, model("opus")).await.expect("changed");
+    let updated = service.update("a", model("opus")).await.expect("changed");
     assert_eq!(updated.changed_options, ["model"]);
     turn.finish().await;
     assert_eq!(turn.result().result, "end");

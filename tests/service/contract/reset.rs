@@ -4,13 +4,10 @@ use std::{fs, time::Duration};
 
 use session_pool::{
     cli::options::Options,
-    proto::{
-        OptionsMismatchPolicy, QueryRequest, SessionOptions, SessionStatus, TurnOrigin,
-        UpdateSessionRequest, UpdateSessionResponse,
-    },
+    proto::{OptionsMismatchPolicy, QueryRequest, SessionOptions, SessionStatus, TurnOrigin},
 };
 use tempfile::TempDir;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::support::{
     eventually, failure,
@@ -20,15 +17,6 @@ use crate::support::{
 fn reset(names: &[&str]) -> SessionOptions {
     let reset = names.iter().map(ToString::to_string).collect();
     SessionOptions { reset_options: reset, ..SessionOptions::default() }
-}
-
-async fn update(
-    service: &Service,
-    session: &str,
-    options: SessionOptions,
-) -> Result<UpdateSessionResponse, Status> {
-    let request = UpdateSessionRequest { session_id: session.into(), options: Some(options) };
-    Ok(service.client.clone().update_session(request).await?.into_inner())
 }
 
 async fn options(service: &Service, session: &str) -> SessionOptions {
@@ -58,7 +46,7 @@ async fn d6_options_can_be_taken_away_again() {
     let refused = service.run(request.clone()).await;
     let metadata = failure(refused.error(), Code::FailedPrecondition, "OPTIONS_MISMATCH");
     assert_eq!(metadata["options"], "system_prompt,allowed_tools,max_turns", "no betas were said");
-    let refused = update(&service, "a", reset(&names)).await.expect_err("refused");
+    let refused = service.update("a", reset(&names)).await.expect_err("refused");
     failure(&refused, Code::FailedPrecondition, "OPTIONS_MISMATCH");
     assert_eq!(options(&service, "a").await.max_turns, Some(5), "nothing took effect");
 
@@ -100,7 +88,7 @@ async fn d6_without_a_process_every_option_can_be_taken_away() {
     })
     .await;
     let all: Vec<_> = Options::names().collect();
-    let updated = update(&service, "a", reset(&all)).await.expect("changed");
+    let updated = service.update("a", reset(&all)).await.expect("changed");
     let names = [
         "model",
         "fallback_model",
@@ -114,7 +102,7 @@ async fn d6_without_a_process_every_option_can_be_taken_away() {
     assert_eq!(updated.changed_options, names);
     let shown = updated.session.expect("a session").options;
     assert_eq!(shown, Some(SessionOptions::default()));
-    let again = update(&service, "a", reset(&all)).await.expect("taken");
+    let again = service.update("a", reset(&all)).await.expect("taken");
     assert_eq!(again.changed_options, [""; 0]);
 
     // The next process has what a new session's has, whatever the conversation was in.
@@ -143,7 +131,7 @@ async fn d6_a_budget_is_taken_away_at_any_time() {
     service.run(query_with("a", "one", bounded)).await;
     let refused = service.query("a", "two").await;
     failure(refused.error(), Code::FailedPrecondition, "BUDGET_EXHAUSTED");
-    let updated = update(&service, "a", reset(&["max_budget_usd"])).await.expect("changed");
+    let updated = service.update("a", reset(&["max_budget_usd"])).await.expect("changed");
     assert_eq!(updated.changed_options, ["max_budget_usd"]);
     let argv = service.query("a", &script(&["argv"])).await.text();
     assert!(!argv.contains("--max-budget-usd"), "{argv}");

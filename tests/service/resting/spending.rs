@@ -4,10 +4,7 @@
 
 use std::time::Duration;
 
-use session_pool::proto::{
-    OptionsMismatchPolicy, QueryRequest, SessionOptions, SessionStatus, UpdateSessionRequest,
-    UpdateSessionResponse,
-};
+use session_pool::proto::{OptionsMismatchPolicy, QueryRequest, SessionOptions, SessionStatus};
 use tonic::{Code, Status};
 
 use crate::support::{
@@ -41,15 +38,6 @@ async fn hibernated(service: &Service, session: &str) {
         (session.status() == SessionStatus::Hibernated).then_some(())
     })
     .await;
-}
-
-async fn update(
-    service: &Service,
-    session: &str,
-    options: SessionOptions,
-) -> Result<UpdateSessionResponse, Status> {
-    let request = UpdateSessionRequest { session_id: session.into(), options: Some(options) };
-    Ok(service.client.clone().update_session(request).await?.into_inner())
 }
 
 #[track_caller]
@@ -178,7 +166,7 @@ async fn e2_a_budget_is_the_sessions_and_not_its_processes() {
         assert_eq!(counters.sessions_resumed, starts, "no process was started");
         assert_eq!(service.processes(), [0; 0]);
 
-        update(&service, "a", with_budget(cli, 4.5)).await.expect("it has no process");
+        service.update("a", with_budget(cli, 4.5)).await.expect("it has no process");
         let turn = service.query("a", "on").await;
         assert!(!turn.result().is_error, "{:?}", turn.result());
         service.stop().await;
@@ -197,7 +185,7 @@ async fn e2_a_budget_that_is_raised_on_a_living_session_holds_from_the_next_turn
         let more = query_with("a", "more", with_budget(cli, 2.5));
         let refused = service.run(more.clone()).await;
         assert_eq!(metadata(refused.error(), "options").as_deref(), Some("max_budget_usd"));
-        let updated = update(&service, "a", with_budget(cli, 2.5)).await.expect("updated");
+        let updated = service.update("a", with_budget(cli, 2.5)).await.expect("updated");
         assert_eq!(updated.changed_options, ["max_budget_usd"]);
         let second = service.run(more).await;
         assert!(!second.result().is_error, "{:?}", second.result());
@@ -222,11 +210,11 @@ async fn e2_a_budget_that_a_living_session_has_spent_ends_no_process() {
     let service = Service::start(|_| {}).await;
     let first = service.run(query_with("a", "hello", model(CLIS[0]))).await;
     first.result();
-    update(&service, "a", with_budget(CLIS[0], 0.5)).await.expect("updated");
+    service.update("a", with_budget(CLIS[0], 0.5)).await.expect("updated");
     is_exhausted(service.query("a", "more").await.error(), 0.5 * TURN);
     let session = service.session("a").await.expect("there");
     assert_eq!(session.client_id, first.started().client_id);
-    update(&service, "a", with_budget(CLIS[0], 1.5)).await.expect("updated");
+    service.update("a", with_budget(CLIS[0], 1.5)).await.expect("updated");
     let last = service.query("a", "half a turn is left").await;
     assert_eq!(last.result().subtype, "error_max_budget_usd");
     service.stop().await;
