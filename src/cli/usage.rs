@@ -73,12 +73,20 @@ pub struct Watch {
     added: Notify,
 }
 
+/// A file system in memory that a tree of processes has for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InMemory {
+    /// Where those processes see it.
+    pub place: PathBuf,
+    /// The same place, as this process can reach it.
+    pub reached_at: PathBuf,
+}
+
 /// A process and its descendants, for as long as somebody holds this.
 #[derive(Debug)]
 pub struct Tree {
     root: u32,
-    /// Where its own file systems in memory are mounted, as the service can reach them.
-    in_memory: Vec<PathBuf>,
+    in_memory: Vec<InMemory>,
     bounds: Allowed,
     overrun: OnceLock<Overrun>,
     over: CancellationToken,
@@ -92,8 +100,8 @@ impl Watch {
     }
 
     /// Watches a process and its descendants from now on, and what they keep in file systems
-    /// in memory, which are mounted at `in_memory`.
-    pub fn add(&self, root: u32, in_memory: Vec<PathBuf>) -> Arc<Tree> {
+    /// in memory.
+    pub fn add(&self, root: u32, in_memory: Vec<InMemory>) -> Arc<Tree> {
         let tree = Arc::new(Tree {
             root,
             in_memory,
@@ -202,8 +210,15 @@ const FILE_OVERHEAD: u64 = 1 << 10;
 
 /// Bytes that a file system holds, and what the kernel holds for its files. One that cannot be
 /// looked at belongs to processes that have just ended.
-fn bytes_in(place: &Path) -> u64 {
-    rustix::fs::statvfs(place).map_or(0, |fs| {
+fn bytes_in(file_system: &InMemory) -> u64 {
+    let InMemory { place, reached_at } = file_system;
+    let device = |path: &Path| rustix::fs::stat(path).ok().map(|stat| stat.st_dev);
+    // A process that has only just been started still sees the machine's own at that place,
+    // with all that the machine keeps there.
+    if device(reached_at) == device(place) {
+        return 0;
+    }
+    rustix::fs::statvfs(reached_at).map_or(0, |fs| {
         let contents = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
         let files = fs.f_files.saturating_sub(fs.f_ffree).saturating_mul(FILE_OVERHEAD);
         contents + files
@@ -222,7 +237,7 @@ impl Tree {
     }
 
     fn bytes_of_files(&self) -> u64 {
-        self.in_memory.iter().map(|place| bytes_in(place)).sum()
+        self.in_memory.iter().map(bytes_in).sum()
     }
 }
 
@@ -247,6 +262,17 @@ mod tests {
         drop(over);
         assert!(small.living().is_empty());
         assert!(Watch::new(Allowed::default()).is_none());
+    }
+
+    #[test]
+    fn what_the_machine_keeps_is_not_taken_for_that_of_a_tree_that_has_just_begun() {
+        let at = |reached_at: &str| InMemory { place: "/".into(), reached_at: reached_at.into() };
+        assert_eq!(bytes_in(&at("/proc/self/root/")), 0, "it has no mounts of its own yet");
+        assert_eq!(bytes_in(&at("/proc/self/gone")), 0, "it has ended");
+        let shared = tempfile::tempdir_in("/dev/shm").expect("a file system in memory");
+        std::fs::write(shared.path().join("held"), [1; 1 << 16]).expect("written");
+        let held = bytes_in(&at(&format!("/proc/self/root{}", shared.path().display())));
+        assert!(held >= 1 << 16, "{held}");
     }
 
     #[tokio::test]

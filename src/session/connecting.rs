@@ -283,6 +283,9 @@ impl SessionTask {
             | Cause::ConversationNotFound { .. } => {
                 debug!(%session_id, client_id, error = %failure, "session_pool_not_connected");
             }
+            Cause::HoldsTooMuch { overrun, .. } if let Some(client_id) = failure.client_id => {
+                self.warn_of(overrun, client_id);
+            }
             _ => error!(%session_id, client_id, error = %failure, "session_pool_connection_failed"),
         }
         let cause = failure.cause.clone();

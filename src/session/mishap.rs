@@ -18,6 +18,7 @@ use crate::{
         usage::{Overrun, Resource},
     },
     failure::Cause,
+    ids::ClientId,
 };
 
 /// How long what a dead process printed last may take to be read, when a child of its
@@ -59,6 +60,16 @@ impl SessionTask {
         self.after_loss()
     }
 
+    /// The process was killed because it held too much.
+    pub(super) fn warn_of(&self, overrun: Overrun, client_id: ClientId) {
+        let session_id = &self.status.session_id;
+        let Overrun { resource, limit, used } = overrun;
+        match resource {
+            Resource::Memory => warn!(%session_id, %client_id, limit, used, "memory_limit"),
+            Resource::Tasks => warn!(%session_id, %client_id, limit, used, "task_limit"),
+        }
+    }
+
     /// The process ended in the turn.
     pub(super) async fn died(
         &mut self,
@@ -73,12 +84,8 @@ impl SessionTask {
             return self.lose(active, End::Result(over)).await;
         }
         let overrun = active.lease.child.overrun();
-        if let Some(Overrun { resource, limit, used }) = overrun {
-            let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
-            match resource {
-                Resource::Memory => warn!(%session_id, %client_id, limit, used, "memory_limit"),
-                Resource::Tasks => warn!(%session_id, %client_id, limit, used, "task_limit"),
-            }
+        if let Some(overrun) = overrun {
+            self.warn_of(overrun, active.lease.client_id);
         }
         // Of a process whose end is not known nobody can say what it still does.
         if exit != Exit::Unknown {

@@ -115,5 +115,8 @@ async fn exited(child: &mut dyn Child) -> Cause {
 }
 
 fn failed(child: &dyn Child, detail: String, exit: Option<Exit>) -> Cause {
+    if let Some(overrun) = child.overrun() {
+        return Cause::HoldsTooMuch { overrun, tool_use_seen: false };
+    }
     Cause::ConnectFailed { detail, exit, stderr_tail: child.stderr_tail() }
 }

@@ -79,3 +79,17 @@ async fn a_session_that_stops_its_own_keeper_is_bounded_all_the_same() {
     bed.gone().await;
     bed.stop().await;
 }
+
+#[tokio::test]
+async fn a_start_that_holds_too_much_ends_with_the_reason() {
+    for mode in MODES {
+        let settings = [("CLI__MEMORY_LIMIT", "100 KiB"), ("CLI__ENV__FAKE_CLAUDE", "boot=60000")];
+        let bed = Bed::fake(mode, &settings).await;
+        let turn = bed.run(query("a", "hello")).await;
+        let metadata = failure(turn.error(), Code::ResourceExhausted, "MEMORY_LIMIT");
+        assert_eq!(metadata["limit"], (100 << 10).to_string(), "{mode}");
+        assert!(metadata.contains_key("client_id"), "{metadata:?}");
+        bed.gone().await;
+        bed.stop().await;
+    }
+}

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::Sandbox;
 use crate::{
-    cli::process::Exit,
+    cli::{process::Exit, usage::InMemory},
     os::{
         keeper, killing,
         procfs::{self, Look},
@@ -80,13 +80,16 @@ impl Housed {
         }
     }
 
-    /// Where the session's own file systems in memory are, as the service reaches them.
-    pub fn in_memory(&self) -> Vec<PathBuf> {
+    /// The session's own file systems in memory, which are mounted soon after its start.
+    pub fn in_memory(&self) -> Vec<InMemory> {
         match &self.kind {
             Kind::Kept { .. } => Vec::new(),
             Kind::Namespace { init, in_memory, .. } => {
-                let root = format!("/proc/{init}/root");
-                in_memory.iter().map(|place| format!("{root}{}", place.display()).into()).collect()
+                let reached_at =
+                    |place: &PathBuf| format!("/proc/{init}/root{}", place.display()).into();
+                let own = in_memory.iter();
+                own.map(|place| InMemory { place: place.clone(), reached_at: reached_at(place) })
+                    .collect()
             }
         }
     }
