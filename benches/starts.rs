@@ -23,6 +23,7 @@ use session_pool::{
         options::Options,
         request::{Initialize, Input, user_message},
         sandbox::Sandbox,
+        versions::Installed,
     },
     counters::{Spent, Totals},
     ids::{CliSessionId, ClientId, SessionId, SessionKey, TenantId},
@@ -209,6 +210,7 @@ async fn parked_by_hand(program: &Path, api: &str) -> Outcome<Times> {
         env_passthrough: Vec::new(),
         state_dir: place.path().to_owned(),
         sandbox: Sandbox::ProcessTree(SERVICE.into()),
+        installed: Installed::default(),
     };
     let options = Options { system_prompt: Some(SYSTEM_PROMPT.into()), ..Options::default() };
     let origin = Origin::New(CliSessionId::fresh());

@@ -38,6 +38,7 @@ pub use enclosure::Enclosure;
 
 use crate::{
     access::credentials::Credentials,
+    cli::versions::Installed,
     config::Config,
     health::{Health, part},
     policy::Policy,
@@ -128,6 +129,7 @@ pub struct Server {
     tasks: Tasks,
     enclosure: Enclosure,
     supply: ProcessSupply,
+    installed: Installed,
     pool: SessionPool,
     policy: Policy,
     /// Held for as long as the service lives: two services on one state folder would
@@ -157,8 +159,9 @@ impl Server {
             None => None,
         };
         let tasks = Tasks::default();
+        let installed = Installed::default();
         let supply = ProcessSupply::new(
-            settings::launch(&config, enclosure.sandbox.clone()),
+            settings::launch(&config, enclosure.sandbox.clone(), installed.clone()),
             settings::limits(&config),
             settings::permit(&policy),
             settings::spares(&config)?,
@@ -183,6 +186,7 @@ impl Server {
             tasks,
             enclosure,
             supply,
+            installed,
             pool,
             _lock: lock,
         })
@@ -286,7 +290,8 @@ impl Server {
         let (publisher, prober, watcher) = (health.clone(), health.clone(), health.clone());
         let store = self.pool.store_status();
         let supply = self.config.cli.start_check.then(|| self.supply.clone());
-        let probe = Probe { program: self.config.cli.path.clone(), supply };
+        let (program, installed) = (self.config.cli.path.clone(), self.installed.clone());
+        let probe = Probe { program, installed, supply };
         self.tasks.spawn(error_span!("health"), async move {
             let looking = async {
                 tokio::join!(

@@ -12,9 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{env_files::EnvFiles, options::Options, sandbox::Sandbox, scratch};
+use super::{
+    env_files::EnvFiles, options::Options, sandbox::Sandbox, scratch, versions::Installed,
+};
 use crate::ids::{CliSessionId, ClientId};
-use flags::option_args;
+use flags::{option_args, withheld_tools};
 
 /// Carries the [`ClientId`] in the environment of a process and of all that it
 /// starts, so that what it leaves behind can be told from anything else.
@@ -69,6 +71,8 @@ pub struct LaunchSettings {
     pub state_dir: PathBuf,
     /// What every CLI is enclosed in.
     pub sandbox: Sandbox,
+    /// The version of the executable.
+    pub installed: Installed,
 }
 
 /// The folders of one session.
@@ -150,6 +154,7 @@ impl LaunchSettings {
         let mut args = fixed_args();
         args.extend(origin_args(origin));
         args.extend(option_args(origin, options, &env));
+        args.extend(withheld_tools(options, self.installed.version()));
         args.extend(self.extra_args.iter().cloned());
         Command {
             program: self.program.clone(),
@@ -258,6 +263,7 @@ mod tests {
             env_passthrough: vec!["HTTPS_PROXY".into(), "NOT_SET".into()],
             state_dir: "/state".into(),
             sandbox: Sandbox::ProcessTree("session-pool".into()),
+            installed: Installed::default(),
         }
     }
 

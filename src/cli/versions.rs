@@ -4,7 +4,10 @@
 //! Source: 2.1.97 to 2.1.109 drop system prompts in silence, older ones do not know
 //! `--session-mirror`; 2.1.110 is the oldest that was seen to do all that is relied on.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// A version of the CLI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +19,27 @@ pub const OLDEST: Version = Version(2, 1, 110);
 /// The newest version that was tested.
 pub const NEWEST_TESTED: Version = Version(2, 1, 332);
 
+/// The oldest version that was seen to say what it has spent when it is asked
+/// (`get_session_cost`). 2.1.150 was seen not to.
+const TELLS_COST: Version = Version(2, 1, 197);
+
+/// The version that the executable has told last. It is not known until the executable has
+/// been asked, and all clones know the same.
+#[derive(Debug, Clone, Default)]
+pub struct Installed(Arc<Mutex<Option<Version>>>);
+
+impl Installed {
+    /// The version, as far as it is known.
+    pub fn version(&self) -> Option<Version> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The executable has told its version, or something that is none.
+    pub fn found(&self, version: Option<Version>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = version;
+    }
+}
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.0, self.1, self.2)
@@ -23,6 +47,11 @@ impl fmt::Display for Version {
 }
 
 impl Version {
+    /// Whether a process of this version says what it has spent when it is asked.
+    pub fn tells_cost(self) -> bool {
+        self >= TELLS_COST
+    }
+
     /// The first version in a text: a wrapper may print its own words around it.
     pub fn find(text: &str) -> Option<Self> {
         text.split(|c: char| !(c.is_ascii_digit() || c == '.')).find_map(|word| {

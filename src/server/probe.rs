@@ -18,7 +18,7 @@ use crate::{
         options::Options,
         permissions::Grants,
         process::StopGrace,
-        versions::{NEWEST_TESTED, OLDEST, Version},
+        versions::{Installed, NEWEST_TESTED, OLDEST, Version},
     },
     failure::Failure,
     health::{Health, part},
@@ -40,6 +40,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub struct Probe {
     /// `cli.path`.
     pub program: PathBuf,
+    /// Learns its version.
+    pub installed: Installed,
     /// Starts CLIs as sessions get them; `None` if only the version is asked for.
     pub supply: Option<ProcessSupply>,
 }
@@ -66,7 +68,9 @@ impl Probe {
         })?;
         info!(%version, %program, "cli_found");
         health.found_cli(&version);
-        if let Some(problem) = too_old(&version) {
+        let told = Version::find(&version);
+        self.installed.found(told);
+        if let Some(problem) = too_old(told) {
             // It may be replaced while the service runs.
             warn!(%problem, "cli_too_old");
             return Err(format!("cli.path: {problem}"));
@@ -106,8 +110,8 @@ async fn start_one(supply: &ProcessSupply) -> Result<(), Failure> {
 }
 
 /// Why a version cannot be worked with. Says in the log what is only doubtful.
-fn too_old(said: &str) -> Option<String> {
-    match Version::find(said) {
+fn too_old(told: Option<Version>) -> Option<String> {
+    match told {
         Some(version) if version < OLDEST => {
             Some(format!("version {version} is older than {OLDEST}, the oldest that works"))
         }

@@ -12,6 +12,7 @@ use crate::{
         options::{Hidden, Options},
         sandbox::Sandbox,
         usage::Allowed,
+        versions::Installed,
     },
     config::{Config, SpareConfig},
     ids::TenantId,
@@ -87,7 +88,7 @@ const MCP_TIMEOUT: &str = "MCP_TIMEOUT";
 const LONGEST_MCP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How every CLI is started.
-pub fn launch(config: &Config, sandbox: Sandbox) -> LaunchSettings {
+pub fn launch(config: &Config, sandbox: Sandbox, installed: Installed) -> LaunchSettings {
     let mut env = config.cli.env.clone();
     if !config.cli.env_passthrough.iter().any(|name| name == MCP_TIMEOUT) {
         // The CLI waits for its servers before it takes up the first prompt, and says
@@ -103,6 +104,7 @@ pub fn launch(config: &Config, sandbox: Sandbox) -> LaunchSettings {
         env_passthrough: config.cli.env_passthrough.clone(),
         state_dir: config.state_dir.clone(),
         sandbox,
+        installed,
     }
 }
 

@@ -9,6 +9,7 @@ use session_pool::{
         options::{LiveChange, Options},
         process::{Process, StopGrace, stop},
         request::{ControlRequest, Initialize},
+        versions::Installed,
     },
     ids::{CliSessionId, ClientId},
     proto::{
@@ -142,6 +143,7 @@ async fn replies(program: std::path::PathBuf, api: &StandIn) -> Shapes {
         env_passthrough: Vec::new(),
         state_dir: state.path().to_owned(),
         sandbox: process_tree(),
+        installed: Installed::default(),
     };
     let command = settings.command(
         Origin::New(CliSessionId::fresh()),

@@ -12,6 +12,7 @@ use crate::{
 each_version!(within LONG:
     e2_a_budget_stops_subagents_that_a_turn_waits_for,
     e2_a_budget_stops_subagents_that_work_behind_a_turn,
+    e2_a_budget_withholds_subagents_that_nobody_could_stop,
     e2_a_tenants_day_ends_work_that_nobody_asked_for,
     e2_subagents_are_paid_for_when_their_session_is_forgotten,
 );
@@ -38,6 +39,14 @@ fn options(budget: Option<f64>) -> SessionOptions {
     }
 }
 
+/// Waits until the service knows which version it starts: what a budget withholds depends on it.
+async fn version_is_known(bed: &Bed) {
+    eventually("its version is known", async || {
+        (!bed.service.stats().await.cli_version.is_empty()).then_some(())
+    })
+    .await;
+}
+
 /// What a subagent's round costs at least.
 async fn price_of_a_round(bed: &Bed) -> f64 {
     let result = bed.query("of-a-round", &format!("{COSTLY} [[say hello]]")).await.result().clone();
@@ -57,7 +66,7 @@ async fn total(bed: &Bed) -> f64 {
 }
 
 /// Whether a process of this version can be asked what it has spent, and is held to a budget
-/// by the service then. 2.1.150 cannot.
+/// by the service then. 2.1.150 cannot: a session with a budget has no subagents there.
 fn can_be_asked(version: Version) -> bool {
     let patch = version.as_str().rsplit('.').next().and_then(|patch| patch.parse().ok());
     patch.unwrap_or(0) >= 197
@@ -80,6 +89,7 @@ async fn e2_subagents_are_paid_for_when_their_session_is_forgotten(version: Vers
 
 async fn e2_a_budget_stops_subagents_that_work_behind_a_turn(version: Version) {
     let bed = Bed::start(version).await;
+    version_is_known(&bed).await;
     let price = price_of_a_round(&bed).await;
     let turn = bed.open(query_with("a", &start(true), options(Some(2.5 * price)))).await;
     stops(bed, version, price, turn).await;
@@ -87,9 +97,30 @@ async fn e2_a_budget_stops_subagents_that_work_behind_a_turn(version: Version) {
 
 async fn e2_a_budget_stops_subagents_that_a_turn_waits_for(version: Version) {
     let bed = Bed::start(version).await;
+    version_is_known(&bed).await;
     let price = price_of_a_round(&bed).await;
     let turn = bed.open(query_with("a", &start(false), options(Some(2.5 * price)))).await;
     stops(bed, version, price, turn).await;
+}
+
+async fn e2_a_budget_withholds_subagents_that_nobody_could_stop(version: Version) {
+    let bed = Bed::start(version).await;
+    version_is_known(&bed).await;
+    for (session, budget) in [("free", None), ("bounded", Some(5.0))] {
+        bed.run(query_with(session, &format!("I am {session}"), options(budget))).await.result();
+        let asked = bed.api.requests();
+        let own = asked.iter().rev().find(|request| {
+            request.body["messages"].to_string().contains(&format!("I am {session}"))
+        });
+        let tools = own.expect("asked for").body["tools"].clone();
+        let offered = tools
+            .as_array()
+            .expect("tools")
+            .iter()
+            .any(|tool| ["Agent", "Task"].iter().any(|name| tool["name"] == *name));
+        assert_eq!(offered, budget.is_none() || can_be_asked(version), "{session}: {tools}");
+    }
+    bed.stop().await;
 }
 
 async fn e2_a_tenants_day_ends_work_that_nobody_asked_for(version: Version) {
@@ -111,19 +142,21 @@ async fn e2_a_tenants_day_ends_work_that_nobody_asked_for(version: Version) {
 /// it.
 async fn stops(bed: Bed, version: Version, price: f64, mut turn: Turn) {
     turn.finish().await;
+    if !can_be_asked(version) {
+        assert_eq!(rounds(&bed), 0, "there are no subagents for it");
+        return bed.stop().await;
+    }
     eventually("the budget is reached", async || {
         let session = bed.service.session("a").await.expect("there");
         (session.total_cost_usd >= 2.5 * price).then_some(())
     })
     .await;
-    if can_be_asked(version) {
-        eventually("nothing works any more", async || {
-            (bed.running(STEP).is_empty() && bed.pid("a").await == 0).then_some(())
-        })
-        .await;
-        // A round that is over, one that was under way, and two of the time in between.
-        assert!(rounds(&bed) < ROUNDS - 1, "{} rounds", rounds(&bed));
-    }
+    eventually("nothing works any more", async || {
+        (bed.running(STEP).is_empty() && bed.pid("a").await == 0).then_some(())
+    })
+    .await;
+    // A round that is over, one that was under way, and two of the time in between.
+    assert!(rounds(&bed) < ROUNDS - 1, "{} rounds", rounds(&bed));
     let refused = bed.service.query("a", "more").await;
     failure(refused.error(), Code::FailedPrecondition, "BUDGET_EXHAUSTED");
     bed.stop().await;

@@ -11,7 +11,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::Origin;
-use crate::cli::options::{MODEL, Options, PERMISSION_MODE};
+use crate::cli::{
+    options::{MODEL, Options, PERMISSION_MODE},
+    versions::Version,
+};
 
 /// The flags of the options that a process is born with. System prompts, JSON schema
 /// and agents are not among them: they go into `initialize`.
@@ -49,6 +52,18 @@ pub(super) fn option_args(
         }
     }
     args
+}
+
+/// The tools that start subagents, by the names that versions have for them.
+const SUBAGENT_TOOLS: [&str; 2] = ["Agent", "Task"];
+
+/// Flags that withhold subagents from a session with a budget, where the CLI neither holds them
+/// to it nor says in time what they have spent: they could spend many times the budget within
+/// one turn. Nothing is withheld as long as the version is not known.
+pub(super) fn withheld_tools(options: &Options, version: Option<Version>) -> Vec<String> {
+    let unbounded = version.is_some_and(|version| !version.tells_cost());
+    let withheld = SUBAGENT_TOOLS.iter().filter(|_| unbounded && options.max_budget_usd.is_some());
+    withheld.map(|tool| format!("--disallowedTools={tool}")).collect()
 }
 
 /// The model of a process that was asked for none, where the conversation must not say it.
@@ -110,6 +125,21 @@ mod tests {
         let origin = Origin::Resume(CliSessionId::fresh());
         let nothing = option_args(origin, &Options::default(), &BTreeMap::new());
         assert_eq!(nothing, [mode, "--setting-sources="]);
+    }
+
+    #[test]
+    fn e2_subagents_are_withheld_where_they_could_spend_past_a_budget() {
+        let budget = Options { max_budget_usd: Some(1.0), ..Options::default() };
+        let withheld = ["--disallowedTools=Agent", "--disallowedTools=Task"];
+        for (version, is_withheld) in
+            [("2.1.110", true), ("2.1.150", true), ("2.1.197", false), ("2.1.332", false)]
+        {
+            let version = Version::find(version);
+            let wanted = if is_withheld { &withheld[..] } else { &[] };
+            assert_eq!(withheld_tools(&budget, version), wanted, "{version:?}");
+            assert!(withheld_tools(&Options::default(), version).is_empty());
+        }
+        assert!(withheld_tools(&budget, None).is_empty());
     }
 
     #[test]

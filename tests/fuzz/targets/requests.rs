@@ -12,6 +12,7 @@ use session_pool::{
         options::Options,
         request::user_message,
         sandbox::Sandbox,
+        versions::Installed,
     },
     ids::{CliSessionId, ClientId},
     policy::{McpServers, Mentions, Policy, variables},
@@ -102,6 +103,7 @@ fn check(options: &Options, policy: &Policy) {
         env_passthrough: Vec::new(),
         state_dir: "/state".into(),
         sandbox: Sandbox::ProcessTree("session-pool".into()),
+        installed: Installed::default(),
     };
     let folders =
         Folders { work: "/w".into(), config: "/c".into(), home: "/h".into(), extra: vec![] };
