@@ -10,10 +10,11 @@ use std::{
 };
 
 use super::{
+    choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
     memory,
     sections::{
-        AuthConfig, CliConfig, Config, FileMentions, LimitsConfig, LogConfig, LogFormat,
-        PolicyConfig, PoolConfig, SandboxMode, ServerConfig, StoreConfig, StoreKind, TlsConfig,
+        AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, PolicyConfig, PoolConfig,
+        ServerConfig, StoreConfig, TlsConfig,
     },
 };
 use crate::policy::McpServers;

@@ -19,6 +19,7 @@
 
 mod apply;
 mod check;
+mod choices;
 mod defaults;
 mod env_files;
 mod error;
@@ -32,11 +33,12 @@ mod source;
 mod spares;
 mod units;
 
+pub use choices::{FileMentions, LogFormat, SandboxMode, StoreKind};
 pub use error::{ConfigError, Origin, Violation};
 pub use print::print;
 pub use sections::{
-    AuthConfig, CliConfig, Config, FileMentions, LimitsConfig, LogConfig, LogFormat, PolicyConfig,
-    PoolConfig, SandboxMode, ServerConfig, StoreConfig, StoreKind, TlsConfig,
+    AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, PolicyConfig, PoolConfig, ServerConfig,
+    StoreConfig, TlsConfig,
 };
 pub use source::Sources;
 pub use spares::SpareConfig;

@@ -1,9 +1,13 @@
-//! The configuration as the rest of the program sees it.
+//! The configuration as the rest of the program sees it. `docs/configuration.md` is made from
+//! the comments on its fields, each of which ends with the default and the bounds.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::SpareConfig;
-use crate::policy::{McpServers, Mentions};
+use super::{
+    SpareConfig,
+    choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
+};
+use crate::policy::McpServers;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,7 +16,11 @@ pub struct Config {
     pub server: ServerConfig,
     /// Sessions, turns and processes.
     pub pool: PoolConfig,
-    /// Processes kept ready, beside those of `pool.spares`. Default none.
+    /// Tables, each a class of processes kept ready for new sessions with options that only
+    /// a start can give: `count` of them, optionally for one `tenant`, with `allowed_tools`,
+    /// `disallowed_tools`, `tools`, `fallback_model`, `max_turns`, `max_budget_usd`,
+    /// `add_dirs`, `settings`, `setting_sources`, `betas` as in `SessionOptions`. Default none,
+    /// at most 32 tables.
     pub spare: Vec<SpareConfig>,
     /// How the CLI is started.
     pub cli: CliConfig,
@@ -26,27 +34,27 @@ pub struct Config {
     pub tls: TlsConfig,
     /// What is logged, and how.
     pub log: LogConfig,
-    /// Folder for work folders, CLI configuration and spilled turn logs. Default:
-    /// `$XDG_STATE_HOME/session-pool`, else `$HOME/.local/state/session-pool`. A
-    /// relative path counts from the working folder at the start.
+    /// Folder for work folders, CLI configuration, spilled turn logs and the database. A
+    /// relative path counts from the working folder at the start. Default
+    /// `$XDG_STATE_HOME/session-pool`, else `$HOME/.local/state/session-pool`.
     pub state_dir: PathBuf,
 }
 
 /// The gRPC server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// IP address and port to listen on; port 0 picks one. Default
-    /// `127.0.0.1:50051`. Outside loopback only with `auth.tokens_file`, with
-    /// `tls.client_ca`, or with `auth.insecure`.
+    /// IP address and port of gRPC. Port 0 picks one, and the log event `listening` says
+    /// which. Outside loopback only with `auth.tokens_file`, with `tls.client_ca`, or with
+    /// `auth.insecure`. Default `127.0.0.1:50051`.
     pub listen: SocketAddr,
-    /// How long running turns may go on after SIGTERM. Default 30 s, over 0, at
+    /// How long running turns may go on after SIGTERM, before everything ends. Default 30 s, over 0, at
     /// most 1 day.
     pub drain_timeout: Duration,
     /// Whether the server describes its contract to tools such as grpcurl.
     /// Default true.
     pub reflection: bool,
-    /// Where health checks, and nothing else, are answered in plain text. Default
-    /// none.
+    /// IP address and port where health checks, and nothing else, are answered in plain
+    /// text. Default none.
     pub health_listen: Option<SocketAddr>,
     /// What connections are held to, with TLS and without.
     pub limits: LimitsConfig,
@@ -62,12 +70,14 @@ pub struct LimitsConfig {
     /// Calls at once on one connection; clients are told. Default 1024, 1 to 100 000.
     pub max_streams: usize,
     /// From accepting a connection to the end of the TLS handshake and of what every
-    /// HTTP/2 connection begins with. Default 10 s, over 0, at most 5 min.
+    /// HTTP/2 connection begins with (preface and SETTINGS). Default 10 s, over 0, at most
+    /// 5 min.
     pub handshake_timeout: Duration,
     /// From the headers of a request to the end of its message. Default 1 min, over 0, at
     /// most 1 h.
     pub body_timeout: Duration,
-    /// How long a connection may be without calls. Default 30 min, 0 is for ever, at most
+    /// How long a connection may be without calls. It is closed with GOAWAY, and clients
+    /// connect again with their next call. Default 30 min, 0 is for ever, at most
     /// 30 days.
     pub idle_timeout: Duration,
     /// Bytes of a request's metadata, as HTTP/2 counts them; clients are told. Default
@@ -85,9 +95,10 @@ pub struct PoolConfig {
     pub enabled: bool,
     /// Sessions in the pool. Default 1000, 1 to 1 000 000.
     pub max_sessions: usize,
-    /// Live CLI processes. Default: (memory - 512 MiB) / 300 MiB. 1 to 100 000.
+    /// Live CLI processes. Default (memory of the cgroup or machine - 512 MiB) / 300 MiB,
+    /// 1 to 100 000.
     pub max_processes: usize,
-    /// Age at which a session is replaced. Default 1 h, over 0, at most 30 days.
+    /// Age at which a session is replaced; its conversation goes on. Default 1 h, over 0, at most 30 days.
     pub session_ttl: Duration,
     /// Idle time after which cleanup removes a session. Default 10 min, over 0,
     /// at most 30 days.
@@ -103,13 +114,15 @@ pub struct PoolConfig {
     /// Age of a turn at which cleanup interrupts it. Default 15 min, 0 is off, at
     /// most 30 days.
     pub stuck_threshold: Duration,
-    /// Time to the first frame of a turn. Default 10 s, over 0, less than
-    /// `stream_ongoing_timeout`.
+    /// Time from the prompt to the first frame of a turn. CLIs give up on MCP servers that
+    /// are not up after four fifths of it, or 30 s, unless `cli.env` sets `MCP_TIMEOUT`.
+    /// Default 10 s, over 0, less than `stream_ongoing_timeout`.
     pub stream_first_chunk_timeout: Duration,
-    /// Silence after which a turn is reported as slow. Default 1 min, over 0, less
+    /// Silence after which a turn is reported as slow and another caller may take the
+    /// session. Default 1 min, over 0, less
     /// than `session_ttl`.
     pub stream_ongoing_timeout: Duration,
-    /// Silence after which a turn is ended. Default 10 min, 0 is off, at most 30
+    /// Silence after which a turn is ended, unless a tool runs or a prompt waits. Default 10 min, 0 is off, at most 30
     /// days.
     pub stream_stall_timeout: Duration,
     /// Time that an interrupt has before the process is ended. Default 10 s, over
@@ -132,9 +145,9 @@ pub struct PoolConfig {
     /// with nothing but background work; then the one of those that was used least recently
     /// loses its process. Default 10 s, 0 is for ever, at most 30 days.
     pub background_grace: Duration,
-    /// Bytes of memory for prompts, requests and turns' logs together. Default: an eighth
-    /// of the memory, from 32 to 96 MiB. At least twice `policy.max_prompt_bytes`, which
-    /// raises the default; 1 MiB to 1 TiB.
+    /// Bytes of memory for prompts, requests and turns' logs together. Default an eighth
+    /// of the memory, from 32 to 96 MiB; at least twice `policy.max_prompt_bytes`, which
+    /// raises the default, and 1 MiB to 1 TiB.
     pub memory_budget: u64,
     /// Bytes of all turns' logs on disk together. Default 4 GiB, at most 1 PiB; 0 is no
     /// disk.
@@ -147,7 +160,8 @@ pub struct PoolConfig {
     pub spares: usize,
     /// Age at which a spare is replaced. Default 30 min, over 0, at most 1 day.
     pub spare_max_age: Duration,
-    /// CLI starts at the same time. Default: the number of cores. 1 to 1024.
+    /// CLI starts at the same time. One that takes longer than 5 s, or than 1 s while another
+    /// tenant waits, does not count any more. Default the number of cores, 1 to 1024.
     pub start_concurrency: usize,
 }
 
@@ -159,23 +173,29 @@ pub struct CliConfig {
     /// Further arguments, in the form `--flag` or `--flag=value`. Default none, at
     /// most 64, none of those that the service sets itself.
     pub extra_args: Vec<String>,
-    /// Environment of the CLI, by name. Default empty, at most 256 variables.
+    /// Environment of every CLI process, by name. The environment is built from this, the
+    /// other two keys and an allow list; it is never inherited. Default none, at most 256
+    /// variables.
     pub env: BTreeMap<String, String>,
-    /// Variables of the CLI whose values are read from files for each process, as
-    /// `NAME=/path`. Default none, at most 64.
+    /// Variables of every CLI process whose values are in files, as `NAME=/path`: read again
+    /// for each process, so that a key can be rotated, and hidden from sessions. Default none, at most 64.
     pub env_files: Vec<String>,
-    /// Variables passed on from our own environment, by name. At most 256.
+    /// Variables passed on from the service's own environment, by name. Default none, at
+    /// most 256.
     pub env_passthrough: Vec<String>,
     /// Bytes in one line of the CLI's output. Default 16 MiB, 1 KiB to 1 GiB.
     pub max_frame_bytes: usize,
-    /// What each CLI is enclosed in. Default `auto`.
+    /// What each CLI is enclosed in: `bubblewrap`, `process-tree`, or `auto`, the first of
+    /// the two that works here. Default `auto`.
     pub sandbox: SandboxMode,
-    /// Resident bytes of one session's processes at which its turn is ended and its
-    /// process replaced; files that they have in memory count. Default 0, which is no limit;
+    /// Resident bytes of one session's processes (shared pages counted for each) and of its
+    /// files in memory at which its turn is ended and its process replaced. Default 0, which is no limit;
     /// at most 1 TiB.
     pub memory_limit: u64,
     /// Processes and threads of one session at which its turn is ended and its process
-    /// replaced. Default 2048, 64 to 1,000,000; 0 is no limit.
+    /// replaced; a CLI itself has about 30, a large build hundreds. In `bubblewrap` the kernel
+    /// refuses more than a quarter above as well, if it is Linux 5.14 or newer and the service
+    /// is not user 0. Default 2048, 64 to 1 000 000; 0 is no limit.
     pub max_tasks: usize,
     /// Bytes of each file system in memory that a session has in bubblewrap: `/tmp`,
     /// `/var/tmp`, `/run` and `/dev/shm`. Default 256 MiB, 1 MiB to 1 TiB.
@@ -183,75 +203,12 @@ pub struct CliConfig {
     /// Whether the start fails where no sandbox works that keeps sessions apart. Default
     /// false.
     pub sandbox_required: bool,
-    /// Whether a CLI has to start and answer in its sandbox before the service is ready.
-    /// Default true; else it only has to say its version.
+    /// Whether a CLI has to start and answer in its sandbox before the service is ready;
+    /// otherwise it only has to say its version. Default true.
     pub start_check: bool,
-    /// Files and folders that sessions see, read-only, although bubblewrap would hide them.
-    /// Default none, at most 64.
+    /// Files and folders that sessions see, read-only, although bubblewrap would hide them:
+    /// certificates, cloud credentials. Default none, at most 64.
     pub visible_paths: Vec<String>,
-}
-
-/// What each CLI is enclosed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SandboxMode {
-    /// The first of the others that works here.
-    Auto,
-    /// Namespaces of its own, made by bubblewrap.
-    Bubblewrap,
-    /// Only that nothing of it is left in the end.
-    ProcessTree,
-}
-
-impl SandboxMode {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Bubblewrap, Self::ProcessTree];
-
-    /// Its name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Bubblewrap => "bubblewrap",
-            Self::ProcessTree => "process-tree",
-        }
-    }
-}
-
-/// Whether prompts may name files with `@PATH`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileMentions {
-    /// As `Below` where prompts may be slash commands, else as `Off`.
-    Auto,
-    /// They may, whatever the sandbox shows.
-    On,
-    /// Those below the session's working folder.
-    Below,
-    /// They may not.
-    Off,
-}
-
-impl FileMentions {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Auto, Self::On, Self::Below, Self::Off];
-
-    /// Its name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::On => "on",
-            Self::Below => "below",
-            Self::Off => "off",
-        }
-    }
-
-    /// What it comes to where slash commands are allowed or not.
-    pub fn allowed(self, slash_commands: bool) -> Mentions {
-        match self {
-            Self::Auto if slash_commands => Mentions::Below,
-            Self::On => Mentions::Any,
-            Self::Below => Mentions::Below,
-            Self::Auto | Self::Off => Mentions::None,
-        }
-    }
 }
 
 /// What callers may ask for.
@@ -284,27 +241,31 @@ pub struct PolicyConfig {
     /// Whether a prompt may be a slash command of the CLI. Default true.
     pub slash_commands: bool,
     /// Whether a prompt may name files with `@PATH`, which the CLI reads into the prompt
-    /// without a permission. Default `auto`: where a prompt may be a slash command.
+    /// without a permission: `on` (whatever the sandbox shows), `below` (relative paths that
+    /// do not go up), `off`, or `auto`, which is `below` where a prompt may be a slash command
+    /// and else `off`. Default `auto`.
     pub file_mentions: FileMentions,
-    /// Sessions of one tenant. 0 is no limit of its own, which is the default while callers
-    /// are not told apart; with `auth.tokens_file` or `tls.client_ca` it is three quarters
-    /// of `pool.max_sessions`. At most 1 000 000.
+    /// Sessions of one tenant. Default three quarters of `pool.max_sessions` with
+    /// `auth.tokens_file` or `tls.client_ca`, else 0, which is no limit of its own; at most
+    /// 1 000 000.
     pub tenant_max_sessions: usize,
-    /// Live processes of one tenant; more are waited for. Default likewise, of
-    /// `pool.max_processes`; at most 100 000.
+    /// Live processes of one tenant; more are waited for. Default likewise three quarters of
+    /// `pool.max_processes` or 0; at most 100 000.
     pub tenant_max_processes: usize,
-    /// Turns that wait, in all sessions of one tenant. 0 is no limit of its own. Default
-    /// likewise 0 or 256; at most 1 000 000.
+    /// Turns that wait, in all sessions of one tenant. Default likewise 256 or 0; at most
+    /// 1 000 000.
     pub tenant_max_queued_turns: usize,
-    /// Open streams of `Query` and `Attach` of one tenant. 0 is no limit. Default likewise
-    /// 0 or 1000; at most 1 000 000.
+    /// Open streams of `Query` and `Attach` of one tenant. Default likewise 1000 or 0; at
+    /// most 1 000 000.
     pub tenant_max_streams: usize,
-    /// Bytes of `pool.memory_budget` that one tenant may hold. 0 is no limit of its own.
-    /// Default likewise 0 or three quarters of it; at most 1 TiB.
+    /// Bytes of `pool.memory_budget` that one tenant may hold. Default likewise three quarters
+    /// of it or 0; at most 1 TiB.
     pub tenant_max_memory: u64,
-    /// Bytes of `pool.spill_bytes` that one tenant may hold. Default likewise; at most 1 PiB.
+    /// Bytes of `pool.spill_bytes` that one tenant may hold. Default likewise three quarters of
+    /// it or 0; at most 1 PiB.
     pub tenant_max_spill: u64,
-    /// US dollars that one tenant may spend in a day (UTC), as the CLI estimates them.
+    /// US dollars that one tenant may spend in a day (UTC), as the CLI estimates them; past it
+    /// no turn begins, also after a restart ([costs.md](costs.md)).
     /// Default 0, which is no limit; at most 1 000 000 000.
     pub tenant_max_cost_usd_per_day: f64,
 }
@@ -312,44 +273,26 @@ pub struct PolicyConfig {
 /// Where conversations are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// The kind of store. Default `sqlite`.
+    /// Where conversations are kept: `sqlite`, or `memory`, which ends with the service.
+    /// Default `sqlite`.
     pub kind: StoreKind,
-    /// The database, as `sqlite:PATH`. Default: empty, which is the file
-    /// `session-pool.db` in the state folder.
+    /// The database, as `sqlite:PATH`. Default empty, which is the file `session-pool.db` in
+    /// the state folder.
     pub url: String,
-    /// How long a conversation is kept after its last turn. Default 30 days, over 0, at
+    /// How long a conversation is kept after its last turn. Only time counts in which the
+    /// service ran, whatever is made of the clock on the wall. Default 30 days, over 0, at
     /// most 3650 days.
     pub retention: Duration,
     /// How long the name of an ended turn (`turn_id`) is kept with its result, so that it
-    /// is not run again. Default 1 h, over 0, at most 30 days.
+    /// is not run again; of each session at most 256 turns, and 4 MiB of results. Default 1 h, over 0, at most 30 days.
     pub turn_retention: Duration,
-    /// How long what is to be kept waits for another process that has the database.
+    /// How long what is to be kept waits for another process that has the database: longer
+    /// than a backup takes.
     /// Default 45 s, over 0, at most 10 minutes.
     pub commit_timeout: Duration,
-    /// Whether to start without a database where sessions have left their folders.
-    /// Default false.
+    /// Whether to start without a database where sessions have left their folders. That is
+    /// refused otherwise, because the database was lost. Default false.
     pub allow_empty: bool,
-}
-
-/// A kind of store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    /// A database in a file: conversations outlive the service.
-    Sqlite,
-    /// Nothing outlives the service.
-    Memory,
-}
-
-impl StoreKind {
-    pub(super) const ALL: [Self; 2] = [Self::Sqlite, Self::Memory];
-
-    /// The name in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Sqlite => "sqlite",
-            Self::Memory => "memory",
-        }
-    }
 }
 
 /// What `store.url` begins with.
@@ -370,42 +313,22 @@ pub struct AuthConfig {
 pub struct TlsConfig {
     /// The server's certificate chain. Default none, which is plain text.
     pub cert: Option<PathBuf>,
-    /// Its private key.
+    /// The private key of `tls.cert`. Default none.
     pub key: Option<PathBuf>,
-    /// Authorities of client certificates. Default none; with it a caller shows a
-    /// certificate, unless there is a tokens file and it sends a token.
+    /// Authorities of client certificates. With it a caller shows a certificate, unless there
+    /// is a tokens file and it sends a token. Default none.
     pub client_ca: Option<PathBuf>,
 }
 
 /// The log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Form of a log line. Default `pretty`.
+    /// Form of a log line: `pretty`, or `json` for machines. Default `pretty`.
     pub format: LogFormat,
     /// What is logged: a level, for the service's own events, or an `EnvFilter` such as
-    /// `debug,h2=info`, which names libraries to be heard too. Default `info`.
+    /// `debug,h2=info`, which names libraries to be heard too
+    /// ([log-events.md](log-events.md)). Default `info`.
     pub level: String,
-}
-
-/// Form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// One JSON object a line.
-    Json,
-}
-
-impl LogFormat {
-    pub(super) const ALL: [Self; 2] = [Self::Pretty, Self::Json];
-
-    /// The name in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pretty => "pretty",
-            Self::Json => "json",
-        }
-    }
 }
 
 impl Config {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod reference;
 mod rules;
 
 fn pairs(items: &[(&str, &str)]) -> Vec<(String, String)> {
