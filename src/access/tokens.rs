@@ -201,7 +201,7 @@ fn hash(text: &str) -> Option<[u8; 32]> {
 fn is_admin(roles: Option<Vec<String>>) -> Result<bool, (&'static str, String)> {
     let roles = roles.unwrap_or_else(|| vec!["user".into()]);
     if let Some(other) = roles.iter().find(|role| !["user", "admin"].contains(&role.as_str())) {
-        return Err(("roles", format!("are user and admin, not {other:?}")));
+        return Err(("roles", format!("must be user or admin, not {other:?}")));
     }
     if !roles.iter().any(|role| role == "user") {
         return Err(("roles", "must have user among them".into()));
@@ -309,7 +309,7 @@ mod tests {
                 format!("[[token]]\nsha256 = \"{hash}\"\ntenant = \"a b\"\n"),
                 "token 1: tenant: must",
             ),
-            (entry("roles = [\"root\"]"), "token 1: roles: are user and admin, not \"root\""),
+            (entry("roles = [\"root\"]"), "token 1: roles: must be user or admin, not \"root\""),
             (entry("roles = [\"admin\"]"), "must have user"),
             (entry("role = [\"user\"]"), "role"),
             (entry("expires = 2027-01-31T12:00:00+01:00"), "token 1: expires: must be"),

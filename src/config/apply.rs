@@ -12,7 +12,7 @@ use super::{
     secrets::{HIDDEN, is_secret},
     source::{Setting, Settings},
     spares,
-    units::{parse_bytes, parse_duration, show_bytes, show_duration},
+    units::{BYTE_SIZE, DURATION, parse_bytes, parse_duration, show_bytes, show_duration},
 };
 use crate::policy::{McpServers, variables::is_name};
 
@@ -67,22 +67,16 @@ fn shown(key: &str, setting: &Setting) -> Option<String> {
 
 fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
     match slot {
-        Slot::Flag(place) => **place = value.as_bool().ok_or("is true or false")?,
+        Slot::Flag(place) => **place = value.as_bool().ok_or("must be true or false")?,
         Slot::Count(place, bound) => **place = count(value, bound)?,
         Slot::Amount(place, bound) => **place = amount(value, bound)?,
         Slot::Bytes(place, bound) => {
-            **place = usize::try_from(bytes(value, bound)?).map_err(|_| "is too large")?;
+            **place = usize::try_from(bytes(value, bound)?)
+                .map_err(|_| format!("must be at most {}", show_bytes(usize::MAX as u64)))?;
         }
         Slot::LargeBytes(place, bound) => **place = bytes(value, bound)?,
-        Slot::Duration(place, bound) => **place = within(duration(value)?, bound)?,
-        Slot::DurationOrOff(place, bound) => {
-            let duration = duration(value)?;
-            **place = if duration.is_zero() {
-                duration
-            } else {
-                within(duration, bound).map_err(|problem| format!("{problem}, or 0 for off"))?
-            };
-        }
+        Slot::Duration(place, bound) => **place = duration(value, bound)?,
+        Slot::DurationOrOff(place, bound) => **place = duration_or_off(value, bound)?,
         Slot::Address(place) => **place = address(text(value)?)?,
         Slot::OptionalAddress(place) => {
             **place =
@@ -105,7 +99,9 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
             **place = named(text(value)?, SandboxMode::ALL, SandboxMode::as_str)?;
         }
         Slot::Spares(place) => **place = spares::read(value)?,
-        Slot::Variables(..) => return Err("is a table of texts like { NAME = \"value\" }".into()),
+        Slot::Variables(..) => {
+            return Err("must be a table of strings like { NAME = \"value\" }".into());
+        }
     }
     Ok(())
 }
@@ -115,7 +111,10 @@ fn set_variable(slot: &mut Slot<'_>, name: &str, value: &Value) -> Result<(), St
         return Err("is not a table".into());
     };
     if !is_name(name) {
-        return Err("its name is not one of an environment variable".into());
+        return Err(
+            "must be named like an environment variable: letters, digits and _, no digit first"
+                .into(),
+        );
     }
     let value = text(value)?;
     if value.contains('\0') {
@@ -129,14 +128,14 @@ fn set_variable(slot: &mut Slot<'_>, name: &str, value: &Value) -> Result<(), St
 }
 
 fn text(value: &Value) -> Result<&str, String> {
-    value.as_str().ok_or_else(|| format!("is a text, not {}", kind(value)))
+    value.as_str().ok_or_else(|| format!("must be a string, not {}", kind(value)))
 }
 
 fn kind(value: &Value) -> &'static str {
     match value {
-        Value::String(_) => "a text",
+        Value::String(_) => "a string",
         Value::Integer(_) | Value::Float(_) => "a number",
-        Value::Boolean(_) => "a truth value",
+        Value::Boolean(_) => "a boolean",
         Value::Datetime(_) => "a date",
         Value::Array(_) => "a list",
         Value::Table(_) => "a table",
@@ -144,7 +143,7 @@ fn kind(value: &Value) -> &'static str {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "is an IP address and a port like \"127.0.0.1:50051\"".into())
+    text.parse().map_err(|_| "must be an IP address and a port like \"127.0.0.1:50051\"".into())
 }
 
 fn not_empty(text: &str) -> Result<&str, String> {
@@ -156,7 +155,7 @@ fn not_empty(text: &str) -> Result<&str, String> {
 }
 
 fn texts(value: &Value, max: usize) -> Result<Vec<String>, String> {
-    let form = || "is a list of texts like [\"a\", \"b\"]".to_string();
+    let form = || "must be a list of strings like [\"a\", \"b\"]".to_string();
     let items = value.as_array().ok_or_else(form)?;
     if items.len() > max {
         return Err(format!("must have at most {max} items, has {}", items.len()));
@@ -165,49 +164,68 @@ fn texts(value: &Value, max: usize) -> Result<Vec<String>, String> {
 }
 
 fn count(value: &Value, bound: &RangeInclusive<usize>) -> Result<usize, String> {
-    let number = value.as_integer().ok_or("is a whole number")?;
+    let (min, max) = (bound.start(), bound.end());
+    let number =
+        value.as_integer().ok_or_else(|| format!("must be a whole number from {min} to {max}"))?;
     match usize::try_from(number) {
         Ok(number) if bound.contains(&number) => Ok(number),
-        _ => Err(out_of(bound.start(), bound.end())),
+        _ => Err(out_of(min, max)),
     }
 }
 
 fn amount(value: &Value, bound: &RangeInclusive<f64>) -> Result<f64, String> {
+    let (min, max) = (bound.start(), bound.end());
     #[expect(clippy::cast_precision_loss, reason = "what is lost of a whole number is no matter")]
     let number = match value {
         Value::Integer(number) => *number as f64,
         Value::Float(number) => *number,
-        _ => return Err("is a number".into()),
+        _ => return Err(format!("must be a number from {min} to {max}")),
     };
     // No comparison holds for what is not a number.
-    if bound.contains(&number) { Ok(number) } else { Err(out_of(bound.start(), bound.end())) }
+    if bound.contains(&number) { Ok(number) } else { Err(out_of(min, max)) }
 }
 
 fn bytes(value: &Value, bound: &RangeInclusive<u64>) -> Result<u64, String> {
+    let (min, max) = (show_bytes(*bound.start()), show_bytes(*bound.end()));
     let bytes = match value {
-        Value::Integer(number) => u64::try_from(*number).map_err(|_| "must not be negative")?,
-        Value::String(text) => parse_bytes(text)?,
-        _ => return Err("is a byte size like \"16 MiB\" or 1048576".into()),
+        Value::Integer(number) => u64::try_from(*number).ok(),
+        Value::String(text) => {
+            Some(parse_bytes(text).map_err(|problem| format!("{problem} (from {min} to {max})"))?)
+        }
+        _ => return Err(format!("{BYTE_SIZE} (from {min} to {max})")),
     };
-    if bound.contains(&bytes) {
-        return Ok(bytes);
-    }
-    Err(out_of(show_bytes(*bound.start()), show_bytes(*bound.end())))
+    bytes.filter(|bytes| bound.contains(bytes)).ok_or_else(|| out_of(min, max))
 }
 
-fn duration(value: &Value) -> Result<Duration, String> {
+fn duration(value: &Value, bound: &RangeInclusive<Duration>) -> Result<Duration, String> {
+    let parsed = parsed_duration(value);
+    within(parsed.map_err(|problem| format!("{problem} ({})", range(bound)))?, bound)
+}
+
+fn duration_or_off(value: &Value, bound: &RangeInclusive<Duration>) -> Result<Duration, String> {
+    let parsed = parsed_duration(value);
+    let duration =
+        parsed.map_err(|problem| format!("{problem} ({}, or 0 for off)", range(bound)))?;
+    if duration.is_zero() {
+        return Ok(duration);
+    }
+    within(duration, bound).map_err(|problem| format!("{problem}, or 0 for off"))
+}
+
+fn parsed_duration(value: &Value) -> Result<Duration, String> {
     match value {
         Value::Integer(number) => parse_duration(&number.to_string()),
         Value::String(text) => parse_duration(text),
-        _ => Err("is a duration like \"1500ms\", \"60s\" or \"1h 30m\"".into()),
+        _ => Err(DURATION.into()),
     }
 }
 
 fn within(duration: Duration, bound: &RangeInclusive<Duration>) -> Result<Duration, String> {
-    if bound.contains(&duration) {
-        return Ok(duration);
-    }
-    Err(format!("must be over 0 and at most {}", show_duration(*bound.end())))
+    if bound.contains(&duration) { Ok(duration) } else { Err(format!("must be {}", range(bound))) }
+}
+
+fn range(bound: &RangeInclusive<Duration>) -> String {
+    format!("over 0 and at most {}", show_duration(*bound.end()))
 }
 
 fn out_of(min: impl Display, max: impl Display) -> String {
@@ -227,12 +245,16 @@ fn named<T: Copy, const N: usize>(
     name_of: fn(T) -> &'static str,
 ) -> Result<T, String> {
     let found = all.into_iter().find(|value| name_of(*value) == name);
-    found.ok_or_else(|| format!("is one of {}", all.map(name_of).join(", ")))
+    found.ok_or_else(|| one_of(&all.map(name_of)))
 }
 
 fn mcp_servers_named(name: &str) -> Result<McpServers, String> {
     McpServers::ALL
         .into_iter()
         .find(|servers| servers.as_str() == name)
-        .ok_or_else(|| format!("is one of {}", McpServers::ALL.map(McpServers::as_str).join(", ")))
+        .ok_or_else(|| one_of(&McpServers::ALL.map(McpServers::as_str)))
+}
+
+fn one_of(names: &[&str]) -> String {
+    format!("must be one of {}", names.join(", "))
 }

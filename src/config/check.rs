@@ -277,7 +277,7 @@ fn check_level(level: &str, findings: &mut Findings<'_>) {
         let problem = format!("{word:?} must be off, error, warn, info, debug or trace");
         findings.refuse("log.level", format!("{level:?}"), problem);
     } else if let Err(error) = EnvFilter::builder().parse(level) {
-        let problem = format!("is a filter like info or info,session_pool=debug: {error}");
+        let problem = format!("must be a filter like info or info,session_pool=debug: {error}");
         findings.refuse("log.level", format!("{level:?}"), problem);
     }
 }

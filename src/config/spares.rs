@@ -60,9 +60,9 @@ pub struct SpareConfig {
 
 /// Reads all tables; the error names the table and the option.
 pub fn read(value: &Value) -> Result<Vec<SpareConfig>, String> {
-    let tables = value.as_array().ok_or("is a list of tables: [[spare]]")?;
+    let tables = value.as_array().ok_or("must be a list of tables: [[spare]]")?;
     if tables.len() > MOST_CLASSES {
-        return Err(format!("must be at most {MOST_CLASSES} tables, are {}", tables.len()));
+        return Err(format!("must be at most {MOST_CLASSES} tables, not {}", tables.len()));
     }
     let class = |(number, table): (usize, &Value)| {
         let class: Result<SpareConfig, _> = table.clone().try_into();
@@ -100,7 +100,7 @@ fn check(class: &SpareConfig) -> Result<(), String> {
     match class.setting_sources.iter().find(|it| !SETTING_SOURCES.contains(&it.as_str())) {
         Some(other) => {
             let known = SETTING_SOURCES.join(", ");
-            Err(format!("setting_sources is of {known}, not {other:?}"))
+            Err(format!("setting_sources must only have {known} in it, not {other:?}"))
         }
         None => Ok(()),
     }

@@ -14,6 +14,12 @@ const UNITS: [(&str, u64); 9] = [
     ("TB", 1_000_000_000_000),
 ];
 
+/// What is said of a value that is no duration.
+pub const DURATION: &str = "must be a duration like \"1500ms\", \"60s\" or \"1h 30m\"";
+
+/// What is said of a value that is no byte size.
+pub const BYTE_SIZE: &str = "must be a byte size like \"16 MiB\" or 1048576";
+
 /// Reads `1500ms`, `60s`, `1h 30m`, and `0` for zero.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
@@ -23,8 +29,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if text.parse::<u64>().is_ok() {
         return Err(format!("needs a unit, like \"{text}s\""));
     }
-    humantime::parse_duration(text)
-        .map_err(|_| "is a duration like \"1500ms\", \"60s\" or \"1h 30m\"".into())
+    humantime::parse_duration(text).map_err(|_| DURATION.into())
 }
 
 /// Writes a duration so that [`parse_duration`] reads the same.
@@ -44,13 +49,13 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .map(|(_, factor)| *factor)
         .or(unit.is_empty().then_some(1));
     let (Some(factor), false) = (factor, number.is_empty()) else {
-        return Err("is a whole number of bytes like \"16 MiB\" or 1048576".into());
+        return Err(BYTE_SIZE.into());
     };
     number
         .parse::<u64>()
         .ok()
         .and_then(|number| number.checked_mul(factor))
-        .ok_or_else(|| "is too large".into())
+        .ok_or_else(|| "must be less than 16777216 TiB".into())
 }
 
 /// Writes a byte size exactly, with the largest unit that divides it.

@@ -11,7 +11,7 @@ pub const TIMEOUT_KEY: &str = "grpc-timeout";
 
 /// A value that the gRPC specification does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("is {0:?}; it has one to eight digits and one of the units H, M, S, m, u and n")]
+#[error("is {0:?}; it must have one to eight digits and one of the units H, M, S, m, u and n")]
 pub struct Malformed(String);
 
 /// When the caller stops waiting; `None` if it does not say, or in more years than there

@@ -77,7 +77,7 @@ impl ConfigArgs {
 fn key_and_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.trim().into(), value.into())),
-        _ => Err("has the form KEY=VALUE".into()),
+        _ => Err("must have the form KEY=VALUE".into()),
     }
 }
 

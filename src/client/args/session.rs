@@ -135,6 +135,6 @@ fn kept() -> PossibleValuesParser {
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
-        _ => Err("has the form NAME=VALUE".into()),
+        _ => Err("must have the form NAME=VALUE".into()),
     }
 }

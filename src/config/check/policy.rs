@@ -21,7 +21,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     }
     for source in &policy.setting_sources {
         if !SETTING_SOURCES.contains(&source.as_str()) {
-            let problem = format!("each item is one of {}", SETTING_SOURCES.join(", "));
+            let problem = format!("each item must be one of {}", SETTING_SOURCES.join(", "));
             findings.refuse("policy.setting_sources", format!("{source:?}"), problem);
         }
     }

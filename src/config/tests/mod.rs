@@ -145,9 +145,9 @@ fn every_violation_is_told_at_once_with_key_value_bound_and_origin() {
             format!("otel.endpoint = 2 ({file}): this version does not have it yet"),
             format!("pool.max_sessions = 0 ({file}): must be from 1 to 1000000"),
             "pool.session_ttl = 60 (environment SESSION_POOL__POOL__SESSION_TTL): needs a unit, \
-             like \"60s\""
+             like \"60s\" (over 0 and at most 30days)"
                 .into(),
-            "server.listen = \"localhost\" (command line): is an IP address and a port like \
+            "server.listen = \"localhost\" (command line): must be an IP address and a port like \
              \"127.0.0.1:50051\""
                 .into(),
         ]
