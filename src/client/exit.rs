@@ -136,7 +136,7 @@ fn of_code(code: Code) -> Exit {
 }
 
 /// Code, reason, message and metadata on one line.
-fn describe(status: &Status) -> String {
+pub(super) fn describe(status: &Status) -> String {
     let mut line = code_name(status.code());
     let info = status.get_details_error_info();
     if let Some(info) = &info

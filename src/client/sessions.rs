@@ -121,8 +121,7 @@ pub async fn interrupt_all(service: &mut Service, args: ScopeArgs) -> Outcome {
     print(&if args.form.json {
         proto_json::line("InterruptAllResponse", &answer)?
     } else {
-        let lines: String = answer.results.iter().map(tables::interrupt_line).collect();
-        format!("{lines}{} of {} interrupted\n", answer.interrupted_count, answer.session_count)
+        tables::interrupts(&answer.results)
     })?;
     Ok(Exit::Fine)
 }

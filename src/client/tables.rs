@@ -1,7 +1,7 @@
 //! Answers about sessions, as tables for people. Pure.
 
 use super::values::{cut, duration, enum_name, one_line, show_cost, show_duration};
-use crate::proto::{Session, SessionInterruptResult};
+use crate::proto::{InterruptOutcome, Session, SessionInterruptResult};
 
 const SESSION_COLUMNS: [&str; 8] =
     ["SESSION", "STATUS", "AGE", "IDLE", "TURNS", "QUEUED", "COST", "NOTE"];
@@ -73,6 +73,29 @@ pub fn interrupt_line(result: &SessionInterruptResult) -> String {
     format!("{}: {outcome} ({elapsed})\n", one_line(&result.session_id))
 }
 
+/// What became of the turns of all sessions: a line for each session, and the sum.
+pub fn interrupts(results: &[SessionInterruptResult]) -> String {
+    use InterruptOutcome::{Interrupted, NoActiveTurn, Terminated, TurnEnded};
+    let lines: String = results.iter().map(interrupt_line).collect();
+    let count = |outcome| results.iter().filter(|result| result.outcome() == outcome).count();
+    let counted = |count: usize, unit: &str| {
+        let plural = if count == 1 { "" } else { "s" };
+        format!("{count} {unit}{plural}")
+    };
+    let mut parts = vec![format!("{} interrupted", counted(count(Interrupted), "turn"))];
+    for (outcome, unit, what) in [
+        (Terminated, "turn", "stopped by ending the process"),
+        (TurnEnded, "turn", "ended without the interrupt"),
+        (NoActiveTurn, "session", "had no turn"),
+    ] {
+        let count = count(outcome);
+        if count > 0 {
+            parts.push(format!("{} {what}", counted(count, unit)));
+        }
+    }
+    format!("{lines}{}\n", parts.join(", "))
+}
+
 fn interrupt_outcome(result: &SessionInterruptResult) -> &'static str {
     enum_name(result.outcome().as_str_name(), "INTERRUPT_OUTCOME_")
 }
@@ -86,7 +109,7 @@ pub fn closed_line(session_id: &str, had_active_turn: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{InterruptOutcome, SessionStatus};
+    use crate::proto::SessionStatus;
 
     fn session(id: &str) -> Session {
         let mut session = Session {
@@ -118,5 +141,32 @@ mod tests {
         let mut result = SessionInterruptResult { session_id: "s".into(), ..Default::default() };
         result.set_outcome(InterruptOutcome::NoActiveTurn);
         assert_eq!(interrupt_line(&result), "s: no active turn (0ms)\n");
+    }
+
+    #[test]
+    fn sessions_without_a_turn_do_not_count_as_interrupted() {
+        use InterruptOutcome::{Interrupted, NoActiveTurn, Terminated, TurnEnded};
+        let summary = |outcomes: &[InterruptOutcome]| {
+            let result = |outcome: &InterruptOutcome| SessionInterruptResult {
+                session_id: "s".into(),
+                interrupted: true,
+                outcome: (*outcome).into(),
+                ..SessionInterruptResult::default()
+            };
+            let text = interrupts(&outcomes.iter().map(result).collect::<Vec<_>>());
+            assert_eq!(text.lines().count(), outcomes.len() + 1, "{text}");
+            text.lines().last().unwrap_or_default().to_owned()
+        };
+        assert_eq!(summary(&[]), "0 turns interrupted");
+        assert_eq!(summary(&[NoActiveTurn]), "0 turns interrupted, 1 session had no turn");
+        assert_eq!(
+            summary(&[Interrupted, NoActiveTurn, NoActiveTurn]),
+            "1 turn interrupted, 2 sessions had no turn"
+        );
+        assert_eq!(
+            summary(&[Interrupted, Interrupted, Terminated, TurnEnded]),
+            "2 turns interrupted, 1 turn stopped by ending the process, 1 turn ended without the \
+             interrupt"
+        );
     }
 }

@@ -250,6 +250,43 @@ async fn f2_sessions_are_shown_and_changed() {
 }
 
 #[tokio::test]
+async fn what_is_not_served_says_why() {
+    let service = Service::start(|config| config.pool.enabled = false).await;
+    eventually("the CLI has said its version", async || {
+        (!service.stats().await.cli_version.is_empty()).then_some(())
+    })
+    .await;
+    let shown = run(&service, &["health"], "").await;
+    assert_eq!(shown.status.code(), Some(4));
+    let shown = text(&shown.stdout);
+    let last = shown.lines().last().expect("a line");
+    let mut words = last.splitn(2, "  ");
+    assert_eq!(words.next(), Some("not ready"), "{shown}");
+    assert_eq!(words.next().map(str::trim), Some("pool: pool.enabled is false"), "{shown}");
+    let json = text(&run(&service, &["health", "--json"], "").await.stdout);
+    let lines: Vec<Value> =
+        json.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines[0]["not_ready_reasons"][0], "pool: pool.enabled is false");
+    assert_eq!(lines[2]["service"], "liveness");
+    assert!(lines[2].get("not_ready_reasons").is_none(), "{json}");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn only_turns_that_ran_count_as_interrupted() {
+    let service = Service::start(|_| {}).await;
+    service.query("idle", "hello").await.result();
+    let mut turn =
+        service.open(query("busy", &script(&["say begun", "hang"]))).await.expect("runs");
+    turn.until_text("begun").await;
+    let shown = text(&run(&service, &["interrupt-all"], "").await.stdout);
+    let last = shown.lines().last().expect("a line");
+    assert_eq!(last, "1 turn interrupted, 1 session had no turn", "{shown}");
+    turn.finish().await;
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn d6_options_are_reset_by_the_names_that_the_contract_has() {
     let service = Service::start(|_| {}).await;
     service.query("s", "hello").await.result();
