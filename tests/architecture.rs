@@ -80,7 +80,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
         ],
     ),
     ("health", &["proto"]),
-    ("client", &["config", "ids", "proto"]),
+    ("client", &["config", "ids", "os", "proto"]),
     ("proto", &[]),
 ];
 

@@ -7,16 +7,11 @@ use std::{
 };
 
 use rustls::{
-    RootCertStore, ServerConfig,
-    crypto::ring,
-    pki_types::{
-        CertificateDer, PrivateKeyDer,
-        pem::{self, PemObject as _},
-    },
+    RootCertStore, ServerConfig, crypto::ring, pki_types::CertificateDer,
     server::WebPkiClientVerifier,
 };
 
-use crate::os::regular;
+use crate::os::{pem, regular};
 
 /// Where the certificates are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,10 +48,9 @@ impl TlsFiles {
             |key, file: &PathBuf, problem: String| TlsError { key, file: file.clone(), problem };
         let chain =
             certificates(&self.cert).map_err(|problem| error("tls.cert", &self.cert, problem))?;
-        let private = regular::read(&self.key)
-            .map_err(pem::Error::Io)
-            .and_then(|text| PrivateKeyDer::from_pem_slice(&text))
-            .map_err(|bad| error("tls.key", &self.key, pem_problem(&bad)))?;
+        let private = read(&self.key)
+            .and_then(|text| pem::private_key(&text))
+            .map_err(|problem| error("tls.key", &self.key, problem))?;
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -88,28 +82,11 @@ impl TlsFiles {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Result<Vec<_>, _> = regular::read(file)
-        .map_err(pem::Error::Io)
-        .and_then(|text| CertificateDer::pem_slice_iter(&text).collect());
-    match all {
-        Ok(all) if all.is_empty() => Err("holds no certificate".to_owned()),
-        Ok(all) => Ok(all),
-        Err(error) => Err(pem_problem(&error)),
-    }
+    pem::certificates(&read(file)?)
 }
 
-/// What is wrong with a file of PEM. The error's own text repeats lines of the file, and
-/// those may be the key.
-fn pem_problem(error: &pem::Error) -> String {
-    match error {
-        pem::Error::Io(error) => error.to_string(),
-        pem::Error::NoItemsFound => "holds nothing of the kind in PEM".to_owned(),
-        pem::Error::Base64Decode(_) => "its base64 is damaged".to_owned(),
-        pem::Error::SectionTooLarge => "a section is too large".to_owned(),
-        _ => "is not PEM: `-----BEGIN ...-----`, base64, and `-----END ...-----` stand on \
-              lines of their own"
-            .to_owned(),
-    }
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    regular::read(file).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The connection to the service.
 
-use std::{error::Error, fs, path::PathBuf, time::Duration};
+use std::{error::Error, io, os::unix::ffi::OsStringExt as _, time::Duration};
 
+use rustls::CertificateError;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -11,11 +12,18 @@ use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+    transport::{Channel, Endpoint},
 };
 
-use super::{args::ServerArgs, exit::Failure};
+use super::{
+    args::ServerArgs,
+    exit::{Failure, read_file},
+    tls,
+};
 use crate::proto::session_pool_service_client::SessionPoolServiceClient;
+
+/// Holds a token where no file is named.
+const TOKEN_VARIABLE: &str = "SESSION_POOL_TOKEN";
 
 /// How long the service may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -34,7 +42,7 @@ pub type Service = SessionPoolServiceClient<InterceptedService<Channel, Credenti
 /// an authority or a certificate is given.
 pub async fn connect(server: &ServerArgs) -> Result<Channel, Failure> {
     let address = &server.address;
-    let tls = tls(server)?;
+    let tls = tls::configuration(server)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url =
         if address.contains("://") { address.clone() } else { format!("{scheme}://{address}") };
@@ -58,7 +66,7 @@ pub async fn connect(server: &ServerArgs) -> Result<Channel, Failure> {
         Ok(channel) => Ok(channel),
         Err(error) => Err(explain(server).await.unwrap_or_else(|| Failure::Unreachable {
             address: address.into(),
-            cause: plain_words(&error),
+            cause: certificate_problem(server, &error).unwrap_or_else(|| plain_words(&error)),
         })),
     }
 }
@@ -90,25 +98,6 @@ async fn speaks_tls(authority: &str) -> std::io::Result<bool> {
     Ok((20..=23).contains(&first[0]))
 }
 
-/// What the files say about TLS, if any is given.
-fn tls(server: &ServerArgs) -> Result<Option<ClientTlsConfig>, Failure> {
-    let ServerArgs { ca_cert, cert, key, .. } = server;
-    let read = |file: &PathBuf| {
-        fs::read(file).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
-    };
-    if ca_cert.is_none() && cert.is_none() {
-        return Ok(None);
-    }
-    let mut tls = ClientTlsConfig::new();
-    if let Some(file) = ca_cert {
-        tls = tls.ca_certificate(Certificate::from_pem(read(file)?));
-    }
-    if let (Some(cert), Some(key)) = (cert, key) {
-        tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
-    }
-    Ok(Some(tls))
-}
-
 /// A client of the service on this connection.
 pub fn service(channel: Channel, credentials: Credentials) -> Service {
     SessionPoolServiceClient::with_interceptor(channel, credentials)
@@ -122,17 +111,20 @@ pub struct Credentials(Option<MetadataValue<Ascii>>);
 impl Credentials {
     /// The token of the file that is named, else of the environment.
     pub fn read(server: &ServerArgs) -> Result<Self, Failure> {
-        let token = match &server.token_file {
-            Some(file) => Some(
-                fs::read_to_string(file)
-                    .map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?,
-            ),
-            None => std::env::var("SESSION_POOL_TOKEN").ok(),
+        let (source, token) = match &server.token_file {
+            Some(file) => {
+                let text = read_file("--token-file", file)?;
+                (format!("--token-file {}", file.display()), text)
+            }
+            None => match std::env::var_os(TOKEN_VARIABLE) {
+                Some(token) => (TOKEN_VARIABLE.to_owned(), token.into_vec()),
+                None => return Ok(Self(None)),
+            },
         };
-        let Some(token) = token else { return Ok(Self(None)) };
-        let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
-            .parse()
-            .map_err(|_| Failure::Usage("the token has characters that cannot be sent".into()))?;
+        let header = [b"Bearer ", token.trim_ascii()].concat();
+        let mut value = MetadataValue::try_from(header).map_err(|_| {
+            Failure::Usage(format!("{source}: the token has characters that cannot be sent"))
+        })?;
         value.set_sensitive(true);
         Ok(Self(Some(value)))
     }
@@ -145,6 +137,35 @@ impl Interceptor for Credentials {
         }
         Ok(request)
     }
+}
+
+/// What is wrong where nobody here vouches for the service's certificate.
+fn certificate_problem(server: &ServerArgs, error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    let of_tls = loop {
+        // An I/O error hides what it wraps from the chain.
+        let wrapped = cause?.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(of_tls) = wrapped.and_then(|it| it.downcast_ref::<rustls::Error>()) {
+            break of_tls;
+        }
+        cause = cause?.source();
+    };
+    let rustls::Error::InvalidCertificate(
+        // The second is of an authority that has the name of one here, and another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature,
+    ) = of_tls
+    else {
+        return None;
+    };
+    Some(match &server.ca_cert {
+        Some(file) => format!(
+            "the service's certificate is not of an authority in --ca-cert {}",
+            file.display()
+        ),
+        None => "nobody here vouches for the service's certificate: name its authority with \
+                 --ca-cert"
+            .to_owned(),
+    })
 }
 
 /// What happened, without the words of the libraries that it happened in.

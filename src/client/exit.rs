@@ -1,7 +1,9 @@
 //! How a command ends: the exit code, and what went wrong as one line.
 
 use std::{
+    fmt, fs,
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
     time::Duration,
 };
@@ -78,6 +80,11 @@ impl From<Status> for Failure {
 }
 
 impl Failure {
+    /// A file cannot be used that an option of the command line names.
+    pub fn file(option: &str, file: &Path, problem: impl fmt::Display) -> Self {
+        Self::Usage(format!("{option} {}: {problem}", file.display()))
+    }
+
     /// Tells of it on stderr.
     pub fn report(&self) -> Exit {
         if let Self::Output(error) = self
@@ -97,6 +104,11 @@ impl Failure {
             Self::Output(_) => Exit::Other,
         }
     }
+}
+
+/// What is in a file that an option of the command line names.
+pub(super) fn read_file(option: &str, file: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(file).map_err(|error| Failure::file(option, file, error))
 }
 
 /// Whether the status was made on this side, of a failure of the connection: no service

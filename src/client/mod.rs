@@ -4,7 +4,7 @@
 //! - [`args`] is the command line of the whole program, `serve` and `config` included.
 //! - [`exit`] says how a command ended: exit codes, and errors as one line.
 //! - [`documents`] writes completions and manual pages, made of the command line.
-//! - `connect` makes the connection; `assemble` joins events that came in parts.
+//! - `connect` makes the connection, `tls` reads the files for it; `assemble` joins events that came in parts.
 //! - `turn` runs `query` and `attach`; `render` turns events into text for people.
 //!   `prompts` answers what the CLI asks, by the person at the `terminal` or by `respond`.
 //! - `proto_json` writes every `--json`, in the form that grpcurl prints.
@@ -31,6 +31,7 @@ mod render;
 mod sessions;
 mod tables;
 mod terminal;
+mod tls;
 mod turn;
 mod values;
 

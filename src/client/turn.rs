@@ -1,6 +1,6 @@
 //! `query` and `attach`: a turn, shown as it happens, and its prompts answered.
 
-use std::{fs, future::Future, path::Path, time::Duration};
+use std::{future::Future, path::Path, time::Duration};
 
 use tonic::{Request, Streaming};
 
@@ -8,7 +8,7 @@ use super::{
     args::{AttachArgs, OnBusy, OnDisconnect, OnMismatch, QueryArgs, Show},
     assemble::{Assembler, Item},
     connect::Service,
-    exit::{Exit, Failure, Outcome},
+    exit::{Exit, Failure, Outcome, read_file},
     output::{has_colours, is_screen, print, remark, screen_width},
     prompts::Prompts,
     proto_json,
@@ -65,8 +65,9 @@ fn query_request(args: QueryArgs, is_screen: bool) -> Result<QueryRequest, Failu
         request.prompt = prompt;
         return Ok(request);
     }
-    let images = args.image.iter().map(|file| Ok(Block::Image(media(file)?)));
-    let documents = args.document.iter().map(|file| Ok(Block::Document(media(file)?)));
+    let images = args.image.iter().map(|file| Ok(Block::Image(media("--image", file)?)));
+    let documents =
+        args.document.iter().map(|file| Ok(Block::Document(media("--document", file)?)));
     let text = std::iter::once(Ok(Block::Text(prompt)));
     let blocks = images.chain(documents).chain(text);
     let block =
@@ -76,7 +77,7 @@ fn query_request(args: QueryArgs, is_screen: bool) -> Result<QueryRequest, Failu
 }
 
 /// A file, with the type that its name says.
-fn media(file: &Path) -> Result<InputMedia, Failure> {
+fn media(option: &str, file: &Path) -> Result<InputMedia, Failure> {
     let extension = file.extension().and_then(|it| it.to_str()).unwrap_or_default();
     let media_type = match extension.to_ascii_lowercase().as_str() {
         "png" => "image/png",
@@ -86,9 +87,7 @@ fn media(file: &Path) -> Result<InputMedia, Failure> {
         "pdf" => "application/pdf",
         _ => "text/plain",
     };
-    let data =
-        fs::read(file).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
-    Ok(InputMedia { media_type: media_type.to_owned(), data })
+    Ok(InputMedia { media_type: media_type.to_owned(), data: read_file(option, file)? })
 }
 
 fn busy_policy(on_busy: OnBusy) -> BusyPolicy {

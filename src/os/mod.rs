@@ -3,6 +3,7 @@
 //! - [`procfs`] looks at processes.
 //! - [`confined`] opens and removes files below a folder that somebody else may write to.
 //! - [`regular`] reads files that an operator has named.
+//! - [`pem`] takes certificates and keys out of such files.
 //! - [`keeper`] is the supervisor process that outlives the service for a moment, and ends
 //!   what the service has left behind.
 //! - [`killing`] kills many processes, also those that fork meanwhile.
@@ -14,5 +15,6 @@ pub mod descriptors;
 pub mod keeper;
 pub mod killing;
 pub mod limits;
+pub mod pem;
 pub mod procfs;
 pub mod regular;

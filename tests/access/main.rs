@@ -10,5 +10,6 @@ mod descriptors;
 mod quotas;
 mod raw;
 mod tenants;
+mod terminal;
 mod tls;
 mod tokens;

@@ -88,15 +88,18 @@ fn caller(tenant: &str, organization: Option<&str>) -> CertificateParams {
 }
 
 /// A service over TLS, and the authority that callers know it by.
-struct Bed {
-    service: Service,
+pub struct Bed {
+    pub service: Service,
     folder: TempDir,
-    authority: Authority,
+    pub authority: Authority,
 }
 
 impl Bed {
     /// With client certificates of these authorities, and further changes.
-    async fn start(clients: Option<&Authority>, change: impl FnOnce(&mut Config, &Path)) -> Self {
+    pub async fn start(
+        clients: Option<&Authority>,
+        change: impl FnOnce(&mut Config, &Path),
+    ) -> Self {
         let (state, folder) =
             (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
         let authority = Authority::new();
@@ -113,7 +116,7 @@ impl Bed {
         Self { service: Service::with(config, state).await, folder, authority }
     }
 
-    fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.service.address.trim_start_matches("http://").parse().expect("an address")
     }
 
