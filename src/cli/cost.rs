@@ -10,7 +10,8 @@
 //! Source: observed on 2.1.110, 2.1.197, 2.1.260, 2.1.300 and 2.1.330. The first three
 //! begin every process at 0. From 2.1.300 on a resumed process begins at what an earlier one
 //! wrote into the transcript when it ended in order (`cost-state`), so that a process that
-//! was killed has left nothing. `/clear` sets the sum to 0. 2.1.330 also tells what was spent
+//! was killed has left nothing. Agents write to the same file: it counts only where what
+//! the process says, rounded, may stand for it. `/clear` sets the sum to 0. 2.1.330 also tells what was spent
 //! since the result before. `get_session_cost` is answered in words, with four decimals up to
 //! half a dollar and two above, at any time and within milliseconds; it holds each round of
 //! a subagent as soon as that is over (2.1.197, 2.1.332). 2.1.110 and 2.1.150 do not know it.
@@ -59,15 +60,21 @@ enum Opening {
     /// That is known, and in the sum. A process that begins a conversation begins at 0.
     #[default]
     Settled,
-    /// Found out with the first result. The process was asked, if it took the question.
-    Asked(Option<ControlAnswer>),
+    /// Found out with the first result.
+    Asked {
+        /// The process was asked, if it took the question.
+        answer: Option<ControlAnswer>,
+        /// The sum that is saved in the transcript.
+        saved: Option<f64>,
+    },
 }
 
 impl Meter {
-    /// Of a process that took up a conversation. Asks it for its sum and does not wait: the
-    /// answer comes before the result of any prompt that is sent later.
-    pub fn of_resumed(connection: &mut Connection) -> Self {
-        let opening = Opening::Asked(connection.request(session_cost()).ok());
+    /// Of a process that took up a conversation in whose transcript this sum is `saved`.
+    /// Asks it for its sum and does not wait: the answer comes before the result of any
+    /// prompt that is sent later.
+    pub fn of_resumed(connection: &mut Connection, saved: Option<f64>) -> Self {
+        let opening = Opening::Asked { answer: connection.request(session_cost()).ok(), saved };
         Self { opening, ..Self::default() }
     }
 
@@ -133,10 +140,10 @@ impl Meter {
 
     /// Finds out where the sum began, once.
     fn open(&mut self, paid: Option<f64>, total: Option<f64>, since: Option<f64>) {
-        let Opening::Asked(answer) = std::mem::take(&mut self.opening) else { return };
+        let Opening::Asked { answer, saved } = std::mem::take(&mut self.opening) else { return };
         let begin = match total.zip(since) {
             Some((total, since)) => (total - since).max(0.0),
-            None => begun_at(answer, paid, total),
+            None => begun_at(answer, paid, saved, total),
         };
         self.sum = paid.map_or(begin, |paid| begin.min(paid));
     }
@@ -176,10 +183,15 @@ fn session_cost() -> ControlRequest {
 }
 
 /// Where a sum began, by what the process said when it began: the figure is rounded, so
-/// one of the sums that are known is taken if the figure may stand for it. A version that
-/// does not know the question begins at 0. Without an answer the sum is taken to go on if
-/// it is no smaller than before.
-fn begun_at(answer: Option<ControlAnswer>, paid: Option<f64>, total: Option<f64>) -> f64 {
+/// one of the sums that are known is taken if the figure may stand for it. After a kill it
+/// stands for the saved one. A version that does not know the question begins at 0. Without
+/// an answer the sum is taken to go on if it is no smaller than before.
+fn begun_at(
+    answer: Option<ControlAnswer>,
+    paid: Option<f64>,
+    saved: Option<f64>,
+    total: Option<f64>,
+) -> f64 {
     let answer = answer.and_then(|mut answer| answer.try_recv().ok());
     let figure = match &answer {
         Some(Ok(text)) => Figure::read(text),
@@ -187,7 +199,7 @@ fn begun_at(answer: Option<ControlAnswer>, paid: Option<f64>, total: Option<f64>
         None => None,
     };
     match figure {
-        Some(figure) => figure.nearest([Some(0.0), paid].into_iter().flatten()),
+        Some(figure) => figure.nearest([Some(0.0), paid, saved].into_iter().flatten()),
         None => paid.filter(|paid| total.is_none_or(|total| total >= *paid)).unwrap_or(0.0),
     }
 }

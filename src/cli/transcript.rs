@@ -17,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+use memchr::memmem;
 use serde::Deserialize;
 
 use super::snapshots::Snapshots;
@@ -49,6 +50,14 @@ pub enum Search {
     /// In every folder; found elsewhere it is brought here, and is there no more, so that
     /// there is never an older one to be taken for it.
     Move,
+}
+
+/// A transcript that can be taken up.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Found {
+    /// The sum that the last process to end in order has written into it, in US dollars.
+    /// From 2.1.300 on the next one may begin to count there.
+    pub saved_cost_usd: Option<f64>,
 }
 
 /// In the CLI's config folder, the folder of all transcripts.
@@ -123,30 +132,53 @@ impl Entries {
 }
 
 /// Makes sure that the file of a conversation is where a process that works in
-/// `work` looks for it (2.1.197 looks nowhere else), without snapshots. Returns
-/// whether there is one to take up. No process may be writing to that file. May read
-/// folders: not for a runtime's own threads.
-pub fn provide(config: &Folder, work: &Path, id: CliSessionId, search: Search) -> io::Result<bool> {
+/// `work` looks for it (2.1.197 looks nowhere else), without snapshots. `None` if there is
+/// none to take up. No process may be writing to that file. May read folders: not for a
+/// runtime's own threads.
+pub fn provide(
+    config: &Folder,
+    work: &Path,
+    id: CliSessionId,
+    search: Search,
+) -> io::Result<Option<Found>> {
     let wanted = path(work, id);
     config.clear_way(&wanted)?;
-    let Some(mut lines) = bring(config, work, &wanted, search)? else { return Ok(false) };
+    let Some(mut lines) = bring(config, work, &wanted, search)? else { return Ok(None) };
     let (mut has_message, mut snapshots) = (false, Snapshots::default());
+    let mut found = Found::default();
     while let Some(line) = lines.read()? {
         has_message = has_message || Said::read(line).is_some_and(|entry| entry.is_message());
+        found.saved_cost_usd = saved_cost(line).or(found.saved_cost_usd);
         snapshots.note(line)?;
     }
     if !has_message {
         // A process that was killed early leaves notes only. The CLI does not take them
         // up, and begins no conversation of an id that has a file.
         config.remove_file(&wanted)?;
-        return Ok(false);
+        return Ok(None);
     }
     if !snapshots.is_empty()
         && let Some(lines) = config.lines(&wanted, LONGEST_LINE)?
     {
         write(config, &wanted, lines, |line| snapshots.without(line))?;
     }
-    Ok(true)
+    Ok(Some(found))
+}
+
+/// The sum that a line of a transcript says.
+fn saved_cost(line: &[u8]) -> Option<f64> {
+    const COST_STATE: &str = "cost-state";
+    #[derive(Deserialize)]
+    struct Saved<'a> {
+        #[serde(rename = "type", borrow)]
+        kind: Cow<'a, str>,
+        #[serde(rename = "totalCostUSD")]
+        total: f64,
+    }
+    // Few lines are: the others are not read for it.
+    memmem::find(line, COST_STATE.as_bytes())?;
+    let saved: Saved<'_> = serde_json::from_slice(line).ok()?;
+    (saved.kind == COST_STATE && saved.total >= 0.0).then_some(saved.total)
 }
 
 /// Writes lines to a file, as far as `keep` keeps them.
@@ -259,16 +291,21 @@ mod tests {
         let config = tempfile::tempdir().expect("a folder");
         let id = CliSessionId::fresh();
         let (old, new) = (Path::new("/old"), Path::new("/new"));
-        assert!(!provide(&open(&config), new, id, Search::AllFolders).expect("no projects yet"));
+        assert_eq!(
+            provide(&open(&config), new, id, Search::AllFolders).expect("no projects yet"),
+            None
+        );
         let file = config.path().join(path(old, id));
         fs::create_dir_all(file.parent().expect("a parent")).expect("made");
         fs::write(&file, "{\"type\":\"user\"}\n").expect("written");
 
-        assert!(!provide(&open(&config), new, id, Search::OwnFolder).expect("not there"));
-        assert!(provide(&open(&config), new, id, Search::AllFolders).expect("copied"));
+        assert_eq!(provide(&open(&config), new, id, Search::OwnFolder).expect("not there"), None);
+        let found = Some(Found::default());
+        assert_eq!(provide(&open(&config), new, id, Search::AllFolders).expect("copied"), found);
         assert!(config.path().join(path(new, id)).is_file());
-        assert!(provide(&open(&config), Path::new("/newer"), id, Search::Move).expect("moved"));
-        assert!(config.path().join(path(Path::new("/newer"), id)).is_file());
+        let newer = Path::new("/newer");
+        assert_eq!(provide(&open(&config), newer, id, Search::Move).expect("moved"), found);
+        assert!(config.path().join(path(newer, id)).is_file());
         let notes = config.path().join(PROJECTS).join(folder_name(new)).join("memory");
         fs::create_dir_all(&notes).expect("made");
         remove_of_folder(&open(&config), new).expect("removed");
@@ -280,7 +317,7 @@ mod tests {
             fs::write(place.join("file"), "what was said").expect("written");
         }
         remove(&open(&config), id).expect("removed");
-        assert!(!provide(&open(&config), new, id, Search::AllFolders).expect("none"));
+        assert_eq!(provide(&open(&config), new, id, Search::AllFolders).expect("none"), None);
         let left = |folder: &str| fs::read_dir(config.path().join(folder)).expect("there").count();
         assert_eq!((left("session-env"), left("file-history")), (1, 0));
     }
@@ -292,7 +329,7 @@ mod tests {
         let file = config.path().join(path(work, id));
         fs::create_dir_all(file.parent().expect("a parent")).expect("made");
         fs::write(&file, "{\"type\":\"mode\"}\n{\"type\":\"us").expect("written");
-        assert!(!provide(&open(&config), work, id, Search::OwnFolder).expect("read"));
+        assert_eq!(provide(&open(&config), work, id, Search::OwnFolder).expect("read"), None);
         assert!(!file.exists());
     }
 
@@ -328,6 +365,26 @@ mod tests {
         let mut own = Entries::of(&open(&config), work, id).expect("opened").expect("there");
         assert_eq!(own.read().expect("read"), [all[0].clone(), all[3].clone()]);
         assert_eq!(own.read().expect("read"), []);
-        assert!(provide(&open(&config), work, id, Search::OwnFolder).expect("there"));
+        let found = provide(&open(&config), work, id, Search::OwnFolder).expect("there");
+        assert_eq!(found, Some(Found::default()));
+    }
+
+    #[test]
+    fn e2_the_sum_that_was_saved_last_is_found() {
+        let config = tempfile::tempdir().expect("a folder");
+        let (work, id) = (Path::new("/w"), CliSessionId::fresh());
+        let file = config.path().join(path(work, id));
+        fs::create_dir_all(file.parent().expect("a parent")).expect("made");
+        let lines = [
+            r#"{"type":"cost-state","totalCostUSD":0.25}"#,
+            r#"{"type":"user","message":{"content":"{\"type\":\"cost-state\",\"totalCostUSD\":9}"}}"#,
+            r#"{"type":"cost-state","sessionId":"s","totalCostUSD":0.074376,"modelUsage":{}}"#,
+            r#"{"type":"cost-state","totalCostUSD":-1}"#,
+            r#"{"type":"cost-state","totalCostUSD":"1"}"#,
+            r#"{"type":"cost-state","totalCostUSD":1"#,
+        ];
+        fs::write(&file, lines.join("\n")).expect("written");
+        let found = provide(&open(&config), work, id, Search::OwnFolder).expect("there");
+        assert_eq!(found, Some(Found { saved_cost_usd: Some(0.074_376) }));
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Prepared {
     pub(super) origin: Origin,
     /// The folders as they are, without links.
     pub(super) folders: Folders,
+    /// The sum that is saved in the transcript, in US dollars.
+    pub(super) saved_cost_usd: Option<f64>,
 }
 
 /// The disk, as long as somebody waits for it.
@@ -98,22 +100,23 @@ pub(super) async fn prepare(
     // A fork tells its whole copy itself.
     let is_copy = matches!(conversation, Conversation::CopyOf { .. });
     if let Some(said) = said
-        && found
+        && found.is_some()
         && !known
         && !is_copy
     {
         take_up(&disk, config, &folders, order, said, source).await?;
     }
     let origin = match conversation {
-        Conversation::Own(id) if found => Origin::Resume(id),
+        Conversation::Own(id) if found.is_some() => Origin::Resume(id),
         Conversation::Own(id) => Origin::New(id),
-        Conversation::Existing(id) if found => Origin::Resume(id),
-        Conversation::CopyOf { from, to } if found => Origin::Fork { from, to },
+        Conversation::Existing(id) if found.is_some() => Origin::Resume(id),
+        Conversation::CopyOf { from, to } if found.is_some() => Origin::Fork { from, to },
         Conversation::Existing(_) | Conversation::CopyOf { .. } => {
             return Err(Cause::ConversationNotFound { resume: source.to_string() });
         }
     };
-    Ok(Prepared { origin, folders })
+    let saved_cost_usd = found.and_then(|found| found.saved_cost_usd);
+    Ok(Prepared { origin, folders, saved_cost_usd })
 }
 
 async fn make_folders(

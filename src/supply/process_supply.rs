@@ -370,7 +370,7 @@ impl Shared {
             folders.work = cwd.into();
         }
         folders.extra = order.options.add_dirs.iter().map(Into::into).collect();
-        let Prepared { origin, folders } = self.prepared(order, folders).await?;
+        let Prepared { origin, folders, saved_cost_usd } = self.prepared(order, folders).await?;
         let (process, connection) = self.spawn(origin, &order.options, &folders, client_id).await?;
         let mut lease = Lease {
             client_id,
@@ -401,7 +401,7 @@ impl Shared {
             return Err(self.explained(cause));
         }
         if lease.resumed {
-            lease.meter = Meter::of_resumed(&mut lease.connection);
+            lease.meter = Meter::of_resumed(&mut lease.connection, saved_cost_usd);
         }
         lease.connect_time = began.elapsed();
         debug!(%client_id, pid = lease.child.id(), elapsed_seconds = lease.connect_time.as_secs_f64(), "cli_started");

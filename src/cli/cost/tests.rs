@@ -15,7 +15,17 @@ fn resumed(answer: &str) -> Meter {
 fn asked(outcome: Result<String, String>) -> Meter {
     let (reply, answer) = oneshot::channel();
     reply.send(outcome).expect("it is waited for");
-    Meter { opening: Opening::Asked(Some(answer)), ..Meter::default() }
+    let opening = Opening::Asked { answer: Some(answer), saved: None };
+    Meter { opening, ..Meter::default() }
+}
+
+/// The same with a sum in the transcript.
+fn resumed_at(saved: f64, answer: &str) -> Meter {
+    let mut meter = resumed(answer);
+    if let Opening::Asked { saved: of_transcript, .. } = &mut meter.opening {
+        *of_transcript = Some(saved);
+    }
+    meter
 }
 
 #[track_caller]
@@ -133,6 +143,21 @@ fn e2_a_process_that_was_killed_is_paid_although_its_share_is_forgotten() {
 }
 
 #[test]
+fn e2_a_process_begins_at_what_the_transcript_says_where_its_own_word_may_stand_for_that() {
+    // 2.1.300: 0.152804 had been told by the process that was killed.
+    let plain = |total| result(Some(total), None);
+    let mut meter = resumed_at(0.076_188, "Total cost:            $0.0762\n");
+    costs(&mut meter, Some(0.152_804), &[(plain(0.153_104), 0.076_916)]);
+    // The process began elsewhere, whatever an agent has written.
+    for saved in [0.25, 0.153] {
+        let mut meter = resumed_at(saved, "Total cost:            $0.0762\n");
+        costs(&mut meter, Some(0.152_804), &[(plain(0.153_104), 0.076_904)]);
+    }
+    let mut meter = resumed_at(0.25, "Total cost:            $0.0000\n");
+    costs(&mut meter, Some(0.25), &[(plain(0.375), 0.375)]);
+}
+
+#[test]
 fn e2_what_a_turn_without_a_result_has_cost_is_paid_with_the_next() {
     // The process ended in order, and its sum holds 0.15 that no result has told.
     let told = result(Some(0.75), Some(0.25));
@@ -167,7 +192,8 @@ fn e2_an_answer_that_says_nothing_leaves_the_sum_to_say_whether_it_goes_on() {
         costs(&mut resumed(answer), Some(0.5), &[(result(Some(0.75), None), 0.25)]);
         costs(&mut resumed(answer), Some(0.5), &[(result(Some(0.25), None), 0.25)]);
     }
-    let mut unasked = Meter { opening: Opening::Asked(None), ..Meter::default() };
+    let opening = Opening::Asked { answer: None, saved: Some(0.125) };
+    let mut unasked = Meter { opening, ..Meter::default() };
     costs(&mut unasked, Some(0.5), &[(result(Some(0.75), None), 0.25)]);
 }
 
