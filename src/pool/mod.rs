@@ -12,6 +12,7 @@
 mod calls;
 mod janitor;
 mod lifecycle;
+mod making;
 mod registry;
 mod relief;
 mod retries;

@@ -9,6 +9,7 @@
 pub mod event;
 pub mod listener;
 pub mod log;
+mod shared;
 pub mod spill;
 mod state;
 pub mod storage;

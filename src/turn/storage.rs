@@ -15,10 +15,7 @@ use std::{
 use tokio::sync::Notify;
 use tracing::Span;
 
-use super::{
-    log::{Shared, TurnLog},
-    writer::Writer,
-};
+use super::{log::TurnLog, shared::Shared, writer::Writer};
 use crate::{
     budget::{Account, Budget, Exceeded, Reservation},
     counters::Counter,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::{
     budget::{Bounds, Budget},
     ids::TenantId,
-    turn::event::Event,
+    turn::{event::Event, storage::StorageSettings},
 };
 
 const PLENTY: u64 = 1 << 30;

@@ -1,6 +1,9 @@
 //! What goes to files, and what becomes of turns whose disk is full or hangs.
 
+use bytes::BytesMut;
+
 use super::*;
+use crate::turn::storage::DISK_RESERVE;
 
 #[tokio::test]
 async fn c6_files_of_a_turn_that_has_ended_and_is_read_go_at_once() {
