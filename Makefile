@@ -33,7 +33,7 @@ store-faults: ## 500 rounds of a disk, a database and a service that fail, each 
 faults: ## The faults that tests hold, each with its tests
 	@tests/faults
 
-clients: ## The Python, Go and grpcurl callers against a live service
+clients: ## The Python, Go, Rust and grpcurl callers against a live service
 	@.ci/tools
 	@tests/clients/run
 

@@ -115,7 +115,7 @@ fn configuration(action: ConfigAction) -> ExitCode {
     match loaded.map(|config| show(&config)) {
         Ok(text) => {
             // A reader that has gone has read enough.
-            let _ = io::stdout().write_all(text.as_bytes());
+            drop(io::stdout().write_all(text.as_bytes()));
             Exit::Fine.into()
         }
         Err(error) => refuse(&error),
@@ -130,13 +130,13 @@ fn token(args: &TokenArgs) -> ExitCode {
         "give this token to its user; it is not shown again. Add to auth.tokens_file:\n\n{entry}"
     ));
     // A reader that has gone has read enough.
-    let _ = io::stdout().write_all(text.as_bytes());
+    drop(io::stdout().write_all(text.as_bytes()));
     Exit::Fine.into()
 }
 
 fn written(text: &[u8]) -> ExitCode {
     // A reader that has gone has read enough.
-    let _ = io::stdout().write_all(text);
+    drop(io::stdout().write_all(text));
     Exit::Fine.into()
 }
 
@@ -164,5 +164,5 @@ fn refuse(error: &ConfigError) -> ExitCode {
 }
 
 fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "session-pool: {text}");
+    drop(writeln!(io::stderr(), "session-pool: {text}"));
 }

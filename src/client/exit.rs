@@ -94,7 +94,7 @@ impl Failure {
             return Exit::Fine;
         }
         // Without a stderr there is nobody to tell.
-        let _ = writeln!(io::stderr(), "session-pool: {self}");
+        drop(writeln!(io::stderr(), "session-pool: {self}"));
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Unreachable { .. } => Exit::Unreachable,

@@ -14,7 +14,7 @@ pub fn print(text: &str) -> io::Result<()> {
 
 /// Writes to stderr. A remark that nobody can read stops nothing.
 pub fn remark(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
 /// Whether people read stdout on a screen.

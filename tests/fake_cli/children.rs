@@ -102,7 +102,7 @@ pub fn live(kind: Kind) -> ! {
         }
     }
     // A parent that is gone already does not want to know.
-    let _ = io::stderr().write_all(b".");
+    drop(io::stderr().write_all(b"."));
     std::thread::sleep(LIFE);
     drop(hoard);
     std::process::exit(0)

@@ -69,9 +69,9 @@ fn read_lines(inputs: &Sender<Input>) {
                 while line.last().is_some_and(|last| matches!(last, b'\n' | b'\r')) {
                     line.pop();
                 }
-                let _ = inputs.send(Input::Line(line));
+                drop(inputs.send(Input::Line(line)));
             }
         }
     }
-    let _ = inputs.send(Input::Eof);
+    drop(inputs.send(Input::Eof));
 }

@@ -28,11 +28,11 @@ impl Output {
     }
 
     pub fn bytes(&mut self, bytes: &[u8]) {
-        let _ = self.writer.write_all(bytes);
+        drop(self.writer.write_all(bytes));
     }
 
     pub fn flush(&mut self) {
-        let _ = self.writer.flush();
+        drop(self.writer.flush());
     }
 
     /// Closes stdout for the reader; what is written from now on goes nowhere.

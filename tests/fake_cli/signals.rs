@@ -36,7 +36,7 @@ pub fn watch(inputs: Sender<Input>, ignore_term: IgnoreTerm) -> io::Result<()> {
                 SIGTERM if ignore_term.0.load(Ordering::SeqCst) => {}
                 SIGTERM => std::process::exit(128 + SIGTERM),
                 _ => {
-                    let _ = inputs.send(Input::Sigint);
+                    drop(inputs.send(Input::Sigint));
                 }
             }
         }

@@ -102,7 +102,7 @@ impl Turn {
                 session.frame(&frame);
             }
             Step::Stderr(text) => {
-                let _ = writeln!(std::io::stderr(), "{text}");
+                drop(writeln!(std::io::stderr(), "{text}"));
             }
             Step::Exit(code) => return Err(Stop::Exit(code)),
             Step::KillSelf(name) => {

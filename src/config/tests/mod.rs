@@ -191,6 +191,6 @@ proptest! {
 
     #[test]
     fn no_setting_makes_the_loader_panic(key in "[a-z_.]{0,20}", value: String) {
-        let _ = with_flags(&[(&key, &value), ("cli.env.A", &value), ("pool.session_ttl", &value)]);
+        drop(with_flags(&[(&key, &value), ("cli.env.A", &value), ("pool.session_ttl", &value)]));
     }
 }

@@ -135,7 +135,7 @@ fn keep_as_first(command: &mut Command, tasks: Option<u64>) -> ExitCode {
 
 fn complain(command: &Command, error: &io::Error) {
     let program = command.get_program().display();
-    let _ = writeln!(io::stderr(), "{CANNOT_RUN}{program}: {error}");
+    drop(writeln!(io::stderr(), "{CANNOT_RUN}{program}: {error}"));
 }
 
 fn keep_and_announce(command: &mut Command, announce: File) -> ExitCode {
