@@ -131,7 +131,7 @@ pub struct Server {
     supply: ProcessSupply,
     installed: Installed,
     pool: SessionPool,
-    policy: Policy,
+    policy: Arc<Policy>,
     /// Held for as long as the service lives: two services on one state folder would
     /// give one conversation two processes.
     _lock: File,
@@ -143,7 +143,7 @@ impl Server {
     pub async fn bind(config: Config, enclosure: impl Into<Enclosure>) -> anyhow::Result<Self> {
         let enclosure = enclosure.into();
         let credentials = Credentials::watched(&config)?;
-        let policy = settings::policy(&config)?;
+        let policy = Arc::new(settings::policy(&config)?);
         let lock = state::claim_state_folder(&config)?;
         state::sweep_earlier_life(&config).await?;
         cautions::give(&config, &enclosure, &credentials.gate());
@@ -163,7 +163,7 @@ impl Server {
         let supply = ProcessSupply::new(
             settings::launch(&config, enclosure.sandbox.clone(), installed.clone()),
             settings::limits(&config),
-            settings::permit(&policy),
+            Arc::clone(&policy),
             settings::spares(&config)?,
             tasks.clone(),
         );
@@ -312,7 +312,7 @@ impl Server {
         health: &Health,
         health_service: HealthServer<H>,
     ) -> anyhow::Result<Guarded> {
-        let policy = self.policy.clone();
+        let policy = Arc::clone(&self.policy);
         let observer = Observer {
             enclosure: self.enclosure.clone(),
             supply: self.supply.clone(),

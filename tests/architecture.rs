@@ -13,7 +13,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("budget", &["ids"]),
     ("os", &[]),
     ("tasks", &[]),
-    ("policy", &[]),
+    ("policy", &["cli"]),
     ("config", &["os", "policy"]),
     ("telemetry", &["config"]),
     ("access", &["config", "ids", "os", "tasks"]),
@@ -24,7 +24,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("store", &["cli", "counters", "ids", "tasks"]),
     ("tenant", &["counters", "failure", "ids"]),
     ("turn", &["budget", "counters", "failure", "ids", "tasks"]),
-    ("supply", &["cli", "failure", "ids", "os", "tasks"]),
+    ("supply", &["cli", "failure", "ids", "os", "policy", "tasks"]),
     (
         "session",
         &[

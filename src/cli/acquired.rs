@@ -158,7 +158,7 @@ impl Acquired {
 
 /// Whether the CLI may call a model or a mode so. An agent can speak in its name: no more is
 /// kept and shown than a caller may say.
-fn is_a_name(text: &str) -> bool {
+pub fn is_a_name(text: &str) -> bool {
     const LONGEST: usize = 256;
     !text.is_empty() && text.len() <= LONGEST && !text.chars().any(char::is_control)
 }

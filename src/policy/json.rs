@@ -34,8 +34,16 @@ const UPDATES: [&str; 6] =
     ["addDirectories", "addRules", "removeDirectories", "removeRules", "replaceRules", "setMode"];
 
 impl Policy {
-    /// What is not allowed of `{"mcpServers": {NAME: SERVER}}`.
-    pub fn judge_mcp_servers(&self, servers: &Map<String, Value>) -> Vec<Denial> {
+    /// What is not allowed of `{"mcpServers": {NAME: SERVER}}`. Another key would be one that
+    /// nobody has judged.
+    pub(super) fn judge_mcp_config(&self, config: &Map<String, Value>) -> Vec<Denial> {
+        match config.get("mcpServers") {
+            Some(Value::Object(servers)) if config.len() == 1 => self.judge_mcp_servers(servers),
+            _ => vec![Denial::new("", "{\"mcpServers\": {NAME: SERVER, ...}} and nothing else")],
+        }
+    }
+
+    fn judge_mcp_servers(&self, servers: &Map<String, Value>) -> Vec<Denial> {
         match self.mcp_servers {
             McpServers::None => vec![Denial::new("", "none (policy.mcp_servers = \"none\")")],
             McpServers::Any => Vec::new(),
@@ -52,7 +60,7 @@ impl Policy {
     }
 
     /// What is not allowed of `{NAME: AGENT}`.
-    pub fn judge_agents(&self, agents: &Map<String, Value>) -> Vec<Denial> {
+    pub(super) fn judge_agents(&self, agents: &Map<String, Value>) -> Vec<Denial> {
         if !self.agents {
             return vec![Denial::new("", "none (policy.agents = false)")];
         }
@@ -114,7 +122,7 @@ impl Policy {
     }
 
     /// The permission modes that callers may choose, in words.
-    pub fn allowed_modes(&self) -> String {
+    pub(super) fn allowed_modes(&self) -> String {
         format!("{} (policy.permission_modes)", listed(&self.permission_modes))
     }
 }

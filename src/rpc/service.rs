@@ -42,8 +42,8 @@ pub struct Service<O> {
 
 impl<O: Observe> Service<O> {
     /// Serves `pool` under `policy`.
-    pub fn new(pool: SessionPool, policy: Policy, observe: O) -> Self {
-        Self { pool, policy: Arc::new(policy), observe }
+    pub fn new(pool: SessionPool, policy: Arc<Policy>, observe: O) -> Self {
+        Self { pool, policy, observe }
     }
 }
 

@@ -18,9 +18,9 @@ use crate::{
     ids::TenantId,
     policy::{Policy, Roots},
     pool::PoolSettings,
-    rpc::{decode::still_allowed, edge::EdgeLimits},
+    rpc::edge::EdgeLimits,
     session::Settings,
-    supply::{Permit, SpareClass, SpareSettings, SupplyLimits},
+    supply::{SpareClass, SpareSettings, SupplyLimits},
     tenant::Quotas,
     transport::Limits,
     turn::storage::StorageSettings,
@@ -73,12 +73,6 @@ pub fn policy(config: &Config) -> anyhow::Result<Policy> {
         slash_commands: policy.slash_commands,
         file_mentions: policy.file_mentions.allowed(policy.slash_commands),
     })
-}
-
-/// Sessions outlive the service, and the policy may be another by then.
-pub fn permit(policy: &Policy) -> Permit {
-    let policy = policy.clone();
-    Permit::new(move |options| still_allowed(options, &policy))
 }
 
 /// The CLI's own bound of the time in which an MCP server has to be up, in milliseconds.

@@ -8,10 +8,10 @@
 
 mod folders;
 mod handshake;
-mod permit;
 mod places;
 mod prepare;
 mod process_supply;
+mod recheck;
 mod spares;
 mod taking;
 mod turns;
@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub use folders::sweep_anonymous;
-pub use permit::Permit;
 pub use places::{Contest, Place, Places, Shortage};
 pub use process_supply::{ProcessSupply, SupplyLimits};
 pub use spares::{Miss, SpareClass, SpareSettings, SpareUse};

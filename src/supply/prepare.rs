@@ -10,7 +10,7 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Conversation, Order, Permit, Said, folders};
+use super::{Conversation, Order, Said, folders, recheck};
 use crate::{
     cli::{
         launch::{Folders, Origin},
@@ -19,6 +19,7 @@ use crate::{
     failure::Cause,
     ids::CliSessionId,
     os::confined::Folder,
+    policy::Policy,
 };
 
 /// Does what waits for a disk, away from the runtime's own threads.
@@ -69,7 +70,7 @@ impl Disk {
 /// is one to take up; what is in it is kept if it was not. Waits for the disk for `limit`
 /// at each step. Writes nothing any more once this is dropped.
 pub(super) async fn prepare(
-    permit: Permit,
+    policy: Arc<Policy>,
     order: &Order,
     folders: Folders,
     limit: Duration,
@@ -87,7 +88,7 @@ pub(super) async fn prepare(
         Conversation::Own(_) => Search::Move,
         Conversation::Existing(_) | Conversation::CopyOf { .. } => Search::AllFolders,
     };
-    let folders = make_folders(&disk, permit, order, folders).await?;
+    let folders = make_folders(&disk, policy, order, folders).await?;
     let (path, given_up) = (folders.config.clone(), disk.given_up.clone());
     let config = disk.step(move || Ok(Arc::new(Folder::open(&path)?.until(given_up)))).await?;
     let said = order.said.as_deref();
@@ -121,13 +122,13 @@ pub(super) async fn prepare(
 
 async fn make_folders(
     disk: &Disk,
-    permit: Permit,
+    policy: Arc<Policy>,
     order: &Order,
     folders: Folders,
 ) -> Result<Folders, Cause> {
     let options = order.options.clone();
     let made = disk.step(move || {
-        if let Err(refused) = permit.check(&options) {
+        if let Err(refused) = recheck::check(&policy, &options) {
             return Ok(Err(refused));
         }
         let mut folders = folders;

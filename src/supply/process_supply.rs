@@ -20,9 +20,10 @@ use tokio::{
 use tracing::{debug, error_span, warn};
 
 use super::{
-    Lease, Leasing, Order, Permit, SpareSettings, SpareUse, Supply, folders, handshake,
+    Lease, Leasing, Order, SpareSettings, SpareUse, Supply, folders, handshake,
     places::{Contest, Place, Places, Shortage},
     prepare::{Prepared, blocking, is_of_the_disk, prepare},
+    recheck,
     spares::stock::Stock,
     turns::in_turn,
 };
@@ -41,6 +42,7 @@ use crate::{
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionKey, TenantId},
     os::confined::Folder,
+    policy::Policy,
     tasks::Tasks,
 };
 
@@ -76,7 +78,7 @@ pub struct ProcessSupply(Arc<Shared>);
 pub(super) struct Shared {
     pub(super) settings: LaunchSettings,
     pub(super) limits: SupplyLimits,
-    pub(super) permit: Permit,
+    pub(super) policy: Arc<Policy>,
     pub(super) places: Places,
     pub(super) starts: Places,
     pub(super) stock: Stock,
@@ -86,12 +88,12 @@ pub(super) struct Shared {
 }
 
 impl ProcessSupply {
-    /// Starts what `settings` say within `limits`, with options that `permit` lets pass, and
+    /// Starts what `settings` say within `limits`, with options that `policy` allows, and
     /// keeps `spares`; its tasks are among `tasks`.
     pub fn new(
         settings: LaunchSettings,
         limits: SupplyLimits,
-        permit: Permit,
+        policy: Arc<Policy>,
         spares: SpareSettings,
         tasks: Tasks,
     ) -> Self {
@@ -113,7 +115,7 @@ impl ProcessSupply {
             stock: Stock::new(spares),
             settings,
             limits,
-            permit,
+            policy,
             tasks,
         });
         let keeper = Arc::clone(&shared);
@@ -180,9 +182,9 @@ impl Supply for ProcessSupply {
         if options.cwd.is_none() && options.add_dirs.is_empty() {
             return Box::pin(std::future::ready(Ok(())));
         }
-        let (permit, options) = (self.0.permit.clone(), options.clone());
+        let (policy, options) = (Arc::clone(&self.0.policy), options.clone());
         Box::pin(async move {
-            let checked = blocking(move || Ok(permit.check(&options))).await;
+            let checked = blocking(move || Ok(recheck::check(&policy, &options))).await;
             checked.unwrap_or_else(|error| Err(Cause::Internal { detail: error.to_string() }))
         })
     }
@@ -191,9 +193,9 @@ impl Supply for ProcessSupply {
         &self,
         acquired: &Acquired,
     ) -> Pin<Box<dyn Future<Output = Result<Acquired, Cause>> + Send>> {
-        let (permit, acquired) = (self.0.permit.clone(), acquired.clone());
+        let (policy, acquired) = (Arc::clone(&self.0.policy), acquired.clone());
         Box::pin(async move {
-            let held = blocking(move || Ok(permit.hold(acquired))).await;
+            let held = blocking(move || Ok(recheck::hold(&policy, acquired))).await;
             held.map_err(|error| Cause::Internal { detail: error.to_string() })
         })
     }
@@ -414,7 +416,7 @@ impl Shared {
     async fn prepared(&self, order: &Order, folders: Folders) -> Result<Prepared, Cause> {
         let limit = self.limits.connect_timeout;
         tokio::select! {
-            prepared = prepare(self.permit.clone(), order, folders, limit) => prepared,
+            prepared = prepare(Arc::clone(&self.policy), order, folders, limit) => prepared,
             () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
         }
     }

@@ -1,14 +1,14 @@
 //! A session begins on a spare: whether it can, its folder, and what the spare is told.
 //! Whatever goes wrong costs a start, never the turn: the spare has seen no prompt yet.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
     Lease, Miss, Order, SpareUse, folders, handshake, prepare::blocking, process_supply::Shared,
-    spares::parked::Parked,
+    recheck, spares::parked::Parked,
 };
 use crate::cli::{binding, cost::Meter, process::Child as _};
 
@@ -47,10 +47,10 @@ impl Shared {
     /// A session that has a folder keeps it.
     async fn check_folder(&self, order: &Order) -> Result<(), Miss> {
         let work = folders::of_session(&self.settings.state_dir, &order.session).work;
-        let (permit, options) = (self.permit.clone(), order.options.clone());
+        let (policy, options) = (Arc::clone(&self.policy), order.options.clone());
         let checked = blocking(move || {
             // Who refuses says why when the session is started.
-            let allowed = permit.check(&options).map_err(|_| Miss::Options);
+            let allowed = recheck::check(&policy, &options).map_err(|_| Miss::Options);
             Ok(allowed.and_then(|()| match work.symlink_metadata() {
                 Ok(_) => Err(Miss::Folder),
                 Err(_) => Ok(()),

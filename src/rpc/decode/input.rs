@@ -30,7 +30,7 @@ pub(super) fn input(
             check.bad("prompt", "must not be blank");
         }
         check.text("prompt", &prompt, limit);
-        check_words(check, "prompt", &prompt, policy);
+        check.deny_all("prompt", policy.judge_text(&prompt));
         return Input::Text(prompt);
     }
     if !prompt.is_empty() {
@@ -59,18 +59,6 @@ pub(super) fn input(
     Input::Blocks(blocks)
 }
 
-/// The CLI takes a command from a text block wherever it stands, and names of files too.
-fn check_words(check: &mut Check, field: &str, text: &str, policy: &Policy) {
-    // What the CLI takes for blank includes the byte order mark.
-    let begun = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
-    if !policy.slash_commands && begun.starts_with('/') {
-        check.deny(field, "slash commands are off (policy.slash_commands = false)");
-    }
-    if let Some(allowed) = policy.file_mentions.denial(text) {
-        check.deny(field, format!("{allowed} (policy.file_mentions)"));
-    }
-}
-
 fn input_block(
     check: &mut Check,
     field: &str,
@@ -90,7 +78,7 @@ fn input_block(
             }
             // How long it may be is said of all blocks together.
             check.text(&format!("{field}.text"), &text, usize::MAX);
-            check_words(check, &format!("{field}.text"), &text, policy);
+            check.deny_all(&format!("{field}.text"), policy.judge_text(&text));
             let size = text.len();
             Some((InputBlock::Text(text), size))
         }
@@ -137,7 +125,7 @@ fn json_block(
     if head.kind == "text" {
         let text = head.text.and_then(|text| serde_json::from_str::<String>(text.get()).ok());
         match text {
-            Some(text) => check_words(check, field, &text, policy),
+            Some(text) => check.deny_all(field, policy.judge_text(&text)),
             None => check.bad(field, "must have a text, since its type is text"),
         }
     }

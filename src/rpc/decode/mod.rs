@@ -1,8 +1,8 @@
-//! Requests to the domain's types. Every violation is found and named at once; what the
-//! policy does not allow is refused here, before anything is done.
+//! Requests to the domain's types. Every violation of a bound is found and named at once, and
+//! so is everything that is not allowed, before anything is done.
 //!
-//! Bounds are said here, of every text and every list; what is allowed is said by
-//! [`crate::policy`].
+//! Bounds are said here, of every text and every list, and the shape of JSON. What is allowed
+//! is said by [`crate::policy`], which is asked about what is within them.
 //!
 //! Messages are taken apart field by field, so that a field that is added to the
 //! contract and forgotten here does not compile.
@@ -10,7 +10,6 @@
 mod answer;
 mod check;
 mod input;
-mod kept;
 mod media;
 mod options;
 mod surroundings;
@@ -31,7 +30,6 @@ use crate::{
 pub use answer::{Bounds, read_respond, respond};
 use check::Check;
 use input::input;
-pub use kept::still_allowed;
 use options::options_of;
 
 pub use crate::policy::Policy;
@@ -106,11 +104,12 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
     }
     let asked = options.as_ref().and_then(|options| options.include_partial_messages);
     let input = input(&mut check, prompt, content, policy);
-    let (options, resume) = options_of(&mut check, options.unwrap_or_default(), policy, "options");
+    let (options, resume) = options_of(&mut check, options.unwrap_or_default());
     let on_busy = busy_policy(&mut check, on_busy);
     let on_disconnect = disconnect_policy(&mut check, on_disconnect);
     let on_mismatch = mismatch_policy(&mut check, on_options_mismatch);
     let payload = payload_of(&mut check, payload);
+    let options = admitted(&mut check, options, policy);
     let request = TurnRequest {
         turn_id,
         input: Arc::new(input),
@@ -197,10 +196,11 @@ pub fn read_update(
     let proto::UpdateSessionRequest { session_id, options } = request;
     let mut check = Check::default();
     let session_id = check.name("session_id", &session_id, SessionId::parse);
-    let (options, resume) = options_of(&mut check, options.unwrap_or_default(), policy, "options");
+    let (options, resume) = options_of(&mut check, options.unwrap_or_default());
     if resume.is_some() {
         check.bad("options.resume", "can only be said when a session is made");
     }
+    let options = admitted(&mut check, options, policy);
     required(check, session_id).map(|id| (id, options))
 }
 
@@ -217,6 +217,18 @@ pub fn list(request: proto::ListSessionsRequest) -> Result<(usize, Option<Sessio
     };
     let size = if page_size == 0 { 100 } else { page_size as usize };
     check.finish((size, after))
+}
+
+/// The options as the policy lets a session have them, if all of the request is within its
+/// bounds.
+fn admitted(check: &mut Check, options: Options, policy: &Policy) -> Options {
+    if !check.is_within_bounds() {
+        return options;
+    }
+    policy.admit(options).unwrap_or_else(|denials| {
+        check.deny_all("options", denials);
+        Options::default()
+    })
 }
 
 /// A value that is there unless the check has failed.

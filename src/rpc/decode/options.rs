@@ -1,16 +1,18 @@
-//! Options of a session: their bounds, and what the policy says to them.
+//! Options of a session, and their bounds.
 
 use std::collections::BTreeSet;
 
 use super::{
-    Policy,
     check::{Check, MAX_TEXT, shown},
     surroundings,
 };
 use crate::{
-    cli::{options::Options, schema},
+    cli::{
+        options::{Hidden, Options},
+        schema,
+    },
     ids::CliSessionId,
-    policy::{SETTING_SOURCES, listed},
+    policy::SETTING_SOURCES,
     proto,
     session::command::ResumeFrom,
 };
@@ -26,8 +28,6 @@ const MAX_SOURCES: usize = 8;
 pub(super) fn options_of(
     check: &mut Check,
     options: proto::SessionOptions,
-    policy: &Policy,
-    at: &str,
 ) -> (Options, Option<ResumeFrom>) {
     let proto::SessionOptions {
         model,
@@ -57,45 +57,48 @@ pub(super) fn options_of(
         fork_session,
         reset_options,
     } = options;
-    let field = |name: &str| format!("{at}.{name}");
-    check.optional_word(&field("model"), model.as_ref());
-    check.optional_word(&field("fallback_model"), fallback_model.as_ref());
-    for (name, text) in
-        [("system_prompt", &system_prompt), ("append_system_prompt", &append_system_prompt)]
-    {
-        if let Some(text) = text {
-            check.text(&field(name), text, MAX_TEXT);
-        }
-    }
-    if let Some(mode) = &permission_mode
-        && !policy.permission_modes.contains(mode)
-    {
-        check.deny(&field("permission_mode"), policy.allowed_modes());
-    }
-    let cwd = surroundings::cwd(check, &field("cwd"), cwd, policy);
-    let add_dirs = surroundings::add_dirs(check, &field("add_dirs"), add_dirs, policy);
-    let mcp_servers = surroundings::mcp_servers(check, &field("mcp_servers"), mcp_servers, policy);
-    let agents = surroundings::agents(check, &field("agents"), agents, policy);
-    let settings = surroundings::settings(check, &field("settings"), settings, policy);
-    let env = surroundings::env(check, &field("env"), env, policy);
-    check.words(&field("allowed_tools"), &allowed_tools, MAX_RULES, MAX_RULE, false);
-    check.words(&field("disallowed_tools"), &disallowed_tools, MAX_RULES, MAX_RULE, false);
-    let no_tools = tools.len() == 1;
-    check.words(&field("tools"), &tools, MAX_RULES, MAX_RULE, no_tools);
-    check.words(&field("betas"), &betas, MAX_BETAS, MAX_BETA, false);
-    check_sources(check, &field("setting_sources"), &setting_sources, policy);
-    if let Some(effort) = &effort {
-        check.one_of(&field("effort"), effort, &EFFORTS);
-    }
-    check_numbers(check, at, max_turns, max_budget_usd, max_thinking_tokens);
-    check_schema(check, &field("json_schema"), json_schema.as_deref().unwrap_or_default());
-    let resume = resume_of(check, at, resume, fork_session);
     let mut options = Options {
         model,
         fallback_model,
         system_prompt,
         append_system_prompt,
         permission_mode,
+        allowed_tools,
+        disallowed_tools,
+        tools,
+        max_turns,
+        max_budget_usd,
+        max_thinking_tokens,
+        effort,
+        cwd,
+        add_dirs,
+        mcp_servers: mcp_servers.map(Hidden),
+        agents,
+        json_schema,
+        settings: settings.map(Hidden),
+        setting_sources,
+        env: Hidden(env.into_iter().collect()),
+        betas,
+        reset: BTreeSet::new(),
+    };
+    check_bounds(check, &options);
+    options.reset = reset_of(check, &reset_options, &options);
+    if options.json_schema.as_deref() == Some("") {
+        options.json_schema = None;
+        options.reset.insert("json_schema");
+    }
+    (options, resume_of(check, resume, fork_session))
+}
+
+/// Holds each option to its bounds. One that is added and forgotten here does not compile.
+fn check_bounds(check: &mut Check, options: &Options) {
+    let Options {
+        model,
+        fallback_model,
+        system_prompt,
+        append_system_prompt,
+        // One of the policy's names.
+        permission_mode: _,
         allowed_tools,
         disallowed_tools,
         tools,
@@ -112,24 +115,41 @@ pub(super) fn options_of(
         setting_sources,
         env,
         betas,
-        reset: BTreeSet::new(),
-    };
-    options.reset = reset_of(check, &field("reset_options"), &reset_options, &options);
-    if options.json_schema.as_deref() == Some("") {
-        options.json_schema = None;
-        options.reset.insert("json_schema");
+        reset: _,
+    } = options;
+    check.optional_word("options.model", model.as_ref());
+    check.optional_word("options.fallback_model", fallback_model.as_ref());
+    for (field, text) in [
+        ("options.system_prompt", system_prompt),
+        ("options.append_system_prompt", append_system_prompt),
+    ] {
+        if let Some(text) = text {
+            check.text(field, text, MAX_TEXT);
+        }
     }
-    (options, resume)
+    surroundings::cwd(check, "options.cwd", cwd.as_deref());
+    surroundings::add_dirs(check, "options.add_dirs", add_dirs);
+    surroundings::mcp_servers(check, "options.mcp_servers", mcp_servers.as_ref());
+    surroundings::agents(check, "options.agents", agents.as_deref());
+    surroundings::settings(check, "options.settings", settings.as_ref());
+    surroundings::env(check, "options.env", env);
+    check.words("options.allowed_tools", allowed_tools, MAX_RULES, MAX_RULE, false);
+    check.words("options.disallowed_tools", disallowed_tools, MAX_RULES, MAX_RULE, false);
+    let no_tools = tools.len() == 1;
+    check.words("options.tools", tools, MAX_RULES, MAX_RULE, no_tools);
+    check.words("options.betas", betas, MAX_BETAS, MAX_BETA, false);
+    check_sources(check, "options.setting_sources", setting_sources);
+    if let Some(effort) = effort {
+        check.one_of("options.effort", effort, &EFFORTS);
+    }
+    check_numbers(check, *max_turns, *max_budget_usd, *max_thinking_tokens);
+    check_schema(check, "options.json_schema", json_schema.as_deref().unwrap_or_default());
 }
 
 /// The names of options that go back to their default: each once, and none that the request
 /// sets.
-fn reset_of(
-    check: &mut Check,
-    field: &str,
-    names: &[String],
-    set: &Options,
-) -> BTreeSet<&'static str> {
+fn reset_of(check: &mut Check, names: &[String], set: &Options) -> BTreeSet<&'static str> {
+    let field = "options.reset_options";
     let known: Vec<_> = Options::names().collect();
     if names.len() > known.len() {
         let most = known.len();
@@ -166,56 +186,49 @@ fn check_schema(check: &mut Check, field: &str, text: &str) {
     }
 }
 
-fn check_sources(check: &mut Check, field: &str, sources: &[String], policy: &Policy) {
+fn check_sources(check: &mut Check, field: &str, sources: &[String]) {
     if sources.len() > MAX_SOURCES {
         check.bad(field, format!("must have at most {MAX_SOURCES} entries, has {}", sources.len()));
     }
     for (index, source) in sources.iter().enumerate().take(MAX_SOURCES) {
-        let field = format!("{field}[{index}]");
-        check.one_of(&field, source, &SETTING_SOURCES);
-        if !policy.setting_sources.contains(source) {
-            let allowed = listed(&policy.setting_sources);
-            check.deny(&field, format!("{allowed} (policy.setting_sources)"));
-        }
+        check.one_of(&format!("{field}[{index}]"), source, &SETTING_SOURCES);
     }
 }
 
 fn check_numbers(
     check: &mut Check,
-    at: &str,
     max_turns: Option<u32>,
     max_budget_usd: Option<f64>,
     max_thinking_tokens: Option<u32>,
 ) {
     if let Some(turns) = max_turns.filter(|turns| !(1..=10_000).contains(turns)) {
-        check.bad(&format!("{at}.max_turns"), format!("must be 1 to 10000, is {turns}"));
+        check.bad("options.max_turns", format!("must be 1 to 10000, is {turns}"));
     }
     if let Some(budget) = max_budget_usd.filter(|budget| !(budget.is_finite() && *budget > 0.0)) {
-        check.bad(&format!("{at}.max_budget_usd"), format!("must be over 0, is {budget}"));
+        check.bad("options.max_budget_usd", format!("must be over 0, is {budget}"));
     }
     if let Some(tokens) = max_thinking_tokens.filter(|tokens| *tokens > 1_000_000) {
-        let field = format!("{at}.max_thinking_tokens");
-        check.bad(&field, format!("must be 0 to 1000000, is {tokens}"));
+        let problem = format!("must be 0 to 1000000, is {tokens}");
+        check.bad("options.max_thinking_tokens", problem);
     }
 }
 
 fn resume_of(
     check: &mut Check,
-    at: &str,
     resume: Option<String>,
     fork_session: Option<bool>,
 ) -> Option<ResumeFrom> {
     let fork = fork_session.unwrap_or_default();
     let Some(text) = resume else {
         if fork {
-            check.bad(&format!("{at}.fork_session"), "needs resume");
+            check.bad("options.fork_session", "needs resume");
         }
         return None;
     };
     let id = CliSessionId::parse(&text);
     if id.is_none() {
         // The CLI would also take a title or the path of a file.
-        check.bad(&format!("{at}.resume"), format!("must be a UUID, is {}", shown(&text)));
+        check.bad("options.resume", format!("must be a UUID, is {}", shown(&text)));
     }
     id.map(|id| ResumeFrom { id, fork })
 }
@@ -224,10 +237,10 @@ fn resume_of(
 mod tests {
     use super::*;
 
-    fn decoded(options: proto::SessionOptions) -> Result<Options, (String, String)> {
+    fn decoded(options: proto::SessionOptions) -> Result<Options, tonic::Status> {
         let mut check = Check::default();
-        let (options, _) = options_of(&mut check, options, &Policy::default(), "options");
-        check.refused().map_or(Ok(options), Err)
+        let (options, _) = options_of(&mut check, options);
+        check.finish(options)
     }
 
     #[test]

@@ -1,14 +1,11 @@
-//! Options that reach out of a session: folders, servers, settings, variables. Each is
-//! held to its bounds and then to the policy; what comes out is what the policy saw.
+//! Bounds of the options that reach out of a session: folders, servers, settings, variables.
+//! Which of them a caller may have is for the policy to say.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{
-    Policy,
-    check::{Check, MAX_TEXT, shown},
-};
+use super::check::{Check, MAX_TEXT, shown};
 use crate::{
     cli::options::Hidden,
     policy::{folders::is_plain, variables},
@@ -27,55 +24,36 @@ const MAX_VARIABLE_NAME: usize = 128;
 const MAX_VARIABLE: usize = 32 * 1024;
 const MAX_ENVIRONMENT: usize = 256 * 1024;
 
-pub(super) fn cwd(
-    check: &mut Check,
-    field: &str,
-    path: Option<String>,
-    policy: &Policy,
-) -> Option<String> {
-    folder(check, field, &path?, policy)
+pub(super) fn cwd(check: &mut Check, field: &str, path: Option<&str>) {
+    if let Some(path) = path {
+        folder(check, field, path);
+    }
 }
 
-pub(super) fn add_dirs(
-    check: &mut Check,
-    field: &str,
-    paths: Vec<String>,
-    policy: &Policy,
-) -> Vec<String> {
+pub(super) fn add_dirs(check: &mut Check, field: &str, paths: &[String]) {
     if paths.len() > MAX_ADD_DIRS {
         check.bad(field, format!("must have at most {MAX_ADD_DIRS} entries, has {}", paths.len()));
     }
-    let folders = paths.iter().enumerate().take(MAX_ADD_DIRS);
-    folders
-        .filter_map(|(index, path)| folder(check, &format!("{field}[{index}]"), path, policy))
-        .collect()
+    for (index, path) in paths.iter().enumerate().take(MAX_ADD_DIRS) {
+        folder(check, &format!("{field}[{index}]"), path);
+    }
 }
 
-fn folder(check: &mut Check, field: &str, path: &str, policy: &Policy) -> Option<String> {
+fn folder(check: &mut Check, field: &str, path: &str) {
     check.word(field, path, MAX_PATH);
     if !is_plain(std::path::Path::new(path)) {
         check.bad(field, format!("must be an absolute path without .., is {}", shown(path)));
-        return None;
     }
-    let real = policy.cwd_roots.resolve(path);
-    if real.is_none() {
-        check.deny(field, policy.cwd_roots.allowed());
-    }
-    real
 }
 
-pub(super) fn mcp_servers(
-    check: &mut Check,
-    field: &str,
-    text: Option<String>,
-    policy: &Policy,
-) -> Option<Hidden<String>> {
-    let map = check.json_map(field, &text?, MAX_ARGUMENT)?;
+pub(super) fn mcp_servers(check: &mut Check, field: &str, text: Option<&Hidden<String>>) {
+    let map = text.and_then(|Hidden(text)| check.json_map(field, text, MAX_ARGUMENT));
+    let Some(map) = map else { return };
     let servers = match map.get("mcpServers") {
         Some(Value::Object(servers)) if map.len() == 1 => servers,
         _ => {
             check.bad(field, "must be {\"mcpServers\": {NAME: SERVER, ...}} and nothing else");
-            return None;
+            return;
         }
     };
     entries(check, field, servers, MAX_SERVERS, MAX_SERVER_NAME);
@@ -89,20 +67,12 @@ pub(super) fn mcp_servers(
         );
         check.bad(field, problem);
     }
-    check.deny_all(field, policy.judge_mcp_servers(servers));
-    Some(Hidden(Value::Object(map).to_string()))
 }
 
-pub(super) fn agents(
-    check: &mut Check,
-    field: &str,
-    text: Option<String>,
-    policy: &Policy,
-) -> Option<String> {
-    let agents = check.json_map(field, &text?, MAX_TEXT)?;
-    entries(check, field, &agents, MAX_AGENTS, MAX_SERVER_NAME);
-    check.deny_all(field, policy.judge_agents(&agents));
-    Some(Value::Object(agents).to_string())
+pub(super) fn agents(check: &mut Check, field: &str, text: Option<&str>) {
+    if let Some(agents) = text.and_then(|text| check.json_map(field, text, MAX_TEXT)) {
+        entries(check, field, &agents, MAX_AGENTS, MAX_SERVER_NAME);
+    }
 }
 
 /// A JSON object of named objects.
@@ -130,25 +100,14 @@ fn entries(
     }
 }
 
-pub(super) fn settings(
-    check: &mut Check,
-    field: &str,
-    text: Option<String>,
-    policy: &Policy,
-) -> Option<Hidden<String>> {
-    let map = check.json_map(field, &text?, MAX_ARGUMENT)?;
-    if !policy.settings {
-        check.deny(field, "none (policy.settings = false)");
+pub(super) fn settings(check: &mut Check, field: &str, text: Option<&Hidden<String>>) {
+    if let Some(Hidden(text)) = text {
+        check.json_map(field, text, MAX_ARGUMENT);
     }
-    Some(Hidden(Value::Object(map).to_string()))
 }
 
-pub(super) fn env(
-    check: &mut Check,
-    field: &str,
-    env: HashMap<String, String>,
-    policy: &Policy,
-) -> Hidden<BTreeMap<String, String>> {
+pub(super) fn env(check: &mut Check, field: &str, env: &Hidden<BTreeMap<String, String>>) {
+    let Hidden(env) = env;
     if env.len() > MAX_VARIABLES {
         check.bad(field, format!("must have at most {MAX_VARIABLES} entries, has {}", env.len()));
     }
@@ -156,18 +115,11 @@ pub(super) fn env(
     if size > MAX_ENVIRONMENT {
         check.bad(field, format!("must have at most {MAX_ENVIRONMENT} bytes in all, has {size}"));
     }
-    let env: BTreeMap<_, _> = env.into_iter().collect();
     for (name, value) in env.iter().take(MAX_VARIABLES) {
         if !variables::is_name(name) || name.len() > MAX_VARIABLE_NAME {
             check.bad(field, format!("must have names of variables, has {}", shown(name)));
             continue;
         }
-        let field = format!("{field}.{name}");
-        check.text(&field, value, MAX_VARIABLE);
-        if !variables::may_set(&policy.env, name) {
-            let allowed = crate::policy::listed(&policy.env);
-            check.deny(&field, format!("{allowed}, and none that are reserved (policy.env)"));
-        }
+        check.text(&format!("{field}.{name}"), value, MAX_VARIABLE);
     }
-    Hidden(env)
 }
