@@ -17,7 +17,7 @@ use session_pool::{
         documents,
         exit::Exit,
     },
-    config::{self, Config, ConfigError},
+    config::{self, Config, ConfigError, UnknownVariable},
     os::{descriptors, keeper},
     server::{self, EarlyStop, Enclosure},
     telemetry,
@@ -50,12 +50,12 @@ fn main() -> ExitCode {
 
 /// Everything about the configuration is decided before anything is started.
 fn serve(args: ConfigArgs) -> ExitCode {
-    let (config, secrets) = match load_with_secrets(args) {
+    let Loaded { config, secrets, unknown } = match load(args) {
         Ok(loaded) => loaded,
         Err(error) => return refuse(&error),
     };
-    let served =
-        enclose(&config, &secrets).and_then(|(enclosure, early)| run(config, enclosure, early));
+    let served = enclose(&config, &secrets)
+        .and_then(|(enclosure, early)| run(config, &unknown, enclosure, early));
     served.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));
         Exit::Other.into()
@@ -80,8 +80,16 @@ fn enclose(config: &Config, secrets: &[PathBuf]) -> anyhow::Result<(Enclosure, E
     Ok((enclosure?, early))
 }
 
-fn run(config: Config, enclosure: Enclosure, early: EarlyStop) -> anyhow::Result<ExitCode> {
+fn run(
+    config: Config,
+    unknown: &[UnknownVariable],
+    enclosure: Enclosure,
+    early: EarlyStop,
+) -> anyhow::Result<ExitCode> {
     telemetry::init(&config.log)?;
+    for UnknownVariable { name, nearest } in unknown {
+        tracing::warn!(name, nearest, "variable_not_known");
+    }
     if let Err(error) = descriptors::raise() {
         tracing::warn!(%error, "file_descriptors_not_raised");
     }
@@ -92,34 +100,41 @@ fn run(config: Config, enclosure: Enclosure, early: EarlyStop) -> anyhow::Result
     served
 }
 
-/// The configuration, and the files that it was read from.
-fn load_with_secrets(args: ConfigArgs) -> Result<(Config, Vec<PathBuf>), ConfigError> {
+/// The configuration, and what is known of where it is from.
+struct Loaded {
+    config: Config,
+    /// The files that it was read from.
+    secrets: Vec<PathBuf>,
+    /// Variables that look as if they were to say something.
+    unknown: Vec<UnknownVariable>,
+}
+
+fn load(args: ConfigArgs) -> Result<Loaded, ConfigError> {
     let sources = args.sources()?;
     let secrets = sources.file.clone().into_iter().collect();
-    Ok((config::load(sources)?, secrets))
+    let unknown = sources.unknown_variables();
+    Ok(Loaded { config: config::load(sources)?, secrets, unknown })
 }
 
 fn configuration(action: ConfigAction) -> ExitCode {
-    let (loaded, show): (_, fn(&Config) -> String) = match action {
-        ConfigAction::Print(args) => (load(args), config::print),
-        ConfigAction::Check(args) => {
-            let loaded = load(args);
-            // Files that it names have to be good too.
-            if let Some(Err(problem)) = loaded.as_ref().ok().map(Credentials::read) {
-                complain(&format!("{problem:#}"));
-                return Exit::Configuration.into();
-            }
-            (loaded, |_| "the configuration is accepted\n".into())
-        }
+    let (args, check) = match action {
+        ConfigAction::Print(args) => (args, false),
+        ConfigAction::Check(args) => (args, true),
     };
-    match loaded.map(|config| show(&config)) {
-        Ok(text) => {
-            // A reader that has gone has read enough.
-            drop(io::stdout().write_all(text.as_bytes()));
-            Exit::Fine.into()
-        }
-        Err(error) => refuse(&error),
+    let Loaded { config, unknown, .. } = match load(args) {
+        Ok(loaded) => loaded,
+        Err(error) => return refuse(&error),
+    };
+    unknown.iter().for_each(|variable| complain(&variable.to_string()));
+    if !check {
+        return written(config::print(&config).as_bytes());
     }
+    // Files that it names have to be good too.
+    if let Err(problem) = Credentials::read(&config) {
+        complain(&format!("{problem:#}"));
+        return Exit::Configuration.into();
+    }
+    written(b"the configuration is accepted\n")
 }
 
 /// Shows a new token, once, and what is to be added to the tokens file.
@@ -152,10 +167,6 @@ fn ask(client: client::args::Client) -> ExitCode {
     // A command that was interrupted may still be stuck in a write.
     runtime.shutdown_background();
     exit.into()
-}
-
-fn load(args: ConfigArgs) -> Result<Config, ConfigError> {
-    config::load(args.sources()?)
 }
 
 fn refuse(error: &ConfigError) -> ExitCode {

@@ -274,6 +274,19 @@ mod tests {
     }
 
     #[test]
+    fn every_variable_of_the_command_line_is_known_as_one() {
+        let mut names = vec!["SESSION_POOL_TOKEN".to_owned()];
+        for command in Arguments::command().get_subcommands() {
+            let of_command = command.get_arguments().filter_map(clap::Arg::get_env);
+            names.extend(of_command.filter_map(|name| Some(name.to_str()?.to_owned())));
+        }
+        assert!(names.len() > 5, "{names:?}");
+        let env = names.into_iter().map(|name| (name, String::new())).collect();
+        let sources = crate::config::Sources { env, ..Default::default() };
+        assert_eq!(sources.unknown_variables(), []);
+    }
+
+    #[test]
     fn a_query_takes_its_options() {
         let words = [
             "query",

@@ -35,6 +35,7 @@ mod tls;
 mod turn;
 mod values;
 
+use crate::config::{Sources, is_setting};
 use args::{Client, ClientCommand};
 use exit::{Exit, Failure, Outcome};
 
@@ -46,6 +47,7 @@ use exit::{Exit, Failure, Outcome};
 /// this works also while it is stuck writing to a pipe that nobody reads; the caller
 /// must not wait for such a task when it stops the runtime.
 pub async fn run(client: Client) -> Exit {
+    warn_of_variables();
     let (interrupted, said) = client.command.when_interrupted();
     let mut command = JoinSet::new();
     command.spawn(execute(client));
@@ -59,6 +61,16 @@ pub async fn run(client: Client) -> Exit {
         }
     };
     outcome.unwrap_or_else(|failure| failure.report())
+}
+
+/// Tells of wrong spellings of this side's own variables. Those of the service are its business.
+fn warn_of_variables() {
+    let Ok(sources) = Sources::from_process(None, Vec::new()) else { return };
+    for variable in sources.unknown_variables() {
+        if variable.nearest.as_ref().is_some_and(|near| !is_setting(near)) {
+            output::remark(&format!("session-pool: {variable}\n"));
+        }
+    }
 }
 
 async fn execute(client: Client) -> Outcome {

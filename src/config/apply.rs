@@ -7,12 +7,14 @@ use std::{
 use toml::Value;
 
 use super::{
-    Config, FileMentions, LogFormat, SandboxMode, StoreKind, Violation,
+    Config, FileMentions, LogFormat, Origin, SandboxMode, StoreKind, Violation,
     fields::{ENV_TABLE, Slot, fields},
     secrets::{HIDDEN, is_secret},
     source::{Setting, Settings},
     spares,
+    spelling::nearest,
     units::{BYTE_SIZE, DURATION, parse_bytes, parse_duration, show_bytes, show_duration},
+    variables::{keys, variable_of},
 };
 use crate::policy::{McpServers, variables::is_name};
 
@@ -29,9 +31,9 @@ pub fn apply(config: &mut Config, settings: &Settings) -> Vec<Violation> {
             (Some(slot), _) => set(slot, &setting.value),
             (None, Some(rest)) => match (places.get_mut(ENV_TABLE), rest.strip_prefix('.')) {
                 (Some(slot), Some(name)) => set_variable(slot, name, &setting.value),
-                _ => Err(unknown(key)),
+                _ => Err(unknown(key, &setting.origin)),
             },
-            (None, None) => Err(unknown(key)),
+            (None, None) => Err(unknown(key, &setting.origin)),
         };
         if let Err(problem) = outcome {
             violations.push(Violation {
@@ -45,11 +47,20 @@ pub fn apply(config: &mut Config, settings: &Settings) -> Vec<Violation> {
     violations
 }
 
-fn unknown(key: &str) -> String {
+fn unknown(key: &str, origin: &Origin) -> String {
     let later = LATER.iter().any(|name| {
         key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     });
-    if later { "this version does not have it yet".into() } else { "unknown key".into() }
+    if later {
+        return "this version does not have it yet".into();
+    }
+    match (nearest(key, keys()), origin) {
+        (Some(near), Origin::Environment(_)) => {
+            format!("unknown key; did you mean {}?", variable_of(near.name))
+        }
+        (Some(near), _) => format!("unknown key; did you mean {}?", near.name),
+        (None, _) => "unknown key".into(),
+    }
 }
 
 /// The value for a message. What may hold a secret is not shown: by its name, because it
@@ -57,7 +68,7 @@ fn unknown(key: &str) -> String {
 /// such as the value of a misspelled `cli.env`.
 fn shown(key: &str, setting: &Setting) -> Option<String> {
     let plain = matches!(setting.value, Value::Integer(_) | Value::Float(_) | Value::Boolean(_));
-    let known = fields(&mut Config::defaults(|_| None)).iter().any(|field| field.key == key);
+    let known = keys().any(|known| known == key);
     let delicate = [ENV_TABLE, "cli.env_files", "cli.extra_args", "spare"].contains(&key);
     if delicate || is_secret(key.trim_start_matches("auth.")) || (!plain && !known) {
         return Some(HIDDEN.into());

@@ -31,7 +31,9 @@ mod sections;
 mod shares;
 mod source;
 mod spares;
+mod spelling;
 mod units;
+mod variables;
 
 pub use choices::{FileMentions, LogFormat, SandboxMode, StoreKind};
 pub use error::{ConfigError, Origin, Violation};
@@ -42,6 +44,7 @@ pub use sections::{
 };
 pub use source::Sources;
 pub use spares::SpareConfig;
+pub use variables::{UnknownVariable, is_setting};
 
 /// Reads, merges and checks the configuration.
 ///
@@ -52,6 +55,7 @@ pub fn load(sources: Sources) -> Result<Config, ConfigError> {
     let mut violations = apply::apply(&mut config, &settings);
     shares::share_out(&mut config, &settings);
     violations.extend(check::check(&config, &settings, &violations));
+    violations.extend(sources.misspelt_variables());
     if !violations.is_empty() {
         return Err(ConfigError::Refused(violations));
     }

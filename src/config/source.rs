@@ -11,11 +11,12 @@ use toml::{Table, Value};
 use super::{
     ConfigError, Origin, Violation,
     fields::{ENV_TABLE, Reading, reading_of},
+    variables::{self, UnknownVariable},
 };
 use crate::os::regular;
 
 /// What an environment variable begins with that is a setting.
-const PREFIX: &str = "SESSION_POOL__";
+pub(super) const PREFIX: &str = "SESSION_POOL__";
 
 /// Everything that a configuration is made from.
 #[derive(Clone, Default)]
@@ -52,6 +53,21 @@ impl Sources {
             }
         }
         if violations.is_empty() { Ok(sources) } else { Err(ConfigError::Refused(violations)) }
+    }
+
+    /// Variables of the environment that begin like those of the program, and that nothing
+    /// reads.
+    pub fn unknown_variables(&self) -> Vec<UnknownVariable> {
+        variables::unknown(self.names())
+    }
+
+    /// Wrong spellings of settings in the environment.
+    pub(super) fn misspelt_variables(&self) -> Vec<Violation> {
+        variables::misspelt(self.names())
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.env.iter().map(|(name, _)| name.as_str())
     }
 
     pub(super) fn variable(&self, name: &str) -> Option<String> {
@@ -150,7 +166,7 @@ fn is_table(key: &str) -> bool {
 /// `SESSION_POOL__POOL__MAX_SESSIONS` is `pool.max_sessions`. The names of the
 /// CLI's own variables keep their case: `SESSION_POOL__CLI__ENV__FOO` is
 /// `cli.env.FOO`.
-fn key_of_variable(name: &str) -> Option<String> {
+pub(super) fn key_of_variable(name: &str) -> Option<String> {
     let rest = name.strip_prefix(PREFIX)?;
     Some(match rest.strip_prefix("CLI__ENV__") {
         Some(variable) => format!("{ENV_TABLE}.{variable}"),

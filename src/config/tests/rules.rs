@@ -55,7 +55,8 @@ fn values_out_of_bounds_or_of_another_type_are_refused() {
         ("log.level", "inof", "must be off, error, warn, info, debug or trace"),
         ("log.level", "info,h2=debug,verbose", "\"verbose\" must be off"),
         ("pool", "3", "unknown key"),
-        ("pool.max_session", "3", "unknown key"),
+        ("pool.max_session", "3", "unknown key; did you mean pool.max_sessions?"),
+        ("server.max_sessions", "3", "unknown key; did you mean pool.max_sessions?"),
         ("store.kind", "postgres", "does not have it yet"),
         ("store.kind", "files", "): must be one of sqlite, memory"),
         ("store.url", "postgres://x", "must be sqlite:PATH"),
@@ -68,6 +69,29 @@ fn values_out_of_bounds_or_of_another_type_are_refused() {
     ] {
         let told = refusal(&[(key, value)]);
         assert!(told.starts_with(key) && told.contains(words), "{key}: {told}");
+    }
+}
+
+#[test]
+fn variables_that_are_misspelt_are_refused_with_the_name_that_is_meant() {
+    let told = |name: &str| {
+        let found =
+            violations(load(Sources { env: environment(&[(name, "3")]), ..Default::default() }));
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].to_string()
+    };
+    assert_eq!(
+        told("SESSION_POOL_POOL_MAX_SESSIONS"),
+        "pool.max_sessions (environment SESSION_POOL_POOL_MAX_SESSIONS): the variable must be \
+         written SESSION_POOL__POOL__MAX_SESSIONS"
+    );
+    let twice = told("SESSION_POOL__POOL__MAX_SESSION");
+    assert!(twice.ends_with("did you mean SESSION_POOL__POOL__MAX_SESSIONS?"), "{twice}");
+    // What Kubernetes tells of a Service named session-pool, and what is somebody else's.
+    for name in ["SESSION_POOL_PORT_50051_TCP_ADDR", "SESSION_POOL_SERVICE_HOST", "SESSION_POOL_X"]
+    {
+        let env = environment(&[(name, "3")]);
+        assert!(load(Sources { env, ..Default::default() }).is_ok(), "{name}");
     }
 }
 

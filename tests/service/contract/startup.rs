@@ -122,3 +122,44 @@ async fn a_start_that_hangs_in_its_stop_gives_its_turn_to_the_next() {
     assert_eq!(service.processes().len(), 1);
     service.stop().await;
 }
+
+/// The exit code of a command with these variables and no others, and what it says on stderr.
+fn say(words: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_session-pool"))
+        .args(words)
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .envs(env.iter().copied())
+        .output()
+        .expect("ran");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_variable_that_nothing_reads_is_told_with_the_one_that_may_be_meant() {
+    let check = |env: &[(&str, &str)]| say(&["config", "check"], env);
+    let (code, said) = check(&[("SESSION_POOL_POOL_MAX_SESSIONS", "5")]);
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("must be written SESSION_POOL__POOL__MAX_SESSIONS"), "{said}");
+    let (code, said) = check(&[("SESSION_POOL_IMAGE_TAG", "5")]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("nothing reads the environment variable SESSION_POOL_IMAGE_TAG"),
+        "{said}"
+    );
+    // What Kubernetes tells of a Service that is named session-pool.
+    let (code, said) = check(&[
+        ("SESSION_POOL_SERVICE_HOST", "10.0.0.1"),
+        ("SESSION_POOL_SERVICE_PORT_GRPC", "50051"),
+        ("SESSION_POOL_PORT", "tcp://10.0.0.1:50051"),
+        ("SESSION_POOL_PORT_50051_TCP_ADDR", "10.0.0.1"),
+    ]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    // The client does without what is none of its own.
+    let (_, said) = say(
+        &["stats", "--address", "http://127.0.0.1:1"],
+        &[("SESSION_POOL_ADRESS", "x"), ("SESSION_POOL_IMAGE_TAG", "y")],
+    );
+    assert!(said.contains("SESSION_POOL_ADRESS; did you mean SESSION_POOL_ADDRESS?"), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+}
