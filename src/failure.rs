@@ -2,6 +2,8 @@
 //! codes; says nothing of gRPC, whose statuses are made of these in one place
 //! (`rpc::status`).
 
+mod remedy;
+
 use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::{
@@ -11,6 +13,8 @@ use crate::{
     },
     ids::{CliSessionId, ClientId, SessionId, TurnId},
 };
+
+pub use remedy::Remedy;
 
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +65,8 @@ pub enum Cause {
     OptionsMismatch {
         /// Their names.
         options: Vec<String>,
+        /// What makes them hold.
+        remedy: Remedy,
         /// What the CLI said, if it was asked.
         detail: Option<String>,
     },
@@ -253,10 +259,10 @@ impl fmt::Display for Cause {
                 write!(f, "{limit} callers listen to the turn already")
             }
             Self::SessionBusy => f.write_str("the session is running a turn"),
-            Self::OptionsMismatch { options, detail } => {
-                let options = options.join(", ");
-                write!(f, "these options need another process of the session: {options}")?;
-                detail.iter().try_for_each(|detail| write!(f, " ({detail})"))
+            Self::OptionsMismatch { options, remedy, detail } => {
+                write!(f, "{}: {}", remedy.problem(), options.join(", "))?;
+                detail.iter().try_for_each(|detail| write!(f, " ({detail})"))?;
+                write!(f, "; {}", remedy.way_out())
             }
             Self::NotAllowed { field, allowed } => {
                 write!(

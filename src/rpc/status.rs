@@ -231,7 +231,10 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
             put("used", overrun.used.to_string());
             put("tool_use_seen", tool_use_seen.to_string());
         }
-        Cause::OptionsMismatch { options, .. } => put("options", options.join(",")),
+        Cause::OptionsMismatch { options, remedy, .. } => {
+            put("options", options.join(","));
+            put("remedy", remedy.as_str().to_owned());
+        }
         Cause::TenantQuota { key, limit, .. } => {
             put("field", (*key).to_owned());
             put("limit", limit.clone());

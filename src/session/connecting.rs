@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cli::{acquired::Acquired, options::Options},
-    failure::{Cause, Failure},
+    failure::{Cause, Failure, Remedy},
     supply::{Conversation, Lease, Leasing, Miss, Order, SpareUse},
     turn::event::Origin,
 };
@@ -179,7 +179,7 @@ impl SessionTask {
             request.resume.is_some_and(|resume| resume.id != self.status.cli_session_id);
         // One that is sent again was granted its conversation before.
         if known && elsewhere && !request.new_conversation && turn.again.is_none() {
-            return Err(Cause::OptionsMismatch { options: vec!["resume".into()], detail: None });
+            return Err(Cause::mismatch(&["resume"], Remedy::NewConversation));
         }
         let options = self.status.options.updated(&request.options);
         self.check_budget(&options)?;

@@ -24,7 +24,7 @@ use crate::{
         process::StopGrace,
         request::ControlRequest,
     },
-    failure::Cause,
+    failure::{Cause, Remedy},
     supply::Lease,
     turn::event::Origin,
 };
@@ -262,9 +262,11 @@ impl SessionTask {
         if elsewhere {
             difference.fixed.push("resume");
         }
+        // A copy of its own conversation is one that a process begins with.
+        let leaves = request.resume.is_some_and(|it| it.id != self.status.cli_session_id);
+        let remedy = if leaves { Remedy::NewConversation } else { Remedy::Restart };
         if !difference.fixed.is_empty() {
-            let options = difference.fixed.iter().map(ToString::to_string).collect();
-            return Err(Unfit::Refused(Cause::OptionsMismatch { options, detail: None }));
+            return Err(Unfit::Refused(Cause::mismatch(&difference.fixed, remedy)));
         }
         self.change(lease, &difference.live, &request.options).await
     }
@@ -295,9 +297,9 @@ impl SessionTask {
         change: &LiveChange,
         deadline: Instant,
     ) -> Result<String, Unfit> {
-        let refused = |refusal: String| {
+        let refused = |remedy: Remedy, detail: String| {
             let options = vec![change.option().to_owned()];
-            Unfit::Refused(Cause::OptionsMismatch { options, detail: Some(refusal) })
+            Unfit::Refused(Cause::OptionsMismatch { options, remedy, detail: Some(detail) })
         };
         let request = ControlRequest::change(change);
         let asked = lease.connection.request(request);
@@ -307,7 +309,9 @@ impl SessionTask {
             tokio::select! {
                 biased;
                 answered = &mut answer => return match answered {
-                    Ok(answered) => answered.map_err(refused),
+                    Ok(answered) => {
+                        answered.map_err(|refusal| refused(Remedy::OtherValue, refusal))
+                    }
                     Err(_) => Err(Unfit::Gone("the CLI closed its output".to_owned())),
                 },
                 read = timeout_at(deadline, lease.connection.read(&mut frames)) => match read {
@@ -315,7 +319,7 @@ impl SessionTask {
                     Ok(Err(error)) => return Err(Unfit::Gone(error.to_string())),
                     Err(_) => {
                         lease.child.kill();
-                        return Err(refused("the CLI did not answer".to_owned()));
+                        return Err(refused(Remedy::Retry, "the CLI did not answer".to_owned()));
                     }
                 },
             }
@@ -347,8 +351,7 @@ impl SessionTask {
             let result = if difference.fixed.is_empty() {
                 self.change(lease, &difference.live, &update.options).await
             } else {
-                let options = difference.fixed.iter().map(ToString::to_string).collect();
-                Err(Unfit::Refused(Cause::OptionsMismatch { options, detail: None }))
+                Err(Unfit::Refused(Cause::mismatch(&difference.fixed, Remedy::Query)))
             };
             lease.outdated |= renews && result.is_ok();
             match result {

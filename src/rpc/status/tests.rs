@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use tonic_types::StatusExt as _;
 
 use super::*;
-use crate::ids::{ClientId, SessionId, TurnId};
+use crate::{
+    failure::Remedy,
+    ids::{ClientId, SessionId, TurnId},
+};
 
 /// The trailers of an error as they travel, by the count of HTTP/2 (RFC 9113, 6.5.2).
 fn trailers(status: &Status) -> HeaderMap {
@@ -122,8 +125,11 @@ fn cause() -> impl Strategy<Value = Cause> {
             stderr_tail,
             tool_use_seen: true
         }),
-        (texts(), text())
-            .prop_map(|(options, detail)| Cause::OptionsMismatch { options, detail: Some(detail) }),
+        (texts(), text()).prop_map(|(options, detail)| Cause::OptionsMismatch {
+            options,
+            remedy: Remedy::Query,
+            detail: Some(detail)
+        }),
         (text(), text()).prop_map(|(field, allowed)| Cause::NotAllowed { field, allowed }),
         text().prop_map(|limit| Cause::TenantQuota {
             key: "policy.tenant_max_sessions",

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::{Session, cause, read, request, settings};
 use crate::{
     cli::options::Options,
-    failure::Cause,
+    failure::{Cause, Remedy},
     session::{MismatchPolicy, Refusal},
 };
 
@@ -24,8 +24,13 @@ async fn options_are_changed_live_refused_or_bring_another_process() {
 
     let prompt = Options { system_prompt: Some("new".into()), ..Options::default() };
     let seen = read(with(prompt.clone(), MismatchPolicy::Fail).await.expect("taken")).await;
-    let Cause::OptionsMismatch { options, .. } = cause(&seen) else { panic!("{seen:?}") };
-    assert_eq!(options, ["system_prompt"]);
+    let Cause::OptionsMismatch { options, remedy, .. } = cause(&seen) else { panic!("{seen:?}") };
+    assert_eq!((options.as_slice(), remedy), (&["system_prompt".to_owned()][..], Remedy::Restart));
+    let refused = session.handle.update(prompt.clone()).await.expect_err("refused");
+    let Refusal::Failed(failure) = refused else { panic!("closed") };
+    let told = failure.to_string();
+    assert!(told.contains("system_prompt; UpdateSession changes them only while"), "{told}");
+    assert!(told.contains("a Query with on_options_mismatch = RESTART"), "{told}");
 
     let client = session.handle.status().client_id;
     assert!(read(with(prompt, MismatchPolicy::Restart).await.expect("taken")).await.end.is_ok());
@@ -55,8 +60,10 @@ async fn what_was_accepted_of_a_change_holds_although_the_rest_was_refused() {
     };
     let refused = session.handle.update(wanted).await.expect_err("refused");
     let Refusal::Failed(failure) = refused else { panic!("closed") };
-    let Cause::OptionsMismatch { options, detail } = failure.cause else { panic!("{failure}") };
-    assert_eq!(options, ["permission_mode"]);
+    let Cause::OptionsMismatch { options, remedy, detail } = failure.cause else {
+        panic!("{failure}")
+    };
+    assert_eq!((options, remedy), (vec!["permission_mode".to_owned()], Remedy::OtherValue));
     assert_eq!(detail.as_deref(), Some("no such mode"));
     let options = session.handle.status().options.clone();
     assert_eq!(options.model.as_deref(), Some("other"));
@@ -71,7 +78,8 @@ async fn a_cli_that_does_not_answer_a_change_is_ended_in_the_time_of_an_interrup
     let mut asked = request("b ok");
     asked.options.model = Some("mute".into());
     let seen = read(session.handle.run(asked).await.expect("taken")).await;
-    assert!(matches!(cause(&seen), Cause::OptionsMismatch { .. }), "{seen:?}");
+    let cause = cause(&seen);
+    assert!(matches!(cause, Cause::OptionsMismatch { remedy: Remedy::Retry, .. }), "{seen:?}");
     assert_eq!(began.elapsed().as_secs(), 10);
     assert!(read(session.run("c ok").await).await.end.is_ok());
     assert_eq!(session.tenant.counters.sessions_resumed.get(), 1);

@@ -3,7 +3,7 @@
 use session_pool::proto::{
     OptionsMismatchPolicy, QueryRequest, SessionOptions, SystemInit, TurnOrigin, turn_event::Kind,
 };
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::support::{
     failure,
@@ -105,6 +105,7 @@ async fn a_change_that_the_cli_refuses_is_told_in_its_words() {
     let refused = service.update("a", mode("sideways")).await.expect_err("refused");
     let metadata = failure(&refused, Code::FailedPrecondition, "OPTIONS_MISMATCH");
     assert_eq!(metadata["options"], "permission_mode");
+    assert_eq!(metadata["remedy"], "OTHER_VALUE");
     assert!(refused.message().contains("must be one of"), "{}", refused.message());
     let turn = service.run(query_with("a", "two", mode("sideways"))).await;
     failure(turn.error(), Code::FailedPrecondition, "OPTIONS_MISMATCH");
@@ -161,5 +162,43 @@ async fn a_restart_takes_on_every_option_and_the_conversation_goes_on() {
     // Now they fit.
     let again = service.run(request).await;
     assert_eq!(again.started().client_id, turn.started().client_id);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_mismatch_says_to_do_makes_the_options_hold() {
+    let service = Service::start(|_| {}).await;
+    let remedy = |status: &Status| {
+        failure(status, Code::FailedPrecondition, "OPTIONS_MISMATCH")["remedy"].clone()
+    };
+    service.query("a", "one").await.result();
+    let other = service.query("b", "of another session").await;
+    let brief =
+        SessionOptions { system_prompt: Some("Be brief.".into()), ..SessionOptions::default() };
+
+    let updated = service.update("a", brief.clone()).await.expect_err("refused");
+    assert_eq!(remedy(&updated), "RESTART");
+    assert!(updated.message().contains("a Query with on_options_mismatch = RESTART"), "{updated}");
+    let request = query_with("a", &script(&["recite"]), brief);
+    let asked = service.run(request.clone()).await;
+    assert_eq!(remedy(asked.error()), "RESTART");
+    let restart = OptionsMismatchPolicy::Restart.into();
+    let restarted = service.run(QueryRequest { on_options_mismatch: restart, ..request }).await;
+    assert_eq!(restarted.text().lines().next(), Some("one"));
+
+    let copy = SessionOptions {
+        resume: Some(other.started().cli_session_id.clone()),
+        fork_session: Some(true),
+        ..SessionOptions::default()
+    };
+    let request = QueryRequest {
+        on_options_mismatch: restart,
+        ..query_with("a", &script(&["recite"]), copy)
+    };
+    let asked = service.run(request.clone()).await;
+    assert_eq!(remedy(asked.error()), "NEW_CONVERSATION");
+    assert!(asked.error().message().contains("set new_conversation"), "{}", asked.error());
+    let left = service.run(QueryRequest { new_conversation: true, ..request }).await;
+    assert_eq!(left.text().lines().next(), Some("of another session"));
     service.stop().await;
 }
