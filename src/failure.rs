@@ -243,7 +243,7 @@ impl fmt::Display for Cause {
             }
             Self::NoProcess { limit, waited } => write!(
                 f,
-                "no CLI process to be had: all {limit} (pool.max_processes) were in use for {waited:?}"
+                "no CLI process became available within {waited:?} (limit {limit}, pool.max_processes)"
             ),
             Self::TenantQuota { key, limit, .. } => {
                 write!(f, "the tenant has used all that it may: {limit} ({key})")

@@ -139,13 +139,13 @@ pub enum CloseReason {
     Ephemeral,
     /// It could not be connected.
     ConnectFailed,
-    /// Older than its time to live, found by the cleanup. Spares a busy session.
+    /// Older than its time to live, found by the cleanup. Leaves a busy session alone.
     Expired,
-    /// Idle for too long, found by the cleanup. Spares a busy session.
+    /// Idle for too long, found by the cleanup. Leaves a busy session alone.
     Idle,
-    /// Without a process or in error, found by the cleanup. Spares a busy session.
+    /// Without a process or in error, found by the cleanup. Leaves a busy session alone.
     Broken,
-    /// Its conversation was not used for so long that it is forgotten. Spares a busy session.
+    /// Its conversation was not used for so long that it is forgotten. Leaves a busy session alone.
     Unused,
     /// Its turn went on for too long and could not be stopped.
     Stuck,
@@ -157,7 +157,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Whether a session with a turn or a waiting turn goes on.
-    pub fn spares_busy(&self) -> bool {
+    pub fn skips_busy(&self) -> bool {
         matches!(self, Self::Expired | Self::Idle | Self::Broken | Self::Unused)
     }
 

@@ -57,7 +57,7 @@ impl SessionTask {
             }
             Command::Close { reason, reply } => {
                 let busy = occupation != Occupation::Free || !self.queue.is_empty();
-                if busy && reason.spares_busy() {
+                if busy && reason.skips_busy() {
                     let report =
                         CloseReport { closed: false, had_active_turn: true, not_forgotten: None };
                     reply.send(report).ok();

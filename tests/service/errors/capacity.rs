@@ -55,6 +55,10 @@ async fn a_turn_without_a_process_in_time_is_refused() {
     let metadata = failure(turn.error(), Code::ResourceExhausted, "POOL_AT_CAPACITY");
     assert_eq!((metadata["session_id"].as_str(), metadata["limit"].as_str()), ("b", "1"));
     assert!(metadata.contains_key("turn_id"), "{metadata:?}");
+    assert_eq!(
+        turn.error().message(),
+        "no CLI process became available within 300ms (limit 1, pool.max_processes)"
+    );
     assert!(retry_after(turn.error()).is_some());
     service.interrupt("a", false).await;
     assert_eq!(service.query("b", "hello").await.result().result, "echo: hello");
