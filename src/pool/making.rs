@@ -13,7 +13,7 @@ use super::{
 use crate::{
     failure::{Cause, Failure},
     ids::SessionKey,
-    session::{SessionHandle, SessionTask, Surroundings},
+    session::{SessionContext, SessionHandle, SessionTask},
     telemetry::log_limit::{AT_CAPACITY, DISABLED},
     tenant::Tenant,
 };
@@ -72,17 +72,17 @@ impl SessionPool {
         key: &SessionKey,
         ephemeral: bool,
     ) -> SessionHandle {
-        let around = self.surroundings(self.tenant(&key.tenant));
-        let (task, handle) = SessionTask::new(key.session.clone(), ephemeral, around);
+        let context = self.session_context(self.tenant(&key.tenant));
+        let (task, handle) = SessionTask::new(key.session.clone(), ephemeral, context);
         let generation = self.shared().generations.fetch_add(1, Ordering::Relaxed);
         sessions.insert(key.clone(), Entry::Live { handle: handle.clone(), generation });
         self.spawn(key.clone(), generation, task);
         handle
     }
 
-    fn surroundings(&self, tenant: Arc<Tenant>) -> Surroundings {
+    fn session_context(&self, tenant: Arc<Tenant>) -> SessionContext {
         let Parts { session, supply, store, tenants: _, logs } = &self.shared().parts;
-        Surroundings {
+        SessionContext {
             settings: Arc::clone(session),
             supply: Arc::clone(supply),
             store: Arc::clone(store),
@@ -104,10 +104,10 @@ impl SessionPool {
         );
         self.shared().tasks.spawn(span, async move {
             let mut place = PlaceInPool { pool, key, generation, stays: None };
-            let farewell = task.run().await;
-            place.stays = farewell.stays;
+            let replies = task.run().await;
+            place.stays = replies.stays;
             drop(place);
-            farewell.send();
+            replies.send();
         });
     }
 

@@ -6,13 +6,13 @@ use tracing::debug;
 
 use super::{
     admission::Occupation,
-    command::{CloseReason, Command, DisconnectPolicy},
-    ended::{End, Over},
-    idle::at,
-    interrupting::Then,
-    phase::{Phase, Taken},
-    running::{Meaning, Running, Watchdog},
+    command::{CloseReason, Command},
+    deadline::at,
+    phase::{Active, Disposition, Phase},
+    running::{Meaning, Watchdog},
+    stop::AfterInterrupt,
     task::SessionTask,
+    turn_end::{End, TurnEnd},
 };
 use crate::{
     cli::{
@@ -22,15 +22,6 @@ use crate::{
     supply::Lease,
     turn::event::Class,
 };
-
-/// A turn that runs, and its process.
-#[derive(Debug)]
-pub struct Active {
-    /// The process.
-    pub lease: Lease,
-    /// The turn.
-    pub turn: Running,
-}
 
 impl SessionTask {
     pub(super) async fn active(&mut self, mut active: Active) -> Phase {
@@ -49,13 +40,13 @@ impl SessionTask {
                 return self.turn_over(active, frames, over).await;
             }
             self.keep_much().await;
-            let dog = active.turn.watchdog(&self.around.settings, !self.queue.is_empty());
+            let dog = active.turn.watchdog(&self.ctx.settings, !self.queue.is_empty());
             // While older events are on their way to a file, the CLI is not read; nor while
             // too much waits for the store.
             let full = active.turn.log.is_full();
             let waits = self.holds_too_much();
             waits_since = waits.then(|| waits_since.unwrap_or_else(Instant::now));
-            let unkept = waits_since.map(|since| since + self.around.settings.commit_timeout);
+            let unkept = waits_since.map(|since| since + self.ctx.settings.commit_timeout);
             tokio::select! {
                 () = active.turn.log.room(), if full => active.turn.touch(),
                 read = active.lease.connection.read(&mut frames), if !full && !waits => {
@@ -83,11 +74,11 @@ impl SessionTask {
                         Err(next) => return *next,
                     };
                 }
-                () = self.listeners_gone.notified() => {
+                () = self.queue.listeners_gone() => {
                     self.drop_abandoned();
-                    if abandoned(&active.turn) {
+                    if active.turn.is_abandoned() {
                         debug!(turn_id = %active.turn.log.id(), "turn_abandoned");
-                        return self.stop(active, Then::Stay);
+                        return self.stop(active, AfterInterrupt::Stay);
                     }
                 }
                 () = at(unkept) => return self.bite(active, Watchdog::Unkept).await,
@@ -105,8 +96,8 @@ impl SessionTask {
         active: &mut Active,
         frames: &mut Vec<Frame>,
         stopping: bool,
-    ) -> Option<Over> {
-        let counters = &self.around.tenant.counters;
+    ) -> Option<TurnEnd> {
+        let counters = &self.ctx.tenant.counters;
         counters.frames.add(frames.len() as u64);
         let strays = active.lease.connection.take_strays();
         counters.stray_lines.add(strays);
@@ -121,7 +112,7 @@ impl SessionTask {
         let mut used = 0;
         for frame in frames.iter() {
             used += 1;
-            self.habits.note(&frame.kind);
+            self.traits.note(&frame.kind);
             active.lease.meter.note(&frame.kind);
             self.hear_state(&frame.kind);
             self.hear(frame);
@@ -153,12 +144,12 @@ impl SessionTask {
                     let mut untold = Vec::new();
                     active.turn.record(frame, Some(class), &mut untold);
                     let is_error = summary.is_error;
-                    over = Some(Over { interrupted, is_error, settled: false, untold });
+                    over = Some(TurnEnd { interrupted, is_error, settled: false, untold });
                 }
                 Meaning::EndedSilently => {
                     let untold = Vec::new();
                     let interrupted = stopping;
-                    over = Some(Over { interrupted, is_error: false, settled: true, untold });
+                    over = Some(TurnEnd { interrupted, is_error: false, settled: true, untold });
                 }
             }
             if over.is_some() {
@@ -182,7 +173,7 @@ impl SessionTask {
         &mut self,
         active: Active,
         rest: Vec<Frame>,
-        over: Over,
+        over: TurnEnd,
     ) -> Phase {
         let Active { lease, turn } = active;
         let settled = over.settled;
@@ -200,7 +191,7 @@ impl SessionTask {
     }
 
     /// Begins to stop the turn.
-    pub(super) fn stop(&self, active: Active, then: Then) -> Phase {
+    pub(super) fn stop(&self, active: Active, then: AfterInterrupt) -> Phase {
         Phase::Interrupting(active, self.new_stop(then))
     }
 
@@ -210,32 +201,31 @@ impl SessionTask {
         active: Active,
     ) -> Result<Active, Box<Phase>> {
         let Some(command) = command else {
-            return Err(Box::new(self.stop(active, Then::Leave(CloseReason::Shutdown))));
+            return Err(Box::new(self.stop(active, AfterInterrupt::Leave(CloseReason::Shutdown))));
         };
         match self.take(command, Occupation::Running) {
-            Taken::Done | Taken::LetGo(..) => Ok(active),
-            Taken::StopForNext => Err(Box::new(self.stop(active, Then::Stay))),
-            Taken::Respond(prompt_id, decision, reply) => {
+            Disposition::Done | Disposition::LetGo(..) => Ok(active),
+            Disposition::StopForNext => Err(Box::new(self.stop(active, AfterInterrupt::Stay))),
+            Disposition::Respond(prompt_id, decision, reply) => {
                 let mut active = active;
                 reply.send(self.respond(&mut active, prompt_id, decision).await).ok();
                 Ok(active)
             }
-            Taken::Interrupt(keep, reply) => {
-                let then = if keep { Then::Stay } else { Then::Leave(CloseReason::Interrupted) };
+            Disposition::Interrupt(keep, reply) => {
+                let then = if keep {
+                    AfterInterrupt::Stay
+                } else {
+                    AfterInterrupt::Leave(CloseReason::Interrupted)
+                };
                 let mut stop = self.new_stop(then);
                 stop.waiters.push(reply);
                 Err(Box::new(Phase::Interrupting(active, stop)))
             }
-            Taken::Close(reason, reply) => {
-                let mut stop = self.new_stop(Then::Leave(reason));
+            Disposition::Close(reason, reply) => {
+                let mut stop = self.new_stop(AfterInterrupt::Leave(reason));
                 stop.closers.push(reply);
                 Err(Box::new(Phase::Interrupting(active, stop)))
             }
         }
     }
-}
-
-/// Whether nobody wants a turn any more.
-pub fn abandoned(turn: &Running) -> bool {
-    turn.on_disconnect == DisconnectPolicy::Interrupt && turn.log.listeners() == 0
 }

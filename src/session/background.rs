@@ -5,8 +5,11 @@ use std::time::{Duration, SystemTime};
 use tracing::{Span, debug};
 
 use super::{
-    active::Active, command::DisconnectPolicy, ended::Ending, phase::Phase, running::Running,
+    command::DisconnectPolicy,
+    phase::{Active, Phase},
+    running::Running,
     task::SessionTask,
+    turn_end::Ending,
 };
 use crate::{
     cli::frame::{Frame, FrameKind},
@@ -30,18 +33,18 @@ impl SessionTask {
             &log,
             Ok(Ending { spent: std::mem::take(&mut active.turn.spent), ..Ending::default() }),
         );
-        self.keep_other(log);
+        self.queue.end(log);
     }
 
     /// A turn that the CLI begins by itself, with the frames seen so far.
     pub(super) fn background_turn(&mut self, lease: Lease, frames: Vec<Frame>) -> Phase {
         let log = self.background_log(&lease);
-        self.current = Some(log.clone());
+        self.queue.begin(&log);
         self.leftover = frames;
-        let counted = self.around.turns.token();
+        let counted = self.ctx.turns.token();
         // Nobody need listen to it.
         let policy = DisconnectPolicy::Continue;
-        let turn = Running::new(log, None, policy, &self.habits, &self.accounts.memory, counted);
+        let turn = Running::new(log, None, policy, &self.traits, &self.accounts.memory, counted);
         Phase::Active(Active { lease, turn })
     }
 

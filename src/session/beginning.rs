@@ -17,10 +17,9 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    active::{Active, abandoned},
-    command::TurnRequest,
-    phase::{Phase, Waiting},
-    running::Running,
+    phase::{Active, Phase},
+    queue::{Again, Waiting},
+    running::{Running, Unanswered},
     task::SessionTask,
 };
 use crate::{
@@ -33,26 +32,6 @@ use crate::{
     tenant::Share,
     turn::event::{Origin, Started},
 };
-
-/// A prompt that its process has not answered.
-#[derive(Debug)]
-pub struct Unanswered {
-    /// What was asked.
-    pub request: TurnRequest,
-    /// What its caller is told once it is answered.
-    pub started: Started,
-}
-
-/// What a turn has behind it that is sent to a second process.
-#[derive(Debug, Clone, Copy)]
-pub struct Again {
-    /// How long it waited until its turn came.
-    pub queued_for: Duration,
-    /// When its prompt was sent for the first time.
-    pub began: Instant,
-    /// How long the first process was silent: that counts for the wait for the first frame.
-    pub silent_for: Duration,
-}
 
 impl Running {
     /// Whether a frame shows that the process has begun with the prompt. What may be the end
@@ -109,7 +88,7 @@ impl SessionTask {
         let Waiting { request, log, counted, again, _queued: _ } = waiting;
         let uuid = Uuid::new_v4();
         let (policy, memory) = (request.on_disconnect, &self.accounts.memory);
-        let mut turn = Running::new(log, Some(uuid), policy, &self.habits, memory, counted);
+        let mut turn = Running::new(log, Some(uuid), policy, &self.traits, memory, counted);
         turn.prompt_held = request.held.clone();
         turn.named = request.turn_id.is_some();
         let started = Started {
@@ -131,7 +110,7 @@ impl SessionTask {
             background: false,
         };
         turn.log.span().record("client_id", tracing::field::display(lease.client_id));
-        self.current = Some(turn.log.clone());
+        self.queue.begin(&turn.log);
         self.status.last_used_at = Instant::now();
         // The outbox is empty between turns: what does not take the prompt takes nothing.
         if let Err(blocked) = lease.connection.send(user_message(&request.input, uuid)) {
@@ -143,9 +122,9 @@ impl SessionTask {
             turn.resume_clock(again);
         } else {
             self.status.message_count += 1;
-            self.around.tenant.counters.messages.add_one();
+            self.ctx.tenant.counters.messages.add_one();
         }
-        if again.is_some() || !self.around.settings.connection_recovery {
+        if again.is_some() || !self.ctx.settings.connection_recovery {
             // No other process follows this one.
             turn.begin_for_good();
         }
@@ -156,7 +135,7 @@ impl SessionTask {
     /// with it and somebody still wants the turn.
     pub(super) fn withdraw(active: Active) -> Result<(Lease, Waiting), Box<Active>> {
         let Active { lease, mut turn } = active;
-        if abandoned(&turn) || lease.connection.was_cut_short() {
+        if turn.is_abandoned() || lease.connection.was_cut_short() {
             return Err(Box::new(Active { lease, turn }));
         }
         match turn.unanswered.take() {

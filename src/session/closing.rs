@@ -13,12 +13,13 @@ use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tracing::{debug, warn};
 
 use super::{
-    Refusal,
-    command::{CloseReason, Command},
+    command::{CloseReason, Command, Refusal},
     commits::{Commits, Stir},
     connecting::closing_cause,
-    idle::at,
-    task::{Farewell, SessionTask, Settings},
+    context::Settings,
+    deadline::at,
+    replies::PendingReplies,
+    task::SessionTask,
 };
 use crate::{cli::process::StopGrace, failure::Cause, supply::Lease, tasks::spawn_owned};
 
@@ -94,25 +95,29 @@ impl Ending {
 }
 
 impl SessionTask {
-    pub(super) async fn closing(&mut self, lease: Option<Lease>, reason: CloseReason) -> Farewell {
+    pub(super) async fn closing(
+        &mut self,
+        lease: Option<Lease>,
+        reason: CloseReason,
+    ) -> PendingReplies {
         debug!(session_id = %self.status.session_id, ?reason, "session_closing");
         self.fail_queue(&closing_cause(reason));
-        for update in std::mem::take(&mut self.updates) {
+        for update in self.queue.take_updates() {
             update.reply.send(Err(Refusal::Closed)).ok();
         }
         if let Some(lease) = lease {
             self.part_with(lease, StopGrace::GENTLE).await;
         }
-        let ending = Ending::new(reason, &self.around.settings);
+        let ending = Ending::new(reason, &self.ctx.settings);
         let not_forgotten = self.leave_nothing(ending).await;
         // Who is in the mailbox by now is told; all others look for another session.
         self.inbox.close();
         while let Some(command) = self.inbox.recv().await {
             self.refuse(command, reason);
         }
-        self.farewell.note_not_forgotten(not_forgotten.as_ref());
-        self.farewell.stays = (reason == CloseReason::Dozing).then_some(self.status.last_used_at);
-        std::mem::take(&mut self.farewell)
+        self.replies.note_not_forgotten(not_forgotten.as_ref());
+        self.replies.stays = (reason == CloseReason::Dozing).then_some(self.status.last_used_at);
+        std::mem::take(&mut self.replies)
     }
 
     /// Settles with the store. Returns why the conversation is still there, where it was to
@@ -179,14 +184,14 @@ impl SessionTask {
             Event::TooLate => ending.answer_all_by = None,
         }
         if ending.is_given_up() {
-            let cause = forgotten_too_late(&self.around.settings);
-            self.farewell.note_not_forgotten(Some(&cause));
-            self.farewell.answer();
+            let cause = forgotten_too_late(&self.ctx.settings);
+            self.replies.note_not_forgotten(Some(&cause));
+            self.replies.answer();
         } else if ending.answers_at_once {
             // Who wants it forgotten is answered when it is.
             match ending.reason.forgets() {
-                true => self.farewell.answer_interrupts(),
-                false => self.farewell.answer(),
+                true => self.replies.answer_interrupts(),
+                false => self.replies.answer(),
             }
         }
     }
@@ -221,7 +226,7 @@ impl SessionTask {
                 drop(reply);
             }
             Command::Interrupt { reply, .. } => {
-                self.farewell.interrupts.push((reply, self.nothing_to_stop()));
+                self.replies.interrupts.push((reply, self.nothing_to_stop()));
             }
             // Likewise, and where it goes without forgetting.
             Command::Close { reason, reply }
@@ -230,7 +235,7 @@ impl SessionTask {
                 drop(reply);
             }
             Command::Close { reply, .. } => {
-                self.farewell.closes.push((reply, self.nothing_to_close()));
+                self.replies.closes.push((reply, self.nothing_to_close()));
             }
         }
     }

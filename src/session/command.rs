@@ -5,14 +5,33 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::{sync::oneshot, time::Instant};
 use tracing::Span;
 
-use super::{Refusal, resting::LetGo};
 use crate::{
     budget::Reservation,
     cli::{options::Options, request::Input},
-    failure::Cause,
+    failure::{Cause, Failure},
     ids::{CliSessionId, TurnId},
-    turn::listener::{Listener, Partials},
+    turn::{
+        listener::{Listener, Partials},
+        log::TurnLog,
+    },
 };
+
+/// Why a session did not take a command.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It is ending; wait for [`SessionHandle::ended`] and ask a new one.
+    ///
+    /// [`SessionHandle::ended`]: super::SessionHandle::ended
+    Closed,
+    /// It says why.
+    Failed(Failure),
+}
+
+impl<T: Into<Failure>> From<T> for Refusal {
+    fn from(failure: T) -> Self {
+        Self::Failed(failure.into())
+    }
+}
 
 /// What happens to a turn while another runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,6 +53,13 @@ pub enum DisconnectPolicy {
     Interrupt,
     /// It goes on.
     Continue,
+}
+
+impl DisconnectPolicy {
+    /// Whether nobody wants a turn any more that is asked for so.
+    pub fn abandons(self, turn: &TurnLog) -> bool {
+        self == Self::Interrupt && turn.listeners() == 0
+    }
 }
 
 /// What happens when options cannot be changed on the running process.
@@ -182,6 +208,18 @@ pub struct CloseReport {
     pub had_active_turn: bool,
     /// Why the conversation is still there, where it was to be forgotten.
     pub not_forgotten: Option<Cause>,
+}
+
+/// Why a process is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetGo {
+    /// Nobody has used it for `pool.hibernate_after`.
+    Idle,
+    /// Another session needs its place.
+    Pressure,
+    /// A tenant that holds fewer has waited for its place for too long. What works in its
+    /// background ends with it.
+    Fairness,
 }
 
 /// A caller's answer to a prompt of the CLI.

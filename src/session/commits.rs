@@ -12,12 +12,13 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tracing::warn;
 
 use super::{
-    CloseReport, InterruptOutcome, InterruptReport, Refusal, UpdateReport,
     admission::Occupation,
-    ended::Untold,
-    idle::at,
+    command::{CloseReport, InterruptOutcome, InterruptReport, UpdateReport},
+    deadline::at,
     keeping::{Share, failed},
+    queue::UpdateReply,
     task::SessionTask,
+    turn_end::Untold,
 };
 use crate::{
     failure::Cause, ids::TurnId, store::StoreError, tasks::spawn_owned,
@@ -30,8 +31,6 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Between attempts to keep what a running turn says while the store fails.
 const AGAIN: Duration = Duration::from_secs(1);
-
-type UpdateReply = oneshot::Sender<Result<UpdateReport, Refusal>>;
 
 /// What is told when it is kept.
 #[derive(Debug, Default)]
@@ -194,12 +193,12 @@ impl SessionTask {
                 && due.turns.iter().any(Untold::has_result);
             return self.know(due, Err(cause), is_trial);
         }
-        let store = Arc::clone(&self.around.store);
+        let store = Arc::clone(&self.ctx.store);
         if let Some((commit, share)) = self.next_commit() {
             let work = async move { store.commit(commit).await };
             self.commits.under_way = Some(UnderWay::begin(work, Some(share), due, is_trial));
         } else if is_trial {
-            let (tenant, totals) = (self.key.tenant.clone(), self.around.tenant.totals());
+            let (tenant, totals) = (self.key.tenant.clone(), self.ctx.tenant.totals());
             let work = async move { store.count(&tenant, totals).await };
             self.commits.under_way = Some(UnderWay::begin(work, None, due, is_trial));
         } else {
@@ -276,7 +275,7 @@ impl SessionTask {
         if !self.commits.are_settled() {
             return false;
         }
-        let fails = || self.around.store.status().borrow().failing.is_some();
+        let fails = || self.ctx.store.status().borrow().failing.is_some();
         if std::mem::take(&mut self.commits.trusted) || (self.commits.failure.is_none() && !fails())
         {
             return true;

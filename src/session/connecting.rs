@@ -7,12 +7,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::{
-    CloseReport, InterruptOutcome, InterruptReport,
     admission::Occupation,
-    command::{CloseReason, Command, DisconnectPolicy, ResumeFrom},
+    cli_traits::CliTraits,
+    command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport, ResumeFrom},
     permissions::Given,
-    phase::{Absence, Phase, Taken, Waiting},
-    running::Habits,
+    phase::{DetachReason, Disposition, Phase},
+    queue::Waiting,
     said::Kept,
     task::SessionTask,
 };
@@ -39,7 +39,7 @@ impl From<Phase> for GiveUp {
 impl SessionTask {
     pub(super) async fn connecting(&mut self, turn: Waiting) -> Phase {
         // It can be joined by its id before it begins.
-        self.current = Some(turn.log.clone());
+        self.queue.begin(&turn.log);
         if let Some(GiveUp { next, interrupt }) = self.until_kept(&turn).await {
             let next = if matches!(next, Phase::Detached) { self.after_loss() } else { next };
             self.answer_given_up(interrupt, Instant::now());
@@ -60,7 +60,7 @@ impl SessionTask {
         };
         let came = Instant::now();
         let cancelled = CancellationToken::new();
-        let mut leasing = self.around.supply.lease(Order {
+        let mut leasing = self.ctx.supply.lease(Order {
             session: self.key.clone(),
             conversation: self.conversation,
             begins,
@@ -81,7 +81,7 @@ impl SessionTask {
                         break given_up;
                     }
                 }
-                () = self.listeners_gone.notified() => {
+                () = self.queue.listeners_gone() => {
                     self.drop_abandoned();
                     if self.caller_left(&turn) {
                         break Phase::Detached.into();
@@ -108,7 +108,7 @@ impl SessionTask {
                         return Some(given_up);
                     }
                 }
-                () = self.listeners_gone.notified() => {
+                () = self.queue.listeners_gone() => {
                     self.drop_abandoned();
                     if self.caller_left(turn) {
                         return Some(Phase::Detached.into());
@@ -161,7 +161,7 @@ impl SessionTask {
             if keep {
                 reply.send(report).ok();
             } else {
-                self.farewell.interrupts.push((reply, report));
+                self.replies.interrupts.push((reply, report));
             }
         }
     }
@@ -213,7 +213,7 @@ impl SessionTask {
     fn connected(&mut self, mut lease: Lease, turn: Waiting, came: Instant) -> Phase {
         self.adopt(&mut lease);
         lease.connect_time = came.elapsed();
-        let counters = &self.around.tenant.counters;
+        let counters = &self.ctx.tenant.counters;
         let waited = u64::try_from(lease.connect_time.as_micros()).unwrap_or(u64::MAX);
         let origin = if lease.resumed {
             counters.resume_micros.add(waited);
@@ -229,7 +229,7 @@ impl SessionTask {
 
     /// Takes note of a process that serves the session from here on.
     fn adopt(&mut self, lease: &mut Lease) {
-        let counters = &self.around.tenant.counters;
+        let counters = &self.ctx.tenant.counters;
         if lease.resumed {
             counters.sessions_resumed.add_one();
         } else {
@@ -256,8 +256,8 @@ impl SessionTask {
             "session_created"
         );
         // Unless it is let go, the process leaves by being lost.
-        self.absence = Absence::Lost;
-        self.habits = Habits::default();
+        self.detach_reason = DetachReason::Lost;
+        self.traits = CliTraits::default();
         self.given = Given::at_start(&self.status.acquired.grants);
         self.status.acquired.begin_process();
         // Frames of the process before are of no turn any more.
@@ -267,7 +267,7 @@ impl SessionTask {
     }
 
     fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {
-        self.around.tenant.counters.connect_failures.add_one();
+        self.ctx.tenant.counters.connect_failures.add_one();
         let session_id = self.status.session_id.clone();
         let client_id = failure.client_id.map(tracing::field::display);
         match failure.cause {
@@ -295,7 +295,7 @@ impl SessionTask {
         if !matches!(cause, Cause::NoProcess { .. } | Cause::TenantQuota { .. }) {
             self.fail_queue(&cause);
         }
-        if self.absence == Absence::LetGo || !self.queue.is_empty() {
+        if self.detach_reason == DetachReason::LetGo || !self.queue.is_empty() {
             // It can still be connected, when there is a place or the CLI is well again.
             return Phase::Detached;
         }
@@ -305,7 +305,7 @@ impl SessionTask {
     }
 
     fn cancel(&mut self, turn: &Waiting, cause: &Cause) {
-        self.around.tenant.counters.interrupted.add_one();
+        self.ctx.tenant.counters.interrupted.add_one();
         let failure = self.failure(cause.clone());
         self.fail(&turn.log, failure);
     }
@@ -313,12 +313,11 @@ impl SessionTask {
     /// The start is given up if the caller of this turn left: the next in the queue may
     /// want another process.
     fn caller_left(&mut self, turn: &Waiting) -> bool {
-        let stays = turn.request.on_disconnect == DisconnectPolicy::Continue;
-        if stays || turn.log.listeners() > 0 {
-            return false;
+        let left = turn.request.on_disconnect.abandons(&turn.log);
+        if left {
+            self.cancel(turn, &Cause::TurnInterrupted);
         }
-        self.cancel(turn, &Cause::TurnInterrupted);
-        true
+        left
     }
 
     fn while_connecting(&mut self, command: Option<Command>, turn: &Waiting) -> Option<GiveUp> {
@@ -327,17 +326,17 @@ impl SessionTask {
             return Some(Phase::Closing(None, CloseReason::Shutdown).into());
         };
         match self.take(command, Occupation::Connecting) {
-            Taken::Done | Taken::LetGo(..) => None,
-            Taken::StopForNext => {
+            Disposition::Done | Disposition::LetGo(..) => None,
+            Disposition::StopForNext => {
                 self.cancel(turn, &Cause::TurnInterrupted);
                 Some(Phase::Detached.into())
             }
-            Taken::Respond(prompt_id, _, reply) => {
+            Disposition::Respond(prompt_id, _, reply) => {
                 let cause = Cause::PromptNotFound { prompt_id };
                 reply.send(Err(self.failure(cause).into())).ok();
                 None
             }
-            Taken::Interrupt(keep, reply) => {
+            Disposition::Interrupt(keep, reply) => {
                 self.cancel(turn, &Cause::TurnInterrupted);
                 let next = if keep {
                     Phase::Detached
@@ -346,11 +345,11 @@ impl SessionTask {
                 };
                 Some(GiveUp { next, interrupt: Some((keep, reply)) })
             }
-            Taken::Close(reason, reply) => {
+            Disposition::Close(reason, reply) => {
                 self.cancel(turn, &closing_cause(reason));
                 let report =
                     CloseReport { closed: true, had_active_turn: true, not_forgotten: None };
-                self.farewell.closes.push((reply, report));
+                self.replies.closes.push((reply, report));
                 Some(Phase::Closing(None, reason).into())
             }
         }

@@ -5,7 +5,8 @@ use tracing::debug;
 
 use super::{
     command::{CloseReason, UpdateReport},
-    phase::{Absence, Phase, Taken},
+    deadline::at,
+    phase::{DetachReason, Disposition, Phase},
     task::SessionTask,
 };
 use crate::{cli::options::LiveChange, failure::Cause};
@@ -18,7 +19,7 @@ impl SessionTask {
             if let Some(next) = self.leave_detached().await {
                 return next;
             }
-            let retention = self.drop_old_turns();
+            let retention = self.queue.drop_old();
             let dozes = self.dozes_at(asked);
             tokio::select! {
                 stir = self.commits.stir() => self.stirred(stir).await,
@@ -28,31 +29,31 @@ impl SessionTask {
                         return Phase::Closing(None, CloseReason::Shutdown);
                     };
                     match self.take(command, self.occupation()) {
-                        Taken::Done | Taken::StopForNext => {}
-                        Taken::LetGo(_, reply) => {
+                        Disposition::Done | Disposition::StopForNext => {}
+                        Disposition::LetGo(_, reply) => {
                             reply.send(true).ok();
                         }
-                        Taken::Respond(prompt_id, _, reply) => {
+                        Disposition::Respond(prompt_id, _, reply) => {
                             let cause = Cause::PromptNotFound { prompt_id };
                             reply.send(Err(self.failure(cause).into())).ok();
                         }
-                        Taken::Interrupt(keep, reply) => {
+                        Disposition::Interrupt(keep, reply) => {
                             let report = self.nothing_to_stop();
                             if !keep {
-                                self.farewell.interrupts.push((reply, report));
+                                self.replies.interrupts.push((reply, report));
                                 return Phase::Closing(None, CloseReason::Interrupted);
                             }
                             self.answer_soon(reply, report);
                         }
-                        Taken::Close(reason, reply) => {
-                            self.farewell.closes.push((reply, self.nothing_to_close()));
+                        Disposition::Close(reason, reply) => {
+                            self.replies.closes.push((reply, self.nothing_to_close()));
                             return Phase::Closing(None, reason);
                         }
                     }
                 }
-                () = self.listeners_gone.notified() => self.drop_abandoned(),
-                () = super::idle::at(retention) => {}
-                () = super::idle::at(dozes) => {
+                () = self.queue.listeners_gone() => self.drop_abandoned(),
+                () = at(retention) => {}
+                () = at(dozes) => {
                     return Phase::Closing(None, CloseReason::Dozing);
                 }
             }
@@ -71,8 +72,8 @@ impl SessionTask {
             let useless = asked && self.ephemeral;
             return useless.then_some(Phase::Closing(None, CloseReason::Ephemeral));
         };
-        let lost = self.absence == Absence::Lost;
-        if lost && !self.around.settings.connection_recovery {
+        let lost = self.detach_reason == DetachReason::Lost;
+        if lost && !self.ctx.settings.connection_recovery {
             let cause = Cause::ConnectFailed {
                 detail: "the session's process is gone and pool.connection_recovery is off".into(),
                 exit: None,
@@ -86,7 +87,7 @@ impl SessionTask {
         if lost {
             debug!(session_id = %self.status.session_id, "session_unhealthy_recovering");
         }
-        if self.status.age() >= self.around.settings.session_ttl {
+        if self.status.age() >= self.ctx.settings.session_ttl {
             self.expire(None);
         }
         Some(Phase::Connecting(turn))
@@ -94,7 +95,7 @@ impl SessionTask {
 
     /// Without a process every option can change: the next process is born with it.
     async fn update_detached(&mut self) {
-        for update in std::mem::take(&mut self.updates) {
+        for update in self.queue.take_updates() {
             let difference = self.difference(&update.options);
             let mut changed: Vec<_> = difference.live.iter().map(LiveChange::option).collect();
             changed.extend(difference.fixed);

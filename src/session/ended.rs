@@ -3,71 +3,21 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{running::Running, task::SessionTask};
+use super::{
+    running::Running,
+    task::SessionTask,
+    turn_end::{End, Ending, TurnEnd, Untold},
+};
 use crate::{
     counters::Spent,
     failure::{Cause, Failure},
     ids::ClientId,
     telemetry::log_limit::NOT_KEPT,
-    turn::{event::Class, log::TurnLog},
+    turn::log::TurnLog,
 };
-
-/// The end of a turn, as the CLI gave it.
-#[derive(Debug)]
-pub struct Over {
-    /// Whether the CLI stopped it because it was asked to.
-    pub interrupted: bool,
-    /// Whether its result is an error.
-    pub is_error: bool,
-    /// Whether the CLI is idle already.
-    pub settled: bool,
-    /// Its last events, the result among them, which nobody has been told yet.
-    pub untold: Vec<(Class, Bytes)>,
-}
-
-/// How a turn ended.
-#[derive(Debug)]
-pub enum End {
-    /// As the CLI says, which is told only once it is kept.
-    Result(Over),
-    /// It failed, which is told in any case. The session is kept before.
-    Failed(Cause),
-}
-
-/// A turn that has ended, and whose caller is told when what it left is kept.
-#[derive(Debug)]
-pub struct Untold {
-    turn: Running,
-    client_id: ClientId,
-    end: End,
-}
-
-impl Untold {
-    /// Its log.
-    pub fn log(&self) -> &TurnLog {
-        &self.turn.log
-    }
-
-    /// Whether it is told only if it is kept.
-    pub fn has_result(&self) -> bool {
-        matches!(self.end, End::Result(_))
-    }
-}
-
-/// How a turn with a result ended.
-#[derive(Debug, Default)]
-pub struct Ending {
-    /// Whether something stopped it.
-    pub interrupted: bool,
-    /// Whether its result is an error.
-    pub is_error: bool,
-    /// What it cost.
-    pub spent: Spent,
-}
 
 /// What a turn's line says of its end.
 struct Said {
@@ -153,8 +103,8 @@ impl SessionTask {
         self.fail(&turn.log, failure);
     }
 
-    fn end_as_told(&mut self, mut turn: Running, client_id: ClientId, over: &Over) {
-        let counters = &self.around.tenant.counters;
+    fn end_as_told(&mut self, mut turn: Running, client_id: ClientId, over: &TurnEnd) {
+        let counters = &self.ctx.tenant.counters;
         if over.interrupted {
             counters.interrupted.add_one();
         }
@@ -166,10 +116,10 @@ impl SessionTask {
             };
             return self.fail_turn(&mut turn, client_id, cause);
         }
-        let Over { interrupted, is_error, .. } = *over;
+        let TurnEnd { interrupted, is_error, .. } = *over;
         let ending = Ending { interrupted, is_error, spent: turn.spent };
         if self.end_turn(&turn.log, Ok(ending)) {
-            self.around.tenant.counters.turns_completed.add_one();
+            self.ctx.tenant.counters.turns_completed.add_one();
         }
         self.keep(turn.log.clone());
     }

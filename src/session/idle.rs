@@ -1,18 +1,18 @@
 //! Phases: the process does nothing, or has just ended a turn and is about to say that
 //! it is idle. Options are changed here, and the next turn begins here.
 
-use std::{future::pending, time::Duration};
+use std::{iter, time::Duration};
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use super::{
-    MismatchPolicy,
     admission::Occupation,
     background::begins_turn,
-    command::{CloseReason, Command, UpdateReport},
-    phase::{Phase, Taken, Waiting},
-    resting::LetGo,
+    command::{CloseReason, Command, LetGo, MismatchPolicy, UpdateReport},
+    deadline::at,
+    phase::{Disposition, Phase},
+    queue::Waiting,
     spending::BUDGET,
     task::SessionTask,
 };
@@ -89,7 +89,7 @@ impl SessionTask {
                 }
                 self.show_rest();
             }
-            let retention = self.drop_old_turns();
+            let retention = self.queue.drop_old();
             let hibernates = self.hibernates_at().filter(|_| settle_until.is_none());
             let rests = self.rests_from().filter(|_| !self.status.can_rest);
             let waits = self.holds_too_much();
@@ -97,7 +97,7 @@ impl SessionTask {
                 read = lease.connection.read(&mut frames), if !waits => match read {
                     Ok(()) => {
                         let strays = lease.connection.take_strays();
-                        self.around.tenant.counters.stray_lines.add(strays);
+                        self.ctx.tenant.counters.stray_lines.add(strays);
                     }
                     Err(error) => return self.lost(lease, &error.to_string()).await,
                 },
@@ -114,7 +114,7 @@ impl SessionTask {
                         Err(next) => return *next,
                     };
                 }
-                () = self.listeners_gone.notified() => self.drop_abandoned(),
+                () = self.queue.listeners_gone() => self.drop_abandoned(),
                 () = at(settle_until) => return Phase::Idle(lease),
                 () = at(retention) => {}
                 // Shown by the next round.
@@ -141,7 +141,7 @@ impl SessionTask {
         let mut idle = false;
         self.hear_cost(meter);
         for frame in frames.drain(..) {
-            self.habits.note(&frame.kind);
+            self.traits.note(&frame.kind);
             meter.note(&frame.kind);
             self.hear_state(&frame.kind);
             self.hear(&frame);
@@ -167,26 +167,26 @@ impl SessionTask {
             return Err(Box::new(Phase::Closing(Some(lease), CloseReason::Shutdown)));
         };
         match self.take(command, occupation) {
-            Taken::Done | Taken::StopForNext => Ok(lease),
-            Taken::LetGo(why, reply) => {
+            Disposition::Done | Disposition::StopForNext => Ok(lease),
+            Disposition::LetGo(why, reply) => {
                 let next = self.hibernate(lease, why).await;
                 reply.send(true).ok();
                 Err(Box::new(next))
             }
-            Taken::Respond(prompt_id, _, reply) => {
+            Disposition::Respond(prompt_id, _, reply) => {
                 reply.send(Err(self.failure(Cause::PromptNotFound { prompt_id }).into())).ok();
                 Ok(lease)
             }
-            Taken::Interrupt(true, reply) => {
+            Disposition::Interrupt(true, reply) => {
                 self.answer_soon(reply, self.nothing_to_stop());
                 Ok(lease)
             }
-            Taken::Interrupt(false, reply) => {
-                self.farewell.interrupts.push((reply, self.nothing_to_stop()));
+            Disposition::Interrupt(false, reply) => {
+                self.replies.interrupts.push((reply, self.nothing_to_stop()));
                 Err(Box::new(Phase::Closing(Some(lease), CloseReason::Interrupted)))
             }
-            Taken::Close(reason, reply) => {
-                self.farewell.closes.push((reply, self.nothing_to_close()));
+            Disposition::Close(reason, reply) => {
+                self.replies.closes.push((reply, self.nothing_to_close()));
                 Err(Box::new(Phase::Closing(Some(lease), reason)))
             }
         }
@@ -205,7 +205,7 @@ impl SessionTask {
             self.show();
             return Err(Box::new(lease));
         }
-        if self.status.age() >= self.around.settings.session_ttl {
+        if self.status.age() >= self.ctx.settings.session_ttl {
             self.expire(Some(lease.client_id));
             return Ok(self.replace(lease, turn).await);
         }
@@ -213,7 +213,7 @@ impl SessionTask {
         if turn.request.new_conversation || outdated {
             return Ok(self.replace(lease, turn).await);
         }
-        if let Err(cause) = self.around.supply.recheck(&self.with_folders()).await {
+        if let Err(cause) = self.ctx.supply.recheck(&self.with_folders()).await {
             let failure = self.failure(cause).on_client(lease.client_id);
             self.fail(&turn.log, failure);
             self.part_with(lease, StopGrace::FIRM).await;
@@ -237,7 +237,7 @@ impl SessionTask {
             self.show();
             return Err(Box::new(lease));
         }
-        self.around.tenant.counters.sessions_reused.add_one();
+        self.ctx.tenant.counters.sessions_reused.add_one();
         debug!(
             session_id = %self.status.session_id,
             client_id = %lease.client_id,
@@ -279,7 +279,7 @@ impl SessionTask {
     ) -> Result<(), Unfit> {
         // Newer versions try a model by calling the API with it. Nothing else is heard
         // meanwhile, so this has the bound of an interrupt.
-        let deadline = Instant::now() + self.around.settings.interrupt_timeout;
+        let deadline = Instant::now() + self.ctx.settings.interrupt_timeout;
         for change in changes {
             let answer = self.ask(lease, change, deadline).await?;
             // What was accepted holds, whatever becomes of the rest.
@@ -340,7 +340,7 @@ impl SessionTask {
     /// Changes options as was asked. Fails when the process is gone: what is not changed
     /// then can be changed without it.
     async fn update_idle(&mut self, lease: &mut Lease) -> Result<(), String> {
-        let mut updates = std::mem::take(&mut self.updates).into_iter();
+        let mut updates = self.queue.take_updates().into_iter();
         while let Some(update) = updates.next() {
             let mut difference = self.difference(&update.options);
             // A process keeps the budget that it was born with. The next turn gets another.
@@ -366,8 +366,7 @@ impl SessionTask {
                     update.reply.send(Err(self.failure(cause).into())).ok();
                 }
                 Err(Unfit::Gone(why)) => {
-                    self.updates.push(update);
-                    self.updates.extend(updates);
+                    self.queue.return_updates(iter::once(update).chain(updates));
                     return Err(why);
                 }
             }
@@ -383,16 +382,8 @@ impl SessionTask {
             error = why,
             "cli_exited_between_turns"
         );
-        self.around.tenant.counters.cli_exits.add_one();
+        self.ctx.tenant.counters.cli_exits.add_one();
         self.part_with(lease, StopGrace::FIRM).await;
         self.after_loss()
-    }
-}
-
-/// Sleeps until then; for ever without a time.
-pub async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => pending().await,
     }
 }

@@ -1,17 +1,14 @@
 //! Commands that come in: turns are queued or refused, listeners join. What depends on
 //! the phase's own resources is handed back to the phase.
 
-use std::sync::Arc;
-
 use tokio::sync::oneshot;
 use tracing::{Span, debug, error_span, field::Empty};
 
 use super::{
-    Refusal,
     admission::{Occupation, Verdict, admit},
-    command::{CloseReport, Command, TurnRequest},
-    phase::{PendingUpdate, Taken, Waiting},
-    resting::LetGo,
+    command::{CloseReport, Command, LetGo, Refusal, TurnRequest},
+    phase::Disposition,
+    queue::{PendingUpdate, Waiting},
     task::SessionTask,
 };
 use crate::{
@@ -26,32 +23,28 @@ use crate::{
 
 impl SessionTask {
     /// Deals with a command as far as that does not depend on the phase's resources.
-    pub(super) fn take(&mut self, command: Command, occupation: Occupation) -> Taken {
+    pub(super) fn take(&mut self, command: Command, occupation: Occupation) -> Disposition {
         match command {
             Command::Run { request, reply } => return self.take_turn(*request, reply, occupation),
             Command::Attach { turn, from, partials, reply } => {
                 reply.send(self.attach(turn.as_ref(), from, partials)).ok();
             }
             Command::Update { options, reply } => {
-                let limit = self.around.settings.max_queued_turns;
-                // Of those whose callers have left nobody wants to hear.
-                self.updates.retain(|update| !update.reply.is_closed());
-                if self.updates.len() < limit {
-                    self.updates.push(PendingUpdate { options: *options, reply });
-                } else {
-                    reply.send(Err(self.failure(Cause::QueueFull { limit }).into())).ok();
+                let update = PendingUpdate { options: *options, reply };
+                if let Err((reply, cause)) = self.queue.push_update(update) {
+                    reply.send(Err(self.failure(cause).into())).ok();
                 }
             }
             Command::Respond { prompt_id, decision, reply } => {
-                return Taken::Respond(prompt_id, decision, reply);
+                return Disposition::Respond(prompt_id, decision, reply);
             }
             Command::Interrupt { keep_session, reply } => {
-                return Taken::Interrupt(keep_session, reply);
+                return Disposition::Interrupt(keep_session, reply);
             }
             Command::LetGo { why, reply } => {
                 let may = self.may_rest() || (why == LetGo::Fairness && self.may_yield());
                 if occupation == Occupation::Free && may {
-                    return Taken::LetGo(why, reply);
+                    return Disposition::LetGo(why, reply);
                 }
                 reply.send(false).ok();
             }
@@ -62,11 +55,11 @@ impl SessionTask {
                         CloseReport { closed: false, had_active_turn: true, not_forgotten: None };
                     reply.send(report).ok();
                 } else {
-                    return Taken::Close(reason, reply);
+                    return Disposition::Close(reason, reply);
                 }
             }
         }
-        Taken::Done
+        Disposition::Done
     }
 
     fn take_turn(
@@ -74,13 +67,13 @@ impl SessionTask {
         request: TurnRequest,
         reply: oneshot::Sender<Result<Listener, Refusal>>,
         occupation: Occupation,
-    ) -> Taken {
-        if let Some(log) = request.turn_id.as_ref().and_then(|id| self.find(id)) {
+    ) -> Disposition {
+        if let Some(log) = request.turn_id.as_ref().and_then(|id| self.find(Some(id))) {
             debug!(turn_id = %log.id(), "turn_joined_by_its_id");
             reply.send(log.listen(1, request.partials).map_err(Refusal::from)).ok();
-            return Taken::Done;
+            return Disposition::Done;
         }
-        if let (Occupation::Running, Some(current)) = (occupation, &self.current) {
+        if let (Occupation::Running, Some(current)) = (occupation, self.queue.current()) {
             debug!(
                 session_id = %self.status.session_id,
                 turn_id = %current.id(),
@@ -90,15 +83,11 @@ impl SessionTask {
                 "session_pool_active_stream_detected"
             );
         }
-        let verdict = admit(
-            occupation,
-            request.on_busy,
-            self.queue.len(),
-            self.around.settings.max_queued_turns,
-        );
+        let (waiting, max_waiting) = (self.queue.len(), self.queue.max_waiting());
+        let verdict = admit(occupation, request.on_busy, waiting, max_waiting);
         // A turn that begins at once waits for nothing.
         let waits = occupation != Occupation::Free || !self.queue.is_empty();
-        let tenant = &self.around.tenant;
+        let tenant = &self.ctx.tenant;
         let queued = match &verdict {
             Verdict::Refuse(cause) => Err(cause.clone()),
             _ => tenant
@@ -109,29 +98,29 @@ impl SessionTask {
             Ok(queued) => queued,
             Err(cause) => {
                 reply.send(Err(self.failure(cause).into())).ok();
-                return Taken::Done;
+                return Disposition::Done;
             }
         };
         let partials = request.partials;
         let waiting = self.admitted(request, queued);
         // The caller may be gone already; then the turn has no listener and is dropped.
         reply.send(waiting.log.listen(1, partials).map_err(Refusal::from)).ok();
-        self.around.tenant.counters.turns.add_one();
+        self.ctx.tenant.counters.turns.add_one();
         if verdict == Verdict::Enqueue {
             self.queue.push_back(waiting);
         } else {
             self.queue.push_front(waiting);
         }
         self.show();
-        if verdict == Verdict::StopAndGoNext { Taken::StopForNext } else { Taken::Done }
+        if verdict == Verdict::StopAndGoNext { Disposition::StopForNext } else { Disposition::Done }
     }
 
     /// The next turn that may begin. Those that the tenant's budget does not last for fail:
     /// it may have been spent while they waited.
     pub(super) fn next_turn(&mut self) -> Option<Waiting> {
         loop {
-            let turn = self.queue.pop_front()?;
-            let Err(cause) = self.around.tenant.admit_cost() else { return Some(turn) };
+            let turn = self.queue.pop()?;
+            let Err(cause) = self.ctx.tenant.admit_cost() else { return Some(turn) };
             let failure = self.failure(cause);
             self.fail(&turn.log, failure);
             self.show();
@@ -141,7 +130,7 @@ impl SessionTask {
     fn admitted(&mut self, request: TurnRequest, queued: Share) -> Waiting {
         let id = request.turn_id.clone().unwrap_or_else(TurnId::fresh);
         let log = self.new_log(id, &request.span);
-        Waiting { request, log, counted: self.around.turns.token(), again: None, _queued: queued }
+        Waiting { request, log, counted: self.ctx.turns.token(), again: None, _queued: queued }
     }
 
     /// A log for a turn of this session, which the call of that span asks for.
@@ -154,19 +143,16 @@ impl SessionTask {
             turn_id = %id,
             client_id = Empty
         );
-        self.around.logs.log(id, &self.accounts, Arc::clone(&self.listeners_gone), span)
+        self.ctx.logs.log(id, &self.accounts, self.queue.listeners_gone_notifier(), span)
     }
 
     /// Whether a request is for a turn that is here already.
     pub(super) fn knows(&self, request: &TurnRequest) -> bool {
-        request.turn_id.as_ref().is_some_and(|id| self.find(id).is_some())
+        request.turn_id.as_ref().is_some_and(|id| self.find(Some(id)).is_some())
     }
 
-    fn find(&self, id: &TurnId) -> Option<&TurnLog> {
-        let kept = self.recent.iter().map(|(_, log)| log);
-        let waiting = self.queue.iter().map(|waiting| &waiting.log);
-        let untold = self.commits.untold();
-        self.current.iter().chain(untold).chain(kept).chain(waiting).find(|log| log.id() == id)
+    fn find(&self, id: Option<&TurnId>) -> Option<&TurnLog> {
+        self.queue.find(id, self.commits.untold())
     }
 
     pub(super) fn attach(
@@ -175,11 +161,9 @@ impl SessionTask {
         from: u64,
         partials: Partials,
     ) -> Result<Listener, Refusal> {
-        let log = match turn {
-            Some(id) => self.find(id),
-            None => self.current.as_ref().or_else(|| self.recent.back().map(|(_, log)| log)),
-        };
-        let log = log.ok_or_else(|| self.failure(Cause::TurnNotFound).concerning(None, turn))?;
+        let log = self
+            .find(turn)
+            .ok_or_else(|| self.failure(Cause::TurnNotFound).concerning(None, turn))?;
         log.listen(from, partials)
             .map_err(|failure| failure.concerning(Some(&self.status.session_id), None).into())
     }

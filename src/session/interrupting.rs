@@ -1,92 +1,27 @@
 //! Phase: a turn is being stopped. The CLI is asked, asked again because some versions
 //! lose what comes right behind a prompt, and in the end its process is ended.
 
-use std::time::Duration;
-
-use tokio::{sync::oneshot, time::Instant};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    CloseReport, InterruptOutcome, InterruptReport, Refusal,
-    active::Active,
     admission::Occupation,
-    command::{CloseReason, Command},
-    ended::{End, Over},
-    idle::at,
-    phase::{Phase, Taken},
+    command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport, Refusal},
+    deadline::at,
+    phase::{Active, Disposition, Phase},
+    stop::{AfterInterrupt, Stop},
     task::SessionTask,
+    turn_end::{End, TurnEnd},
 };
 use crate::{
-    cli::{process::StopGrace, request::ControlRequest},
+    cli::{frame::Frame, process::StopGrace, request::ControlRequest},
     failure::Cause,
     ids::ClientId,
 };
 
-/// The wait before the CLI is asked again; it doubles each time.
-const FIRST_REPEAT: Duration = Duration::from_millis(50);
-const LONGEST_REPEAT: Duration = Duration::from_secs(2);
-
-/// What becomes of the session once its turn has stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// It stays.
-    Stay,
-    /// It stays, unless its process had to be ended.
-    StayUnlessKilled(CloseReason),
-    /// It leaves the pool.
-    Leave(CloseReason),
-}
-
-/// A stop under way.
-#[derive(Debug)]
-pub struct Stop {
-    /// Those who asked for it.
-    pub waiters: Vec<oneshot::Sender<InterruptReport>>,
-    /// Those who asked for the session's end.
-    pub closers: Vec<oneshot::Sender<CloseReport>>,
-    then: Then,
-    /// Whether it is for another caller, because the turn is silent (row s12).
-    ongoing_timeout: bool,
-    began: Instant,
-    deadline: Instant,
-    ask_at: Instant,
-    repeat: Duration,
-}
-
-impl Stop {
-    /// A stop that begins now and may take `limit` before the process is ended.
-    fn new(limit: Duration, then: Then) -> Self {
-        let now = Instant::now();
-        Self {
-            waiters: Vec::new(),
-            closers: Vec::new(),
-            then,
-            ongoing_timeout: false,
-            began: now,
-            deadline: now + limit,
-            ask_at: now,
-            repeat: FIRST_REPEAT,
-        }
-    }
-
-    /// A stop of a silent turn, for another caller.
-    pub fn of_silent_turn(self) -> Self {
-        Self { ongoing_timeout: true, ..self }
-    }
-
-    fn leave(&mut self, reason: CloseReason) {
-        match self.then {
-            // Who wants it forgotten wants more than it to end.
-            Then::Leave(before) if before.forgets() || !reason.forgets() => {}
-            _ => self.then = Then::Leave(reason),
-        }
-    }
-}
-
 impl SessionTask {
     /// A stop that begins now.
-    pub(super) fn new_stop(&self, then: Then) -> Stop {
-        Stop::new(self.around.settings.interrupt_timeout, then)
+    pub(super) fn new_stop(&self, then: AfterInterrupt) -> Stop {
+        Stop::new(self.ctx.settings.interrupt_timeout, then)
     }
 
     pub(super) async fn interrupting(&mut self, mut active: Active, mut stop: Stop) -> Phase {
@@ -126,7 +61,7 @@ impl SessionTask {
                 command = self.inbox.recv() => {
                     self.while_interrupting(command, &mut active, &mut stop).await;
                 }
-                () = self.listeners_gone.notified() => self.drop_abandoned(),
+                () = self.queue.listeners_gone() => self.drop_abandoned(),
             }
         }
     }
@@ -143,26 +78,28 @@ impl SessionTask {
         };
         let command = match (stop.then, command) {
             // The pool asks the session that comes after this one, once this one is gone.
-            (Then::Leave(_), Command::Run { request, reply }) if !self.knows(&request) => {
+            (AfterInterrupt::Leave(_), Command::Run { request, reply })
+                if !self.knows(&request) =>
+            {
                 reply.send(Err(Refusal::Closed)).ok();
                 return;
             }
             (_, command) => command,
         };
         match self.take(command, Occupation::Ending) {
-            Taken::Done | Taken::StopForNext | Taken::LetGo(..) => {}
+            Disposition::Done | Disposition::StopForNext | Disposition::LetGo(..) => {}
             // All who ask while it is under way get its outcome.
-            Taken::Interrupt(keep, reply) => {
+            Disposition::Interrupt(keep, reply) => {
                 stop.waiters.push(reply);
                 if !keep {
                     stop.leave(CloseReason::Interrupted);
                 }
             }
-            Taken::Close(reason, reply) => {
+            Disposition::Close(reason, reply) => {
                 stop.closers.push(reply);
                 stop.leave(reason);
             }
-            Taken::Respond(prompt_id, decision, reply) => {
+            Disposition::Respond(prompt_id, decision, reply) => {
                 reply.send(self.respond(active, prompt_id, decision).await).ok();
             }
         }
@@ -173,8 +110,8 @@ impl SessionTask {
         &mut self,
         active: Active,
         stop: Stop,
-        rest: Vec<crate::cli::frame::Frame>,
-        over: Over,
+        rest: Vec<Frame>,
+        over: TurnEnd,
     ) -> Phase {
         let outcome = if over.interrupted {
             InterruptOutcome::Interrupted
@@ -186,8 +123,10 @@ impl SessionTask {
         self.note_stopped(&stop, client_id, outcome);
         self.conclude(turn, client_id, End::Result(over)).await;
         match self.answer(stop, outcome) {
-            Then::Stay | Then::StayUnlessKilled(_) => self.after_turn(lease, rest, settled),
-            Then::Leave(reason) => Phase::Closing(Some(lease), reason),
+            AfterInterrupt::Stay | AfterInterrupt::StayUnlessKilled(_) => {
+                self.after_turn(lease, rest, settled)
+            }
+            AfterInterrupt::Leave(reason) => Phase::Closing(Some(lease), reason),
         }
     }
 
@@ -217,20 +156,22 @@ impl SessionTask {
             warn!(%session_id, %client_id, error, "session_pool_interrupt_ongoing_failed");
         }
         self.note_cleared(&stop, client_id);
-        self.around.tenant.counters.interrupt_escalations.add_one();
-        self.around.tenant.counters.interrupted.add_one();
+        self.ctx.tenant.counters.interrupt_escalations.add_one();
+        self.ctx.tenant.counters.interrupted.add_one();
         let cause = match stop.then {
-            Then::Leave(CloseReason::Shutdown) => Cause::ShuttingDown,
+            AfterInterrupt::Leave(CloseReason::Shutdown) => Cause::ShuttingDown,
             _ => Cause::TurnInterrupted,
         };
         self.fail_turn(&mut active.turn, client_id, cause);
         self.part_with(active.lease, StopGrace::FIRM).await;
         match self.answer(stop, InterruptOutcome::Terminated) {
-            Then::Stay if self.ephemeral && self.queue.is_empty() => {
+            AfterInterrupt::Stay if self.ephemeral && self.queue.is_empty() => {
                 Phase::Closing(None, CloseReason::Ephemeral)
             }
-            Then::Stay => Phase::Detached,
-            Then::StayUnlessKilled(reason) | Then::Leave(reason) => Phase::Closing(None, reason),
+            AfterInterrupt::Stay => Phase::Detached,
+            AfterInterrupt::StayUnlessKilled(reason) | AfterInterrupt::Leave(reason) => {
+                Phase::Closing(None, reason)
+            }
         }
     }
 
@@ -246,26 +187,25 @@ impl SessionTask {
     }
 
     /// Answers those who wait: soon if the session stays, else when it is gone.
-    fn answer(&mut self, stop: Stop, outcome: InterruptOutcome) -> Then {
+    fn answer(&mut self, stop: Stop, outcome: InterruptOutcome) -> AfterInterrupt {
         let elapsed = stop.began.elapsed();
         let report = InterruptReport { outcome, had_active_turn: true, elapsed };
         for reply in stop.waiters {
-            if matches!(stop.then, Then::Leave(_)) {
-                self.farewell.interrupts.push((reply, report));
+            if matches!(stop.then, AfterInterrupt::Leave(_)) {
+                self.replies.interrupts.push((reply, report));
             } else {
                 self.answer_soon(reply, report);
             }
         }
         let report = CloseReport { closed: true, had_active_turn: true, not_forgotten: None };
         let answers = stop.closers.into_iter().map(|reply| (reply, report.clone()));
-        self.farewell.closes.extend(answers);
+        self.replies.closes.extend(answers);
         stop.then
     }
 }
 
 fn ask(active: &mut Active, stop: &mut Stop) {
-    stop.ask_at = Instant::now() + stop.repeat;
-    stop.repeat = (stop.repeat * 2).min(LONGEST_REPEAT);
+    stop.note_asked();
     // Its answer says nothing that the end of the turn does not say better. A CLI that
     // does not read its input is ended at the deadline.
     if let Err(blocked) = active.lease.connection.request(ControlRequest::interrupt()) {

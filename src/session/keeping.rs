@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{phase::Absence, said::Kept, task::SessionTask};
+use super::{phase::DetachReason, said::Kept, task::SessionTask};
 use crate::{
     cli::{
         frame::{Frame, FrameKind},
@@ -80,7 +80,7 @@ impl SessionTask {
         if self.keeping.recalled || self.ephemeral {
             return Ok(());
         }
-        let record = self.around.store.load(&self.key).await.map_err(failed)?;
+        let record = self.ctx.store.load(&self.key).await.map_err(failed)?;
         self.keeping.recalled = true;
         let Some(record) = record else { return Ok(()) };
         debug!(cli_session_id = %record.cli_session_id, "session_recalled");
@@ -88,7 +88,7 @@ impl SessionTask {
         self.conversation = Conversation::Own(record.cli_session_id);
         self.recall_cost(&record);
         if record.in_pool {
-            self.absence = Absence::LetGo;
+            self.detach_reason = DetachReason::LetGo;
         }
         self.status.recall(record);
         self.show();
@@ -192,7 +192,7 @@ impl SessionTask {
             record: self.record(),
             turn: self.keeping.turn.take(),
             lines: Arc::clone(&lines),
-            totals: self.around.tenant.totals(),
+            totals: self.ctx.tenant.totals(),
         };
         self.keeping.changed = false;
         let share = Share {
@@ -239,7 +239,7 @@ impl SessionTask {
             cli_session_id: self.status.cli_session_id,
             start_time: started.start_time,
             end_time,
-            expire_time: end_time + self.around.settings.named_turn_retention,
+            expire_time: end_time + self.ctx.settings.named_turn_retention,
             interrupted,
             result: String::from_utf8_lossy(line).into(),
         });
@@ -276,7 +276,7 @@ impl SessionTask {
 
     /// The same of one that begins.
     pub(super) fn nothing_said(&self, id: CliSessionId) -> Kept {
-        let store = Arc::clone(&self.around.store);
+        let store = Arc::clone(&self.ctx.store);
         Kept::new(store, self.key.clone(), id, !self.ephemeral, &self.accounts.memory)
     }
 
@@ -297,8 +297,8 @@ impl SessionTask {
 
     /// Keeps what the tenant has counted, where the session itself leaves nothing.
     pub(super) fn count_kept(&self) -> impl Future<Output = Result<(), Cause>> + Send + 'static {
-        let (store, tenant) = (Arc::clone(&self.around.store), self.key.tenant.clone());
-        let totals = self.around.tenant.totals();
+        let (store, tenant) = (Arc::clone(&self.ctx.store), self.key.tenant.clone());
+        let totals = self.ctx.tenant.totals();
         async move { store.count(&tenant, totals).await.map_err(failed) }
     }
 
@@ -315,7 +315,7 @@ impl SessionTask {
         let began = !before.taken_up && !before.claimed;
         let never_kept: Vec<_> = began.then_some(self.status.cli_session_id).into_iter().collect();
         let (ephemeral, key) = (self.ephemeral, self.key.clone());
-        let (store, supply) = (Arc::clone(&self.around.store), Arc::clone(&self.around.supply));
+        let (store, supply) = (Arc::clone(&self.ctx.store), Arc::clone(&self.ctx.supply));
         async move {
             // Of a session without a name nothing is kept.
             let kept = match ephemeral {

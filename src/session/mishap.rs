@@ -6,8 +6,12 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::{
-    active::Active, command::CloseReason, ended::End, interrupting::Then, phase::Phase,
-    running::Watchdog, task::SessionTask,
+    command::CloseReason,
+    phase::{Active, Phase},
+    running::Watchdog,
+    stop::AfterInterrupt,
+    task::SessionTask,
+    turn_end::End,
 };
 use crate::{
     cli::{
@@ -79,7 +83,7 @@ impl SessionTask {
     ) -> Phase {
         let rest = async { while active.lease.connection.read(&mut frames).await.is_ok() {} };
         drop(timeout(LAST_WORDS, rest).await);
-        self.around.tenant.counters.cli_exits.add_one();
+        self.ctx.tenant.counters.cli_exits.add_one();
         if let Some(over) = self.digest(&mut active, &mut frames, false) {
             return self.lose(active, End::Result(over)).await;
         }
@@ -123,10 +127,10 @@ impl SessionTask {
         let idle_seconds = active.turn.silent_for().as_secs_f64();
         match dog {
             Watchdog::FirstChunk => {
-                let limit = self.around.settings.first_chunk_timeout;
+                let limit = self.ctx.settings.first_chunk_timeout;
                 warn!(%session_id, %client_id, idle_seconds, ?limit, limit_seconds = limit.as_secs_f64(),
                     "session_pool_first_chunk_timeout");
-                self.around.tenant.counters.first_chunk_timeouts.add_one();
+                self.ctx.tenant.counters.first_chunk_timeouts.add_one();
                 let mcp_servers = self.status.options.mcp_server_names();
                 let cause = Cause::FirstChunkTimeout { limit, mcp_servers };
                 self.fail_turn(&mut active.turn, client_id, cause);
@@ -141,19 +145,19 @@ impl SessionTask {
                 let has_first_chunk = active.turn.first_seen();
                 info!(%session_id, %client_id, idle_seconds, has_first_chunk, is_completed = false,
                     "session_pool_interrupting_ongoing_timeout");
-                Phase::Interrupting(active, self.new_stop(Then::Stay).of_silent_turn())
+                Phase::Interrupting(active, self.new_stop(AfterInterrupt::Stay).of_silent_turn())
             }
             Watchdog::Stalled => {
-                let limit = self.around.settings.stall_timeout.unwrap_or_default();
+                let limit = self.ctx.settings.stall_timeout.unwrap_or_default();
                 warn!(%session_id, %client_id, idle_seconds, ?limit, limit_seconds = limit.as_secs_f64(), "turn_stalled");
-                self.around.tenant.counters.stalled.add_one();
+                self.ctx.tenant.counters.stalled.add_one();
                 self.fail_turn(&mut active.turn, client_id, Cause::StreamStalled { limit });
-                self.stop(active, Then::Stay)
+                self.stop(active, AfterInterrupt::Stay)
             }
             Watchdog::Refused => {
                 let tool_use_seen = active.turn.tool_use_seen;
                 warn!(%session_id, %client_id, tool_use_seen, "credentials_refused");
-                self.around.tenant.counters.credentials_refused.add_one();
+                self.ctx.tenant.counters.credentials_refused.add_one();
                 let cause = Cause::CredentialsRefused { tool_use_seen };
                 self.fail_turn(&mut active.turn, client_id, cause);
                 // It keeps the credentials that it was started with. The next one gets those
@@ -167,19 +171,19 @@ impl SessionTask {
                 self.stop_spending(active.lease).await
             }
             Watchdog::Unkept => {
-                let limit = self.around.settings.commit_timeout;
+                let limit = self.ctx.settings.commit_timeout;
                 let failure = self.commits.failure().cloned();
                 let cause = failure.unwrap_or_else(|| Cause::StoreUnavailable {
                     detail: format!("what the turn says was not kept in {limit:?}"),
                 });
                 warn!(%session_id, %client_id, ?limit, error = %cause, "turn_not_kept");
                 self.fail_turn(&mut active.turn, client_id, cause);
-                self.stop(active, Then::Stay)
+                self.stop(active, AfterInterrupt::Stay)
             }
             Watchdog::Stuck => {
                 warn!(%session_id, %client_id, "turn_stuck");
-                self.around.tenant.counters.stuck.add_one();
-                self.stop(active, Then::StayUnlessKilled(CloseReason::Stuck))
+                self.ctx.tenant.counters.stuck.add_one();
+                self.stop(active, AfterInterrupt::StayUnlessKilled(CloseReason::Stuck))
             }
         }
     }

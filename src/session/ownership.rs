@@ -32,7 +32,7 @@ impl SessionTask {
     }
 
     async fn refuse_owned(&self, conversation: CliSessionId) -> Result<(), Cause> {
-        match self.around.store.other_owner(&self.key, conversation).await.map_err(failed)? {
+        match self.ctx.store.other_owner(&self.key, conversation).await.map_err(failed)? {
             Some(owner) => Err(Cause::SessionConflict { conversation, owner }),
             None => Ok(()),
         }
@@ -70,7 +70,7 @@ impl SessionTask {
     /// Holds a conversation until the store has it.
     fn reserve(&mut self, id: CliSessionId) -> Result<(), Cause> {
         let session = &self.status.session_id;
-        match self.around.tenant.conversations.hold(id, session) {
+        match self.ctx.tenant.conversations.hold(id, session) {
             Ok(hold) => self.held.push(hold),
             Err(owner) if owner == *session => {}
             Err(owner) => return Err(Cause::SessionConflict { conversation: id, owner }),
@@ -90,7 +90,7 @@ impl SessionTask {
 
     /// Whether lines of a conversation may be the session's: what another holds is not.
     pub(super) fn may_add_to(&self, id: CliSessionId) -> bool {
-        let holder = self.around.tenant.conversations.holder(id);
+        let holder = self.ctx.tenant.conversations.holder(id);
         holder.is_none_or(|holder| holder == self.status.session_id)
     }
 

@@ -16,7 +16,10 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    Decision, Refusal, active::Active, command::ResumeFrom, keeping::failed, task::SessionTask,
+    command::{Decision, Refusal, ResumeFrom},
+    keeping::failed,
+    phase::Active,
+    task::SessionTask,
 };
 use crate::{
     cli::{
@@ -145,7 +148,7 @@ impl SessionTask {
 
     /// What the session has come to that works in a conversation.
     async fn acquired_in(&self, conversation: CliSessionId) -> Result<Acquired, Cause> {
-        let store = &self.around.store;
+        let store = &self.ctx.store;
         let owner = store.other_owner(&self.key, conversation).await;
         let Some(owner) = owner.map_err(failed)? else {
             return Ok(Acquired::default());
@@ -168,7 +171,7 @@ impl SessionTask {
     /// Leaves out what the policy does not allow any more.
     pub(super) async fn hold_to_policy(&mut self) -> Result<(), Cause> {
         let before = &self.status.acquired;
-        let allowed = self.around.supply.allowed(before).await?;
+        let allowed = self.ctx.supply.allowed(before).await?;
         if allowed == *before {
             return Ok(());
         }
@@ -243,7 +246,7 @@ impl SessionTask {
     /// Waits until what was granted is kept, as long as an interrupt may take: the CLI waits
     /// for the answer, and so may whoever would stop it.
     async fn until_granted(&mut self) -> Result<(), Cause> {
-        let limit = self.around.settings.interrupt_timeout;
+        let limit = self.ctx.settings.interrupt_timeout;
         let deadline = Instant::now() + limit;
         self.keep_on().await;
         while !self.commits.is_idle() {

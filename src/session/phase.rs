@@ -2,40 +2,22 @@
 //! hands on the rest. No behaviour is here.
 
 use tokio::sync::oneshot;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
-    Decision, Refusal,
-    active::Active,
-    beginning::Again,
-    command::{CloseReason, CloseReport, InterruptReport, TurnRequest, UpdateReport},
-    interrupting::Stop,
-    resting::LetGo,
+    command::{CloseReason, CloseReport, Decision, InterruptReport, LetGo, Refusal},
+    queue::Waiting,
+    running::Running,
+    stop::Stop,
 };
-use crate::{cli::options::Options, supply::Lease, tenant::Share, turn::log::TurnLog};
+use crate::supply::Lease;
 
-/// A turn that waits.
+/// A turn that runs, and its process.
 #[derive(Debug)]
-pub struct Waiting {
-    /// What was asked.
-    pub request: TurnRequest,
-    /// Its log, which its listeners hold already.
-    pub log: TurnLog,
-    /// Counted by whoever waits for turns to end.
-    pub counted: TaskTrackerToken,
-    /// What it has behind it, if a process died before it answered the prompt.
-    pub again: Option<Again>,
-    /// Its share of the tenant's queued turns, for as long as it waits for another.
-    pub _queued: Share,
-}
-
-/// Changes of options that wait for the running turn to end.
-#[derive(Debug)]
-pub struct PendingUpdate {
-    /// Those that are said.
-    pub options: Options,
-    /// What changed.
-    pub reply: oneshot::Sender<Result<UpdateReport, Refusal>>,
+pub struct Active {
+    /// The process.
+    pub lease: Lease,
+    /// The turn.
+    pub turn: Running,
 }
 
 /// What a session does, with all that exists only while it does it.
@@ -59,7 +41,7 @@ pub enum Phase {
 
 /// What a phase has to do about a command after [`take`](super::task::SessionTask::take).
 #[derive(Debug)]
-pub enum Taken {
+pub enum Disposition {
     /// Nothing.
     Done,
     /// Stop the running turn for the one that goes next.
@@ -76,7 +58,7 @@ pub enum Taken {
 
 /// Why a session has no process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Absence {
+pub enum DetachReason {
     /// None has served it in this life of the service.
     NeverThere,
     /// It ended, or was ended, without a word.

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{
-    phase::{Absence, Phase},
+    command::LetGo,
+    phase::{DetachReason, Phase},
     task::SessionTask,
 };
 use crate::{cli::process::StopGrace, supply::Lease};
@@ -16,25 +17,12 @@ use crate::{cli::process::StopGrace, supply::Lease};
 /// How long a session without a process stays at hand after it was asked something.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Why a process is let go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LetGo {
-    /// Nobody has used it for `pool.hibernate_after`.
-    Idle,
-    /// Another session needs its place.
-    Pressure,
-    /// A tenant that holds fewer has waited for its place for too long. What works in its
-    /// background ends with it.
-    Fairness,
-}
-
 impl SessionTask {
     /// From when on the process has nothing to do and nothing that it may yet begin: a task
     /// in its background would end with it. `None` is not before something happens.
     pub(super) fn rests_from(&self) -> Option<Instant> {
-        let nothing_waits =
-            self.queue.is_empty() && self.updates.is_empty() && self.leftover.is_empty();
-        self.habits.quiet_from().filter(|_| nothing_waits && !self.ephemeral)
+        let nothing_waits = self.queue.has_nothing_to_do() && self.leftover.is_empty();
+        self.traits.quiet_from().filter(|_| nothing_waits && !self.ephemeral)
     }
 
     /// Whether the process could be let go now.
@@ -44,8 +32,7 @@ impl SessionTask {
 
     /// Whether the process could be let go although something may work in its background.
     pub(super) fn may_yield(&self) -> bool {
-        let nothing_waits =
-            self.queue.is_empty() && self.updates.is_empty() && self.leftover.is_empty();
+        let nothing_waits = self.queue.has_nothing_to_do() && self.leftover.is_empty();
         nothing_waits && !self.ephemeral
     }
 
@@ -59,13 +46,13 @@ impl SessionTask {
         self.status.can_rest = can_rest;
         self.show();
         if can_rest {
-            self.around.rested.notify_waiters();
+            self.ctx.rested.notify_waiters();
         }
     }
 
     /// When the process is let go if nothing happens until then.
     pub(super) fn hibernates_at(&self) -> Option<Instant> {
-        let after = self.around.settings.hibernate_after?;
+        let after = self.ctx.settings.hibernate_after?;
         self.rests_from().map(|from| from.max(self.status.last_used_at + after))
     }
 
@@ -83,8 +70,8 @@ impl SessionTask {
         self.show();
         let lease_id = lease.client_id;
         self.part_with(lease, StopGrace::GENTLE).await;
-        self.absence = Absence::LetGo;
-        let counters = &self.around.tenant.counters;
+        self.detach_reason = DetachReason::LetGo;
+        let counters = &self.ctx.tenant.counters;
         counters.hibernations.add_one();
         match why {
             LetGo::Idle => {}
@@ -104,11 +91,9 @@ impl SessionTask {
     /// When the task of a session without a process can end: nobody has asked for anything
     /// since `asked`, no ended turn can be joined any more, and everything is kept.
     pub(super) fn dozes_at(&self, asked: Instant) -> Option<Instant> {
-        if self.absence != Absence::LetGo || !self.queue.is_empty() || !self.is_kept() {
+        if self.detach_reason != DetachReason::LetGo || !self.queue.is_empty() || !self.is_kept() {
             return None;
         }
-        let retention = self.around.settings.turn_retention;
-        let last = self.recent.back().map(|(ended, _)| *ended + retention);
-        last.max(Some(asked + LINGER))
+        self.queue.joinable_until().max(Some(asked + LINGER))
     }
 }

@@ -9,26 +9,26 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use uuid::Uuid;
 
 use super::{
-    beginning::{Again, Unanswered},
-    command::DisconnectPolicy,
+    cli_traits::CliTraits,
+    command::{DisconnectPolicy, TurnRequest},
+    context::Settings,
     open_prompts::OpenPrompts,
-    task::Settings,
+    queue::Again,
 };
 use crate::{
     budget::{Account, Reservation},
     cli::frame::{Frame, FrameKind, ResultSummary},
     counters::Spent,
     failure::Cause,
-    turn::{event::Class, log::TurnLog},
+    turn::{
+        event::{Class, Started},
+        log::TurnLog,
+    },
 };
 
 /// How many repeats of an idle state without a result are taken for the end: a turn's
 /// beginning may still see the idle state of the turn before.
 const IDLE_GRACE: u32 = 2;
-
-/// How long after the end of a background task the turn that it begins is waited for:
-/// the CLI says that a task has ended some milliseconds before.
-const TASK_ECHO: Duration = Duration::from_secs(1);
 
 /// How long a turn may go on that has spent its session's budget: most versions of the CLI
 /// end it themselves after the model round, unless a subagent spends.
@@ -38,8 +38,8 @@ const BUDGET_GRACE: Duration = Duration::from_secs(1);
 /// itself has. A bound for an agent that speaks in the CLI's name.
 const MOST_HELD: usize = 4 << 20;
 
-/// Tasks or tools at the same time, likewise.
-const MOST_AT_ONCE: usize = 10_000;
+/// Tools at the same time, likewise.
+const MOST_TOOLS: usize = 10_000;
 
 /// How often the API may refuse the credentials, one time after the other, before a turn is
 /// ended: the CLI goes on for three minutes. One refusal may be a gateway's hiccup.
@@ -47,47 +47,6 @@ const MOST_REFUSALS: u32 = 3;
 
 /// What the API answers where it does not take the credentials.
 const REFUSED: [u32; 2] = [401, 403];
-
-/// What a process has shown of itself in earlier turns.
-#[derive(Debug, Default)]
-pub struct Habits {
-    /// It says when it takes up a prompt, before anything else of the turn.
-    announces_prompts: bool,
-    /// Its background tasks that have not ended: each may begin a turn by itself.
-    tasks: HashSet<String>,
-    /// Until when one that has ended may yet begin its turn.
-    echo: Option<Instant>,
-}
-
-impl Habits {
-    /// Takes note of a frame.
-    pub fn note(&mut self, kind: &FrameKind) {
-        match kind {
-            FrameKind::PromptStarted { .. } => self.announces_prompts = true,
-            FrameKind::TaskStarted { id } if self.tasks.len() < MOST_AT_ONCE && !id.is_empty() => {
-                self.tasks.insert(id.clone());
-            }
-            FrameKind::TaskEnded { id } => {
-                self.tasks.remove(id);
-                self.echo = Some(Instant::now() + TASK_ECHO);
-            }
-            _ => {}
-        }
-    }
-
-    /// From when on it begins no turn by itself; `None` while it has background tasks.
-    pub fn quiet_from(&self) -> Option<Instant> {
-        let now = Instant::now();
-        self.tasks.is_empty().then(|| self.echo.unwrap_or(now).max(now))
-    }
-
-    /// Whether frames that follow a prompt may be of a turn that the CLI began by itself
-    /// just before it read the prompt. Those of a turn of our own are then held back
-    /// until the CLI says that it took up the prompt.
-    fn may_begin_turns(&self) -> bool {
-        self.announces_prompts || self.quiet_from().is_none_or(|from| from > Instant::now())
-    }
-}
 
 /// A turn that runs.
 #[derive(Debug)]
@@ -128,6 +87,15 @@ pub struct Running {
     pub unsent: bool,
     /// Counted by whoever waits for turns to end.
     pub(super) counted: TaskTrackerToken,
+}
+
+/// A prompt that its process has not answered.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// What was asked.
+    pub request: TurnRequest,
+    /// What its caller is told once it is answered.
+    pub started: Started,
 }
 
 /// What a frame means for its turn.
@@ -174,7 +142,7 @@ impl Running {
         log: TurnLog,
         prompt_uuid: Option<Uuid>,
         on_disconnect: DisconnectPolicy,
-        habits: &Habits,
+        habits: &CliTraits,
         memory: &Account,
         counted: TaskTrackerToken,
     ) -> Self {
@@ -208,6 +176,11 @@ impl Running {
     /// Whether a caller asked for it, and not the CLI itself.
     pub fn is_asked_for(&self) -> bool {
         self.prompt_uuid.is_some()
+    }
+
+    /// Whether nobody wants it any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.on_disconnect.abandons(&self.log)
     }
 
     /// Whether its first frame has come.
@@ -300,7 +273,7 @@ impl Running {
             }
             FrameKind::Assistant { tool_calls } => {
                 self.tool_use_seen |= !tool_calls.is_empty();
-                let room = MOST_AT_ONCE.saturating_sub(self.tools.len());
+                let room = MOST_TOOLS.saturating_sub(self.tools.len());
                 self.tools.extend(tool_calls.iter().take(room).cloned());
                 Meaning::Event(Class::Assistant)
             }

@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::{
     command::CloseReason,
-    phase::{Absence, Phase},
+    phase::{DetachReason, Phase},
     task::SessionTask,
 };
 use crate::{
@@ -60,7 +60,7 @@ impl SessionTask {
         let spent = Spent { cost_usd, usage };
         self.reported = Some((self.status.cli_session_id, meter.sum()));
         self.status.spent.add(&spent);
-        self.around.tenant.spend(&spent);
+        self.ctx.tenant.spend(&spent);
         spent
     }
 
@@ -98,7 +98,7 @@ impl SessionTask {
     /// or in a turn that the CLI begins by itself.
     pub(super) fn check_unasked(&self) -> Result<(), Cause> {
         self.check_budget(&self.status.options)?;
-        self.around.tenant.admit_cost()
+        self.ctx.tenant.admit_cost()
     }
 
     /// Whether a turn that runs may spend more. The day's bound of the tenant lets turns
@@ -109,7 +109,7 @@ impl SessionTask {
 
     /// Whether a process spends between turns what the session does not have.
     pub(super) fn spends_too_much(&self, lease: &Lease) -> bool {
-        let works = self.habits.quiet_from().is_none() || lease.meter.is_behind();
+        let works = self.traits.quiet_from().is_none() || lease.meter.is_behind();
         works && self.check_unasked().is_err()
     }
 
@@ -126,7 +126,7 @@ impl SessionTask {
         if self.ephemeral && self.queue.is_empty() {
             return Phase::Closing(None, CloseReason::Ephemeral);
         }
-        self.absence = Absence::LetGo;
+        self.detach_reason = DetachReason::LetGo;
         Phase::Detached
     }
 

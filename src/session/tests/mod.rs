@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    BusyPolicy, DisconnectPolicy, MismatchPolicy, Refusal, SessionHandle, SessionTask, Settings,
-    Surroundings, TurnRequest,
+    BusyPolicy, DisconnectPolicy, MismatchPolicy, Refusal, SessionContext, SessionHandle,
+    SessionTask, Settings, TurnRequest,
 };
 use crate::{
     cli::{options::Options, request::Input},
@@ -38,9 +38,9 @@ use crate::{
 use gated_store::{GatedStore, LOCK_LIMIT};
 use memory_cli::MemorySupply;
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         session_ttl: 3600 * SECOND,
         connection_recovery: true,
@@ -83,7 +83,7 @@ impl Session {
         let supply = Arc::new(MemorySupply::default());
         let store = Arc::new(GatedStore::default());
         let tenant = Arc::new(Tenant::new(TenantId::default(), Quotas::default()));
-        let around = Surroundings {
+        let context = SessionContext {
             settings: Arc::new(settings),
             supply: supply.clone(),
             store: store.clone(),
@@ -93,7 +93,7 @@ impl Session {
             logs: Storage::in_memory(64 * 1024),
         };
         let id = SessionId::parse("s").expect("a name");
-        let (task, handle) = SessionTask::new(id, false, around);
+        let (task, handle) = SessionTask::new(id, false, context);
         (task, Self { handle, supply, store, tenant })
     }
 
@@ -117,7 +117,7 @@ impl Session {
     }
 }
 
-fn request(prompt: &str) -> TurnRequest {
+pub(super) fn request(prompt: &str) -> TurnRequest {
     TurnRequest {
         turn_id: None,
         input: Arc::new(Input::Text(prompt.to_owned())),

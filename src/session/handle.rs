@@ -1,0 +1,97 @@
+//! The way to a session from outside: one short method for each command.
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    command::{
+        CloseReason, CloseReport, Command, Decision, InterruptReport, LetGo, Refusal, TurnRequest,
+        UpdateReport,
+    },
+    status::Status,
+};
+use crate::{
+    cli::options::Options,
+    ids::TurnId,
+    turn::listener::{Listener, Partials},
+};
+
+/// Commands that may wait for a session's task.
+const MAILBOX: usize = 64;
+
+/// The way to a session's task. Cloning gives another handle to the same session.
+#[derive(Debug, Clone)]
+pub struct SessionHandle {
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<Status>,
+}
+
+impl SessionHandle {
+    /// A handle and the ends that the task keeps.
+    pub(crate) fn new(status: Status) -> (Self, mpsc::Receiver<Command>, watch::Sender<Status>) {
+        let (commands, inbox) = mpsc::channel(MAILBOX);
+        let (publisher, status) = watch::channel(status);
+        (Self { commands, status }, inbox, publisher)
+    }
+
+    /// What the session is doing.
+    pub fn status(&self) -> watch::Ref<'_, Status> {
+        self.status.borrow()
+    }
+
+    /// Waits until the session's task has ended.
+    pub async fn ended(&self) {
+        let mut status = self.status.clone();
+        while status.changed().await.is_ok() {}
+    }
+
+    /// Asks for a turn. The listener sees the turn from its first event on.
+    pub async fn run(&self, request: TurnRequest) -> Result<Listener, Refusal> {
+        self.ask(|reply| Command::Run { request: Box::new(request), reply }).await?
+    }
+
+    /// Joins a turn; `None` is the running one, else the last.
+    pub async fn attach(
+        &self,
+        turn: Option<TurnId>,
+        from: u64,
+        partials: Partials,
+    ) -> Result<Listener, Refusal> {
+        self.ask(|reply| Command::Attach { turn, from, partials, reply }).await?
+    }
+
+    /// Answers a prompt of the CLI.
+    pub async fn respond(&self, prompt_id: String, decision: Decision) -> Result<(), Refusal> {
+        self.ask(|reply| Command::Respond { prompt_id, decision, reply }).await?
+    }
+
+    /// Changes options.
+    pub async fn update(&self, options: Options) -> Result<UpdateReport, Refusal> {
+        self.ask(|reply| Command::Update { options: Box::new(options), reply }).await?
+    }
+
+    /// Stops the running turn.
+    pub async fn interrupt(&self, keep_session: bool) -> Result<InterruptReport, Refusal> {
+        self.ask(|reply| Command::Interrupt { keep_session, reply }).await
+    }
+
+    /// Lets the process go if it has nothing to do. Answered when it is gone; returns
+    /// whether it is.
+    pub async fn let_go(&self, why: LetGo) -> bool {
+        self.ask(|reply| Command::LetGo { why, reply }).await.unwrap_or(false)
+    }
+
+    /// Ends the session. Answered when its process is gone and, for the reasons that
+    /// spare a busy session, with `closed = false` when it goes on.
+    pub async fn close(&self, reason: CloseReason) -> Result<CloseReport, Refusal> {
+        self.ask(|reply| Command::Close { reason, reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| Refusal::Closed)?;
+        answer.await.map_err(|_| Refusal::Closed)
+    }
+}

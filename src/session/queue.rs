@@ -1,0 +1,395 @@
+//! The turns of a session: those that wait, the one that runs, and those that ended lately and
+//! can still be joined; and the changes of options that wait for a turn to end. Knows what is
+//! asked and the logs of turns; nothing of processes, phases or the store. Nothing here waits
+//! for anything: what becomes of a turn is for the session to say.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, futures::Notified, oneshot},
+    time::Instant,
+};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::{
+    command::{Refusal, TurnRequest, UpdateReport},
+    context::Settings,
+};
+use crate::{
+    cli::options::Options, failure::Cause, ids::TurnId, tenant::Share, turn::log::TurnLog,
+};
+
+/// Ended turns that a session keeps for those who come late.
+const KEPT_TURNS: usize = 8;
+
+/// A turn that waits.
+#[derive(Debug)]
+pub struct Waiting {
+    /// What was asked.
+    pub request: TurnRequest,
+    /// Its log, which its listeners hold already.
+    pub log: TurnLog,
+    /// Counted by whoever waits for turns to end.
+    pub counted: TaskTrackerToken,
+    /// What it has behind it, if a process died before it answered the prompt.
+    pub again: Option<Again>,
+    /// Its share of the tenant's queued turns, for as long as it waits for another.
+    pub _queued: Share,
+}
+
+/// What a turn has behind it that is sent to a second process.
+#[derive(Debug, Clone, Copy)]
+pub struct Again {
+    /// How long it waited until its turn came.
+    pub queued_for: Duration,
+    /// When its prompt was sent for the first time.
+    pub began: Instant,
+    /// How long the first process was silent: that counts for the wait for the first frame.
+    pub silent_for: Duration,
+}
+
+/// Who is told what a change of options changed.
+pub type UpdateReply = oneshot::Sender<Result<UpdateReport, Refusal>>;
+
+/// Changes of options that wait for the running turn to end.
+#[derive(Debug)]
+pub struct PendingUpdate {
+    /// Those that are said.
+    pub options: Options,
+    /// What changed.
+    pub reply: UpdateReply,
+}
+
+/// The turns of a session, and the changes of its options that wait.
+#[derive(Debug)]
+pub struct TurnQueue {
+    waiting: VecDeque<Waiting>,
+    updates: Vec<PendingUpdate>,
+    /// The turn that runs, or is about to. Its end may not have been told yet.
+    current: Option<TurnLog>,
+    /// Turns that have ended, the last one at the end.
+    recent: VecDeque<(Instant, TurnLog)>,
+    /// Told when the last listener of any turn goes.
+    listeners_gone: Arc<Notify>,
+    /// Turns, and changes of options, that may wait.
+    max_waiting: usize,
+    /// How long an ended turn can be joined.
+    retention: Duration,
+}
+
+impl TurnQueue {
+    /// A session without turns.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            updates: Vec::new(),
+            current: None,
+            recent: VecDeque::new(),
+            listeners_gone: Arc::default(),
+            max_waiting: settings.max_queued_turns,
+            retention: settings.turn_retention,
+        }
+    }
+
+    /// Whether no turn waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Turns that wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Turns that may wait.
+    pub fn max_waiting(&self) -> usize {
+        self.max_waiting
+    }
+
+    /// Whether neither a turn nor a change of options waits.
+    pub fn has_nothing_to_do(&self) -> bool {
+        self.waiting.is_empty() && self.updates.is_empty()
+    }
+
+    /// Adds a turn behind all others.
+    pub fn push_back(&mut self, turn: Waiting) {
+        self.waiting.push_back(turn);
+    }
+
+    /// Adds a turn before all others.
+    pub fn push_front(&mut self, turn: Waiting) {
+        self.waiting.push_front(turn);
+    }
+
+    /// Takes the turn that is next.
+    pub fn pop(&mut self) -> Option<Waiting> {
+        self.waiting.pop_front()
+    }
+
+    /// Takes the turns out that nobody wants any more.
+    pub fn drop_abandoned(&mut self) -> Vec<Waiting> {
+        let all = std::mem::take(&mut self.waiting);
+        let (left, stay): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|turn| turn.request.on_disconnect.abandons(&turn.log));
+        self.waiting = stay.into();
+        left
+    }
+
+    /// Waits until the last listener of a turn goes. Cancel safe.
+    pub fn listeners_gone(&self) -> Notified<'_> {
+        self.listeners_gone.notified()
+    }
+
+    /// What the log of a turn has to tell when its last listener goes.
+    pub fn listeners_gone_notifier(&self) -> Arc<Notify> {
+        Arc::clone(&self.listeners_gone)
+    }
+
+    /// Lets a change of options wait. Gives it back with the reason if too many wait.
+    pub fn push_update(&mut self, update: PendingUpdate) -> Result<(), (UpdateReply, Cause)> {
+        // Of those whose callers have left nobody wants to hear.
+        self.updates.retain(|update| !update.reply.is_closed());
+        if self.updates.len() >= self.max_waiting {
+            return Err((update.reply, Cause::QueueFull { limit: self.max_waiting }));
+        }
+        self.updates.push(update);
+        Ok(())
+    }
+
+    /// Takes the changes of options that wait.
+    pub fn take_updates(&mut self) -> Vec<PendingUpdate> {
+        std::mem::take(&mut self.updates)
+    }
+
+    /// Gives changes of options back that could not be made yet.
+    pub fn return_updates(&mut self, updates: impl IntoIterator<Item = PendingUpdate>) {
+        self.updates.extend(updates);
+    }
+
+    /// The turn that runs, or is about to.
+    pub fn current(&self) -> Option<&TurnLog> {
+        self.current.as_ref()
+    }
+
+    /// A turn is about to run.
+    pub fn begin(&mut self, turn: &TurnLog) {
+        self.current = Some(turn.clone());
+    }
+
+    /// A turn has ended, and that was told. It can be joined for a while.
+    pub fn end(&mut self, turn: TurnLog) {
+        if self.current.as_ref().is_some_and(|current| current.id() == turn.id()) {
+            self.current = None;
+        }
+        self.drop_old();
+        if self.recent.len() == KEPT_TURNS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((Instant::now(), turn));
+    }
+
+    /// Lets go of ended turns that are past their time; returns when the next one is.
+    pub fn drop_old(&mut self) -> Option<Instant> {
+        while self.recent.front().is_some_and(|(ended, _)| ended.elapsed() >= self.retention) {
+            self.recent.pop_front();
+        }
+        self.recent.front().map(|(ended, _)| *ended + self.retention)
+    }
+
+    /// Until when the turn can be joined that ended last.
+    pub fn joinable_until(&self) -> Option<Instant> {
+        self.recent.back().map(|(ended, _)| *ended + self.retention)
+    }
+
+    /// The turn with this id; without one the turn that runs, else the last. `untold` are the
+    /// turns that have ended without their callers having been told.
+    pub fn find<'a>(
+        &'a self,
+        id: Option<&TurnId>,
+        untold: impl Iterator<Item = &'a TurnLog>,
+    ) -> Option<&'a TurnLog> {
+        let mut ended = self.recent.iter().map(|(_, turn)| turn);
+        let Some(id) = id else { return self.current.as_ref().or_else(|| ended.next_back()) };
+        let waiting = self.waiting.iter().map(|turn| &turn.log);
+        let mut all = self.current.iter().chain(untold).chain(ended).chain(waiting);
+        all.find(|turn| turn.id() == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter;
+
+    use tokio_util::task::TaskTracker;
+    use tracing::Span;
+
+    use super::*;
+    use crate::{
+        ids::TenantId,
+        session::{
+            command::DisconnectPolicy,
+            tests::{SECOND, request, settings},
+        },
+        turn::{
+            listener::{Listener, Partials},
+            storage::Storage,
+        },
+    };
+
+    fn id(name: &str) -> TurnId {
+        TurnId::parse(name).expect("a name")
+    }
+
+    fn queue() -> TurnQueue {
+        TurnQueue::new(&settings())
+    }
+
+    /// A turn that was just asked for, and the place of its caller.
+    fn asked(
+        queue: &TurnQueue,
+        name: &str,
+        on_disconnect: DisconnectPolicy,
+    ) -> (Waiting, Listener) {
+        let storage = Storage::in_memory(1024);
+        let accounts = storage.accounts(&TenantId::default());
+        let log = storage.log(id(name), &accounts, queue.listeners_gone_notifier(), Span::none());
+        let listener = log.listen(1, Partials::Hidden).expect("from its first event on");
+        let request = TurnRequest { on_disconnect, ..request("hello") };
+        let counted = TaskTracker::new().token();
+        (Waiting { request, log, counted, again: None, _queued: Share::default() }, listener)
+    }
+
+    fn turn(queue: &TurnQueue, name: &str) -> Waiting {
+        asked(queue, name, DisconnectPolicy::Continue).0
+    }
+
+    fn names(queue: &mut TurnQueue) -> Vec<String> {
+        iter::from_fn(|| queue.pop()).map(|turn| turn.log.id().to_string()).collect()
+    }
+
+    fn found(queue: &TurnQueue, name: &str) -> bool {
+        queue.find(Some(&id(name)), iter::empty()).is_some()
+    }
+
+    fn update() -> (PendingUpdate, oneshot::Receiver<Result<UpdateReport, Refusal>>) {
+        let (reply, answer) = oneshot::channel();
+        (PendingUpdate { options: Options::default(), reply }, answer)
+    }
+
+    #[tokio::test]
+    async fn turns_begin_in_the_order_in_which_they_were_asked_for() {
+        let mut queue = queue();
+        assert!(queue.is_empty());
+        for name in ["a", "b"] {
+            queue.push_back(turn(&queue, name));
+        }
+        queue.push_front(turn(&queue, "first"));
+        assert_eq!(queue.len(), 3);
+        assert_eq!(names(&mut queue), ["first", "a", "b"]);
+        assert!(queue.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_turn_whose_caller_left_is_dropped_unless_it_is_to_go_on() {
+        let mut queue = queue();
+        let (stays, _listener) = asked(&queue, "stays", DisconnectPolicy::Interrupt);
+        let (leaves, listener) = asked(&queue, "leaves", DisconnectPolicy::Interrupt);
+        let (goes_on, alone) = asked(&queue, "goes-on", DisconnectPolicy::Continue);
+        for waiting in [stays, leaves, goes_on] {
+            queue.push_back(waiting);
+        }
+        drop(alone);
+        assert!(queue.drop_abandoned().is_empty());
+        drop(listener);
+        queue.listeners_gone().await;
+        let dropped = queue.drop_abandoned();
+        assert_eq!(
+            dropped.iter().map(|turn| turn.log.id().as_str()).collect::<Vec<_>>(),
+            ["leaves"]
+        );
+        assert_eq!(names(&mut queue), ["stays", "goes-on"]);
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_found_by_its_id_whatever_it_does() {
+        let mut queue = queue();
+        let [running, untold, ended] =
+            ["running", "untold", "ended"].map(|name| turn(&queue, name).log);
+        queue.push_back(turn(&queue, "waiting"));
+        queue.end(ended);
+        queue.begin(&running);
+        for name in ["waiting", "running", "ended"] {
+            assert!(found(&queue, name), "{name}");
+        }
+        assert!(!found(&queue, "untold"));
+        assert!(queue.find(Some(&id("untold")), iter::once(&untold)).is_some());
+    }
+
+    #[tokio::test]
+    async fn without_an_id_the_running_turn_is_found_else_the_last() {
+        let mut queue = queue();
+        let last = |queue: &TurnQueue| {
+            queue.find(None, iter::empty()).map(|turn| turn.id().to_string()).unwrap_or_default()
+        };
+        queue.push_back(turn(&queue, "waiting"));
+        assert_eq!(last(&queue), "");
+        for name in ["a", "b"] {
+            let log = turn(&queue, name).log;
+            queue.begin(&log);
+            assert_eq!(last(&queue), name);
+            queue.end(log);
+        }
+        assert_eq!(last(&queue), "b");
+        assert!(queue.current().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_another_turn_leaves_the_running_one() {
+        let mut queue = queue();
+        let running = turn(&queue, "running").log;
+        queue.begin(&running);
+        queue.end(turn(&queue, "another").log);
+        assert_eq!(queue.current().map(TurnLog::id), Some(running.id()));
+        assert!(found(&queue, "another"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ended_turn_can_be_joined_for_its_time_and_only_the_last_few() {
+        let mut queue = queue();
+        assert_eq!(queue.joinable_until(), None);
+        for number in 0..=KEPT_TURNS {
+            queue.end(turn(&queue, &format!("t{number}")).log);
+        }
+        assert!(!found(&queue, "t0"), "one more than is kept");
+        assert!(found(&queue, "t1") && found(&queue, &format!("t{KEPT_TURNS}")));
+        let until = Instant::now() + settings().turn_retention;
+        assert_eq!(queue.joinable_until(), Some(until));
+        tokio::time::advance(settings().turn_retention - SECOND).await;
+        assert_eq!(queue.drop_old(), Some(until));
+        tokio::time::advance(SECOND).await;
+        assert_eq!(queue.drop_old(), None);
+        assert!(!found(&queue, "t1"));
+    }
+
+    #[tokio::test]
+    async fn changes_of_options_wait_up_to_a_bound_and_for_those_who_still_want_them() {
+        let mut queue = queue();
+        assert!(queue.has_nothing_to_do());
+        let mut answers = Vec::new();
+        for _ in 0..settings().max_queued_turns {
+            let (update, answer) = update();
+            answers.push(answer);
+            assert!(queue.push_update(update).is_ok());
+        }
+        assert!(!queue.has_nothing_to_do());
+        let (_, refused) = queue.push_update(update().0).expect_err("too many");
+        assert_eq!(refused, Cause::QueueFull { limit: settings().max_queued_turns });
+        drop(answers.pop());
+        assert!(queue.push_update(update().0).is_ok(), "its place is free");
+        let taken = queue.take_updates();
+        assert_eq!(taken.len(), settings().max_queued_turns);
+        assert!(queue.has_nothing_to_do());
+        queue.return_updates(taken);
+        assert!(!queue.has_nothing_to_do());
+    }
+}

@@ -1,0 +1,80 @@
+//! A stop under way: who waits for it, when the CLI is asked again, when its process is ended,
+//! and what becomes of the session then.
+
+use std::time::Duration;
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::command::{CloseReason, CloseReport, InterruptReport};
+
+/// The wait before the CLI is asked again; it doubles each time.
+const FIRST_REPEAT: Duration = Duration::from_millis(50);
+const LONGEST_REPEAT: Duration = Duration::from_secs(2);
+
+/// What becomes of the session once its turn has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterInterrupt {
+    /// It stays.
+    Stay,
+    /// It stays, unless its process had to be ended.
+    StayUnlessKilled(CloseReason),
+    /// It leaves the pool.
+    Leave(CloseReason),
+}
+
+/// A stop under way.
+#[derive(Debug)]
+pub struct Stop {
+    /// Those who asked for it.
+    pub waiters: Vec<oneshot::Sender<InterruptReport>>,
+    /// Those who asked for the session's end.
+    pub closers: Vec<oneshot::Sender<CloseReport>>,
+    /// What becomes of the session.
+    pub then: AfterInterrupt,
+    /// Whether it is for another caller, because the turn is silent (row s12).
+    pub ongoing_timeout: bool,
+    /// When it began.
+    pub began: Instant,
+    /// When the process is ended.
+    pub deadline: Instant,
+    /// When the CLI is asked, or asked again.
+    pub ask_at: Instant,
+    repeat: Duration,
+}
+
+impl Stop {
+    /// A stop that begins now and may take `limit` before the process is ended.
+    pub fn new(limit: Duration, then: AfterInterrupt) -> Self {
+        let now = Instant::now();
+        Self {
+            waiters: Vec::new(),
+            closers: Vec::new(),
+            then,
+            ongoing_timeout: false,
+            began: now,
+            deadline: now + limit,
+            ask_at: now,
+            repeat: FIRST_REPEAT,
+        }
+    }
+
+    /// A stop of a silent turn, for another caller.
+    pub fn of_silent_turn(self) -> Self {
+        Self { ongoing_timeout: true, ..self }
+    }
+
+    /// The CLI is asked now; it is asked again after a wait that doubles.
+    pub fn note_asked(&mut self) {
+        self.ask_at = Instant::now() + self.repeat;
+        self.repeat = (self.repeat * 2).min(LONGEST_REPEAT);
+    }
+
+    /// The session leaves for this reason once the turn has stopped.
+    pub fn leave(&mut self, reason: CloseReason) {
+        match self.then {
+            // Who wants it forgotten wants more than it to end.
+            AfterInterrupt::Leave(before) if before.forgets() || !reason.forgets() => {}
+            _ => self.then = AfterInterrupt::Leave(reason),
+        }
+    }
+}
