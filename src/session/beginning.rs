@@ -111,7 +111,7 @@ impl SessionTask {
         };
         turn.log.span().record("client_id", tracing::field::display(lease.client_id));
         self.queue.begin(&turn.log);
-        self.status.last_used_at = Instant::now();
+        self.status.note_use();
         // The outbox is empty between turns: what does not take the prompt takes nothing.
         if let Err(blocked) = lease.connection.send(user_message(&request.input, uuid)) {
             warn!(client_id = %lease.client_id, error = %blocked, "prompt_not_written");
@@ -121,7 +121,7 @@ impl SessionTask {
         if let Some(again) = again {
             turn.resume_clock(again);
         } else {
-            self.status.message_count += 1;
+            self.status.note_prompt();
             self.ctx.tenant.counters.messages.add_one();
         }
         if again.is_some() || !self.ctx.settings.connection_recovery {

@@ -14,6 +14,7 @@ use super::{
     phase::{DetachReason, Disposition, Phase},
     queue::Waiting,
     said::Kept,
+    status::Status,
     task::SessionTask,
 };
 use crate::{
@@ -45,7 +46,8 @@ impl SessionTask {
             self.answer_given_up(interrupt, Instant::now());
             return next;
         }
-        let before = (self.status.options.clone(), self.status.acquired.clone(), self.conversation);
+        let Status { options, acquired, .. } = &*self.status;
+        let before = (Arc::clone(options), Arc::clone(acquired), self.conversation);
         let (begins, said) = match self.prepare_to_connect(&turn).await {
             Ok(prepared) => prepared,
             Err(cause) => {
@@ -125,7 +127,7 @@ impl SessionTask {
         &mut self,
         leasing: Leasing,
         given_up: GiveUp,
-        (options, acquired, conversation): (Options, Acquired, Conversation),
+        (options, acquired, conversation): (Arc<Options>, Arc<Acquired>, Conversation),
     ) -> Phase {
         let began = Instant::now();
         let next = match (leasing.await, given_up.next) {
@@ -137,8 +139,8 @@ impl SessionTask {
             (Ok(lease), Phase::Closing(None, reason)) => Phase::Closing(Some(lease), reason),
             (_, next) => {
                 // What the turn wanted goes with it.
-                self.status.options = options;
-                self.status.acquired = acquired;
+                self.status.restore_options(options);
+                self.status.replace_acquired(acquired);
                 self.converse(conversation);
                 if matches!(next, Phase::Detached) { self.after_loss() } else { next }
             }
@@ -201,7 +203,7 @@ impl SessionTask {
         let source = match conversation {
             Conversation::Own(id) if !known || request.new_conversation => {
                 debug!(cli_session_id = %id, "conversation_begins");
-                self.status.acquired.begin_conversation(&self.status.options);
+                self.status.acquire(Acquired::begin_conversation);
                 return Ok((true, Arc::new(self.nothing_said(id))));
             }
             Conversation::Own(id) | Conversation::Existing(id) => id,
@@ -259,7 +261,7 @@ impl SessionTask {
         self.detach_reason = DetachReason::Lost;
         self.traits = CliTraits::default();
         self.given = Given::at_start(&self.status.acquired.grants);
-        self.status.acquired.begin_process();
+        self.status.acquire(|acquired, _| acquired.begin_process());
         // Frames of the process before are of no turn any more.
         self.leftover.clear();
         self.converse(Conversation::Own(lease.cli_session_id));

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
@@ -64,7 +63,7 @@ impl SessionTask {
     /// restart, too. Ends that have a bound of their own, a watchdog's or an interrupt's, are
     /// told at once instead.
     pub(super) async fn conclude(&mut self, turn: Running, client_id: ClientId, end: End) {
-        self.status.last_used_at = Instant::now();
+        self.status.note_use();
         self.remember();
         if let (End::Result(over), true) = (&end, turn.named) {
             self.keep_turn(&turn.log, &over.untold);

@@ -26,11 +26,10 @@ pub struct SessionHandle {
 }
 
 impl SessionHandle {
-    /// A handle and the ends that the task keeps.
-    pub(crate) fn new(status: Status) -> (Self, mpsc::Receiver<Command>, watch::Sender<Status>) {
+    /// A handle to a session that publishes this status, and what the session is asked.
+    pub(super) fn new(status: watch::Receiver<Status>) -> (Self, mpsc::Receiver<Command>) {
         let (commands, inbox) = mpsc::channel(MAILBOX);
-        let (publisher, status) = watch::channel(status);
-        (Self { commands, status }, inbox, publisher)
+        (Self { commands, status }, inbox)
     }
 
     /// What the session is doing.

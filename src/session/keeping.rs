@@ -11,8 +11,10 @@ use tracing::{debug, warn};
 use super::{phase::DetachReason, said::Kept, task::SessionTask};
 use crate::{
     cli::{
+        acquired::Acquired,
         frame::{Frame, FrameKind},
         mirror,
+        options::Options,
         process::StopGrace,
     },
     failure::Cause,
@@ -121,7 +123,7 @@ impl SessionTask {
         debug!(cli_session_id = %id, "conversation_changed");
         self.keeping.moved_to = None;
         self.keeping.claimed = true;
-        self.status.cli_session_id = id;
+        self.status.converse_in(id);
         self.conversation = Conversation::Own(id);
         self.remember();
         self.show();
@@ -136,7 +138,7 @@ impl SessionTask {
             Conversation::Own(_) | Conversation::CopyOf { .. } => self.keeping.taken_up = false,
         }
         self.conversation = conversation;
-        self.status.cli_session_id = conversation.id();
+        self.status.converse_in(conversation.id());
     }
 
     /// Takes note of what the CLI added to its transcript.
@@ -254,8 +256,8 @@ impl SessionTask {
         let status = &self.status;
         Record {
             cli_session_id: status.cli_session_id,
-            options: status.options.clone(),
-            acquired: status.acquired.clone(),
+            options: Options::clone(&status.options),
+            acquired: Acquired::clone(&status.acquired),
             create_time: status.create_time,
             last_used_time: SystemTime::now() - status.last_used_at.elapsed(),
             age: status.age(),

@@ -16,6 +16,7 @@
 //! ```
 //!
 //! What outlives a phase has an owner with rules of its own: `queue` the turns,
+//! `publisher` what others see of the session,
 //! `replies` the answers that are due when the session is gone. Values without behaviour
 //! (`phase`, `stop`, `turn_end`) stand below those who hand them on.
 //!
@@ -58,6 +59,7 @@ mod open_prompts;
 mod ownership;
 mod permissions;
 mod phase;
+mod publisher;
 mod queue;
 mod replies;
 mod resting;

@@ -73,24 +73,26 @@ impl SessionTask {
     /// it has come to by itself are not for the policy to judge until it starts anew.
     pub(super) fn with_folders(&self) -> Options {
         let Options { add_dirs, .. } = self.status.acquired.to_start(&self.status.options);
-        Options { add_dirs, ..self.status.options.clone() }
+        Options { add_dirs, ..Options::clone(&self.status.options) }
     }
 
     /// Options were asked for, and hold from here on.
     pub(super) fn asked_anew(&mut self, wanted: &Options) {
-        self.status.acquired.asked_anew(&self.status.options, wanted);
-        self.status.options = self.status.options.updated(wanted);
+        self.status.ask_anew(wanted);
     }
 
     /// Takes note of the mode and the model that the CLI says.
     pub(super) fn hear_state(&mut self, kind: &FrameKind) {
-        let (options, acquired) = (&self.status.options, &mut self.status.acquired);
         let news = match kind {
             FrameKind::Init { permission_mode, model, .. } => {
-                let mode = acquired.hear_mode(permission_mode, options);
-                acquired.hear_model(model, options) || mode
+                self.status.acquire(|acquired, options| {
+                    let mode = acquired.hear_mode(permission_mode, options);
+                    acquired.hear_model(model, options) || mode
+                })
             }
-            FrameKind::PermissionMode { mode } => acquired.hear_mode(mode, options),
+            FrameKind::PermissionMode { mode } => {
+                self.status.acquire(|acquired, options| acquired.hear_mode(mode, options))
+            }
             _ => false,
         };
         if news {
@@ -122,7 +124,7 @@ impl SessionTask {
         if matches!(change, LiveChange::PermissionMode(_)) {
             let answer: Value = serde_json::from_str(answer).unwrap_or_default();
             let mode = answer.get("mode").and_then(Value::as_str).unwrap_or_default();
-            self.status.acquired.hear_mode(mode, &self.status.options);
+            self.status.acquire(|acquired, options| acquired.hear_mode(mode, options));
         }
         self.remember();
         self.show();
@@ -137,10 +139,13 @@ impl SessionTask {
     ) -> Result<(), Cause> {
         match resume {
             Some(ResumeFrom { id, fork: true }) if id != self.status.cli_session_id => {
-                self.status.acquired = self.acquired_in(id).await?;
+                let acquired = self.acquired_in(id).await?;
+                self.status.replace_acquired(acquired);
             }
             Some(ResumeFrom { fork: true, .. }) => {}
-            _ if new_conversation => self.status.acquired = Acquired::default(),
+            _ if new_conversation => {
+                self.status.replace_acquired(Acquired::default());
+            }
             _ => {}
         }
         Ok(())
@@ -170,7 +175,7 @@ impl SessionTask {
 
     /// Leaves out what the policy does not allow any more.
     pub(super) async fn hold_to_policy(&mut self) -> Result<(), Cause> {
-        let before = &self.status.acquired;
+        let before = &*self.status.acquired;
         let allowed = self.ctx.supply.allowed(before).await?;
         if allowed == *before {
             return Ok(());
@@ -182,7 +187,7 @@ impl SessionTask {
             let session_id = &self.status.session_id;
             warn!(%session_id, mode, folders, "permissions_not_allowed_any_more");
         }
-        self.status.acquired = allowed;
+        self.status.replace_acquired(allowed);
         self.remember();
         Ok(())
     }
@@ -213,14 +218,14 @@ impl SessionTask {
 
     /// Keeps what an answer grants, for this process's successors.
     async fn grant(&mut self, active: &mut Active, updates: &[Update]) -> Result<(), Refusal> {
-        let mut acquired = self.status.acquired.clone();
+        let mut acquired = Acquired::clone(&self.status.acquired);
         for update in updates {
             acquired.grants.apply(update);
             if let Update::Mode(mode) = update {
                 acquired.hear_mode(mode, &self.status.options);
             }
         }
-        if acquired == self.status.acquired {
+        if acquired == *self.status.acquired {
             return Ok(());
         }
         if !acquired.grants.fit() {
@@ -231,10 +236,10 @@ impl SessionTask {
             let cause = Cause::NotAllowed { field: "updated_permissions".to_owned(), allowed };
             return Err(self.failure(cause).into());
         }
-        let before = std::mem::replace(&mut self.status.acquired, acquired);
+        let before = self.status.replace_acquired(acquired);
         self.remember();
         if let Err(cause) = self.until_granted().await {
-            self.status.acquired = before;
+            self.status.replace_acquired(before);
             // The store may yet take what it was given.
             self.remember();
             return Err(self.failure(cause).into());

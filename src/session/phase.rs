@@ -1,5 +1,5 @@
 //! What a session does, as values: a phase owns what exists only while it lasts, and
-//! hands on the rest. No behaviour is here.
+//! hands on the rest. Nothing is decided here.
 
 use tokio::sync::oneshot;
 
@@ -9,7 +9,7 @@ use super::{
     running::Running,
     stop::Stop,
 };
-use crate::supply::Lease;
+use crate::{supply::Lease, turn::log::TurnLog};
 
 /// A turn that runs, and its process.
 #[derive(Debug)]
@@ -37,6 +37,27 @@ pub enum Phase {
     Settling(Lease),
     /// It ends.
     Closing(Option<Lease>, CloseReason),
+}
+
+impl Phase {
+    /// The process that there is in it.
+    pub fn lease(&self) -> Option<&Lease> {
+        match self {
+            Self::Detached | Self::Connecting(_) => None,
+            Self::Idle(lease) | Self::Settling(lease) => Some(lease),
+            Self::Active(active) | Self::Interrupting(active, _) => Some(&active.lease),
+            Self::Closing(lease, _) => lease.as_ref(),
+        }
+    }
+
+    /// The turn that runs in it, or is about to.
+    pub fn turn(&self) -> Option<&TurnLog> {
+        match self {
+            Self::Connecting(turn) => Some(&turn.log),
+            Self::Active(active) | Self::Interrupting(active, _) => Some(&active.turn.log),
+            Self::Detached | Self::Idle(_) | Self::Settling(_) | Self::Closing(..) => None,
+        }
+    }
 }
 
 /// What a phase has to do about a command after [`take`](super::task::SessionTask::take).

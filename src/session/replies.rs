@@ -1,13 +1,10 @@
 //! Answers that are due once a session is gone.
 
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     command::{CloseReport, InterruptReport},
-    status::Status,
+    publisher::StatusPublisher,
 };
 use crate::failure::Cause;
 
@@ -23,7 +20,7 @@ pub struct PendingReplies {
     pub stays: Option<Instant>,
     /// Dropped last: those who wait for the session's end look for another one then, and
     /// must not find this one in the pool.
-    pub(super) ended: Option<watch::Sender<Status>>,
+    pub(super) ended: Option<StatusPublisher>,
 }
 
 impl PendingReplies {

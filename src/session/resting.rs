@@ -43,7 +43,7 @@ impl SessionTask {
         if can_rest == self.status.can_rest {
             return;
         }
-        self.status.can_rest = can_rest;
+        self.status.set_can_rest(can_rest);
         self.show();
         if can_rest {
             self.ctx.rested.notify_waiters();
@@ -66,7 +66,7 @@ impl SessionTask {
             "session_hibernated"
         );
         // Nobody else need ask for it.
-        self.status.can_rest = false;
+        self.status.set_can_rest(false);
         self.show();
         let lease_id = lease.client_id;
         self.part_with(lease, StopGrace::GENTLE).await;
@@ -80,8 +80,7 @@ impl SessionTask {
                 counters.hibernations_under_pressure.add_one();
                 warn!(session_id = %self.status.session_id, client_id = %lease_id, "background_work_ended");
                 let told = "its background work was ended: a tenant with fewer processes waited";
-                self.status.last_error = Some(told.to_owned());
-                self.status.error_count += 1;
+                self.status.note_failure(told.to_owned());
                 self.remember();
             }
         }

@@ -59,7 +59,7 @@ impl SessionTask {
     fn pay(&mut self, meter: &Meter, cost_usd: f64, usage: TokenUsage) -> Spent {
         let spent = Spent { cost_usd, usage };
         self.reported = Some((self.status.cli_session_id, meter.sum()));
-        self.status.spent.add(&spent);
+        self.status.note_spent(&spent);
         self.ctx.tenant.spend(&spent);
         spent
     }

@@ -1,7 +1,10 @@
 //! What a session shows of itself: plain data, published at every change of phase, so
 //! that whoever lists sessions never has to ask their tasks.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
 
@@ -65,11 +68,13 @@ pub struct Status {
     /// Cost and tokens.
     pub spent: Spent,
     /// The options that were asked for.
-    pub options: Options,
+    pub options: Arc<Options>,
     /// What it has come to beyond them.
-    pub acquired: Acquired,
+    pub acquired: Arc<Acquired>,
     /// Whether its process has nothing to do and could be let go.
     pub can_rest: bool,
+    /// How often it has been published before: it grows with every publication.
+    pub generation: u64,
 }
 
 impl Status {
@@ -91,9 +96,10 @@ impl Status {
             error_count: 0,
             last_error: None,
             spent: Spent::default(),
-            options,
-            acquired: Acquired::default(),
+            options: Arc::new(options),
+            acquired: Arc::default(),
             can_rest: false,
+            generation: 0,
         }
     }
 
@@ -122,8 +128,8 @@ impl Status {
             in_pool,
         } = record;
         self.cli_session_id = cli_session_id;
-        self.options = options;
-        self.acquired = acquired;
+        self.options = Arc::new(options);
+        self.acquired = Arc::new(acquired);
         self.spent = spent;
         // One that left the pool comes back as a new one, except for its conversation.
         if in_pool {

@@ -1,11 +1,6 @@
 //! The task of a session: what it owns in every phase, and the loop over phases.
 
-use std::time::SystemTime;
-
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::sync::mpsc;
 use tracing::{Instrument as _, debug, warn};
 
 use super::{
@@ -17,6 +12,7 @@ use super::{
     keeping::Keeping,
     permissions::Given,
     phase::{DetachReason, Phase},
+    publisher::{Doing, StatusPublisher},
     queue::TurnQueue,
     replies::PendingReplies,
     status::{Condition, Status},
@@ -36,9 +32,8 @@ pub struct SessionTask {
     pub(super) ctx: SessionContext,
     pub(super) key: SessionKey,
     pub(super) inbox: mpsc::Receiver<Command>,
-    publisher: watch::Sender<Status>,
-    /// The last picture; changed in place and published at phase entry.
-    pub(super) status: Status,
+    /// What others see of it.
+    pub(super) status: StatusPublisher,
     pub(super) conversation: Conversation,
     /// The conversations that no other session gets, beside those that the store has as
     /// this one's.
@@ -79,14 +74,14 @@ impl SessionTask {
         let key = SessionKey::new(ctx.tenant.id().clone(), session_id.clone());
         let cli_session_id = CliSessionId::fresh();
         let status = Status::new(session_id, cli_session_id, Options::default());
-        let (handle, inbox, publisher) = SessionHandle::new(status.clone());
+        let (status, watch) = StatusPublisher::new(status);
+        let (handle, inbox) = SessionHandle::new(watch);
         let task = Self {
             accounts: ctx.logs.accounts(ctx.tenant.id()),
             queue: TurnQueue::new(&ctx.settings),
             ctx,
             key,
             inbox,
-            publisher,
             status,
             conversation: Conversation::Own(cli_session_id),
             held: Vec::new(),
@@ -132,48 +127,44 @@ impl SessionTask {
                 Phase::Settling(lease) => Box::pin(self.settling(lease)).await,
                 Phase::Closing(lease, reason) => {
                     let replies = Box::pin(self.closing(lease, reason)).await;
-                    return PendingReplies { ended: Some(self.publisher), ..replies };
+                    return PendingReplies { ended: Some(self.status), ..replies };
                 }
             };
         }
     }
 
+    /// Shows that a phase begins.
     fn publish(&mut self, phase: &Phase) {
-        let (condition, lease, running) = match phase {
+        let condition = match phase {
             Phase::Detached => match self.detach_reason {
-                DetachReason::LetGo => (Condition::Hibernated, None, None),
-                DetachReason::Lost => (Condition::Disconnected, None, None),
-                DetachReason::NeverThere if self.status.last_error.is_some() => {
-                    (Condition::Error, None, None)
-                }
-                DetachReason::NeverThere => (Condition::Idle, None, None),
+                DetachReason::LetGo => Condition::Hibernated,
+                DetachReason::Lost => Condition::Disconnected,
+                DetachReason::NeverThere if self.status.last_error.is_some() => Condition::Error,
+                DetachReason::NeverThere => Condition::Idle,
             },
-            Phase::Connecting(turn) => (Condition::Connecting, None, Some(turn.log.id().clone())),
-            Phase::Idle(lease) | Phase::Settling(lease) => (Condition::Active, Some(lease), None),
-            Phase::Active(active) => {
-                (Condition::Active, Some(&active.lease), Some(active.turn.log.id().clone()))
-            }
-            Phase::Interrupting(active, _) => {
-                (Condition::Interrupting, Some(&active.lease), Some(active.turn.log.id().clone()))
-            }
-            Phase::Closing(lease, _) => (Condition::Disconnected, lease.as_ref(), None),
+            Phase::Connecting(_) => Condition::Connecting,
+            Phase::Idle(_) | Phase::Settling(_) | Phase::Active(_) => Condition::Active,
+            Phase::Interrupting(..) => Condition::Interrupting,
+            Phase::Closing(..) => Condition::Disconnected,
         };
-        self.status.condition = condition;
-        self.status.client_id = lease.map(|lease| lease.client_id);
-        self.status.process_id = lease.map(|lease| lease.child.id());
-        // A turn runs until its end is told.
-        self.status.running = running.or_else(|| self.untold_turn());
-        self.status.can_rest = matches!(phase, Phase::Idle(_)) && self.may_rest();
+        let can_rest = matches!(phase, Phase::Idle(_)) && self.may_rest();
+        let running = phase.turn().map(|turn| turn.id().clone());
+        self.status.enter(Doing {
+            condition,
+            process: phase.lease().map(|lease| (lease.client_id, lease.child.id())),
+            // A turn runs until its end is told.
+            running: running.or_else(|| self.untold_turn()),
+            can_rest,
+        });
         self.show();
-        if self.status.can_rest {
+        if can_rest {
             self.ctx.rested.notify_waiters();
         }
     }
 
     /// Publishes the picture as it is.
     pub(super) fn show(&mut self) {
-        self.status.queued = self.queue.len();
-        self.publisher.send_replace(self.status.clone());
+        self.status.publish(self.queue.len());
     }
 
     /// A failure of this session.
@@ -187,18 +178,14 @@ impl SessionTask {
         let text = failure.to_string();
         if self.end_turn(log, Err(failure)) {
             self.ctx.tenant.counters.turns_failed.add_one();
-            self.status.error_count += 1;
-            self.status.last_error = Some(text);
+            self.status.note_failure(text);
         }
         self.keep(log.clone());
     }
 
     /// The end of a turn was told.
     pub(super) fn keep(&mut self, log: TurnLog) {
-        if self.status.running.as_ref() == Some(log.id()) {
-            self.status.running = None;
-        }
-        self.status.last_used_at = Instant::now();
+        self.status.note_told(log.id());
         self.queue.end(log);
     }
 
@@ -231,11 +218,6 @@ impl SessionTask {
             "session_expired"
         );
         self.ctx.tenant.counters.expired.add_one();
-        let now = Instant::now();
-        self.status.created_at = now;
-        self.status.create_time = SystemTime::now();
-        self.status.message_count = 0;
-        self.status.error_count = 0;
-        self.status.last_error = None;
+        self.status.renew();
     }
 }
