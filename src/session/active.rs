@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
-    admission::Occupation,
+    admission::Availability,
     command::{CloseReason, Command},
     deadline::at,
     phase::{Active, Disposition, Phase},
@@ -203,28 +203,24 @@ impl SessionTask {
         let Some(command) = command else {
             return Err(Box::new(self.stop(active, AfterInterrupt::Leave(CloseReason::Shutdown))));
         };
-        match self.take(command, Occupation::Running) {
-            Disposition::Done | Disposition::LetGo(..) => Ok(active),
-            Disposition::StopForNext => Err(Box::new(self.stop(active, AfterInterrupt::Stay))),
+        match self.take(command, Availability::Running) {
+            Disposition::Done => Ok(active),
+            Disposition::Stop(purpose) => {
+                let mut stop = self.new_stop(AfterInterrupt::Stay);
+                stop.join(purpose);
+                Err(Box::new(Phase::Interrupting(active, stop)))
+            }
+            Disposition::Leave(reason) => {
+                Err(Box::new(self.stop(active, AfterInterrupt::Leave(reason))))
+            }
+            Disposition::LetGo(_, reply) => {
+                reply.send(false).ok();
+                Ok(active)
+            }
             Disposition::Respond(prompt_id, decision, reply) => {
                 let mut active = active;
                 reply.send(self.respond(&mut active, prompt_id, decision).await).ok();
                 Ok(active)
-            }
-            Disposition::Interrupt(keep, reply) => {
-                let then = if keep {
-                    AfterInterrupt::Stay
-                } else {
-                    AfterInterrupt::Leave(CloseReason::Interrupted)
-                };
-                let mut stop = self.new_stop(then);
-                stop.waiters.push(reply);
-                Err(Box::new(Phase::Interrupting(active, stop)))
-            }
-            Disposition::Close(reason, reply) => {
-                let mut stop = self.new_stop(AfterInterrupt::Leave(reason));
-                stop.closers.push(reply);
-                Err(Box::new(Phase::Interrupting(active, stop)))
             }
         }
     }

@@ -13,6 +13,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tracing::{debug, warn};
 
 use super::{
+    admission::Availability,
     command::{CloseReason, Command, Refusal},
     commits::{Commits, Stir},
     connecting::closing_cause,
@@ -113,7 +114,7 @@ impl SessionTask {
         // Who is in the mailbox by now is told; all others look for another session.
         self.inbox.close();
         while let Some(command) = self.inbox.recv().await {
-            self.refuse(command, reason);
+            self.take(command, Availability::Closing(reason));
         }
         self.replies.note_not_forgotten(not_forgotten.as_ref());
         self.replies.stays = (reason == CloseReason::Dozing).then_some(self.status.last_used_at);
@@ -177,7 +178,9 @@ impl SessionTask {
 
     async fn while_closing(&mut self, event: Event, ending: &mut Ending) {
         match event {
-            Event::Command(Some(command)) => self.refuse(command, ending.reason),
+            Event::Command(Some(command)) => {
+                self.take(command, Availability::Closing(ending.reason));
+            }
             Event::Command(None) => ending.asked = false,
             Event::Stir(stir) => self.stirred(stir).await,
             Event::Impatient => ending.answers_at_once = true,
@@ -192,50 +195,6 @@ impl SessionTask {
             match ending.reason.forgets() {
                 true => self.replies.answer_interrupts(),
                 false => self.replies.answer(),
-            }
-        }
-    }
-
-    fn refuse(&mut self, command: Command, ending: CloseReason) {
-        match command {
-            Command::Run { reply, .. } => {
-                reply.send(Err(Refusal::Closed)).ok();
-            }
-            // A turn that is not told yet can be joined until it is.
-            Command::Attach { turn, from, partials, reply }
-                if self.commits.untold().next().is_some() =>
-            {
-                reply.send(self.attach(turn.as_ref(), from, partials)).ok();
-            }
-            Command::Attach { reply, .. } => {
-                reply.send(Err(self.failure(Cause::SessionNotFound).into())).ok();
-            }
-            Command::Respond { reply, .. } => {
-                reply.send(Err(self.failure(Cause::SessionNotFound).into())).ok();
-            }
-            Command::Update { reply, .. } => {
-                reply.send(Err(Refusal::Closed)).ok();
-            }
-            // Its process is gone.
-            Command::LetGo { reply, .. } => {
-                reply.send(true).ok();
-            }
-            // The session is going, which is what they wanted.
-            // It only falls asleep: who wants it gone has to ask again.
-            Command::Interrupt { keep_session: false, reply } if ending == CloseReason::Dozing => {
-                drop(reply);
-            }
-            Command::Interrupt { reply, .. } => {
-                self.replies.interrupts.push((reply, self.nothing_to_stop()));
-            }
-            // Likewise, and where it goes without forgetting.
-            Command::Close { reason, reply }
-                if ending == CloseReason::Dozing || (reason.forgets() && !ending.forgets()) =>
-            {
-                drop(reply);
-            }
-            Command::Close { reply, .. } => {
-                self.replies.closes.push((reply, self.nothing_to_close()));
             }
         }
     }

@@ -309,6 +309,25 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Refuses it. Those who close or interrupt a session, or want its process, are told by
+    /// the end of the session, and ask the one that comes after it.
+    pub fn refuse(self, refusal: Refusal) {
+        match self {
+            Self::Run { reply, .. } | Self::Attach { reply, .. } => {
+                reply.send(Err(refusal)).ok();
+            }
+            Self::Respond { reply, .. } => {
+                reply.send(Err(refusal)).ok();
+            }
+            Self::Update { reply, .. } => {
+                reply.send(Err(refusal)).ok();
+            }
+            Self::Interrupt { .. } | Self::LetGo { .. } | Self::Close { .. } => {}
+        }
+    }
+}
+
 impl fmt::Debug for Command {
     /// Prompts are not for logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,7 +12,7 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tracing::warn;
 
 use super::{
-    admission::Occupation,
+    admission::Availability,
     command::{CloseReport, InterruptOutcome, InterruptReport, UpdateReport},
     deadline::at,
     keeping::{Share, failed},
@@ -301,11 +301,12 @@ impl SessionTask {
         CloseReport { closed: true, had_active_turn, not_forgotten: None }
     }
 
-    /// What a session without a running turn does, as far as it matters for a new one.
-    pub(super) fn occupation(&self) -> Occupation {
+    /// What a session without a running turn does, as far as that matters for commands: a turn
+    /// whose end nobody was told is not over.
+    pub(super) fn unless_untold(&self, availability: Availability) -> Availability {
         match self.commits.untold().next() {
-            Some(_) => Occupation::Ending,
-            None => Occupation::Free,
+            Some(_) => Availability::Settling,
+            None => availability,
         }
     }
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::{
-    admission::Occupation,
+    admission::Availability,
     cli_traits::CliTraits,
     command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport, ResumeFrom},
     permissions::Given,
@@ -15,6 +15,7 @@ use super::{
     queue::Waiting,
     said::Kept,
     status::Status,
+    stop::StopFor,
     task::SessionTask,
 };
 use crate::{
@@ -327,33 +328,34 @@ impl SessionTask {
             self.cancel(turn, &Cause::ShuttingDown);
             return Some(Phase::Closing(None, CloseReason::Shutdown).into());
         };
-        match self.take(command, Occupation::Connecting) {
-            Disposition::Done | Disposition::LetGo(..) => None,
-            Disposition::StopForNext => {
+        match self.take(command, Availability::Connecting) {
+            Disposition::Done => None,
+            Disposition::Stop(StopFor::NextTurn) => {
                 self.cancel(turn, &Cause::TurnInterrupted);
                 Some(Phase::Detached.into())
             }
-            Disposition::Respond(prompt_id, _, reply) => {
-                let cause = Cause::PromptNotFound { prompt_id };
-                reply.send(Err(self.failure(cause).into())).ok();
-                None
-            }
-            Disposition::Interrupt(keep, reply) => {
+            Disposition::Stop(StopFor::Interrupt { keep_session, reply }) => {
                 self.cancel(turn, &Cause::TurnInterrupted);
-                let next = if keep {
+                let next = if keep_session {
                     Phase::Detached
                 } else {
                     Phase::Closing(None, CloseReason::Interrupted)
                 };
-                Some(GiveUp { next, interrupt: Some((keep, reply)) })
+                Some(GiveUp { next, interrupt: Some((keep_session, reply)) })
             }
-            Disposition::Close(reason, reply) => {
+            Disposition::Stop(StopFor::Close { reason, reply }) => {
                 self.cancel(turn, &closing_cause(reason));
                 let report =
                     CloseReport { closed: true, had_active_turn: true, not_forgotten: None };
                 self.replies.closes.push((reply, report));
                 Some(Phase::Closing(None, reason).into())
             }
+            Disposition::Leave(reason) => {
+                self.cancel(turn, &closing_cause(reason));
+                Some(Phase::Closing(None, reason).into())
+            }
+            // There is no process, and no turn on it.
+            Disposition::LetGo(..) | Disposition::Respond(..) => None,
         }
     }
 }

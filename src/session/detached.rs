@@ -4,6 +4,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
+    admission::Availability,
     command::{CloseReason, UpdateReport},
     deadline::at,
     phase::{DetachReason, Disposition, Phase},
@@ -28,27 +29,9 @@ impl SessionTask {
                     let Some(command) = command else {
                         return Phase::Closing(None, CloseReason::Shutdown);
                     };
-                    match self.take(command, self.occupation()) {
-                        Disposition::Done | Disposition::StopForNext => {}
-                        Disposition::LetGo(_, reply) => {
-                            reply.send(true).ok();
-                        }
-                        Disposition::Respond(prompt_id, _, reply) => {
-                            let cause = Cause::PromptNotFound { prompt_id };
-                            reply.send(Err(self.failure(cause).into())).ok();
-                        }
-                        Disposition::Interrupt(keep, reply) => {
-                            let report = self.nothing_to_stop();
-                            if !keep {
-                                self.replies.interrupts.push((reply, report));
-                                return Phase::Closing(None, CloseReason::Interrupted);
-                            }
-                            self.answer_soon(reply, report);
-                        }
-                        Disposition::Close(reason, reply) => {
-                            self.replies.closes.push((reply, self.nothing_to_close()));
-                            return Phase::Closing(None, reason);
-                        }
+                    let availability = self.unless_untold(Availability::Detached);
+                    if let Disposition::Leave(reason) = self.take(command, availability) {
+                        return Phase::Closing(None, reason);
                     }
                 }
                 () = self.queue.listeners_gone() => self.drop_abandoned(),

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use super::{
-    admission::Occupation,
+    admission::Availability,
     background::begins_turn,
     command::{CloseReason, Command, LetGo, MismatchPolicy, UpdateReport},
     deadline::at,
@@ -105,11 +105,11 @@ impl SessionTask {
                 stir = self.commits.stir() => self.stirred(stir).await,
                 () = at(lease.meter.ask_at()) => lease.meter.ask(&mut lease.connection),
                 command = self.inbox.recv() => {
-                    let occupation = match settle_until {
-                        Some(_) => Occupation::Ending,
-                        None => self.occupation(),
+                    let availability = match settle_until {
+                        Some(_) => Availability::Settling,
+                        None => self.unless_untold(Availability::Idle),
                     };
-                    lease = match self.while_idle(command, occupation, lease).await {
+                    lease = match self.while_idle(command, availability, lease).await {
                         Ok(lease) => lease,
                         Err(next) => return *next,
                     };
@@ -160,35 +160,21 @@ impl SessionTask {
     async fn while_idle(
         &mut self,
         command: Option<Command>,
-        occupation: Occupation,
+        availability: Availability,
         lease: Lease,
     ) -> Result<Lease, Box<Phase>> {
         let Some(command) = command else {
             return Err(Box::new(Phase::Closing(Some(lease), CloseReason::Shutdown)));
         };
-        match self.take(command, occupation) {
-            Disposition::Done | Disposition::StopForNext => Ok(lease),
+        match self.take(command, availability) {
+            // What is of a turn comes to nothing where none runs.
+            Disposition::Done | Disposition::Stop(_) | Disposition::Respond(..) => Ok(lease),
             Disposition::LetGo(why, reply) => {
                 let next = self.hibernate(lease, why).await;
                 reply.send(true).ok();
                 Err(Box::new(next))
             }
-            Disposition::Respond(prompt_id, _, reply) => {
-                reply.send(Err(self.failure(Cause::PromptNotFound { prompt_id }).into())).ok();
-                Ok(lease)
-            }
-            Disposition::Interrupt(true, reply) => {
-                self.answer_soon(reply, self.nothing_to_stop());
-                Ok(lease)
-            }
-            Disposition::Interrupt(false, reply) => {
-                self.replies.interrupts.push((reply, self.nothing_to_stop()));
-                Err(Box::new(Phase::Closing(Some(lease), CloseReason::Interrupted)))
-            }
-            Disposition::Close(reason, reply) => {
-                self.replies.closes.push((reply, self.nothing_to_close()));
-                Err(Box::new(Phase::Closing(Some(lease), reason)))
-            }
+            Disposition::Leave(reason) => Err(Box::new(Phase::Closing(Some(lease), reason))),
         }
     }
 

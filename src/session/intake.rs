@@ -5,10 +5,11 @@ use tokio::sync::oneshot;
 use tracing::{Span, debug, error_span, field::Empty};
 
 use super::{
-    admission::{Occupation, Verdict, admit},
-    command::{CloseReport, Command, LetGo, Refusal, TurnRequest},
+    admission::{Availability, Facts, Position, Verdict, admit},
+    command::{CloseReason, CloseReport, Command, Refusal, TurnRequest},
     phase::Disposition,
     queue::{PendingUpdate, Waiting},
+    stop::StopFor,
     task::SessionTask,
 };
 use crate::{
@@ -23,57 +24,89 @@ use crate::{
 
 impl SessionTask {
     /// Deals with a command as far as that does not depend on the phase's resources.
-    pub(super) fn take(&mut self, command: Command, occupation: Occupation) -> Disposition {
-        match command {
-            Command::Run { request, reply } => return self.take_turn(*request, reply, occupation),
-            Command::Attach { turn, from, partials, reply } => {
+    pub(super) fn take(&mut self, command: Command, availability: Availability) -> Disposition {
+        let verdict = admit(availability, &self.facts(&command), &command);
+        match (verdict, command) {
+            (verdict, Command::Run { request, reply }) => {
+                return self.take_turn(*request, reply, verdict, availability);
+            }
+            (Verdict::Refuse(cause), command) => command.refuse(self.failure(cause).into()),
+            (Verdict::Closed, command) => command.refuse(Refusal::Closed),
+            (_, Command::Attach { turn, from, partials, reply }) => {
                 reply.send(self.attach(turn.as_ref(), from, partials)).ok();
             }
-            Command::Update { options, reply } => {
-                let update = PendingUpdate { options: *options, reply };
-                if let Err((reply, cause)) = self.queue.push_update(update) {
-                    reply.send(Err(self.failure(cause).into())).ok();
-                }
+            (_, Command::Update { options, reply }) => {
+                self.queue.push_update(PendingUpdate { options: *options, reply });
             }
-            Command::Respond { prompt_id, decision, reply } => {
+            (_, Command::Respond { prompt_id, decision, reply }) => {
                 return Disposition::Respond(prompt_id, decision, reply);
             }
-            Command::Interrupt { keep_session, reply } => {
-                return Disposition::Interrupt(keep_session, reply);
+            (Verdict::StopFirst, Command::Interrupt { keep_session, reply }) => {
+                return Disposition::Stop(StopFor::Interrupt { keep_session, reply });
             }
-            Command::LetGo { why, reply } => {
-                let may = self.may_rest() || (why == LetGo::Fairness && self.may_yield());
-                if occupation == Occupation::Free && may {
-                    return Disposition::LetGo(why, reply);
-                }
-                reply.send(false).ok();
+            (Verdict::AlreadySo, Command::Interrupt { reply, .. }) => {
+                self.answer_soon(reply, self.nothing_to_stop());
             }
-            Command::Close { reason, reply } => {
-                let busy = occupation != Occupation::Free || !self.queue.is_empty();
-                if busy && reason.skips_busy() {
-                    let report =
-                        CloseReport { closed: false, had_active_turn: true, not_forgotten: None };
-                    reply.send(report).ok();
-                } else {
-                    return Disposition::Close(reason, reply);
-                }
+            (_, Command::Interrupt { reply, .. }) => {
+                self.replies.interrupts.push((reply, self.nothing_to_stop()));
+                return Disposition::Leave(CloseReason::Interrupted);
+            }
+            (Verdict::Accept, Command::LetGo { why, reply }) => {
+                return Disposition::LetGo(why, reply);
+            }
+            (verdict, Command::LetGo { reply, .. }) => {
+                reply.send(verdict == Verdict::AlreadySo).ok();
+            }
+            (Verdict::StopFirst, Command::Close { reason, reply }) => {
+                return Disposition::Stop(StopFor::Close { reason, reply });
+            }
+            (Verdict::Decline, Command::Close { reply, .. }) => {
+                let report =
+                    CloseReport { closed: false, had_active_turn: true, not_forgotten: None };
+                reply.send(report).ok();
+            }
+            (_, Command::Close { reason, reply }) => {
+                self.replies.closes.push((reply, self.nothing_to_close()));
+                return Disposition::Leave(reason);
             }
         }
         Disposition::Done
+    }
+
+    /// What the session knows that matters for a command.
+    fn facts(&self, command: &Command) -> Facts {
+        let turn = match command {
+            Command::Run { request, .. } => request.turn_id.as_ref(),
+            _ => None,
+        };
+        Facts {
+            waiting: self.queue.len(),
+            updates: self.queue.updates(),
+            max_waiting: self.ctx.settings.max_queued_turns,
+            knows_turn: turn.is_some_and(|id| self.find(Some(id)).is_some()),
+            has_untold: self.commits.untold().next().is_some(),
+            may_rest: self.may_rest(),
+            may_yield: self.may_yield(),
+        }
     }
 
     fn take_turn(
         &mut self,
         request: TurnRequest,
         reply: oneshot::Sender<Result<Listener, Refusal>>,
-        occupation: Occupation,
+        verdict: Verdict,
+        availability: Availability,
     ) -> Disposition {
+        if verdict == Verdict::Closed {
+            reply.send(Err(Refusal::Closed)).ok();
+            return Disposition::Done;
+        }
         if let Some(log) = request.turn_id.as_ref().and_then(|id| self.find(Some(id))) {
             debug!(turn_id = %log.id(), "turn_joined_by_its_id");
             reply.send(log.listen(1, request.partials).map_err(Refusal::from)).ok();
             return Disposition::Done;
         }
-        if let (Occupation::Running, Some(current)) = (occupation, self.queue.current()) {
+        if let (Availability::Running, Some(current)) = (availability, self.queue.current()) {
             debug!(
                 session_id = %self.status.session_id,
                 turn_id = %current.id(),
@@ -83,18 +116,7 @@ impl SessionTask {
                 "session_pool_active_stream_detected"
             );
         }
-        let (waiting, max_waiting) = (self.queue.len(), self.queue.max_waiting());
-        let verdict = admit(occupation, request.on_busy, waiting, max_waiting);
-        // A turn that begins at once waits for nothing.
-        let waits = occupation != Occupation::Free || !self.queue.is_empty();
-        let tenant = &self.ctx.tenant;
-        let queued = match &verdict {
-            Verdict::Refuse(cause) => Err(cause.clone()),
-            _ => tenant
-                .admit_cost()
-                .and_then(|()| if waits { tenant.queue_turn() } else { Ok(Share::default()) }),
-        };
-        let queued = match queued {
+        let queued = match self.claim_share(&verdict) {
             Ok(queued) => queued,
             Err(cause) => {
                 reply.send(Err(self.failure(cause).into())).ok();
@@ -106,13 +128,27 @@ impl SessionTask {
         // The caller may be gone already; then the turn has no listener and is dropped.
         reply.send(waiting.log.listen(1, partials).map_err(Refusal::from)).ok();
         self.ctx.tenant.counters.turns.add_one();
-        if verdict == Verdict::Enqueue {
-            self.queue.push_back(waiting);
-        } else {
-            self.queue.push_front(waiting);
+        match verdict {
+            Verdict::StopFirst | Verdict::Queue(Position::Next) => self.queue.push_front(waiting),
+            _ => self.queue.push_back(waiting),
         }
         self.show();
-        if verdict == Verdict::StopAndGoNext { Disposition::StopForNext } else { Disposition::Done }
+        if verdict == Verdict::StopFirst {
+            Disposition::Stop(StopFor::NextTurn)
+        } else {
+            Disposition::Done
+        }
+    }
+
+    /// What a turn takes of its tenant's bounds before it begins.
+    fn claim_share(&self, verdict: &Verdict) -> Result<Share, Cause> {
+        if let Verdict::Refuse(cause) = verdict {
+            return Err(cause.clone());
+        }
+        let tenant = &self.ctx.tenant;
+        tenant.admit_cost()?;
+        // A turn that begins at once waits for nothing.
+        if *verdict == Verdict::Accept { Ok(Share::default()) } else { tenant.queue_turn() }
     }
 
     /// The next turn that may begin. Those that the tenant's budget does not last for fail:
@@ -144,11 +180,6 @@ impl SessionTask {
             client_id = Empty
         );
         self.ctx.logs.log(id, &self.accounts, self.queue.listeners_gone_notifier(), span)
-    }
-
-    /// Whether a request is for a turn that is here already.
-    pub(super) fn knows(&self, request: &TurnRequest) -> bool {
-        request.turn_id.as_ref().is_some_and(|id| self.find(Some(id)).is_some())
     }
 
     fn find(&self, id: Option<&TurnId>) -> Option<&TurnLog> {

@@ -4,8 +4,8 @@
 use tracing::{debug, error, info, warn};
 
 use super::{
-    admission::Occupation,
-    command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport, Refusal},
+    admission::Availability,
+    command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
     deadline::at,
     phase::{Active, Disposition, Phase},
     stop::{AfterInterrupt, Stop},
@@ -76,28 +76,13 @@ impl SessionTask {
             stop.leave(CloseReason::Shutdown);
             return;
         };
-        let command = match (stop.then, command) {
-            // The pool asks the session that comes after this one, once this one is gone.
-            (AfterInterrupt::Leave(_), Command::Run { request, reply })
-                if !self.knows(&request) =>
-            {
-                reply.send(Err(Refusal::Closed)).ok();
-                return;
-            }
-            (_, command) => command,
-        };
-        match self.take(command, Occupation::Ending) {
-            Disposition::Done | Disposition::StopForNext | Disposition::LetGo(..) => {}
-            // All who ask while it is under way get its outcome.
-            Disposition::Interrupt(keep, reply) => {
-                stop.waiters.push(reply);
-                if !keep {
-                    stop.leave(CloseReason::Interrupted);
-                }
-            }
-            Disposition::Close(reason, reply) => {
-                stop.closers.push(reply);
-                stop.leave(reason);
+        let leaves = matches!(stop.then, AfterInterrupt::Leave(_));
+        match self.take(command, Availability::Stopping { leaves }) {
+            Disposition::Done => {}
+            Disposition::Stop(purpose) => stop.join(purpose),
+            Disposition::Leave(reason) => stop.leave(reason),
+            Disposition::LetGo(_, reply) => {
+                reply.send(false).ok();
             }
             Disposition::Respond(prompt_id, decision, reply) => {
                 reply.send(self.respond(active, prompt_id, decision).await).ok();

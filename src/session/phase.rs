@@ -4,10 +4,10 @@
 use tokio::sync::oneshot;
 
 use super::{
-    command::{CloseReason, CloseReport, Decision, InterruptReport, LetGo, Refusal},
+    command::{CloseReason, Decision, LetGo, Refusal},
     queue::Waiting,
     running::Running,
-    stop::Stop,
+    stop::{Stop, StopFor},
 };
 use crate::{supply::Lease, turn::log::TurnLog};
 
@@ -60,17 +60,15 @@ impl Phase {
     }
 }
 
-/// What a phase has to do about a command after [`take`](super::task::SessionTask::take).
+/// What a phase has to do about a command that the session has taken.
 #[derive(Debug)]
 pub enum Disposition {
     /// Nothing.
     Done,
-    /// Stop the running turn for the one that goes next.
-    StopForNext,
-    /// Interrupt the running turn.
-    Interrupt(bool, oneshot::Sender<InterruptReport>),
-    /// End the session.
-    Close(CloseReason, oneshot::Sender<CloseReport>),
+    /// Stop the turn.
+    Stop(StopFor),
+    /// End the session. Who asked for that is told when it is gone.
+    Leave(CloseReason),
     /// Let the process go, which has nothing to do.
     LetGo(LetGo, oneshot::Sender<bool>),
     /// Answer a prompt of the CLI.

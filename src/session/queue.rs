@@ -15,9 +15,7 @@ use super::{
     command::{Refusal, TurnRequest, UpdateReport},
     context::Settings,
 };
-use crate::{
-    cli::options::Options, failure::Cause, ids::TurnId, tenant::Share, turn::log::TurnLog,
-};
+use crate::{cli::options::Options, ids::TurnId, tenant::Share, turn::log::TurnLog};
 
 /// Ended turns that a session keeps for those who come late.
 const KEPT_TURNS: usize = 8;
@@ -71,8 +69,6 @@ pub struct TurnQueue {
     recent: VecDeque<(Instant, TurnLog)>,
     /// Told when the last listener of any turn goes.
     listeners_gone: Arc<Notify>,
-    /// Turns, and changes of options, that may wait.
-    max_waiting: usize,
     /// How long an ended turn can be joined.
     retention: Duration,
 }
@@ -86,7 +82,6 @@ impl TurnQueue {
             current: None,
             recent: VecDeque::new(),
             listeners_gone: Arc::default(),
-            max_waiting: settings.max_queued_turns,
             retention: settings.turn_retention,
         }
     }
@@ -99,11 +94,6 @@ impl TurnQueue {
     /// Turns that wait.
     pub fn len(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// Turns that may wait.
-    pub fn max_waiting(&self) -> usize {
-        self.max_waiting
     }
 
     /// Whether neither a turn nor a change of options waits.
@@ -145,15 +135,16 @@ impl TurnQueue {
         Arc::clone(&self.listeners_gone)
     }
 
-    /// Lets a change of options wait. Gives it back with the reason if too many wait.
-    pub fn push_update(&mut self, update: PendingUpdate) -> Result<(), (UpdateReply, Cause)> {
+    /// Changes of options that wait, and that somebody still wants to hear of.
+    pub fn updates(&self) -> usize {
+        self.updates.iter().filter(|update| !update.reply.is_closed()).count()
+    }
+
+    /// Lets a change of options wait.
+    pub fn push_update(&mut self, update: PendingUpdate) {
         // Of those whose callers have left nobody wants to hear.
         self.updates.retain(|update| !update.reply.is_closed());
-        if self.updates.len() >= self.max_waiting {
-            return Err((update.reply, Cause::QueueFull { limit: self.max_waiting }));
-        }
         self.updates.push(update);
-        Ok(())
     }
 
     /// Takes the changes of options that wait.
@@ -372,22 +363,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn changes_of_options_wait_up_to_a_bound_and_for_those_who_still_want_them() {
+    async fn changes_of_options_wait_for_those_who_still_want_them() {
         let mut queue = queue();
         assert!(queue.has_nothing_to_do());
-        let mut answers = Vec::new();
-        for _ in 0..settings().max_queued_turns {
-            let (update, answer) = update();
-            answers.push(answer);
-            assert!(queue.push_update(update).is_ok());
-        }
-        assert!(!queue.has_nothing_to_do());
-        let (_, refused) = queue.push_update(update().0).expect_err("too many");
-        assert_eq!(refused, Cause::QueueFull { limit: settings().max_queued_turns });
-        drop(answers.pop());
-        assert!(queue.push_update(update().0).is_ok(), "its place is free");
+        let (first, answer) = update();
+        let (second, _answer) = update();
+        queue.push_update(first);
+        queue.push_update(second);
+        assert_eq!(queue.updates(), 2);
+        drop(answer);
+        assert_eq!(queue.updates(), 1, "nobody wants to hear of the first");
+        let (third, _answer) = update();
+        queue.push_update(third);
         let taken = queue.take_updates();
-        assert_eq!(taken.len(), settings().max_queued_turns);
+        assert_eq!(taken.len(), 2);
         assert!(queue.has_nothing_to_do());
         queue.return_updates(taken);
         assert!(!queue.has_nothing_to_do());

@@ -22,6 +22,27 @@ pub enum AfterInterrupt {
     Leave(CloseReason),
 }
 
+/// What a turn is stopped for.
+#[derive(Debug)]
+pub enum StopFor {
+    /// The turn that goes next.
+    NextTurn,
+    /// Who interrupted it.
+    Interrupt {
+        /// Whether the session stays.
+        keep_session: bool,
+        /// Who is told what became of it.
+        reply: oneshot::Sender<InterruptReport>,
+    },
+    /// Who closed the session.
+    Close {
+        /// Why.
+        reason: CloseReason,
+        /// Who is told what became of it.
+        reply: oneshot::Sender<CloseReport>,
+    },
+}
+
 /// A stop under way.
 #[derive(Debug)]
 pub struct Stop {
@@ -67,6 +88,23 @@ impl Stop {
     pub fn note_asked(&mut self) {
         self.ask_at = Instant::now() + self.repeat;
         self.repeat = (self.repeat * 2).min(LONGEST_REPEAT);
+    }
+
+    /// Somebody wants the turn stopped. All who ask while it is under way get its outcome.
+    pub fn join(&mut self, purpose: StopFor) {
+        match purpose {
+            StopFor::NextTurn => {}
+            StopFor::Interrupt { keep_session, reply } => {
+                self.waiters.push(reply);
+                if !keep_session {
+                    self.leave(CloseReason::Interrupted);
+                }
+            }
+            StopFor::Close { reason, reply } => {
+                self.closers.push(reply);
+                self.leave(reason);
+            }
+        }
     }
 
     /// The session leaves for this reason once the turn has stopped.
