@@ -44,7 +44,7 @@ impl SessionTask {
             // While older events are on their way to a file, the CLI is not read; nor while
             // too much waits for the store.
             let full = active.turn.log.is_full();
-            let waits = self.holds_too_much();
+            let waits = self.journal.holds_too_much();
             waits_since = waits.then(|| waits_since.unwrap_or_else(Instant::now));
             let unkept = waits_since.map(|since| since + self.ctx.settings.commit_timeout);
             tokio::select! {
@@ -61,7 +61,7 @@ impl SessionTask {
                 () = at(active.lease.meter.ask_at()) => {
                     active.lease.meter.ask(&mut active.lease.connection);
                 }
-                stir = self.commits.stir() => {
+                stir = self.journal.commits.stir() => {
                     self.stirred(stir).await;
                     if waits {
                         active.turn.touch();
@@ -122,7 +122,7 @@ impl SessionTask {
                 Meaning::Echo => active.turn.record(frame, None, &mut events),
                 Meaning::Event(class) => active.turn.record(frame, Some(class), &mut events),
                 Meaning::Moved(class, cli_session_id) => {
-                    self.follow(&cli_session_id);
+                    self.ownership.follow(&cli_session_id);
                     active.turn.record(frame, Some(class), &mut events);
                 }
                 Meaning::ForeignResult(summary) => {

@@ -125,24 +125,25 @@ impl SessionTask {
     /// be forgotten.
     async fn leave_nothing(&mut self, mut ending: Ending) -> Option<Cause> {
         if ending.reason.forgets() {
-            self.commits.end_with_a_failure();
+            self.journal.commits.end_with_a_failure();
         }
         self.until_settled(&mut ending).await;
         if self.ephemeral {
-            let counted = spawn_owned(self.count_kept());
+            let counted = spawn_owned(self.journal.count_kept());
             if let Err(error) = self.until_done(&mut ending, counted).await {
                 warn!(session_id = %self.status.session_id, %error, "counters_not_kept");
             }
         }
         // Nobody can ask for a session without a name again, however it ended.
         if ending.reason.forgets() || self.ephemeral {
-            let forgotten = spawn_owned(self.forgotten(ending.forget_by));
+            let never_kept = self.ownership.forget().into_iter().collect();
+            let forgotten = spawn_owned(self.journal.forget(never_kept, ending.forget_by));
             return self.until_done(&mut ending, forgotten).await.err();
         }
         if !ending.reason.keeps_place() {
-            self.in_pool = false;
-            if self.is_known() {
-                self.remember();
+            self.journal.leave_pool();
+            if self.journal.is_known() {
+                self.journal.remember();
                 self.keep_on().await;
                 self.until_settled(&mut ending).await;
             }
@@ -151,8 +152,8 @@ impl SessionTask {
     }
 
     async fn until_settled(&mut self, ending: &mut Ending) {
-        while !self.commits.are_settled() {
-            let event = ending.next(&mut self.inbox, &mut self.commits).await;
+        while !self.journal.commits.are_settled() {
+            let event = ending.next(&mut self.inbox, &mut self.journal.commits).await;
             self.while_closing(event, ending).await;
         }
     }
@@ -169,7 +170,7 @@ impl SessionTask {
                         Err(Cause::Internal { detail: error.to_string() })
                     });
                 }
-                event = ending.next(&mut self.inbox, &mut self.commits) => {
+                event = ending.next(&mut self.inbox, &mut self.journal.commits) => {
                     self.while_closing(event, ending).await;
                 }
             }

@@ -9,20 +9,19 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
-use tracing::warn;
 
 use super::{
-    admission::Availability,
-    command::{CloseReport, InterruptOutcome, InterruptReport, UpdateReport},
+    command::{InterruptReport, UpdateReport},
     deadline::at,
-    keeping::{Share, failed},
     queue::UpdateReply,
-    task::SessionTask,
     turn_end::Untold,
 };
 use crate::{
-    failure::Cause, ids::TurnId, store::StoreError, tasks::spawn_owned,
-    telemetry::log_limit::NOT_KEPT, turn::log::TurnLog,
+    failure::Cause,
+    ids::CliSessionId,
+    store::{Line, StoreError},
+    tasks::spawn_owned,
+    turn::log::TurnLog,
 };
 
 /// How long the answer to an interrupt waits for a commit, so that who has it finds the turn
@@ -43,6 +42,35 @@ impl Due {
     fn is_empty(&self) -> bool {
         self.turns.is_empty() && self.updates.is_empty()
     }
+}
+
+/// What of a session is in a commit that the store has not answered.
+#[derive(Debug)]
+pub struct Share {
+    /// Lines of its transcripts.
+    pub lines: Arc<Vec<Line>>,
+    /// What they take.
+    pub bytes: usize,
+    /// The conversation that it worked in then.
+    pub conversation: CliSessionId,
+    /// The conversations that it held then.
+    pub held: Vec<CliSessionId>,
+}
+
+/// What became of a commit, for those who wait for it.
+#[must_use]
+#[derive(Debug)]
+pub struct Outcome {
+    /// Whether what there was to keep is kept.
+    pub result: Result<(), Cause>,
+    /// The turns whose end is to be told.
+    pub turns: Vec<Untold>,
+    /// The changes of options that are to be told.
+    pub updates: Vec<(UpdateReply, UpdateReport)>,
+    /// What of the session the store has by now.
+    pub kept: Option<Share>,
+    /// Whether the next turn waited to see whether it succeeds.
+    pub is_trial: bool,
 }
 
 /// A commit that the store has not answered yet.
@@ -108,7 +136,11 @@ impl Commits {
 
     /// Bytes of lines that are on their way to the store.
     pub fn bytes(&self) -> usize {
-        self.under_way.iter().filter_map(|commit| commit.share.as_ref()).map(Share::bytes).sum()
+        self.under_way
+            .iter()
+            .filter_map(|commit| commit.share.as_ref())
+            .map(|share| share.bytes)
+            .sum()
     }
 
     /// Why the last one failed, if it did.
@@ -117,7 +149,7 @@ impl Commits {
     }
 
     /// Whether what a running turn says may be kept now.
-    pub(super) fn may_begin(&self) -> bool {
+    pub fn may_begin(&self) -> bool {
         self.under_way.is_none() && self.retry_at.is_none()
     }
 
@@ -142,6 +174,102 @@ impl Commits {
         self.due.updates.push((reply, report));
     }
 
+    /// Answers an interrupt when what it is about is told, or when that takes long.
+    pub fn answer_soon(
+        &mut self,
+        reply: oneshot::Sender<InterruptReport>,
+        report: InterruptReport,
+    ) {
+        if self.are_settled() {
+            reply.send(report).ok();
+            return;
+        }
+        self.answers.push((reply, report));
+        self.answer_by.get_or_insert_with(|| Instant::now() + PATIENCE);
+    }
+
+    /// Answers those who have waited.
+    pub fn answer_those_who_wait(&mut self) {
+        self.answer_by = None;
+        for (reply, report) in std::mem::take(&mut self.answers) {
+            reply.send(report).ok();
+        }
+    }
+
+    /// Whether a commit may begin now. If one is under way, another follows it.
+    pub fn claim(&mut self) -> bool {
+        self.wanted = self.under_way.is_some();
+        if self.wanted {
+            return false;
+        }
+        self.retry_at = None;
+        true
+    }
+
+    /// Whether another is to follow.
+    pub fn wants_another(&self) -> bool {
+        self.wanted || !self.due.is_empty()
+    }
+
+    /// What becomes of those who wait depends on this work of the store.
+    pub fn begin(
+        &mut self,
+        work: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+        share: Option<Share>,
+        is_trial: bool,
+    ) {
+        let due = std::mem::take(&mut self.due);
+        // A task of its own: the store has the order even if the session ends first.
+        self.under_way = Some(UnderWay { answer: spawn_owned(work), share, due, is_trial });
+    }
+
+    /// There is nothing to keep.
+    pub fn succeed(&mut self, is_trial: bool) -> Outcome {
+        let due = std::mem::take(&mut self.due);
+        self.conclude(due, Ok(()), is_trial)
+    }
+
+    /// What there is to keep cannot be.
+    pub fn fail(&mut self, cause: Cause, is_trial: bool) -> Outcome {
+        let due = std::mem::take(&mut self.due);
+        self.expelled |= matches!(cause, Cause::SessionConflict { .. })
+            && due.turns.iter().any(Untold::has_result);
+        self.conclude(due, Err(cause), is_trial)
+    }
+
+    /// The store has answered. Returns what becomes of those who wait, and what of the session
+    /// was in the commit; `None` if none was under way.
+    pub fn answered(&mut self, answer: Result<(), StoreError>) -> Option<(Outcome, Option<Share>)> {
+        let UnderWay { share, due, is_trial, .. } = self.under_way.take()?;
+        Some((self.conclude(due, answer.map_err(failed), is_trial), share))
+    }
+
+    /// Whether those who wait for the next one are told of the failure of this one instead.
+    pub fn ends_here(&mut self) -> Option<Outcome> {
+        let cause = self.failure.clone().filter(|_| self.ends_with_a_failure)?;
+        self.wanted = false;
+        let due = std::mem::take(&mut self.due);
+        Some(self.conclude(due, Err(cause), false))
+    }
+
+    /// What could not be kept is tried again after a while.
+    pub fn try_again(&mut self) {
+        self.retry_at = Some(Instant::now() + AGAIN);
+    }
+
+    /// Whether a store that fails has just been tried, and did not; said once.
+    pub fn take_trust(&mut self) -> bool {
+        std::mem::take(&mut self.trusted)
+    }
+
+    fn conclude(&mut self, due: Due, result: Result<(), Cause>, is_trial: bool) -> Outcome {
+        self.trusted = is_trial && result.is_ok();
+        self.failure = result.clone().err();
+        self.retry_at = None;
+        let Due { turns, updates } = due;
+        Outcome { result, turns, updates, kept: None, is_trial }
+    }
+
     /// Waits for what becomes of commits; for ever while nothing is under way. Cancel safe.
     pub async fn stir(&mut self) -> Stir {
         let (answer_by, idle) = (self.answer_by, self.under_way.is_none());
@@ -163,188 +291,11 @@ impl Commits {
     }
 }
 
-impl SessionTask {
-    /// Begins to keep what is not kept yet; behind the commit that is under way, if there is
-    /// one.
-    pub(super) async fn keep_on(&mut self) {
-        self.begin_commit(false).await;
-    }
-
-    /// Keeps what a running turn says, if that has become much.
-    pub(super) async fn keep_much(&mut self) {
-        if self.holds_much() && self.commits.may_begin() {
-            self.keep_on().await;
-        }
-    }
-
-    async fn begin_commit(&mut self, is_trial: bool) {
-        if self.commits.under_way.is_some() {
-            self.commits.wanted = true;
-            return;
-        }
-        self.commits.wanted = false;
-        self.commits.retry_at = None;
-        let settled = self.settle_move().await;
-        let due = std::mem::take(&mut self.commits.due);
-        if let Err(cause) = settled {
-            // The name of a turn whose result is not told is not kept either.
-            self.drop_turn();
-            self.commits.expelled |= matches!(cause, Cause::SessionConflict { .. })
-                && due.turns.iter().any(Untold::has_result);
-            return self.know(due, Err(cause), is_trial);
-        }
-        let store = Arc::clone(&self.ctx.store);
-        if let Some((commit, share)) = self.next_commit() {
-            let work = async move { store.commit(commit).await };
-            self.commits.under_way = Some(UnderWay::begin(work, Some(share), due, is_trial));
-        } else if is_trial {
-            let (tenant, totals) = (self.key.tenant.clone(), self.ctx.tenant.totals());
-            let work = async move { store.count(&tenant, totals).await };
-            self.commits.under_way = Some(UnderWay::begin(work, None, due, is_trial));
-        } else {
-            self.know(due, Ok(()), is_trial);
-        }
-    }
-
-    /// Goes on with what has become of commits.
-    pub(super) async fn stirred(&mut self, stir: Stir) {
-        let answer = match stir {
-            Stir::Answered(answer) => answer,
-            Stir::Impatient => return self.answer_those_who_wait(),
-            Stir::Again => return self.keep_on().await,
-        };
-        let Some(UnderWay { share, due, is_trial, .. }) = self.commits.under_way.take() else {
-            return;
-        };
-        let outcome = answer.map_err(failed);
-        if let Some(share) = share {
-            match &outcome {
-                Ok(()) => self.kept(share),
-                Err(_) => self.not_kept(share),
-            }
-        }
-        self.know(due, outcome.clone(), is_trial);
-        if self.commits.ends_with_a_failure && outcome.is_err() {
-            self.commits.wanted = false;
-            let due = std::mem::take(&mut self.commits.due);
-            self.know(due, outcome, false);
-        }
-        if self.commits.wanted || !self.commits.due.is_empty() {
-            self.keep_on().await;
-        }
-        if self.commits.are_settled() {
-            self.answer_those_who_wait();
-        }
-    }
-
-    /// Tells those who waited for a commit what became of it.
-    fn know(&mut self, due: Due, outcome: Result<(), Cause>, is_trial: bool) {
-        let Due { turns, updates } = due;
-        if let Err(error) = &outcome
-            && turns.is_empty()
-            && updates.is_empty()
-            && NOT_KEPT.admits()
-        {
-            warn!(session_id = %self.status.session_id, %error, "session_not_kept");
-        }
-        for turn in turns {
-            self.tell_end(turn, &outcome);
-        }
-        for (reply, report) in updates {
-            let answer = outcome.clone().map(|()| report);
-            reply.send(answer.map_err(|cause| self.failure(cause).into())).ok();
-        }
-        if let (Err(cause), true) = (&outcome, is_trial) {
-            // Those that wait would each wait as long, and end the same.
-            self.fail_queue(cause);
-        }
-        self.commits.trusted = is_trial && outcome.is_ok();
-        self.commits.failure = outcome.err();
-        let again = self.commits.failure.is_some() && self.holds_much();
-        self.commits.retry_at = again.then(|| Instant::now() + AGAIN);
-        self.show();
-    }
-
-    /// Whether the next turn may begin: what was before is kept, and a store that fails has
-    /// been tried, so that no answer is paid that could not be told. If that is not known,
-    /// it is found out.
-    pub(super) async fn may_begin_turn(&mut self) -> bool {
-        if self.queue.is_empty() || self.ephemeral {
-            return true;
-        }
-        if !self.commits.are_settled() {
-            return false;
-        }
-        let fails = || self.ctx.store.status().borrow().failing.is_some();
-        if std::mem::take(&mut self.commits.trusted) || (self.commits.failure.is_none() && !fails())
-        {
-            return true;
-        }
-        self.begin_commit(true).await;
-        false
-    }
-
-    /// The report of an interrupt that comes when no turn runs: one that has its result is
-    /// not stopped, whether its caller has been told or not.
-    pub(super) fn nothing_to_stop(&self) -> InterruptReport {
-        let had_active_turn = self.commits.untold().next().is_some();
-        let outcome = match had_active_turn {
-            true => InterruptOutcome::TurnEnded,
-            false => InterruptOutcome::NoActiveTurn,
-        };
-        InterruptReport { outcome, had_active_turn, elapsed: Duration::ZERO }
-    }
-
-    /// The report of a close that comes when no turn runs.
-    pub(super) fn nothing_to_close(&self) -> CloseReport {
-        let had_active_turn = self.commits.untold().next().is_some();
-        CloseReport { closed: true, had_active_turn, not_forgotten: None }
-    }
-
-    /// What a session without a running turn does, as far as that matters for commands: a turn
-    /// whose end nobody was told is not over.
-    pub(super) fn unless_untold(&self, availability: Availability) -> Availability {
-        match self.commits.untold().next() {
-            Some(_) => Availability::Settling,
-            None => availability,
-        }
-    }
-
-    /// Answers an interrupt when what it is about is told, or when that takes long.
-    pub(super) fn answer_soon(
-        &mut self,
-        reply: oneshot::Sender<InterruptReport>,
-        report: InterruptReport,
-    ) {
-        if self.commits.are_settled() {
-            reply.send(report).ok();
-            return;
-        }
-        self.commits.answers.push((reply, report));
-        self.commits.answer_by.get_or_insert_with(|| Instant::now() + PATIENCE);
-    }
-
-    fn answer_those_who_wait(&mut self) {
-        self.commits.answer_by = None;
-        for (reply, report) in std::mem::take(&mut self.commits.answers) {
-            reply.send(report).ok();
-        }
-    }
-
-    /// The turn that ended last without its caller having been told.
-    pub(super) fn untold_turn(&self) -> Option<TurnId> {
-        self.commits.untold().last().map(|log| log.id().clone())
-    }
-}
-
-impl UnderWay {
-    fn begin(
-        work: impl Future<Output = Result<(), StoreError>> + Send + 'static,
-        share: Option<Share>,
-        due: Due,
-        is_trial: bool,
-    ) -> Self {
-        // A task of its own: the store has the order even if the session ends first.
-        Self { answer: spawn_owned(work), share, due, is_trial }
+/// What a caller is told whose call the store did not serve.
+pub fn failed(error: StoreError) -> Cause {
+    let detail = error.to_string();
+    match error.is_temporary() {
+        true => Cause::StoreUnavailable { detail },
+        false => Cause::Internal { detail },
     }
 }

@@ -10,7 +10,7 @@ use super::{
     admission::Availability,
     cli_traits::CliTraits,
     command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport, ResumeFrom},
-    permissions::Given,
+    given_rules::Given,
     phase::{DetachReason, Disposition, Phase},
     queue::Waiting,
     said::Kept,
@@ -48,13 +48,13 @@ impl SessionTask {
             return next;
         }
         let Status { options, acquired, .. } = &*self.status;
-        let before = (Arc::clone(options), Arc::clone(acquired), self.conversation);
+        let before = (Arc::clone(options), Arc::clone(acquired), self.ownership.current());
         let (begins, said) = match self.prepare_to_connect(&turn).await {
             Ok(prepared) => prepared,
             Err(cause) => {
                 let failure = self.failure(cause);
                 self.fail(&turn.log, failure);
-                if self.queue.is_empty() && !self.is_known() {
+                if self.queue.is_empty() && !self.journal.is_known() {
                     // Nothing begins here: it does not keep a place in the pool.
                     return Phase::Closing(None, CloseReason::ConnectFailed);
                 }
@@ -65,7 +65,7 @@ impl SessionTask {
         let cancelled = CancellationToken::new();
         let mut leasing = self.ctx.supply.lease(Order {
             session: self.key.clone(),
-            conversation: self.conversation,
+            conversation: self.ownership.current(),
             begins,
             said: Some(said),
             options: self.options_at_start(),
@@ -100,12 +100,12 @@ impl SessionTask {
     /// next one takes up.
     async fn until_kept(&mut self, turn: &Waiting) -> Option<GiveUp> {
         // Of a session of which nothing is known yet there is nothing to keep.
-        if self.is_recalled() {
+        if self.journal.is_recalled() {
             self.keep_on().await;
         }
-        while !self.commits.are_settled() {
+        while !self.journal.commits.are_settled() {
             tokio::select! {
-                stir = self.commits.stir() => self.stirred(stir).await,
+                stir = self.journal.commits.stir() => self.stirred(stir).await,
                 command = self.inbox.recv() => {
                     if let Some(given_up) = self.while_connecting(command, turn) {
                         return Some(given_up);
@@ -174,10 +174,10 @@ impl SessionTask {
     async fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<(bool, Arc<Kept>), Cause> {
         let request = &turn.request;
         self.recall().await?;
-        if let Some(cause) = self.commits.failure() {
+        if let Some(cause) = self.journal.commits.failure() {
             return Err(cause.clone());
         }
-        let known = self.is_known();
+        let known = self.journal.is_known();
         let elsewhere =
             request.resume.is_some_and(|resume| resume.id != self.status.cli_session_id);
         // One that is sent again was granted its conversation before.
@@ -188,14 +188,14 @@ impl SessionTask {
         self.check_budget(&options)?;
         let conversation = match request.resume {
             Some(ResumeFrom { id, fork: true }) => {
-                Conversation::CopyOf { from: id, to: self.fresh()? }
+                Conversation::CopyOf { from: id, to: self.ownership.fresh()? }
             }
             Some(ResumeFrom { id, fork: false }) => {
-                self.take_up(id).await?;
+                self.ownership.take_up(id).await?;
                 Conversation::Existing(id)
             }
-            None if request.new_conversation => Conversation::Own(self.fresh()?),
-            None => self.go_on().await?,
+            None if request.new_conversation => Conversation::Own(self.ownership.fresh()?),
+            None => self.ownership.go_on(known).await?,
         };
         self.begin_with(request.resume, request.new_conversation).await?;
         self.asked_anew(&request.options);
@@ -266,7 +266,7 @@ impl SessionTask {
         // Frames of the process before are of no turn any more.
         self.leftover.clear();
         self.converse(Conversation::Own(lease.cli_session_id));
-        self.remember();
+        self.journal.remember();
     }
 
     fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {

@@ -23,7 +23,7 @@ impl SessionTask {
             let retention = self.queue.drop_old();
             let dozes = self.dozes_at(asked);
             tokio::select! {
-                stir = self.commits.stir() => self.stirred(stir).await,
+                stir = self.journal.commits.stir() => self.stirred(stir).await,
                 command = self.inbox.recv() => {
                     asked = Instant::now();
                     let Some(command) = command else {
@@ -83,9 +83,9 @@ impl SessionTask {
             let mut changed: Vec<_> = difference.live.iter().map(LiveChange::option).collect();
             changed.extend(difference.fixed);
             self.asked_anew(&update.options);
-            self.remember();
+            self.journal.remember();
             self.show();
-            self.commits.tell_update(update.reply, UpdateReport { changed });
+            self.journal.commits.tell_update(update.reply, UpdateReport { changed });
             self.keep_on().await;
         }
     }

@@ -64,11 +64,11 @@ impl SessionTask {
     /// told at once instead.
     pub(super) async fn conclude(&mut self, turn: Running, client_id: ClientId, end: End) {
         self.status.note_use();
-        self.remember();
+        self.journal.remember();
         if let (End::Result(over), true) = (&end, turn.named) {
             self.keep_turn(&turn.log, &over.untold);
         }
-        self.commits.tell_turn(Untold { turn, client_id, end });
+        self.journal.commits.tell_turn(Untold { turn, client_id, end });
         self.keep_on().await;
         self.show();
     }

@@ -92,7 +92,7 @@ impl SessionTask {
             let retention = self.queue.drop_old();
             let hibernates = self.hibernates_at().filter(|_| settle_until.is_none());
             let rests = self.rests_from().filter(|_| !self.status.can_rest);
-            let waits = self.holds_too_much();
+            let waits = self.journal.holds_too_much();
             tokio::select! {
                 read = lease.connection.read(&mut frames), if !waits => match read {
                     Ok(()) => {
@@ -102,7 +102,7 @@ impl SessionTask {
                     Err(error) => return self.lost(lease, &error.to_string()).await,
                 },
                 exit = lease.child.wait() => return self.lost(lease, &exit.to_string()).await,
-                stir = self.commits.stir() => self.stirred(stir).await,
+                stir = self.journal.commits.stir() => self.stirred(stir).await,
                 () = at(lease.meter.ask_at()) => lease.meter.ask(&mut lease.connection),
                 command = self.inbox.recv() => {
                     let availability = match settle_until {
@@ -127,11 +127,11 @@ impl SessionTask {
     /// Keeps what is much, and ends a process that works where it must not: the next turn
     /// gets another.
     async fn keep_up(&mut self, lease: &mut Lease) {
-        if self.commits.may_begin() && std::mem::take(&mut self.keeping.due) {
+        if self.journal.take_due() {
             self.keep_on().await;
         }
         self.keep_much().await;
-        if self.commits.take_expelled() {
+        if self.journal.commits.take_expelled() {
             lease.child.kill();
         }
     }
@@ -147,7 +147,9 @@ impl SessionTask {
             self.hear(&frame);
             match &frame.kind {
                 FrameKind::State { idle: true } => idle = true,
-                FrameKind::ConversationReset { cli_session_id } => self.follow(cli_session_id),
+                FrameKind::ConversationReset { cli_session_id } => {
+                    self.ownership.follow(cli_session_id)
+                }
                 FrameKind::Result(summary) => {
                     self.spend(meter, summary);
                 }
@@ -345,7 +347,7 @@ impl SessionTask {
                     let mut changed: Vec<_> =
                         difference.live.iter().map(LiveChange::option).collect();
                     changed.extend(renews.then_some(BUDGET));
-                    self.commits.tell_update(update.reply, UpdateReport { changed });
+                    self.journal.commits.tell_update(update.reply, UpdateReport { changed });
                     self.keep_on().await;
                 }
                 Err(Unfit::Refused(cause)) => {

@@ -45,7 +45,7 @@ impl SessionTask {
                 return Disposition::Stop(StopFor::Interrupt { keep_session, reply });
             }
             (Verdict::AlreadySo, Command::Interrupt { reply, .. }) => {
-                self.answer_soon(reply, self.nothing_to_stop());
+                self.journal.commits.answer_soon(reply, self.nothing_to_stop());
             }
             (_, Command::Interrupt { reply, .. }) => {
                 self.replies.interrupts.push((reply, self.nothing_to_stop()));
@@ -84,7 +84,7 @@ impl SessionTask {
             updates: self.queue.updates(),
             max_waiting: self.ctx.settings.max_queued_turns,
             knows_turn: turn.is_some_and(|id| self.find(Some(id)).is_some()),
-            has_untold: self.commits.untold().next().is_some(),
+            has_untold: self.journal.commits.untold().next().is_some(),
             may_rest: self.may_rest(),
             may_yield: self.may_yield(),
         }
@@ -183,7 +183,7 @@ impl SessionTask {
     }
 
     fn find(&self, id: Option<&TurnId>) -> Option<&TurnLog> {
-        self.queue.find(id, self.commits.untold())
+        self.queue.find(id, self.journal.commits.untold())
     }
 
     pub(super) fn attach(

@@ -56,7 +56,7 @@ impl SessionTask {
                 () = at(active.lease.meter.ask_at()) => {
                     active.lease.meter.ask(&mut active.lease.connection);
                 }
-                stir = self.commits.stir() => self.stirred(stir).await,
+                stir = self.journal.commits.stir() => self.stirred(stir).await,
                 _ = active.lease.child.wait() => return self.kill_turn(active, stop).await,
                 command = self.inbox.recv() => {
                     self.while_interrupting(command, &mut active, &mut stop).await;
@@ -179,7 +179,7 @@ impl SessionTask {
             if matches!(stop.then, AfterInterrupt::Leave(_)) {
                 self.replies.interrupts.push((reply, report));
             } else {
-                self.answer_soon(reply, report);
+                self.journal.commits.answer_soon(reply, report);
             }
         }
         let report = CloseReport { closed: true, had_active_turn: true, not_forgotten: None };

@@ -172,7 +172,7 @@ impl SessionTask {
             }
             Watchdog::Unkept => {
                 let limit = self.ctx.settings.commit_timeout;
-                let failure = self.commits.failure().cloned();
+                let failure = self.journal.commits.failure().cloned();
                 let cause = failure.unwrap_or_else(|| Cause::StoreUnavailable {
                     detail: format!("what the turn says was not kept in {limit:?}"),
                 });

@@ -16,13 +16,14 @@
 //! ```
 //!
 //! What outlives a phase has an owner with rules of its own: `queue` the turns,
-//! `publisher` what others see of the session,
-//! `replies` the answers that are due when the session is gone. Values without behaviour
-//! (`phase`, `stop`, `turn_end`) stand below those who hand them on.
+//! `publisher` what others see of the session, `journal` what the store is given of it,
+//! `ownership` its conversations, `replies` the answers that are due when it is gone.
+//! Values that decide nothing (`phase`, `stop`, `turn_end`) stand below those who hand
+//! them on; no two files import each other.
 //!
 //! Each phase is one function that takes what exists only in that phase by value and
 //! returns the next; its `select!` lists what can happen there. Whether a command is
-//! taken in a phase is decided by `admission`, a pure table.
+//! taken in a phase is decided by `admission`, a pure table of all commands and all phases.
 //!
 //! Races, and how they end:
 //! - A command that reaches a closing session is refused with [`Refusal::Closed`]; the
@@ -49,10 +50,12 @@ mod context;
 mod deadline;
 mod detached;
 mod ended;
+mod given_rules;
 mod handle;
 mod idle;
 mod intake;
 mod interrupting;
+mod journal;
 mod keeping;
 mod mishap;
 mod open_prompts;
@@ -78,8 +81,8 @@ pub use command::{
     BusyPolicy, CloseReason, CloseReport, Decision, DisconnectPolicy, InterruptOutcome,
     InterruptReport, LetGo, MismatchPolicy, Refusal, TurnRequest, UpdateReport,
 };
+pub use commits::failed as store_failed;
 pub use context::{SessionContext, Settings};
 pub use handle::SessionHandle;
-pub use keeping::failed as store_failed;
 pub use replies::PendingReplies;
 pub use task::SessionTask;

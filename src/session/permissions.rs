@@ -9,59 +9,27 @@
 //! out, and the session goes on without it.
 
 use serde_json::Value;
-use tokio::{
-    sync::oneshot::error::TryRecvError,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::{
     command::{Decision, Refusal, ResumeFrom},
-    keeping::failed,
+    commits::failed,
+    given_rules::Given,
     phase::Active,
     task::SessionTask,
 };
 use crate::{
     cli::{
         acquired::Acquired,
-        connection::ControlAnswer,
         frame::{Frame, FrameKind},
         options::{Difference, LiveChange, Options},
-        permissions::{Grants, MOST_BYTES, MOST_FOLDERS, MOST_RULES, Update},
+        permissions::{MOST_BYTES, MOST_FOLDERS, MOST_RULES, Update},
         request::control_response,
     },
     failure::Cause,
     ids::{CliSessionId, SessionKey},
 };
-
-/// The rules that the running process was given, beside those that it was told in answers
-/// of its own life.
-#[derive(Debug, Default)]
-pub struct Given {
-    rules: Grants,
-    /// What it says to the last change of them.
-    answer: Option<ControlAnswer>,
-}
-
-impl Given {
-    /// Those that it was started with.
-    pub fn at_start(rules: &Grants) -> Self {
-        Self { rules: rules.clone(), answer: None }
-    }
-
-    /// Whether the process has taken them.
-    pub fn hold(&mut self) -> bool {
-        let answered = self.answer.as_mut().map(ControlAnswer::try_recv);
-        match answered {
-            None => true,
-            Some(Ok(Ok(_))) => {
-                self.answer = None;
-                true
-            }
-            Some(Ok(Err(_)) | Err(TryRecvError::Empty | TryRecvError::Closed)) => false,
-        }
-    }
-}
 
 impl SessionTask {
     /// How what is wanted differs from what is in force.
@@ -96,7 +64,7 @@ impl SessionTask {
             _ => false,
         };
         if news {
-            self.remember();
+            self.journal.remember();
             self.show();
         }
     }
@@ -126,7 +94,7 @@ impl SessionTask {
             let mode = answer.get("mode").and_then(Value::as_str).unwrap_or_default();
             self.status.acquire(|acquired, options| acquired.hear_mode(mode, options));
         }
-        self.remember();
+        self.journal.remember();
         self.show();
     }
 
@@ -188,7 +156,7 @@ impl SessionTask {
             warn!(%session_id, mode, folders, "permissions_not_allowed_any_more");
         }
         self.status.replace_acquired(allowed);
-        self.remember();
+        self.journal.remember();
         Ok(())
     }
 
@@ -237,11 +205,11 @@ impl SessionTask {
             return Err(self.failure(cause).into());
         }
         let before = self.status.replace_acquired(acquired);
-        self.remember();
+        self.journal.remember();
         if let Err(cause) = self.until_granted().await {
             self.status.replace_acquired(before);
             // The store may yet take what it was given.
-            self.remember();
+            self.journal.remember();
             return Err(self.failure(cause).into());
         }
         self.show();
@@ -254,14 +222,14 @@ impl SessionTask {
         let limit = self.ctx.settings.interrupt_timeout;
         let deadline = Instant::now() + limit;
         self.keep_on().await;
-        while !self.commits.is_idle() {
-            let Ok(stir) = timeout_at(deadline, self.commits.stir()).await else {
+        while !self.journal.commits.is_idle() {
+            let Ok(stir) = timeout_at(deadline, self.journal.commits.stir()).await else {
                 let detail = format!("what was granted was not kept in {limit:?}");
                 return Err(Cause::StoreUnavailable { detail });
             };
             self.stirred(stir).await;
         }
-        self.commits.failure().cloned().map_or(Ok(()), Err)
+        self.journal.commits.failure().cloned().map_or(Ok(()), Err)
     }
 
     /// Takes rules from the process that it was given at its start: an answer takes away
@@ -276,7 +244,7 @@ impl SessionTask {
             self.failure(Cause::Protocol { detail: blocked.to_string() })
                 .on_client(active.lease.client_id)
         })?;
-        self.given = Given { rules: grants.clone(), answer: Some(answer) };
+        self.given = Given::anew(grants, answer);
         Ok(())
     }
 }

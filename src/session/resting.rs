@@ -81,7 +81,7 @@ impl SessionTask {
                 warn!(session_id = %self.status.session_id, client_id = %lease_id, "background_work_ended");
                 let told = "its background work was ended: a tenant with fewer processes waited";
                 self.status.note_failure(told.to_owned());
-                self.remember();
+                self.journal.remember();
             }
         }
         Phase::Detached
@@ -90,7 +90,10 @@ impl SessionTask {
     /// When the task of a session without a process can end: nobody has asked for anything
     /// since `asked`, no ended turn can be joined any more, and everything is kept.
     pub(super) fn dozes_at(&self, asked: Instant) -> Option<Instant> {
-        if self.detach_reason != DetachReason::LetGo || !self.queue.is_empty() || !self.is_kept() {
+        if self.detach_reason != DetachReason::LetGo
+            || !self.queue.is_empty()
+            || !self.journal.is_kept()
+        {
             return None;
         }
         self.queue.joinable_until().max(Some(asked + LINGER))

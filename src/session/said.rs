@@ -7,7 +7,7 @@ use std::{mem, sync::Arc};
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use super::keeping::failed;
+use super::commits::failed;
 use crate::{
     budget::{Account, Reservation},
     cli::{mirror, transcript::Entry},

@@ -49,8 +49,7 @@ impl SessionTask {
         if cost_usd == 0.0 {
             return Spent::default();
         }
-        self.remember();
-        self.keeping.due = true;
+        self.journal.remember_soon();
         let spent = self.pay(meter, cost_usd, TokenUsage::default());
         self.show();
         spent
@@ -71,7 +70,7 @@ impl SessionTask {
             self.hear(&frame);
             if let FrameKind::Result(summary) = &frame.kind {
                 self.spend(meter, summary);
-                self.remember();
+                self.journal.remember();
             }
         }
     }

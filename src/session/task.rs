@@ -6,11 +6,11 @@ use tracing::{Instrument as _, debug, warn};
 use super::{
     cli_traits::CliTraits,
     command::Command,
-    commits::Commits,
     context::SessionContext,
+    given_rules::Given,
     handle::SessionHandle,
-    keeping::Keeping,
-    permissions::Given,
+    journal::Journal,
+    ownership::Ownership,
     phase::{DetachReason, Phase},
     publisher::{Doing, StatusPublisher},
     queue::TurnQueue,
@@ -21,8 +21,6 @@ use crate::{
     cli::{frame::Frame, options::Options},
     failure::{Cause, Failure},
     ids::{CliSessionId, ClientId, SessionId, SessionKey},
-    supply::Conversation,
-    tenant::Hold,
     turn::{log::TurnLog, storage::Accounts},
 };
 
@@ -34,10 +32,8 @@ pub struct SessionTask {
     pub(super) inbox: mpsc::Receiver<Command>,
     /// What others see of it.
     pub(super) status: StatusPublisher,
-    pub(super) conversation: Conversation,
-    /// The conversations that no other session gets, beside those that the store has as
-    /// this one's.
-    pub(super) held: Vec<Hold>,
+    /// Its conversations.
+    pub(super) ownership: Ownership,
     pub(super) ephemeral: bool,
     /// Why it has no process, when it has none.
     pub(super) detach_reason: DetachReason,
@@ -55,12 +51,8 @@ pub struct SessionTask {
     pub(super) traits: CliTraits,
     /// The rules that the running process was given.
     pub(super) given: Given,
-    /// What of it is to be kept.
-    pub(super) keeping: Keeping,
-    /// What of it is being kept, and who waits for that.
-    pub(super) commits: Commits,
-    /// Whether it is to be in the pool when the service starts again.
-    pub(super) in_pool: bool,
+    /// What of it is kept, and is to be.
+    pub(super) journal: Journal,
 }
 
 impl SessionTask {
@@ -79,12 +71,12 @@ impl SessionTask {
         let task = Self {
             accounts: ctx.logs.accounts(ctx.tenant.id()),
             queue: TurnQueue::new(&ctx.settings),
+            ownership: Ownership::new(&ctx, key.clone(), cli_session_id),
+            journal: Journal::new(&ctx, key.clone(), !ephemeral),
             ctx,
             key,
             inbox,
             status,
-            conversation: Conversation::Own(cli_session_id),
-            held: Vec::new(),
             ephemeral,
             detach_reason: DetachReason::NeverThere,
             reported: None,
@@ -92,9 +84,6 @@ impl SessionTask {
             leftover: Vec::new(),
             traits: CliTraits::default(),
             given: Given::default(),
-            keeping: Keeping::default(),
-            commits: Commits::default(),
-            in_pool: true,
         };
         (task, handle)
     }

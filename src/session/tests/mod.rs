@@ -2,6 +2,7 @@
 //! task, and a paused clock. What needs a real process is tested in `tests/`.
 
 mod gated_store;
+mod journal;
 mod lifecycle;
 mod locked;
 mod memory_cli;
