@@ -2,7 +2,7 @@
 //! generated types stay at the edge, and no file grows past what can be read.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -108,9 +108,14 @@ fn module_of(file: &Path, src: &Path) -> String {
 
 /// The top-level modules that a file names by `crate::` or `session_pool::`.
 fn named_in(text: &str) -> BTreeSet<String> {
+    named_after("crate::", text)
+}
+
+/// The names that follow a prefix of paths, alone or in the braces of a `use`.
+fn named_after(prefix: &str, text: &str) -> BTreeSet<String> {
     let mut named = BTreeSet::new();
-    for (at, _) in text.match_indices("crate::") {
-        let rest = &text[at + "crate::".len()..];
+    for (at, _) in text.match_indices(prefix) {
+        let rest = &text[at + prefix.len()..];
         let names: Vec<&str> = match rest.strip_prefix('{') {
             // Inside the braces of a `use`, top-level names follow `{` or `,` at depth 1.
             Some(group) => top_level_names(group),
@@ -165,6 +170,39 @@ fn no_module_names_one_above_it() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A session was one object cut into files that all knew each other. What its task hands on,
+/// and the owners of its parts, stand below the task; phases do not know each other.
+#[test]
+fn no_two_files_of_a_session_know_each_other() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/session");
+    let mut known = BTreeMap::new();
+    for file in source_files(&folder) {
+        let name = file.file_stem().expect("a name").to_string_lossy().into_owned();
+        if file.parent() == Some(&folder) && name != "mod" {
+            let text = fs::read_to_string(&file).expect("readable");
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            let is_code = |line: &&str| !line.trim_start().starts_with("//");
+            let code: Vec<&str> = code.lines().filter(is_code).collect();
+            known.insert(name, named_after("super::", &code.join("\n")));
+        }
+    }
+    // Names that the front page hands on would hide who knows whom.
+    for (file, names) in &known {
+        let hidden: Vec<_> = names.iter().filter(|name| !known.contains_key(*name)).collect();
+        assert!(hidden.is_empty(), "{file} names {hidden:?} without their file");
+    }
+    // Whoever knows nobody is taken away, until nobody is left but those in a circle.
+    while let Some(lowest) =
+        known.iter().find(|(_, names)| names.is_empty()).map(|(file, _)| file.clone())
+    {
+        known.remove(&lowest);
+        for names in known.values_mut() {
+            names.remove(&lowest);
+        }
+    }
+    assert!(known.is_empty(), "files that know each other, or stand on such: {known:?}");
 }
 
 #[test]
