@@ -57,7 +57,6 @@ mod intake;
 mod interrupting;
 mod journal;
 mod keeping;
-mod mishap;
 mod open_prompts;
 mod ownership;
 mod permissions;
@@ -75,6 +74,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod turn_end;
+mod turn_failure;
 
 pub use closing::{forgotten_too_late, longest_forgetting};
 pub use command::{
