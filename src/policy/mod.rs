@@ -1,7 +1,7 @@
 //! What callers may ask for: the one place that says no. Closed by default. Knows options,
 //! names, paths and JSON; nothing of requests, sessions or the configuration's form.
 //!
-//! What comes here is within its bounds, which [`crate::rpc`] checks. Each question has one
+//! What comes here is within its bounds, which `rpc` checks. Each question has one
 //! method of [`Policy`] that answers it, with a [`Denial`] for everything that is not allowed:
 //! `admit` and `judge_again` for options, `judge_text` for a text of a prompt, and
 //! `judge_permission_updates` for an answer to the CLI.
