@@ -95,6 +95,9 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(late.at_start(), Options::default());
+        for name in Options::names().filter(|name| !Options::is_for_start(name)) {
+            assert!(late.says(name), "{name} is not among those that are told");
+        }
         assert_eq!(
             told(&late),
             [

@@ -3,6 +3,7 @@
 //!
 //! - [`decode`]: requests to the domain's types, with every violation found at once.
 //! - [`encode`]: events to the contract's messages; [`picture`]: sessions and figures.
+//! - `options`: a session's options in both directions, by the one list of them.
 //! - [`status`]: the one place where a failure becomes a status.
 //! - [`stream`]: a turn's log as a response stream, with the caller's deadline.
 //! - [`deadline`]: what a caller says of its own deadline.
@@ -17,6 +18,7 @@ pub mod edge;
 pub mod encode;
 pub mod gatekeeper;
 pub mod meter;
+mod options;
 pub mod picture;
 pub mod service;
 pub mod status;

@@ -2,11 +2,10 @@
 
 use prost::Message as _;
 
-use super::encode::duration;
+use super::{encode::duration, options};
 use crate::{
     cli::{
         frame::TokenUsage,
-        options::Options,
         permissions::Grants,
         versions::{NEWEST_TESTED, OLDEST},
     },
@@ -20,9 +19,6 @@ use crate::{
     },
     store::StoreStatus,
 };
-
-/// Stands in the place of what may be a secret.
-const HIDDEN: &str = "<hidden>";
 
 /// What the service adds to the pool's figures.
 #[derive(Debug, Clone, Default)]
@@ -78,7 +74,7 @@ pub fn session(status: &Status) -> proto::Session {
         process_id: status.process_id.unwrap_or_default(),
         total_cost_usd: status.spent.cost_usd,
         usage: Some(usage(&status.spent.usage)),
-        options: Some(options(&status.acquired.in_force(&status.options))),
+        options: Some(options::shown(&status.acquired.in_force(&status.options))),
         permissions: Some(permissions(&status.acquired.grants)),
         options_not_shown: Vec::new(),
     };
@@ -130,55 +126,6 @@ fn usage(usage: &TokenUsage) -> proto::Usage {
         cache_read_input_tokens: usage.cache_read_input_tokens,
         extra_json: String::new(),
     }
-}
-
-fn options(options: &Options) -> proto::SessionOptions {
-    let options = options.clone();
-    proto::SessionOptions {
-        model: options.model,
-        fallback_model: options.fallback_model,
-        system_prompt: options.system_prompt,
-        append_system_prompt: options.append_system_prompt,
-        permission_mode: options.permission_mode,
-        allowed_tools: options.allowed_tools,
-        disallowed_tools: options.disallowed_tools,
-        tools: options.tools,
-        max_turns: options.max_turns,
-        max_budget_usd: options.max_budget_usd,
-        max_thinking_tokens: options.max_thinking_tokens,
-        effort: options.effort,
-        cwd: options.cwd,
-        add_dirs: options.add_dirs,
-        mcp_servers: options.mcp_servers.map(|servers| outline(&servers.0, 2)),
-        agents: options.agents,
-        json_schema: options.json_schema,
-        settings: options.settings.map(|settings| outline(&settings.0, 1)),
-        setting_sources: options.setting_sources,
-        // A choice of each caller, not of the session.
-        include_partial_messages: None,
-        env: options.env.0.into_keys().map(|name| (name, HIDDEN.to_owned())).collect(),
-        betas: options.betas,
-        // They say where a conversation came from, which is over.
-        resume: None,
-        fork_session: None,
-        // What is reset is not there.
-        reset_options: Vec::new(),
-    }
-}
-
-/// The keys of JSON that may hold credentials, so many levels of them; values are hidden.
-fn outline(text: &str, levels: usize) -> String {
-    fn hide(value: &mut serde_json::Value, levels: usize) {
-        match value {
-            serde_json::Value::Object(members) if levels > 0 => {
-                members.values_mut().for_each(|member| hide(member, levels - 1));
-            }
-            value => *value = HIDDEN.into(),
-        }
-    }
-    let mut value = serde_json::from_str(text).unwrap_or_default();
-    hide(&mut value, levels);
-    value.to_string()
 }
 
 /// The pool's figures.

@@ -134,7 +134,21 @@ pub fn spares(config: &Config) -> anyhow::Result<SpareSettings> {
 }
 
 fn spare_class(config: &SpareConfig) -> anyhow::Result<SpareClass> {
-    let tenant = match config.tenant.as_str() {
+    let SpareConfig {
+        count,
+        tenant,
+        fallback_model,
+        allowed_tools,
+        disallowed_tools,
+        tools,
+        max_turns,
+        max_budget_usd,
+        add_dirs,
+        settings,
+        setting_sources,
+        betas,
+    } = config.clone();
+    let tenant = match tenant.as_str() {
         "" => None,
         name => Some(TenantId::parse(name).with_context(|| format!("spare: tenant {name:?}"))?),
     };
@@ -144,19 +158,19 @@ fn spare_class(config: &SpareConfig) -> anyhow::Result<SpareClass> {
         Ok(real.to_string_lossy().into_owned())
     };
     let options = Options {
-        fallback_model: config.fallback_model.clone(),
-        allowed_tools: config.allowed_tools.clone(),
-        disallowed_tools: config.disallowed_tools.clone(),
-        tools: config.tools.clone(),
-        max_turns: config.max_turns,
-        max_budget_usd: config.max_budget_usd,
-        add_dirs: config.add_dirs.iter().map(real).collect::<anyhow::Result<_>>()?,
-        settings: config.settings.clone().map(Hidden),
-        setting_sources: config.setting_sources.clone(),
-        betas: config.betas.clone(),
+        fallback_model,
+        allowed_tools,
+        disallowed_tools,
+        tools,
+        max_turns,
+        max_budget_usd,
+        add_dirs: add_dirs.iter().map(real).collect::<anyhow::Result<_>>()?,
+        settings: settings.map(Hidden),
+        setting_sources,
+        betas,
         ..Options::default()
     };
-    Ok(SpareClass { options: options.at_start(), count: config.count, tenant })
+    Ok(SpareClass { options: options.at_start(), count, tenant })
 }
 
 /// A quota of 0 is none.
@@ -230,5 +244,34 @@ pub fn session_settings(config: &Config) -> Settings {
         named_turn_retention: config.store.turn_retention,
         hibernate_after: unless_zero(pool.hibernate_after),
         commit_timeout: config.store.commit_timeout,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_of_spares_has_all_options_of_the_start_but_the_session_s_folder() {
+        let text = |text: &str| vec![text.to_owned()];
+        let class = SpareConfig {
+            count: 1,
+            tenant: "t".into(),
+            fallback_model: Some("m".into()),
+            allowed_tools: text("Read"),
+            disallowed_tools: text("Write"),
+            tools: text("Bash"),
+            max_turns: Some(1),
+            max_budget_usd: Some(1.0),
+            add_dirs: text("/"),
+            settings: Some("{}".into()),
+            setting_sources: text("user"),
+            betas: text("b"),
+        };
+        let class = spare_class(&class).expect("a class");
+        for name in Options::names() {
+            let wanted = Options::is_for_start(name) && name != "cwd";
+            assert_eq!(class.options.says(name), wanted, "{name}");
+        }
     }
 }

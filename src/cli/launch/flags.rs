@@ -23,6 +23,34 @@ pub(super) fn option_args(
     options: &Options,
     env: &BTreeMap<String, String>,
 ) -> Vec<String> {
+    // An option that is added and forgotten here does not compile.
+    let Options {
+        model,
+        fallback_model,
+        permission_mode,
+        allowed_tools,
+        disallowed_tools,
+        tools,
+        max_turns,
+        max_budget_usd,
+        max_thinking_tokens,
+        effort,
+        add_dirs,
+        mcp_servers,
+        settings,
+        setting_sources,
+        betas,
+        // In `initialize`.
+        system_prompt: _,
+        append_system_prompt: _,
+        agents: _,
+        json_schema: _,
+        // Of the process, not of the command line.
+        cwd: _,
+        env: _,
+        // Looked up by name.
+        reset: _,
+    } = options;
     let begins = matches!(origin, Origin::New(_));
     let own_model = || own_model(options, env).filter(|_| !begins);
     let own_mode = || own_mode(options);
@@ -30,22 +58,22 @@ pub(super) fn option_args(
     let mut flag = |name: &str, value: Option<String>| {
         args.extend(value.map(|value| format!("--{name}={value}")));
     };
-    flag("model", options.model.clone().or_else(own_model));
-    flag("fallback-model", options.fallback_model.clone());
-    flag("permission-mode", options.permission_mode.clone().or_else(own_mode));
-    flag("max-turns", options.max_turns.map(|turns| turns.to_string()));
-    flag("max-budget-usd", options.max_budget_usd.map(|budget| budget.to_string()));
-    flag("max-thinking-tokens", options.max_thinking_tokens.map(|tokens| tokens.to_string()));
-    flag("effort", options.effort.clone());
-    flag("setting-sources", Some(options.setting_sources.join(",")));
-    flag("mcp-config", options.mcp_servers.as_ref().map(|servers| servers.0.clone()));
-    flag("settings", options.settings.as_ref().map(|settings| settings.0.clone()));
+    flag("model", model.clone().or_else(own_model));
+    flag("fallback-model", fallback_model.clone());
+    flag("permission-mode", permission_mode.clone().or_else(own_mode));
+    flag("max-turns", max_turns.map(|turns| turns.to_string()));
+    flag("max-budget-usd", max_budget_usd.map(|budget| budget.to_string()));
+    flag("max-thinking-tokens", max_thinking_tokens.map(|tokens| tokens.to_string()));
+    flag("effort", effort.clone());
+    flag("setting-sources", Some(setting_sources.join(",")));
+    flag("mcp-config", mcp_servers.as_ref().map(|servers| servers.0.clone()));
+    flag("settings", settings.as_ref().map(|settings| settings.0.clone()));
     for (name, values) in [
-        ("add-dir", &options.add_dirs),
-        ("allowedTools", &options.allowed_tools),
-        ("disallowedTools", &options.disallowed_tools),
-        ("tools", &options.tools),
-        ("betas", &options.betas),
+        ("add-dir", add_dirs),
+        ("allowedTools", allowed_tools),
+        ("disallowedTools", disallowed_tools),
+        ("tools", tools),
+        ("betas", betas),
     ] {
         for value in values {
             flag(name, Some(value.clone()));

@@ -3,11 +3,22 @@
 
 use std::collections::BTreeMap;
 
-use super::{Hidden, Options};
+use super::{Hidden, LiveChange, Options, list::each_option};
+
+/// When a process can be given an option.
+enum When {
+    /// At any time: the change for what is wanted, if anything is.
+    Live(fn(&Options) -> Option<LiveChange>),
+    /// Before its first prompt.
+    Told,
+    /// When it is started.
+    Start,
+}
 
 /// An option, and what can be done with it whatever its type is.
 pub(super) struct Row {
     name: &'static str,
+    when: When,
     is_said: fn(&Options) -> bool,
     is_same: fn(&Options, &Options) -> bool,
     /// Takes the value of the second into the first.
@@ -31,6 +42,26 @@ impl Row {
             return self.is_said(current);
         }
         self.is_said(wanted) && !(self.is_same)(current, wanted)
+    }
+
+    /// How a running process takes on what is wanted. Most options it cannot, and none can it
+    /// lose: `set_model` without a model brings one that neither the settings nor
+    /// `ANTHROPIC_MODEL` have a say in, and for the others there is no such request.
+    pub(super) fn live(&self, wanted: &Options) -> Option<LiveChange> {
+        match self.when {
+            When::Live(change) => change(wanted),
+            When::Told | When::Start => None,
+        }
+    }
+
+    /// Whether only the start of a process can give it.
+    pub(super) fn is_for_start(&self) -> bool {
+        matches!(self.when, When::Start)
+    }
+
+    /// Makes it what it is in `from`.
+    pub(super) fn take(&self, options: &mut Options, from: &Options) {
+        (self.take)(options, from);
     }
 
     /// Makes it what is wanted, if anything is.
@@ -67,40 +98,16 @@ impl<K, V> Sayable for Hidden<BTreeMap<K, V>> {
 }
 
 macro_rules! table {
-    ($($field:ident),* $(,)?) => {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $when:ident $(($change:ident))?;)*) => {
         /// A row for each option, in the contract's order.
         pub(super) static TABLE: &[Row] = &[$(Row {
-            name: stringify!($field),
-            is_said: |options| options.$field.is_said(),
-            is_same: |one, other| one.$field == other.$field,
-            take: |to, from| to.$field.clone_from(&from.$field),
+            name: stringify!($name),
+            when: When::$when $((|options| options.$name.clone().map(LiveChange::$change)))?,
+            is_said: |options| options.$name.is_said(),
+            is_same: |one, other| one.$name == other.$name,
+            take: |to, from| to.$name.clone_from(&from.$name),
         }),*];
-
-        // An option without a row does not compile.
-        const _: fn(&Options) = |Options { $($field: _,)* reset: _ }| ();
     };
 }
 
-table!(
-    model,
-    fallback_model,
-    system_prompt,
-    append_system_prompt,
-    permission_mode,
-    allowed_tools,
-    disallowed_tools,
-    tools,
-    max_turns,
-    max_budget_usd,
-    max_thinking_tokens,
-    effort,
-    cwd,
-    add_dirs,
-    mcp_servers,
-    agents,
-    json_schema,
-    settings,
-    setting_sources,
-    env,
-    betas,
-);
+each_option!(table);

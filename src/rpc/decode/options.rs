@@ -7,13 +7,11 @@ use super::{
     surroundings,
 };
 use crate::{
-    cli::{
-        options::{Hidden, Options},
-        schema,
-    },
+    cli::{options::Options, schema},
     ids::CliSessionId,
     policy::SETTING_SOURCES,
     proto,
+    rpc::options::{Beside, said},
     session::command::ResumeFrom,
 };
 
@@ -29,58 +27,7 @@ pub(super) fn options_of(
     check: &mut Check,
     options: proto::SessionOptions,
 ) -> (Options, Option<ResumeFrom>) {
-    let proto::SessionOptions {
-        model,
-        fallback_model,
-        system_prompt,
-        append_system_prompt,
-        permission_mode,
-        allowed_tools,
-        disallowed_tools,
-        tools,
-        max_turns,
-        max_budget_usd,
-        max_thinking_tokens,
-        effort,
-        cwd,
-        add_dirs,
-        mcp_servers,
-        agents,
-        json_schema,
-        settings,
-        setting_sources,
-        // What the caller of one turn sees: no option of the session.
-        include_partial_messages: _,
-        env,
-        betas,
-        resume,
-        fork_session,
-        reset_options,
-    } = options;
-    let mut options = Options {
-        model,
-        fallback_model,
-        system_prompt,
-        append_system_prompt,
-        permission_mode,
-        allowed_tools,
-        disallowed_tools,
-        tools,
-        max_turns,
-        max_budget_usd,
-        max_thinking_tokens,
-        effort,
-        cwd,
-        add_dirs,
-        mcp_servers: mcp_servers.map(Hidden),
-        agents,
-        json_schema,
-        settings: settings.map(Hidden),
-        setting_sources,
-        env: Hidden(env.into_iter().collect()),
-        betas,
-        reset: BTreeSet::new(),
-    };
+    let (mut options, Beside { resume, fork_session, reset_options }) = said(options);
     check_bounds(check, &options);
     options.reset = reset_of(check, &reset_options, &options);
     if options.json_schema.as_deref() == Some("") {

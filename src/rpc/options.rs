@@ -1,0 +1,184 @@
+//! The options of a session between the contract's message and the domain's type: as a caller
+//! says them, and as a reader is shown them. Both are made of the one list of options, so
+//! that one in the list and not in the contract, or the other way round, does not compile.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
+};
+
+use crate::{
+    cli::options::{Hidden, Options, each_option},
+    proto,
+};
+
+/// Stands in the place of what may be a secret.
+const HIDDEN: &str = "<hidden>";
+
+/// What a caller says beside the options that a session has.
+pub(super) struct Beside {
+    /// The conversation to start from.
+    pub(super) resume: Option<String>,
+    /// Whether a copy of it is meant.
+    pub(super) fork_session: Option<bool>,
+    /// Names of options that go back to their default.
+    pub(super) reset_options: Vec<String>,
+}
+
+macro_rules! conversions {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $when:ident $(($change:ident))?;)*) => {
+        /// Options as they were said: within their bounds or not, allowed or not.
+        pub(super) fn said(options: proto::SessionOptions) -> (Options, Beside) {
+            let proto::SessionOptions {
+                $($name,)*
+                // What the caller of one turn sees: no option of the session.
+                include_partial_messages: _,
+                resume,
+                fork_session,
+                reset_options,
+            } = options;
+            let options = Options { $($name: Wire::said($name),)* reset: BTreeSet::new() };
+            (options, Beside { resume, fork_session, reset_options })
+        }
+
+        /// Options with [`HIDDEN`] in the place of all that may be a secret.
+        fn concealed(options: Options) -> proto::SessionOptions {
+            // What is reset is not there.
+            let Options { $($name,)* reset: _ } = options;
+            proto::SessionOptions {
+                $($name: $name.shown(),)*
+                // A choice of each caller, not of the session.
+                include_partial_messages: None,
+                // They say where a conversation came from, which is over.
+                resume: None,
+                fork_session: None,
+                reset_options: Vec::new(),
+            }
+        }
+    };
+}
+
+each_option!(conversions);
+
+/// Options for a reader. Of JSON that may hold credentials the keys are shown: the names of
+/// servers, and what settings there are.
+pub(super) fn shown(options: &Options) -> proto::SessionOptions {
+    let outlined = |text: &Option<Hidden<String>>, levels| {
+        text.as_ref().map(|Hidden(text)| outline(text, levels))
+    };
+    proto::SessionOptions {
+        mcp_servers: outlined(&options.mcp_servers, 2),
+        settings: outlined(&options.settings, 1),
+        ..concealed(options.clone())
+    }
+}
+
+/// The keys of JSON that may hold credentials, so many levels of them; values are hidden.
+fn outline(text: &str, levels: usize) -> String {
+    fn hide(value: &mut serde_json::Value, levels: usize) {
+        match value {
+            serde_json::Value::Object(members) if levels > 0 => {
+                members.values_mut().for_each(|member| hide(member, levels - 1));
+            }
+            value => *value = HIDDEN.into(),
+        }
+    }
+    let mut value = serde_json::from_str(text).unwrap_or_default();
+    hide(&mut value, levels);
+    value.to_string()
+}
+
+/// A value that has a form in the contract.
+trait Wire {
+    /// That form.
+    type Form;
+
+    /// The value of a form.
+    fn said(form: Self::Form) -> Self;
+
+    /// Its form for a reader.
+    fn shown(self) -> Self::Form;
+}
+
+/// Values that are their own form.
+macro_rules! plain {
+    ($($type:ty),*) => {$(
+        impl Wire for $type {
+            type Form = Self;
+
+            fn said(form: Self) -> Self {
+                form
+            }
+
+            fn shown(self) -> Self {
+                self
+            }
+        }
+    )*};
+}
+
+plain!(String, u32, f64, Vec<String>);
+
+impl Wire for Hidden<String> {
+    type Form = String;
+
+    fn said(form: String) -> Self {
+        Self(form)
+    }
+
+    fn shown(self) -> String {
+        HIDDEN.to_owned()
+    }
+}
+
+impl<T: Wire> Wire for Option<T> {
+    type Form = Option<T::Form>;
+
+    fn said(form: Self::Form) -> Self {
+        form.map(T::said)
+    }
+
+    fn shown(self) -> Self::Form {
+        self.map(T::shown)
+    }
+}
+
+impl<K: Eq + Hash + Ord> Wire for Hidden<BTreeMap<K, String>> {
+    type Form = HashMap<K, String>;
+
+    fn said(form: Self::Form) -> Self {
+        Self(form.into_iter().collect())
+    }
+
+    fn shown(self) -> Self::Form {
+        self.0.into_keys().map(|name| (name, HIDDEN.to_owned())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_sees_names_and_no_secret() {
+        let said = proto::SessionOptions {
+            model: Some("m".into()),
+            max_budget_usd: Some(0.5),
+            tools: vec![String::new()],
+            mcp_servers: Some(r#"{"mcpServers":{"x":{"command":"secret"}}}"#.into()),
+            settings: Some(r#"{"hooks":{"secret":1}}"#.into()),
+            env: [("TZ".to_owned(), "secret".to_owned())].into(),
+            ..proto::SessionOptions::default()
+        };
+        let (options, _) = super::said(said.clone());
+        assert_eq!(options.env.0["TZ"], "secret");
+        let wanted = proto::SessionOptions {
+            mcp_servers: Some(r#"{"mcpServers":{"x":"<hidden>"}}"#.into()),
+            settings: Some(r#"{"hooks":"<hidden>"}"#.into()),
+            env: [("TZ".to_owned(), HIDDEN.to_owned())].into(),
+            ..said
+        };
+        assert_eq!(shown(&options), wanted);
+        assert!(!format!("{:?}", concealed(options)).contains("secret"));
+    }
+}
