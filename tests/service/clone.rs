@@ -48,7 +48,7 @@ fn words(line: &str) -> Vec<String> {
 fn f4_the_program_takes_every_command_of_the_documents() {
     // tests/clients/readme/run pastes them beside a service; here it is only their form.
     let mut seen = 0;
-    for document in ["README.md", "deploy/README.md"] {
+    for document in ["README.md", "docs/access.md", "deploy/README.md"] {
         let text = read(document);
         let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
         for command in blocks.flat_map(str::lines).flat_map(|line| line.split("| ")) {
