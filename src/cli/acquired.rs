@@ -1,11 +1,12 @@
 //! What a session has come to beyond the options that it was asked to have: the permission
-//! mode and the model that its CLI reports, and what callers granted in their answers. It
-//! outlives the process; another one is started with what is in force.
+//! mode and the model that its CLI reports, the effort that a prompt chose, and what callers
+//! granted in their answers. It outlives the process; another one is started with what is in
+//! force.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    options::{Difference, MODEL, Options, PERMISSION_MODE},
+    options::{Difference, EFFORT, MODEL, Options, PERMISSION_MODE},
     permissions::{Grants, MOST_FOLDERS},
 };
 
@@ -18,6 +19,8 @@ pub struct Acquired {
     pub mode: Option<String>,
     /// The model in force, where it is another than was asked for, or none was.
     pub model: Option<String>,
+    /// The effort in force, where a prompt chose another than was asked for.
+    pub effort: Option<String>,
     /// The mode that the CLI begins with where none was asked for.
     pub default_mode: Option<String>,
     /// The model that the CLI begins with where none was asked for.
@@ -40,6 +43,7 @@ impl Acquired {
         Options {
             permission_mode: self.mode.clone().or_else(|| asked.permission_mode.clone()),
             model: self.model.clone().or_else(|| asked.model.clone()),
+            effort: self.effort.clone().or_else(|| asked.effort.clone()),
             ..asked.clone()
         }
     }
@@ -133,6 +137,17 @@ impl Acquired {
         news
     }
 
+    /// A prompt has chosen an effort. Returns whether that is news.
+    pub fn choose_effort(&mut self, effort: &str, asked: &Options) -> bool {
+        if !is_a_name(effort) {
+            return false;
+        }
+        let other = (asked.effort.as_deref() != Some(effort)).then(|| effort.to_owned());
+        let news = self.effort != other;
+        self.effort = other;
+        news
+    }
+
     /// Options are asked for anew, and hold: what they say is in force, and nothing of what
     /// they reset.
     pub fn asked_anew(&mut self, before: &Options, wanted: &Options) {
@@ -142,6 +157,9 @@ impl Acquired {
         if wanted.permission_mode.is_some() || loses_mode {
             self.mode = None;
             self.own_mode = loses_mode;
+        }
+        if wanted.effort.is_some() || loses(EFFORT) {
+            self.effort = None;
         }
         let model = self.model.as_ref().or(before.model.as_ref());
         if wanted.model.is_some() || loses_model {
@@ -215,6 +233,27 @@ mod tests {
         let fallback =
             Options { fallback_model: Some("claude-opus-4-8[1m]".into()), ..Options::default() };
         assert_eq!(acquired.to_start(&fallback), fallback);
+    }
+
+    #[test]
+    fn e3_an_effort_that_a_prompt_chose_holds_until_another_is_asked_for() {
+        let high = Options { effort: Some("high".into()), ..Options::default() };
+        let mut acquired = Acquired::default();
+        assert!(!acquired.choose_effort("high", &high) && !acquired.choose_effort("", &high));
+        assert!(acquired.choose_effort("low", &high));
+        assert_eq!(acquired.to_start(&high).effort.as_deref(), Some("low"));
+        assert_eq!(acquired.difference(&high, &Options::default()), Difference::default());
+        assert_eq!(acquired.difference(&high, &high).live.len(), 1);
+        assert_eq!(acquired.difference(&high, &reset(&[EFFORT])).fixed, [EFFORT]);
+        for wanted in [&high, &reset(&[EFFORT])] {
+            let mut acquired = acquired.clone();
+            acquired.asked_anew(&high, wanted);
+            assert_eq!(acquired, Acquired::default());
+        }
+        acquired.asked_anew(&high, &Options::default());
+        let kept = serde_json::to_string(&acquired).expect("JSON");
+        let kept: Acquired = serde_json::from_str(&kept).expect("a later life");
+        assert_eq!(kept.in_force(&high).effort.as_deref(), Some("low"));
     }
 
     fn reset(names: &[&'static str]) -> Options {

@@ -23,6 +23,7 @@
 //! - [`message`] reads a line in full, for those who show it to callers.
 //! - [`request`] makes the lines that go to the CLI.
 //! - [`permissions`] and [`acquired`] are what a session has come to beyond its options.
+//! - [`applied`] is what of it a prompt may choose.
 //! - [`binding`] says what makes a process started ahead that of a session.
 //! - [`connection`] joins these over a pair of pipes.
 //! - [`cost`] makes costs of turns out of the sums that it tells.
@@ -32,6 +33,7 @@
 //!   [`sandbox`] is what a process is enclosed in, [`usage`] what it may hold.
 
 pub mod acquired;
+pub mod applied;
 pub mod binding;
 pub mod connection;
 pub mod cost;

@@ -66,6 +66,8 @@ each_option!(options);
 /// An option's name in the contract.
 pub const MODEL: &str = "model";
 /// An option's name in the contract.
+pub const EFFORT: &str = "effort";
+/// An option's name in the contract.
 pub const PERMISSION_MODE: &str = "permission_mode";
 
 /// An option that a running process can take on.

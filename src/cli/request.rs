@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
@@ -129,6 +129,35 @@ pub enum Input {
     Text(String),
     /// Blocks.
     Blocks(Vec<InputBlock>),
+}
+
+impl Input {
+    /// Whether the CLI may take it for one of its commands.
+    pub fn may_be_command(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Block<'a> {
+            #[serde(borrow)]
+            text: Cow<'a, str>,
+        }
+        let is_command = |block: &InputBlock| match block {
+            InputBlock::Text(text) => may_be_command(text),
+            InputBlock::Json(json) => serde_json::from_str::<Block<'_>>(json.get())
+                .is_ok_and(|block| may_be_command(&block.text)),
+            InputBlock::Media { .. } | InputBlock::PlainDocument(_) => false,
+        };
+        match self {
+            Self::Text(text) => may_be_command(text),
+            Self::Blocks(blocks) => blocks.iter().any(is_command),
+        }
+    }
+}
+
+/// Whether the CLI may take a text for one of its commands: it does so wherever a block of
+/// text stands, and some versions pass over blanks before the slash.
+pub fn may_be_command(text: &str) -> bool {
+    // What the CLI takes for blank includes the byte order mark.
+    let begun = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    begun.starts_with('/')
 }
 
 #[derive(Serialize)]
@@ -271,6 +300,18 @@ mod tests {
                 {"type": "x", "n": 1.50},
             ])
         );
+    }
+
+    #[test]
+    fn a_command_begins_with_a_slash() {
+        let text = |text: &str| InputBlock::Text(text.to_owned());
+        let json = |json: &str| InputBlock::Json(RawValue::from_string(json.into()).expect("JSON"));
+        let blocks = |blocks| Input::Blocks(blocks).may_be_command();
+        assert!(Input::Text("\u{feff} /effort low".into()).may_be_command());
+        assert!(!Input::Text("look at /etc".into()).may_be_command());
+        assert!(blocks(vec![text("look"), text("/effort low")]));
+        assert!(blocks(vec![json(r#"{"type":"text","te\u0078t":"\/x"}"#)]));
+        assert!(!blocks(vec![json(r#"{"type":"image"}"#), InputBlock::PlainDocument("/x".into())]));
     }
 
     #[test]

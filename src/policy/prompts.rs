@@ -2,14 +2,13 @@
 //! it stands, and names of files too.
 
 use super::{Denial, Policy};
+use crate::cli::request::may_be_command;
 
 impl Policy {
     /// What is not allowed of a text of a prompt.
     pub fn judge_text(&self, text: &str) -> Vec<Denial> {
         let mut denials = Vec::new();
-        // What the CLI takes for blank includes the byte order mark.
-        let begun = text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
-        if !self.slash_commands && begun.starts_with('/') {
+        if !self.slash_commands && may_be_command(text) {
             let allowed = "slash commands are off (policy.slash_commands = false)";
             denials.push(Denial::new("", allowed));
         }

@@ -171,10 +171,11 @@ impl SessionTask {
     /// A turn has ended, which is told when it is kept.
     pub(super) async fn turn_over(
         &mut self,
-        active: Active,
-        rest: Vec<Frame>,
+        mut active: Active,
+        mut rest: Vec<Frame>,
         over: TurnEnd,
     ) -> Phase {
+        self.hear_choice(&mut active, &mut rest).await;
         let Active { lease, turn } = active;
         let settled = over.settled;
         self.conclude(turn, lease.client_id, End::Result(over)).await;

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     cli::{
+        applied,
         frame::{Frame, FrameKind},
         process::StopGrace,
         request::user_message,
@@ -80,7 +81,7 @@ impl SessionTask {
     /// Begins a turn on a connected process.
     pub(super) fn begin(
         &mut self,
-        lease: Lease,
+        mut lease: Lease,
         waiting: Waiting,
         origin: Origin,
         came: Instant,
@@ -112,6 +113,9 @@ impl SessionTask {
         turn.log.span().record("client_id", tracing::field::display(lease.client_id));
         self.queue.begin(&turn.log);
         self.status.note_use();
+        if request.input.may_be_command() {
+            turn.applied_before = applied::ask(&mut lease.connection);
+        }
         // The outbox is empty between turns: what does not take the prompt takes nothing.
         if let Err(blocked) = lease.connection.send(user_message(&request.input, uuid)) {
             warn!(client_id = %lease.client_id, error = %blocked, "prompt_not_written");

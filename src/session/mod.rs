@@ -41,6 +41,7 @@ mod active;
 mod admission;
 mod background;
 mod beginning;
+mod choosing;
 mod cli_traits;
 mod closing;
 pub mod command;

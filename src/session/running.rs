@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     budget::{Account, Reservation},
-    cli::frame::{Frame, FrameKind, ResultSummary},
+    cli::{
+        connection::ControlAnswer,
+        frame::{Frame, FrameKind, ResultSummary},
+    },
     counters::Spent,
     failure::Cause,
     turn::{
@@ -81,6 +84,8 @@ pub struct Running {
     held_bytes: usize,
     /// What its prompt claims of the memory, until the CLI has read it.
     pub prompt_held: Option<Arc<Reservation>>,
+    /// What the process said that it applies, before a prompt that may choose otherwise.
+    pub(super) applied_before: Option<ControlAnswer>,
     /// What to do over, as long as the process has not answered the prompt.
     pub(super) unanswered: Option<Box<Unanswered>>,
     /// Whether the process did not take the prompt at all.
@@ -167,6 +172,7 @@ impl Running {
             refusals: 0,
             tools: HashSet::new(),
             prompt_held: None,
+            applied_before: None,
             unanswered: None,
             unsent: false,
             counted,

@@ -20,8 +20,8 @@ pub(super) fn check(policy: &Policy, options: &Options) -> Result<(), Cause> {
     if denials.is_empty() { Ok(()) } else { Err(refusal(&denials)) }
 }
 
-/// What is left of what a session has come to: of the mode, the model and the folders those
-/// that an option could ask for. Rules are a caller's own, as `allowed_tools` are.
+/// What is left of what a session has come to: of the mode, the model, the effort and the
+/// folders those that an option could ask for. Rules are a caller's own, as `allowed_tools` are.
 pub(super) fn hold(policy: &Policy, acquired: Acquired) -> Acquired {
     let allows = |options: Options| policy.judge_again(&options).is_empty();
     let mode = |mode: &String| {
@@ -31,8 +31,9 @@ pub(super) fn hold(policy: &Policy, acquired: Acquired) -> Acquired {
         |folder: &String| allows(Options { add_dirs: vec![folder.clone()], ..Options::default() });
     let mut held = acquired;
     held.mode = held.mode.filter(mode);
-    // Any model is allowed that has a name.
+    // Any model is allowed that has a name, and any effort.
     held.model = held.model.filter(|model| is_a_name(model));
+    held.effort = held.effort.filter(|effort| is_a_name(effort));
     held.grants.folders.retain(folder);
     held
 }

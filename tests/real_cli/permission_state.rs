@@ -33,6 +33,7 @@ each_version!(within LONG:
     e3_a_rule_is_taken_back_from_a_process_that_was_started_with_it,
     e3_a_tightened_policy_drops_what_it_does_not_allow,
     e3_another_process_has_the_same_model,
+    e3_what_a_prompt_chose_outlives_every_process,
     e3_modes_and_rules_outlive_every_process,
     e3_updated_options_outlive_every_process,
 );
@@ -328,6 +329,46 @@ async fn e3_another_process_has_the_same_model(version: Version) {
     before.2.retain(|beta| beta != OF_THE_FIRST_MODEL);
     bed.kill_after(&third).await;
     assert_eq!(of_turn(&bed, &bed.query("a", "four").await), before);
+    bed.stop().await;
+}
+
+/// The CLI says a model with the next turn only, and an effort never. Versions that let no
+/// prompt choose stay with what they have.
+async fn e3_what_a_prompt_chose_outlives_every_process(version: Version) {
+    let mut bed = Bed::start(version).await;
+    let of_turn = |bed: &Bed, turn: &Turn| {
+        let request = bed.last_request(&turn.started().cli_session_id);
+        let effort = request.body["output_config"]["effort"].as_str().map(str::to_owned);
+        (request.body["model"].clone(), effort)
+    };
+    let options = SessionOptions { model: Some("opus".into()), ..SessionOptions::default() };
+    let first = bed.run(query_with("a", "one", options)).await;
+    let (mut model, mut effort) = of_turn(&bed, &first);
+    for (number, (name, change)) in CHANGES.into_iter().enumerate() {
+        let (other, level) = [("claude-opus-4-6", "low"), ("claude-opus-4-7", "max")][number % 2];
+        if has_command(&first, "model") {
+            model = other.into();
+        }
+        if has_command(&first, "effort") {
+            effort = Some(level.to_owned());
+        }
+        bed.query("a", &format!("/model {other}")).await;
+        // Nothing is said between the last choice and the change of process.
+        let last = bed.query("a", &format!("/effort {level}")).await;
+        if name == "killed" {
+            bed.kill_now(&last).await;
+        } else {
+            bed = change(bed, version).await;
+        }
+        let turn = bed.query("a", name).await;
+        assert_eq!(origin(&turn), TurnOrigin::Resumed, "{name}");
+        assert_eq!(of_turn(&bed, &turn), (model.clone(), effort.clone()), "{name}");
+    }
+    // What options say goes before it.
+    let options = SessionOptions { effort: Some("medium".into()), ..SessionOptions::default() };
+    bed.update("a", options).await.expect("updated");
+    let shown = session(&bed, "a").await.options.expect("options");
+    assert_eq!(shown.effort.as_deref(), Some("medium"));
     bed.stop().await;
 }
 

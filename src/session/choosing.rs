@@ -1,0 +1,50 @@
+//! What a prompt chooses that is a command of the CLI: another model, another effort. The
+//! process is asked before its turn and behind it, and the turn is told to be over once its
+//! choice is known: what holds then is kept with the turn, and every later process has it.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{phase::Active, task::SessionTask};
+use crate::cli::{
+    applied::{Choice, ask, chosen},
+    frame::Frame,
+};
+
+/// How long an answer may take: milliseconds were seen.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+impl SessionTask {
+    /// Takes note of what the turn that has just ended has chosen. What the process prints
+    /// meanwhile is added to `rest`.
+    pub(super) async fn hear_choice(&mut self, active: &mut Active, rest: &mut Vec<Frame>) {
+        let Some(before) = active.turn.applied_before.take().and_then(|mut answer| {
+            // It came before the process read the prompt.
+            answer.try_recv().ok()?.ok()
+        }) else {
+            return;
+        };
+        let connection = &mut active.lease.connection;
+        let Some(mut answer) = ask(connection) else { return };
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        let behind = loop {
+            tokio::select! {
+                biased;
+                answered = &mut answer => break answered,
+                read = timeout_at(deadline, connection.read(rest)) => {
+                    if !matches!(read, Ok(Ok(()))) {
+                        return;
+                    }
+                }
+            }
+        };
+        let Ok(Ok(behind)) = behind else { return };
+        let Some(choice) = chosen(&before, &behind) else { return };
+        self.status.acquire(|acquired, options| match &choice {
+            Choice::Model(model) => acquired.hear_model(model, options),
+            Choice::Effort(effort) => acquired.choose_effort(effort, options),
+        });
+        self.journal.remember();
+    }
+}
