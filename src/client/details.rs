@@ -4,7 +4,7 @@ use super::{
     proto_json,
     values::{duration, enum_name, one_line, show_cost, show_duration},
 };
-use crate::proto::Session;
+use crate::proto::{Session, SessionPermissions};
 
 /// A line for each thing that is known.
 pub fn session(session: &Session) -> String {
@@ -12,6 +12,9 @@ pub fn session(session: &Session) -> String {
     let time = |time: Option<prost_types::Timestamp>| time.map(|time| time.to_string());
     let options = session.options.as_ref();
     let options = options.and_then(|options| proto_json::line("SessionOptions", options).ok());
+    let SessionPermissions { allow, deny, ask, directories } =
+        session.permissions.clone().unwrap_or_default();
+    let list = |items: Vec<String>| Some(items.join(", "));
     let number = |count: u64| Some(count.to_string()).filter(|_| count > 0);
     let lines = [
         ("session", Some(session.session_id.clone())),
@@ -33,8 +36,46 @@ pub fn session(session: &Session) -> String {
         ("errors", number(session.error_count)),
         ("last error", Some(session.last_error.clone())),
         ("options", options),
+        ("not shown", list(session.options_not_shown.clone())),
+        ("allowed", list(allow)),
+        ("denied", list(deny)),
+        ("asked about", list(ask)),
+        ("folders", list(directories)),
     ];
     let known = lines.into_iter().filter_map(|(name, value)| Some((name, one_line(&value?))));
     let known = known.filter(|(_, value)| !value.is_empty());
     known.map(|(name, value)| format!("{name:<15}{value}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_granted_is_shown() {
+        let list = |items: &[&str]| items.iter().map(ToString::to_string).collect();
+        let permissions = SessionPermissions {
+            allow: list(&["Bash(make:*)", "Read"]),
+            deny: list(&["WebFetch"]),
+            ask: list(&["Write"]),
+            directories: list(&["/srv/data"]),
+        };
+        let granted = Session {
+            session_id: "s".into(),
+            permissions: Some(permissions),
+            options_not_shown: list(&["system_prompt"]),
+            ..Session::default()
+        };
+        let text = session(&granted);
+        for line in [
+            "not shown      system_prompt\n",
+            "allowed        Bash(make:*), Read\n",
+            "denied         WebFetch\n",
+            "asked about    Write\n",
+            "folders        /srv/data\n",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in {text}");
+        }
+        assert!(!session(&Session::default()).contains("allowed"));
+    }
 }
