@@ -356,7 +356,12 @@ impl Shared {
                 limit: limit.to_string(),
                 retry: Duration::from_secs(1),
             },
-            _ => Cause::NoProcess { limit: self.limits.max_processes, waited: began.elapsed() },
+            _ => {
+                // How long it was to be waited, and not by how much the timer was late.
+                let patience = limit.saturating_duration_since(began).as_millis();
+                let waited = Duration::from_millis(patience.try_into().unwrap_or(u64::MAX));
+                Cause::NoProcess { limit: self.limits.max_processes, waited }
+            }
         })
     }
 

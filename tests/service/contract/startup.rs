@@ -28,7 +28,7 @@ async fn sixteen_slow_starts_take_the_time_of_one_and_a_warm_session_is_served_m
     let began = Instant::now();
     let mut starts = JoinSet::new();
     for n in 0..16 {
-        start(&service, &mut starts, format!("s{n}"), "fake:boot=1000").await;
+        start(&service, &mut starts, format!("s{n}"), "fake:boot=3000").await;
     }
     let mut warm_turns = 0;
     while starts.len() == 16 {
@@ -46,7 +46,7 @@ async fn sixteen_slow_starts_take_the_time_of_one_and_a_warm_session_is_served_m
         assert_eq!(turn.result().result, "echo: hello");
     }
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(took < Duration::from_secs(16), "{took:?}");
     assert_eq!(service.processes().len(), 17);
     service.stop().await;
 }
