@@ -84,7 +84,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("proto", &[]),
 ];
 
-const LONGEST_FILE: usize = 500;
+const LONGEST_FILE: usize = 450;
 
 fn source_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

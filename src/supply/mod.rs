@@ -13,6 +13,7 @@ mod prepare;
 mod process_supply;
 mod recheck;
 mod spares;
+mod starting;
 mod taking;
 mod turns;
 

@@ -2,10 +2,9 @@
 //! that are started ahead. Knows nothing of what a session does with a process.
 
 use std::{
-    collections::BTreeMap,
     io,
     path::PathBuf,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -13,34 +12,27 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, oneshot},
-    time::{Instant, timeout_at},
-};
-use tracing::{debug, error_span, warn};
+use tokio::sync::{Notify, oneshot};
+use tracing::{error_span, warn};
 
 use super::{
-    Lease, Leasing, Order, SpareSettings, SpareUse, Supply, folders, handshake,
-    places::{Contest, Place, Places, Shortage},
-    prepare::{Prepared, blocking, is_of_the_disk, prepare},
+    Leasing, Order, SpareSettings, Supply, folders,
+    places::{Contest, Places, Shortage},
+    prepare::blocking,
     recheck,
     spares::stock::Stock,
-    turns::in_turn,
 };
 use crate::{
     cli::{
         acquired::Acquired,
-        connection::Connection,
-        cost::Meter,
-        launch::{Folders, LaunchSettings, Origin},
+        launch::LaunchSettings,
         options::Options,
-        process::{Process, StopGrace},
-        request::Initialize,
-        sandbox, transcript,
+        process::StopGrace,
+        transcript,
         usage::{Allowed, Watch},
     },
-    failure::{Cause, Failure},
-    ids::{CliSessionId, ClientId, SessionKey, TenantId},
+    failure::Cause,
+    ids::{CliSessionId, SessionKey, TenantId},
     os::confined::Folder,
     policy::Policy,
     tasks::Tasks,
@@ -48,9 +40,6 @@ use crate::{
 
 /// How long the transcripts of a session may take to be removed.
 const LONGEST_REMOVAL: Duration = Duration::from_secs(60);
-
-/// What an error needs to reach its caller.
-const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// Bounds of the supply.
 #[derive(Debug, Clone)]
@@ -82,8 +71,8 @@ pub(super) struct Shared {
     pub(super) places: Places,
     pub(super) starts: Places,
     pub(super) stock: Stock,
-    starting: AtomicU32,
-    watch: Option<Arc<Watch>>,
+    pub(super) starting: AtomicU32,
+    pub(super) watch: Option<Arc<Watch>>,
     pub(super) tasks: Tasks,
 }
 
@@ -253,18 +242,11 @@ impl Supply for ProcessSupply {
     }
 }
 
-/// When to give up waiting for a caller with a deadline: early enough for the reason to
-/// reach it before its own clock cuts the call off.
-fn last_moment(deadline: Instant) -> Instant {
-    let margin = deadline.saturating_duration_since(Instant::now()) / 10;
-    deadline - margin.min(LAST_WORD)
-}
-
 /// Counts a start for as long as it lives.
-struct Starting<'a>(&'a AtomicU32);
+pub(super) struct Starting<'a>(&'a AtomicU32);
 
 impl<'a> Starting<'a> {
-    fn new(count: &'a AtomicU32) -> Self {
+    pub(super) fn new(count: &'a AtomicU32) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
@@ -301,204 +283,4 @@ impl Shared {
             self.stock.give_way(Some(tenant));
         }
     }
-
-    async fn start(&self, order: &Order) -> Result<Lease, Failure> {
-        let began = Instant::now();
-        let _starting = Starting::new(&self.starting);
-        let missed = match self.lease_spare(order, began).await {
-            Ok(lease) => return Ok(lease),
-            Err(missed) => missed,
-        };
-        let client_id = ClientId::fresh();
-        let result = match self.wait_in_line(order, began).await {
-            Ok((slot, turn)) => {
-                let connecting = self.connect(order, client_id, began, slot);
-                in_turn(&self.starts, &order.session.tenant, turn, connecting).await
-            }
-            Err(cause) => Err(cause),
-        };
-        let result = result.map(|lease| Lease { spare: missed, ..lease });
-        result.map_err(|cause| {
-            Failure::from(cause).concerning(Some(&order.session.session), None).on_client(client_id)
-        })
-    }
-
-    /// A place among the processes, and a turn at starting.
-    async fn wait_in_line(&self, order: &Order, began: Instant) -> Result<(Place, Place), Cause> {
-        let tenant = &order.session.tenant;
-        let waiting = async {
-            let slot = self.place(order, began).await?;
-            Ok((slot, self.starts.take(tenant).await))
-        };
-        tokio::select! {
-            waited = waiting => waited,
-            () = order.cancelled.cancelled() => Err(Cause::TurnInterrupted),
-            () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
-        }
-    }
-
-    async fn place(&self, order: &Order, began: Instant) -> Result<Place, Cause> {
-        let tenant = &order.session.tenant;
-        let limit = order.deadline.map_or(began + self.limits.connect_timeout, last_moment);
-        let mut place = pin!(self.places.take(tenant));
-        let free = tokio::select! {
-            biased;
-            place = &mut place => Some(place),
-            () = std::future::ready(()) => None,
-        };
-        if let Some(place) = free {
-            return Ok(place);
-        }
-        self.make_room(tenant);
-        timeout_at(limit, place).await.map_err(|_| match self.limits.max_processes_of_a_tenant {
-            Some(limit) if self.places.held_by(tenant) >= limit => Cause::TenantQuota {
-                key: "policy.tenant_max_processes",
-                limit: limit.to_string(),
-                retry: Duration::from_secs(1),
-            },
-            _ => {
-                // How long it was to be waited, and not by how much the timer was late.
-                let patience = limit.saturating_duration_since(began).as_millis();
-                let waited = Duration::from_millis(patience.try_into().unwrap_or(u64::MAX));
-                Cause::NoProcess { limit: self.limits.max_processes, waited }
-            }
-        })
-    }
-
-    async fn connect(
-        &self,
-        order: &Order,
-        client_id: ClientId,
-        began: Instant,
-        slot: Place,
-    ) -> Result<Lease, Cause> {
-        let mut folders = folders::of_session(&self.settings.state_dir, &order.session);
-        if let Some(cwd) = &order.options.cwd {
-            folders.work = cwd.into();
-        }
-        folders.extra = order.options.add_dirs.iter().map(Into::into).collect();
-        let Prepared { origin, folders, saved_cost_usd } = self.prepared(order, folders).await?;
-        let (process, connection) = self.spawn(origin, &order.options, &folders, client_id).await?;
-        let mut lease = Lease {
-            client_id,
-            cli_session_id: origin.cli_session_id(),
-            resumed: !matches!(origin, Origin::New(_)),
-            spare: SpareUse::NotKept,
-            connect_time: Duration::ZERO,
-            connection,
-            meter: Meter::default(),
-            outdated: false,
-            child: Box::new(process),
-            slot: Some(slot),
-        };
-        let handshake = handshake::bind(
-            &mut lease.connection,
-            lease.child.as_mut(),
-            order.told(vec![Initialize::of(&order.options).request()]),
-            self.limits.connect_timeout,
-        );
-        let connected = tokio::select! {
-            connected = handshake => connected,
-            () = order.cancelled.cancelled() => Err(Cause::TurnInterrupted),
-            () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
-        };
-        if let Err(cause) = connected {
-            debug!(%client_id, %cause, "cli_start_failed");
-            drop(lease.end(StopGrace::FIRM).await);
-            return Err(self.explained(cause));
-        }
-        if lease.resumed {
-            lease.meter = Meter::of_resumed(&mut lease.connection, saved_cost_usd);
-        }
-        lease.connect_time = began.elapsed();
-        debug!(%client_id, pid = lease.child.id(), elapsed_seconds = lease.connect_time.as_secs_f64(), "cli_started");
-        Ok(lease)
-    }
-
-    /// Waits for each step of the disk as long as for a process. Cut short by the caller only
-    /// between steps: what is written for this start must not come after what is written for
-    /// the next. Given up, it writes nothing more.
-    async fn prepared(&self, order: &Order, folders: Folders) -> Result<Prepared, Cause> {
-        let limit = self.limits.connect_timeout;
-        tokio::select! {
-            prepared = prepare(Arc::clone(&self.policy), order, folders, limit) => prepared,
-            () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
-        }
-    }
-
-    /// Spawns a process, which is not up yet.
-    pub(super) async fn spawn(
-        &self,
-        origin: Origin,
-        options: &Options,
-        folders: &Folders,
-        client_id: ClientId,
-    ) -> Result<(Process, Connection), Cause> {
-        let inherited = |name: &str| std::env::var(name).ok();
-        let settings = self.settings.with_variables(self.variables().await?);
-        let command = settings.command(origin, options, folders, client_id, inherited);
-        debug!(%client_id, args = ?command.shown_args(), "cli_starting");
-        let started = Process::start(command, &self.settings.sandbox, self.limits.max_frame_bytes);
-        let (process, connection) = started.await.map_err(|error| self.not_started(&error))?;
-        let process = match &self.watch {
-            Some(watch) => process.bounded_by(watch),
-            None => process,
-        };
-        Ok((process, connection))
-    }
-
-    /// The variables whose values are in files, as they are now.
-    pub(super) async fn variables(&self) -> Result<BTreeMap<String, String>, Cause> {
-        self.settings.env_files.read().await.map_err(|error| Cause::ConnectFailed {
-            detail: error.to_string(),
-            exit: None,
-            stderr_tail: String::new(),
-        })
-    }
-
-    fn not_started(&self, error: &io::Error) -> Cause {
-        if cannot_be_run(error) {
-            let path = self.settings.program.clone();
-            return Cause::CliNotFound { path, detail: error.to_string() };
-        }
-        let detail = format!("the CLI could not be started: {error}");
-        match is_of_the_disk(error) {
-            true => Cause::StoreUnavailable { detail },
-            false => Cause::ConnectFailed { detail, exit: None, stderr_tail: String::new() },
-        }
-    }
-
-    /// What a failed start is told as. Inside a sandbox the CLI is started by the sandbox,
-    /// which says on stderr what a start without one gives as an error.
-    fn explained(&self, cause: Cause) -> Cause {
-        let said = match &cause {
-            Cause::ConnectFailed { stderr_tail, .. } => sandbox::cannot_run(stderr_tail),
-            _ => None,
-        };
-        match said {
-            Some(detail) => Cause::CliNotFound {
-                path: self.settings.program.clone(),
-                detail: detail.to_owned(),
-            },
-            None => cause,
-        }
-    }
-}
-
-/// Whether a program is not there, or is nothing that can be run here.
-fn cannot_be_run(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    [
-        Errno::NOENT,
-        Errno::ACCESS,
-        Errno::PERM,
-        Errno::NOEXEC,
-        Errno::NOTDIR,
-        Errno::ISDIR,
-        Errno::LOOP,
-        Errno::NAMETOOLONG,
-    ]
-    .iter()
-    .any(|known| Some(*known) == errno)
 }

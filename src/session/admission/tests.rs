@@ -1,0 +1,255 @@
+use proptest::prelude::*;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    cli::options::Options,
+    session::{Decision, TurnRequest, tests::request},
+    turn::listener::Partials,
+};
+
+const CLOSE_REASONS: [CloseReason; 12] = [
+    CloseReason::Requested { forget: false },
+    CloseReason::Requested { forget: true },
+    CloseReason::Interrupted,
+    CloseReason::Ephemeral,
+    CloseReason::ConnectFailed,
+    CloseReason::Expired,
+    CloseReason::Idle,
+    CloseReason::Broken,
+    CloseReason::Unused,
+    CloseReason::Stuck,
+    CloseReason::Shutdown,
+    CloseReason::Dozing,
+];
+
+const CLEANUP_REASONS: [CloseReason; 4] =
+    [CloseReason::Expired, CloseReason::Idle, CloseReason::Broken, CloseReason::Unused];
+
+fn run(on_busy: BusyPolicy) -> Command {
+    let request = Box::new(TurnRequest { on_busy, ..request("hello") });
+    Command::Run { request, reply: oneshot::channel().0 }
+}
+
+fn interrupt(keep_session: bool) -> Command {
+    Command::Interrupt { keep_session, reply: oneshot::channel().0 }
+}
+
+fn let_go(why: LetGo) -> Command {
+    Command::LetGo { why, reply: oneshot::channel().0 }
+}
+
+fn close(reason: CloseReason) -> Command {
+    Command::Close { reason, reply: oneshot::channel().0 }
+}
+
+fn attach() -> Command {
+    let partials = Partials::Hidden;
+    Command::Attach { turn: None, from: 0, partials, reply: oneshot::channel().0 }
+}
+
+fn respond() -> Command {
+    let decision = Decision::Raw("{}".into());
+    let reply = oneshot::channel().0;
+    Command::Respond { prompt_id: "p".into(), decision, reply }
+}
+
+fn update() -> Command {
+    Command::Update { options: Box::new(Options::default()), reply: oneshot::channel().0 }
+}
+
+fn busy_policy() -> impl Strategy<Value = BusyPolicy> {
+    prop::sample::select(vec![BusyPolicy::Queue, BusyPolicy::Reject, BusyPolicy::Interrupt])
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        busy_policy().prop_map(run),
+        Just(()).prop_map(|()| attach()),
+        Just(()).prop_map(|()| respond()),
+        Just(()).prop_map(|()| update()),
+        any::<bool>().prop_map(interrupt),
+        prop::sample::select(vec![LetGo::Idle, LetGo::Pressure, LetGo::Fairness]).prop_map(let_go),
+        prop::sample::select(&CLOSE_REASONS[..]).prop_map(close),
+    ]
+}
+
+/// What a session does that is not ending.
+fn living() -> impl Strategy<Value = Availability> {
+    prop_oneof![
+        Just(Availability::Detached),
+        Just(Availability::Idle),
+        Just(Availability::Connecting),
+        Just(Availability::Running),
+        any::<bool>().prop_map(|leaves| Availability::Stopping { leaves }),
+        Just(Availability::Settling),
+    ]
+}
+
+fn availability() -> impl Strategy<Value = Availability> {
+    let ending = prop::sample::select(&CLOSE_REASONS[..]).prop_map(Availability::Closing);
+    prop_oneof![6 => living(), 1 => ending]
+}
+
+fn facts() -> impl Strategy<Value = Facts> {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (0usize..40, 0usize..40, 0usize..20, flags).prop_map(
+        |(waiting, updates, max_waiting, (knows_turn, has_untold, may_rest, may_yield))| Facts {
+            waiting,
+            updates,
+            max_waiting,
+            knows_turn,
+            has_untold,
+            may_rest,
+            may_yield,
+        },
+    )
+}
+
+fn roomy() -> Facts {
+    Facts { max_waiting: 1, ..Facts::default() }
+}
+
+#[test]
+fn a_free_session_takes_every_turn() {
+    for availability in [Availability::Detached, Availability::Idle] {
+        for policy in [BusyPolicy::Queue, BusyPolicy::Reject, BusyPolicy::Interrupt] {
+            let verdict = admit(availability, &Facts::default(), &run(policy));
+            assert_eq!(verdict, Verdict::Accept);
+        }
+    }
+}
+
+#[test]
+fn a_busy_session_queues_rejects_or_stops() {
+    let verdict = |policy| admit(Availability::Running, &roomy(), &run(policy));
+    assert_eq!(verdict(BusyPolicy::Queue), Verdict::Queue(Position::Last));
+    assert_eq!(verdict(BusyPolicy::Reject), Verdict::Refuse(Cause::SessionBusy));
+    assert_eq!(verdict(BusyPolicy::Interrupt), Verdict::StopFirst);
+}
+
+#[test]
+fn a_turn_that_comes_while_another_is_stopped_goes_next_if_it_may_interrupt() {
+    let stopping = |leaves| Availability::Stopping { leaves };
+    let verdict = |leaves| admit(stopping(leaves), &roomy(), &run(BusyPolicy::Interrupt));
+    assert_eq!(verdict(false), Verdict::Queue(Position::Next));
+    assert_eq!(verdict(true), Verdict::Closed, "the session leaves");
+}
+
+#[test]
+fn a_session_that_falls_asleep_is_asked_again_by_who_wants_it_gone() {
+    let dozing = Availability::Closing(CloseReason::Dozing);
+    let facts = Facts::default();
+    assert_eq!(admit(dozing, &facts, &interrupt(false)), Verdict::Closed);
+    assert_eq!(admit(dozing, &facts, &interrupt(true)), Verdict::Leave);
+    let requested = CloseReason::Requested { forget: false };
+    assert_eq!(admit(dozing, &facts, &close(requested)), Verdict::Closed);
+}
+
+#[test]
+fn who_wants_a_session_forgotten_is_not_content_with_its_end() {
+    let forget = close(CloseReason::Requested { forget: true });
+    let verdict = |ending| admit(Availability::Closing(ending), &Facts::default(), &forget);
+    assert_eq!(verdict(CloseReason::Requested { forget: false }), Verdict::Closed);
+    assert_eq!(verdict(CloseReason::Requested { forget: true }), Verdict::Leave);
+}
+
+#[test]
+fn a_process_with_work_in_its_background_is_let_go_for_fairness_only() {
+    let facts = Facts { may_yield: true, ..Facts::default() };
+    let verdict = |why| admit(Availability::Idle, &facts, &let_go(why));
+    assert_eq!(verdict(LetGo::Idle), Verdict::Decline);
+    assert_eq!(verdict(LetGo::Pressure), Verdict::Decline);
+    assert_eq!(verdict(LetGo::Fairness), Verdict::Accept);
+}
+
+proptest! {
+    #[test]
+    fn nothing_waits_past_its_bound(
+        availability in availability(),
+        facts in facts(),
+        command in command(),
+    ) {
+        let verdict = admit(availability, &facts, &command);
+        let is_turn = matches!(command, Command::Run { .. });
+        let full = match is_turn {
+            true => facts.waiting >= facts.max_waiting,
+            false => facts.updates >= facts.max_waiting,
+        };
+        if matches!(verdict, Verdict::Queue(_)) || (is_turn && verdict == Verdict::StopFirst) {
+            prop_assert!(!full);
+        }
+        if verdict == (Verdict::Refuse(Cause::QueueFull { limit: facts.max_waiting })) {
+            prop_assert!(full);
+        }
+    }
+
+    #[test]
+    fn who_does_not_want_to_wait_does_not(availability in availability(), facts in facts()) {
+        let verdict = admit(availability, &facts, &run(BusyPolicy::Reject));
+        prop_assert!(!matches!(verdict, Verdict::Queue(_) | Verdict::StopFirst));
+    }
+
+    #[test]
+    fn only_what_runs_or_is_about_to_is_stopped(
+        availability in availability(),
+        facts in facts(),
+        command in command(),
+    ) {
+        let runs = matches!(
+            availability,
+            Availability::Connecting | Availability::Running | Availability::Stopping { .. }
+        );
+        let verdict = admit(availability, &facts, &command);
+        prop_assert!(runs || verdict != Verdict::StopFirst);
+        // And nobody leaves the turn behind.
+        prop_assert!(!runs || verdict != Verdict::Leave);
+    }
+
+    #[test]
+    fn a_session_that_ends_takes_nothing_on(
+        ending in prop::sample::select(&CLOSE_REASONS[..]),
+        facts in facts(),
+        command in command(),
+    ) {
+        let verdict = admit(Availability::Closing(ending), &facts, &command);
+        let joins = matches!(command, Command::Attach { .. }) && facts.has_untold;
+        prop_assert_eq!(verdict == Verdict::Accept, joins);
+        prop_assert!(!matches!(verdict, Verdict::Queue(_) | Verdict::StopFirst));
+    }
+
+    #[test]
+    fn the_cleanup_ends_no_session_that_has_something_to_do(
+        availability in living(),
+        facts in facts(),
+        reason in prop::sample::select(&CLEANUP_REASONS[..]),
+    ) {
+        prop_assert!(reason.skips_busy());
+        let busy = !availability.is_free() || facts.waiting > 0;
+        let verdict = admit(availability, &facts, &close(reason));
+        prop_assert_eq!(verdict == Verdict::Decline, busy);
+    }
+
+    #[test]
+    fn an_interrupt_and_a_close_are_never_refused(
+        availability in availability(),
+        facts in facts(),
+        keep in any::<bool>(),
+        reason in prop::sample::select(&CLOSE_REASONS[..]),
+    ) {
+        for command in [interrupt(keep), close(reason)] {
+            let verdict = admit(availability, &facts, &command);
+            prop_assert!(!matches!(verdict, Verdict::Refuse(_) | Verdict::Queue(_)));
+        }
+    }
+
+    #[test]
+    fn a_turn_that_is_here_already_is_joined(
+        availability in living(),
+        facts in facts(),
+        policy in busy_policy(),
+    ) {
+        let facts = Facts { knows_turn: true, ..facts };
+        prop_assert_eq!(admit(availability, &facts, &run(policy)), Verdict::Accept);
+    }
+}
