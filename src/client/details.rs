@@ -1,12 +1,12 @@
 //! One session in full, for people. Pure.
 
 use super::{
-    proto_json,
+    prompts, proto_json,
     values::{duration, enum_name, one_line, show_cost, show_duration},
 };
 use crate::proto::{Session, SessionPermissions};
 
-/// A line for each thing that is known.
+/// A line for each thing that is known, and then the prompts that wait for an answer.
 pub fn session(session: &Session) -> String {
     let usage = session.usage.clone().unwrap_or_default();
     let time = |time: Option<prost_types::Timestamp>| time.map(|time| time.to_string());
@@ -44,7 +44,9 @@ pub fn session(session: &Session) -> String {
     ];
     let known = lines.into_iter().filter_map(|(name, value)| Some((name, one_line(&value?))));
     let known = known.filter(|(_, value)| !value.is_empty());
-    known.map(|(name, value)| format!("{name:<15}{value}\n")).collect()
+    let open = session.open_prompts.iter();
+    let open = open.map(|prompt| prompts::open_prompt(&session.session_id, prompt));
+    known.map(|(name, value)| format!("{name:<15}{value}\n")).chain(open).collect()
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use super::{
     values::{cut, one_line},
 };
 use crate::proto::{
-    AttachRequest, PromptAllow, PromptDeny, PromptEvent, PromptKind, RespondRequest, TurnEvent,
-    content_block::Block, respond_request::Decision, turn_event::Kind,
+    AttachRequest, OpenPrompt, PromptAllow, PromptDeny, PromptEvent, PromptKind, RespondRequest,
+    TurnEvent, content_block::Block, respond_request::Decision, turn_event::Kind,
 };
 
 /// Columns of a tool's input that a question shows: it is to be read before it is answered.
@@ -130,6 +130,13 @@ fn question(prompt: &PromptEvent) -> String {
         "? {} {input}\n{about}  Allow it? [y]es, [n]o, [a]lways in this session: ",
         one_line(&prompt.tool_name)
     )
+}
+
+/// A prompt that is shown with its session, and how it is answered.
+pub fn open_prompt(session: &str, prompt: &OpenPrompt) -> String {
+    let OpenPrompt { prompt_id, kind, tool_name, input_excerpt } = prompt.clone();
+    let input_json = input_excerpt;
+    hint(session, &PromptEvent { prompt_id, kind, tool_name, input_json, ..Default::default() })
 }
 
 /// How somebody else can answer.

@@ -29,7 +29,8 @@ fn session_row(session: &Session) -> [String; 8] {
 
 fn session_note(session: &Session) -> String {
     if !session.running_turn_id.is_empty() {
-        return format!("turn {}", one_line(&session.running_turn_id));
+        let asks = if session.open_prompts.is_empty() { "" } else { " waits for an answer" };
+        return format!("turn {}{asks}", one_line(&session.running_turn_id));
     }
     let errors = match session.error_count {
         0 => return String::new(),
@@ -109,7 +110,7 @@ pub fn closed_line(session_id: &str, had_active_turn: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::SessionStatus;
+    use crate::proto::{OpenPrompt, SessionStatus};
 
     fn session(id: &str) -> Session {
         let mut session = Session {
@@ -134,6 +135,15 @@ mod tests {
         assert!(lines[2].ends_with("2 errors, last: somet…"), "{}", lines[2]);
         assert_eq!(lines[2].chars().count(), 80);
         assert_eq!(lines[3], "2 sessions");
+    }
+
+    #[test]
+    fn a_turn_that_asks_something_says_so() {
+        let mut asking = session("a");
+        asking.running_turn_id = "t".into();
+        assert!(sessions(&[asking.clone()], 80).contains("  turn t\n"));
+        asking.open_prompts.push(OpenPrompt::default());
+        assert!(sessions(&[asking], 80).contains("  turn t waits for an answer\n"));
     }
 
     #[test]

@@ -265,18 +265,22 @@ fn stream_event(frame: cli::StreamEvent<'_>) -> proto::StreamEvent {
     }
 }
 
-fn prompt(frame: cli::ControlRequest<'_>) -> proto::PromptEvent {
-    let raw = frame.request.map_or("", RawValue::get);
-    let request = cli::PromptRequest::parse(raw).unwrap_or_default();
-    let kind = match &*request.subtype.0 {
+/// What a prompt of this subtype asks.
+pub fn prompt_kind(subtype: &str) -> proto::PromptKind {
+    match subtype {
         "can_use_tool" => proto::PromptKind::ToolPermission,
         "hook_callback" => proto::PromptKind::Hook,
         "elicitation" => proto::PromptKind::Elicitation,
         _ => proto::PromptKind::Unspecified,
-    };
+    }
+}
+
+fn prompt(frame: cli::ControlRequest<'_>) -> proto::PromptEvent {
+    let raw = frame.request.map_or("", RawValue::get);
+    let request = cli::PromptRequest::parse(raw).unwrap_or_default();
     proto::PromptEvent {
         prompt_id: frame.request_id.map(cli::name_of).unwrap_or_default(),
-        kind: kind.into(),
+        kind: prompt_kind(&request.subtype.0).into(),
         tool_name: request.tool_name.into_string(),
         input_json: json(request.input),
         suggestions_json: json(request.suggestions),

@@ -2,7 +2,10 @@
 
 use prost::Message as _;
 
-use super::{encode::duration, options};
+use super::{
+    encode::{duration, prompt_kind},
+    options,
+};
 use crate::{
     cli::{
         frame::TokenUsage,
@@ -14,7 +17,7 @@ use crate::{
     pool::PoolStats,
     proto,
     session::{
-        InterruptOutcome, InterruptReport,
+        InterruptOutcome, InterruptReport, ShownPrompt,
         status::{Condition, Status},
     },
     store::StoreStatus,
@@ -77,6 +80,7 @@ pub fn session(status: &Status) -> proto::Session {
         options: Some(options::shown(&status.acquired.in_force(&status.options))),
         permissions: Some(permissions(&status.acquired.grants)),
         options_not_shown: Vec::new(),
+        open_prompts: status.open_prompts.iter().map(open_prompt).collect(),
     };
     leave_out_what_is_too_long(&mut shown);
     shown
@@ -97,6 +101,16 @@ fn leave_out_what_is_too_long(session: &mut proto::Session) {
         let Some((name, text)) = longest.filter(|(_, text)| text.is_some()) else { return };
         *text = None;
         session.options_not_shown.push(name.to_owned());
+    }
+}
+
+fn open_prompt(prompt: &ShownPrompt) -> proto::OpenPrompt {
+    let ShownPrompt { id, subtype, tool_name, input } = prompt.clone();
+    proto::OpenPrompt {
+        prompt_id: id,
+        kind: prompt_kind(&subtype).into(),
+        tool_name,
+        input_excerpt: input,
     }
 }
 

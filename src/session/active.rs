@@ -157,8 +157,19 @@ impl SessionTask {
             }
         }
         frames.drain(..used);
+        // Before the event, which somebody may answer by what is shown.
+        self.show_prompts(active);
         active.turn.write(&mut events);
         over
+    }
+
+    /// Shows which prompts wait for an answer.
+    pub(super) fn show_prompts(&mut self, active: &Active) {
+        let open = active.turn.prompts.shown();
+        if open != self.status.open_prompts {
+            self.status.set_open_prompts(open);
+            self.show();
+        }
     }
 
     /// Whether a turn went well without the object that its session's schema asks for.

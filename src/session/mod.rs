@@ -85,5 +85,6 @@ pub use command::{
 pub use commits::failed as store_failed;
 pub use context::{SessionContext, Settings};
 pub use handle::SessionHandle;
+pub use open_prompts::ShownPrompt;
 pub use replies::PendingReplies;
 pub use task::SessionTask;

@@ -2,7 +2,7 @@
 //! memory of their tenant, and has a bound of its own: an agent can write prompts in its CLI's
 //! name for as long as it likes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tracing::warn;
 
@@ -21,10 +21,33 @@ const MOST_BYTES: u64 = 32 << 20;
 /// What a prompt takes beside its texts.
 const PROMPT_BYTES: usize = 256;
 
+/// Prompts that are shown, and characters of a tool's name and input.
+const MOST_SHOWN: usize = 20;
+const SHOWN_NAME: usize = 200;
+const SHOWN_INPUT: usize = 1000;
+/// No CLI has ids as long as this, and half an id is none.
+const LONGEST_SHOWN_ID: usize = 1000;
+
+/// A prompt as it is shown to those who look at the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownPrompt {
+    /// Its id.
+    pub id: String,
+    /// `can_use_tool`, `hook_callback`, …
+    pub subtype: String,
+    /// The tool's name, cut.
+    pub tool_name: String,
+    /// The beginning of the tool's input.
+    pub input: String,
+}
+
 /// The open prompts of a turn.
 #[derive(Debug)]
 pub struct OpenPrompts {
-    by_id: HashMap<String, Prompt>,
+    /// Each with its number in the order in which they came.
+    by_id: HashMap<String, (u64, Prompt)>,
+    in_order: BTreeMap<u64, String>,
+    next: u64,
     /// What all of them hold.
     held: Reservation,
 }
@@ -32,7 +55,8 @@ pub struct OpenPrompts {
 impl OpenPrompts {
     /// None yet; they will count for this account.
     pub fn new(memory: &Account) -> Self {
-        Self { by_id: HashMap::new(), held: memory.open() }
+        let (by_id, in_order) = (HashMap::new(), BTreeMap::new());
+        Self { by_id, in_order, next: 0, held: memory.open() }
     }
 
     /// Holds a prompt until it is answered. One without an id cannot be answered and is not
@@ -46,7 +70,9 @@ impl OpenPrompts {
         let (bytes, held) = (bytes_of(prompt), self.held.bytes());
         let fits = self.by_id.len() < MOST && held + bytes <= MOST_BYTES;
         if fits && self.held.resize(held + bytes).is_ok() {
-            self.by_id.insert(prompt.id.clone(), prompt.clone());
+            self.by_id.insert(prompt.id.clone(), (self.next, prompt.clone()));
+            self.in_order.insert(self.next, prompt.id.clone());
+            self.next += 1;
         } else if PROMPT_NOT_HELD.admits() {
             warn!(bytes, held, "prompt_not_held");
         }
@@ -54,12 +80,27 @@ impl OpenPrompts {
 
     /// The prompt of this id.
     pub fn get(&self, id: &str) -> Option<&Prompt> {
-        self.by_id.get(id)
+        self.by_id.get(id).map(|(_, prompt)| prompt)
+    }
+
+    /// The oldest of them, as they are shown.
+    pub fn shown(&self) -> Vec<ShownPrompt> {
+        let prompts = self.in_order.values().filter_map(|id| self.get(id));
+        let known = prompts.filter(|prompt| prompt.id.len() <= LONGEST_SHOWN_ID);
+        let cut = |text: &str, most: usize| text.chars().take(most).collect();
+        let shown = known.take(MOST_SHOWN).map(|prompt| ShownPrompt {
+            id: prompt.id.clone(),
+            subtype: cut(&prompt.subtype, SHOWN_NAME),
+            tool_name: cut(&prompt.tool_name, SHOWN_NAME),
+            input: cut(&prompt.input, SHOWN_INPUT),
+        });
+        shown.collect()
     }
 
     /// It was answered, or is not asked any more.
     pub fn let_go(&mut self, id: &str) {
-        if let Some(prompt) = self.by_id.remove(id) {
+        if let Some((number, prompt)) = self.by_id.remove(id) {
+            self.in_order.remove(&number);
             self.held.set(self.held.bytes() - bytes_of(&prompt));
         }
     }
@@ -72,13 +113,15 @@ impl OpenPrompts {
     /// None of them waits any more.
     pub fn clear(&mut self) {
         self.by_id.clear();
+        self.in_order.clear();
         self.held.set(0);
     }
 }
 
 /// What a prompt takes.
 fn bytes_of(prompt: &Prompt) -> u64 {
-    let texts = [&prompt.id, &prompt.id, &prompt.raw_id, &prompt.subtype, &prompt.input];
+    let Prompt { id, raw_id, subtype, tool_name, input } = prompt;
+    let texts = [id, id, id, raw_id, subtype, tool_name, input];
     (PROMPT_BYTES + texts.map(String::len).iter().sum::<usize>()) as u64
 }
 
@@ -95,6 +138,7 @@ mod tests {
             id: id.into(),
             raw_id: format!("{id:?}"),
             subtype: "can_use_tool".into(),
+            tool_name: "Bash".into(),
             input: "x".repeat(length),
         }
     }
@@ -121,6 +165,29 @@ mod tests {
         assert!(open.by_id.len() <= MOST);
         open.clear();
         assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn the_oldest_are_shown_and_what_is_long_is_cut() {
+        let memory = budget(1 << 40);
+        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()));
+        for number in 0..30 {
+            open.hold(&prompt(&number.to_string(), 2000));
+        }
+        open.let_go("0");
+        // Asked again, it is the newest.
+        open.hold(&prompt("1", 5));
+        open.hold(&prompt(&"i".repeat(2000), 5));
+        let shown = open.shown();
+        let ids: Vec<_> = shown.iter().map(|prompt| prompt.id.as_str()).collect();
+        assert_eq!((ids.len(), ids[0], ids[19]), (20, "2", "21"));
+        assert_eq!((shown[0].tool_name.as_str(), shown[0].input.len()), ("Bash", 1000));
+        for number in 2..30 {
+            open.let_go(&number.to_string());
+        }
+        assert_eq!(open.shown().len(), 1, "not the one whose id is too long");
+        open.clear();
+        assert_eq!(open.shown(), []);
     }
 
     #[test]

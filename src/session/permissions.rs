@@ -175,6 +175,7 @@ impl SessionTask {
             self.grant(active, &updates_of(&decision)).await?;
         }
         active.turn.prompts.let_go(&prompt_id);
+        self.show_prompts(active);
         let line = control_response(&prompt.raw_id, &decision_json(&prompt.input, decision));
         active.turn.touch();
         active.lease.connection.send(line).map_err(|blocked| {

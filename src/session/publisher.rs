@@ -6,7 +6,10 @@ use std::{ops::Deref, sync::Arc, time::SystemTime};
 
 use tokio::{sync::watch, time::Instant};
 
-use super::status::{Condition, Status};
+use super::{
+    open_prompts::ShownPrompt,
+    status::{Condition, Status},
+};
 use crate::{
     cli::{acquired::Acquired, options::Options},
     counters::Spent,
@@ -83,10 +86,16 @@ impl StatusPublisher {
         self.status.message_count += 1;
     }
 
+    /// Which prompts wait for an answer.
+    pub fn set_open_prompts(&mut self, open: Vec<ShownPrompt>) {
+        self.status.open_prompts = open;
+    }
+
     /// The end of a turn was told.
     pub fn note_told(&mut self, turn: &TurnId) {
         if self.status.running.as_ref() == Some(turn) {
             self.status.running = None;
+            self.status.open_prompts.clear();
         }
         self.note_use();
     }

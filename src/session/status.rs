@@ -8,6 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::open_prompts::ShownPrompt;
 use crate::{
     cli::{acquired::Acquired, options::Options},
     counters::Spent,
@@ -51,6 +52,8 @@ pub struct Status {
     pub cli_session_id: CliSessionId,
     /// The running turn.
     pub running: Option<TurnId>,
+    /// What of its prompts waits for an answer.
+    pub open_prompts: Vec<ShownPrompt>,
     /// Turns that wait.
     pub queued: usize,
     /// When it was made.
@@ -88,6 +91,7 @@ impl Status {
             process_id: None,
             cli_session_id,
             running: None,
+            open_prompts: Vec::new(),
             queued: 0,
             created_at: now,
             create_time: SystemTime::now(),

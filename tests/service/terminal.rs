@@ -8,7 +8,10 @@ use std::{
 };
 
 use serde_json::Value;
-use session_pool::cli::options::Options;
+use session_pool::{
+    cli::options::Options,
+    proto::{PromptAllow, RespondRequest, respond_request::Decision, turn_event::Kind},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, Command},
@@ -246,6 +249,43 @@ async fn f2_sessions_are_shown_and_changed() {
     assert_eq!(json["session"]["options"]["model"], "opus");
     let missing = run(&service, &["show", "nobody"], "").await;
     assert_eq!(missing.status.code(), Some(3));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_shows_what_it_asks_and_what_it_was_granted() {
+    let service = Service::start(|_| {}).await;
+    let mut turn = service.open(query("s", &script(&[ASK, "say done"]))).await.expect("runs");
+    let event = turn.until(|kind| matches!(kind, Kind::Prompt(_))).await;
+    let Some(Kind::Prompt(prompt)) = event.kind else { panic!("{event:?}") };
+    let open = service.session("s").await.expect("there").open_prompts;
+    assert_eq!(open.len(), 1);
+    assert_eq!((&open[0].prompt_id, &open[0].tool_name), (&prompt.prompt_id, &prompt.tool_name));
+    assert_eq!(open[0].input_excerpt, r#"{"command":"make"}"#);
+    let shown = text(&run(&service, &["show", "s"], "").await.stdout);
+    let answer = format!("session-pool respond s {} yes|no|always", prompt.prompt_id);
+    assert!(shown.contains(&answer) && shown.contains(r#"? Bash {"command":"make"}"#), "{shown}");
+
+    let rules = r#"[{"type":"addRules","rules":[{"toolName":"Bash","ruleContent":"make:*"}],"behavior":"allow","destination":"session"}]"#;
+    let allow = PromptAllow { updated_permissions_json: rules.into(), ..PromptAllow::default() };
+    let request = RespondRequest {
+        session_id: "s".into(),
+        prompt_id: prompt.prompt_id,
+        decision: Some(Decision::Allow(allow)),
+    };
+    service.client.clone().respond(request).await.expect("answered");
+    assert_eq!(service.session("s").await.expect("there").open_prompts, []);
+    turn.finish().await;
+    let shown = text(&run(&service, &["show", "s"], "").await.stdout);
+    assert!(shown.contains("allowed        Bash(make:*)\n"), "{shown}");
+    assert!(!shown.contains("session-pool respond"), "{shown}");
+    // A prompt ends with its turn.
+    let mut turn = service.open(query("t", &script(&[ASK, "say done"]))).await.expect("runs");
+    turn.until(|kind| matches!(kind, Kind::Prompt(_))).await;
+    assert_eq!(service.session("t").await.expect("there").open_prompts.len(), 1);
+    service.interrupt("t", true).await;
+    turn.finish().await;
+    assert_eq!(service.session("t").await.expect("there").open_prompts, []);
     service.stop().await;
 }
 

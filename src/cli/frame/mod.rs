@@ -130,6 +130,8 @@ pub struct Prompt {
     pub raw_id: String,
     /// `can_use_tool`, `hook_callback`, …
     pub subtype: String,
+    /// The tool's name; empty when it is about none.
+    pub tool_name: String,
     /// The tool's input as JSON; empty when there is none. The CLI wants it back.
     pub input: String,
 }

@@ -91,6 +91,8 @@ view! {
     Asked {
         /// `can_use_tool`, …
         "subtype" => subtype: Text<'a>,
+        /// The tool's name.
+        "tool_name" => tool_name: Text<'a>,
         /// The tool's input.
         "input" => input: Json<'a>,
     }
@@ -197,6 +199,7 @@ pub(super) fn prompt(line: &str) -> Prompt {
         id: request_id.map(name_of).unwrap_or_default(),
         raw_id: request_id.map_or_else(|| "null".to_owned(), |raw| raw.get().to_owned()),
         subtype: body.subtype.into_string(),
+        tool_name: body.tool_name.into_string(),
         input: body.input.map_or_else(String::new, |raw| raw.get().to_owned()),
     }
 }
