@@ -14,7 +14,7 @@
 //! ```
 //!
 //! A turn that is known by its id is joined wherever it is. Without `keep_session` an interrupt
-//! that finds no turn ends the session all the same. A close that spares a busy session is
+//! that finds no turn ends the session all the same. A close that leaves busy sessions alone is
 //! declined by one.
 
 use super::command::{BusyPolicy, CloseReason, Command, LetGo};

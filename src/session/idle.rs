@@ -370,6 +370,9 @@ impl SessionTask {
             error = why,
             "cli_exited_between_turns"
         );
+        if let Some(overrun) = lease.child.overrun() {
+            self.warn_of(overrun, lease.client_id);
+        }
         self.ctx.tenant.counters.cli_exits.add_one();
         self.part_with(lease, StopGrace::FIRM).await;
         self.after_loss()

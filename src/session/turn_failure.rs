@@ -84,12 +84,12 @@ impl SessionTask {
         let rest = async { while active.lease.connection.read(&mut frames).await.is_ok() {} };
         drop(timeout(LAST_WORDS, rest).await);
         self.ctx.tenant.counters.cli_exits.add_one();
-        if let Some(over) = self.digest(&mut active, &mut frames, false) {
-            return self.lose(active, End::Result(over)).await;
-        }
         let overrun = active.lease.child.overrun();
         if let Some(overrun) = overrun {
             self.warn_of(overrun, active.lease.client_id);
+        }
+        if let Some(over) = self.digest(&mut active, &mut frames, false) {
+            return self.lose(active, End::Result(over)).await;
         }
         // Of a process whose end is not known nobody can say what it still does.
         if exit != Exit::Unknown {

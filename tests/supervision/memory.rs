@@ -58,6 +58,8 @@ async fn an_idle_process_over_the_limit_is_replaced() {
     let next = bed.run(query(&session, "hello")).await;
     assert_eq!(next.started().origin(), TurnOrigin::Resumed);
     assert_ne!(next.started().client_id, first.started().client_id);
+    let told = bed.daemon.logged("memory_limit");
+    assert!(told.iter().any(|line| line["session_id"] == *session), "{told:?}");
     bed.stop().await;
 }
 
