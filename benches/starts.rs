@@ -16,17 +16,20 @@ use std::{
 
 use session_pool::{
     cli::{
-        acquired::Acquired,
         binding,
         env_files::EnvFiles,
-        launch::{Folders, LaunchSettings, Origin},
-        options::Options,
-        request::{Initialize, Input, user_message},
+        launch::{ConversationOrigin, Folders, LaunchSettings},
+        request::{Initialize, user_message},
         sandbox::Sandbox,
         versions::Installed,
     },
     counters::{Spent, Totals},
-    ids::{CliSessionId, ClientId, SessionId, SessionKey, TenantId},
+    domain::{
+        acquired::Acquired,
+        ids::{CliSessionId, ClientId, SessionId, SessionKey, TenantId},
+        input::Input,
+        options::Options,
+    },
     proto::{
         GetSessionRequest, GetStatsRequest, QueryRequest, SessionOptions, SessionStatus,
         TurnOrigin, session_pool_service_client::SessionPoolServiceClient as Client,
@@ -213,7 +216,7 @@ async fn parked_by_hand(program: &Path, api: &str) -> Outcome<Times> {
         installed: Installed::default(),
     };
     let options = Options { system_prompt: Some(SYSTEM_PROMPT.into()), ..Options::default() };
-    let origin = Origin::New(CliSessionId::fresh());
+    let origin = ConversationOrigin::New(CliSessionId::fresh());
     let inherited = |name: &str| std::env::var(name).ok();
     let command =
         settings.command(origin, &Options::default(), &folders, ClientId::fresh(), inherited);

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use crate::ids::TenantId;
+use crate::domain::ids::TenantId;
 
 /// The bounds of a budget, and the keys that set them.
 #[derive(Debug, Clone, PartialEq, Eq)]

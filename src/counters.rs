@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::frame::TokenUsage;
+use crate::domain::usage::TokenUsage;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -85,7 +85,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Takes over what another picture of the same counters has more of. Whoever took the
+    /// Takes over what another snapshot of the same counters has more of. Whoever took the
     /// older one may come later.
     pub fn raise(&mut self, other: &Self) {
         for (name, count) in &other.counts {

@@ -4,7 +4,7 @@
 //! they are found.
 //!
 //! Reasons may be held and released from anywhere, in any order: one task publishes what
-//! is true at last, so that two who change it at once cannot leave the older picture.
+//! is true at last, so that two who change it at once cannot leave the older snapshot.
 
 use std::collections::BTreeMap;
 

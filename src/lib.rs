@@ -9,7 +9,7 @@
 //! client (subcommands for people) ─▶ the generated types, over the network
 //! ```
 //!
-//! Arrows point one way. [`proto`] holds the generated types, which only [`rpc`] and
+//! Arrows point one way. [`domain`] holds the values that all of them speak of. [`proto`] holds the generated types, which only [`rpc`] and
 //! [`client`] name. [`access`] says who a caller is, [`policy`] what callers may ask for, and
 //! [`os`] asks the operating system; they know nothing of sessions. `tests/architecture.rs`
 //! checks what each module may name.
@@ -24,9 +24,8 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod counters;
-pub mod failure;
+pub mod domain;
 pub mod health;
-pub mod ids;
 pub mod os;
 pub mod policy;
 pub mod pool;

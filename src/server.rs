@@ -45,8 +45,8 @@ use crate::{
     pool::{Parts, SessionPool},
     proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
     rpc::{
+        auth_layer::{AuthLayer, AuthService},
         edge::{Edge, EdgeLayer},
-        gatekeeper::{Gatekeeper, GatekeeperLayer},
         meter::{Meter, MeterLayer},
         service::Service,
     },
@@ -146,7 +146,7 @@ impl Server {
         let policy = Arc::new(settings::policy(&config)?);
         let lock = state::claim_state_folder(&config)?;
         state::sweep_earlier_life(&config).await?;
-        cautions::give(&config, &enclosure, &credentials.gate());
+        cautions::give(&config, &enclosure, &credentials.authenticator());
         let listener = TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("server.listen: cannot bind {}", config.server.listen))?;
@@ -215,7 +215,7 @@ impl Server {
         hurry: CancellationToken,
     ) -> anyhow::Result<bool> {
         let address = self.address()?;
-        if !self.credentials.gate().asks() {
+        if !self.credentials.authenticator().asks() {
             // The agents' tools are among those who can reach it, in every sandbox.
             warn!(
                 detail = "anybody who reaches the address may call, as an admin",
@@ -241,7 +241,8 @@ impl Server {
         if let Some(socket) = self.health_listener {
             serve_health(socket, health_service, &self.config, &self.tasks);
         }
-        let (encrypted, asks) = (self.config.tls.cert.is_some(), self.credentials.gate().asks());
+        let (encrypted, asks) =
+            (self.config.tls.cert.is_some(), self.credentials.authenticator().asks());
         self.credentials.keep_up_to_date(&self.tasks);
         self.pool.start();
         let reporting = self.tasks.stopping().clone();
@@ -339,7 +340,7 @@ impl Server {
         }
         let meter = MeterLayer { pool: self.pool.clone(), largest: limit as u64 };
         let metered = meter.layer(routes.prepare());
-        let guarded = GatekeeperLayer(self.credentials.gate()).layer(metered);
+        let guarded = AuthLayer(self.credentials.authenticator()).layer(metered);
         Ok(EdgeLayer::new(settings::edge(&self.config)).layer(guarded))
     }
 }
@@ -395,5 +396,5 @@ fn warn_of_exposure(config: &Config, address: SocketAddr, asks: bool) {
 }
 
 /// Every request is held to the edge's rules; every call but a health check passes the
-/// gatekeeper, and has its body metered.
-type Guarded = Edge<Gatekeeper<Meter<Routes>>>;
+/// authentication layer, and has its body metered.
+type Guarded = Edge<AuthService<Meter<Routes>>>;

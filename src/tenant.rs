@@ -16,8 +16,7 @@ pub use conversations::{Conversations, Hold};
 
 use crate::{
     counters::{Counters, Spent, Today, Totals},
-    failure::Cause,
-    ids::TenantId,
+    domain::{failure::Cause, ids::TenantId},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

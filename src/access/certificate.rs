@@ -6,23 +6,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
-use super::{Identity, Refusal};
-use crate::ids::TenantId;
+use super::{AuthError, Identity};
+use crate::domain::ids::TenantId;
 
 /// The organization whose members are admins.
 pub const ADMINS: &str = "session-pool:admin";
 
 /// Whose certificate it is. Who issued it was checked when it was shown; how long it is
 /// good is looked at again, because a connection may outlive it.
-pub fn identity(der: &[u8], now: SystemTime) -> Result<Identity, Refusal> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Refusal::Nameless)?;
+pub fn identity(der: &[u8], now: SystemTime) -> Result<Identity, AuthError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| AuthError::Nameless)?;
     if !moment(now).is_some_and(|now| certificate.validity().is_valid_at(now)) {
-        return Err(Refusal::CertificateExpired);
+        return Err(AuthError::CertificateExpired);
     }
     let subject = certificate.subject();
     let mut names = subject.iter_common_name().filter_map(|name| name.as_str().ok());
-    let (Some(name), None) = (names.next(), names.next()) else { return Err(Refusal::Nameless) };
-    let tenant = TenantId::parse(name).map_err(|_| Refusal::Nameless)?;
+    let (Some(name), None) = (names.next(), names.next()) else { return Err(AuthError::Nameless) };
+    let tenant = TenantId::parse(name).map_err(|_| AuthError::Nameless)?;
     let admin = subject.iter_organization().any(|organization| organization.as_str() == Ok(ADMINS));
     Ok(Identity { tenant, admin, name: None })
 }
@@ -72,7 +72,7 @@ mod tests {
         for (now, good) in
             [(begin - day, false), (begin + day, true), (end - day, true), (end + day, false)]
         {
-            assert_eq!(identity(&der, now).err(), (!good).then_some(Refusal::CertificateExpired));
+            assert_eq!(identity(&der, now).err(), (!good).then_some(AuthError::CertificateExpired));
         }
     }
 
@@ -81,7 +81,7 @@ mod tests {
         let nameless = certificate(&[(DnType::OrganizationName, ADMINS)]);
         let odd = certificate(&[(DnType::CommonName, "../a")]);
         for der in [&nameless[..], &odd, b"rubbish"] {
-            assert_eq!(identity(der, SystemTime::now()), Err(Refusal::Nameless));
+            assert_eq!(identity(der, SystemTime::now()), Err(AuthError::Nameless));
         }
     }
 }

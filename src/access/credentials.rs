@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{error, error_span, info, warn};
 
 use crate::{
-    access::{files::Files, gate::Gate, tls::TlsFiles, tokens::Tokens},
+    access::{authenticator::Authenticator, files::Files, tls::TlsFiles, tokens::Tokens},
     config::{Config, TlsConfig},
     os::regular,
     tasks::Tasks,
@@ -28,7 +28,7 @@ use crate::{
 /// Who may call, and by which certificate the service is known.
 #[derive(Debug)]
 pub struct Credentials {
-    gate: Gate,
+    authenticator: Authenticator,
     tokens_file: Option<PathBuf>,
     tls: Option<(TlsFiles, watch::Sender<Arc<ServerConfig>>)>,
     /// Says when the files have changed since they were read; `None` if nobody asked, or
@@ -63,13 +63,13 @@ impl Credentials {
             }
             _ => None,
         };
-        let gate = Gate::new(tokens, config.tls.client_ca.is_some());
-        Ok(Self { gate, tokens_file, tls, changes: None })
+        let authenticator = Authenticator::new(tokens, config.tls.client_ca.is_some());
+        Ok(Self { authenticator, tokens_file, tls, changes: None })
     }
 
     /// What decides who is let in.
-    pub fn gate(&self) -> Gate {
-        self.gate.clone()
+    pub fn authenticator(&self) -> Authenticator {
+        self.authenticator.clone()
     }
 
     /// The certificates in force, where there is TLS.
@@ -146,11 +146,11 @@ impl Credentials {
         let problem = match read_tokens(file) {
             Ok(tokens) => {
                 info!(tokens = tokens.len(), "tokens_reloaded");
-                return self.gate.replace_tokens(tokens);
+                return self.authenticator.replace_tokens(tokens);
             }
             Err(problem) => problem,
         };
-        let before = self.gate.tokens().unwrap_or_default();
+        let before = self.authenticator.tokens().unwrap_or_default();
         let kept = regular::read_text(file).map(|text| before.still_in(&text)).unwrap_or_default();
         // A file with none of them is another one, put there by mistake, or half written.
         let (in_force, revoked) = match kept.len() {
@@ -158,7 +158,7 @@ impl Credentials {
             kept => (kept, before.len() - kept),
         };
         if revoked > 0 {
-            self.gate.replace_tokens(kept);
+            self.authenticator.replace_tokens(kept);
         }
         error!(error = format!("{problem:#}"), in_force, revoked, "tokens_not_reloaded");
     }

@@ -3,21 +3,21 @@
 //!
 //! - [`tokens`] reads the tokens file and finds a token in it.
 //! - [`certificate`] reads tenant and roles from a client certificate.
-//! - [`gate`] decides; it can be given another set of tokens while it is in use.
+//! - [`authenticator`] decides; it can be given another set of tokens while it is in use.
 //! - [`files`] says when files have changed.
 //! - [`credentials`] reads all of them at the start, and again when they change; [`tls`] is
 //!   the certificate by which the service itself is known.
 
+pub mod authenticator;
 pub mod certificate;
 pub mod credentials;
 pub mod files;
-pub mod gate;
 pub mod tls;
 pub mod tokens;
 
 use std::sync::Arc;
 
-use crate::ids::TenantId;
+use crate::domain::ids::TenantId;
 
 /// A caller that has been let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Identity {
 
 /// Why a caller is not let in. Says nothing of the credential itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum AuthError {
     /// Neither a token nor a certificate.
     #[error("credentials are missing: send `authorization: Bearer TOKEN`{0}")]
     Missing(&'static str),

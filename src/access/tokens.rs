@@ -12,8 +12,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{Identity, Refusal};
-use crate::{ids::TenantId, os::regular};
+use super::{AuthError, Identity};
+use crate::{domain::ids::TenantId, os::regular};
 
 /// Tokens at most: each is compared with every credential that comes.
 const MAX_TOKENS: usize = 10_000;
@@ -140,7 +140,7 @@ impl Tokens {
     }
 
     /// Whose a token is. Takes as long for every token, known or not.
-    pub fn find(&self, token: &str, now: SystemTime) -> Result<Identity, Refusal> {
+    pub fn find(&self, token: &str, now: SystemTime) -> Result<Identity, AuthError> {
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let mut found = None;
         for entry in &self.entries {
@@ -148,9 +148,9 @@ impl Tokens {
                 found = Some(entry);
             }
         }
-        let entry = found.ok_or(Refusal::Unknown)?;
+        let entry = found.ok_or(AuthError::Unknown)?;
         match entry.expires {
-            Some(expires) if now >= expires => Err(Refusal::Expired),
+            Some(expires) if now >= expires => Err(AuthError::Expired),
             _ => Ok(entry.identity.clone()),
         }
     }
@@ -268,10 +268,10 @@ mod tests {
         assert_eq!(found, Identity { tenant: tenant("a"), admin: false, name: None });
         assert!(tokens.find(&admin, now).expect("known").admin);
         let later = now + Duration::from_secs(61);
-        assert_eq!(tokens.find(&admin, later), Err(Refusal::Expired));
+        assert_eq!(tokens.find(&admin, later), Err(AuthError::Expired));
         assert!(tokens.find(&user, later).is_ok());
         for wrong in ["", "sp_", &user[..user.len() - 1], &format!("{user} ")] {
-            assert_eq!(tokens.find(wrong, now), Err(Refusal::Unknown));
+            assert_eq!(tokens.find(wrong, now), Err(AuthError::Unknown));
         }
         assert!(!user_entry.contains(&user), "the file holds the hash only");
     }
@@ -288,7 +288,7 @@ mod tests {
         let now = SystemTime::now();
         assert_eq!(left.find(&a.0, now), tokens.find(&a.0, now));
         for revoked in [&b.0, &c.0] {
-            assert_eq!(left.find(revoked, now), Err(Refusal::Unknown));
+            assert_eq!(left.find(revoked, now), Err(AuthError::Unknown));
         }
         assert_eq!(tokens.still_in(&all).len(), 3);
         assert!(tokens.still_in("rubbish").is_empty());

@@ -8,10 +8,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    options::Options,
-    request::{ControlRequest, Initialize},
-};
+use super::request::{ControlRequest, Initialize};
+use crate::domain::options::Options;
 
 /// A question that any process answers as soon as it is up, and that binds nothing.
 pub fn probe() -> ControlRequest {
@@ -62,7 +60,7 @@ fn mcp_servers(text: &str) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::options::Hidden;
+    use crate::domain::redacted::Redacted;
 
     fn told(options: &Options) -> Vec<Value> {
         let request = |request: ControlRequest| {
@@ -88,10 +86,10 @@ mod tests {
             permission_mode: text("plan"),
             max_thinking_tokens: Some(7),
             effort: text("low"),
-            mcp_servers: Some(Hidden(r#"{"mcpServers": {"x": {"command": "c"}}}"#.into())),
+            mcp_servers: Some(Redacted(r#"{"mcpServers": {"x": {"command": "c"}}}"#.into())),
             agents: text("{}"),
             json_schema: text("{}"),
-            env: Hidden([("A".to_owned(), "b".to_owned())].into()),
+            env: Redacted([("A".to_owned(), "b".to_owned())].into()),
             ..Options::default()
         };
         assert_eq!(late.at_start(), Options::default());

@@ -12,10 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    env_files::EnvFiles, options::Options, sandbox::Sandbox, scratch, versions::Installed,
-};
-use crate::ids::{CliSessionId, ClientId};
+use super::{env_files::EnvFiles, sandbox::Sandbox, scratch, versions::Installed};
+use crate::domain::ids::{CliSessionId, ClientId};
+use crate::domain::options::Options;
 use flags::{option_args, withheld_tools};
 
 /// Carries the [`ClientId`] in the environment of a process and of all that it
@@ -31,7 +30,7 @@ const PASSED_ON: [&str; 5] = ["PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ"];
 
 /// Where a process's conversation comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum ConversationOrigin {
     /// It begins.
     New(CliSessionId),
     /// It goes on.
@@ -45,7 +44,7 @@ pub enum Origin {
     },
 }
 
-impl Origin {
+impl ConversationOrigin {
     /// The id that the process will know its conversation by.
     pub fn cli_session_id(&self) -> CliSessionId {
         match *self {
@@ -98,7 +97,7 @@ impl Folders {
 
 /// A command, ready to be spawned.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Command {
+pub struct LaunchCommand {
     /// The executable.
     pub program: PathBuf,
     /// Its arguments.
@@ -117,10 +116,10 @@ pub struct Command {
     pub secrets: Vec<String>,
 }
 
-impl std::fmt::Debug for Command {
+impl std::fmt::Debug for LaunchCommand {
     /// Leaves values out, of arguments and environment: credentials are among them.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Command")
+        f.debug_struct("LaunchCommand")
             .field("program", &self.program)
             .field("args", &self.shown_args())
             .field("env", &self.env.keys())
@@ -130,7 +129,7 @@ impl std::fmt::Debug for Command {
     }
 }
 
-impl Command {
+impl LaunchCommand {
     /// The arguments for a log: flags without their values, which may be a caller's words
     /// or hold credentials.
     pub fn shown_args(&self) -> Vec<&str> {
@@ -143,12 +142,12 @@ impl LaunchSettings {
     /// The command of one process. `inherited` is the service's own environment.
     pub fn command(
         &self,
-        origin: Origin,
+        origin: ConversationOrigin,
         options: &Options,
         folders: &Folders,
         mark: ClientId,
         inherited: impl Fn(&str) -> Option<String>,
-    ) -> Command {
+    ) -> LaunchCommand {
         let scratch = (!self.sandbox.is_wall()).then(|| scratch::path(&self.state_dir, mark));
         let env = self.environment(options, folders, scratch.as_deref(), mark, &inherited);
         let mut args = fixed_args();
@@ -156,7 +155,7 @@ impl LaunchSettings {
         args.extend(option_args(origin, options, &env));
         args.extend(withheld_tools(options, self.installed.version()));
         args.extend(self.extra_args.iter().cloned());
-        Command {
+        LaunchCommand {
             program: self.program.clone(),
             args,
             env,
@@ -238,11 +237,11 @@ fn fixed_args() -> Vec<String> {
     .to_vec()
 }
 
-fn origin_args(origin: Origin) -> Vec<String> {
+fn origin_args(origin: ConversationOrigin) -> Vec<String> {
     match origin {
-        Origin::New(id) => vec![format!("--session-id={id}")],
-        Origin::Resume(id) => vec![format!("--resume={id}")],
-        Origin::Fork { from, to } => vec![
+        ConversationOrigin::New(id) => vec![format!("--session-id={id}")],
+        ConversationOrigin::Resume(id) => vec![format!("--resume={id}")],
+        ConversationOrigin::Fork { from, to } => vec![
             format!("--resume={from}"),
             "--fork-session".to_owned(),
             format!("--session-id={to}"),
@@ -271,7 +270,7 @@ mod tests {
         Folders { work: "/w".into(), config: "/c".into(), home: "/h".into(), extra: vec![] }
     }
 
-    fn command(origin: Origin, options: &Options) -> Command {
+    fn command(origin: ConversationOrigin, options: &Options) -> LaunchCommand {
         settings().command(origin, options, &folders(), ClientId::fresh(), |name| match name {
             "PATH" => Some("/bin".into()),
             "HTTPS_PROXY" => Some("http://proxy".into()),
@@ -282,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_environment_is_an_allow_list() {
-        let command = command(Origin::New(CliSessionId::fresh()), &Options::default());
+        let command = command(ConversationOrigin::New(CliSessionId::fresh()), &Options::default());
         let names: Vec<&str> = command.env.keys().map(String::as_str).collect();
         assert_eq!(
             names,
@@ -317,7 +316,7 @@ mod tests {
             ..Options::default()
         };
         let id = CliSessionId::fresh();
-        let command = command(Origin::Resume(id), &options);
+        let command = command(ConversationOrigin::Resume(id), &options);
         for wanted in [
             format!("--resume={id}"),
             "--model=--dangerously-skip-permissions".to_owned(),
@@ -337,10 +336,10 @@ mod tests {
     #[test]
     fn a_conversation_begins_goes_on_or_is_copied() {
         let (from, to) = (CliSessionId::fresh(), CliSessionId::fresh());
-        assert_eq!(origin_args(Origin::New(to)), [format!("--session-id={to}")]);
-        assert_eq!(origin_args(Origin::Resume(to)), [format!("--resume={to}")]);
+        assert_eq!(origin_args(ConversationOrigin::New(to)), [format!("--session-id={to}")]);
+        assert_eq!(origin_args(ConversationOrigin::Resume(to)), [format!("--resume={to}")]);
         assert_eq!(
-            origin_args(Origin::Fork { from, to }),
+            origin_args(ConversationOrigin::Fork { from, to }),
             [format!("--resume={from}"), "--fork-session".into(), format!("--session-id={to}")]
         );
     }

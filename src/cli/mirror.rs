@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::json::{Json, Text, view};
-use crate::ids::CliSessionId;
+use crate::domain::ids::CliSessionId;
 
 /// Entries of one frame. The CLI tells what a turn adds piece by piece: dozens were seen.
 /// The bound is for an agent that speaks in its name.

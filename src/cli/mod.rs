@@ -22,7 +22,7 @@
 //! - [`frame`] says of each line what the pool has to know of it, in one cheap pass.
 //! - [`message`] reads a line in full, for those who show it to callers.
 //! - [`request`] makes the lines that go to the CLI.
-//! - [`permissions`] and [`acquired`] are what a session has come to beyond its options.
+//! - [`permissions`] reads what callers granted in their answers, and tells a process of it.
 //! - [`applied`] is what of it a prompt may choose.
 //! - [`binding`] says what makes a process started ahead that of a session.
 //! - [`connection`] joins these over a pair of pipes.
@@ -32,7 +32,6 @@
 //! - [`launch`] makes argv and environment, with [`env_files`]; [`process`] spawns, watches and stops;
 //!   [`sandbox`] is what a process is enclosed in, [`usage`] what it may hold.
 
-pub mod acquired;
 pub mod applied;
 pub mod binding;
 pub mod connection;
@@ -44,7 +43,6 @@ pub mod launch;
 pub mod lines;
 pub mod message;
 pub mod mirror;
-pub mod options;
 pub mod permissions;
 pub mod process;
 pub mod program;

@@ -5,7 +5,6 @@ use std::{
     fmt,
     future::{Future, pending},
     io,
-    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     pin::Pin,
     process::ExitStatus,
@@ -24,15 +23,16 @@ use tracing::warn;
 use super::{
     connection::Connection,
     frame::{Frame, FrameKind},
-    launch::{Command, MARK_VARIABLE},
-    sandbox::{Housed, Sandbox},
+    launch::{LaunchCommand, MARK_VARIABLE},
+    sandbox::{Sandbox, SandboxedProcess},
     scratch,
     spawner::{self, Spawned},
     stderr::StderrTail,
     sweep,
-    usage::{Overrun, Tree, Watch},
+    usage::{Tree, Watch},
 };
-use crate::ids::ClientId;
+use crate::domain::exit::{Exit, Overrun};
+use crate::domain::ids::ClientId;
 
 /// How long it may take until the CLI has been started. It needs milliseconds; what
 /// takes longer is a machine that does not work.
@@ -47,37 +47,6 @@ const LAST_WORDS: usize = 32 << 20;
 
 /// Bytes of an announcement at most.
 const LONGEST_ANNOUNCEMENT: u64 = 4096;
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// By itself, with this code.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-    /// It could not be found out.
-    Unknown,
-}
-
-impl From<io::Result<ExitStatus>> for Exit {
-    fn from(status: io::Result<ExitStatus>) -> Self {
-        match status.map(|status| (status.code(), status.signal())) {
-            Ok((Some(code), _)) => Self::Code(code),
-            Ok((None, Some(signal))) => Self::Signal(signal),
-            _ => Self::Unknown,
-        }
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(signal) => write!(f, "signal {signal}"),
-            Self::Unknown => f.write_str("an unknown exit status"),
-        }
-    }
-}
 
 /// What a session needs of a process. Tests have one that is no process at all.
 pub trait Child: Send + fmt::Debug {
@@ -209,7 +178,7 @@ async fn wait_and_read(
 pub struct Process {
     /// What encloses the CLI.
     child: TokioChild,
-    housed: Housed,
+    sandboxed: SandboxedProcess,
     bounded: Option<Arc<Tree>>,
     mark: ClientId,
     /// Removed once nothing of it lives.
@@ -223,7 +192,7 @@ pub struct Process {
 impl Process {
     /// Starts a command, enclosed, and connects to it. Frames may have `max_frame` bytes.
     pub async fn start(
-        command: Command,
+        command: LaunchCommand,
         sandbox: &Sandbox,
         max_frame: usize,
     ) -> io::Result<(Self, Connection)> {
@@ -234,7 +203,7 @@ impl Process {
             // What failed to start has put nothing in it.
             drop(tokio::task::spawn_blocking(move || scratch::remove(&scratch, None)).await);
         }
-        let (spawned, housed) = started?;
+        let (spawned, sandboxed) = started?;
         let mut child = spawned.child;
         let lost = || io::Error::other("a new process without pipes");
         let (stdin, stdout, stderr_pipe) = (
@@ -244,14 +213,17 @@ impl Process {
         );
         let stderr = StderrTail::read(stderr_pipe, &secrets);
         let (bounded, killed_at, exit) = (None, None, None);
-        let process = Self { child, housed, bounded, mark, scratch, killed_at, exit, stderr };
+        let process = Self { child, sandboxed, bounded, mark, scratch, killed_at, exit, stderr };
         Ok((process, Connection::new(stdout, stdin, max_frame)))
     }
 
-    async fn spawn(command: Command, sandbox: &Sandbox) -> io::Result<(Spawned, Housed)> {
+    async fn spawn(
+        command: LaunchCommand,
+        sandbox: &Sandbox,
+    ) -> io::Result<(Spawned, SandboxedProcess)> {
         let mut spawned = spawner::spawn(command, sandbox.clone()).await?;
         match announced(&mut spawned, sandbox).await {
-            Ok(housed) => Ok((spawned, housed)),
+            Ok(sandboxed) => Ok((spawned, sandboxed)),
             Err(error) => {
                 // Nothing that counts can have been started in it.
                 spawned.child.kill().await?;
@@ -263,7 +235,7 @@ impl Process {
     /// Bounds what it and its descendants hold: who waits for its end finds it killed.
     #[must_use]
     pub fn bounded_by(mut self, watch: &Watch) -> Self {
-        self.bounded = Some(watch.add(self.housed.root(), self.housed.in_memory()));
+        self.bounded = Some(watch.add(self.sandboxed.root(), self.sandboxed.in_memory()));
         self
     }
 }
@@ -282,14 +254,16 @@ async fn killed(child: &mut TokioChild, root: u32, since: Instant) -> io::Result
     match timeout_at(since + StopGrace::FIRM.after_kill, child.wait()).await {
         Ok(ended) => ended,
         Err(_) => {
-            drop(tokio::task::spawn_blocking(move || Housed::kill_by_descent(root)).await);
+            drop(
+                tokio::task::spawn_blocking(move || SandboxedProcess::kill_by_descent(root)).await,
+            );
             child.wait().await
         }
     }
 }
 
 /// Waits for the word that the CLI has been started.
-async fn announced(spawned: &mut Spawned, sandbox: &Sandbox) -> io::Result<Housed> {
+async fn announced(spawned: &mut Spawned, sandbox: &Sandbox) -> io::Result<SandboxedProcess> {
     let outer = spawned.child.id().ok_or_else(|| io::Error::other("a process without an id"))?;
     let mut announcement = String::new();
     let mut reader = (&mut spawned.announcement).take(LONGEST_ANNOUNCEMENT);
@@ -302,12 +276,12 @@ async fn announced(spawned: &mut Spawned, sandbox: &Sandbox) -> io::Result<House
         }
         return Err(io::Error::other(format!("{}: {}", sandbox.name(), said.trim())));
     }
-    Housed::announced(sandbox, outer, &announcement)
+    SandboxedProcess::announced(sandbox, outer, &announcement)
 }
 
 impl Child for Process {
     fn id(&self) -> u32 {
-        self.housed.cli().unwrap_or_default()
+        self.sandboxed.cli().unwrap_or_default()
     }
 
     fn wait(&mut self) -> Pin<Box<dyn Future<Output = Exit> + Send + '_>> {
@@ -319,13 +293,13 @@ impl Child for Process {
                 exit = self.child.wait() => exit,
                 () = over(self.bounded.as_deref()) => {
                     let since = *self.killed_at.get_or_insert_with(|| {
-                        self.housed.kill();
+                        self.sandboxed.kill();
                         Instant::now()
                     });
-                    killed(&mut self.child, self.housed.root(), since).await
+                    killed(&mut self.child, self.sandboxed.root(), since).await
                 }
             };
-            let exit = self.housed.exit(Exit::from(exit));
+            let exit = self.sandboxed.exit(Exit::from(exit));
             self.exit = Some(exit);
             // What it said last is in the pipe; a child that holds it open is not waited for.
             drop(timeout(Duration::from_millis(100), &mut self.stderr.reader).await);
@@ -336,25 +310,25 @@ impl Child for Process {
     fn terminate(&mut self) {
         // Once it has been waited for, its id may be another's.
         if self.exit.is_none() {
-            self.housed.terminate();
+            self.sandboxed.terminate();
         }
     }
 
     fn kill(&mut self) {
         if self.exit.is_none() {
-            self.housed.kill();
+            self.sandboxed.kill();
         }
     }
 
     fn sweep(&mut self) -> Pin<Box<dyn Future<Output = usize> + Send + '_>> {
         let mark = self.mark.to_string();
         // What does not end by itself, as one that is stopped, is ended from outside.
-        let stuck = self.exit.is_none().then(|| self.housed.root());
-        let (scratch, cli) = (self.scratch.clone(), self.housed.cli());
+        let stuck = self.exit.is_none().then(|| self.sandboxed.root());
+        let (scratch, cli) = (self.scratch.clone(), self.sandboxed.cli());
         Box::pin(async move {
-            self.housed.collapsed().await;
+            self.sandboxed.collapsed().await;
             tokio::task::spawn_blocking(move || {
-                let killed = stuck.map_or(0, Housed::kill_by_descent);
+                let killed = stuck.map_or(0, SandboxedProcess::kill_by_descent);
                 let killed = killed + sweep::kill_marked(MARK_VARIABLE, &mark);
                 if let Some(Err(error)) = scratch.map(|scratch| scratch::remove(&scratch, cli)) {
                     warn!(%error, "scratch_directory_not_removed");

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{ids::ClientId, os::confined::Folder};
+use crate::{domain::ids::ClientId, os::confined::Folder};
 
 /// The directory of all of them, below the state folder.
 const ALL: &str = "tmp";

@@ -25,14 +25,14 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{launch::Command, program, sandbox::Sandbox, scratch};
+use super::{launch::LaunchCommand, program, sandbox::Sandbox, scratch};
 use crate::os::{descriptors::restore_in, keeper::bind_to_parent};
 
 /// Starts that may wait for the thread, which needs about a millisecond for each.
 const WAITING_STARTS: usize = 64;
 
 struct Request {
-    command: Command,
+    command: LaunchCommand,
     sandbox: Sandbox,
     runtime: Handle,
     reply: oneshot::Sender<io::Result<Spawned>>,
@@ -48,7 +48,7 @@ pub struct Spawned {
 }
 
 /// Spawns a command, enclosed, in a group of its own, which ends when the service dies.
-pub async fn spawn(command: Command, sandbox: Sandbox) -> io::Result<Spawned> {
+pub async fn spawn(command: LaunchCommand, sandbox: Sandbox) -> io::Result<Spawned> {
     let (reply, spawned) = oneshot::channel();
     let request = Request { command, sandbox, runtime: Handle::current(), reply };
     let gone = || io::Error::other("the thread that spawns processes is gone");
@@ -78,7 +78,7 @@ fn thread() -> io::Result<&'static mpsc::Sender<Request>> {
     THREAD.get().ok_or_else(|| io::Error::other("no thread to spawn processes"))
 }
 
-fn spawn_here(command: &Command, sandbox: &Sandbox) -> io::Result<Spawned> {
+fn spawn_here(command: &LaunchCommand, sandbox: &Sandbox) -> io::Result<Spawned> {
     program::check(&command.program)?;
     if let Some(scratch) = &command.scratch {
         scratch::make(scratch)?;

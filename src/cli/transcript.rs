@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 use super::snapshots::Snapshots;
 use crate::{
-    ids::CliSessionId,
+    domain::ids::CliSessionId,
     os::confined::{Folder, Lines},
 };
 pub use restore::Restoration;

@@ -13,7 +13,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::os::procfs::{Look, tasks_of_machine};
+use crate::{
+    domain::exit::{Overrun, Resource},
+    os::procfs::{Look, tasks_of_machine},
+};
 
 /// How often the trees are measured. Nothing tells of memory that grows: the kernel's own
 /// ways to bound it are not to be had everywhere.
@@ -43,26 +46,6 @@ pub struct Allowed {
     pub memory: Option<u64>,
     /// Processes and threads.
     pub tasks: Option<u64>,
-}
-
-/// What is bounded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resource {
-    /// Memory, in bytes.
-    Memory,
-    /// Processes and threads.
-    Tasks,
-}
-
-/// More than allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Overrun {
-    /// Of what.
-    pub resource: Resource,
-    /// What is allowed.
-    pub limit: u64,
-    /// What was held.
-    pub used: u64,
 }
 
 /// Measures the trees of all processes that are added, in one look for all.

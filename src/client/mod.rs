@@ -9,7 +9,7 @@
 //!   `prompts` answers what the CLI asks, by the person at the `terminal` or by `respond`.
 //! - `proto_json` writes every `--json`, in the form that grpcurl prints.
 //! - `sessions` runs the commands about sessions, `overview` those about the service;
-//!   `tables`, `figures` and `values` write what they answer.
+//!   `tables`, `stats` and `values` write what they answer.
 
 use std::io;
 
@@ -22,13 +22,13 @@ mod connect;
 mod details;
 pub mod documents;
 pub mod exit;
-mod figures;
 mod output;
 mod overview;
 mod prompts;
 mod proto_json;
 mod render;
 mod sessions;
+mod stats;
 mod tables;
 mod terminal;
 mod tls;

@@ -12,9 +12,8 @@ use super::{
     args::{Form, HealthArgs, ScopeArgs},
     connect::Service,
     exit::{Exit, Failure, Outcome, describe},
-    figures,
     output::print,
-    proto_json,
+    proto_json, stats,
     values::one_line,
 };
 use crate::proto::{GetStatsRequest, GetStatsResponse, SERVICE_NAME};
@@ -30,7 +29,7 @@ pub async fn stats(service: &mut Service, args: ScopeArgs) -> Outcome {
     let text = if form.json {
         proto_json::line("GetStatsResponse", &stats)?
     } else {
-        figures::lines(&stats)
+        stats::lines(&stats)
     };
     print(&text)?;
     Ok(Exit::Fine)

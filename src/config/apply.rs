@@ -7,7 +7,7 @@ use std::{
 use toml::Value;
 
 use super::{
-    Config, FileMentions, LogFormat, Origin, SandboxMode, StoreKind, Violation,
+    Config, FileMentions, LogFormat, SandboxMode, StoreKind, ValueOrigin, Violation,
     fields::{ENV_TABLE, Slot, fields},
     secrets::{HIDDEN, is_secret},
     source::{Setting, Settings},
@@ -47,7 +47,7 @@ pub fn apply(config: &mut Config, settings: &Settings) -> Vec<Violation> {
     violations
 }
 
-fn unknown(key: &str, origin: &Origin) -> String {
+fn unknown(key: &str, origin: &ValueOrigin) -> String {
     let later = LATER.iter().any(|name| {
         key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     });
@@ -55,7 +55,7 @@ fn unknown(key: &str, origin: &Origin) -> String {
         return "this version does not have it yet".into();
     }
     match (nearest(key, keys()), origin) {
-        (Some(near), Origin::Environment(_)) => {
+        (Some(near), ValueOrigin::Environment(_)) => {
             format!("unknown key; did you mean {}?", variable_of(near.name))
         }
         (Some(near), _) => format!("unknown key; did you mean {}?", near.name),

@@ -44,7 +44,7 @@ pub struct Violation {
     /// What is wrong with it; the bound, if it is one.
     pub problem: String,
     /// Where the value came from.
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 impl fmt::Display for Violation {
@@ -60,7 +60,7 @@ impl fmt::Display for Violation {
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum ValueOrigin {
     /// Nobody set it.
     Default,
     /// The configuration file.
@@ -71,7 +71,7 @@ pub enum Origin {
     CommandLine,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),

@@ -36,7 +36,7 @@ mod units;
 mod variables;
 
 pub use choices::{FileMentions, LogFormat, SandboxMode, StoreKind};
-pub use error::{ConfigError, Origin, Violation};
+pub use error::{ConfigError, ValueOrigin, Violation};
 pub use print::print;
 pub use sections::{
     AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, PolicyConfig, PoolConfig, ServerConfig,

@@ -9,7 +9,7 @@ use std::{
 use toml::{Table, Value};
 
 use super::{
-    ConfigError, Origin, Violation,
+    ConfigError, ValueOrigin, Violation,
     fields::{ENV_TABLE, Reading, reading_of},
     variables::{self, UnknownVariable},
 };
@@ -47,7 +47,7 @@ impl Sources {
                     key: key_of_variable(&name).unwrap_or_default(),
                     value: None,
                     problem: "is not UTF-8".into(),
-                    origin: Origin::Environment(name),
+                    origin: ValueOrigin::Environment(name),
                 }),
                 Err(_) => {}
             }
@@ -78,16 +78,16 @@ impl Sources {
     pub(super) fn settings(&self) -> Result<Settings, ConfigError> {
         let mut settings = Settings::default();
         if let Some(path) = &self.file {
-            let origin = Origin::File(path.clone());
+            let origin = ValueOrigin::File(path.clone());
             settings.add("", Value::Table(read_file(path)?), &origin);
         }
         for (name, text) in &self.env {
             if let Some(key) = key_of_variable(name) {
-                settings.add_text(&key, text, &Origin::Environment(name.clone()));
+                settings.add_text(&key, text, &ValueOrigin::Environment(name.clone()));
             }
         }
         for (key, text) in &self.flags {
-            settings.add_text(key, text, &Origin::CommandLine);
+            settings.add_text(key, text, &ValueOrigin::CommandLine);
         }
         Ok(settings)
     }
@@ -111,7 +111,7 @@ impl fmt::Debug for Sources {
 /// One value, before its key has been asked what it takes.
 pub(super) struct Setting {
     pub value: Value,
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 /// The merged settings by key. Tables are taken apart, so that sources add up
@@ -125,12 +125,12 @@ impl Settings {
     }
 
     /// Where the value of this key came from.
-    pub fn origin(&self, key: &str) -> Origin {
-        self.0.get(key).map_or(Origin::Default, |setting| setting.origin.clone())
+    pub fn origin(&self, key: &str) -> ValueOrigin {
+        self.0.get(key).map_or(ValueOrigin::Default, |setting| setting.origin.clone())
     }
 
     /// Takes a text by what its key expects: text as it is, anything else as TOML.
-    fn add_text(&mut self, key: &str, text: &str, origin: &Origin) {
+    fn add_text(&mut self, key: &str, text: &str, origin: &ValueOrigin) {
         let parsed = text.parse::<Value>().ok();
         let value = match (reading_of(key), parsed) {
             (Reading::Text, Some(quoted @ Value::String(_))) | (Reading::Toml, Some(quoted)) => {
@@ -141,7 +141,7 @@ impl Settings {
         self.add(key, value, origin);
     }
 
-    fn add(&mut self, key: &str, value: Value, origin: &Origin) {
+    fn add(&mut self, key: &str, value: Value, origin: &ValueOrigin) {
         match value {
             // An empty table at a key that is one says nothing.
             Value::Table(table) if table.is_empty() && is_table(key) => {}

@@ -3,7 +3,7 @@
 //! container of the Services in its namespace, and ours may well be named `session-pool`.
 
 use super::{
-    Config, Origin, Violation,
+    Config, ValueOrigin, Violation,
     fields::{ENV_TABLE, fields},
     source::{PREFIX, key_of_variable},
     spelling::nearest,
@@ -60,7 +60,7 @@ pub fn misspelt<'a>(names: impl Iterator<Item = &'a str>) -> Vec<Violation> {
             key,
             value: None,
             problem: format!("the variable must be written {variable}"),
-            origin: Origin::Environment(name.into()),
+            origin: ValueOrigin::Environment(name.into()),
         }),
         Verdict::Known | Verdict::Unknown(_) => None,
     };

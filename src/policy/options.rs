@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::{Denial, Policy, listed, variables};
-use crate::cli::options::{Hidden, Options};
+use crate::domain::{options::Options, redacted::Redacted};
 
 impl Policy {
     /// The options as they are used from here on, or everything about them that is not
@@ -20,7 +20,7 @@ impl Policy {
             mcp_servers,
             agents,
             settings,
-            env: Hidden(env),
+            env: Redacted(env),
             setting_sources,
             // Words for the model, limits, and the tools of the session's own agent: they
             // reach nothing that the session cannot reach without them.
@@ -48,7 +48,7 @@ impl Policy {
         for (index, path) in add_dirs.iter_mut().enumerate() {
             denials.extend(self.admit_folder(format!(".add_dirs[{index}]"), path));
         }
-        if let Some(Hidden(text)) = mcp_servers {
+        if let Some(Redacted(text)) = mcp_servers {
             let judged = rewritten(text, |config| self.judge_mcp_config(config));
             denials.extend(below(".mcp_servers", judged));
         }
@@ -56,7 +56,7 @@ impl Policy {
             let judged = rewritten(text, |agents| self.judge_agents(agents));
             denials.extend(below(".agents", judged));
         }
-        if let Some(Hidden(text)) = settings {
+        if let Some(Redacted(text)) = settings {
             let judged = rewritten(text, |_| self.judge_settings());
             denials.extend(below(".settings", judged));
         }
@@ -155,8 +155,8 @@ mod tests {
         denials.iter().map(|denial| denial.at.as_str()).collect()
     }
 
-    fn hidden(text: &str) -> Option<Hidden<String>> {
-        Some(Hidden(text.to_owned()))
+    fn hidden(text: &str) -> Option<Redacted<String>> {
+        Some(Redacted(text.to_owned()))
     }
 
     /// One of each option that a policy can refuse.
@@ -168,7 +168,7 @@ mod tests {
             mcp_servers: hidden(r#"{"mcpServers": {"x": {"command": "secret"}}}"#),
             agents: Some(r#"{"a": {"prompt": "secret"}}"#.into()),
             settings: hidden(r#"{"secret": 1}"#),
-            env: Hidden([("TZ".to_owned(), "secret".to_owned())].into()),
+            env: Redacted([("TZ".to_owned(), "secret".to_owned())].into()),
             setting_sources: vec!["user".into()],
             ..Options::default()
         }

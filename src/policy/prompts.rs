@@ -2,7 +2,7 @@
 //! it stands, and names of files too.
 
 use super::{Denial, Policy};
-use crate::cli::request::may_be_command;
+use crate::domain::input::may_be_command;
 
 impl Policy {
     /// What is not allowed of a text of a prompt.

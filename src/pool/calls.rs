@@ -6,9 +6,11 @@ use tracing::{debug, error, warn};
 
 use super::{Scope, SessionPool, registry::of_tenant};
 use crate::{
-    cli::options::Options,
-    failure::{Cause, Failure},
-    ids::{SessionId, SessionKey, TenantId, TurnId},
+    domain::{
+        failure::{Cause, Failure},
+        ids::{SessionId, SessionKey, TenantId, TurnId},
+        options::Options,
+    },
     session::{
         CloseReason, CloseReport, Decision, InterruptReport, Refusal, SessionHandle, UpdateReport,
         forgotten_too_late, longest_forgetting, status::Status, store_failed,
@@ -39,7 +41,7 @@ impl SessionPool {
         F: Future<Output = Result<T, Refusal>>,
     {
         loop {
-            let handle = self.wake(key).ok_or_else(|| not_found(key))?;
+            let handle = self.load(key).ok_or_else(|| not_found(key))?;
             match question(handle.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(Refusal::Failed(failure)) => {
@@ -72,7 +74,7 @@ impl SessionPool {
         reports
     }
 
-    /// A session's picture.
+    /// A session's snapshot.
     pub async fn get(&self, key: &SessionKey) -> Result<Status, Failure> {
         if let Some(handle) = self.find(key) {
             return Ok(self.seen(&handle));
@@ -82,7 +84,7 @@ impl SessionPool {
         }
         let record = self.shared().parts.store.load(key).await.map_err(store_failed)?;
         let record = record.ok_or_else(|| not_found(key))?;
-        Ok(Status::dormant(key.session.clone(), record))
+        Ok(Status::unloaded(key.session.clone(), record))
     }
 
     /// Up to `limit` sessions of a tenant with ids after `after`, and whether there are
@@ -93,7 +95,7 @@ impl SessionPool {
         after: Option<SessionId>,
         limit: usize,
     ) -> Result<(Vec<Status>, bool), Failure> {
-        let mut dormant = Vec::new();
+        let mut unloaded = Vec::new();
         let mut page: Vec<Status> = Vec::new();
         let more = {
             let sessions = self.lock();
@@ -101,17 +103,17 @@ impl SessionPool {
             for (key, entry) in rest.by_ref().take(limit) {
                 match entry.handle() {
                     Some(handle) => page.push(self.seen(handle)),
-                    None => dormant.push(key.session.clone()),
+                    None => unloaded.push(key.session.clone()),
                 }
             }
             rest.next().is_some()
         };
-        if !dormant.is_empty() {
+        if !unloaded.is_empty() {
             // Those among them that are live are in the store too: no page has more.
             let kept = self.shared().parts.store.list(tenant, after.as_ref(), limit).await;
             for (id, record) in kept.map_err(store_failed)? {
-                if dormant.contains(&id) {
-                    page.push(Status::dormant(id, record));
+                if unloaded.contains(&id) {
+                    page.push(Status::unloaded(id, record));
                 }
             }
             page.sort_by(|a, b| a.session_id.cmp(&b.session_id));
@@ -136,7 +138,7 @@ impl SessionPool {
     /// waits for the store, too: both are waited for together as long as for one.
     async fn forget(&self, key: &SessionKey) -> Result<CloseReport, Failure> {
         let reason = CloseReason::Requested { forget: true };
-        let ending = match self.wake(key) {
+        let ending = match self.load(key) {
             Some(handle) => match handle.close(reason).await {
                 Ok(report) => return Ok(report),
                 Err(_) => Some(handle),
@@ -159,12 +161,12 @@ impl SessionPool {
     /// Forgets a conversation whose session has left the pool, by way of a session that is made
     /// for it if need be: nobody begins another under the same id meanwhile.
     async fn forget_absent(&self, key: &SessionKey) -> Result<CloseReport, Failure> {
-        if self.wake(key).is_none() {
+        if self.load(key).is_none() {
             let known = self.shared().parts.store.load(key).await.map_err(store_failed)?;
             known.ok_or_else(|| not_found(key))?;
         }
         loop {
-            let handle = self.rouse(key);
+            let handle = self.load_for_end(key);
             match handle.close(CloseReason::Requested { forget: true }).await {
                 Ok(report) => return Ok(report),
                 Err(_) => handle.ended().await,

@@ -1,5 +1,5 @@
 //! The cleanup: every so often, sessions that nobody will miss are closed. It looks at
-//! pictures of sessions, and a session that has become busy since refuses to go.
+//! snapshots of sessions, and a session that has become busy since refuses to go.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use tracing::{debug, info, warn};
 
 use super::{Scope, SessionPool, registry::Entry};
 use crate::{
-    ids::SessionKey,
+    domain::ids::SessionKey,
     session::{
         CloseReason,
-        status::{Condition, Status},
+        status::{SessionState, Status},
     },
     telemetry::log_limit::NOT_KEPT,
 };
@@ -70,7 +70,7 @@ impl SessionPool {
     async fn clean_up_dormant(&self) {
         let idle_threshold = self.shared().settings.idle_threshold;
         let is_old = |entry: &Entry| match entry {
-            Entry::Dormant { last_used } => last_used.elapsed() > idle_threshold,
+            Entry::Unloaded { last_used } => last_used.elapsed() > idle_threshold,
             Entry::Live { .. } => false,
         };
         let mut old: Vec<SessionKey> = Vec::new();
@@ -109,7 +109,7 @@ impl SessionPool {
         let mut forgotten = 0_usize;
         for key in old {
             // One that is in the pool has its own time.
-            let Some(handle) = self.rouse_absent(&key) else { continue };
+            let Some(handle) = self.load_unless_present(&key) else { continue };
             // It may have been used, and have left the pool, since the list was read. From
             // here on nobody uses it without being seen.
             let record = self.shared().parts.store.load(&key).await.ok().flatten();
@@ -137,8 +137,8 @@ impl SessionPool {
             return None;
         }
         match status.condition_at(settings.session_ttl) {
-            Condition::Expired => Some(CloseReason::Expired),
-            Condition::Error | Condition::Disconnected => Some(CloseReason::Broken),
+            SessionState::Expired => Some(CloseReason::Expired),
+            SessionState::Error | SessionState::Disconnected => Some(CloseReason::Broken),
             _ if status.idle_time() > settings.idle_threshold => Some(CloseReason::Idle),
             _ => None,
         }

@@ -28,7 +28,7 @@ impl SessionPool {
         let now = Instant::now();
         for (key, unused_for) in kept {
             let last_used = now.checked_sub(unused_for).unwrap_or(now);
-            sessions.insert(key, Entry::Dormant { last_used });
+            sessions.insert(key, Entry::Unloaded { last_used });
         }
         Ok(())
     }

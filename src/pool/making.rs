@@ -11,8 +11,10 @@ use super::{
     registry::{Entry, Parts, Sessions, of_tenant},
 };
 use crate::{
-    failure::{Cause, Failure},
-    ids::SessionKey,
+    domain::{
+        failure::{Cause, Failure},
+        ids::SessionKey,
+    },
     session::{SessionContext, SessionHandle, SessionTask},
     telemetry::log_limit::{AT_CAPACITY, DISABLED},
     tenant::Tenant,
@@ -44,7 +46,7 @@ impl SessionPool {
         match sessions.get(key) {
             Some(Entry::Live { handle, .. }) => return Ok(handle.clone()),
             // It has its place already.
-            Some(Entry::Dormant { .. }) => return Ok(self.make(&mut sessions, key, ephemeral)),
+            Some(Entry::Unloaded { .. }) => return Ok(self.make(&mut sessions, key, ephemeral)),
             None => {}
         }
         // One that is there asks for itself: the turn may be one that has begun.
@@ -86,7 +88,7 @@ impl SessionPool {
             settings: Arc::clone(session),
             supply: Arc::clone(supply),
             store: Arc::clone(store),
-            rested: self.rested(),
+            hibernatable: self.hibernatable(),
             tenant,
             turns: self.shared().turns.clone(),
             logs: logs.clone(),
@@ -119,7 +121,7 @@ impl SessionPool {
             return;
         }
         match stays {
-            Some(last_used) => *entry = Entry::Dormant { last_used },
+            Some(last_used) => *entry = Entry::Unloaded { last_used },
             None => drop(sessions.remove(key)),
         }
     }

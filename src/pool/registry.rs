@@ -20,11 +20,13 @@ use tracing::debug;
 
 use crate::{
     budget::{Exceeded, Reservation},
-    failure::{Cause, Failure},
-    ids::{SessionId, SessionKey, TenantId},
+    domain::{
+        failure::{Cause, Failure},
+        ids::{SessionId, SessionKey, TenantId},
+    },
     session::{
         Refusal, SessionHandle, Settings, TurnRequest,
-        status::{Condition, Status},
+        status::{SessionState, Status},
     },
     store::{Store, StoreStatus},
     supply::Supply,
@@ -91,7 +93,7 @@ pub(super) struct Shared {
     /// Turns that run or wait.
     pub(super) turns: TaskTracker,
     /// Told when a session's process has nothing to do.
-    rested: Arc<Notify>,
+    hibernatable: Arc<Notify>,
     pub(super) tasks: Tasks,
     sessions: Mutex<Sessions>,
     pub(super) generations: AtomicU64,
@@ -114,7 +116,7 @@ pub(super) enum Entry {
         generation: u64,
     },
     /// All there is of it is in the store; the next call that needs it wakes it.
-    Dormant {
+    Unloaded {
         /// When a turn last began or ended.
         last_used: Instant,
     },
@@ -124,7 +126,7 @@ impl Entry {
     pub(super) fn handle(&self) -> Option<&SessionHandle> {
         match self {
             Self::Live { handle, .. } => Some(handle),
-            Self::Dormant { .. } => None,
+            Self::Unloaded { .. } => None,
         }
     }
 }
@@ -136,7 +138,7 @@ impl SessionPool {
             settings,
             parts,
             turns: TaskTracker::new(),
-            rested: Arc::default(),
+            hibernatable: Arc::default(),
             tasks,
             sessions: Mutex::default(),
             generations: AtomicU64::new(0),
@@ -241,8 +243,8 @@ impl SessionPool {
         self.0.parts.tenants.get(id)
     }
 
-    pub(super) fn rested(&self) -> Arc<Notify> {
-        Arc::clone(&self.0.rested)
+    pub(super) fn hibernatable(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.hibernatable)
     }
 
     pub(super) fn handles(&self, scope: &Scope) -> Vec<(SessionKey, SessionHandle)> {
@@ -256,7 +258,7 @@ impl SessionPool {
         }
     }
 
-    /// A session's picture, with its time to live in mind.
+    /// A session's snapshot, with its time to live in mind.
     pub(super) fn seen(&self, handle: &SessionHandle) -> Status {
         let mut status = handle.status().clone();
         status.condition = status.condition_at(self.0.settings.session_ttl);
@@ -268,7 +270,7 @@ impl SessionPool {
     }
 
     /// A session that is in the pool; one without a task is given one.
-    pub(super) fn wake(&self, key: &SessionKey) -> Option<SessionHandle> {
+    pub(super) fn load(&self, key: &SessionKey) -> Option<SessionHandle> {
         let mut sessions = self.lock();
         if let Entry::Live { handle, .. } = sessions.get(key)? {
             return Some(handle.clone());
@@ -278,7 +280,7 @@ impl SessionPool {
 
     /// A session under this key, in the pool or not. It is made without being counted: only
     /// to be ended.
-    pub(super) fn rouse(&self, key: &SessionKey) -> SessionHandle {
+    pub(super) fn load_for_end(&self, key: &SessionKey) -> SessionHandle {
         let mut sessions = self.lock();
         match sessions.get(key) {
             Some(Entry::Live { handle, .. }) => handle.clone(),
@@ -287,7 +289,7 @@ impl SessionPool {
     }
 
     /// The same if there is none in the pool.
-    pub(super) fn rouse_absent(&self, key: &SessionKey) -> Option<SessionHandle> {
+    pub(super) fn load_unless_present(&self, key: &SessionKey) -> Option<SessionHandle> {
         let mut sessions = self.lock();
         (!sessions.contains_key(key)).then(|| self.make(&mut sessions, key, false))
     }
@@ -320,7 +322,7 @@ pub(super) fn of_tenant<'a>(
 
 fn note_complete(handle: &SessionHandle) {
     let status = handle.status();
-    let condition: Condition = status.condition;
+    let condition: SessionState = status.condition;
     debug!(
         session_id = %status.session_id,
         client_id = status.client_id.map(tracing::field::display),

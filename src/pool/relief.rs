@@ -14,8 +14,8 @@ use tracing::debug;
 
 use super::{Scope, SessionPool};
 use crate::{
-    ids::{SessionKey, TenantId},
-    session::{LetGo, SessionHandle, status::Condition},
+    domain::ids::{SessionKey, TenantId},
+    session::{HibernateReason, SessionHandle, status::SessionState},
     supply::Contest,
 };
 
@@ -38,20 +38,20 @@ struct Relief {
 impl SessionPool {
     /// Lets processes go for as long as others need their places.
     pub(super) async fn relieve_for_ever(&self) {
-        let (joined, rested) = (self.shared().parts.supply.joined(), self.rested());
+        let (joined, hibernatable) = (self.shared().parts.supply.joined(), self.hibernatable());
         let mut under_way: Vec<Relief> = Vec::new();
         let mut reliefs = JoinSet::new();
         loop {
             // Enabled before anything is looked at, so that no news is missed.
-            let (joined, rested) = (joined.notified(), rested.notified());
-            tokio::pin!(joined, rested);
+            let (joined, hibernatable) = (joined.notified(), hibernatable.notified());
+            tokio::pin!(joined, hibernatable);
             joined.as_mut().enable();
-            rested.as_mut().enable();
+            hibernatable.as_mut().enable();
             let (contested, next_contest) = self.due_contest(&under_way);
             if let Some((relief, handle)) = contested {
                 under_way.push(relief.clone());
                 reliefs.spawn(async move {
-                    handle.let_go(LetGo::Fairness).await;
+                    handle.hibernate(HibernateReason::Fairness).await;
                     relief
                 });
             }
@@ -59,13 +59,13 @@ impl SessionPool {
                 debug!(session_id = %relief.key.session, "session_gives_its_place");
                 under_way.push(relief.clone());
                 reliefs.spawn(async move {
-                    handle.let_go(LetGo::Pressure).await;
+                    handle.hibernate(HibernateReason::Pressure).await;
                     relief
                 });
             }
             tokio::select! {
                 () = joined => {}
-                () = rested => {}
+                () = hibernatable => {}
                 () = at(next_contest) => {}
                 Some(done) = reliefs.join_next() => match done {
                     Ok(relief) => under_way.retain(|other| *other != relief),
@@ -95,7 +95,7 @@ impl SessionPool {
             let yielding = |(key, handle): (SessionKey, SessionHandle)| {
                 let held = *holders.get(&key.tenant)?;
                 let status = handle.status();
-                let idle = status.condition == Condition::Active && !status.is_busy();
+                let idle = status.condition == SessionState::Active && !status.is_busy();
                 let rank = (Reverse(held), status.last_used_at);
                 drop(status);
                 idle.then_some((rank, key, handle))
@@ -153,7 +153,7 @@ impl SessionPool {
             .into_iter()
             .filter_map(|(key, handle)| {
                 let status = handle.status();
-                let at = status.can_rest.then_some(status.last_used_at);
+                let at = status.can_hibernate.then_some(status.last_used_at);
                 drop(status);
                 at.map(|at| (at, key, handle))
             })

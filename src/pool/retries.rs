@@ -11,12 +11,14 @@ use tracing::debug;
 
 use super::SessionPool;
 use crate::{
-    failure::{Cause, Failure},
-    ids::SessionKey,
+    domain::{
+        failure::{Cause, Failure},
+        ids::SessionKey,
+    },
     session::{TurnRequest, store_failed},
     store::KeptTurn,
     turn::{
-        event::{Class, Origin, Started},
+        event::{Class, ProcessOrigin, Started},
         listener::Listener,
     },
 };
@@ -63,7 +65,7 @@ impl SessionPool {
             turn_id: kept.turn_id,
             client_id: kept.client_id,
             cli_session_id: kept.cli_session_id,
-            origin: Origin::Reused,
+            origin: ProcessOrigin::Reused,
             queued_for: Duration::ZERO,
             connect_time: Duration::ZERO,
             start_time: kept.start_time,

@@ -1,10 +1,10 @@
-//! The pool's figures, taken from the sessions' pictures.
+//! The pool's figures, taken from the sessions' snapshots.
 
 use std::time::Duration;
 
 use super::{Scope, SessionPool};
 use crate::{
-    counters::Counters, ids::SessionKey, session::status::Condition, store::StoreStatus,
+    counters::Counters, domain::ids::SessionKey, session::status::SessionState, store::StoreStatus,
     turn::storage::Usage,
 };
 
@@ -64,14 +64,16 @@ impl SessionPool {
             usage: self.usage(scope),
             store: self.store_status().borrow().clone(),
         };
-        stats.total_sessions = self.dormant(scope);
+        stats.total_sessions = self.unloaded(scope);
         stats.hibernated_sessions = stats.total_sessions;
         for (_, handle) in self.handles(scope) {
             let status = handle.status();
             stats.total_sessions += 1;
             match status.condition {
-                Condition::Active | Condition::Interrupting => stats.active_sessions += 1,
-                Condition::Disconnected | Condition::Hibernated => stats.hibernated_sessions += 1,
+                SessionState::Active | SessionState::Interrupting => stats.active_sessions += 1,
+                SessionState::Disconnected | SessionState::Hibernated => {
+                    stats.hibernated_sessions += 1
+                }
                 _ => {}
             }
             stats.streaming_turns += usize::from(status.running.is_some());
@@ -82,7 +84,7 @@ impl SessionPool {
     }
 
     /// Sessions of which there is nothing but what is kept.
-    fn dormant(&self, scope: &Scope) -> usize {
+    fn unloaded(&self, scope: &Scope) -> usize {
         let sessions = self.lock();
         let in_scope = |key: &SessionKey| match scope {
             Scope::All => true,

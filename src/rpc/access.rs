@@ -4,15 +4,15 @@ use tonic::{Request, Status};
 
 use super::status::{Rejection, Violation, of_rejection, unauthenticated};
 use crate::{
-    access::{Identity, Refusal},
+    access::{AuthError, Identity},
     pool::Scope,
 };
 
-/// The caller that the gatekeeper has let in, also where it lets in everybody. A call that
+/// The caller that the authentication layer has let in, also where it lets in everybody. A call that
 /// has not passed it is nobody's.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Identity, Status> {
     let identity = request.extensions().get::<Identity>().cloned();
-    identity.ok_or_else(|| unauthenticated(Refusal::Missing("")))
+    identity.ok_or_else(|| unauthenticated(AuthError::Missing("")))
 }
 
 /// Whose sessions a call is about.
@@ -32,7 +32,7 @@ pub(super) fn scope(caller: &Identity, all_tenants: bool) -> Result<Scope, Statu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::TenantId;
+    use crate::domain::ids::TenantId;
 
     #[test]
     fn a_call_that_did_not_pass_the_gate_is_refused() {

@@ -26,8 +26,8 @@ use tracing::info;
 
 use self::body::{Received, Sent};
 use super::{
+    auth_layer::HEALTH,
     deadline::{Deadline, TIMEOUT_KEY},
-    gatekeeper::HEALTH,
     service::ROUTING_KEY,
     status::{
         Rejection, Violation, bound_trailers, complete, deadline_passed, of_rejection,
@@ -35,7 +35,7 @@ use super::{
     },
 };
 use crate::{
-    access::Refusal,
+    access::AuthError,
     telemetry::log_limit::{HEALTH_CALL_REVOKED, NOT_GRPC},
     transport::{
         Peer, UnauthenticatedCall,
@@ -203,7 +203,7 @@ fn admitted<B>(request: &Request<B>) -> Result<Deadline, Box<Response<Body>>> {
     }
     let twice = |key: &str| headers.get_all(key).iter().nth(1).is_some();
     if twice(AUTHORIZATION.as_str()) {
-        return Err(unauthenticated(Refusal::Repeated).into_http().into());
+        return Err(unauthenticated(AuthError::Repeated).into_http().into());
     }
     if let Some(key) = [ROUTING_KEY, TIMEOUT_KEY].into_iter().find(|key| twice(key)) {
         return Err(invalid(key, "must not be sent more than once".to_owned()).into());

@@ -13,7 +13,7 @@ use super::decode::Payload;
 use crate::{
     cli::{json::Lenient as _, message as cli},
     proto::{self, turn_event::Kind},
-    turn::event::{Class, Event, Origin, Started},
+    turn::event::{Class, Event, ProcessOrigin, Started},
 };
 
 /// An event of a turn.
@@ -65,10 +65,10 @@ fn started(event: &Started) -> proto::TurnStarted {
         client_id: event.client_id.to_string(),
         cli_session_id: event.cli_session_id.to_string(),
         origin: match event.origin {
-            Origin::Created => proto::TurnOrigin::Created,
-            Origin::CreatedFromSpare => proto::TurnOrigin::CreatedFromSpare,
-            Origin::Reused => proto::TurnOrigin::Reused,
-            Origin::Resumed => proto::TurnOrigin::Resumed,
+            ProcessOrigin::Created => proto::TurnOrigin::Created,
+            ProcessOrigin::CreatedFromSpare => proto::TurnOrigin::CreatedFromSpare,
+            ProcessOrigin::Reused => proto::TurnOrigin::Reused,
+            ProcessOrigin::Resumed => proto::TurnOrigin::Resumed,
         }
         .into(),
         queued_for: Some(duration(event.queued_for)),

@@ -3,7 +3,7 @@
 //! takes it along until the CLI has read its prompt. Knows how gRPC frames a message, and
 //! nothing of what is in it.
 //!
-//! Behind the gatekeeper: only callers who are known hold memory.
+//! Behind the authentication layer: only callers who are known hold memory.
 
 use std::{
     pin::Pin,
@@ -18,7 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::status::of_failure;
-use crate::{access::Identity, budget::Reservation, ids::TenantId, pool::SessionPool};
+use crate::{access::Identity, budget::Reservation, domain::ids::TenantId, pool::SessionPool};
 
 /// A message begins with a flag and its length.
 const PREFIX: usize = 5;

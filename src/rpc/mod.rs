@@ -2,24 +2,24 @@
 //! generated types, which end here: nothing below this folder names them.
 //!
 //! - [`decode`]: requests to the domain's types, with every violation found at once.
-//! - [`encode`]: events to the contract's messages; [`picture`]: sessions and figures.
+//! - [`encode`]: events to the contract's messages; [`snapshot`]: sessions and figures.
 //! - `options`: a session's options in both directions, by the one list of them.
 //! - [`status`]: the one place where a failure becomes a status.
 //! - [`stream`]: a turn's log as a response stream, with the caller's deadline.
 //! - [`deadline`]: what a caller says of its own deadline.
 //! - [`edge`]: what every request is held to: it is gRPC, arrives in time, means one thing.
-//! - [`gatekeeper`]: asks every caller who they are, before any service is called.
+//! - [`auth_layer`]: asks every caller who they are, before any service is called.
 //! - [`service`]: one short method for each rpc.
 
 mod access;
+pub mod auth_layer;
 pub mod deadline;
 pub mod decode;
 pub mod edge;
 pub mod encode;
-pub mod gatekeeper;
 pub mod meter;
 mod options;
-pub mod picture;
 pub mod service;
+pub mod snapshot;
 pub mod status;
 pub mod stream;

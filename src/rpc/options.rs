@@ -8,7 +8,10 @@ use std::{
 };
 
 use crate::{
-    cli::options::{Hidden, Options, each_option},
+    domain::{
+        options::{Options, each_option},
+        redacted::Redacted,
+    },
     proto,
 };
 
@@ -63,8 +66,8 @@ each_option!(conversions);
 /// Options for a reader. Of JSON that may hold credentials the keys are shown: the names of
 /// servers, and what settings there are.
 pub(super) fn shown(options: &Options) -> proto::SessionOptions {
-    let outlined = |text: &Option<Hidden<String>>, levels| {
-        text.as_ref().map(|Hidden(text)| outline(text, levels))
+    let outlined = |text: &Option<Redacted<String>>, levels| {
+        text.as_ref().map(|Redacted(text)| outline(text, levels))
     };
     proto::SessionOptions {
         mcp_servers: outlined(&options.mcp_servers, 2),
@@ -119,7 +122,7 @@ macro_rules! plain {
 
 plain!(String, u32, f64, Vec<String>);
 
-impl Wire for Hidden<String> {
+impl Wire for Redacted<String> {
     type Form = String;
 
     fn said(form: String) -> Self {
@@ -143,7 +146,7 @@ impl<T: Wire> Wire for Option<T> {
     }
 }
 
-impl<K: Eq + Hash + Ord> Wire for Hidden<BTreeMap<K, String>> {
+impl<K: Eq + Hash + Ord> Wire for Redacted<BTreeMap<K, String>> {
     type Form = HashMap<K, String>;
 
     fn said(form: Self::Form) -> Self {

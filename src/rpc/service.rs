@@ -12,13 +12,13 @@ use super::{
     deadline::Deadline,
     decode::{self, Policy},
     meter::Claim,
-    picture::{self, Facts},
+    snapshot::{self, Facts},
     status::{Rejection, Violation, of_failure, of_rejection},
     stream::EventStream,
 };
 use crate::{
     access::Identity,
-    ids::{SessionId, SessionKey},
+    domain::ids::{SessionId, SessionKey},
     pool::{PoolStats, Scope, SessionPool},
     proto::{self, session_pool_service_server::SessionPoolService},
 };
@@ -153,7 +153,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let proto::InterruptRequest { session_id, keep_session } = request.into_inner();
         let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
         let report = self.pool.interrupt(&key, keep_session).await;
-        Ok(Response::new(picture::interrupt(report)))
+        Ok(Response::new(snapshot::interrupt(report)))
     }
 
     async fn interrupt_all(
@@ -162,7 +162,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
     ) -> Result<Response<proto::InterruptAllResponse>, Status> {
         let proto::InterruptAllRequest { all_tenants } = *request.get_ref();
         let scope = scope(&caller(&request)?, all_tenants)?;
-        Ok(Response::new(picture::interrupt_all(&self.pool.interrupt_all(&scope).await)))
+        Ok(Response::new(snapshot::interrupt_all(&self.pool.interrupt_all(&scope).await)))
     }
 
     async fn get_stats(
@@ -173,7 +173,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let scope = scope(&caller(&request)?, all_tenants)?;
         let stats = self.pool.stats(&scope);
         let facts = self.observe.facts(&scope, &stats).await;
-        Ok(Response::new(picture::stats(&stats, facts)))
+        Ok(Response::new(snapshot::stats(&stats, facts)))
     }
 
     async fn get_session(
@@ -185,7 +185,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let proto::GetSessionRequest { session_id } = request.into_inner();
         let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
         let status = self.pool.get(&key).await.map_err(|failure| of_failure(&failure))?;
-        let session = Some(picture::session(&status));
+        let session = Some(snapshot::session(&status));
         Ok(Response::new(proto::GetSessionResponse { session }))
     }
 
@@ -198,9 +198,9 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let listed = self.pool.list(&tenant, after, size).await;
         let (page, more) = listed.map_err(|failure| of_failure(&failure))?;
         let (mut sessions, mut bytes) = (Vec::with_capacity(page.len()), 0);
-        for shown in page.iter().map(picture::session) {
+        for shown in page.iter().map(snapshot::session) {
             bytes += shown.encoded_len();
-            if bytes > picture::SHOWN_BYTES && !sessions.is_empty() {
+            if bytes > snapshot::SHOWN_BYTES && !sessions.is_empty() {
                 break;
             }
             sessions.push(shown);
@@ -224,7 +224,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let updated = self.pool.update(&SessionKey::new(tenant, id), options).await;
         let (status, report) = updated.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(proto::UpdateSessionResponse {
-            session: Some(picture::session(&status)),
+            session: Some(snapshot::session(&status)),
             changed_options: report.changed.into_iter().map(str::to_owned).collect(),
         }))
     }

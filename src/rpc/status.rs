@@ -14,9 +14,11 @@ use tonic_types::FieldViolation;
 
 use super::deadline::TIMEOUT_KEY;
 use crate::{
-    access::Refusal,
-    cli::process::Exit,
-    failure::{Cause, Failure},
+    access::AuthError,
+    domain::{
+        exit::Exit,
+        failure::{Cause, Failure},
+    },
 };
 
 /// `ErrorInfo.domain` of every error.
@@ -165,7 +167,7 @@ fn field_violations(violations: &[Violation], denied: bool) -> Vec<FieldViolatio
 }
 
 /// The status of a call whose caller is not let in.
-pub fn unauthenticated(refusal: Refusal) -> Status {
+pub fn unauthenticated(refusal: AuthError) -> Status {
     let report = Report {
         code: Code::Unauthenticated,
         reason: "UNAUTHENTICATED",

@@ -30,7 +30,7 @@ use tonic::Status;
 use super::{decode::Payload, encode, status};
 use crate::{
     budget::Reservation,
-    ids::SessionId,
+    domain::ids::SessionId,
     proto,
     tasks::spawn_owned,
     tenant::Share,
@@ -263,10 +263,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        ids::{CliSessionId, ClientId, TenantId, TurnId},
+        domain::ids::{CliSessionId, ClientId, TenantId, TurnId},
         tenant::{Quotas, Tenant},
         turn::{
-            event::{Class, Origin, Started},
+            event::{Class, ProcessOrigin, Started},
             listener::Partials,
             log::TurnLog,
             storage::Storage,
@@ -312,7 +312,7 @@ mod tests {
             turn_id: log.id().clone(),
             client_id: ClientId::fresh(),
             cli_session_id: CliSessionId::fresh(),
-            origin: Origin::Created,
+            origin: ProcessOrigin::Created,
             queued_for: Duration::ZERO,
             connect_time: Duration::ZERO,
             start_time: std::time::SystemTime::UNIX_EPOCH,

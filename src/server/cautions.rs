@@ -6,12 +6,12 @@ use std::path::Path;
 use tracing::warn;
 
 use super::Enclosure;
-use crate::{access::gate::Gate, cli::sandbox::Sandbox, config::Config};
+use crate::{access::authenticator::Authenticator, cli::sandbox::Sandbox, config::Config};
 
 /// Logs one line for each.
-pub fn give(config: &Config, enclosure: &Enclosure, gate: &Gate) {
+pub fn give(config: &Config, enclosure: &Enclosure, authenticator: &Authenticator) {
     let mode = enclosure.sandbox.name();
-    if gate.tells_tenants_apart() && !enclosure.sandbox.is_wall() {
+    if authenticator.tells_tenants_apart() && !enclosure.sandbox.is_wall() {
         warn!(
             mode,
             passed_over = %enclosure.passed_over,
@@ -23,8 +23,8 @@ pub fn give(config: &Config, enclosure: &Enclosure, gate: &Gate) {
     if rustix::process::geteuid().is_root() {
         warn!(mode, detail = "so do its agents: give it a user of its own", "running_as_root");
     }
-    if let Sandbox::Bubblewrap(scene) = &enclosure.sandbox {
-        for name in hidden_variables(config, |path| scene.hides(path)) {
+    if let Sandbox::Bubblewrap(plan) = &enclosure.sandbox {
+        for name in hidden_variables(config, |path| plan.hides(path)) {
             warn!(
                 variable = name,
                 detail = "the sandbox hides the file that it names: add it to cli.visible_paths",

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 
 use super::{early::EarlyStop, state::make_state_folder};
 use crate::{
-    cli::sandbox::{self, Sandbox, Scene, Tried, Unfit, View},
+    cli::sandbox::{self, MountPlan, Sandbox, Tried, Unsupported, View},
     config::{Config, SandboxMode, StoreKind},
     os::keeper::{self, Ending, Strays},
 };
@@ -49,7 +49,7 @@ impl Enclosure {
         let hidden = hidden_files(config, secrets);
         let namespaces = || sandbox::bubblewrap(&view(config, &hidden, program));
         let tree = || sandbox::process_tree(program);
-        let asked = |tried: Result<Tried, Unfit>| {
+        let asked = |tried: Result<Tried, Unsupported>| {
             let mode = config.cli.sandbox.as_str();
             tried.with_context(|| format!("cli.sandbox: {mode} does not work here"))
         };
@@ -84,8 +84,8 @@ impl Enclosure {
             serde_json::from_str(&word).ok()?;
         let sandbox = if bubblewrap {
             let hidden = hidden_files(config, secrets);
-            let scene = Scene::of_this_machine(&view(config, &hidden, Path::new(OURSELVES)));
-            Sandbox::Bubblewrap(Arc::new(Scene { nesting, ..scene }))
+            let plan = MountPlan::of_this_machine(&view(config, &hidden, Path::new(OURSELVES)));
+            Sandbox::Bubblewrap(Arc::new(MountPlan { nesting, ..plan }))
         } else {
             Sandbox::ProcessTree(OURSELVES.into())
         };
@@ -94,7 +94,7 @@ impl Enclosure {
 
     /// What the service has to know of this when it runs under a keeper.
     fn handed_on(&self) -> io::Result<String> {
-        let nesting = matches!(&self.sandbox, Sandbox::Bubblewrap(scene) if scene.nesting);
+        let nesting = matches!(&self.sandbox, Sandbox::Bubblewrap(plan) if plan.nesting);
         let handed = Handed {
             bubblewrap: self.sandbox.is_wall(),
             nesting,

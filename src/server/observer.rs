@@ -5,7 +5,7 @@ use crate::{
     cli::usage,
     health::Health,
     pool::{PoolStats, Scope},
-    rpc::{picture::Facts, service::Observe},
+    rpc::{service::Observe, snapshot::Facts},
     supply::{ProcessSupply, SupplyLimits},
 };
 

@@ -15,14 +15,16 @@ use tracing::{debug, info, warn};
 
 use crate::{
     cli::{
-        options::Options,
-        permissions::Grants,
         process::StopGrace,
         versions::{Installed, NEWEST_TESTED, OLDEST, Version},
     },
-    failure::Failure,
+    domain::{
+        failure::Failure,
+        grants::Grants,
+        ids::{CliSessionId, SessionId, SessionKey, TenantId},
+        options::Options,
+    },
     health::{Health, part},
-    ids::{CliSessionId, SessionId, SessionKey, TenantId},
     supply::{Conversation, Order, ProcessSupply, Supply as _},
 };
 

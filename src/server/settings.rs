@@ -7,15 +7,11 @@ use anyhow::Context as _;
 use crate::{
     budget::{Bounds, Budget},
     cli::{
-        env_files::EnvFiles,
-        launch::LaunchSettings,
-        options::{Hidden, Options},
-        sandbox::Sandbox,
-        usage::Allowed,
+        env_files::EnvFiles, launch::LaunchSettings, sandbox::Sandbox, usage::Allowed,
         versions::Installed,
     },
     config::{Config, SpareConfig},
-    ids::TenantId,
+    domain::{ids::TenantId, options::Options, redacted::Redacted},
     policy::{Policy, Roots},
     pool::PoolSettings,
     rpc::edge::EdgeLimits,
@@ -165,7 +161,7 @@ fn spare_class(config: &SpareConfig) -> anyhow::Result<SpareClass> {
         max_turns,
         max_budget_usd,
         add_dirs: add_dirs.iter().map(real).collect::<anyhow::Result<_>>()?,
-        settings: settings.map(Hidden),
+        settings: settings.map(Redacted),
         setting_sources,
         betas,
         ..Options::default()

@@ -225,7 +225,7 @@ impl SessionTask {
             Disposition::Leave(reason) => {
                 Err(Box::new(self.stop(active, AfterInterrupt::Leave(reason))))
             }
-            Disposition::LetGo(_, reply) => {
+            Disposition::Hibernate(_, reply) => {
                 reply.send(false).ok();
                 Ok(active)
             }

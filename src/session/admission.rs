@@ -17,8 +17,8 @@
 //! that finds no turn ends the session all the same. A close that leaves busy sessions alone is
 //! declined by one.
 
-use super::command::{BusyPolicy, CloseReason, Command, LetGo};
-use crate::failure::Cause;
+use super::command::{BusyPolicy, CloseReason, Command, HibernateReason};
+use crate::domain::failure::Cause;
 
 /// What the session does, as far as it matters for what it is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct Facts {
     /// Whether a turn has ended without its caller having been told.
     pub has_untold: bool,
     /// Whether the process has nothing to do, and nothing that it may yet begin.
-    pub may_rest: bool,
+    pub may_hibernate: bool,
     /// Whether the process has nothing to do, except perhaps in its background.
     pub may_yield: bool,
 }
@@ -124,7 +124,7 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
 
         (Command::Interrupt { .. }, Connecting | Running | Stopping { .. }) => Verdict::StopFirst,
         // It only falls asleep: who wants it gone has to ask again.
-        (Command::Interrupt { keep_session: false, .. }, Closing(CloseReason::Dozing)) => {
+        (Command::Interrupt { keep_session: false, .. }, Closing(CloseReason::Unloaded)) => {
             Verdict::Closed
         }
         // It is going, which is what they wanted.
@@ -137,20 +137,20 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
             }
         }
 
-        (Command::LetGo { .. }, Closing(_)) => Verdict::AlreadySo,
-        (Command::LetGo { why, .. }, Detached | Idle) => {
-            let may = facts.may_rest || (*why == LetGo::Fairness && facts.may_yield);
+        (Command::Hibernate { .. }, Closing(_)) => Verdict::AlreadySo,
+        (Command::Hibernate { why, .. }, Detached | Idle) => {
+            let may = facts.may_hibernate || (*why == HibernateReason::Fairness && facts.may_yield);
             match availability {
                 Detached if may => Verdict::AlreadySo,
                 _ if may => Verdict::Accept,
                 _ => Verdict::Decline,
             }
         }
-        (Command::LetGo { .. }, _) => Verdict::Decline,
+        (Command::Hibernate { .. }, _) => Verdict::Decline,
 
         // It only falls asleep, or goes without being forgotten, and they want more than that.
         (Command::Close { reason, .. }, Closing(ending))
-            if ending == CloseReason::Dozing || (reason.forgets() && !ending.forgets()) =>
+            if ending == CloseReason::Unloaded || (reason.forgets() && !ending.forgets()) =>
         {
             Verdict::Closed
         }

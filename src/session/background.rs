@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     cli::frame::{Frame, FrameKind},
-    ids::TurnId,
+    domain::ids::TurnId,
     supply::Lease,
     turn::{
-        event::{Class, Origin, Started},
+        event::{Class, ProcessOrigin, Started},
         log::TurnLog,
     },
 };
@@ -57,7 +57,7 @@ impl SessionTask {
             turn_id: log.id().clone(),
             client_id: lease.client_id,
             cli_session_id: self.status.cli_session_id,
-            origin: Origin::Reused,
+            origin: ProcessOrigin::Reused,
             queued_for: Duration::ZERO,
             connect_time: Duration::ZERO,
             start_time: SystemTime::now(),

@@ -31,7 +31,7 @@ use crate::{
     },
     supply::Lease,
     tenant::Share,
-    turn::event::{Origin, Started},
+    turn::event::{ProcessOrigin, Started},
 };
 
 impl Running {
@@ -42,7 +42,7 @@ impl Running {
             FrameKind::State { idle: true }
             | FrameKind::TaskEnded { .. }
             | FrameKind::Mirror
-            | FrameKind::Other => self.prompt_uuid.is_some_and(|uuid| {
+            | FrameKind::Other => self.message_uuid.is_some_and(|uuid| {
                 memmem::find(&frame.raw, uuid.to_string().as_bytes()).is_some()
             }),
             _ => true,
@@ -83,7 +83,7 @@ impl SessionTask {
         &mut self,
         mut lease: Lease,
         waiting: Waiting,
-        origin: Origin,
+        origin: ProcessOrigin,
         came: Instant,
     ) -> Phase {
         let Waiting { request, log, counted, again, _queued: _ } = waiting;
@@ -102,7 +102,7 @@ impl SessionTask {
                 || came.saturating_duration_since(request.asked_at),
                 |again| again.queued_for,
             ),
-            connect_time: if origin == Origin::Reused {
+            connect_time: if origin == ProcessOrigin::Reused {
                 Duration::ZERO
             } else {
                 lease.connect_time

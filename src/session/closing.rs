@@ -22,7 +22,7 @@ use super::{
     replies::PendingReplies,
     task::SessionTask,
 };
-use crate::{cli::process::StopGrace, failure::Cause, supply::Lease, tasks::spawn_owned};
+use crate::{cli::process::StopGrace, domain::failure::Cause, supply::Lease, tasks::spawn_owned};
 
 /// How long the answer to who ends a session waits for the store, so that who has it finds
 /// the session gone. It is more than a busy disk takes, and far less than a lock may last.
@@ -117,7 +117,7 @@ impl SessionTask {
             self.take(command, Availability::Closing(reason));
         }
         self.replies.note_not_forgotten(not_forgotten.as_ref());
-        self.replies.stays = (reason == CloseReason::Dozing).then_some(self.status.last_used_at);
+        self.replies.stays = (reason == CloseReason::Unloaded).then_some(self.status.last_used_at);
         std::mem::take(&mut self.replies)
     }
 

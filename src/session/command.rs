@@ -7,9 +7,12 @@ use tracing::Span;
 
 use crate::{
     budget::Reservation,
-    cli::{options::Options, request::Input},
-    failure::{Cause, Failure},
-    ids::{CliSessionId, TurnId},
+    domain::{
+        failure::{Cause, Failure},
+        ids::{CliSessionId, TurnId},
+        input::Input,
+        options::Options,
+    },
     turn::{
         listener::{Listener, Partials},
         log::TurnLog,
@@ -178,7 +181,7 @@ pub enum CloseReason {
     /// The service stops.
     Shutdown,
     /// It has no process and nobody asks for it: it stays in the pool without a task.
-    Dozing,
+    Unloaded,
 }
 
 impl CloseReason {
@@ -190,7 +193,7 @@ impl CloseReason {
     /// Whether the session stays in the pool, or is there again when the service starts
     /// again.
     pub fn keeps_place(&self) -> bool {
-        matches!(self, Self::Shutdown | Self::Dozing)
+        matches!(self, Self::Shutdown | Self::Unloaded)
     }
 
     /// Whether the conversation goes too.
@@ -212,7 +215,7 @@ pub struct CloseReport {
 
 /// Why a process is let go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LetGo {
+pub enum HibernateReason {
     /// Nobody has used it for `pool.hibernate_after`.
     Idle,
     /// Another session needs its place.
@@ -294,9 +297,9 @@ pub enum Command {
         reply: oneshot::Sender<InterruptReport>,
     },
     /// Let the process go.
-    LetGo {
+    Hibernate {
         /// Why.
-        why: LetGo,
+        why: HibernateReason,
         /// Whether it is gone.
         reply: oneshot::Sender<bool>,
     },
@@ -323,7 +326,7 @@ impl Command {
             Self::Update { reply, .. } => {
                 reply.send(Err(refusal)).ok();
             }
-            Self::Interrupt { .. } | Self::LetGo { .. } | Self::Close { .. } => {}
+            Self::Interrupt { .. } | Self::Hibernate { .. } | Self::Close { .. } => {}
         }
     }
 }
@@ -337,7 +340,7 @@ impl fmt::Debug for Command {
             Self::Respond { .. } => "Respond(..)",
             Self::Update { .. } => "Update(..)",
             Self::Interrupt { .. } => "Interrupt(..)",
-            Self::LetGo { .. } => "LetGo(..)",
+            Self::Hibernate { .. } => "Hibernate(..)",
             Self::Close { .. } => "Close(..)",
         })
     }

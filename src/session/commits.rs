@@ -17,8 +17,7 @@ use super::{
     turn_end::Untold,
 };
 use crate::{
-    failure::Cause,
-    ids::CliSessionId,
+    domain::{failure::Cause, ids::CliSessionId},
     store::{Line, StoreError},
     tasks::spawn_owned,
     turn::log::TurnLog,

@@ -19,10 +19,13 @@ use super::{
     task::SessionTask,
 };
 use crate::{
-    cli::{acquired::Acquired, options::Options},
-    failure::{Cause, Failure, Remedy},
+    domain::{
+        acquired::Acquired,
+        failure::{Cause, Failure, Remedy},
+        options::Options,
+    },
     supply::{Conversation, Lease, Leasing, Miss, Order, SpareUse},
-    turn::event::Origin,
+    turn::event::ProcessOrigin,
 };
 
 /// A start that is not wanted any more.
@@ -220,12 +223,12 @@ impl SessionTask {
         let waited = u64::try_from(lease.connect_time.as_micros()).unwrap_or(u64::MAX);
         let origin = if lease.resumed {
             counters.resume_micros.add(waited);
-            Origin::Resumed
+            ProcessOrigin::Resumed
         } else if lease.spare == SpareUse::Taken {
-            Origin::CreatedFromSpare
+            ProcessOrigin::CreatedFromSpare
         } else {
             counters.cold_start_micros.add(waited);
-            Origin::Created
+            ProcessOrigin::Created
         };
         self.begin(lease, turn, origin, came)
     }
@@ -298,7 +301,7 @@ impl SessionTask {
         if !matches!(cause, Cause::NoProcess { .. } | Cause::TenantQuota { .. }) {
             self.fail_queue(&cause);
         }
-        if self.detach_reason == DetachReason::LetGo || !self.queue.is_empty() {
+        if self.detach_reason == DetachReason::Hibernated || !self.queue.is_empty() {
             // It can still be connected, when there is a place or the CLI is well again.
             return Phase::Detached;
         }
@@ -355,7 +358,7 @@ impl SessionTask {
                 Some(Phase::Closing(None, reason).into())
             }
             // There is no process, and no turn on it.
-            Disposition::LetGo(..) | Disposition::Respond(..) => None,
+            Disposition::Hibernate(..) | Disposition::Respond(..) => None,
         }
     }
 }
@@ -365,7 +368,7 @@ pub fn closing_cause(reason: CloseReason) -> Cause {
     match reason {
         CloseReason::Shutdown => Cause::ShuttingDown,
         CloseReason::Requested { .. }
-        | CloseReason::Dozing
+        | CloseReason::Unloaded
         | CloseReason::Interrupted
         | CloseReason::Ephemeral
         | CloseReason::ConnectFailed

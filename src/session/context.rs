@@ -46,7 +46,7 @@ pub struct SessionContext {
     /// What outlives sessions.
     pub store: Arc<dyn Store>,
     /// Told when a session's process has nothing to do and could be let go.
-    pub rested: Arc<Notify>,
+    pub hibernatable: Arc<Notify>,
     /// Whose session it is.
     pub tenant: Arc<Tenant>,
     /// Turns that run or wait.

@@ -10,7 +10,7 @@ use super::{
     phase::{DetachReason, Disposition, Phase},
     task::SessionTask,
 };
-use crate::{cli::options::LiveChange, failure::Cause};
+use crate::domain::{failure::Cause, options::LiveChange};
 
 impl SessionTask {
     pub(super) async fn detached(&mut self) -> Phase {
@@ -21,7 +21,7 @@ impl SessionTask {
                 return next;
             }
             let retention = self.queue.drop_old();
-            let dozes = self.dozes_at(asked);
+            let unloads = self.unloads_at(asked);
             tokio::select! {
                 stir = self.journal.commits.stir() => self.stirred(stir).await,
                 command = self.inbox.recv() => {
@@ -36,8 +36,8 @@ impl SessionTask {
                 }
                 () = self.queue.listeners_gone() => self.drop_abandoned(),
                 () = at(retention) => {}
-                () = at(dozes) => {
-                    return Phase::Closing(None, CloseReason::Dozing);
+                () = at(unloads) => {
+                    return Phase::Closing(None, CloseReason::Unloaded);
                 }
             }
         }

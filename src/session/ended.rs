@@ -12,8 +12,10 @@ use super::{
 };
 use crate::{
     counters::Spent,
-    failure::{Cause, Failure},
-    ids::ClientId,
+    domain::{
+        failure::{Cause, Failure},
+        ids::ClientId,
+    },
     telemetry::log_limit::NOT_KEPT,
     turn::log::TurnLog,
 };

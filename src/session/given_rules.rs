@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot::error::TryRecvError;
 
-use crate::cli::{connection::ControlAnswer, permissions::Grants};
+use crate::{cli::connection::ControlAnswer, domain::grants::Grants};
 
 /// The rules that the running process was given, beside those that it was told in answers
 /// of its own life.

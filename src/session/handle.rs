@@ -4,14 +4,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     command::{
-        CloseReason, CloseReport, Command, Decision, InterruptReport, LetGo, Refusal, TurnRequest,
-        UpdateReport,
+        CloseReason, CloseReport, Command, Decision, HibernateReason, InterruptReport, Refusal,
+        TurnRequest, UpdateReport,
     },
     status::Status,
 };
 use crate::{
-    cli::options::Options,
-    ids::TurnId,
+    domain::{ids::TurnId, options::Options},
     turn::listener::{Listener, Partials},
 };
 
@@ -75,8 +74,8 @@ impl SessionHandle {
 
     /// Lets the process go if it has nothing to do. Answered when it is gone; returns
     /// whether it is.
-    pub async fn let_go(&self, why: LetGo) -> bool {
-        self.ask(|reply| Command::LetGo { why, reply }).await.unwrap_or(false)
+    pub async fn hibernate(&self, why: HibernateReason) -> bool {
+        self.ask(|reply| Command::Hibernate { why, reply }).await.unwrap_or(false)
     }
 
     /// Ends the session. Answered when its process is gone and, for the reasons that

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::{
     admission::Availability,
     background::begins_turn,
-    command::{CloseReason, Command, LetGo, MismatchPolicy, UpdateReport},
+    command::{CloseReason, Command, HibernateReason, MismatchPolicy, UpdateReport},
     deadline::at,
     phase::{Disposition, Phase},
     queue::Waiting,
@@ -20,13 +20,15 @@ use crate::{
     cli::{
         cost::Meter,
         frame::{Frame, FrameKind},
-        options::{LiveChange, Options},
         process::StopGrace,
         request::ControlRequest,
     },
-    failure::{Cause, Remedy},
+    domain::{
+        failure::{Cause, Remedy},
+        options::{LiveChange, Options},
+    },
     supply::Lease,
-    turn::event::Origin,
+    turn::event::ProcessOrigin,
 };
 
 /// How long after a result the idle state is waited for: 2 to 15 ms were seen, and
@@ -87,11 +89,11 @@ impl SessionTask {
                 if self.ephemeral && self.queue.is_empty() {
                     return Phase::Closing(Some(lease), CloseReason::Ephemeral);
                 }
-                self.show_rest();
+                self.show_can_hibernate();
             }
             let retention = self.queue.drop_old();
             let hibernates = self.hibernates_at().filter(|_| settle_until.is_none());
-            let rests = self.rests_from().filter(|_| !self.status.can_rest);
+            let rests = self.hibernatable_from().filter(|_| !self.status.can_hibernate);
             let waits = self.journal.holds_too_much();
             tokio::select! {
                 read = lease.connection.read(&mut frames), if !waits => match read {
@@ -119,7 +121,7 @@ impl SessionTask {
                 () = at(retention) => {}
                 // Shown by the next round.
                 () = at(rests), if settle_until.is_none() => {}
-                () = at(hibernates) => return self.hibernate(lease, LetGo::Idle).await,
+                () = at(hibernates) => return self.hibernate(lease, HibernateReason::Idle).await,
             }
         }
     }
@@ -171,7 +173,7 @@ impl SessionTask {
         match self.take(command, availability) {
             // What is of a turn comes to nothing where none runs.
             Disposition::Done | Disposition::Stop(_) | Disposition::Respond(..) => Ok(lease),
-            Disposition::LetGo(why, reply) => {
+            Disposition::Hibernate(why, reply) => {
                 let next = self.hibernate(lease, why).await;
                 reply.send(true).ok();
                 Err(Box::new(next))
@@ -231,7 +233,7 @@ impl SessionTask {
             client_id = %lease.client_id,
             "session_pool_reusing_healthy_session"
         );
-        Ok(self.begin(lease, turn, Origin::Reused, came))
+        Ok(self.begin(lease, turn, ProcessOrigin::Reused, came))
     }
 
     /// Another process for the same session.

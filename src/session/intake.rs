@@ -13,8 +13,7 @@ use super::{
     task::SessionTask,
 };
 use crate::{
-    failure::Cause,
-    ids::TurnId,
+    domain::{failure::Cause, ids::TurnId},
     tenant::Share,
     turn::{
         listener::{Listener, Partials},
@@ -51,10 +50,10 @@ impl SessionTask {
                 self.replies.interrupts.push((reply, self.nothing_to_stop()));
                 return Disposition::Leave(CloseReason::Interrupted);
             }
-            (Verdict::Accept, Command::LetGo { why, reply }) => {
-                return Disposition::LetGo(why, reply);
+            (Verdict::Accept, Command::Hibernate { why, reply }) => {
+                return Disposition::Hibernate(why, reply);
             }
-            (verdict, Command::LetGo { reply, .. }) => {
+            (verdict, Command::Hibernate { reply, .. }) => {
                 reply.send(verdict == Verdict::AlreadySo).ok();
             }
             (Verdict::StopFirst, Command::Close { reason, reply }) => {
@@ -85,7 +84,7 @@ impl SessionTask {
             max_waiting: self.ctx.settings.max_queued_turns,
             knows_turn: turn.is_some_and(|id| self.find(Some(id)).is_some()),
             has_untold: self.journal.commits.untold().next().is_some(),
-            may_rest: self.may_rest(),
+            may_hibernate: self.may_hibernate(),
             may_yield: self.may_yield(),
         }
     }

@@ -14,8 +14,7 @@ use super::{
 };
 use crate::{
     cli::{frame::Frame, process::StopGrace, request::ControlRequest},
-    failure::Cause,
-    ids::ClientId,
+    domain::{failure::Cause, ids::ClientId},
 };
 
 impl SessionTask {
@@ -81,7 +80,7 @@ impl SessionTask {
             Disposition::Done => {}
             Disposition::Stop(purpose) => stop.join(purpose),
             Disposition::Leave(reason) => stop.leave(reason),
-            Disposition::LetGo(_, reply) => {
+            Disposition::Hibernate(_, reply) => {
                 reply.send(false).ok();
             }
             Disposition::Respond(prompt_id, decision, reply) => {

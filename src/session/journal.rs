@@ -14,8 +14,10 @@ use super::{
 };
 use crate::{
     cli::mirror::Mirrored,
-    failure::Cause,
-    ids::{CliSessionId, SessionKey},
+    domain::{
+        failure::Cause,
+        ids::{CliSessionId, SessionKey},
+    },
     store::{Commit, KeptTurn, Line, Record, Store, StoreError},
     supply::Supply,
     tenant::Tenant,

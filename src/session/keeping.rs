@@ -20,14 +20,16 @@ use super::{
 };
 use crate::{
     cli::{
-        acquired::Acquired,
         frame::{Frame, FrameKind},
         mirror,
-        options::Options,
         process::StopGrace,
     },
-    failure::Cause,
-    ids::{CliSessionId, TurnId},
+    domain::{
+        acquired::Acquired,
+        failure::Cause,
+        ids::{CliSessionId, TurnId},
+        options::Options,
+    },
     store::{KeptTurn, Record},
     supply::{Conversation, Lease},
     telemetry::log_limit::NOT_KEPT,
@@ -42,7 +44,7 @@ impl SessionTask {
         self.ownership.recall(record.cli_session_id);
         self.recall_cost(&record);
         if record.in_pool {
-            self.detach_reason = DetachReason::LetGo;
+            self.detach_reason = DetachReason::Hibernated;
         }
         self.status.recall(record);
         self.show();

@@ -53,6 +53,7 @@ mod detached;
 mod ended;
 mod given_rules;
 mod handle;
+mod hibernation;
 mod idle;
 mod intake;
 mod interrupting;
@@ -65,7 +66,6 @@ mod phase;
 mod publisher;
 mod queue;
 mod replies;
-mod resting;
 mod running;
 mod said;
 mod spending;
@@ -79,8 +79,8 @@ mod turn_failure;
 
 pub use closing::{forgotten_too_late, longest_forgetting};
 pub use command::{
-    BusyPolicy, CloseReason, CloseReport, Decision, DisconnectPolicy, InterruptOutcome,
-    InterruptReport, LetGo, MismatchPolicy, Refusal, TurnRequest, UpdateReport,
+    BusyPolicy, CloseReason, CloseReport, Decision, DisconnectPolicy, HibernateReason,
+    InterruptOutcome, InterruptReport, MismatchPolicy, Refusal, TurnRequest, UpdateReport,
 };
 pub use commits::failed as store_failed;
 pub use context::{SessionContext, Settings};

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::{
         budget::{Bounds, Budget},
-        ids::TenantId,
+        domain::ids::TenantId,
     };
 
     fn prompt(id: &str, length: usize) -> Prompt {

@@ -18,8 +18,10 @@ use super::{
     context::SessionContext,
 };
 use crate::{
-    failure::Cause,
-    ids::{CliSessionId, SessionKey},
+    domain::{
+        failure::Cause,
+        ids::{CliSessionId, SessionKey},
+    },
     store::Store,
     supply::Conversation,
     tenant::{Hold, Tenant},

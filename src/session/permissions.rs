@@ -21,14 +21,16 @@ use super::{
 };
 use crate::{
     cli::{
-        acquired::Acquired,
         frame::{Frame, FrameKind},
-        options::{Difference, LiveChange, Options},
-        permissions::{MOST_BYTES, MOST_FOLDERS, MOST_RULES, Update},
         request::control_response,
     },
-    failure::Cause,
-    ids::{CliSessionId, SessionKey},
+    domain::{
+        acquired::Acquired,
+        failure::Cause,
+        grants::{MOST_BYTES, MOST_FOLDERS, MOST_RULES, Update},
+        ids::{CliSessionId, SessionKey},
+        options::{Difference, LiveChange, Options},
+    },
 };
 
 impl SessionTask {

@@ -4,7 +4,7 @@
 use tokio::sync::oneshot;
 
 use super::{
-    command::{CloseReason, Decision, LetGo, Refusal},
+    command::{CloseReason, Decision, HibernateReason, Refusal},
     queue::Waiting,
     running::Running,
     stop::{Stop, StopFor},
@@ -70,7 +70,7 @@ pub enum Disposition {
     /// End the session. Who asked for that is told when it is gone.
     Leave(CloseReason),
     /// Let the process go, which has nothing to do.
-    LetGo(LetGo, oneshot::Sender<bool>),
+    Hibernate(HibernateReason, oneshot::Sender<bool>),
     /// Answer a prompt of the CLI.
     Respond(String, Decision, oneshot::Sender<Result<(), Refusal>>),
 }
@@ -83,5 +83,5 @@ pub enum DetachReason {
     /// It ended, or was ended, without a word.
     Lost,
     /// It was let go, in this life or an earlier one: the next turn resumes.
-    LetGo,
+    Hibernated,
 }

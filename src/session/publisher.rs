@@ -1,4 +1,4 @@
-//! The published status of a session. [`StatusPublisher`] holds the picture that the next
+//! The published status of a session. [`StatusPublisher`] holds the snapshot that the next
 //! publication shows, and is the only one that writes it: others read it, and say what has
 //! happened by one of its methods. What is not published yet nobody outside sees.
 
@@ -8,12 +8,15 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     open_prompts::ShownPrompt,
-    status::{Condition, Status},
+    status::{SessionState, Status},
 };
 use crate::{
-    cli::{acquired::Acquired, options::Options},
     counters::Spent,
-    ids::{CliSessionId, ClientId, TurnId},
+    domain::{
+        acquired::Acquired,
+        ids::{CliSessionId, ClientId, TurnId},
+        options::Options,
+    },
     store::Record,
 };
 
@@ -21,13 +24,13 @@ use crate::{
 #[derive(Debug)]
 pub struct Doing {
     /// In a word.
-    pub condition: Condition,
+    pub condition: SessionState,
     /// The life of its process, and the process's id.
     pub process: Option<(ClientId, u32)>,
     /// The turn that runs.
     pub running: Option<TurnId>,
     /// Whether its process has nothing to do and could be let go.
-    pub can_rest: bool,
+    pub can_hibernate: bool,
 }
 
 /// The only writer of a session's status. Those who watch it see that the session has ended
@@ -41,7 +44,7 @@ pub struct StatusPublisher {
 impl Deref for StatusPublisher {
     type Target = Status;
 
-    /// The picture that the next publication shows.
+    /// The snapshot that the next publication shows.
     fn deref(&self) -> &Status {
         &self.status
     }
@@ -54,7 +57,7 @@ impl StatusPublisher {
         (Self { status, watchers }, watch)
     }
 
-    /// Publishes the picture as it is, with so many turns that wait.
+    /// Publishes the snapshot as it is, with so many turns that wait.
     pub fn publish(&mut self, queued: usize) {
         self.status.queued = queued;
         self.status.generation += 1;
@@ -63,17 +66,17 @@ impl StatusPublisher {
 
     /// A phase begins.
     pub fn enter(&mut self, doing: Doing) {
-        let Doing { condition, process, running, can_rest } = doing;
+        let Doing { condition, process, running, can_hibernate } = doing;
         self.status.condition = condition;
         self.status.client_id = process.map(|(client_id, _)| client_id);
         self.status.process_id = process.map(|(_, process_id)| process_id);
         self.status.running = running;
-        self.status.can_rest = can_rest;
+        self.status.can_hibernate = can_hibernate;
     }
 
     /// Whether its process has nothing to do and could be let go.
-    pub fn set_can_rest(&mut self, can_rest: bool) {
-        self.status.can_rest = can_rest;
+    pub fn set_can_hibernate(&mut self, can_hibernate: bool) {
+        self.status.can_hibernate = can_hibernate;
     }
 
     /// A turn begins or ends.
@@ -155,7 +158,7 @@ impl StatusPublisher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::SessionId;
+    use crate::domain::ids::SessionId;
 
     fn publisher() -> (StatusPublisher, watch::Receiver<Status>) {
         let id = SessionId::parse("s").expect("a name");
@@ -219,10 +222,10 @@ mod tests {
         let (mut publisher, _watch) = publisher();
         let [mine, other] = ["mine", "other"].map(|id| TurnId::parse(id).expect("a name"));
         publisher.enter(Doing {
-            condition: Condition::Active,
+            condition: SessionState::Active,
             process: None,
             running: Some(mine.clone()),
-            can_rest: false,
+            can_hibernate: false,
         });
         publisher.note_told(&other);
         assert!(publisher.is_busy());

@@ -15,7 +15,11 @@ use super::{
     command::{Refusal, TurnRequest, UpdateReport},
     context::Settings,
 };
-use crate::{cli::options::Options, ids::TurnId, tenant::Share, turn::log::TurnLog};
+use crate::{
+    domain::{ids::TurnId, options::Options},
+    tenant::Share,
+    turn::log::TurnLog,
+};
 
 /// Ended turns that a session keeps for those who come late.
 const KEPT_TURNS: usize = 8;
@@ -216,7 +220,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        ids::TenantId,
+        domain::ids::TenantId,
         session::{
             command::DisconnectPolicy,
             tests::{SECOND, request, settings},

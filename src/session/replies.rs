@@ -6,7 +6,7 @@ use super::{
     command::{CloseReport, InterruptReport},
     publisher::StatusPublisher,
 };
-use crate::failure::Cause;
+use crate::domain::failure::Cause;
 
 /// Answers that are due once the session is gone from the pool.
 #[must_use]

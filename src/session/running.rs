@@ -22,7 +22,7 @@ use crate::{
         frame::{Frame, FrameKind, ResultSummary},
     },
     counters::Spent,
-    failure::Cause,
+    domain::failure::Cause,
     turn::{
         event::{Class, Started},
         log::TurnLog,
@@ -57,7 +57,7 @@ pub struct Running {
     /// Its events.
     pub log: TurnLog,
     /// The id of its prompt; none for a turn that the CLI began by itself.
-    pub prompt_uuid: Option<Uuid>,
+    pub message_uuid: Option<Uuid>,
     /// When its last listener leaves.
     pub on_disconnect: DisconnectPolicy,
     /// Prompts of the CLI that wait for an answer.
@@ -145,19 +145,19 @@ impl Running {
     /// A turn that begins now. What it holds counts for `memory`.
     pub fn new(
         log: TurnLog,
-        prompt_uuid: Option<Uuid>,
+        message_uuid: Option<Uuid>,
         on_disconnect: DisconnectPolicy,
         habits: &CliTraits,
         memory: &Account,
         counted: TaskTrackerToken,
     ) -> Self {
         let now = Instant::now();
-        let held = (prompt_uuid.is_some() && habits.may_begin_turns()).then(Vec::new);
+        let held = (message_uuid.is_some() && habits.may_begin_turns()).then(Vec::new);
         Self {
             held,
             held_bytes: 0,
             log,
-            prompt_uuid,
+            message_uuid,
             on_disconnect,
             prompts: OpenPrompts::new(memory),
             tool_use_seen: false,
@@ -181,7 +181,7 @@ impl Running {
 
     /// Whether a caller asked for it, and not the CLI itself.
     pub fn is_asked_for(&self) -> bool {
-        self.prompt_uuid.is_some()
+        self.message_uuid.is_some()
     }
 
     /// Whether nobody wants it any more.
@@ -312,7 +312,7 @@ impl Running {
     /// Newer versions say which prompts a result answers, and that a background task
     /// asked for it.
     fn is_mine(&self, summary: &ResultSummary) -> bool {
-        let Some(uuid) = self.prompt_uuid else { return true };
+        let Some(uuid) = self.message_uuid else { return true };
         if summary.prompt_uuids.is_empty() {
             return !summary.background;
         }
@@ -320,7 +320,7 @@ impl Running {
     }
 
     fn is_prompt(&self, uuid: &str) -> bool {
-        self.prompt_uuid.is_some_and(|prompt| prompt.to_string() == uuid)
+        self.message_uuid.is_some_and(|prompt| prompt.to_string() == uuid)
     }
 
     /// What was seen so far was of another turn: this one begins only now.

@@ -11,8 +11,10 @@ use super::commits::failed;
 use crate::{
     budget::{Account, Reservation},
     cli::{mirror, transcript::Entry},
-    failure::Cause,
-    ids::{CliSessionId, SessionKey},
+    domain::{
+        failure::Cause,
+        ids::{CliSessionId, SessionKey},
+    },
     store::{Import, Line, Part, Place, Store},
     supply::{Said, Saying},
 };

@@ -15,12 +15,11 @@ use super::{
 use crate::{
     cli::{
         cost::Meter,
-        frame::{Frame, FrameKind, ResultSummary, TokenUsage},
-        options::Options,
+        frame::{Frame, FrameKind, ResultSummary},
         process::StopGrace,
     },
     counters::Spent,
-    failure::Cause,
+    domain::{failure::Cause, options::Options, usage::TokenUsage},
     store::Record,
     supply::Lease,
 };
@@ -125,7 +124,7 @@ impl SessionTask {
         if self.ephemeral && self.queue.is_empty() {
             return Phase::Closing(None, CloseReason::Ephemeral);
         }
-        self.detach_reason = DetachReason::LetGo;
+        self.detach_reason = DetachReason::Hibernated;
         Phase::Detached
     }
 

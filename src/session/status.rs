@@ -10,15 +10,18 @@ use tokio::time::Instant;
 
 use super::open_prompts::ShownPrompt;
 use crate::{
-    cli::{acquired::Acquired, options::Options},
     counters::Spent,
-    ids::{CliSessionId, ClientId, SessionId, TurnId},
+    domain::{
+        acquired::Acquired,
+        ids::{CliSessionId, ClientId, SessionId, TurnId},
+        options::Options,
+    },
     store::Record,
 };
 
 /// What a session is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
+pub enum SessionState {
     /// Made, not connected yet.
     Idle,
     /// Waits for its process.
@@ -37,13 +40,13 @@ pub enum Condition {
     Expired,
 }
 
-/// A picture of a session.
+/// A snapshot of a session.
 #[derive(Debug, Clone)]
 pub struct Status {
     /// Its id.
     pub session_id: SessionId,
     /// What it is doing; see [`Self::condition_at`] for one that may have expired.
-    pub condition: Condition,
+    pub condition: SessionState,
     /// Its process's life.
     pub client_id: Option<ClientId>,
     /// Its process's id.
@@ -75,7 +78,7 @@ pub struct Status {
     /// What it has come to beyond them.
     pub acquired: Arc<Acquired>,
     /// Whether its process has nothing to do and could be let go.
-    pub can_rest: bool,
+    pub can_hibernate: bool,
     /// How often it has been published before: it grows with every publication.
     pub generation: u64,
 }
@@ -86,7 +89,7 @@ impl Status {
         let now = Instant::now();
         Self {
             session_id,
-            condition: Condition::Idle,
+            condition: SessionState::Idle,
             client_id: None,
             process_id: None,
             cli_session_id,
@@ -102,16 +105,16 @@ impl Status {
             spent: Spent::default(),
             options: Arc::new(options),
             acquired: Arc::default(),
-            can_rest: false,
+            can_hibernate: false,
             generation: 0,
         }
     }
 
     /// A session of which there is nothing but what is kept.
-    pub fn dormant(session_id: SessionId, record: Record) -> Self {
+    pub fn unloaded(session_id: SessionId, record: Record) -> Self {
         let mut status = Self::new(session_id, record.cli_session_id, Options::default());
         status.recall(record);
-        status.condition = Condition::Hibernated;
+        status.condition = SessionState::Hibernated;
         status
     }
 
@@ -161,9 +164,9 @@ impl Status {
     }
 
     /// What it is doing, seen by a clock that knows its time to live.
-    pub fn condition_at(&self, session_ttl: Duration) -> Condition {
+    pub fn condition_at(&self, session_ttl: Duration) -> SessionState {
         if !self.is_busy() && self.age() >= session_ttl {
-            return Condition::Expired;
+            return SessionState::Expired;
         }
         self.condition
     }

@@ -15,12 +15,15 @@ use super::{
     publisher::{Doing, StatusPublisher},
     queue::TurnQueue,
     replies::PendingReplies,
-    status::{Condition, Status},
+    status::{SessionState, Status},
 };
 use crate::{
-    cli::{frame::Frame, options::Options},
-    failure::{Cause, Failure},
-    ids::{CliSessionId, ClientId, SessionId, SessionKey},
+    cli::frame::Frame,
+    domain::{
+        failure::{Cause, Failure},
+        ids::{CliSessionId, ClientId, SessionId, SessionKey},
+        options::Options,
+    },
     turn::{log::TurnLog, storage::Accounts},
 };
 
@@ -126,32 +129,32 @@ impl SessionTask {
     fn publish(&mut self, phase: &Phase) {
         let condition = match phase {
             Phase::Detached => match self.detach_reason {
-                DetachReason::LetGo => Condition::Hibernated,
-                DetachReason::Lost => Condition::Disconnected,
-                DetachReason::NeverThere if self.status.last_error.is_some() => Condition::Error,
-                DetachReason::NeverThere => Condition::Idle,
+                DetachReason::Hibernated => SessionState::Hibernated,
+                DetachReason::Lost => SessionState::Disconnected,
+                DetachReason::NeverThere if self.status.last_error.is_some() => SessionState::Error,
+                DetachReason::NeverThere => SessionState::Idle,
             },
-            Phase::Connecting(_) => Condition::Connecting,
-            Phase::Idle(_) | Phase::Settling(_) | Phase::Active(_) => Condition::Active,
-            Phase::Interrupting(..) => Condition::Interrupting,
-            Phase::Closing(..) => Condition::Disconnected,
+            Phase::Connecting(_) => SessionState::Connecting,
+            Phase::Idle(_) | Phase::Settling(_) | Phase::Active(_) => SessionState::Active,
+            Phase::Interrupting(..) => SessionState::Interrupting,
+            Phase::Closing(..) => SessionState::Disconnected,
         };
-        let can_rest = matches!(phase, Phase::Idle(_)) && self.may_rest();
+        let can_hibernate = matches!(phase, Phase::Idle(_)) && self.may_hibernate();
         let running = phase.turn().map(|turn| turn.id().clone());
         self.status.enter(Doing {
             condition,
             process: phase.lease().map(|lease| (lease.client_id, lease.child.id())),
             // A turn runs until its end is told.
             running: running.or_else(|| self.untold_turn()),
-            can_rest,
+            can_hibernate,
         });
         self.show();
-        if can_rest {
-            self.ctx.rested.notify_waiters();
+        if can_hibernate {
+            self.ctx.hibernatable.notify_waiters();
         }
     }
 
-    /// Publishes the picture as it is.
+    /// Publishes the snapshot as it is.
     pub(super) fn show(&mut self) {
         self.status.publish(self.queue.len());
     }

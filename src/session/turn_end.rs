@@ -5,8 +5,7 @@ use bytes::Bytes;
 use super::running::Running;
 use crate::{
     counters::Spent,
-    failure::Cause,
-    ids::ClientId,
+    domain::{failure::Cause, ids::ClientId},
     turn::{event::Class, log::TurnLog},
 };
 

@@ -18,11 +18,13 @@ use crate::{
         connection::ConnectionError,
         frame::{Frame, excerpt},
         lines::LineError,
-        process::{Exit, StopGrace},
-        usage::{Overrun, Resource},
+        process::StopGrace,
     },
-    failure::Cause,
-    ids::ClientId,
+    domain::{
+        exit::{Exit, Overrun, Resource},
+        failure::Cause,
+        ids::ClientId,
+    },
 };
 
 /// How long what a dead process printed last may take to be read, when a child of its

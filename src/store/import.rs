@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{Line, StoreError, orders, owned};
-use crate::ids::{CliSessionId, SessionKey, TenantId};
+use crate::domain::ids::{CliSessionId, SessionKey, TenantId};
 
 /// Bytes of lines that are read or removed at a time, if more than one has them.
 pub(super) const PIECE_BYTES: i64 = 1 << 20;

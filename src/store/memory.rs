@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     counters::Totals,
-    ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
+    domain::ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
 };
 
 /// Keeps conversations in memory. All methods are done at once.

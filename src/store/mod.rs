@@ -36,7 +36,7 @@ pub use status::{Failing, StoreStatus};
 
 use crate::{
     counters::Totals,
-    ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
+    domain::ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
 };
 
 /// What a session is told that asks for a conversation of another.

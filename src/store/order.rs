@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     counters::Totals,
-    ids::{CliSessionId, SessionKey, TenantId},
+    domain::ids::{CliSessionId, SessionKey, TenantId},
 };
 
 /// Where an order is answered.
@@ -20,7 +20,7 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum WriteOp {
     /// Keep what a turn left.
     Commit(Box<Commit>, Answer<()>),
     /// Keep what a tenant has counted.
@@ -44,7 +44,7 @@ pub(super) enum Whose {
     Anybody,
 }
 
-impl Order {
+impl WriteOp {
     /// Bytes of lines that it has.
     pub(super) fn bytes(&self) -> usize {
         match self {
@@ -89,13 +89,13 @@ pub(super) enum Written {
 /// Carries out one order. The inner error is its own fault, and nothing of it is written.
 pub(super) async fn carry_out(
     transaction: &mut Transaction<'_>,
-    order: &Order,
+    order: &WriteOp,
     observed_ms: i64,
     imports: &Imports,
 ) -> Result<Result<Written, StoreError>, StoreError> {
     let connection = transaction.connection();
     Ok(Ok(match order {
-        Order::Commit(commit, _) => {
+        WriteOp::Commit(commit, _) => {
             let kept = orders::keep(connection, commit, observed_ms).await?;
             let (key, id) = (&commit.key, commit.record.cli_session_id);
             if kept.is_ok() && imports.settles(key, id) {
@@ -103,28 +103,28 @@ pub(super) async fn carry_out(
             }
             return Ok(kept.map(|()| Written::Kept));
         }
-        Order::Count(tenant, totals, _) => {
+        WriteOp::Count(tenant, totals, _) => {
             orders::keep_totals(connection, tenant, totals).await?;
             Written::Kept
         }
-        Order::Forget(key, _) => {
+        WriteOp::Forget(key, _) => {
             for id in imports.of(key) {
                 import::remove(connection, &key.tenant, id).await?;
             }
             Written::Forgotten(orders::forget(connection, key).await?)
         }
-        Order::Import(part, _) => {
+        WriteOp::Import(part, _) => {
             let kept = import::keep(connection, part, imports).await?;
             return Ok(kept.map(|()| Written::Kept));
         }
         // Somebody else's is still coming.
-        Order::Discard(tenant, id, Whose::Anybody, _) if imports.has(tenant, *id) => {
+        WriteOp::Discard(tenant, id, Whose::Anybody, _) if imports.has(tenant, *id) => {
             Written::Discarded(false)
         }
-        Order::Discard(tenant, id, ..) => {
+        WriteOp::Discard(tenant, id, ..) => {
             Written::Discarded(import::discard(connection, tenant, *id).await?)
         }
-        Order::LeavePool(key, _) => {
+        WriteOp::LeavePool(key, _) => {
             orders::leave_pool(connection, key).await?;
             Written::Kept
         }
@@ -132,11 +132,14 @@ pub(super) async fn carry_out(
 }
 
 /// Orders come in another order than their totals were taken: the highest count.
-pub(super) fn raise(order: &mut Order, counted: &mut HashMap<TenantId, Totals>) {
+pub(super) fn raise(order: &mut WriteOp, counted: &mut HashMap<TenantId, Totals>) {
     let (tenant, totals) = match order {
-        Order::Commit(commit, _) => (&commit.key.tenant, &mut commit.totals),
-        Order::Count(tenant, totals, _) => (&*tenant, &mut **totals),
-        Order::Forget(..) | Order::LeavePool(..) | Order::Import(..) | Order::Discard(..) => return,
+        WriteOp::Commit(commit, _) => (&commit.key.tenant, &mut commit.totals),
+        WriteOp::Count(tenant, totals, _) => (&*tenant, &mut **totals),
+        WriteOp::Forget(..)
+        | WriteOp::LeavePool(..)
+        | WriteOp::Import(..)
+        | WriteOp::Discard(..) => return,
     };
     let highest = counted.entry(tenant.clone()).or_default();
     highest.raise(totals);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     counters::Totals,
-    ids::{CliSessionId, SessionKey, TenantId},
+    domain::ids::{CliSessionId, SessionKey, TenantId},
 };
 
 /// Lines in one statement: SQLite takes 32 766 values, and a line is six.

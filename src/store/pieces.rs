@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 use super::{Line, StoreError, import, readers::Readers, sql::bad};
-use crate::ids::{CliSessionId, TenantId};
+use crate::domain::ids::{CliSessionId, TenantId};
 
 /// Where in a conversation the next piece begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The connections that read, beside the one that writes. Each serves one read at a time;
 //! one that failed, or whose read was given up, is not used again: it might hold on to an
-//! old picture of the database.
+//! old snapshot of the database.
 
 use std::{
     mem,

@@ -6,9 +6,12 @@ use std::{
 };
 
 use crate::{
-    cli::{acquired::Acquired, options::Options},
     counters::{Spent, Totals},
-    ids::{CliSessionId, ClientId, SessionKey, TurnId},
+    domain::{
+        acquired::Acquired,
+        ids::{CliSessionId, ClientId, SessionKey, TurnId},
+        options::Options,
+    },
 };
 
 /// What is known of a session beyond its life.

@@ -21,7 +21,7 @@ use tracing::{error_span, warn};
 use super::{
     Clock, Commit, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError, StoreStatus,
     connection::{self, Database},
-    order::{Order, Whose},
+    order::{Whose, WriteOp},
     orders::elapsed,
     pieces,
     readers::Readers,
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     counters::Totals,
-    ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
+    domain::ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
     tasks::Tasks,
 };
 
@@ -149,7 +149,7 @@ async fn discard(
     id: CliSessionId,
     whose: Whose,
 ) -> Result<(), StoreError> {
-    while writer.ask(|reply| Order::Discard(tenant.clone(), id, whose, reply)).await? {}
+    while writer.ask(|reply| WriteOp::Discard(tenant.clone(), id, whose, reply)).await? {}
     Ok(())
 }
 
@@ -218,7 +218,7 @@ impl Store for SqlStore {
 
     fn commit(&self, commit: Commit) -> Pending<'_, ()> {
         Box::pin(
-            async move { self.writer.ask(|reply| Order::Commit(Box::new(commit), reply)).await },
+            async move { self.writer.ask(|reply| WriteOp::Commit(Box::new(commit), reply)).await },
         )
     }
 
@@ -249,7 +249,9 @@ impl Store for SqlStore {
 
     fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()> {
         let (tenant, totals) = (tenant.clone(), Box::new(totals));
-        Box::pin(async move { self.writer.ask(|reply| Order::Count(tenant, totals, reply)).await })
+        Box::pin(
+            async move { self.writer.ask(|reply| WriteOp::Count(tenant, totals, reply)).await },
+        )
     }
 
     fn piece<'a>(
@@ -269,7 +271,7 @@ impl Store for SqlStore {
 
     fn import(&self, import: Import) -> Pending<'_, ()> {
         Box::pin(
-            async move { self.writer.ask(|reply| Order::Import(Box::new(import), reply)).await },
+            async move { self.writer.ask(|reply| WriteOp::Import(Box::new(import), reply)).await },
         )
     }
 
@@ -283,7 +285,7 @@ impl Store for SqlStore {
         until: Instant,
     ) -> Pending<'a, Option<Vec<CliSessionId>>> {
         Box::pin(async move {
-            let order = |reply| Order::Forget(key.clone(), reply);
+            let order = |reply| WriteOp::Forget(key.clone(), reply);
             let gone = self.writer.ask_until(until, order).await?;
             gone.map(|gone| gone.iter().map(|id| conversation(id)).collect()).transpose()
         })
@@ -347,7 +349,9 @@ impl Store for SqlStore {
     }
 
     fn leave_pool<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, ()> {
-        Box::pin(async move { self.writer.ask(|reply| Order::LeavePool(key.clone(), reply)).await })
+        Box::pin(
+            async move { self.writer.ask(|reply| WriteOp::LeavePool(key.clone(), reply)).await },
+        )
     }
 
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {

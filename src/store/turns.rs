@@ -11,7 +11,7 @@ use super::{
     record::{MOST_TURN_BYTES, MOST_TURNS},
     sql::{bad, millis, signed, time},
 };
-use crate::ids::{CliSessionId, ClientId, SessionKey, TurnId};
+use crate::domain::ids::{CliSessionId, ClientId, SessionKey, TurnId};
 
 /// Keeps a turn, and lets go of those that are past their time or too many.
 pub(super) async fn keep(

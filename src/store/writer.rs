@@ -17,12 +17,12 @@ use super::{
     Clock, StoreError,
     connection::{Database, Transaction},
     import::Imports,
-    order::{Answer, Order, Whose, Written, carry_out, raise},
+    order::{Answer, Whose, WriteOp, Written, carry_out, raise},
     orders,
     readers::Readers,
     status::Publisher,
 };
-use crate::{counters::Totals, ids::TenantId, tasks::Tasks};
+use crate::{counters::Totals, domain::ids::TenantId, tasks::Tasks};
 
 /// Orders that may wait. More make those who ask wait.
 const WAITING: usize = 256;
@@ -44,7 +44,7 @@ const LATE: Duration = Duration::from_secs(15);
 /// An order, and until when it is tried.
 #[derive(Debug)]
 struct Asked {
-    order: Order,
+    order: WriteOp,
     until: Instant,
 }
 
@@ -86,7 +86,7 @@ impl Writer {
 
     pub(super) async fn ask<T>(
         &self,
-        order: impl FnOnce(Answer<T>) -> Order,
+        order: impl FnOnce(Answer<T>) -> WriteOp,
     ) -> Result<T, StoreError> {
         self.ask_until(Instant::now() + self.limit, order).await
     }
@@ -95,7 +95,7 @@ impl Writer {
     pub(super) async fn ask_until<T>(
         &self,
         until: Instant,
-        order: impl FnOnce(Answer<T>) -> Order,
+        order: impl FnOnce(Answer<T>) -> WriteOp,
     ) -> Result<T, StoreError> {
         let gone = || StoreError::Unavailable("the store is closed".into());
         let (reply, answer) = oneshot::channel();
@@ -306,18 +306,18 @@ impl Clerk {
     }
 
     /// Takes note of what an order that is committed means for transcripts being taken up.
-    fn note(&mut self, order: &Order) {
+    fn note(&mut self, order: &WriteOp) {
         match order {
-            Order::Commit(commit, _) => {
+            WriteOp::Commit(commit, _) => {
                 let (key, id) = (&commit.key, commit.record.cli_session_id);
                 if self.imports.settles(key, id) {
                     self.imports.remove(&key.tenant, id);
                 }
             }
-            Order::Import(import, _) => self.imports.note(import),
-            Order::Discard(tenant, id, Whose::Own, _) => self.imports.remove(tenant, *id),
-            Order::Forget(key, _) => self.imports.remove_of(key),
-            Order::Discard(..) | Order::Count(..) | Order::LeavePool(..) => {}
+            WriteOp::Import(import, _) => self.imports.note(import),
+            WriteOp::Discard(tenant, id, Whose::Own, _) => self.imports.remove(tenant, *id),
+            WriteOp::Forget(key, _) => self.imports.remove_of(key),
+            WriteOp::Discard(..) | WriteOp::Count(..) | WriteOp::LeavePool(..) => {}
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     cli::launch::Folders,
-    ids::{SessionId, SessionKey, TenantId},
+    domain::ids::{SessionId, SessionKey, TenantId},
     os::confined::Folder,
 };
 

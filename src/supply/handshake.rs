@@ -10,10 +10,10 @@ use crate::{
     cli::{
         binding,
         connection::{Connection, ConnectionError, ControlAnswer},
-        process::{Child, Exit},
+        process::Child,
         request::ControlRequest,
     },
-    failure::Cause,
+    domain::{exit::Exit, failure::Cause},
 };
 
 /// How long a process that closed its output may take to end.

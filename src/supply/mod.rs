@@ -1,20 +1,20 @@
 //! Hands out connected CLI processes. Knows `cli` and how many processes there may
 //! be; nothing of sessions' turns or of gRPC.
 //!
-//! A [`Lease`] is a connection, its process and its place among the processes as one
+//! A [`Lease`] is a connection, its process and its process slot as one
 //! value: there is no process without a place, and the place is free again when the
 //! lease is gone. [`Supply`] is a trait so that a session can be tested in memory,
 //! over a pipe and a child that is no process.
 
+mod bind;
 mod folders;
 mod handshake;
-mod places;
 mod prepare;
 mod process_supply;
 mod recheck;
+mod slots;
 mod spares;
 mod starting;
-mod taking;
 mod turns;
 
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
@@ -24,24 +24,26 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub use folders::sweep_anonymous;
-pub use places::{Contest, Place, Places, Shortage};
 pub use process_supply::{ProcessSupply, SupplyLimits};
+pub use slots::{Contest, ProcessSlot, ProcessSlots, Shortage};
 pub use spares::{Miss, SpareClass, SpareSettings, SpareUse};
 
 use crate::{
     cli::{
-        acquired::Acquired,
         connection::Connection,
         cost::Meter,
         frame::Frame,
-        options::Options,
-        permissions::Grants,
         process::{Child, StopGrace, stop},
         request::ControlRequest,
         transcript::Entry,
     },
-    failure::{Cause, Failure},
-    ids::{CliSessionId, ClientId, SessionKey},
+    domain::{
+        acquired::Acquired,
+        failure::{Cause, Failure},
+        grants::Grants,
+        ids::{CliSessionId, ClientId, SessionKey},
+        options::Options,
+    },
 };
 
 /// Which conversation a process is to serve.
@@ -148,7 +150,7 @@ pub struct Lease {
     /// The process.
     pub child: Box<dyn Child>,
     /// Its place among `pool.max_processes`; `None` where nobody counts.
-    pub slot: Option<Place>,
+    pub slot: Option<ProcessSlot>,
 }
 
 impl Lease {
@@ -188,7 +190,7 @@ pub trait Supply: Send + Sync + std::fmt::Debug {
         Box::pin(std::future::ready(Ok(acquired.clone())))
     }
 
-    /// Who waits for a place among the processes.
+    /// Who waits for a process slot.
     fn shortage(&self) -> Shortage;
 
     /// The tenants that wait for a place while others hold more.

@@ -13,11 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Conversation, Order, Said, folders, recheck};
 use crate::{
     cli::{
-        launch::{Folders, Origin},
+        launch::{ConversationOrigin, Folders},
         transcript::{self, Entries, Restoration, Search},
     },
-    failure::Cause,
-    ids::CliSessionId,
+    domain::{failure::Cause, ids::CliSessionId},
     os::confined::Folder,
     policy::Policy,
 };
@@ -32,7 +31,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// What a process finds when it starts.
 pub(super) struct Prepared {
     /// How its conversation begins.
-    pub(super) origin: Origin,
+    pub(super) origin: ConversationOrigin,
     /// The folders as they are, without links.
     pub(super) folders: Folders,
     /// The sum that is saved in the transcript, in US dollars.
@@ -108,10 +107,12 @@ pub(super) async fn prepare(
         take_up(&disk, config, &folders, order, said, source).await?;
     }
     let origin = match conversation {
-        Conversation::Own(id) if found.is_some() => Origin::Resume(id),
-        Conversation::Own(id) => Origin::New(id),
-        Conversation::Existing(id) if found.is_some() => Origin::Resume(id),
-        Conversation::CopyOf { from, to } if found.is_some() => Origin::Fork { from, to },
+        Conversation::Own(id) if found.is_some() => ConversationOrigin::Resume(id),
+        Conversation::Own(id) => ConversationOrigin::New(id),
+        Conversation::Existing(id) if found.is_some() => ConversationOrigin::Resume(id),
+        Conversation::CopyOf { from, to } if found.is_some() => {
+            ConversationOrigin::Fork { from, to }
+        }
         Conversation::Existing(_) | Conversation::CopyOf { .. } => {
             return Err(Cause::ConversationNotFound { resume: source.to_string() });
         }

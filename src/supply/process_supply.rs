@@ -17,22 +17,24 @@ use tracing::{error_span, warn};
 
 use super::{
     Leasing, Order, SpareSettings, Supply, folders,
-    places::{Contest, Places, Shortage},
     prepare::blocking,
     recheck,
-    spares::stock::Stock,
+    slots::{Contest, ProcessSlots, Shortage},
+    spares::spare_pool::SparePool,
 };
 use crate::{
     cli::{
-        acquired::Acquired,
         launch::LaunchSettings,
-        options::Options,
         process::StopGrace,
         transcript,
         usage::{Allowed, Watch},
     },
-    failure::Cause,
-    ids::{CliSessionId, SessionKey, TenantId},
+    domain::{
+        acquired::Acquired,
+        failure::Cause,
+        ids::{CliSessionId, SessionKey, TenantId},
+        options::Options,
+    },
     os::confined::Folder,
     policy::Policy,
     tasks::Tasks,
@@ -68,9 +70,9 @@ pub(super) struct Shared {
     pub(super) settings: LaunchSettings,
     pub(super) limits: SupplyLimits,
     pub(super) policy: Arc<Policy>,
-    pub(super) places: Places,
-    pub(super) starts: Places,
-    pub(super) stock: Stock,
+    pub(super) slots: ProcessSlots,
+    pub(super) starts: ProcessSlots,
+    pub(super) spares: SparePool,
     pub(super) starting: AtomicU32,
     pub(super) watch: Option<Arc<Watch>>,
     pub(super) tasks: Tasks,
@@ -98,10 +100,10 @@ impl ProcessSupply {
         }
         let shared = Arc::new(Shared {
             watch,
-            places: Places::new(limits.max_processes, limits.max_processes_of_a_tenant),
-            starts: Places::new(limits.start_concurrency, None),
+            slots: ProcessSlots::new(limits.max_processes, limits.max_processes_of_a_tenant),
+            starts: ProcessSlots::new(limits.start_concurrency, None),
             starting: AtomicU32::new(0),
-            stock: Stock::new(spares),
+            spares: SparePool::new(spares),
             settings,
             limits,
             policy,
@@ -114,17 +116,17 @@ impl ProcessSupply {
 
     /// Spares that are ready, and those that are being started: all, or a tenant's.
     pub fn spares(&self, tenant: Option<&TenantId>) -> (usize, usize) {
-        (self.0.stock.ready(tenant), self.0.stock.starting(tenant))
+        (self.0.spares.ready(tenant), self.0.spares.starting(tenant))
     }
 
     /// Live processes, starting ones included.
     pub fn processes(&self) -> usize {
-        self.0.places.held()
+        self.0.slots.held()
     }
 
     /// Live processes of a tenant, starting ones included.
     pub fn processes_of(&self, tenant: &TenantId) -> usize {
-        self.0.places.held_by(tenant)
+        self.0.slots.held_by(tenant)
     }
 
     /// Processes that are being started or wait for their turn to be.
@@ -194,11 +196,11 @@ impl Supply for ProcessSupply {
     }
 
     fn contests(&self) -> Vec<Contest> {
-        self.0.places.contests()
+        self.0.slots.contests()
     }
 
     fn joined(&self) -> Arc<Notify> {
-        self.0.places.joined()
+        self.0.slots.joined()
     }
 
     fn work_folder(&self, session: &SessionKey) -> Option<PathBuf> {
@@ -261,14 +263,17 @@ impl Drop for Starting<'_> {
 impl Shared {
     /// Who waits for a place that is not on its way already.
     pub(super) fn shortage(&self) -> Shortage {
-        let Shortage { of_any, of_tenant } = self.places.shortage();
-        // Places of spares that were sent away are on their way to those who wait.
-        let stock = &self.stock;
+        let Shortage { of_any, of_tenant } = self.slots.shortage();
+        // Slots of spares that were sent away are on their way to those who wait.
+        let spares = &self.spares;
         let of_own = of_tenant.into_iter().filter_map(|(tenant, count)| {
-            let left = count.saturating_sub(stock.leaving(Some(&tenant)));
+            let left = count.saturating_sub(spares.leaving(Some(&tenant)));
             (left > 0).then_some((tenant, left))
         });
-        Shortage { of_any: of_any.saturating_sub(stock.leaving(None)), of_tenant: of_own.collect() }
+        Shortage {
+            of_any: of_any.saturating_sub(spares.leaving(None)),
+            of_tenant: of_own.collect(),
+        }
     }
 
     /// Sends a spare away if somebody, or this tenant, waits for a place: a spare is
@@ -277,10 +282,10 @@ impl Shared {
     pub(super) fn make_room(&self, tenant: &TenantId) {
         let Shortage { of_any, of_tenant } = self.shortage();
         if of_any > 0 {
-            self.stock.give_way(None);
+            self.spares.give_way(None);
         }
         if of_tenant.iter().any(|(waits, _)| waits == tenant) {
-            self.stock.give_way(Some(tenant));
+            self.spares.give_way(Some(tenant));
         }
     }
 }

@@ -5,11 +5,11 @@
 //! runtime's own threads.
 
 use crate::{
-    cli::{
+    domain::{
         acquired::{Acquired, is_a_name},
+        failure::Cause,
         options::Options,
     },
-    failure::Cause,
     policy::{Denial, Policy, joined},
 };
 
@@ -54,7 +54,7 @@ fn refusal(denials: &[Denial]) -> Cause {
 mod tests {
     use super::*;
     use crate::{
-        cli::{options::Hidden, permissions::Grants},
+        domain::{grants::Grants, redacted::Redacted},
         policy::Roots,
     };
 
@@ -70,7 +70,7 @@ mod tests {
     fn a_policy_that_was_closed_since_is_obeyed() {
         let options = Options {
             permission_mode: Some("plan".into()),
-            settings: Some(Hidden("{\"secret\":1}".into())),
+            settings: Some(Redacted("{\"secret\":1}".into())),
             ..Options::default()
         };
         let open =
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn a_reason_that_fields_have_in_common_is_given_once() {
         let env = (0..100).map(|index| (format!("N{index}"), String::new())).collect();
-        let options = Options { env: Hidden(env), ..Options::default() };
+        let options = Options { env: Redacted(env), ..Options::default() };
         let policy = Policy { env: vec!["A".into(), "B".into()], ..Policy::default() };
         let refused = check(&policy, &options).expect_err("refused");
         let (fields, reason) = told(&refused);
@@ -96,8 +96,8 @@ mod tests {
 
     #[test]
     fn e3_of_what_a_session_has_come_to_only_what_is_allowed_stays() {
-        let place = tempfile::tempdir().expect("a folder");
-        let real = place.path().canonicalize().expect("a real path");
+        let slot = tempfile::tempdir().expect("a folder");
+        let real = slot.path().canonicalize().expect("a real path");
         let path = |name: &str| real.join(name).to_str().expect("UTF-8").to_owned();
         for name in ["stays", "closed"] {
             std::fs::create_dir(path(name)).expect("made");
@@ -127,8 +127,8 @@ mod tests {
 
     #[test]
     fn a_folder_that_became_a_link_is_refused() {
-        let place = tempfile::tempdir().expect("a folder");
-        let root = place.path().canonicalize().expect("a real path");
+        let slot = tempfile::tempdir().expect("a folder");
+        let root = slot.path().canonicalize().expect("a real path");
         let cwd = root.join("work");
         std::fs::create_dir(&cwd).expect("made");
         let options = Options { cwd: cwd.to_str().map(str::to_owned), ..Options::default() };

@@ -8,23 +8,25 @@ use tracing::debug;
 
 use super::{
     Lease, Order, SpareUse, folders, handshake,
-    places::Place,
     prepare::{Prepared, is_of_the_disk, prepare},
     process_supply::{Shared, Starting},
+    slots::ProcessSlot,
     turns::in_turn,
 };
 use crate::{
     cli::{
         connection::Connection,
         cost::Meter,
-        launch::{Folders, Origin},
-        options::Options,
+        launch::{ConversationOrigin, Folders},
         process::{Process, StopGrace},
         request::Initialize,
         sandbox,
     },
-    failure::{Cause, Failure},
-    ids::ClientId,
+    domain::{
+        failure::{Cause, Failure},
+        ids::ClientId,
+        options::Options,
+    },
 };
 /// What an error needs to reach its caller.
 const LAST_WORD: Duration = Duration::from_millis(100);
@@ -58,11 +60,15 @@ impl Shared {
         })
     }
 
-    /// A place among the processes, and a turn at starting.
-    async fn wait_in_line(&self, order: &Order, began: Instant) -> Result<(Place, Place), Cause> {
+    /// A process slot, and a turn at starting.
+    async fn wait_in_line(
+        &self,
+        order: &Order,
+        began: Instant,
+    ) -> Result<(ProcessSlot, ProcessSlot), Cause> {
         let tenant = &order.session.tenant;
         let waiting = async {
-            let slot = self.place(order, began).await?;
+            let slot = self.slot(order, began).await?;
             Ok((slot, self.starts.take(tenant).await))
         };
         tokio::select! {
@@ -72,21 +78,21 @@ impl Shared {
         }
     }
 
-    async fn place(&self, order: &Order, began: Instant) -> Result<Place, Cause> {
+    async fn slot(&self, order: &Order, began: Instant) -> Result<ProcessSlot, Cause> {
         let tenant = &order.session.tenant;
         let limit = order.deadline.map_or(began + self.limits.connect_timeout, last_moment);
-        let mut place = pin!(self.places.take(tenant));
+        let mut slot = pin!(self.slots.take(tenant));
         let free = tokio::select! {
             biased;
-            place = &mut place => Some(place),
+            slot = &mut slot => Some(slot),
             () = std::future::ready(()) => None,
         };
-        if let Some(place) = free {
-            return Ok(place);
+        if let Some(slot) = free {
+            return Ok(slot);
         }
         self.make_room(tenant);
-        timeout_at(limit, place).await.map_err(|_| match self.limits.max_processes_of_a_tenant {
-            Some(limit) if self.places.held_by(tenant) >= limit => Cause::TenantQuota {
+        timeout_at(limit, slot).await.map_err(|_| match self.limits.max_processes_of_a_tenant {
+            Some(limit) if self.slots.held_by(tenant) >= limit => Cause::TenantQuota {
                 key: "policy.tenant_max_processes",
                 limit: limit.to_string(),
                 retry: Duration::from_secs(1),
@@ -105,7 +111,7 @@ impl Shared {
         order: &Order,
         client_id: ClientId,
         began: Instant,
-        slot: Place,
+        slot: ProcessSlot,
     ) -> Result<Lease, Cause> {
         let mut folders = folders::of_session(&self.settings.state_dir, &order.session);
         if let Some(cwd) = &order.options.cwd {
@@ -117,7 +123,7 @@ impl Shared {
         let mut lease = Lease {
             client_id,
             cli_session_id: origin.cli_session_id(),
-            resumed: !matches!(origin, Origin::New(_)),
+            resumed: !matches!(origin, ConversationOrigin::New(_)),
             spare: SpareUse::NotKept,
             connect_time: Duration::ZERO,
             connection,
@@ -164,7 +170,7 @@ impl Shared {
     /// Spawns a process, which is not up yet.
     pub(super) async fn spawn(
         &self,
-        origin: Origin,
+        origin: ConversationOrigin,
         options: &Options,
         folders: &Folders,
         client_id: ClientId,

@@ -6,8 +6,8 @@ use std::{pin::pin, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::places::{Place, Places};
-use crate::ids::TenantId;
+use super::slots::{ProcessSlot, ProcessSlots};
+use crate::domain::ids::TenantId;
 
 /// How long a start keeps its turn. The real CLI was seen to take 0.3 s, and a second or two
 /// where many start at once.
@@ -19,9 +19,9 @@ const LONGEST_IF_CONTESTED: Duration = Duration::from_secs(1);
 /// Does the work of a start that has its turn, and gives the turn back when the work is done or
 /// takes too long.
 pub async fn in_turn<T>(
-    turns: &Places,
+    turns: &ProcessSlots,
     tenant: &TenantId,
-    turn: Place,
+    turn: ProcessSlot,
     work: impl Future<Output = T>,
 ) -> T {
     let mut work = pin!(work);
@@ -39,7 +39,7 @@ pub async fn in_turn<T>(
 }
 
 /// Waits until another tenant waits that holds fewer turns.
-async fn until_contested(turns: &Places, tenant: &TenantId) {
+async fn until_contested(turns: &ProcessSlots, tenant: &TenantId) {
     let joined = turns.joined();
     loop {
         let mut joins = pin!(joined.notified());
@@ -63,14 +63,14 @@ mod tests {
     }
 
     /// The work of a start that never ends.
-    async fn stuck(turns: Places, tenant: TenantId) {
+    async fn stuck(turns: ProcessSlots, tenant: TenantId) {
         let turn = turns.take(&tenant).await;
         in_turn(&turns, &tenant, turn, std::future::pending()).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_start_that_never_ends_keeps_its_turn_for_a_while_only() {
-        let (turns, own) = (Places::new(1, None), tenant("a"));
+        let (turns, own) = (ProcessSlots::new(1, None), tenant("a"));
         let mut starts = tokio::task::JoinSet::new();
         starts.spawn(stuck(turns.clone(), own.clone()));
         tokio::task::yield_now().await;
@@ -84,7 +84,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_tenant_does_not_wait_for_the_stuck_starts_of_another() {
-        let turns = Places::new(2, None);
+        let turns = ProcessSlots::new(2, None);
         let mut starts = tokio::task::JoinSet::new();
         for _ in 0..20 {
             starts.spawn(stuck(turns.clone(), tenant("a")));

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::ids::{CliSessionId, SessionId};
+use crate::domain::ids::{CliSessionId, SessionId};
 
 /// The conversations that live sessions hold.
 #[derive(Debug, Default)]

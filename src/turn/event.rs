@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration, time::SystemTime};
 
 use bytes::Bytes;
 
-use crate::ids::{CliSessionId, ClientId, SessionId, TurnId};
+use crate::domain::ids::{CliSessionId, ClientId, SessionId, TurnId};
 
 /// How a turn came by its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum ProcessOrigin {
     /// A new session on a process started for it.
     Created,
     /// A new session on a process that was kept ready.
@@ -31,7 +31,7 @@ pub struct Started {
     /// The conversation.
     pub cli_session_id: CliSessionId,
     /// How it came by its process.
-    pub origin: Origin,
+    pub origin: ProcessOrigin,
     /// From the request until its turn came.
     pub queued_for: Duration,
     /// From then until the process was ready.

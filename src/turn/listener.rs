@@ -13,7 +13,10 @@ use super::{
     log::TurnLog,
     state::{Batch, Next},
 };
-use crate::{budget::Reservation, failure::Failure, ids::TurnId};
+use crate::{
+    budget::Reservation,
+    domain::{failure::Failure, ids::TurnId},
+};
 
 /// Bytes that are read from a file at a time: each reader has a copy of its own.
 const READ_BYTES: usize = 64 * 1024;

@@ -29,7 +29,7 @@ use super::{
     state::Place,
     storage::{Accounts, Storage},
 };
-use crate::{
+use crate::domain::{
     failure::{Cause, Failure},
     ids::TurnId,
 };

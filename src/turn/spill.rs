@@ -264,7 +264,7 @@ mod tests {
     use super::*;
     use crate::{
         budget::{Bounds, Budget},
-        ids::TenantId,
+        domain::ids::TenantId,
     };
 
     fn spill(folder: &Path, limit: u64, budget: u64) -> Spill {

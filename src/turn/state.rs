@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     budget::Reservation,
-    failure::{Cause, Failure},
+    domain::failure::{Cause, Failure},
 };
 
 /// What a frame costs in memory beside its bytes.

@@ -19,7 +19,7 @@ use super::{log::TurnLog, shared::Shared, writer::Writer};
 use crate::{
     budget::{Account, Budget, Exceeded, Reservation},
     counters::Counter,
-    ids::{TenantId, TurnId},
+    domain::ids::{TenantId, TurnId},
 };
 
 /// The key of the floor of free disk.

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use session_pool::{
     access::tokens::fresh,
     config::Config,
-    ids::TenantId,
+    domain::ids::TenantId,
     proto::{GetStatsRequest, session_pool_service_client::SessionPoolServiceClient},
 };
 use tempfile::TempDir;

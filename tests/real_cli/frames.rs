@@ -5,13 +5,15 @@ use session_pool::{
     cli::{
         connection::Connection,
         env_files::EnvFiles,
-        launch::{Folders, LaunchSettings, Origin},
-        options::{LiveChange, Options},
+        launch::{ConversationOrigin, Folders, LaunchSettings},
         process::{Process, StopGrace, stop},
         request::{ControlRequest, Initialize},
         versions::Installed,
     },
-    ids::{CliSessionId, ClientId},
+    domain::{
+        ids::{CliSessionId, ClientId},
+        options::{LiveChange, Options},
+    },
     proto::{
         Payload, PromptAllow, QueryRequest, RespondRequest, respond_request::Decision,
         turn_event::Kind,
@@ -146,7 +148,7 @@ async fn replies(program: std::path::PathBuf, api: &StandIn) -> Shapes {
         installed: Installed::default(),
     };
     let command = settings.command(
-        Origin::New(CliSessionId::fresh()),
+        ConversationOrigin::New(CliSessionId::fresh()),
         &Options::default(),
         &folders,
         ClientId::fresh(),

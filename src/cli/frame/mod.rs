@@ -14,9 +14,9 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use memchr::memmem;
-use serde::{Deserialize, Serialize};
 
 use super::message::name_of;
+use crate::domain::usage::TokenUsage;
 use wire::Names;
 
 /// How often a frame is looked for in a line that is none as a whole.
@@ -159,41 +159,6 @@ pub struct ResultSummary {
     pub background: bool,
     /// The conversation's id.
     pub cli_session_id: String,
-}
-
-/// Tokens, as the API counts them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TokenUsage {
-    /// Tokens read.
-    pub input_tokens: u64,
-    /// Tokens written.
-    pub output_tokens: u64,
-    /// Tokens written to the prompt cache.
-    pub cache_creation_input_tokens: u64,
-    /// Tokens read from the prompt cache.
-    pub cache_read_input_tokens: u64,
-}
-
-impl TokenUsage {
-    /// Takes over what another count of the same turns has more of.
-    pub fn raise(&mut self, other: &Self) {
-        self.input_tokens = self.input_tokens.max(other.input_tokens);
-        self.output_tokens = self.output_tokens.max(other.output_tokens);
-        self.cache_creation_input_tokens =
-            self.cache_creation_input_tokens.max(other.cache_creation_input_tokens);
-        self.cache_read_input_tokens =
-            self.cache_read_input_tokens.max(other.cache_read_input_tokens);
-    }
-
-    /// Adds what another turn used, as far as a number goes.
-    pub fn add(&mut self, other: &Self) {
-        let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
-        add(&mut self.input_tokens, other.input_tokens);
-        add(&mut self.output_tokens, other.output_tokens);
-        add(&mut self.cache_creation_input_tokens, other.cache_creation_input_tokens);
-        add(&mut self.cache_read_input_tokens, other.cache_read_input_tokens);
-    }
 }
 
 /// A line is not a JSON object. What it is instead may be somebody's words: not told.

@@ -3,9 +3,10 @@
 
 use serde_json::value::RawValue;
 
-use super::{ControlReply, Prompt, ResultSummary, TokenUsage, excerpt};
+use super::{ControlReply, Prompt, ResultSummary, excerpt};
 use crate::cli::json::{Json, Text, is_null, members, read_or_default, view};
 use crate::cli::message::{cost_since, has_failed, name_of, total_cost};
+use crate::domain::usage::TokenUsage;
 
 /// What a `result` calls the origin of a turn that a background task began.
 const BACKGROUND: &str = "task-notification";

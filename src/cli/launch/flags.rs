@@ -10,16 +10,16 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::Origin;
-use crate::cli::{
-    options::{MODEL, Options, PERMISSION_MODE},
-    versions::Version,
+use super::ConversationOrigin;
+use crate::{
+    cli::versions::Version,
+    domain::options::{MODEL, Options, PERMISSION_MODE},
 };
 
 /// The flags of the options that a process is born with. System prompts, JSON schema
 /// and agents are not among them: they go into `initialize`.
 pub(super) fn option_args(
-    origin: Origin,
+    origin: ConversationOrigin,
     options: &Options,
     env: &BTreeMap<String, String>,
 ) -> Vec<String> {
@@ -51,7 +51,7 @@ pub(super) fn option_args(
         // Looked up by name.
         reset: _,
     } = options;
-    let begins = matches!(origin, Origin::New(_));
+    let begins = matches!(origin, ConversationOrigin::New(_));
     let own_model = || own_model(options, env).filter(|_| !begins);
     let own_mode = || own_mode(options);
     let mut args = Vec::new();
@@ -123,21 +123,22 @@ fn setting(options: &Options, pointer: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::options::Hidden, ids::CliSessionId};
+    use crate::domain::{ids::CliSessionId, redacted::Redacted};
 
     #[test]
     fn d6_a_reset_model_or_mode_is_not_left_to_the_conversation() {
         let flags = |settings: Option<&str>, model: Option<&str>, variable: &str| {
             let options = Options {
                 model: model.map(str::to_owned),
-                settings: settings.map(|text| Hidden(text.to_owned())),
+                settings: settings.map(|text| Redacted(text.to_owned())),
                 reset: [MODEL, PERMISSION_MODE].into(),
                 ..Options::default()
             };
             let env = [("ANTHROPIC_MODEL".to_owned(), variable.to_owned())].into();
-            let begins = option_args(Origin::New(CliSessionId::fresh()), &options, &env);
+            let begins =
+                option_args(ConversationOrigin::New(CliSessionId::fresh()), &options, &env);
             assert!(!begins.contains(&"--model=default".to_owned()), "{begins:?}");
-            let origin = Origin::Resume(CliSessionId::fresh());
+            let origin = ConversationOrigin::Resume(CliSessionId::fresh());
             let mut args = option_args(origin, &options, &env);
             args.retain(|arg| arg.starts_with("--model=") || arg.starts_with("--permission-mode="));
             args
@@ -150,7 +151,7 @@ mod tests {
         assert_eq!(flags(Some(r#"{"model":"\u0000"}"#), None, ""), ["--model=default", mode]);
         let settings = r#"{"permissions":{"defaultMode":"plan"}}"#;
         assert_eq!(flags(Some(settings), None, ""), ["--model=default"]);
-        let origin = Origin::Resume(CliSessionId::fresh());
+        let origin = ConversationOrigin::Resume(CliSessionId::fresh());
         let nothing = option_args(origin, &Options::default(), &BTreeMap::new());
         assert_eq!(nothing, [mode, "--setting-sources="]);
     }
@@ -174,10 +175,11 @@ mod tests {
     fn a_process_begins_in_the_mode_that_asks_unless_another_was_chosen() {
         let mode = |options: &Options| {
             let id = CliSessionId::fresh();
-            let args = [Origin::New(id), Origin::Resume(id)].map(|origin| {
-                let args = option_args(origin, options, &BTreeMap::new());
-                args.into_iter().find(|arg| arg.starts_with("--permission-mode="))
-            });
+            let args =
+                [ConversationOrigin::New(id), ConversationOrigin::Resume(id)].map(|origin| {
+                    let args = option_args(origin, options, &BTreeMap::new());
+                    args.into_iter().find(|arg| arg.starts_with("--permission-mode="))
+                });
             assert_eq!(args[0], args[1]);
             args[0].clone()
         };
@@ -185,7 +187,7 @@ mod tests {
         assert_eq!(mode(&Options::default()), asks);
         let plan = Options { permission_mode: Some("plan".into()), ..Options::default() };
         assert_eq!(mode(&plan).as_deref(), Some("--permission-mode=plan"));
-        let settings = |text: &str| Some(Hidden(text.to_owned()));
+        let settings = |text: &str| Some(Redacted(text.to_owned()));
         let by_settings = r#"{"permissions":{"defaultMode":"plan"}}"#;
         let chosen = Options { settings: settings(by_settings), ..Options::default() };
         assert_eq!(mode(&chosen), None);

@@ -1,4 +1,4 @@
-//! The arguments of bubblewrap. Pure: the same scene and folders give the same arguments.
+//! The arguments of bubblewrap. Pure: the same plan and folders give the same arguments.
 
 use std::{
     ffi::OsString,
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{Open, scene::Scene};
+use super::{Open, mount_plan::MountPlan};
 use crate::os::keeper;
 
 /// Where programs share memory by name. It is writable, as `/tmp` is.
@@ -48,9 +48,9 @@ const HIDDEN_BYTES: u64 = 64 << 10;
 /// only, over it what is hidden, over that what is shown, and the session's folders last.
 /// Those are given as they were opened: their names may have become links meanwhile.
 /// Every file system in memory has a size, and whatever need not be written is read-only.
-pub fn arguments(scene: &Scene, open: &Open, work: &Path, announce: RawFd) -> Vec<OsString> {
+pub fn arguments(plan: &MountPlan, open: &Open, work: &Path, announce: RawFd) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = ALWAYS.map(OsString::from).into();
-    if !scene.nesting {
+    if !plan.nesting {
         arguments.extend(["--unshare-user", "--disable-userns"].map(OsString::from));
     }
     let mut add = |option: &str, paths: &[&Path]| {
@@ -62,7 +62,7 @@ pub fn arguments(scene: &Scene, open: &Open, work: &Path, announce: RawFd) -> Ve
         add("--seccomp", &[Path::new(&filter.as_raw_fd().to_string())]);
     }
     add("--ro-bind", &[Path::new("/"), Path::new("/")]);
-    let tmp_bytes = scene.tmp_bytes.to_string();
+    let tmp_bytes = plan.tmp_bytes.to_string();
     let hidden_bytes = HIDDEN_BYTES.to_string();
     add("--dev", &[Path::new("/dev")]);
     add("--size", &[Path::new(&tmp_bytes)]);
@@ -80,27 +80,27 @@ pub fn arguments(scene: &Scene, open: &Open, work: &Path, announce: RawFd) -> Ve
     // All of it, not only /proc/sys: files there belong to user 0, whatever its capabilities,
     // and bubblewrap covers only directories that its user could write to.
     add("--remount-ro", &[Path::new("/proc")]);
-    for folder in &scene.folders {
-        let size = if scene.is_private(folder) { &tmp_bytes } else { &hidden_bytes };
+    for folder in &plan.folders {
+        let size = if plan.is_private(folder) { &tmp_bytes } else { &hidden_bytes };
         add("--size", &[Path::new(size)]);
         add("--tmpfs", &[folder]);
     }
-    for file in &scene.files {
+    for file in &plan.files {
         add("--ro-bind", &[Path::new("/dev/null"), file]);
     }
-    for (place, shown_at) in &scene.shown {
+    for (place, shown_at) in &plan.shown {
         add("--ro-bind", &[place, shown_at]);
     }
     for folder in &open.folders {
         add("--bind-fd", &[Path::new(&folder.fd.as_raw_fd().to_string()), &folder.path]);
     }
     // Last: what is mounted in them needed a place to be mounted on.
-    for folder in scene.folders.iter().filter(|folder| !scene.is_private(folder)) {
+    for folder in plan.folders.iter().filter(|folder| !plan.is_private(folder)) {
         add("--remount-ro", &[folder]);
     }
     add("--chdir", &[work]);
     arguments.extend(["--", KEEPER, keeper::SUBCOMMAND].map(OsString::from));
-    let first = match scene.task_wall() {
+    let first = match plan.task_wall() {
         Some(tasks) => format!("{}={tasks}", keeper::FIRST),
         None => keeper::FIRST.to_owned(),
     };
@@ -112,11 +112,11 @@ pub fn arguments(scene: &Scene, open: &Open, work: &Path, announce: RawFd) -> Ve
 mod tests {
     use std::fs::File;
 
-    use super::{super::Opened, *};
+    use super::{super::PinnedDir, *};
 
     #[test]
     fn the_sessions_folders_lie_over_what_is_hidden() {
-        let scene = Scene {
+        let plan = MountPlan {
             folders: vec!["/home".into(), "/tmp".into(), "/var/lib/pool".into()],
             files: vec!["/etc/pool.toml".into()],
             shown: vec![("/home/pool/claude".into(), "/home/pool/claude".into())],
@@ -126,7 +126,7 @@ mod tests {
             max_tasks: 2048,
             keeper: "/proc/self/exe".into(),
         };
-        let folder = |path: &str| Opened {
+        let folder = |path: &str| PinnedDir {
             fd: File::open("/dev/null").expect("opened").into(),
             path: path.into(),
         };
@@ -138,7 +138,7 @@ mod tests {
         let keeper = open.keeper.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
         let [work, shared] = [0, 1].map(|index: usize| open.folders[index].fd.as_raw_fd());
         let filter = open.filter.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
-        let arguments = arguments(&scene, &open, Path::new("/var/lib/pool/work"), 7);
+        let arguments = arguments(&plan, &open, Path::new("/var/lib/pool/work"), 7);
         let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
         let masked: String = MASKED_FILES
             .iter()

@@ -9,11 +9,11 @@
 
 mod argv;
 mod devices;
-mod housed;
-mod opened;
-mod scene;
+mod mount_plan;
+mod pinned_dir;
+mod probe;
+mod sandboxed_process;
 mod syscalls;
-mod trial;
 
 use std::{
     fs, io,
@@ -28,19 +28,19 @@ use std::{
 
 use rustix::process::Signal;
 
-pub use housed::Housed;
-pub use opened::Opened;
-pub use scene::{Scene, View};
-pub use trial::{Tried, Unfit, bubblewrap, process_tree, sweep_trials};
+pub use mount_plan::{MountPlan, View};
+pub use pinned_dir::PinnedDir;
+pub use probe::{Tried, Unsupported, bubblewrap, process_tree, sweep_trials};
+pub use sandboxed_process::SandboxedProcess;
 
-use super::launch::{Command, Folders};
+use super::launch::{Folders, LaunchCommand};
 use crate::os::keeper;
 
 /// File descriptors that the command which encloses a CLI works with.
 #[derive(Debug, Default)]
 pub struct Open {
     /// The folders that the session may write to.
-    pub folders: Vec<Opened>,
+    pub folders: Vec<PinnedDir>,
     /// The filter of its system calls.
     pub filter: Option<OwnedFd>,
     /// The program that is the first process in it.
@@ -48,11 +48,11 @@ pub struct Open {
 }
 
 impl Open {
-    fn for_bubblewrap(scene: &Scene, folders: &Folders) -> io::Result<Self> {
+    fn for_bubblewrap(plan: &MountPlan, folders: &Folders) -> io::Result<Self> {
         Ok(Self {
-            folders: Opened::all(folders)?,
+            folders: PinnedDir::all(folders)?,
             filter: Some(syscalls::filter()?),
-            keeper: Some(fs::File::open(&scene.keeper)?.into()),
+            keeper: Some(fs::File::open(&plan.keeper)?.into()),
         })
     }
 
@@ -69,7 +69,7 @@ pub enum Sandbox {
     /// A keeper each. This is the program that has the keeper as a subcommand.
     ProcessTree(PathBuf),
     /// Namespaces each.
-    Bubblewrap(Arc<Scene>),
+    Bubblewrap(Arc<MountPlan>),
 }
 
 impl Sandbox {
@@ -94,27 +94,32 @@ impl Sandbox {
     pub fn in_memory(&self) -> Vec<PathBuf> {
         match self {
             Self::ProcessTree(_) => Vec::new(),
-            Self::Bubblewrap(scene) => scene.in_memory(),
+            Self::Bubblewrap(plan) => plan.in_memory(),
         }
     }
 
     /// What has to be open for [`Self::enclose`], and inherited by what it starts.
-    pub(super) fn open(&self, command: &Command) -> io::Result<Open> {
+    pub(super) fn open(&self, command: &LaunchCommand) -> io::Result<Open> {
         match self {
             Self::ProcessTree(_) => Ok(Open::default()),
-            Self::Bubblewrap(scene) => Open::for_bubblewrap(scene, &command.folders),
+            Self::Bubblewrap(plan) => Open::for_bubblewrap(plan, &command.folders),
         }
     }
 
     /// The command that runs a CLI enclosed. What runs it says on `announce` what it has
     /// started; it has to inherit that, and what is `open`.
-    pub(super) fn enclose(&self, command: &Command, open: &Open, announce: RawFd) -> StdCommand {
+    pub(super) fn enclose(
+        &self,
+        command: &LaunchCommand,
+        open: &Open,
+        announce: RawFd,
+    ) -> StdCommand {
         let mut enclosed = match self {
             Self::ProcessTree(program) => keeper_command(program, announce),
-            Self::Bubblewrap(scene) => {
+            Self::Bubblewrap(plan) => {
                 let mut enclosed = StdCommand::new(argv::BWRAP);
                 let work = &command.folders.work;
-                enclosed.args(argv::arguments(scene, open, work, announce));
+                enclosed.args(argv::arguments(plan, open, work, announce));
                 devices::protect_in(&mut enclosed);
                 enclosed
             }

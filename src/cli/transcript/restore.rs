@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::{Entry, path};
 use crate::{
-    ids::CliSessionId,
+    domain::ids::CliSessionId,
     os::confined::{Draft, Folder},
 };
 

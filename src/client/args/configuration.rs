@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use crate::{
     config::{ConfigError, Sources},
-    ids::TenantId,
+    domain::ids::TenantId,
 };
 
 /// What to do with the configuration.

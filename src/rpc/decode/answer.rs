@@ -13,9 +13,9 @@ use super::{
 use crate::{
     cli::{
         json::{Extra, Rest as _, members},
-        permissions::{Malformed, Update},
+        permissions::Malformed,
     },
-    ids::SessionId,
+    domain::{grants::Update, ids::SessionId},
     proto,
     session::Decision,
 };

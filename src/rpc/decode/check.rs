@@ -6,7 +6,7 @@ use tonic::Status;
 
 use crate::{
     cli::frame::excerpt,
-    ids::NameError,
+    domain::ids::NameError,
     policy::Denial,
     rpc::status::{Rejection, Violation, of_rejection},
 };

@@ -11,7 +11,7 @@ use super::{
     media::{self, Slot},
 };
 use crate::{
-    cli::request::{Input, InputBlock},
+    domain::input::{Input, InputBlock},
     proto,
 };
 

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::check::{Check, shown};
 use crate::{
-    cli::request::{InputBlock, MediaKind},
+    domain::input::{InputBlock, MediaKind},
     proto,
 };
 

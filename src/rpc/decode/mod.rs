@@ -21,8 +21,10 @@ use tonic::Status;
 use tracing::Span;
 
 use crate::{
-    cli::options::Options,
-    ids::{SessionId, TurnId},
+    domain::{
+        ids::{SessionId, TurnId},
+        options::Options,
+    },
     proto,
     session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, TurnRequest},
     turn::listener::Partials,

@@ -7,8 +7,8 @@ use super::{
     surroundings,
 };
 use crate::{
-    cli::{options::Options, schema},
-    ids::CliSessionId,
+    cli::schema,
+    domain::{ids::CliSessionId, options::Options},
     policy::SETTING_SOURCES,
     proto,
     rpc::options::{Beside, said},

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::check::{Check, MAX_TEXT, shown};
 use crate::{
-    cli::options::Hidden,
+    domain::redacted::Redacted,
     policy::{folders::is_plain, variables},
 };
 
@@ -46,8 +46,8 @@ fn folder(check: &mut Check, field: &str, path: &str) {
     }
 }
 
-pub(super) fn mcp_servers(check: &mut Check, field: &str, text: Option<&Hidden<String>>) {
-    let map = text.and_then(|Hidden(text)| check.json_map(field, text, MAX_ARGUMENT));
+pub(super) fn mcp_servers(check: &mut Check, field: &str, text: Option<&Redacted<String>>) {
+    let map = text.and_then(|Redacted(text)| check.json_map(field, text, MAX_ARGUMENT));
     let Some(map) = map else { return };
     let servers = match map.get("mcpServers") {
         Some(Value::Object(servers)) if map.len() == 1 => servers,
@@ -100,14 +100,14 @@ fn entries(
     }
 }
 
-pub(super) fn settings(check: &mut Check, field: &str, text: Option<&Hidden<String>>) {
-    if let Some(Hidden(text)) = text {
+pub(super) fn settings(check: &mut Check, field: &str, text: Option<&Redacted<String>>) {
+    if let Some(Redacted(text)) = text {
         check.json_map(field, text, MAX_ARGUMENT);
     }
 }
 
-pub(super) fn env(check: &mut Check, field: &str, env: &Hidden<BTreeMap<String, String>>) {
-    let Hidden(env) = env;
+pub(super) fn env(check: &mut Check, field: &str, env: &Redacted<BTreeMap<String, String>>) {
+    let Redacted(env) = env;
     if env.len() > MAX_VARIABLES {
         check.bad(field, format!("must have at most {MAX_VARIABLES} entries, has {}", env.len()));
     }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use tonic_types::StatusExt as _;
 
 use super::*;
-use crate::{
+use crate::domain::{
     failure::Remedy,
     ids::{ClientId, SessionId, TurnId},
 };

@@ -3,7 +3,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    cli::options::Options,
+    domain::options::Options,
     session::{Decision, TurnRequest, tests::request},
     turn::listener::Partials,
 };
@@ -20,7 +20,7 @@ const CLOSE_REASONS: [CloseReason; 12] = [
     CloseReason::Unused,
     CloseReason::Stuck,
     CloseReason::Shutdown,
-    CloseReason::Dozing,
+    CloseReason::Unloaded,
 ];
 
 const CLEANUP_REASONS: [CloseReason; 4] =
@@ -35,8 +35,8 @@ fn interrupt(keep_session: bool) -> Command {
     Command::Interrupt { keep_session, reply: oneshot::channel().0 }
 }
 
-fn let_go(why: LetGo) -> Command {
-    Command::LetGo { why, reply: oneshot::channel().0 }
+fn hibernate(why: HibernateReason) -> Command {
+    Command::Hibernate { why, reply: oneshot::channel().0 }
 }
 
 fn close(reason: CloseReason) -> Command {
@@ -69,7 +69,12 @@ fn command() -> impl Strategy<Value = Command> {
         Just(()).prop_map(|()| respond()),
         Just(()).prop_map(|()| update()),
         any::<bool>().prop_map(interrupt),
-        prop::sample::select(vec![LetGo::Idle, LetGo::Pressure, LetGo::Fairness]).prop_map(let_go),
+        prop::sample::select(vec![
+            HibernateReason::Idle,
+            HibernateReason::Pressure,
+            HibernateReason::Fairness
+        ])
+        .prop_map(hibernate),
         prop::sample::select(&CLOSE_REASONS[..]).prop_map(close),
     ]
 }
@@ -94,14 +99,16 @@ fn availability() -> impl Strategy<Value = Availability> {
 fn facts() -> impl Strategy<Value = Facts> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     (0usize..40, 0usize..40, 0usize..20, flags).prop_map(
-        |(waiting, updates, max_waiting, (knows_turn, has_untold, may_rest, may_yield))| Facts {
-            waiting,
-            updates,
-            max_waiting,
-            knows_turn,
-            has_untold,
-            may_rest,
-            may_yield,
+        |(waiting, updates, max_waiting, (knows_turn, has_untold, may_hibernate, may_yield))| {
+            Facts {
+                waiting,
+                updates,
+                max_waiting,
+                knows_turn,
+                has_untold,
+                may_hibernate,
+                may_yield,
+            }
         },
     )
 }
@@ -138,12 +145,12 @@ fn a_turn_that_comes_while_another_is_stopped_goes_next_if_it_may_interrupt() {
 
 #[test]
 fn a_session_that_falls_asleep_is_asked_again_by_who_wants_it_gone() {
-    let dozing = Availability::Closing(CloseReason::Dozing);
+    let unloading = Availability::Closing(CloseReason::Unloaded);
     let facts = Facts::default();
-    assert_eq!(admit(dozing, &facts, &interrupt(false)), Verdict::Closed);
-    assert_eq!(admit(dozing, &facts, &interrupt(true)), Verdict::Leave);
+    assert_eq!(admit(unloading, &facts, &interrupt(false)), Verdict::Closed);
+    assert_eq!(admit(unloading, &facts, &interrupt(true)), Verdict::Leave);
     let requested = CloseReason::Requested { forget: false };
-    assert_eq!(admit(dozing, &facts, &close(requested)), Verdict::Closed);
+    assert_eq!(admit(unloading, &facts, &close(requested)), Verdict::Closed);
 }
 
 #[test]
@@ -157,10 +164,10 @@ fn who_wants_a_session_forgotten_is_not_content_with_its_end() {
 #[test]
 fn a_process_with_work_in_its_background_is_let_go_for_fairness_only() {
     let facts = Facts { may_yield: true, ..Facts::default() };
-    let verdict = |why| admit(Availability::Idle, &facts, &let_go(why));
-    assert_eq!(verdict(LetGo::Idle), Verdict::Decline);
-    assert_eq!(verdict(LetGo::Pressure), Verdict::Decline);
-    assert_eq!(verdict(LetGo::Fairness), Verdict::Accept);
+    let verdict = |why| admit(Availability::Idle, &facts, &hibernate(why));
+    assert_eq!(verdict(HibernateReason::Idle), Verdict::Decline);
+    assert_eq!(verdict(HibernateReason::Pressure), Verdict::Decline);
+    assert_eq!(verdict(HibernateReason::Fairness), Verdict::Accept);
 }
 
 proptest! {

@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::{
     counters::Totals,
-    ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
+    domain::ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
     store::{
         Commit, Failing, Import, KeptTurn, MemoryStore, Pending, Piece, Place, Record, Store,
         StoreError, StoreStatus,

@@ -10,8 +10,10 @@ use super::{
 };
 use crate::{
     cli::mirror::Mirrored,
-    failure::Cause,
-    ids::{CliSessionId, ClientId, SessionId, SessionKey, TurnId},
+    domain::{
+        failure::Cause,
+        ids::{CliSessionId, ClientId, SessionId, SessionKey, TurnId},
+    },
     session::{
         commits::{Outcome, Stir},
         journal::{Journal, Snapshot},

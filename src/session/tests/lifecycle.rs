@@ -7,10 +7,10 @@ use tokio::{
 
 use super::{SECOND, Session, cause, read, request, settings, text};
 use crate::{
-    failure::Cause,
+    domain::failure::Cause,
     session::{
         BusyPolicy, CloseReason, DisconnectPolicy, InterruptOutcome, Refusal, Settings,
-        status::Condition,
+        status::SessionState,
     },
     turn::event::Class,
 };
@@ -165,7 +165,7 @@ async fn s08_a_session_whose_process_died_continues_on_another() {
     let before = session.handle.status().cli_session_id;
     session.supply.kill();
     sleep(SECOND).await;
-    assert_eq!(session.handle.status().condition, Condition::Disconnected);
+    assert_eq!(session.handle.status().condition, SessionState::Disconnected);
     assert!(read(session.run("b ok").await).await.end.is_ok());
     assert_eq!(session.handle.status().cli_session_id, before);
     assert_eq!(session.tenant.counters.sessions_resumed.get(), 1);
@@ -267,7 +267,7 @@ async fn an_interrupt_that_keeps_the_session_keeps_its_queue() {
 async fn a_turn_id_runs_once() {
     let session = Session::start(settings());
     let mut asked = request("a slow 100");
-    asked.turn_id = Some(crate::ids::TurnId::parse("t").expect("a name"));
+    asked.turn_id = Some(crate::domain::ids::TurnId::parse("t").expect("a name"));
     let first = session.handle.run(asked.clone()).await.expect("taken");
     let again = session.handle.run(asked.clone()).await.expect("joined");
     let (first, again) = (read(first).await, read(again).await);

@@ -14,9 +14,8 @@ use super::{
     read, request, settings, text,
 };
 use crate::{
-    cli::options::Options,
-    failure::Cause,
-    session::{CloseReason, InterruptOutcome, Refusal, status::Condition},
+    domain::{failure::Cause, options::Options},
+    session::{CloseReason, InterruptOutcome, Refusal, status::SessionState},
     tasks::spawn_owned,
     turn::event::Class,
 };
@@ -98,7 +97,7 @@ async fn a3_a_close_ends_the_process_and_leaves_the_result_to_be_told() {
     assert!(report.closed && report.had_active_turn);
     assert!(began.elapsed() < ENDED, "{:?}", began.elapsed());
     assert_eq!(session.supply.alive(), 0);
-    assert_eq!(session.handle.status().condition, Condition::Disconnected);
+    assert_eq!(session.handle.status().condition, SessionState::Disconnected);
     // It can be asked and joined until it is gone; a new turn is for the session after it.
     let again = session.handle.close(close).await.expect("answered");
     assert!(again.closed && began.elapsed() < ENDED);

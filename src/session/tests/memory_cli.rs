@@ -31,14 +31,13 @@ use tokio::{
 };
 
 use crate::{
-    cli::{
-        connection::Connection,
-        cost::Meter,
-        process::{Child, Exit},
+    cli::{connection::Connection, cost::Meter, process::Child},
+    domain::{
+        exit::Exit,
+        failure::{Cause, Failure},
+        ids::{CliSessionId, ClientId, SessionKey},
     },
-    failure::{Cause, Failure},
-    ids::{CliSessionId, ClientId, SessionKey},
-    supply::{Lease, Leasing, Order, Places, Shortage, SpareUse, Supply},
+    supply::{Lease, Leasing, Order, ProcessSlots, Shortage, SpareUse, Supply},
     tasks::spawn_owned,
 };
 
@@ -48,8 +47,8 @@ const LARGE: usize = 900_000;
 /// Hands out CLIs in memory, and counts them.
 #[derive(Debug)]
 pub struct MemorySupply {
-    /// Places among the CLIs.
-    places: Places,
+    /// Slots for the CLIs.
+    slots: ProcessSlots,
     /// CLIs that live.
     pub alive: Arc<AtomicUsize>,
     /// The most that lived at the same time.
@@ -69,7 +68,7 @@ pub struct MemorySupply {
 impl Default for MemorySupply {
     fn default() -> Self {
         Self {
-            places: Places::new(usize::MAX, None),
+            slots: ProcessSlots::new(usize::MAX, None),
             alive: Arc::default(),
             most_alive: Arc::default(),
             start_time: Mutex::default(),
@@ -101,15 +100,15 @@ impl Supply for MemorySupply {
         let (alive, most_alive) = (Arc::clone(&self.alive), Arc::clone(&self.most_alive));
         let (heard, killer) = (Arc::clone(&self.heard), Arc::clone(&self.killer));
         let die_at_prompt = Arc::clone(&self.die_at_prompt);
-        let places = self.places.clone();
+        let slots = self.slots.clone();
         Box::pin(async move {
             let start = async {
-                let place = places.take(&order.session.tenant).await;
+                let slot = slots.take(&order.session.tenant).await;
                 sleep(start_time).await;
-                place
+                slot
             };
-            let place = tokio::select! {
-                place = start => place,
+            let slot = tokio::select! {
+                slot = start => slot,
                 () = order.cancelled.cancelled() => return Err(Cause::TurnInterrupted.into()),
             };
             if broken {
@@ -144,17 +143,17 @@ impl Supply for MemorySupply {
                 meter: Meter::default(),
                 outdated: false,
                 child: Box::new(child),
-                slot: Some(place),
+                slot: Some(slot),
             })
         })
     }
 
     fn shortage(&self) -> Shortage {
-        self.places.shortage()
+        self.slots.shortage()
     }
 
     fn joined(&self) -> Arc<Notify> {
-        self.places.joined()
+        self.slots.joined()
     }
 
     fn forget(

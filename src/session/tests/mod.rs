@@ -2,6 +2,7 @@
 //! task, and a paused clock. What needs a real process is tested in `tests/`.
 
 mod gated_store;
+mod hibernation;
 mod journal;
 mod lifecycle;
 mod locked;
@@ -9,7 +10,6 @@ mod memory_cli;
 mod model;
 mod options;
 mod permissions;
-mod resting;
 mod sent_again;
 mod starting;
 mod watchdogs;
@@ -24,9 +24,12 @@ use super::{
     SessionTask, Settings, TurnRequest,
 };
 use crate::{
-    cli::{options::Options, request::Input},
-    failure::{Cause, Failure},
-    ids::{CliSessionId, SessionId, TenantId},
+    domain::{
+        failure::{Cause, Failure},
+        ids::{CliSessionId, SessionId, TenantId},
+        input::Input,
+        options::Options,
+    },
     store::Store as _,
     tasks::spawn_owned,
     tenant::{Quotas, Tenant},
@@ -88,7 +91,7 @@ impl Session {
             settings: Arc::new(settings),
             supply: supply.clone(),
             store: store.clone(),
-            rested: Arc::default(),
+            hibernatable: Arc::default(),
             tenant: Arc::clone(&tenant),
             turns: TaskTracker::new(),
             logs: Storage::in_memory(64 * 1024),

@@ -21,8 +21,7 @@ use super::{
     read, request, settings,
 };
 use crate::{
-    cli::{options::Options, request::Input},
-    ids::TurnId,
+    domain::{ids::TurnId, input::Input, options::Options},
     session::{
         BusyPolicy, CloseReason, DisconnectPolicy, MismatchPolicy, Refusal, Settings, TurnRequest,
     },

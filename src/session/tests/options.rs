@@ -4,8 +4,10 @@ use tokio::time::Instant;
 
 use super::{Session, cause, read, request, settings};
 use crate::{
-    cli::options::Options,
-    failure::{Cause, Remedy},
+    domain::{
+        failure::{Cause, Remedy},
+        options::Options,
+    },
     session::{MismatchPolicy, Refusal},
 };
 

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::{Session, SessionTask, settings};
-use crate::cli::{
-    frame::Frame,
-    options::{LiveChange, Options},
+use crate::{
+    cli::frame::Frame,
+    domain::options::{LiveChange, Options},
 };
 
 fn in_force(task: &SessionTask) -> Options {

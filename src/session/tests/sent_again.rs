@@ -6,10 +6,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{SECOND, Seen, Session, cause, read, request, settings, text};
 use crate::{
-    cli::{options::Options, process::Exit},
-    failure::Cause,
+    domain::{exit::Exit, failure::Cause, options::Options},
     session::{DisconnectPolicy, InterruptOutcome, Settings},
-    turn::event::Origin,
+    turn::event::ProcessOrigin,
 };
 
 impl Session {
@@ -24,7 +23,7 @@ impl Session {
 }
 
 #[track_caller]
-fn origin(seen: &Seen) -> Origin {
+fn origin(seen: &Seen) -> ProcessOrigin {
     assert_eq!(seen.started.len(), 1, "started is told once: {seen:?}");
     seen.started[0].origin
 }
@@ -37,7 +36,7 @@ async fn e5_a_prompt_that_no_frame_answered_runs_on_another_process() {
     let again = read(session.run("b ok").await).await;
     assert!(text(&again).contains("b ok #2") && again.end.is_ok(), "{again:?}");
     // What is told is where it ran.
-    assert_eq!(origin(&again), Origin::Resumed);
+    assert_eq!(origin(&again), ProcessOrigin::Resumed);
     assert_ne!(again.started[0].client_id, first.started[0].client_id);
     assert_eq!(Some(again.started[0].client_id), session.handle.status().client_id);
     assert_eq!(session.heard(), [["a ok", "b ok"]], "one conversation, each prompt once");
@@ -52,7 +51,7 @@ async fn e5_the_first_prompt_of_a_session_runs_on_another_process_too() {
     session.die_at_prompt(1);
     let seen = read(session.run("a ok").await).await;
     assert!(text(&seen).contains("a ok #2") && seen.end.is_ok(), "{seen:?}");
-    assert_eq!(origin(&seen), Origin::Created, "nothing was said that could be resumed");
+    assert_eq!(origin(&seen), ProcessOrigin::Created, "nothing was said that could be resumed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,7 +61,7 @@ async fn e5_a_prompt_is_sent_twice_and_not_three_times() {
     let seen = read(session.run("a ok").await).await;
     let Cause::CliExited { exit, tool_use_seen, .. } = cause(&seen) else { panic!("{seen:?}") };
     assert_eq!((exit, tool_use_seen), (Exit::Signal(9), false));
-    assert_eq!(origin(&seen), Origin::Created);
+    assert_eq!(origin(&seen), ProcessOrigin::Created);
     assert_eq!(session.supply.die_at_prompt.load(Ordering::SeqCst), 0);
     assert!(read(session.run("b ok").await).await.end.is_ok());
     assert_eq!(session.heard(), [["b ok"]]);
@@ -74,7 +73,7 @@ async fn e5_without_recovery_a_prompt_is_sent_once() {
     session.die_at_prompt(1);
     let seen = read(session.run("a ok").await).await;
     assert!(matches!(cause(&seen), Cause::CliExited { .. }), "{seen:?}");
-    assert_eq!(origin(&seen), Origin::Created);
+    assert_eq!(origin(&seen), ProcessOrigin::Created);
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,7 +89,7 @@ async fn e5_an_interrupted_turn_is_not_sent_again() {
     assert_eq!(report.outcome, InterruptOutcome::Terminated);
     let seen = read(turn).await;
     assert_eq!(cause(&seen), Cause::TurnInterrupted);
-    assert_eq!(origin(&seen), Origin::Created);
+    assert_eq!(origin(&seen), ProcessOrigin::Created);
     assert_eq!(session.supply.alive(), 0);
 }
 
@@ -154,7 +153,7 @@ async fn e5_a_process_that_dies_of_a_change_of_options_leaves_it_to_the_next() {
     asked.options = options();
     let seen = read(session.handle.run(asked).await.expect("taken")).await;
     assert!(text(&seen).contains("b ok #2") && seen.end.is_ok(), "{seen:?}");
-    assert_eq!(origin(&seen), Origin::Resumed);
+    assert_eq!(origin(&seen), ProcessOrigin::Resumed);
 
     let session = Session::start(settings());
     read(session.run("a ok").await).await;

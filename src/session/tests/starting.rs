@@ -4,7 +4,7 @@ use tokio::time::sleep;
 
 use super::{SECOND, Session, cause, read, request, settings, text};
 use crate::{
-    failure::Cause,
+    domain::failure::Cause,
     session::{InterruptOutcome, Settings},
 };
 
@@ -79,7 +79,7 @@ async fn a_turn_is_joined_by_its_id_while_its_process_starts() {
     let session = Session::start(settings());
     *session.supply.start_time.lock().expect("no panic") = 5 * SECOND;
     let mut asked = request("a ok");
-    asked.turn_id = Some(crate::ids::TurnId::parse("t").expect("a name"));
+    asked.turn_id = Some(crate::domain::ids::TurnId::parse("t").expect("a name"));
     let first = session.handle.run(asked.clone()).await.expect("taken");
     let again = session.handle.run(asked).await.expect("joined");
     let joined = session.join().await.expect("joined");

@@ -4,8 +4,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{SECOND, Session, cause, read, settings};
 use crate::{
-    failure::Cause,
-    session::{Settings, status::Condition},
+    domain::failure::Cause,
+    session::{Settings, status::SessionState},
     turn::event::Class,
 };
 
@@ -30,7 +30,7 @@ async fn s12_another_caller_takes_the_session_from_a_silent_turn_only() {
     let session = Session::start(settings());
     let silent = session.run("a hang").await;
     sleep(120 * SECOND).await;
-    assert_eq!(session.handle.status().condition, Condition::Active, "nobody else asked");
+    assert_eq!(session.handle.status().condition, SessionState::Active, "nobody else asked");
     let began = Instant::now();
     let next = session.run("b ok").await;
     assert!(read(next).await.end.is_ok());
@@ -85,7 +85,7 @@ async fn retries_restart_the_watchdogs() {
     let session = Session::start(limits);
     let turn = session.run("a retry 500000").await;
     sleep(3000 * SECOND).await;
-    assert_eq!(session.handle.status().condition, Condition::Active);
+    assert_eq!(session.handle.status().condition, SessionState::Active);
     session.handle.interrupt(true).await.expect("answered");
     assert!(read(turn).await.end.is_ok());
 }

@@ -8,8 +8,8 @@ use std::{
 
 use super::*;
 use crate::{
-    cli::{acquired::Acquired, frame::TokenUsage, options::Options, permissions::Grants},
     counters::{Spent, Today},
+    domain::{acquired::Acquired, grants::Grants, options::Options, usage::TokenUsage},
     tasks::Tasks,
 };
 
@@ -200,7 +200,7 @@ async fn e4_named_turns_are_kept_within_bounds_and_go_with_their_session() {
         let name = |n: usize| TurnId::parse(&format!("t{n}")).expect("a name");
         let turn = |n: usize, bytes: usize| KeptTurn {
             turn_id: name(n),
-            client_id: crate::ids::ClientId::fresh(),
+            client_id: crate::domain::ids::ClientId::fresh(),
             cli_session_id: id,
             start_time: now,
             end_time: now + Duration::from_millis(n as u64),

@@ -6,16 +6,16 @@
 //! process that has not been initialised takes the same options on both versions, as soon,
 //! and by nothing that is hidden.
 //!
-//! [`stock`] is the list of them and of the demand, [`parked`] is the life of one, and
-//! [`allot`] says whose they are.
+//! [`spare_pool`] is the list of them and of the demand, [`spare`] is the life of one, and
+//! [`demand`] says whose they are.
 
-mod allot;
-pub(super) mod parked;
-pub(super) mod stock;
+mod demand;
+pub(super) mod spare;
+pub(super) mod spare_pool;
 
 use std::time::Duration;
 
-use crate::{cli::options::Options, ids::TenantId};
+use crate::domain::{ids::TenantId, options::Options};
 
 /// Spares with the same options from their start.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::{
     budget::{Bounds, Budget},
-    ids::TenantId,
+    domain::ids::TenantId,
     turn::{event::Event, storage::StorageSettings},
 };
 
@@ -66,13 +66,13 @@ fn large(n: u8, length: usize) -> (Class, Bytes) {
 }
 
 fn started(turn: &TurnId) -> Started {
-    use crate::{ids::*, turn::event::Origin};
+    use crate::{domain::ids::*, turn::event::ProcessOrigin};
     Started {
         session_id: SessionId::anonymous(),
         turn_id: turn.clone(),
         client_id: ClientId::fresh(),
         cli_session_id: CliSessionId::fresh(),
-        origin: Origin::Created,
+        origin: ProcessOrigin::Created,
         queued_for: std::time::Duration::ZERO,
         connect_time: std::time::Duration::ZERO,
         start_time: std::time::SystemTime::UNIX_EPOCH,

@@ -5,20 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
-use session_pool::{
-    cli::{
-        env_files::EnvFiles,
-        launch::{Folders, LaunchSettings, Origin},
-        options::Options,
-        request::user_message,
-        sandbox::Sandbox,
-        versions::Installed,
-    },
-    ids::{CliSessionId, ClientId},
-    policy::{McpServers, Mentions, Policy, variables},
-    proto,
-    rpc::decode,
-};
+use session_pool::{cli::{env_files::EnvFiles, launch::{Folders, LaunchSettings, ConversationOrigin}, request::user_message, sandbox::Sandbox, versions::Installed}, domain::{options::Options, ids::{CliSessionId, ClientId}}, policy::{McpServers, Mentions, Policy, variables}, proto, rpc::decode};
 
 fn closed() -> Policy {
     Policy {
@@ -107,7 +94,7 @@ fn check(options: &Options, policy: &Policy) {
     };
     let folders =
         Folders { work: "/w".into(), config: "/c".into(), home: "/h".into(), extra: vec![] };
-    let origin = Origin::New(CliSessionId::fresh());
+    let origin = ConversationOrigin::New(CliSessionId::fresh());
     let command = settings.command(origin, options, &folders, ClientId::fresh(), |_| None);
     for arg in &command.args {
         assert!(arg.starts_with("--") && !arg.contains('\0') && arg.len() < 128 * 1024);

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use session_pool::{
-    cli::options::Options,
+    domain::options::Options,
     proto::{OptionsMismatchPolicy, QueryRequest, SessionOptions, SessionStatus, TurnOrigin},
 };
 use tempfile::TempDir;

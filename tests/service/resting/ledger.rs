@@ -6,9 +6,12 @@ use std::{
 };
 
 use session_pool::{
-    cli::{acquired::Acquired, options::Options},
     counters::{Spent, Totals},
-    ids::{CliSessionId, SessionId, SessionKey, TenantId},
+    domain::{
+        acquired::Acquired,
+        ids::{CliSessionId, SessionId, SessionKey, TenantId},
+        options::Options,
+    },
     proto::{ListSessionsRequest, SessionStatus},
     store::{Commit, Opening, Record, SqlStore, Store as _},
     tasks::Tasks,

@@ -14,32 +14,34 @@ use tower_service::Service;
 use tracing::info;
 
 use super::status::unauthenticated;
-use crate::{access::gate::Gate, telemetry::log_limit::UNAUTHENTICATED, transport::Peer};
+use crate::{
+    access::authenticator::Authenticator, telemetry::log_limit::UNAUTHENTICATED, transport::Peer,
+};
 
 /// What calls to health checks begin with.
 pub(super) const HEALTH: &str = "/grpc.health.v1.Health/";
 
-/// Puts a [`Gatekeeper`] before services.
+/// Puts an [`AuthService`] before services.
 #[derive(Debug, Clone)]
-pub struct GatekeeperLayer(pub Gate);
+pub struct AuthLayer(pub Authenticator);
 
-impl<S> Layer<S> for GatekeeperLayer {
-    type Service = Gatekeeper<S>;
+impl<S> Layer<S> for AuthLayer {
+    type Service = AuthService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Gatekeeper { gate: self.0.clone(), inner }
+        AuthService { authenticator: self.0.clone(), inner }
     }
 }
 
-/// Lets calls through that [`Gate`] lets in, with the caller's identity among the
+/// Lets calls through that [`Authenticator`] lets in, with the caller's identity among the
 /// request's extensions.
 #[derive(Debug, Clone)]
-pub struct Gatekeeper<S> {
-    gate: Gate,
+pub struct AuthService<S> {
+    authenticator: Authenticator,
     inner: S,
 }
 
-impl<S, B> Service<Request<B>> for Gatekeeper<S>
+impl<S, B> Service<Request<B>> for AuthService<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
     S::Future: Send + 'static,
@@ -60,7 +62,7 @@ where
         let header = request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
         let peer = request.extensions().get::<Peer>();
         let certificate = peer.and_then(|peer| peer.certificate.as_deref());
-        match self.gate.identify(header, certificate.map(AsRef::as_ref)) {
+        match self.authenticator.identify(header, certificate.map(AsRef::as_ref)) {
             Ok(identity) => {
                 peer.inspect(|peer| peer.has_proven_itself());
                 request.extensions_mut().insert(identity);

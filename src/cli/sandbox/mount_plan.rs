@@ -21,7 +21,7 @@ const SYSTEM: [&str; 8] = ["usr", "bin", "sbin", "lib", "lib64", "dev", "proc", 
 /// What is hidden, and what is seen all the same. All paths are real ones, except the
 /// name that the CLI is called by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scene {
+pub struct MountPlan {
     /// Folders that are there and empty. No one of them lies in another.
     pub folders: Vec<PathBuf>,
     /// Files that are there and empty.
@@ -60,7 +60,7 @@ pub struct View<'a> {
     pub keeper: &'a Path,
 }
 
-impl Scene {
+impl MountPlan {
     /// Looks at this machine.
     pub fn of_this_machine(view: &View<'_>) -> Self {
         let View { state_dir, secrets, program, visible, tmp_bytes, max_tasks, keeper } =
@@ -190,7 +190,7 @@ mod tests {
         let (shown, hidden) = (root.join("ca.pem"), root.join("other.pem"));
         fs::write(&shown, "a certificate").expect("written");
         fs::write(&hidden, "another").expect("written");
-        let scene = Scene::of_this_machine(&View {
+        let plan = MountPlan::of_this_machine(&View {
             state_dir: &root,
             secrets: &[],
             program: Path::new("sh"),
@@ -199,9 +199,9 @@ mod tests {
             max_tasks: 0,
             keeper: Path::new("/proc/self/exe"),
         });
-        assert!(scene.shown.contains(&(shown.clone(), shown.clone())), "{scene:?}");
-        assert!(!scene.hides(&shown) && scene.hides(&hidden));
-        assert!(!scene.hides(Path::new("/not-there")) && !scene.hides(Path::new("/etc/passwd")));
+        assert!(plan.shown.contains(&(shown.clone(), shown.clone())), "{plan:?}");
+        assert!(!plan.hides(&shown) && plan.hides(&hidden));
+        assert!(!plan.hides(Path::new("/not-there")) && !plan.hides(Path::new("/etc/passwd")));
     }
 
     #[test]

@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::domain::{
+    grants::{Grants, MOST_FOLDERS},
     options::{Difference, EFFORT, MODEL, Options, PERMISSION_MODE},
-    permissions::{Grants, MOST_FOLDERS},
 };
 
 /// What a session has come to beyond its options.
@@ -185,7 +185,7 @@ pub fn is_a_name(text: &str) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use crate::domain::acquired::*;
 
     fn asked(model: Option<&str>, mode: Option<&str>) -> Options {
         Options {

@@ -6,11 +6,8 @@ mod remedy;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use crate::{
-    cli::{
-        process::Exit,
-        usage::{Overrun, Resource},
-    },
+use crate::domain::{
+    exit::{Exit, Overrun, Resource},
     ids::{CliSessionId, ClientId, SessionId, TurnId},
 };
 

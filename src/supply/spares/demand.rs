@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::ids::TenantId;
+use crate::domain::ids::TenantId;
 
 /// How many of the last beginnings count.
 const MEMORY: usize = 32;

@@ -4,15 +4,15 @@ use tokio::time::{Instant, sleep};
 
 use super::{SECOND, Session, read, request, settings, text};
 use crate::{
-    cli::options::Options,
-    session::{CloseReason, LetGo, Settings, status::Condition},
+    domain::options::Options,
+    session::{CloseReason, HibernateReason, Settings, status::SessionState},
 };
 
 fn sleepy() -> Settings {
     Settings { hibernate_after: Some(120 * SECOND), ..settings() }
 }
 
-fn condition(session: &Session) -> Condition {
+fn condition(session: &Session) -> SessionState {
     session.handle.status().condition
 }
 
@@ -21,9 +21,9 @@ async fn an_idle_session_lets_its_process_go_after_its_time() {
     let session = Session::start(Settings { turn_retention: 3600 * SECOND, ..sleepy() });
     read(session.run("a ok").await).await;
     sleep(119 * SECOND).await;
-    assert_eq!((session.supply.alive(), condition(&session)), (1, Condition::Active));
+    assert_eq!((session.supply.alive(), condition(&session)), (1, SessionState::Active));
     sleep(2 * SECOND).await;
-    assert_eq!((session.supply.alive(), condition(&session)), (0, Condition::Hibernated));
+    assert_eq!((session.supply.alive(), condition(&session)), (0, SessionState::Hibernated));
     assert_eq!(session.tenant.counters.hibernations.get(), 1);
 
     let again = read(session.run("b ok").await).await;
@@ -37,13 +37,13 @@ async fn a_busy_session_keeps_its_process() {
     let session = Session::start(sleepy());
     let slow = session.run("a tool 500000").await;
     sleep(400 * SECOND).await;
-    assert!(!session.handle.let_go(LetGo::Pressure).await);
+    assert!(!session.handle.hibernate(HibernateReason::Pressure).await);
     assert_eq!(session.supply.alive(), 1);
     assert!(read(slow).await.end.is_ok());
-    assert!(session.handle.let_go(LetGo::Pressure).await);
+    assert!(session.handle.hibernate(HibernateReason::Pressure).await);
     assert_eq!(session.supply.alive(), 0);
     assert_eq!(session.tenant.counters.hibernations_under_pressure.get(), 1);
-    assert!(session.handle.let_go(LetGo::Pressure).await, "it has none already");
+    assert!(session.handle.hibernate(HibernateReason::Pressure).await, "it has none already");
     assert_eq!(session.tenant.counters.hibernations.get(), 1);
 }
 
@@ -53,16 +53,16 @@ async fn without_a_time_a_process_is_kept_for_ever() {
     read(session.run("a ok").await).await;
     // Not only another time: whatever is due on the way happens.
     sleep(1_000_000 * SECOND).await;
-    assert_eq!((session.supply.alive(), condition(&session)), (1, Condition::Active));
+    assert_eq!((session.supply.alive(), condition(&session)), (1, SessionState::Active));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_ended_turn_can_be_joined_after_its_process_was_let_go() {
     let session = Session::start(settings());
     let mut asked = request("a ok");
-    asked.turn_id = crate::ids::TurnId::parse("t").ok();
+    asked.turn_id = crate::domain::ids::TurnId::parse("t").ok();
     let first = read(session.handle.run(asked.clone()).await.expect("taken")).await;
-    assert!(session.handle.let_go(LetGo::Pressure).await);
+    assert!(session.handle.hibernate(HibernateReason::Pressure).await);
     let joined = session.join().await.expect("kept");
     assert_eq!(read(joined).await.frames, first.frames);
     let retried = read(session.handle.run(asked).await.expect("kept")).await;
@@ -74,7 +74,7 @@ async fn an_ended_turn_can_be_joined_after_its_process_was_let_go() {
 async fn a_task_ends_when_no_turn_can_be_joined_any_more() {
     let session = Session::start(settings());
     read(session.run("a ok").await).await;
-    assert!(session.handle.let_go(LetGo::Pressure).await);
+    assert!(session.handle.hibernate(HibernateReason::Pressure).await);
     let began = Instant::now();
     session.handle.ended().await;
     let (lasted, retention) = (began.elapsed(), settings().turn_retention);
@@ -85,13 +85,13 @@ async fn a_task_ends_when_no_turn_can_be_joined_any_more() {
 async fn a_question_keeps_the_task_for_a_moment() {
     let session = Session::start(Settings { turn_retention: SECOND / 10, ..settings() });
     read(session.run("a ok").await).await;
-    assert!(session.handle.let_go(LetGo::Pressure).await);
+    assert!(session.handle.hibernate(HibernateReason::Pressure).await);
     for _ in 0..5 {
         sleep(SECOND * 9 / 10).await;
         let model = Options { model: Some("m".into()), ..Options::default() };
         session.handle.update(model).await.expect("still there");
     }
-    assert_eq!(condition(&session), Condition::Hibernated);
+    assert_eq!(condition(&session), SessionState::Hibernated);
     session.handle.ended().await;
 }
 
@@ -99,10 +99,10 @@ async fn a_question_keeps_the_task_for_a_moment() {
 async fn a_hibernated_session_that_cannot_be_connected_stays() {
     let session = Session::start(settings());
     read(session.run("a ok").await).await;
-    assert!(session.handle.let_go(LetGo::Pressure).await);
+    assert!(session.handle.hibernate(HibernateReason::Pressure).await);
     *session.supply.broken.lock().expect("no panic") = true;
     assert!(read(session.run("b ok").await).await.end.is_err());
-    assert_eq!(condition(&session), Condition::Hibernated);
+    assert_eq!(condition(&session), SessionState::Hibernated);
     *session.supply.broken.lock().expect("no panic") = false;
     assert!(text(&read(session.run("c ok").await).await).contains("c ok #2"));
     let report = session.handle.close(CloseReason::Idle).await.expect("answered");
@@ -113,6 +113,6 @@ async fn a_hibernated_session_that_cannot_be_connected_stays() {
 async fn recovery_that_is_off_does_not_concern_a_process_that_was_let_go() {
     let session = Session::start(Settings { connection_recovery: false, ..settings() });
     read(session.run("a ok").await).await;
-    assert!(session.handle.let_go(LetGo::Pressure).await);
+    assert!(session.handle.hibernate(HibernateReason::Pressure).await);
     assert!(read(session.run("b ok").await).await.end.is_ok());
 }

@@ -1,4 +1,4 @@
-//! The life of one spare, from its place among the processes to whoever takes it. A task
+//! The life of one spare, from its process slot to whoever takes it. A task
 //! of its own watches it: one that ends, talks without end or grows old is replaced.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -9,17 +9,19 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::stock::{Fate, Kind};
+use super::spare_pool::{SpareKey, SpareSignal};
 use crate::{
     cli::{
         connection::Connection,
-        launch::Origin,
+        launch::ConversationOrigin,
         process::{Child as _, Process, StopGrace, stop},
     },
-    failure::Cause,
-    ids::{CliSessionId, ClientId, TenantId},
+    domain::{
+        failure::Cause,
+        ids::{CliSessionId, ClientId, TenantId},
+    },
     supply::{
-        folders, handshake, places::Place, prepare::blocking, process_supply::Shared,
+        folders, handshake, prepare::blocking, process_supply::Shared, slots::ProcessSlot,
         turns::in_turn,
     },
 };
@@ -29,7 +31,7 @@ const PROOF: Duration = Duration::from_secs(10);
 
 /// A process that is up and belongs to nobody yet.
 #[derive(Debug)]
-pub struct Parked {
+pub struct Spare {
     /// Its life.
     pub client_id: ClientId,
     /// The conversation that it will begin.
@@ -38,13 +40,13 @@ pub struct Parked {
     pub connection: Connection,
     /// The process.
     pub process: Process,
-    /// Its place among the processes.
-    pub place: Place,
+    /// Its process slot.
+    pub slot: ProcessSlot,
     /// Its working folder.
     pub work: PathBuf,
 }
 
-impl Parked {
+impl Spare {
     /// Ends it, and removes its folder.
     pub async fn end(mut self) {
         let mut words = Vec::new();
@@ -62,7 +64,7 @@ async fn remove_folder(work: PathBuf) {
 
 /// What happened to a spare that waited.
 enum Event {
-    Heard(Fate),
+    Heard(SpareSignal),
     /// It is of no use any more.
     Lost,
     Old,
@@ -77,16 +79,16 @@ impl Shared {
         if let Err(error) = blocking(move || folders::sweep(&state_dir)).await {
             warn!(%error, "spare_folders_not_swept");
         }
-        if !self.stock.is_kept() {
+        if !self.spares.is_kept() {
             return;
         }
         let stopping = self.tasks.stopping().clone();
         loop {
-            let plan = self.stock.plan();
-            for kind in plan.start {
+            let plan = self.spares.plan();
+            for key in plan.start {
                 let shared = Arc::clone(&self);
-                let span = tracing::error_span!(parent: None, "spare", tenant = %kind.1);
-                self.tasks.spawn(span, async move { shared.keep_spare(kind).await });
+                let span = tracing::error_span!(parent: None, "spare", tenant = %key.1);
+                self.tasks.spawn(span, async move { shared.keep_spare(key).await });
             }
             let again = async {
                 match plan.again {
@@ -95,7 +97,7 @@ impl Shared {
                 }
             };
             tokio::select! {
-                () = self.stock.changed.notified() => {}
+                () = self.spares.changed.notified() => {}
                 () = again => {}
                 () = stopping.cancelled() => return,
             }
@@ -103,72 +105,76 @@ impl Shared {
     }
 
     /// One spare, from its start to its end.
-    async fn keep_spare(&self, kind: Kind) {
-        let parked = match self.start_spare(&kind).await {
-            Ok(parked) => parked,
+    async fn keep_spare(&self, key: SpareKey) {
+        let spare = match self.start_spare(&key).await {
+            Ok(spare) => spare,
             Err(Cause::ShuttingDown) => return,
             Err(cause) => {
                 warn!(%cause, "spare_start_failed");
-                return self.stock.failed(&kind);
+                return self.spares.failed(&key);
             }
         };
-        debug!(client_id = %parked.client_id, pid = parked.process.id(), "spare_ready");
-        let (number, fate) = self.stock.park(kind.clone());
-        self.make_room(&kind.1);
-        self.wait_for_fate(parked, &kind, number, fate).await;
+        debug!(client_id = %spare.client_id, pid = spare.process.id(), "spare_ready");
+        let (number, signal) = self.spares.park(key.clone());
+        self.make_room(&key.1);
+        self.wait_for_fate(spare, &key, number, signal).await;
     }
 
     async fn wait_for_fate(
         &self,
-        mut parked: Parked,
-        kind: &Kind,
+        mut spare: Spare,
+        key: &SpareKey,
         number: u64,
-        mut fate: oneshot::Receiver<Fate>,
+        mut signal: oneshot::Receiver<SpareSignal>,
     ) {
         let ready_at = Instant::now();
-        let event = self.next_event(&mut parked, &mut fate).await;
+        let event = self.next_event(&mut spare, &mut signal).await;
         let lost = matches!(event, Event::Lost);
-        let fate = match event {
-            Event::Heard(fate) => Some(fate),
+        let signal = match event {
+            Event::Heard(signal) => Some(signal),
             // It may have been taken in the same moment.
-            _ if self.stock.unpark(number) => None,
-            _ => fate.await.ok(),
+            _ if self.spares.unpark(number) => None,
+            _ => signal.await.ok(),
         };
-        self.stock.lasted(kind, !lost || ready_at.elapsed() >= PROOF);
-        match fate {
-            Some(Fate::Taken(reply)) if !lost => {
-                if let Err(unwanted) = reply.send(parked) {
+        self.spares.lasted(key, !lost || ready_at.elapsed() >= PROOF);
+        match signal {
+            Some(SpareSignal::Taken(reply)) if !lost => {
+                if let Err(unwanted) = reply.send(spare) {
                     unwanted.end().await;
                 }
             }
-            Some(Fate::Taken(reply)) => {
+            Some(SpareSignal::Taken(reply)) => {
                 // Whoever took it hears that it is gone, and need not wait for its end.
                 drop(reply);
-                parked.end().await;
+                spare.end().await;
             }
-            Some(Fate::Away) => {
-                parked.end().await;
-                self.stock.left(&kind.1);
+            Some(SpareSignal::Away) => {
+                spare.end().await;
+                self.spares.left(&key.1);
                 // The place may have gone to another than who it was meant for.
-                self.places.joined().notify_waiters();
+                self.slots.joined().notify_waiters();
             }
-            None => parked.end().await,
+            None => spare.end().await,
         }
     }
 
-    async fn next_event(&self, parked: &mut Parked, fate: &mut oneshot::Receiver<Fate>) -> Event {
-        let old = Instant::now() + self.stock.max_age();
+    async fn next_event(
+        &self,
+        spare: &mut Spare,
+        signal: &mut oneshot::Receiver<SpareSignal>,
+    ) -> Event {
+        let old = Instant::now() + self.spares.max_age();
         let mut frames = Vec::new();
         loop {
             tokio::select! {
-                heard = &mut *fate => return heard.map_or(Event::Lost, Event::Heard),
-                read = parked.connection.read(&mut frames) => match read {
+                heard = &mut *signal => return heard.map_or(Event::Lost, Event::Heard),
+                read = spare.connection.read(&mut frames) => match read {
                     // What it prints now is of no turn.
                     Ok(()) => frames.clear(),
                     Err(_) => return Event::Lost,
                 },
-                exit = parked.process.wait() => {
-                    warn!(client_id = %parked.client_id, %exit, "spare_exited");
+                exit = spare.process.wait() => {
+                    warn!(client_id = %spare.client_id, %exit, "spare_exited");
                     return Event::Lost;
                 }
                 () = sleep_until(old) => return Event::Old,
@@ -178,26 +184,26 @@ impl Shared {
     }
 
     /// Starts a process and waits until it is up, behind everybody who waits for one.
-    async fn start_spare(&self, (class, tenant): &Kind) -> Result<Parked, Cause> {
+    async fn start_spare(&self, (class, tenant): &SpareKey) -> Result<Spare, Cause> {
         let in_line = async {
-            let place = self.places.take_last(tenant).await;
-            (place, self.starts.take_last(tenant).await)
+            let slot = self.slots.take_low_priority(tenant).await;
+            (slot, self.starts.take_low_priority(tenant).await)
         };
-        let (place, turn) = tokio::select! {
-            places = in_line => places,
+        let (slot, turn) = tokio::select! {
+            slots = in_line => slots,
             () = self.tasks.stopping().cancelled() => return Err(Cause::ShuttingDown),
         };
-        in_turn(&self.starts, tenant, turn, self.start_in_turn(*class, tenant, place)).await
+        in_turn(&self.starts, tenant, turn, self.start_in_turn(*class, tenant, slot)).await
     }
 
     async fn start_in_turn(
         &self,
         class: usize,
         tenant: &TenantId,
-        place: Place,
-    ) -> Result<Parked, Cause> {
+        slot: ProcessSlot,
+    ) -> Result<Spare, Cause> {
         let mut folders = folders::of_spare(&self.settings.state_dir, tenant);
-        let options = self.stock.options(class).clone();
+        let options = self.spares.options(class).clone();
         folders.extra = options.add_dirs.iter().map(Into::into).collect();
         let made = blocking(move || {
             folders::make(&mut folders.work)?;
@@ -208,7 +214,7 @@ impl Shared {
             detail: format!("the folders of a spare cannot be made: {error}"),
         })?;
         let (client_id, cli_session_id) = (ClientId::fresh(), CliSessionId::fresh());
-        let origin = Origin::New(cli_session_id);
+        let origin = ConversationOrigin::New(cli_session_id);
         let work = folders.work.clone();
         let spawned = self.spawn(origin, &options, &folders, client_id).await;
         let (process, connection) = match spawned {
@@ -218,10 +224,10 @@ impl Shared {
                 return Err(cause);
             }
         };
-        let mut parked = Parked { client_id, cli_session_id, connection, process, place, work };
+        let mut spare = Spare { client_id, cli_session_id, connection, process, slot, work };
         let up = handshake::probe(
-            &mut parked.connection,
-            &mut parked.process,
+            &mut spare.connection,
+            &mut spare.process,
             self.limits.connect_timeout,
         );
         let up = tokio::select! {
@@ -229,9 +235,9 @@ impl Shared {
             () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
         };
         match up {
-            Ok(()) => Ok(parked),
+            Ok(()) => Ok(spare),
             Err(cause) => {
-                parked.end().await;
+                spare.end().await;
                 Err(cause)
             }
         }

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Open, Sandbox, Scene, View, argv, devices, keeper_command};
+use super::{MountPlan, Open, Sandbox, View, argv, devices, keeper_command};
 use crate::cli::{launch::Folders, spawner};
 
 /// Tries to break out, and ends well if it cannot. Its arguments are a file that it must not
@@ -73,9 +73,9 @@ const TRIAL: &str = "trial-";
 /// Why a sandbox does not work here.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Unfit(String);
+pub struct Unsupported(String);
 
-impl From<io::Error> for Unfit {
+impl From<io::Error> for Unsupported {
     fn from(error: io::Error) -> Self {
         Self(error.to_string())
     }
@@ -92,7 +92,7 @@ pub struct Tried {
 
 /// The sandbox `process-tree`, if it works here. `keeper` is the program that has the
 /// keeper as a subcommand. Waits for a process: not for a runtime's own threads.
-pub fn process_tree(keeper: &Path) -> Result<Tried, Unfit> {
+pub fn process_tree(keeper: &Path) -> Result<Tried, Unsupported> {
     let (_reader, announce) = spawner::announcement()?;
     let mut command = keeper_command(keeper, announce.as_raw_fd());
     command.arg("--").arg(keeper).arg("--version");
@@ -104,8 +104,8 @@ pub fn process_tree(keeper: &Path) -> Result<Tried, Unfit> {
 
 /// The sandbox `bubblewrap`, if it works here. Makes a folder for the trial in the state
 /// folder, which must exist. Waits for a process: not for a runtime's own threads.
-pub fn bubblewrap(view: &View<'_>) -> Result<Tried, Unfit> {
-    let scene = Scene::of_this_machine(view);
+pub fn bubblewrap(view: &View<'_>) -> Result<Tried, Unsupported> {
+    let plan = MountPlan::of_this_machine(view);
     let trial =
         tempfile::Builder::new().prefix(TRIAL).tempdir_in(view.state_dir.canonicalize()?)?;
     let place = trial.path();
@@ -120,33 +120,33 @@ pub fn bubblewrap(view: &View<'_>) -> Result<Tried, Unfit> {
         fs::create_dir_all(folder)?;
     }
     fs::write(&hidden, "")?;
-    let outcome = try_both(scene, &folders, &hidden);
+    let outcome = try_both(plan, &folders, &hidden);
     trial.close()?;
     outcome
 }
 
 /// Without user namespaces of the sessions' own if that can be had: with one, an agent has
 /// capabilities again, if only over what it makes itself.
-fn try_both(scene: Scene, folders: &Folders, hidden: &Path) -> Result<Tried, Unfit> {
-    let first = try_out(&scene, folders, hidden);
-    let (scene, mut attempts) = match first {
+fn try_both(plan: MountPlan, folders: &Folders, hidden: &Path) -> Result<Tried, Unsupported> {
+    let first = try_out(&plan, folders, hidden);
+    let (plan, mut attempts) = match first {
         Ok(mut attempts) => {
             attempts.push("user namespaces in it: not to be had".to_owned());
-            (scene, attempts)
+            (plan, attempts)
         }
         Err(why) => {
-            let scene = Scene { nesting: true, ..scene };
-            let mut attempts = try_out(&scene, folders, hidden)?;
+            let plan = MountPlan { nesting: true, ..plan };
+            let mut attempts = try_out(&plan, folders, hidden)?;
             attempts.push(format!("user namespaces in it: cannot be kept from it here: {why}"));
-            (scene, attempts)
+            (plan, attempts)
         }
     };
-    attempts.push(format!("processes and threads of a session: {}", who_bounds_tasks(&scene)));
-    Ok(Tried { sandbox: Sandbox::Bubblewrap(Arc::new(scene)), attempts })
+    attempts.push(format!("processes and threads of a session: {}", who_bounds_tasks(&plan)));
+    Ok(Tried { sandbox: Sandbox::Bubblewrap(Arc::new(plan)), attempts })
 }
 
-fn who_bounds_tasks(scene: &Scene) -> String {
-    match (scene.max_tasks, scene.task_wall()) {
+fn who_bounds_tasks(plan: &MountPlan) -> String {
+    match (plan.max_tasks, plan.task_wall()) {
         (0, _) => "not bounded".to_owned(),
         (most, Some(wall)) => format!(
             "ended by the service over {most}; the kernel refuses more than {wall}, but not to user 0"
@@ -168,11 +168,11 @@ pub fn sweep_trials(state_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<Vec<String>, Unfit> {
+fn try_out(plan: &MountPlan, folders: &Folders, hidden: &Path) -> Result<Vec<String>, Unsupported> {
     let (_reader, announce) = spawner::announcement()?;
     let mut command = StdCommand::new(argv::BWRAP);
-    let open = Open::for_bubblewrap(scene, folders)?;
-    command.args(argv::arguments(scene, &open, &folders.work, announce.as_raw_fd()));
+    let open = Open::for_bubblewrap(plan, folders)?;
+    command.args(argv::arguments(plan, &open, &folders.work, announce.as_raw_fd()));
     command.args(["--", "sh", "-c", BREAK_OUT, "sh"]).arg(hidden);
     command.args(folders.writable().map(as_mountinfo_spells));
     spawner::hand_over(&mut command, announce);
@@ -188,13 +188,13 @@ fn try_out(scene: &Scene, folders: &Folders, hidden: &Path) -> Result<Vec<String
             }
             _ => "",
         };
-        Unfit(format!("{}: {error}{hint}", argv::BWRAP))
+        Unsupported(format!("{}: {error}{hint}", argv::BWRAP))
     })?;
     let attempts = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
     ended_well(output)?;
     match folders.work.join("probe").is_file() {
         true => Ok(attempts),
-        false => Err(Unfit("what is written in the work folder is not there".into())),
+        false => Err(Unsupported("what is written in the work folder is not there".into())),
     }
 }
 
@@ -207,12 +207,12 @@ fn as_mountinfo_spells(path: &Path) -> String {
     path.to_string_lossy().chars().map(octal).collect()
 }
 
-fn ended_well(output: Output) -> Result<(), Unfit> {
+fn ended_well(output: Output) -> Result<(), Unsupported> {
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Unfit(format!("{}: {}", output.status, said.trim())))
+    Err(Unsupported(format!("{}: {}", output.status, said.trim())))
 }
 
 #[cfg(test)]

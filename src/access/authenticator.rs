@@ -5,11 +5,11 @@ use std::{
     time::SystemTime,
 };
 
-use super::{Identity, Refusal, certificate, tokens::Tokens};
+use super::{AuthError, Identity, certificate, tokens::Tokens};
 
-/// Lets callers in. Cloning gives another handle to the same gate.
+/// Lets callers in. Cloning gives another handle to the same authenticator.
 #[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<Shared>);
+pub struct Authenticator(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -19,8 +19,8 @@ struct Shared {
     certificates: bool,
 }
 
-impl Gate {
-    /// A gate for tokens, for client certificates, or for both; for nobody in particular
+impl Authenticator {
+    /// An authenticator for tokens, for client certificates, or for both; for nobody in particular
     /// if neither is asked for.
     pub fn new(tokens: Option<Tokens>, certificates: bool) -> Self {
         Self(Arc::new(Shared { tokens: RwLock::new(tokens.map(Arc::new)), certificates }))
@@ -52,7 +52,7 @@ impl Gate {
         &self,
         authorization: Option<&[u8]>,
         certificate: Option<&[u8]>,
-    ) -> Result<Identity, Refusal> {
+    ) -> Result<Identity, AuthError> {
         let tokens = self.tokens();
         if tokens.is_none() && !self.0.certificates {
             return Ok(Identity::anonymous());
@@ -61,23 +61,23 @@ impl Gate {
         match (tokens, authorization, certificate) {
             (Some(tokens), Some(header), _) => tokens.find(bearer(header)?, now),
             // Whoever sends a token means to be whom it names, not whom the certificate does.
-            (None, Some(header), _) => Err(bearer(header).err().unwrap_or(Refusal::Unknown)),
+            (None, Some(header), _) => Err(bearer(header).err().unwrap_or(AuthError::Unknown)),
             (_, None, Some(certificate)) if self.0.certificates => {
                 certificate::identity(certificate, now)
             }
-            _ if self.0.certificates => Err(Refusal::Missing(" or show a client certificate")),
-            _ => Err(Refusal::Missing("")),
+            _ if self.0.certificates => Err(AuthError::Missing(" or show a client certificate")),
+            _ => Err(AuthError::Missing("")),
         }
     }
 }
 
 /// The token of `Bearer TOKEN`; the scheme's case does not matter (RFC 9110).
-fn bearer(header: &[u8]) -> Result<&str, Refusal> {
-    let text = std::str::from_utf8(header).map_err(|_| Refusal::Malformed)?;
-    let (scheme, token) = text.split_once(' ').ok_or(Refusal::Malformed)?;
+fn bearer(header: &[u8]) -> Result<&str, AuthError> {
+    let text = std::str::from_utf8(header).map_err(|_| AuthError::Malformed)?;
+    let (scheme, token) = text.split_once(' ').ok_or(AuthError::Malformed)?;
     let token = token.trim();
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
-        return Err(Refusal::Malformed);
+        return Err(AuthError::Malformed);
     }
     Ok(token)
 }
@@ -85,29 +85,33 @@ fn bearer(header: &[u8]) -> Result<&str, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{access::tokens::fresh, ids::TenantId};
+    use crate::{access::tokens::fresh, domain::ids::TenantId};
 
     #[test]
     fn where_nobody_is_asked_everybody_is_the_same() {
-        let gate = Gate::default();
-        assert_eq!(gate.identify(Some(b"Bearer x"), None), Ok(Identity::anonymous()));
+        let authenticator = Authenticator::default();
+        assert_eq!(authenticator.identify(Some(b"Bearer x"), None), Ok(Identity::anonymous()));
     }
 
     #[test]
     fn a_token_decides_and_can_be_revoked() {
         let tenant = TenantId::parse("a").expect("a name");
         let (token, entry) = fresh(&tenant, false, None);
-        let gate = Gate::new(Some(Tokens::parse(&entry).expect("accepted")), true);
+        let authenticator =
+            Authenticator::new(Some(Tokens::parse(&entry).expect("accepted")), true);
         let header = format!("Bearer {token}");
         let identity = Identity { tenant, admin: false, name: None };
-        assert_eq!(gate.identify(Some(header.as_bytes()), None), Ok(identity.clone()));
+        assert_eq!(authenticator.identify(Some(header.as_bytes()), None), Ok(identity.clone()));
         let lower = format!("bearer  {token}");
-        assert_eq!(gate.identify(Some(lower.as_bytes()), Some(b"no certificate")), Ok(identity));
+        assert_eq!(
+            authenticator.identify(Some(lower.as_bytes()), Some(b"no certificate")),
+            Ok(identity)
+        );
         for bad in [&b"Bearer"[..], b"Bearer ", b"Basic x", b"\xff x"] {
-            assert_eq!(gate.identify(Some(bad), None), Err(Refusal::Malformed));
+            assert_eq!(authenticator.identify(Some(bad), None), Err(AuthError::Malformed));
         }
-        assert!(matches!(gate.identify(None, None), Err(Refusal::Missing(_))));
-        gate.replace_tokens(Tokens::default());
-        assert_eq!(gate.identify(Some(header.as_bytes()), None), Err(Refusal::Unknown));
+        assert!(matches!(authenticator.identify(None, None), Err(AuthError::Missing(_))));
+        authenticator.replace_tokens(Tokens::default());
+        assert_eq!(authenticator.identify(Some(header.as_bytes()), None), Err(AuthError::Unknown));
     }
 }

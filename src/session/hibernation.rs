@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{
-    command::LetGo,
+    command::HibernateReason,
     phase::{DetachReason, Phase},
     task::SessionTask,
 };
@@ -20,14 +20,14 @@ const LINGER: Duration = Duration::from_secs(1);
 impl SessionTask {
     /// From when on the process has nothing to do and nothing that it may yet begin: a task
     /// in its background would end with it. `None` is not before something happens.
-    pub(super) fn rests_from(&self) -> Option<Instant> {
+    pub(super) fn hibernatable_from(&self) -> Option<Instant> {
         let nothing_waits = self.queue.has_nothing_to_do() && self.leftover.is_empty();
         self.traits.quiet_from().filter(|_| nothing_waits && !self.ephemeral)
     }
 
     /// Whether the process could be let go now.
-    pub(super) fn may_rest(&self) -> bool {
-        self.rests_from().is_some_and(|from| from <= Instant::now())
+    pub(super) fn may_hibernate(&self) -> bool {
+        self.hibernatable_from().is_some_and(|from| from <= Instant::now())
     }
 
     /// Whether the process could be let go although something may work in its background.
@@ -38,26 +38,26 @@ impl SessionTask {
 
     /// Shows whether the process could be let go, if that has changed since the phase began,
     /// and tells whoever needs one.
-    pub(super) fn show_rest(&mut self) {
-        let can_rest = self.may_rest();
-        if can_rest == self.status.can_rest {
+    pub(super) fn show_can_hibernate(&mut self) {
+        let can_hibernate = self.may_hibernate();
+        if can_hibernate == self.status.can_hibernate {
             return;
         }
-        self.status.set_can_rest(can_rest);
+        self.status.set_can_hibernate(can_hibernate);
         self.show();
-        if can_rest {
-            self.ctx.rested.notify_waiters();
+        if can_hibernate {
+            self.ctx.hibernatable.notify_waiters();
         }
     }
 
     /// When the process is let go if nothing happens until then.
     pub(super) fn hibernates_at(&self) -> Option<Instant> {
         let after = self.ctx.settings.hibernate_after?;
-        self.rests_from().map(|from| from.max(self.status.last_used_at + after))
+        self.hibernatable_from().map(|from| from.max(self.status.last_used_at + after))
     }
 
     /// Lets the process go. What it says last is kept.
-    pub(super) async fn hibernate(&mut self, lease: Lease, why: LetGo) -> Phase {
+    pub(super) async fn hibernate(&mut self, lease: Lease, why: HibernateReason) -> Phase {
         debug!(
             session_id = %self.status.session_id,
             client_id = %lease.client_id,
@@ -66,17 +66,17 @@ impl SessionTask {
             "session_hibernated"
         );
         // Nobody else need ask for it.
-        self.status.set_can_rest(false);
+        self.status.set_can_hibernate(false);
         self.show();
         let lease_id = lease.client_id;
         self.part_with(lease, StopGrace::GENTLE).await;
-        self.detach_reason = DetachReason::LetGo;
+        self.detach_reason = DetachReason::Hibernated;
         let counters = &self.ctx.tenant.counters;
         counters.hibernations.add_one();
         match why {
-            LetGo::Idle => {}
-            LetGo::Pressure => counters.hibernations_under_pressure.add_one(),
-            LetGo::Fairness => {
+            HibernateReason::Idle => {}
+            HibernateReason::Pressure => counters.hibernations_under_pressure.add_one(),
+            HibernateReason::Fairness => {
                 counters.hibernations_under_pressure.add_one();
                 warn!(session_id = %self.status.session_id, client_id = %lease_id, "background_work_ended");
                 let told = "its background work was ended: a tenant with fewer processes waited";
@@ -89,8 +89,8 @@ impl SessionTask {
 
     /// When the task of a session without a process can end: nobody has asked for anything
     /// since `asked`, no ended turn can be joined any more, and everything is kept.
-    pub(super) fn dozes_at(&self, asked: Instant) -> Option<Instant> {
-        if self.detach_reason != DetachReason::LetGo
+    pub(super) fn unloads_at(&self, asked: Instant) -> Option<Instant> {
+        if self.detach_reason != DetachReason::Hibernated
             || !self.queue.is_empty()
             || !self.journal.is_kept()
         {

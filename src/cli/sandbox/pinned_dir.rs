@@ -13,14 +13,14 @@ use crate::cli::launch::Folders;
 
 /// A folder that was at its path when it was opened.
 #[derive(Debug)]
-pub struct Opened {
+pub struct PinnedDir {
     /// The folder, whatever becomes of its name.
     pub fd: OwnedFd,
     /// Its path, without links.
     pub path: PathBuf,
 }
 
-impl Opened {
+impl PinnedDir {
     /// Opens all that a session may write to. Fails if one of them is not a folder at the
     /// path that was allowed any more.
     pub fn all(folders: &Folders) -> io::Result<Vec<Self>> {
@@ -58,16 +58,16 @@ mod tests {
         let base = place.path().canonicalize().expect("real");
         let folder = base.join("root/project");
         fs::create_dir_all(&folder).expect("made");
-        let opened = Opened::folder(&folder).expect("as it was");
+        let opened = PinnedDir::folder(&folder).expect("as it was");
 
         // Another session that works in the root puts links in its place.
         fs::rename(&folder, base.join("root/aside")).expect("moved");
         symlink("/etc", &folder).expect("linked");
-        assert!(Opened::folder(&folder).is_err());
+        assert!(PinnedDir::folder(&folder).is_err());
         fs::create_dir_all(base.join("elsewhere/project")).expect("made");
         fs::rename(base.join("root"), base.join("old")).expect("moved");
         symlink(base.join("elsewhere"), base.join("root")).expect("linked");
-        let error = Opened::folder(&folder).expect_err("a link on the way");
+        let error = PinnedDir::folder(&folder).expect_err("a link on the way");
         assert!(error.to_string().contains(folder.to_str().expect("UTF-8")), "{error}");
 
         // What was opened before is what it was.

@@ -7,18 +7,14 @@ use super::{
     options,
 };
 use crate::{
-    cli::{
-        frame::TokenUsage,
-        permissions::Grants,
-        versions::{NEWEST_TESTED, OLDEST},
-    },
+    cli::versions::{NEWEST_TESTED, OLDEST},
     counters::Counters,
-    ids::SessionKey,
+    domain::{grants::Grants, ids::SessionKey, usage::TokenUsage},
     pool::PoolStats,
     proto,
     session::{
         InterruptOutcome, InterruptReport, ShownPrompt,
-        status::{Condition, Status},
+        status::{SessionState, Status},
     },
     store::StoreStatus,
 };
@@ -119,16 +115,16 @@ fn permissions(grants: &Grants) -> proto::SessionPermissions {
     proto::SessionPermissions { allow, deny, ask, directories: folders }
 }
 
-fn condition(condition: Condition) -> proto::SessionStatus {
+fn condition(condition: SessionState) -> proto::SessionStatus {
     match condition {
-        Condition::Idle => proto::SessionStatus::Idle,
-        Condition::Connecting => proto::SessionStatus::Connecting,
-        Condition::Active => proto::SessionStatus::Active,
-        Condition::Interrupting => proto::SessionStatus::Interrupting,
-        Condition::Disconnected => proto::SessionStatus::Disconnected,
-        Condition::Hibernated => proto::SessionStatus::Hibernated,
-        Condition::Error => proto::SessionStatus::Error,
-        Condition::Expired => proto::SessionStatus::Expired,
+        SessionState::Idle => proto::SessionStatus::Idle,
+        SessionState::Connecting => proto::SessionStatus::Connecting,
+        SessionState::Active => proto::SessionStatus::Active,
+        SessionState::Interrupting => proto::SessionStatus::Interrupting,
+        SessionState::Disconnected => proto::SessionStatus::Disconnected,
+        SessionState::Hibernated => proto::SessionStatus::Hibernated,
+        SessionState::Error => proto::SessionStatus::Error,
+        SessionState::Expired => proto::SessionStatus::Expired,
     }
 }
 

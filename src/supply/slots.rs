@@ -1,5 +1,5 @@
-//! Places among what is scarce: live processes, turns at starting one. Handed out
-//! fairly between tenants: a free place goes to the tenant that holds fewest, and among
+//! Slots among what is scarce: live processes, turns at starting one. Handed out
+//! fairly between tenants: a free slot goes to the tenant that holds fewest, and among
 //! equals to whoever waits longest. A burst of one tenant then costs another tenant one
 //! wait, not the whole queue. Within a tenant it is first come, first served. Those who
 //! come last take what nobody else wants.
@@ -14,11 +14,11 @@ use tokio::{
     time::Instant,
 };
 
-use crate::ids::TenantId;
+use crate::domain::ids::TenantId;
 
-/// So many places.
+/// So many slots.
 #[derive(Debug, Clone)]
-pub struct Places(Arc<Shared>);
+pub struct ProcessSlots(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -30,24 +30,24 @@ struct Shared {
     joined: Arc<Notify>,
 }
 
-/// Who waits for a place that only somebody else's can become.
+/// Who waits for a slot that only somebody else's can become.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shortage {
-    /// So many wait whom any place would help.
+    /// So many wait whom any slot would help.
     pub of_any: usize,
-    /// So many wait whom only a place of their own tenant would help, which holds all that
+    /// So many wait whom only a slot of their own tenant would help, which holds all that
     /// it may.
     pub of_tenant: Vec<(TenantId, usize)>,
 }
 
-/// A tenant that waits for a place while others hold more.
+/// A tenant that waits for a slot while others hold more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contest {
     /// Who waits.
     pub tenant: TenantId,
     /// Since when, the one who waits longest.
     pub since: Instant,
-    /// Who holds more places than it, and how many.
+    /// Who holds more slots than it, and how many.
     pub holders: HashMap<TenantId, usize>,
 }
 
@@ -56,46 +56,46 @@ struct State {
     held: usize,
     tenants: HashMap<TenantId, Line>,
     /// Those who wait behind everybody else.
-    last: VecDeque<(TenantId, oneshot::Sender<Place>)>,
+    last: VecDeque<(TenantId, oneshot::Sender<ProcessSlot>)>,
     /// Tells who came first.
     tickets: u64,
 }
 
-/// A tenant's places and those who wait for one.
+/// A tenant's slots and those who wait for one.
 #[derive(Debug, Default)]
 struct Line {
     held: usize,
-    waiting: VecDeque<(u64, oneshot::Sender<Place>)>,
-    /// Since when somebody waits; moved on whenever a place is given.
+    waiting: VecDeque<(u64, oneshot::Sender<ProcessSlot>)>,
+    /// Since when somebody waits; moved on whenever a slot is given.
     since: Option<Instant>,
 }
 
-/// One place, free again when dropped.
+/// One slot, free again when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ProcessSlot {
     tenant: TenantId,
     /// `None` once it has been taken back.
-    places: Option<Places>,
+    slots: Option<ProcessSlots>,
 }
 
-impl Drop for Place {
+impl Drop for ProcessSlot {
     fn drop(&mut self) {
-        if let Some(places) = self.places.take() {
-            let mut state = places.lock();
+        if let Some(slots) = self.slots.take() {
+            let mut state = slots.lock();
             state.give_back(&self.tenant);
-            places.hand_out(&mut state);
+            slots.hand_out(&mut state);
         }
     }
 }
 
-impl Places {
-    /// So many places, of which one tenant may hold `share`.
+impl ProcessSlots {
+    /// So many slots, of which one tenant may hold `share`.
     pub fn new(capacity: usize, share: Option<usize>) -> Self {
         let share = share.unwrap_or(capacity);
         Self(Arc::new(Shared { capacity, share, state: Mutex::default(), joined: Arc::default() }))
     }
 
-    /// Who waits. Everybody does so because there is no free place, or none for them.
+    /// Who waits. Everybody does so because there is no free slot, or none for them.
     pub fn shortage(&self) -> Shortage {
         let mut shortage = Shortage::default();
         let state = self.lock();
@@ -111,7 +111,7 @@ impl Places {
         shortage
     }
 
-    /// The tenants that wait for a place while others hold more, those first that wait
+    /// The tenants that wait for a slot while others hold more, those first that wait
     /// longest.
     pub fn contests(&self) -> Vec<Contest> {
         let state = self.lock();
@@ -134,18 +134,18 @@ impl Places {
         Arc::clone(&self.0.joined)
     }
 
-    /// Places that are taken.
+    /// Slots that are taken.
     pub fn held(&self) -> usize {
         self.lock().held
     }
 
-    /// Places that a tenant has taken.
+    /// Slots that a tenant has taken.
     pub fn held_by(&self, tenant: &TenantId) -> usize {
         self.lock().tenants.get(tenant).map_or(0, |line| line.held)
     }
 
-    /// Waits for a place. Leaves the line when dropped.
-    pub async fn take(&self, tenant: &TenantId) -> Place {
+    /// Waits for a slot. Leaves the line when dropped.
+    pub async fn take(&self, tenant: &TenantId) -> ProcessSlot {
         loop {
             let given = {
                 let mut state = self.lock();
@@ -163,14 +163,14 @@ impl Places {
             };
             self.0.joined.notify_waiters();
             // The sender is in the line until it has sent; it is never just dropped.
-            if let Ok(place) = given.await {
-                return place;
+            if let Ok(slot) = given.await {
+                return slot;
             }
         }
     }
 
-    /// Waits for a place that nobody else wants. Leaves the line when dropped.
-    pub async fn take_last(&self, tenant: &TenantId) -> Place {
+    /// Waits for a slot that nobody else wants. Leaves the line when dropped.
+    pub async fn take_low_priority(&self, tenant: &TenantId) -> ProcessSlot {
         loop {
             let given = {
                 let mut state = self.lock();
@@ -179,13 +179,13 @@ impl Places {
                 self.hand_out(&mut state);
                 given
             };
-            if let Ok(place) = given.await {
-                return place;
+            if let Ok(slot) = given.await {
+                return slot;
             }
         }
     }
 
-    /// Gives every free place to whoever is next.
+    /// Gives every free slot to whoever is next.
     fn hand_out(&self, state: &mut State) {
         while state.held < self.0.capacity {
             let Some(tenant) = state.next(self.0.share) else { break };
@@ -201,13 +201,13 @@ impl Places {
         state.tenants.retain(|_, line| line.held > 0 || !line.waiting.is_empty());
     }
 
-    fn give(&self, state: &mut State, tenant: TenantId, sender: oneshot::Sender<Place>) {
+    fn give(&self, state: &mut State, tenant: TenantId, sender: oneshot::Sender<ProcessSlot>) {
         state.held += 1;
         state.tenants.entry(tenant.clone()).or_default().held += 1;
-        let place = Place { tenant: tenant.clone(), places: Some(self.clone()) };
-        if let Err(mut unwanted) = sender.send(place) {
+        let slot = ProcessSlot { tenant: tenant.clone(), slots: Some(self.clone()) };
+        if let Err(mut unwanted) = sender.send(slot) {
             // Whoever waited is gone. Its drop would take the lock that is held here.
-            unwanted.places = None;
+            unwanted.slots = None;
             state.give_back(&tenant);
         }
     }
@@ -233,8 +233,8 @@ impl State {
             .map(|(_, _, tenant)| tenant.clone())
     }
 
-    /// The first of those who come last whose tenant may have another place.
-    fn next_of_last(&mut self, share: usize) -> Option<(TenantId, oneshot::Sender<Place>)> {
+    /// The first of those who come last whose tenant may have another slot.
+    fn next_of_last(&mut self, share: usize) -> Option<(TenantId, oneshot::Sender<ProcessSlot>)> {
         self.last.retain(|(_, sender)| !sender.is_closed());
         let held = |tenant| self.tenants.get(tenant).map_or(0, |line| line.held);
         let first = self.last.iter().position(|(tenant, _)| held(tenant) < share)?;

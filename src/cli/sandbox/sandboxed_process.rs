@@ -10,7 +10,8 @@ use tokio::{
 
 use super::Sandbox;
 use crate::{
-    cli::{process::Exit, usage::InMemory},
+    cli::usage::InMemory,
+    domain::exit::Exit,
     os::{
         keeper, killing,
         procfs::{self, Look},
@@ -27,7 +28,7 @@ const DEADLY: [i32; 10] = [4, 5, 6, 7, 8, 9, 11, 24, 25, 31];
 
 /// An enclosed CLI.
 #[derive(Debug)]
-pub struct Housed {
+pub struct SandboxedProcess {
     /// The keeper, or bubblewrap: the process that is waited for.
     outer: Pid,
     kind: Kind,
@@ -39,7 +40,7 @@ enum Kind {
     Namespace { init: u32, handle: AsyncFd<OwnedFd>, cli: OnceLock<u32>, in_memory: Vec<PathBuf> },
 }
 
-impl Housed {
+impl SandboxedProcess {
     /// Makes sense of what was announced about a new process.
     pub fn announced(sandbox: &Sandbox, outer: u32, announcement: &str) -> io::Result<Self> {
         let unclear = || io::Error::other(format!("no announcement: {announcement:?}"));

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::{
     Lease, Miss, Order, SpareUse, folders, handshake, prepare::blocking, process_supply::Shared,
-    recheck, spares::parked::Parked,
+    recheck, spares::spare::Spare,
 };
 use crate::cli::{binding, cost::Meter, process::Child as _};
 
@@ -23,7 +23,7 @@ impl Shared {
         order: &Order,
         began: Instant,
     ) -> Result<Lease, SpareUse> {
-        if !self.stock.is_kept() {
+        if !self.spares.is_kept() {
             return Err(SpareUse::NotKept);
         }
         self.take_spare(order, began).await.map_err(SpareUse::Missed)
@@ -34,11 +34,11 @@ impl Shared {
             return Err(Miss::Conversation);
         }
         self.check_folder(order).await?;
-        let mut parked = self.stock.take(&order.session.tenant, &order.options).await?;
-        match self.bind(order, &mut parked).await {
-            Ok(()) => Ok(leased(parked, began)),
+        let mut spare = self.spares.take(&order.session.tenant, &order.options).await?;
+        match self.bind(order, &mut spare).await {
+            Ok(()) => Ok(leased(spare, began)),
             Err(miss) => {
-                parked.end().await;
+                spare.end().await;
                 Err(miss)
             }
         }
@@ -60,19 +60,19 @@ impl Shared {
     }
 
     /// Makes a spare the session's: its folder, and what it is told.
-    async fn bind(&self, order: &Order, parked: &mut Parked) -> Result<(), Miss> {
+    async fn bind(&self, order: &Order, spare: &mut Spare) -> Result<(), Miss> {
         let session = folders::of_session(&self.settings.state_dir, &order.session).work;
-        let spare = parked.work.clone();
+        let spare_work = spare.work.clone();
         let name = session.clone();
-        blocking(move || folders::link(&name, &spare)).await.map_err(|_| Miss::Folder)?;
+        blocking(move || folders::link(&name, &spare_work)).await.map_err(|_| Miss::Folder)?;
         // They may have changed since the spare was started.
         let mut variables = self.variables().await.map_err(|_| Miss::Failed)?;
         let mut options = order.options.clone();
         variables.append(&mut options.env.0);
         options.env.0 = variables;
         let told = handshake::bind(
-            &mut parked.connection,
-            &mut parked.process,
+            &mut spare.connection,
+            &mut spare.process,
             order.told(binding::binding(&options)),
             BIND_LIMIT.min(self.limits.connect_timeout),
         );
@@ -82,15 +82,15 @@ impl Shared {
             () = self.tasks.stopping().cancelled() => Err("the service stops".to_owned()),
         };
         let Err(reason) = told else { return Ok(()) };
-        debug!(client_id = %parked.client_id, reason, "spare_not_bound");
+        debug!(client_id = %spare.client_id, reason, "spare_not_bound");
         // The spare's own folder goes with the spare.
         drop(blocking(move || std::fs::remove_file(session)).await);
         Err(Miss::Failed)
     }
 }
 
-fn leased(parked: Parked, began: Instant) -> Lease {
-    let Parked { client_id, cli_session_id, connection, process, place, work: _ } = parked;
+fn leased(spare: Spare, began: Instant) -> Lease {
+    let Spare { client_id, cli_session_id, connection, process, slot, work: _ } = spare;
     debug!(%client_id, pid = process.id(), elapsed_seconds = began.elapsed().as_secs_f64(), "spare_taken");
     Lease {
         client_id,
@@ -102,6 +102,6 @@ fn leased(parked: Parked, began: Instant) -> Lease {
         meter: Meter::default(),
         outdated: false,
         child: Box::new(process),
-        slot: Some(place),
+        slot: Some(slot),
     }
 }

@@ -1,6 +1,6 @@
 //! What a caller can do about options that a session cannot take on as it is.
 
-use super::Cause;
+use crate::domain::failure::Cause;
 
 /// What makes options hold that the session cannot take on as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

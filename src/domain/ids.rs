@@ -202,7 +202,7 @@ impl fmt::Debug for CliSessionId {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::domain::ids::*;
 
     #[test]
     fn names_have_one_to_128_characters_of_the_alphabet() {

@@ -12,8 +12,8 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Miss, SpareClass, SpareSettings, allot::Demand, parked::Parked};
-use crate::{cli::options::Options, ids::TenantId};
+use super::{Miss, SpareClass, SpareSettings, demand::Demand, spare::Spare};
+use crate::domain::{ids::TenantId, options::Options};
 
 /// The first pause after a start that failed; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -23,19 +23,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What becomes of a spare.
 #[derive(Debug)]
-pub enum Fate {
+pub enum SpareSignal {
     /// A session takes it.
-    Taken(oneshot::Sender<Parked>),
+    Taken(oneshot::Sender<Spare>),
     /// Its place is needed, or it is of no use any more.
     Away,
 }
 
-/// The kind of a spare: its class, and whose it is.
-pub type Kind = (usize, TenantId);
+/// The key of a spare: its class, and whose it is.
+pub type SpareKey = (usize, TenantId);
 
 /// All spares.
 #[derive(Debug)]
-pub struct Stock {
+pub struct SparePool {
     settings: SpareSettings,
     state: Mutex<State>,
     /// Told when there may be something to start.
@@ -46,11 +46,11 @@ pub struct Stock {
 struct State {
     ready: Vec<Ready>,
     /// Being started, or waiting for a place.
-    starting: Vec<Kind>,
+    starting: Vec<SpareKey>,
     /// By class.
     demand: Vec<Demand>,
     /// Kinds whose starts came to nothing lately.
-    pauses: HashMap<Kind, Pause>,
+    pauses: HashMap<SpareKey, Pause>,
     /// Tenants of those whose places are about to be free.
     leaving: Vec<TenantId>,
     numbers: u64,
@@ -67,20 +67,20 @@ struct Pause {
 #[derive(Debug)]
 struct Ready {
     number: u64,
-    kind: Kind,
-    fate: oneshot::Sender<Fate>,
+    key: SpareKey,
+    signal: oneshot::Sender<SpareSignal>,
 }
 
 /// What is to be started now.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// These.
-    pub start: Vec<Kind>,
+    pub start: Vec<SpareKey>,
     /// When to look again, if starts are paused.
     pub again: Option<Instant>,
 }
 
-impl Stock {
+impl SparePool {
     /// None yet.
     pub fn new(settings: SpareSettings) -> Self {
         let demand = settings.classes.iter().map(|_| Demand::default()).collect();
@@ -104,7 +104,7 @@ impl Stock {
     }
 
     /// Takes a spare for a session that begins, and takes note of the demand.
-    pub async fn take(&self, tenant: &TenantId, options: &Options) -> Result<Parked, Miss> {
+    pub async fn take(&self, tenant: &TenantId, options: &Options) -> Result<Spare, Miss> {
         let wanted = options.at_start();
         let fits = |class: &SpareClass| {
             class.options == wanted && class.tenant.as_ref().is_none_or(|only| only == tenant)
@@ -112,20 +112,20 @@ impl Stock {
         let class = self.settings.classes.iter().position(fits).ok_or(Miss::Options)?;
         self.lock().demand[class].note(tenant);
         self.changed.notify_one();
-        let kind = (class, tenant.clone());
+        let key = (class, tenant.clone());
         loop {
             let taken = {
                 let mut state = self.lock();
-                let oldest = state.ready.iter().position(|ready| ready.kind == kind);
+                let oldest = state.ready.iter().position(|ready| ready.key == key);
                 oldest.map(|at| state.ready.remove(at))
             };
             let ready = taken.ok_or(Miss::NoneReady)?;
-            let (reply, parked) = oneshot::channel();
+            let (reply, spare) = oneshot::channel();
             // One that died just then gives no answer.
-            if ready.fate.send(Fate::Taken(reply)).is_ok()
-                && let Ok(parked) = parked.await
+            if ready.signal.send(SpareSignal::Taken(reply)).is_ok()
+                && let Ok(spare) = spare.await
             {
-                return Ok(parked);
+                return Ok(spare);
             }
         }
     }
@@ -133,14 +133,14 @@ impl Stock {
     /// Sends a spare away for somebody who waits for a place: any, or one of this tenant.
     pub fn give_way(&self, tenant: Option<&TenantId>) {
         let mut state = self.lock();
-        let helps = |ready: &Ready| tenant.is_none_or(|only| *only == ready.kind.1);
+        let helps = |ready: &Ready| tenant.is_none_or(|only| *only == ready.key.1);
         let oldest = state.ready.iter().position(helps);
         if let Some(at) = oldest {
             state.send_away(at);
         }
     }
 
-    /// Places of spares that were sent away and are not free yet: of all, or of a tenant.
+    /// Slots of spares that were sent away and are not free yet: of all, or of a tenant.
     pub fn leaving(&self, tenant: Option<&TenantId>) -> usize {
         let state = self.lock();
         state.leaving.iter().filter(|leaving| tenant.is_none_or(|only| only == *leaving)).count()
@@ -149,7 +149,7 @@ impl Stock {
     /// Ready ones: all, or a tenant's.
     pub fn ready(&self, tenant: Option<&TenantId>) -> usize {
         let state = self.lock();
-        state.ready.iter().filter(|ready| tenant.is_none_or(|only| *only == ready.kind.1)).count()
+        state.ready.iter().filter(|ready| tenant.is_none_or(|only| *only == ready.key.1)).count()
     }
 
     /// Those that are started or wait for a place: all, or a tenant's.
@@ -162,7 +162,7 @@ impl Stock {
     /// likely to want any more are sent away.
     pub fn plan(&self) -> Plan {
         let mut state = self.lock();
-        let mut wanted: BTreeMap<Kind, usize> = BTreeMap::new();
+        let mut wanted: BTreeMap<SpareKey, usize> = BTreeMap::new();
         for (number, class) in self.settings.classes.iter().enumerate() {
             let shares = match &class.tenant {
                 Some(tenant) => [(tenant.clone(), class.count)].into(),
@@ -173,11 +173,11 @@ impl Stock {
         state.send_surplus_away(&wanted);
         let now = Instant::now();
         let mut plan = Plan::default();
-        for (kind, share) in wanted {
-            let missing = share.saturating_sub(state.count(&kind));
-            let pause = state.pauses.get(&kind).map(|pause| pause.until);
+        for (key, share) in wanted {
+            let missing = share.saturating_sub(state.count(&key));
+            let pause = state.pauses.get(&key).map(|pause| pause.until);
             match pause.filter(|until| *until > now) {
-                None => plan.start.extend(std::iter::repeat_n(kind, missing)),
+                None => plan.start.extend(std::iter::repeat_n(key, missing)),
                 Some(until) if missing > 0 => {
                     plan.again = Some(plan.again.map_or(until, |again| again.min(until)));
                 }
@@ -188,34 +188,34 @@ impl Stock {
         plan
     }
 
-    /// A spare is ready from now on. Returns its number and how it hears of its fate.
-    pub fn park(&self, kind: Kind) -> (u64, oneshot::Receiver<Fate>) {
-        let (fate, heard) = oneshot::channel();
+    /// A spare is ready from now on. Returns its number and where its signal arrives.
+    pub fn park(&self, key: SpareKey) -> (u64, oneshot::Receiver<SpareSignal>) {
+        let (signal, heard) = oneshot::channel();
         let mut state = self.lock();
-        state.started(&kind);
+        state.started(&key);
         state.numbers += 1;
         let number = state.numbers;
-        state.ready.push(Ready { number, kind, fate });
+        state.ready.push(Ready { number, key, signal });
         (number, heard)
     }
 
     /// A spare could not be started.
-    pub fn failed(&self, kind: &Kind) {
+    pub fn failed(&self, key: &SpareKey) {
         let mut state = self.lock();
-        state.started(kind);
-        state.fail(kind);
+        state.started(key);
+        state.fail(key);
         drop(state);
         self.changed.notify_one();
     }
 
     /// A spare that was ready has ended, or has been taken: `well` if it had shown that its
     /// class works.
-    pub fn lasted(&self, kind: &Kind, well: bool) {
+    pub fn lasted(&self, key: &SpareKey, well: bool) {
         let mut state = self.lock();
         if well {
-            state.pauses.remove(kind);
+            state.pauses.remove(key);
         } else {
-            state.fail(kind);
+            state.fail(key);
         }
         drop(state);
         self.changed.notify_one();
@@ -250,36 +250,36 @@ impl Stock {
 
 impl State {
     /// Each failure doubles the pause before the next start.
-    fn fail(&mut self, kind: &Kind) {
-        let failures = self.pauses.get(kind).map_or(0, |pause| pause.failures);
+    fn fail(&mut self, key: &SpareKey) {
+        let failures = self.pauses.get(key).map_or(0, |pause| pause.failures);
         let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
         let until = Instant::now() + pause;
-        self.pauses.insert(kind.clone(), Pause { failures: failures + 1, until });
+        self.pauses.insert(key.clone(), Pause { failures: failures + 1, until });
     }
 
-    fn count(&self, kind: &Kind) -> usize {
-        self.ready.iter().filter(|ready| ready.kind == *kind).count()
-            + self.starting.iter().filter(|starting| *starting == kind).count()
+    fn count(&self, key: &SpareKey) -> usize {
+        self.ready.iter().filter(|ready| ready.key == *key).count()
+            + self.starting.iter().filter(|starting| *starting == key).count()
     }
 
-    fn started(&mut self, kind: &Kind) {
-        if let Some(at) = self.starting.iter().position(|starting| starting == kind) {
+    fn started(&mut self, key: &SpareKey) {
+        if let Some(at) = self.starting.iter().position(|starting| starting == key) {
             self.starting.remove(at);
         }
     }
 
     fn send_away(&mut self, at: usize) {
-        let Ready { kind: (_, tenant), fate, .. } = self.ready.remove(at);
-        if fate.send(Fate::Away).is_ok() {
+        let Ready { key: (_, tenant), signal, .. } = self.ready.remove(at);
+        if signal.send(SpareSignal::Away).is_ok() {
             self.leaving.push(tenant);
         }
     }
 
-    fn send_surplus_away(&mut self, wanted: &BTreeMap<Kind, usize>) {
+    fn send_surplus_away(&mut self, wanted: &BTreeMap<SpareKey, usize>) {
         let mut left = wanted.clone();
         // The youngest stay: they may live longest.
         for at in (0..self.ready.len()).rev() {
-            match left.get_mut(&self.ready[at].kind) {
+            match left.get_mut(&self.ready[at].key) {
                 Some(share) if *share > 0 => *share -= 1,
                 _ => self.send_away(at),
             }
@@ -295,9 +295,9 @@ mod tests {
         TenantId::parse(name).expect("a name")
     }
 
-    fn stock(count: usize) -> Stock {
+    fn spares(count: usize) -> SparePool {
         let class = SpareClass { options: Options::default(), count, tenant: None };
-        Stock::new(SpareSettings {
+        SparePool::new(SpareSettings {
             classes: vec![class],
             max_age: Duration::from_secs(60),
             first: Some(tenant("a")),
@@ -306,37 +306,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_missing_is_started_once() {
-        let stock = stock(2);
-        assert_eq!(stock.plan().start, [(0, tenant("a")), (0, tenant("a"))]);
-        assert!(stock.plan().start.is_empty(), "they are being started");
-        let (number, _fate) = stock.park((0, tenant("a")));
-        assert_eq!((stock.ready(None), stock.starting(None)), (1, 1));
-        assert!(stock.unpark(number), "nobody took it");
-        assert_eq!(stock.plan().start, [(0, tenant("a"))]);
+        let spares = spares(2);
+        assert_eq!(spares.plan().start, [(0, tenant("a")), (0, tenant("a"))]);
+        assert!(spares.plan().start.is_empty(), "they are being started");
+        let (number, _fate) = spares.park((0, tenant("a")));
+        assert_eq!((spares.ready(None), spares.starting(None)), (1, 1));
+        assert!(spares.unpark(number), "nobody took it");
+        assert_eq!(spares.plan().start, [(0, tenant("a"))]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn spares_follow_the_demand() {
-        let stock = stock(1);
-        stock.plan();
-        let (_, mut fate) = stock.park((0, tenant("a")));
-        let missed = stock.take(&tenant("b"), &Options::default()).await;
+        let spares = spares(1);
+        spares.plan();
+        let (_, mut signal) = spares.park((0, tenant("a")));
+        let missed = spares.take(&tenant("b"), &Options::default()).await;
         assert_eq!(missed.err(), Some(Miss::NoneReady));
-        assert_eq!(stock.plan().start, [(0, tenant("b"))]);
-        assert!(matches!(fate.try_recv(), Ok(Fate::Away)), "nobody wants it any more");
-        assert_eq!((stock.leaving(None), stock.leaving(Some(&tenant("a")))), (1, 1));
-        stock.left(&tenant("a"));
-        assert_eq!(stock.leaving(None), 0);
+        assert_eq!(spares.plan().start, [(0, tenant("b"))]);
+        assert!(matches!(signal.try_recv(), Ok(SpareSignal::Away)), "nobody wants it any more");
+        assert_eq!((spares.leaving(None), spares.leaving(Some(&tenant("a")))), (1, 1));
+        spares.left(&tenant("a"));
+        assert_eq!(spares.leaving(None), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn starts_that_fail_are_paused_longer_and_longer() {
-        let stock = stock(1);
+        let spares = spares(1);
         let mut pauses = Vec::new();
         for _ in 0..9 {
-            assert_eq!(stock.plan().start.len(), 1);
-            stock.failed(&(0, tenant("a")));
-            let plan = stock.plan();
+            assert_eq!(spares.plan().start.len(), 1);
+            spares.failed(&(0, tenant("a")));
+            let plan = spares.plan();
             assert!(plan.start.is_empty());
             let again = plan.again.expect("paused");
             pauses.push((again - Instant::now()).as_secs());
@@ -352,46 +352,46 @@ mod tests {
             count,
             tenant: None,
         };
-        let stock = Stock::new(SpareSettings {
+        let spares = SparePool::new(SpareSettings {
             classes: vec![of(1, "Read"), of(1, "Write")],
             max_age: Duration::from_secs(60),
             first: Some(tenant("a")),
         });
-        assert_eq!(stock.plan().start.len(), 2);
-        for (pause, kind) in [1, 2].map(|pause| (pause, (0, tenant("a")))) {
-            let (number, _fate) = stock.park(kind.clone());
-            assert!(stock.unpark(number));
-            stock.lasted(&kind, false);
-            let plan = stock.plan();
+        assert_eq!(spares.plan().start.len(), 2);
+        for (pause, key) in [1, 2].map(|pause| (pause, (0, tenant("a")))) {
+            let (number, _fate) = spares.park(key.clone());
+            assert!(spares.unpark(number));
+            spares.lasted(&key, false);
+            let plan = spares.plan();
             assert!(plan.start.is_empty(), "the other class has its spare under way");
             let again = plan.again.expect("paused");
             assert_eq!((again - Instant::now()).as_secs(), pause);
             tokio::time::sleep_until(again).await;
-            assert_eq!(stock.plan().start, [kind]);
+            assert_eq!(spares.plan().start, [key]);
         }
-        stock.lasted(&(0, tenant("a")), true);
-        stock.failed(&(0, tenant("a")));
-        assert_eq!((stock.plan().again.expect("paused") - Instant::now()).as_secs(), 1);
-        stock.failed(&(1, tenant("a")));
+        spares.lasted(&(0, tenant("a")), true);
+        spares.failed(&(0, tenant("a")));
+        assert_eq!((spares.plan().again.expect("paused") - Instant::now()).as_secs(), 1);
+        spares.failed(&(1, tenant("a")));
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(stock.plan().start.len(), 2, "each class has its own pause");
+        assert_eq!(spares.plan().start.len(), 2, "each class has its own pause");
     }
 
     #[tokio::test(start_paused = true)]
     async fn options_that_only_a_start_can_give_do_not_fit() {
-        let stock = stock(1);
+        let spares = spares(1);
         let tools = Options { tools: vec!["Bash".into()], ..Options::default() };
-        assert_eq!(stock.take(&tenant("a"), &tools).await.err(), Some(Miss::Options));
+        assert_eq!(spares.take(&tenant("a"), &tools).await.err(), Some(Miss::Options));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_tenants_own_goes_if_only_that_helps() {
-        let stock = stock(2);
-        stock.plan();
-        let (_, mut of_a) = stock.park((0, tenant("a")));
-        stock.give_way(Some(&tenant("b")));
+        let spares = spares(2);
+        spares.plan();
+        let (_, mut of_a) = spares.park((0, tenant("a")));
+        spares.give_way(Some(&tenant("b")));
         assert!(of_a.try_recv().is_err(), "it would not help");
-        stock.give_way(None);
-        assert!(matches!(of_a.try_recv(), Ok(Fate::Away)));
+        spares.give_way(None);
+        assert!(matches!(of_a.try_recv(), Ok(SpareSignal::Away)));
     }
 }

@@ -14,7 +14,7 @@
 /// - `Start`: when it is started, and never again. Spares differ by these.
 ///
 /// Its type says whether it is said: `None` and an empty list mean "not said". One that may
-/// hold credentials is `Hidden`.
+/// hold credentials is `Redacted`.
 macro_rules! each_option {
     ($then:ident) => {
         $then! {
@@ -47,17 +47,17 @@ macro_rules! each_option {
             /// Further folders that tools may reach, as real paths.
             add_dirs: Vec<String> = Start;
             /// MCP servers, as the JSON object that `--mcp-config` takes.
-            mcp_servers: Option<Hidden<String>> = Told;
+            mcp_servers: Option<Redacted<String>> = Told;
             /// Subagents by name, as a JSON object.
             agents: Option<String> = Told;
             /// JSON schema of the structured output, as a JSON object.
             json_schema: Option<String> = Told;
             /// Settings, as a JSON object.
-            settings: Option<Hidden<String>> = Start;
+            settings: Option<Redacted<String>> = Start;
             /// Settings files to load: `user`, `project`, `local`.
             setting_sources: Vec<String> = Start;
             /// Environment variables beside the operator's, by name.
-            env: Hidden<BTreeMap<String, String>> = Told;
+            env: Redacted<BTreeMap<String, String>> = Told;
             /// Beta headers.
             betas: Vec<String> = Start;
         }

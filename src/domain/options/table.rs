@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Hidden, LiveChange, Options, list::each_option};
+use crate::domain::{
+    options::{LiveChange, Options, list::each_option},
+    redacted::Redacted,
+};
 
 /// When a process can be given an option.
 enum When {
@@ -91,7 +94,7 @@ impl<T> Sayable for Vec<T> {
     }
 }
 
-impl<K, V> Sayable for Hidden<BTreeMap<K, V>> {
+impl<K, V> Sayable for Redacted<BTreeMap<K, V>> {
     fn is_said(&self) -> bool {
         !self.0.is_empty()
     }

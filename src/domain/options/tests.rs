@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use crate::domain::options::*;
 
 #[test]
 fn options_that_are_not_said_stay_as_they_are() {
@@ -33,8 +33,8 @@ fn a_running_process_takes_on_model_mode_thinking_and_effort_only() {
 
 #[test]
 fn what_is_fixed_at_the_start_of_a_process_differs_by_name_and_never_by_value() {
-    let env = |value: &str| Hidden([("A".to_owned(), value.to_owned())].into());
-    let hidden = |text: &str| Some(Hidden(text.to_owned()));
+    let env = |value: &str| Redacted([("A".to_owned(), value.to_owned())].into());
+    let hidden = |text: &str| Some(Redacted(text.to_owned()));
     let wanted = Options {
         cwd: Some("/w".into()),
         add_dirs: vec!["/d".into()],
@@ -78,12 +78,12 @@ fn chosen(choices: &[u8]) -> Options {
         effort: text(next()),
         cwd: text(next()),
         add_dirs: list(next()),
-        mcp_servers: text(next()).map(Hidden),
+        mcp_servers: text(next()).map(Redacted),
         agents: text(next()),
         json_schema: text(next()),
-        settings: text(next()).map(Hidden),
+        settings: text(next()).map(Redacted),
         setting_sources: list(next()),
-        env: Hidden(
+        env: Redacted(
             next().map(|choice| ("A".to_owned(), choice.to_string())).into_iter().collect(),
         ),
         betas: list(next()),
