@@ -38,5 +38,7 @@ pub mod supply;
 pub mod tasks;
 pub mod telemetry;
 pub mod tenant;
+#[cfg(test)]
+mod test_support;
 pub mod transport;
 pub mod turn;

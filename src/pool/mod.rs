@@ -17,6 +17,8 @@ mod registry;
 mod relief;
 mod retries;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use registry::{Parts, PoolSettings, Scope, SessionPool};
 pub use stats::PoolStats;

@@ -1,12 +1,10 @@
 //! Sessions in memory: the real session task over in-memory pipes, a CLI that is a
 //! task, and a paused clock. What needs a real process is tested in `tests/`.
 
-mod gated_store;
 mod hibernation;
 mod journal;
 mod lifecycle;
 mod locked;
-mod memory_cli;
 mod model;
 mod options;
 mod permissions;
@@ -14,52 +12,29 @@ mod sent_again;
 mod starting;
 mod watchdogs;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{
-    BusyPolicy, DisconnectPolicy, MismatchPolicy, Refusal, SessionContext, SessionHandle,
-    SessionTask, Settings, TurnRequest,
-};
+use super::{Refusal, SessionContext, SessionHandle, SessionTask, Settings};
 use crate::{
-    domain::{
-        failure::{Cause, Failure},
-        ids::{CliSessionId, SessionId, TenantId},
-        input::Input,
-        options::Options,
-    },
+    domain::ids::{CliSessionId, SessionId, TenantId},
     store::Store as _,
     tasks::spawn_owned,
     tenant::{Quotas, Tenant},
+    test_support::{
+        Seen, cause,
+        gated_store::{self, GatedStore},
+        memory_supply::MemorySupply,
+        read, text,
+    },
     turn::{
-        event::{Class, Event, Started},
         listener::{Listener, Partials},
         storage::Storage,
     },
 };
-use gated_store::{GatedStore, LOCK_LIMIT};
-use memory_cli::MemorySupply;
 
-pub(super) const SECOND: Duration = Duration::from_secs(1);
-
-pub(super) fn settings() -> Settings {
-    Settings {
-        session_ttl: 3600 * SECOND,
-        connection_recovery: true,
-        first_chunk_timeout: 10 * SECOND,
-        ongoing_timeout: 60 * SECOND,
-        stall_timeout: Some(600 * SECOND),
-        stuck_threshold: Some(900 * SECOND),
-        interrupt_timeout: 10 * SECOND,
-        max_queued_turns: 4,
-        turn_retention: 60 * SECOND,
-        named_turn_retention: 3600 * SECOND,
-        hibernate_after: None,
-        commit_timeout: LOCK_LIMIT,
-    }
-}
+pub(super) use crate::test_support::{SECOND, request, settings};
 
 /// A session and the supply that serves it.
 struct Session {
@@ -119,64 +94,4 @@ impl Session {
     async fn run(&self, prompt: &str) -> Listener {
         self.handle.run(request(prompt)).await.expect("taken")
     }
-}
-
-pub(super) fn request(prompt: &str) -> TurnRequest {
-    TurnRequest {
-        turn_id: None,
-        input: Arc::new(Input::Text(prompt.to_owned())),
-        options: Options::default(),
-        resume: None,
-        new_conversation: false,
-        on_busy: BusyPolicy::Queue,
-        on_disconnect: DisconnectPolicy::Interrupt,
-        on_mismatch: MismatchPolicy::Fail,
-        partials: Partials::Hidden,
-        asked_at: Instant::now(),
-        deadline: None,
-        span: tracing::Span::none(),
-        held: None,
-    }
-}
-
-/// A turn as its listener saw it.
-#[derive(Debug)]
-struct Seen {
-    sequences: Vec<u64>,
-    started: Vec<Arc<Started>>,
-    frames: Vec<(Class, String)>,
-    end: Result<(), Failure>,
-}
-
-async fn read(mut listener: Listener) -> Seen {
-    let mut seen =
-        Seen { sequences: Vec::new(), started: Vec::new(), frames: Vec::new(), end: Ok(()) };
-    loop {
-        match listener.batch().await {
-            Ok(Some(batch)) => {
-                for (sequence, event) in (batch.first..).zip(batch.events) {
-                    seen.sequences.push(sequence);
-                    match event {
-                        Event::Started(started) => seen.started.push(started),
-                        Event::Frame(class, line) => {
-                            seen.frames.push((class, String::from_utf8_lossy(&line).into_owned()));
-                        }
-                    }
-                }
-            }
-            Ok(None) => return seen,
-            Err(failure) => {
-                seen.end = Err(failure);
-                return seen;
-            }
-        }
-    }
-}
-
-fn text(seen: &Seen) -> String {
-    seen.frames.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
-}
-
-fn cause(seen: &Seen) -> Cause {
-    seen.end.clone().expect_err("the turn failed").cause
 }

@@ -1,5 +1,5 @@
 //! A CLI that is a task: it speaks the protocol over a pipe in memory and does what
-//! each prompt tells it. Its child is no process.
+//! each prompt tells it.
 //!
 //! A prompt is words: `ok` (two messages and a result), `slow MS` (the same with a pause
 //! before each), `tool MS` (a tool call that takes so long), `late MS` (silent before its
@@ -12,8 +12,6 @@
 
 use std::{
     collections::HashMap,
-    future::Future,
-    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -23,198 +21,29 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{
-        AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, WriteHalf, duplex, split,
-    },
-    sync::{Notify, mpsc, watch},
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, WriteHalf, split},
+    sync::{mpsc, watch},
     time::sleep,
 };
 
-use crate::{
-    cli::{connection::Connection, cost::Meter, process::Child},
-    domain::{
-        exit::Exit,
-        failure::{Cause, Failure},
-        ids::{CliSessionId, ClientId, SessionKey},
-    },
-    supply::{Lease, Leasing, Order, ProcessSlots, Shortage, SpareUse, Supply},
-    tasks::spawn_owned,
-};
+use crate::domain::{exit::Exit, ids::CliSessionId};
 
 /// Bytes of a large entry: a little less than a frame may have.
 const LARGE: usize = 900_000;
 
-/// Hands out CLIs in memory, and counts them.
-#[derive(Debug)]
-pub struct MemorySupply {
-    /// Slots for the CLIs.
-    slots: ProcessSlots,
-    /// CLIs that live.
-    pub alive: Arc<AtomicUsize>,
-    /// The most that lived at the same time.
-    pub most_alive: Arc<AtomicUsize>,
-    /// How long a start takes.
-    pub start_time: Mutex<Duration>,
-    /// Whether starts fail.
-    pub broken: Mutex<bool>,
-    /// What the conversations have heard, by their id.
-    pub heard: Arc<Mutex<HashMap<CliSessionId, Vec<String>>>>,
-    /// CLIs that are to die when they read a prompt, before they take it up.
-    pub die_at_prompt: Arc<AtomicUsize>,
-    /// Ends the newest CLI.
-    killer: Arc<Mutex<Option<watch::Sender<Option<Exit>>>>>,
-}
-
-impl Default for MemorySupply {
-    fn default() -> Self {
-        Self {
-            slots: ProcessSlots::new(usize::MAX, None),
-            alive: Arc::default(),
-            most_alive: Arc::default(),
-            start_time: Mutex::default(),
-            broken: Mutex::default(),
-            heard: Arc::default(),
-            die_at_prompt: Arc::default(),
-            killer: Arc::default(),
-        }
-    }
-}
-
-impl MemorySupply {
-    /// Kills the newest CLI, if it lives.
-    pub fn kill(&self) {
-        if let Some(end) = &*self.killer.lock().expect("no panic") {
-            end_with(end, Exit::Signal(9));
-        }
-    }
-
-    pub fn alive(&self) -> usize {
-        self.alive.load(Ordering::SeqCst)
-    }
-}
-
-impl Supply for MemorySupply {
-    fn lease(&self, order: Order) -> Leasing {
-        let start_time = *self.start_time.lock().expect("no panic");
-        let broken = *self.broken.lock().expect("no panic");
-        let (alive, most_alive) = (Arc::clone(&self.alive), Arc::clone(&self.most_alive));
-        let (heard, killer) = (Arc::clone(&self.heard), Arc::clone(&self.killer));
-        let die_at_prompt = Arc::clone(&self.die_at_prompt);
-        let slots = self.slots.clone();
-        Box::pin(async move {
-            let start = async {
-                let slot = slots.take(&order.session.tenant).await;
-                sleep(start_time).await;
-                slot
-            };
-            let slot = tokio::select! {
-                slot = start => slot,
-                () = order.cancelled.cancelled() => return Err(Cause::TurnInterrupted.into()),
-            };
-            if broken {
-                return Err(Failure::from(Cause::ConnectFailed {
-                    detail: "told to".into(),
-                    exit: None,
-                    stderr_tail: String::new(),
-                }));
-            }
-            let now = alive.fetch_add(1, Ordering::SeqCst) + 1;
-            most_alive.fetch_max(now, Ordering::SeqCst);
-            let id = order.conversation.id();
-            let resumed = heard.lock().expect("no panic").contains_key(&id);
-            let (ours, theirs) = duplex(1 << 20);
-            let (output, input) = split(ours);
-            let (end, ended) = watch::channel(None);
-            *killer.lock().expect("no panic") = Some(end.clone());
-            let child = MemoryChild { end: end.clone(), ended };
-            let system_prompt = order.options.system_prompt.unwrap_or_default();
-            let cli = MemoryCli { id, system_prompt, heard, die_at_prompt, end: end.clone() };
-            drop(spawn_owned(async move {
-                cli.live(theirs).await;
-                alive.fetch_sub(1, Ordering::SeqCst);
-            }));
-            Ok(Lease {
-                client_id: ClientId::fresh(),
-                cli_session_id: id,
-                resumed,
-                spare: SpareUse::NotKept,
-                connect_time: start_time,
-                connection: Connection::new(output, input, 1 << 20),
-                meter: Meter::default(),
-                outdated: false,
-                child: Box::new(child),
-                slot: Some(slot),
-            })
-        })
-    }
-
-    fn shortage(&self) -> Shortage {
-        self.slots.shortage()
-    }
-
-    fn joined(&self) -> Arc<Notify> {
-        self.slots.joined()
-    }
-
-    fn forget(
-        &self,
-        _: &SessionKey,
-        conversations: &[CliSessionId],
-    ) -> Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>> {
-        let mut heard = self.heard.lock().expect("no panic");
-        conversations.iter().for_each(|id| drop(heard.remove(id)));
-        drop(heard);
-        Box::pin(async { Ok(()) })
-    }
-}
-
 /// Only the first end counts.
-fn end_with(end: &watch::Sender<Option<Exit>>, exit: Exit) {
+pub(super) fn end_with(end: &watch::Sender<Option<Exit>>, exit: Exit) {
     end.send_if_modified(|current| current.replace(current.unwrap_or(exit)).is_none());
 }
 
-#[derive(Debug)]
-struct MemoryChild {
-    end: watch::Sender<Option<Exit>>,
-    ended: watch::Receiver<Option<Exit>>,
-}
-
-impl Child for MemoryChild {
-    fn id(&self) -> u32 {
-        1
-    }
-
-    fn wait(&mut self) -> Pin<Box<dyn Future<Output = Exit> + Send + '_>> {
-        Box::pin(async {
-            let exit = self.ended.wait_for(Option::is_some).await.map(|exit| *exit);
-            exit.ok().flatten().unwrap_or(Exit::Unknown)
-        })
-    }
-
-    fn terminate(&mut self) {
-        end_with(&self.end, Exit::Code(143));
-    }
-
-    fn kill(&mut self) {
-        end_with(&self.end, Exit::Signal(9));
-    }
-
-    fn sweep(&mut self) -> Pin<Box<dyn Future<Output = usize> + Send + '_>> {
-        Box::pin(async { 0 })
-    }
-
-    fn stderr_tail(&self) -> String {
-        "told to".into()
-    }
-}
-
-struct MemoryCli {
-    id: CliSessionId,
+/// A CLI and what it shares with the supply that it comes from.
+pub(super) struct MemoryCli {
+    pub id: CliSessionId,
     /// It is in every message, so that a test sees which process answered.
-    system_prompt: String,
-    heard: Arc<Mutex<HashMap<CliSessionId, Vec<String>>>>,
-    die_at_prompt: Arc<AtomicUsize>,
-    end: watch::Sender<Option<Exit>>,
+    pub system_prompt: String,
+    pub heard: Arc<Mutex<HashMap<CliSessionId, Vec<String>>>>,
+    pub die_at_prompt: Arc<AtomicUsize>,
+    pub end: watch::Sender<Option<Exit>>,
 }
 
 /// How a turn of the CLI ended.
@@ -234,7 +63,7 @@ async fn print(output: &mut Output, frame: &Value) {
 
 impl MemoryCli {
     /// Lives until its input ends or something ends it.
-    async fn live(self, pipe: DuplexStream) {
+    pub async fn live(self, pipe: DuplexStream) {
         let (input, mut output) = split(pipe);
         let (inbox, mut lines) = mpsc::channel::<Value>(64);
         let reader = async move {
