@@ -277,7 +277,7 @@ impl Commits {
             match &mut self.under_way {
                 Some(commit) => (&mut commit.answer)
                     .await
-                    .unwrap_or_else(|_| Err(StoreError::Unavailable("the store is closed".into()))),
+                    .unwrap_or_else(|_| Err(StoreError::unavailable("the store is closed"))),
                 None => std::future::pending().await,
             }
         };
@@ -290,11 +290,18 @@ impl Commits {
     }
 }
 
-/// What a caller is told whose call the store did not serve.
+/// What a caller is told whose call the store did not serve: the one place that says so.
 pub fn failed(error: StoreError) -> Cause {
     let detail = error.to_string();
-    match error.is_temporary() {
-        true => Cause::StoreUnavailable { detail },
-        false => Cause::Internal { detail },
+    match error {
+        StoreError::Conflict { conversation, owner: Some(owner) } => {
+            Cause::SessionConflict { conversation, owner }
+        }
+        StoreError::Unavailable { .. } | StoreError::Fenced { .. } => {
+            Cause::StoreUnavailable { detail }
+        }
+        StoreError::Conflict { owner: None, .. } | StoreError::Corrupt(_) => {
+            Cause::Internal { detail }
+        }
     }
 }

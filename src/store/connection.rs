@@ -100,10 +100,10 @@ impl Database {
     fn check_file(&self) -> Result<(), StoreError> {
         match identity(&self.file) {
             Ok(found) if found == self.identity => Ok(()),
-            Ok(_) => Err(StoreError::Unavailable(
-                "the database file was replaced while it was in use: restart the service".into(),
+            Ok(_) => Err(StoreError::unavailable(
+                "the database file was replaced while it was in use: restart the service",
             )),
-            Err(error) => Err(StoreError::Unavailable(format!("the database file: {error}"))),
+            Err(error) => Err(StoreError::unavailable(format!("the database file: {error}"))),
         }
     }
 
@@ -222,7 +222,7 @@ impl Transaction<'_> {
         self.database.check_file()?;
         let log = self.database.log();
         if let Err(error) = fs::metadata(&log) {
-            return Err(StoreError::Unavailable(format!("the write-ahead log: {error}")));
+            return Err(StoreError::unavailable(format!("the write-ahead log: {error}")));
         }
         self.database.connection = Some(self.connection);
         Ok(())

@@ -1,25 +1,49 @@
-//! What a store answers when it did not do what it was asked.
+//! What a store answers when it did not do what it was asked. Each kind is one that whoever
+//! asks reacts to in its own way; the words are for people.
+
+use crate::domain::ids::{CliSessionId, SessionId};
 
 /// The store could not do what it was asked: nothing of it took effect, as far as that
 /// could be found out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// It does not do that, now or later.
-    #[error("the store refused: {0}")]
-    Refused(String),
-    /// It cannot now: somebody else has it, the disk is full or fails. It is well again
-    /// by itself once that is over.
-    #[error("the store is unavailable: {0}")]
-    Unavailable(String),
-    /// Somebody else has it. Likewise.
-    #[error("the store is unavailable: {0}")]
-    Busy(String),
-    /// It can only be read. Likewise.
-    #[error("the store is unavailable: {0}")]
-    ReadOnly(String),
-    /// What is in it cannot be read.
+    /// Another owner has taken the session since whoever asks claimed it: they have lost it,
+    /// and do not go on with it.
+    #[error("the session belongs to another owner by now: {owner}")]
+    Fenced {
+        /// The owner's incarnation; empty where there is none any more.
+        owner: String,
+    },
+    /// Somebody else has the conversation. That does not pass by itself.
+    #[error("{}", conflict(.conversation, .owner.as_ref()))]
+    Conflict {
+        /// The conversation.
+        conversation: CliSessionId,
+        /// The session that it belongs to; `None` if it is only being taken up, or is none's.
+        owner: Option<SessionId>,
+    },
+    /// The store cannot do it now. It is well again by itself once the obstacle is gone.
+    #[error("the store is unavailable: {detail}")]
+    Unavailable {
+        /// What happened, in words.
+        detail: String,
+        /// What stands in the way.
+        obstacle: Obstacle,
+    },
+    /// What is in the store cannot be read by this version of the service.
     #[error("the store failed: {0}")]
-    Broken(String),
+    Corrupt(String),
+}
+
+/// What stands in the way of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Somebody else has the database.
+    Busy,
+    /// The database can only be read, by this connection.
+    ReadOnly,
+    /// Something else: the disk is full or fails, the service stops.
+    Other,
 }
 
 /// SQLite's primary result codes.
@@ -29,41 +53,56 @@ const READ_ONLY: i64 = 8;
 const NOT_A_DATABASE: i64 = 26;
 
 impl StoreError {
+    /// A store that cannot be used for a reason that it does not know more of.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::Unavailable { detail: detail.into(), obstacle: Obstacle::Other }
+    }
+
+    /// Whether it is worth asking again later.
+    #[cfg(test)]
+    pub(super) fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
     /// Whether somebody else has the database.
     pub(super) fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy(_))
+        matches!(self, Self::Unavailable { obstacle: Obstacle::Busy, .. })
     }
 
     /// Whether the database can only be read, by this connection.
     pub(super) fn is_read_only(&self) -> bool {
-        matches!(self, Self::ReadOnly(_))
+        matches!(self, Self::Unavailable { obstacle: Obstacle::ReadOnly, .. })
     }
+}
 
-    /// Whether it is worth asking again later.
-    pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Busy(_) | Self::ReadOnly(_))
+fn conflict(conversation: &CliSessionId, owner: Option<&SessionId>) -> String {
+    match owner {
+        Some(_) => format!("conversation {conversation} belongs to another session"),
+        None => format!("conversation {conversation} is taken up by somebody else"),
     }
 }
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        let text = error.to_string();
+        let detail = error.to_string();
         let sqlx::Error::Database(error) = error else {
             return match error {
                 sqlx::Error::ColumnDecode { .. }
                 | sqlx::Error::Decode(_)
-                | sqlx::Error::ColumnNotFound(_) => Self::Broken(text),
-                _ => Self::Unavailable(text),
+                | sqlx::Error::ColumnNotFound(_) => Self::Corrupt(detail),
+                _ => Self::unavailable(detail),
             };
         };
         // An extended code has the primary one in its low byte.
-        match error.code().and_then(|code| code.parse::<i64>().ok()).map(|code| code & 0xff) {
-            Some(BUSY | LOCKED) => Self::Busy(text),
-            Some(READ_ONLY) => Self::ReadOnly(text),
-            Some(NOT_A_DATABASE) => Self::Broken(text),
-            // SQLite says "malformed" also of a disk that answers a read with EIO, which may
-            // pass: it is told like every other failure of the disk.
-            _ => Self::Unavailable(text),
-        }
+        let obstacle =
+            match error.code().and_then(|code| code.parse::<i64>().ok()).map(|code| code & 0xff) {
+                Some(BUSY | LOCKED) => Obstacle::Busy,
+                Some(READ_ONLY) => Obstacle::ReadOnly,
+                Some(NOT_A_DATABASE) => return Self::Corrupt(detail),
+                // SQLite says "malformed" also of a disk that answers a read with EIO, which
+                // may pass: it is told like every other failure of the disk.
+                _ => Obstacle::Other,
+            };
+        Self::Unavailable { detail, obstacle }
     }
 }

@@ -12,8 +12,8 @@ use std::collections::HashMap;
 
 use sqlx::{Row as _, SqliteConnection};
 
-use super::{Line, StoreError, orders, owned};
-use crate::domain::ids::{CliSessionId, SessionKey, TenantId};
+use super::{Line, StoreError, orders, sql::bad};
+use crate::domain::ids::{CliSessionId, SessionId, SessionKey, TenantId};
 
 /// Bytes of lines that are read or removed at a time, if more than one has them.
 pub(super) const PIECE_BYTES: i64 = 1 << 20;
@@ -124,7 +124,9 @@ pub(super) async fn keep(
         Part::Begin => begin(connection, key, *conversation).await,
         Part::Lines(lines) => {
             if !imports.has(&key.tenant, *conversation) {
-                return Ok(Err(StoreError::Refused("nothing is being taken up".into())));
+                // Whoever was at it has given it up meanwhile.
+                let conversation = *conversation;
+                return Ok(Err(StoreError::Conflict { conversation, owner: None }));
             }
             for some in lines.chunks(orders::LINES) {
                 orders::append(connection, key, *conversation, some).await?;
@@ -140,21 +142,21 @@ async fn begin(
     key: &SessionKey,
     conversation: CliSessionId,
 ) -> Result<Result<(), StoreError>, StoreError> {
-    let of_others: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM conversations WHERE tenant = $1 AND cli_session_id = $2 \
-         AND session_id <> $3)",
+    let owner: Option<String> = sqlx::query_scalar(
+        "SELECT session_id FROM conversations WHERE tenant = $1 AND cli_session_id = $2 \
+         AND session_id <> $3 LIMIT 1",
     )
     .bind(key.tenant.as_str())
     .bind(conversation.to_string())
     .bind(key.session.as_str())
-    .fetch_one(&mut *connection)
+    .fetch_optional(&mut *connection)
     .await?;
-    if of_others {
-        return Ok(Err(owned(conversation)));
+    if let Some(owner) = owner {
+        let owner = Some(SessionId::parse(&owner).map_err(|_| bad("session_id"))?);
+        return Ok(Err(StoreError::Conflict { conversation, owner }));
     }
     if first(connection, &key.tenant, conversation).await?.is_some() {
-        let text = format!("conversation {conversation} is kept already");
-        return Ok(Err(StoreError::Refused(text)));
+        return Ok(Err(StoreError::Conflict { conversation, owner: None }));
     }
     sqlx::query(
         "INSERT INTO entries (tenant, cli_session_id, seq, subpath, line) VALUES ($1, $2, $3, '', '')",

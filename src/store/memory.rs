@@ -102,22 +102,30 @@ impl State {
     /// Gives a conversation to a session unless only others have it. Returns whether the
     /// session has it.
     fn take(&mut self, key: &SessionKey, id: CliSessionId) -> bool {
-        if self.is_others(key, id) {
+        if self.others(key, id).is_some() {
             return false;
         }
         self.sessions.get_mut(key).map(|kept| kept.conversations.insert(id)).is_some()
     }
 
-    /// Whether only other sessions of the tenant have a conversation.
-    fn is_others(&self, key: &SessionKey, id: CliSessionId) -> bool {
+    /// The session of the tenant that has a conversation, if only others have it.
+    fn others(&self, key: &SessionKey, id: CliSessionId) -> Option<SessionId> {
         let has = |kept: &Kept| kept.conversations.contains(&id);
-        !self.sessions.get(key).is_some_and(has)
-            && self.sessions.iter().any(|(other, kept)| other.tenant == key.tenant && has(kept))
+        if self.sessions.get(key).is_some_and(has) {
+            return None;
+        }
+        let mut others =
+            self.sessions.iter().filter(|(it, kept)| it.tenant == key.tenant && has(kept));
+        others.next().map(|(other, _)| other.session.clone())
     }
 }
 
 fn done<'a, T: Send + 'a>(value: T) -> Pending<'a, T> {
     Box::pin(future::ready(Ok::<T, StoreError>(value)))
+}
+
+fn refused<'a, T: Send + 'a>(error: StoreError) -> Pending<'a, T> {
+    Box::pin(future::ready(Err(error)))
 }
 
 impl Store for MemoryStore {
@@ -129,8 +137,8 @@ impl Store for MemoryStore {
         let Commit { key, record, turn, lines, totals } = commit;
         let mut state = self.lock();
         let conversation = record.cli_session_id;
-        if state.is_others(&key, conversation) {
-            return Box::pin(future::ready(Err(super::owned(conversation))));
+        if let Some(owner) = state.others(&key, conversation) {
+            return refused(StoreError::Conflict { conversation, owner: Some(owner) });
         }
         state.totals.entry(key.tenant.clone()).or_default().raise(&totals);
         state.keep(&key, record);
@@ -187,8 +195,8 @@ impl Store for MemoryStore {
     fn import(&self, import: Import) -> Pending<'_, ()> {
         let Import { key, conversation, part } = import;
         let mut state = self.lock();
-        if state.is_others(&key, conversation) {
-            return Box::pin(future::ready(Err(super::owned(conversation))));
+        if let Some(owner) = state.others(&key, conversation) {
+            return refused(StoreError::Conflict { conversation, owner: Some(owner) });
         }
         let (lines, all_came) = state.taken_up.entry((key.tenant, conversation)).or_default();
         match part {

@@ -26,7 +26,7 @@ use std::{fmt, future::Future, pin::Pin, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
 use clock::Clock;
-pub use error::StoreError;
+pub use error::{Obstacle, StoreError};
 pub use import::{Import, Part};
 pub use memory::MemoryStore;
 pub use pieces::{Piece, Place};
@@ -38,11 +38,6 @@ use crate::{
     counters::Totals,
     domain::ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
 };
-
-/// What a session is told that asks for a conversation of another.
-fn owned(id: CliSessionId) -> StoreError {
-    StoreError::Refused(format!("conversation {id} belongs to another session"))
-}
 
 /// What a store promises.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;

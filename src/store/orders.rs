@@ -7,12 +7,12 @@ use tracing::warn;
 
 use super::{
     Commit, Line, Record, StoreError,
-    sql::{millis, signed},
+    sql::{bad, millis, signed},
     turns,
 };
 use crate::{
     counters::Totals,
-    domain::ids::{CliSessionId, SessionKey, TenantId},
+    domain::ids::{CliSessionId, SessionId, SessionKey, TenantId},
 };
 
 /// Lines in one statement: SQLite takes 32 766 values, and a line is six.
@@ -44,8 +44,8 @@ pub(super) async fn keep(
 ) -> Result<Result<(), StoreError>, StoreError> {
     let Commit { key, record, turn, lines, totals } = commit;
     let conversation = record.cli_session_id;
-    if !take(connection, key, conversation).await? {
-        return Ok(Err(super::owned(conversation)));
+    if let Err(owner) = take(connection, key, conversation).await? {
+        return Ok(Err(StoreError::Conflict { conversation, owner: Some(owner) }));
     }
     keep_record(connection, key, record, observed_ms).await?;
     if let Some(turn) = turn {
@@ -54,7 +54,8 @@ pub(super) async fn keep(
     keep_totals(connection, &key.tenant, totals).await?;
     for same in lines.chunk_by(|a, b| a.conversation == b.conversation) {
         let conversation = same[0].conversation;
-        if conversation != record.cli_session_id && !take(connection, key, conversation).await? {
+        let is_own = conversation == record.cli_session_id;
+        if !is_own && take(connection, key, conversation).await?.is_err() {
             warn!(session_id = %key.session, %conversation, "lines_of_another_session_left_out");
             continue;
         }
@@ -121,12 +122,12 @@ async fn join(
     Ok(())
 }
 
-/// The same unless only others have it. Returns whether the session has it.
+/// The same unless only others have it: then it says which.
 async fn take(
     connection: &mut SqliteConnection,
     key: &SessionKey,
     conversation: CliSessionId,
-) -> Result<bool, StoreError> {
+) -> Result<Result<(), SessionId>, StoreError> {
     let owners: Vec<String> = sqlx::query_scalar(
         "SELECT session_id FROM conversations WHERE tenant = $1 AND cli_session_id = $2",
     )
@@ -134,10 +135,13 @@ async fn take(
     .bind(conversation.to_string())
     .fetch_all(&mut *connection)
     .await?;
-    if owners.is_empty() {
-        join(connection, key, conversation).await?;
+    if owners.iter().any(|owner| owner == key.session.as_str()) {
+        return Ok(Ok(()));
     }
-    Ok(owners.is_empty() || owners.iter().any(|owner| owner == key.session.as_str()))
+    match owners.first() {
+        Some(owner) => Ok(Err(SessionId::parse(owner).map_err(|_| bad("session_id"))?)),
+        None => join(connection, key, conversation).await.map(Ok),
+    }
 }
 
 /// Keeps what a tenant has counted.
@@ -158,7 +162,7 @@ pub(super) async fn keep_totals(
 }
 
 fn json(text: serde_json::Result<String>) -> Result<String, StoreError> {
-    text.map_err(|error| StoreError::Broken(error.to_string()))
+    text.map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
 /// Adds lines of one conversation behind those that it has.

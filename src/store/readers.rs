@@ -42,7 +42,7 @@ impl Readers {
 
     /// A connection for one read.
     pub(super) async fn take(&self) -> Result<Reader<'_>, StoreError> {
-        let closed = |_| StoreError::Unavailable("the store is closed".into());
+        let closed = |_| StoreError::unavailable("the store is closed");
         let permit = self.permits.acquire().await.map_err(closed)?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {

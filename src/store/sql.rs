@@ -63,11 +63,11 @@ impl SqlStore {
     /// Opens the database in this file, and brings it up to date if it is older. Its writer
     /// is among `tasks`.
     pub async fn open(file: &Path, opening: Opening, tasks: &Tasks) -> Result<Self, StoreError> {
-        let failed = |error| StoreError::Unavailable(format!("{}: {error}", file.display()));
+        let failed = |error| StoreError::unavailable(format!("{}: {error}", file.display()));
         if opening.create {
             make_private(file).map_err(failed)?;
         } else if fs::metadata(file).map_err(failed)?.len() == 0 {
-            return Err(StoreError::Broken(format!("{}: is empty", file.display())));
+            return Err(StoreError::Corrupt(format!("{}: is empty", file.display())));
         }
         let options = connection::options(file);
         let mut migrating = options.connect().await?;
@@ -156,13 +156,13 @@ async fn discard(
 async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     sqlx::migrate!("src/store/migrations").run(connection).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
-            StoreError::Refused(format!(
+            StoreError::Corrupt(format!(
                 "the database is of a newer version of the service (its migration {version} is \
                  not known here): run that version, or restore an older backup"
             ))
         }
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
-        error => StoreError::Broken(error.to_string()),
+        error => StoreError::Corrupt(error.to_string()),
     })
 }
 
@@ -189,7 +189,7 @@ pub(super) fn signed(count: u64) -> i64 {
 }
 
 pub(super) fn bad(what: &str) -> StoreError {
-    StoreError::Broken(format!("the database holds a bad {what}"))
+    StoreError::Corrupt(format!("the database holds a bad {what}"))
 }
 
 fn conversation(text: &str) -> Result<CliSessionId, StoreError> {

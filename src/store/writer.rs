@@ -97,7 +97,7 @@ impl Writer {
         until: Instant,
         order: impl FnOnce(Answer<T>) -> WriteOp,
     ) -> Result<T, StoreError> {
-        let gone = || StoreError::Unavailable("the store is closed".into());
+        let gone = || StoreError::unavailable("the store is closed");
         let (reply, answer) = oneshot::channel();
         let asked = Asked { order: order(reply), until };
         let answered = async {
@@ -106,7 +106,7 @@ impl Writer {
         };
         timeout_at(until.max(Instant::now()) + LATE, answered)
             .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable("the disk does not answer".into())))
+            .unwrap_or_else(|_| Err(StoreError::unavailable("the disk does not answer")))
     }
 }
 

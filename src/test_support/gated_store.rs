@@ -62,8 +62,8 @@ impl GatedStore {
         let passed = timeout_at(until, gate.wait_for(|gate| *gate != Gate::Locked)).await;
         match passed.map(|gate| gate.map(|gate| *gate)) {
             Ok(Ok(Gate::Open)) => Ok(()),
-            Ok(_) => Err(StoreError::Unavailable("told to".to_owned())),
-            Err(_) => Err(StoreError::Busy("database is locked".to_owned())),
+            Ok(_) => Err(StoreError::unavailable("told to")),
+            Err(_) => Err(StoreError::unavailable("database is locked")),
         }
     }
 }

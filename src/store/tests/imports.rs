@@ -61,7 +61,8 @@ async fn a6_a_commit_in_between_shows_no_part_of_it() {
         store.commit(commit(&mine, record(id, 1), vec![])).await.expect("kept");
         assert_eq!(texts(store, &mine, id).await, [""; 0]);
         let other = store.import(import(&key("a", "t"), id, Part::Begin)).await;
-        assert_eq!(other, Err(super::super::owned(id)), "it has a session by now");
+        let owned = StoreError::Conflict { conversation: id, owner: Some(mine.session) };
+        assert_eq!(other, Err(owned), "it has a session by now");
     })
     .await;
 }

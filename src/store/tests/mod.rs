@@ -144,7 +144,10 @@ async fn e1_nobody_has_or_adds_to_a_conversation_of_another_session() {
         store.commit(commit(&one, record(id, 1), vec![])).await.expect("kept");
         let forged = commit(&two, record(id, 1), vec![line(id, "", Some("1"), "{}")]);
         let refused = store.commit(forged).await;
-        assert!(refused.expect_err("another's").to_string().contains("another session"));
+        let refused = refused.expect_err("another's");
+        assert!(refused.to_string().contains("another session"));
+        let owner = Some(one.session.clone());
+        assert_eq!(refused, StoreError::Conflict { conversation: id, owner });
         assert_eq!(store.other_owner(&two, id).await, Ok(Some(one.session.clone())));
         assert_eq!(store.other_owner(&one, id).await, Ok(None), "it is its own");
         assert_eq!(store.other_owner(&key("b", "2"), id).await, Ok(None), "another tenant's");
