@@ -1,10 +1,12 @@
 //! What is asked of sessions that are there: found, asked, answered. A session that ends
 //! meanwhile is one that is not there.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use tokio::{task::JoinSet, time::timeout};
 use tracing::{debug, error, warn};
 
-use super::{Scope, SessionPool, registry::of_tenant};
+use super::{Scope, SessionPool};
 use crate::{
     domain::{
         failure::{Cause, Failure},
@@ -15,19 +17,29 @@ use crate::{
         CloseReason, CloseReport, Decision, InterruptReport, Refusal, SessionHandle, UpdateReport,
         forgotten_too_late, longest_forgetting, status::Status, store_failed,
     },
+    store::{Record, StoreError},
     telemetry::log_limit::NOT_FOUND,
     turn::listener::{Listener, Partials},
 };
 
 impl SessionPool {
     /// Stops a session's turn; `None` when there is no such session.
-    pub async fn interrupt(&self, key: &SessionKey, keep_session: bool) -> Option<InterruptReport> {
+    pub async fn interrupt(
+        &self,
+        key: &SessionKey,
+        keep_session: bool,
+    ) -> Result<Option<InterruptReport>, Failure> {
         let asked = self.ask(key, |handle| async move { handle.interrupt(keep_session).await });
-        let report = asked.await.ok();
-        if report.is_none() && NOT_FOUND.admits() {
-            warn!(tenant = %key.tenant, session_id = %key.session, "session_not_found");
+        match asked.await {
+            Ok(report) => Ok(Some(report)),
+            Err(Failure { cause: Cause::SessionNotFound, .. }) => {
+                if NOT_FOUND.admits() {
+                    warn!(tenant = %key.tenant, session_id = %key.session, "session_not_found");
+                }
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
         }
-        report
     }
 
     /// Asks a session, which is woken if need be. One that falls asleep just then is asked
@@ -41,7 +53,7 @@ impl SessionPool {
         F: Future<Output = Result<T, Refusal>>,
     {
         loop {
-            let handle = self.load(key).ok_or_else(|| not_found(key))?;
+            let handle = self.load(key).await?.ok_or_else(|| not_found(key))?;
             match question(handle.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(Refusal::Failed(failure)) => {
@@ -79,11 +91,14 @@ impl SessionPool {
         if let Some(handle) = self.find(key) {
             return Ok(self.seen(&handle));
         }
-        if !self.lock().contains_key(key) {
-            return Err(not_found(key));
+        let record = self.shared().parts.store.load(key).await;
+        // It may have got a task meanwhile, which knows better.
+        if let Some(handle) = self.find(key) {
+            return Ok(self.seen(&handle));
         }
-        let record = self.shared().parts.store.load(key).await.map_err(store_failed)?;
-        let record = record.ok_or_else(|| not_found(key))?;
+        let record = record.map_err(|error| unknown(key, error))?;
+        let is_there = |record: &Record| record.in_pool && !self.lock().has_left(key);
+        let record = record.filter(is_there).ok_or_else(|| not_found(key))?;
         Ok(Status::unloaded(key.session.clone(), record))
     }
 
@@ -95,30 +110,61 @@ impl SessionPool {
         after: Option<SessionId>,
         limit: usize,
     ) -> Result<(Vec<Status>, bool), Failure> {
-        let mut unloaded = Vec::new();
-        let mut page: Vec<Status> = Vec::new();
-        let more = {
-            let sessions = self.lock();
-            let mut rest = of_tenant(&sessions, tenant, after.clone());
-            for (key, entry) in rest.by_ref().take(limit) {
-                match entry.handle() {
-                    Some(handle) => page.push(self.seen(handle)),
-                    None => unloaded.push(key.session.clone()),
-                }
-            }
-            rest.next().is_some()
-        };
-        if !unloaded.is_empty() {
-            // Those among them that are live are in the store too: no page has more.
-            let kept = self.shared().parts.store.list(tenant, after.as_ref(), limit).await;
-            for (id, record) in kept.map_err(store_failed)? {
-                if unloaded.contains(&id) {
-                    page.push(Status::unloaded(id, record));
-                }
-            }
-            page.sort_by(|a, b| a.session_id.cmp(&b.session_id));
+        // One more says whether there are more.
+        let wanted = limit.saturating_add(1);
+        // Those at hand first: what they become meanwhile, the store knows.
+        let (mut page, left) = self.at_hand(tenant, after.clone(), wanted);
+        for (id, record) in self.stored(tenant, after, wanted, &left).await? {
+            page.entry(id.clone()).or_insert_with(|| Status::unloaded(id, record));
         }
-        Ok((page, more))
+        let more = page.len() > limit;
+        Ok((page.into_values().take(limit).collect(), more))
+    }
+
+    /// The first of a tenant's sessions that have a task, and those that have left although the
+    /// store says otherwise.
+    fn at_hand(
+        &self,
+        tenant: &TenantId,
+        after: Option<SessionId>,
+        limit: usize,
+    ) -> (BTreeMap<SessionId, Status>, BTreeSet<SessionId>) {
+        let sessions = self.lock();
+        let (mut live, mut left) = (BTreeMap::new(), BTreeSet::new());
+        for (key, entry) in sessions.of_tenant(tenant, after) {
+            match entry.handle() {
+                Some(handle) if live.len() < limit => {
+                    live.insert(key.session.clone(), self.seen(handle));
+                }
+                Some(_) => break,
+                None if sessions.has_left(key) => {
+                    left.insert(key.session.clone());
+                }
+                None => {}
+            }
+        }
+        (live, left)
+    }
+
+    /// The first of a tenant's sessions that the store has in the pool, but for these.
+    async fn stored(
+        &self,
+        tenant: &TenantId,
+        mut after: Option<SessionId>,
+        limit: usize,
+        left: &BTreeSet<SessionId>,
+    ) -> Result<Vec<(SessionId, Record)>, Failure> {
+        let mut stored = Vec::new();
+        loop {
+            let page = self.shared().parts.store.list(tenant, after.as_ref(), limit).await;
+            let page = page.map_err(store_failed)?;
+            let is_last = page.len() < limit;
+            after = page.last().map(|(id, _)| id.clone());
+            stored.extend(page.into_iter().filter(|(id, _)| !left.contains(id)));
+            if is_last || stored.len() >= limit {
+                return Ok(stored);
+            }
+        }
     }
 
     /// Ends a session; answered when its process is gone.
@@ -138,7 +184,7 @@ impl SessionPool {
     /// waits for the store, too: both are waited for together as long as for one.
     async fn forget(&self, key: &SessionKey) -> Result<CloseReport, Failure> {
         let reason = CloseReason::Requested { forget: true };
-        let ending = match self.load(key) {
+        let ending = match self.load(key).await? {
             Some(handle) => match handle.close(reason).await {
                 Ok(report) => return Ok(report),
                 Err(_) => Some(handle),
@@ -161,16 +207,20 @@ impl SessionPool {
     /// Forgets a conversation whose session has left the pool, by way of a session that is made
     /// for it if need be: nobody begins another under the same id meanwhile.
     async fn forget_absent(&self, key: &SessionKey) -> Result<CloseReport, Failure> {
-        if self.load(key).is_none() {
-            let known = self.shared().parts.store.load(key).await.map_err(store_failed)?;
-            known.ok_or_else(|| not_found(key))?;
-        }
+        let mut known = self.load_for_end(key).await?.ok_or_else(|| not_found(key))?;
         loop {
-            let handle = self.load_for_end(key);
-            match handle.close(CloseReason::Requested { forget: true }).await {
+            match known.close(CloseReason::Requested { forget: true }).await {
                 Ok(report) => return Ok(report),
-                Err(_) => handle.ended().await,
+                Err(_) => known.ended().await,
             }
+            known = match self.load_for_end(key).await? {
+                Some(handle) => handle,
+                // Somebody else has forgotten it.
+                None => {
+                    let (closed, had_active_turn) = (true, false);
+                    return Ok(CloseReport { closed, had_active_turn, not_forgotten: None });
+                }
+            };
         }
     }
 
@@ -218,6 +268,11 @@ impl SessionPool {
         })
         .await
     }
+}
+
+/// Whether there is such a session is not known.
+fn unknown(key: &SessionKey, error: StoreError) -> Failure {
+    Failure::from(store_failed(error)).concerning(Some(&key.session), None)
 }
 
 fn not_found(key: &SessionKey) -> Failure {

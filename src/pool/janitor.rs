@@ -1,18 +1,18 @@
 //! The cleanup: every so often, sessions that nobody will miss are closed. It looks at
 //! snapshots of sessions, and a session that has become busy since refuses to go.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::interval};
 use tracing::{debug, info, warn};
 
-use super::{Scope, SessionPool, registry::Entry};
+use super::{Scope, SessionPool, lookup::Lookup};
 use crate::{
-    domain::ids::SessionKey,
     session::{
         CloseReason,
         status::{SessionState, Status},
     },
+    store::{Record, StoreError},
     telemetry::log_limit::NOT_KEPT,
 };
 
@@ -43,8 +43,9 @@ impl SessionPool {
         }
     }
 
-    async fn clean_up(&self) {
-        self.clean_up_dormant().await;
+    pub(super) async fn clean_up(&self) {
+        self.clean_up_left().await;
+        self.clean_up_stored().await;
         let mut closes = JoinSet::new();
         for (key, handle) in self.handles(&Scope::All) {
             let status = handle.status().clone();
@@ -66,36 +67,72 @@ impl SessionPool {
         }
     }
 
-    /// Sessions without a task leave the pool too when nobody used them for long.
-    async fn clean_up_dormant(&self) {
-        let idle_threshold = self.shared().settings.idle_threshold;
-        let is_old = |entry: &Entry| match entry {
-            Entry::Unloaded { last_used } => last_used.elapsed() > idle_threshold,
-            Entry::Live { .. } => false,
-        };
-        let mut old: Vec<SessionKey> = Vec::new();
-        old.extend(self.lock().iter().filter(|(_, it)| is_old(it)).map(|(key, _)| key.clone()));
-        for some in old.chunks(NOTED_AT_ONCE) {
-            let mut notes = JoinSet::new();
-            for key in some.iter().cloned() {
-                let store = Arc::clone(&self.shared().parts.store);
-                notes.spawn(async move { (store.leave_pool(&key).await, key) });
+    /// Sessions that have left the pool while the store failed: it is told again.
+    async fn clean_up_left(&self) {
+        let left = self.lock().left();
+        for some in left.chunks(NOTED_AT_ONCE) {
+            let lookups = some.iter().filter_map(|key| self.look_up_absent(key)).collect();
+            if self.note_leave(lookups, Duration::ZERO).await.is_err() {
+                return;
             }
-            for (noted, key) in notes.join_all().await {
-                if let Err(error) = noted
-                    && NOT_KEPT.admits()
-                {
-                    warn!(session_id = %key.session, %error, "session_not_kept");
+        }
+    }
+
+    /// Sessions without a task leave the pool too when nobody used them for long. The store
+    /// says which, some at a time.
+    async fn clean_up_stored(&self) {
+        let idle_threshold = self.shared().settings.idle_threshold;
+        let mut after = None;
+        loop {
+            let store = &self.shared().parts.store;
+            let idle = match store.idle(idle_threshold, after.as_ref(), NOTED_AT_ONCE).await {
+                Ok(idle) => idle,
+                Err(error) => return warn!(%error, "store_not_cleaned_up"),
+            };
+            let is_last = idle.len() < NOTED_AT_ONCE;
+            let lookups = idle.iter().filter_map(|idle| self.look_up_absent(&idle.key)).collect();
+            let noted = self.note_leave(lookups, idle_threshold).await;
+            if is_last || noted.is_err() {
+                return;
+            }
+            after = idle.into_iter().last();
+        }
+    }
+
+    /// Notes that sessions without a task have left the pool, unless they were used meanwhile.
+    async fn note_leave(
+        &self,
+        lookups: Vec<Lookup>,
+        unused_for: Duration,
+    ) -> Result<(), StoreError> {
+        let mut notes = JoinSet::new();
+        for lookup in lookups {
+            let store = Arc::clone(&self.shared().parts.store);
+            notes.spawn(async move {
+                let left = store.leave_pool(lookup.key(), unused_for).await;
+                (left, lookup)
+            });
+        }
+        let mut outcome = Ok(());
+        for (left, lookup) in notes.join_all().await {
+            match left {
+                // The task that it had was counted when it ended.
+                Ok(_) if lookup.has_left() => lookup.left(),
+                Ok(true) => {
+                    debug!(session_id = %lookup.key().session, reason = "Idle", "session_cleanup");
+                    self.tenant(&lookup.key().tenant).counters.idle_removed.add_one();
+                    lookup.left();
                 }
-                // One that was woken meanwhile says so itself with its next turn.
-                let mut sessions = self.lock();
-                if sessions.get(&key).is_some_and(is_old) {
-                    sessions.remove(&key);
-                    debug!(session_id = %key.session, reason = "Idle", "session_cleanup");
-                    self.tenant(&key.tenant).counters.idle_removed.add_one();
+                Ok(false) => {}
+                Err(error) => {
+                    if NOT_KEPT.admits() {
+                        warn!(session_id = %lookup.key().session, %error, "session_not_kept");
+                    }
+                    outcome = Err(error);
                 }
             }
         }
+        outcome
     }
 
     /// Conversations that nobody used for `store.retention` are forgotten.
@@ -108,15 +145,16 @@ impl SessionPool {
         });
         let mut forgotten = 0_usize;
         for key in old {
-            // One that is in the pool has its own time.
-            let Some(handle) = self.load_unless_present(&key) else { continue };
+            let Some(lookup) = self.look_up_absent(&key) else { continue };
             // It may have been used, and have left the pool, since the list was read. From
             // here on nobody uses it without being seen.
-            let record = self.shared().parts.store.load(&key).await.ok().flatten();
-            let is_old = record.is_some_and(|record| record.unused_for > retention);
-            let reason = if is_old { CloseReason::Unused } else { CloseReason::Idle };
-            let closed = handle.close(reason).await.is_ok_and(|report| report.closed);
-            if closed && is_old {
+            let record = lookup.ask().await.ok().flatten();
+            // One that is in the pool has its own time.
+            let is_old = |it: &Record| !it.in_pool && it.unused_for > retention;
+            let Some(record) = record.filter(is_old) else { continue };
+            let handle = lookup.make(Some(record));
+            let closed = handle.close(CloseReason::Unused).await;
+            if closed.is_ok_and(|report| report.closed) {
                 forgotten += 1;
                 info!(
                     tenant = %key.tenant,

@@ -3,13 +3,10 @@
 
 use std::{future::Future, sync::atomic::Ordering, time::Duration};
 
-use tokio::{
-    task::JoinSet,
-    time::{Instant, timeout},
-};
+use tokio::{task::JoinSet, time::timeout};
 use tracing::{Span, debug, error, error_span};
 
-use super::{Scope, SessionPool, registry::Entry};
+use super::{Scope, SessionPool};
 use crate::{session::CloseReason, store::StoreError};
 
 /// How long the stop of all sessions may take: the steps of a session's stop have
@@ -17,19 +14,15 @@ use crate::{session::CloseReason, store::StoreError};
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 impl SessionPool {
-    /// Takes over what an earlier life of the service left in the store: the sessions that
-    /// were in the pool, without processes, and what was counted.
+    /// Takes over what an earlier life of the service left in the store: what was counted,
+    /// and how many sessions were in the pool. The sessions stay in the store until they are
+    /// asked for.
     pub async fn resume(&self) -> Result<(), StoreError> {
         for (tenant, totals) in self.shared().parts.store.totals().await? {
             self.tenant(&tenant).resume(&totals);
         }
-        let kept = self.shared().parts.store.in_pool().await?;
-        let mut sessions = self.lock();
-        let now = Instant::now();
-        for (key, unused_for) in kept {
-            let last_used = now.checked_sub(unused_for).unwrap_or(now);
-            sessions.insert(key, Entry::Unloaded { last_used });
-        }
+        let stored = self.shared().parts.store.in_pool().await?;
+        self.lock().begin_with(stored);
         Ok(())
     }
 
@@ -85,7 +78,7 @@ impl SessionPool {
             closes.spawn(async move { handle.close(CloseReason::Shutdown).await.is_ok() });
         }
         if timeout(STOP_LIMIT, closes.join_all()).await.is_err() {
-            error!(left = self.len(), "session_pool_stop_timeout");
+            error!(left = self.handles(&Scope::All).len(), "session_pool_stop_timeout");
         }
         let settings = &self.shared().settings;
         debug!(

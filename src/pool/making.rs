@@ -3,19 +3,16 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use tokio::time::Instant;
 use tracing::{debug, error, error_span, warn};
 
-use super::{
-    SessionPool,
-    registry::{Entry, Parts, Sessions, of_tenant},
-};
+use super::{Scope, SessionPool, lookup::Found, registry::Parts, sessions::Sessions};
 use crate::{
     domain::{
         failure::{Cause, Failure},
         ids::SessionKey,
     },
-    session::{SessionContext, SessionHandle, SessionTask},
+    session::{Remains, SessionContext, SessionHandle, SessionTask},
+    store::Record,
     telemetry::log_limit::{AT_CAPACITY, DISABLED},
     tenant::Tenant,
 };
@@ -23,7 +20,7 @@ use crate::{
 impl SessionPool {
     /// The session under this key. One that is not in the pool is made, if the pool takes one
     /// more of this tenant.
-    pub(super) fn find_or_make(
+    pub(super) async fn find_or_make(
         &self,
         key: &SessionKey,
         ephemeral: bool,
@@ -41,44 +38,57 @@ impl SessionPool {
         if self.is_draining() {
             return Err(refusal(Cause::ShuttingDown));
         }
-        let tenant = self.tenant(&key.tenant);
-        let mut sessions = self.lock();
-        match sessions.get(key) {
-            Some(Entry::Live { handle, .. }) => return Ok(handle.clone()),
-            // It has its place already.
-            Some(Entry::Unloaded { .. }) => return Ok(self.make(&mut sessions, key, ephemeral)),
-            None => {}
-        }
+        let lookup = match self.look_up(key).await {
+            Found::Live(handle) => return Ok(handle),
+            Found::Absent(lookup) => lookup,
+        };
+        // The store knows nothing of a session that has its name from here.
+        let record = if ephemeral { None } else { lookup.ask().await? };
+        let has_place = record.as_ref().is_some_and(|record| record.in_pool);
+        lookup.make_if(record, ephemeral, |sessions| {
+            // The store may have taken its time.
+            if self.is_draining() {
+                return Err(refusal(Cause::ShuttingDown));
+            }
+            if has_place { Ok(()) } else { self.admit(sessions, key).map_err(refusal) }
+        })
+    }
+
+    /// Whether there is room for one more session.
+    fn admit(&self, sessions: &Sessions, key: &SessionKey) -> Result<(), Cause> {
+        let (id, tenant) = (&key.session, self.tenant(&key.tenant));
         // One that is there asks for itself: the turn may be one that has begun.
-        tenant.admit_cost().map_err(refusal)?;
-        let current_sessions = sessions.len();
-        if current_sessions >= settings.max_sessions {
+        tenant.admit_cost()?;
+        let max_sessions = self.shared().settings.max_sessions;
+        let current_sessions = sessions.count(&Scope::All);
+        if current_sessions >= max_sessions {
             tenant.counters.capacity_refusals.add_one();
-            let max_sessions = settings.max_sessions;
             if AT_CAPACITY.admits() {
                 warn!(session_id = %id, current_sessions, max_sessions, "session_pool_at_capacity");
             }
-            return Err(refusal(Cause::PoolAtCapacity { limit: max_sessions }));
+            return Err(Cause::PoolAtCapacity { limit: max_sessions });
         }
         if tenant.quotas().sessions.is_some() {
-            let count = of_tenant(&sessions, &key.tenant, None).count();
-            tenant.admit_session(count).map_err(refusal)?;
+            tenant.admit_session(sessions.count(&Scope::Tenant(key.tenant.clone())))?;
         }
         debug!(session_id = %id, "session_pool_creating_new_session");
-        Ok(self.make(&mut sessions, key, ephemeral))
+        Ok(())
     }
 
+    /// Gives a session a task. `record` is what the store knows of it.
     pub(super) fn make(
         &self,
         sessions: &mut Sessions,
         key: &SessionKey,
+        record: Option<Record>,
         ephemeral: bool,
     ) -> SessionHandle {
+        let was_stored = record.as_ref().is_some_and(|record| record.in_pool);
         let context = self.session_context(self.tenant(&key.tenant));
         let (task, handle) = SessionTask::new(key.session.clone(), ephemeral, context);
         let generation = self.shared().generations.fetch_add(1, Ordering::Relaxed);
-        sessions.insert(key.clone(), Entry::Live { handle: handle.clone(), generation });
-        self.spawn(key.clone(), generation, task);
+        sessions.live(key, handle.clone(), generation, was_stored);
+        self.spawn(key.clone(), generation, task.knowing(record));
         handle
     }
 
@@ -105,25 +115,14 @@ impl SessionPool {
             session_id = %key.session
         );
         self.shared().tasks.spawn(span, async move {
-            let mut place = PlaceInPool { pool, key, generation, stays: None };
+            // Unless it says otherwise, the store may have it in the pool.
+            let remains = Remains::Unnoted;
+            let mut place = PlaceInPool { pool, key, generation, remains };
             let replies = task.run().await;
-            place.stays = replies.stays;
+            place.remains = replies.remains;
             drop(place);
             replies.send();
         });
-    }
-
-    /// A session's task has ended: the session leaves the pool, or stays without a task.
-    fn leave(&self, key: &SessionKey, generation: u64, stays: Option<Instant>) {
-        let mut sessions = self.lock();
-        let Some(entry) = sessions.get_mut(key) else { return };
-        if !matches!(entry, Entry::Live { generation: current, .. } if *current == generation) {
-            return;
-        }
-        match stays {
-            Some(last_used) => *entry = Entry::Unloaded { last_used },
-            None => drop(sessions.remove(key)),
-        }
     }
 }
 
@@ -133,11 +132,11 @@ struct PlaceInPool {
     pool: SessionPool,
     key: SessionKey,
     generation: u64,
-    stays: Option<Instant>,
+    remains: Remains,
 }
 
 impl Drop for PlaceInPool {
     fn drop(&mut self) {
-        self.pool.leave(&self.key, self.generation, self.stays);
+        self.pool.lock().end(&self.key, self.generation, self.remains);
     }
 }

@@ -1,6 +1,10 @@
 //! Which sessions exist, and every decision about capacity. Knows sessions; nothing of
 //! gRPC.
 //!
+//! What is at hand is sessions with a task; all others are in the store, which is asked for
+//! them when a call names them (`lookup`) and lists them in pages. However many there are,
+//! they cost neither memory nor time before.
+//!
 //! The map of sessions is behind a lock that is held for a look-up or an insertion,
 //! never across a wait. A session whose task ends is taken out of the map by the task
 //! that ran it, and only then are those answered who waited for its end: whoever asks
@@ -12,10 +16,12 @@
 mod calls;
 mod janitor;
 mod lifecycle;
+mod lookup;
 mod making;
 mod registry;
 mod relief;
 mod retries;
+mod sessions;
 mod stats;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,7 @@
-//! The map of sessions: found, listed, closed. How one comes into it is in `making`.
+//! The pool: what it is made of, and how a turn gets to its session. How a session is found
+//! is in `lookup`, how one is made in `making`.
 
 use std::{
-    collections::BTreeMap,
-    ops::Bound,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -18,6 +17,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use super::sessions::{Entry, Sessions};
 use crate::{
     budget::{Exceeded, Reservation},
     domain::{
@@ -102,35 +102,6 @@ pub(super) struct Shared {
     pub(super) started_at: Instant,
 }
 
-/// Sessions of one tenant are next to each other.
-pub(super) type Sessions = BTreeMap<SessionKey, Entry>;
-
-/// A session's place in the pool.
-#[derive(Debug)]
-pub(super) enum Entry {
-    /// It has a task.
-    Live {
-        /// The way to it.
-        handle: SessionHandle,
-        /// Tells a session from a later one under the same id.
-        generation: u64,
-    },
-    /// All there is of it is in the store; the next call that needs it wakes it.
-    Unloaded {
-        /// When a turn last began or ended.
-        last_used: Instant,
-    },
-}
-
-impl Entry {
-    pub(super) fn handle(&self) -> Option<&SessionHandle> {
-        match self {
-            Self::Live { handle, .. } => Some(handle),
-            Self::Unloaded { .. } => None,
-        }
-    }
-}
-
 impl SessionPool {
     /// A pool without sessions; its tasks are among `tasks`.
     pub fn new(settings: PoolSettings, parts: Parts, tasks: Tasks) -> Self {
@@ -176,7 +147,7 @@ impl SessionPool {
             if let Some(listener) = self.told_before(&key, &request).await? {
                 return Ok(listener);
             }
-            let handle = self.find_or_make(&key, ephemeral)?;
+            let handle = self.find_or_make(&key, ephemeral).await?;
             match handle.run(request.clone()).await {
                 Ok(listener) => {
                     note_complete(&handle);
@@ -190,12 +161,12 @@ impl SessionPool {
 
     /// Sessions in the pool.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().count(&Scope::All)
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.len() == 0
     }
 
     /// How the store is, from now on.
@@ -248,14 +219,7 @@ impl SessionPool {
     }
 
     pub(super) fn handles(&self, scope: &Scope) -> Vec<(SessionKey, SessionHandle)> {
-        let sessions = self.lock();
-        let copy = |(key, entry): (&SessionKey, &Entry)| {
-            entry.handle().map(|handle| (key.clone(), handle.clone()))
-        };
-        match scope {
-            Scope::All => sessions.iter().filter_map(copy).collect(),
-            Scope::Tenant(tenant) => of_tenant(&sessions, tenant, None).filter_map(copy).collect(),
-        }
+        self.lock().handles(scope)
     }
 
     /// A session's snapshot, with its time to live in mind.
@@ -265,33 +229,9 @@ impl SessionPool {
         status
     }
 
+    /// A session that has a task.
     pub(super) fn find(&self, key: &SessionKey) -> Option<SessionHandle> {
-        self.lock().get(key)?.handle().cloned()
-    }
-
-    /// A session that is in the pool; one without a task is given one.
-    pub(super) fn load(&self, key: &SessionKey) -> Option<SessionHandle> {
-        let mut sessions = self.lock();
-        if let Entry::Live { handle, .. } = sessions.get(key)? {
-            return Some(handle.clone());
-        }
-        Some(self.make(&mut sessions, key, false))
-    }
-
-    /// A session under this key, in the pool or not. It is made without being counted: only
-    /// to be ended.
-    pub(super) fn load_for_end(&self, key: &SessionKey) -> SessionHandle {
-        let mut sessions = self.lock();
-        match sessions.get(key) {
-            Some(Entry::Live { handle, .. }) => handle.clone(),
-            _ => self.make(&mut sessions, key, false),
-        }
-    }
-
-    /// The same if there is none in the pool.
-    pub(super) fn load_unless_present(&self, key: &SessionKey) -> Option<SessionHandle> {
-        let mut sessions = self.lock();
-        (!sessions.contains_key(key)).then(|| self.make(&mut sessions, key, false))
+        self.lock().get(key).and_then(Entry::handle).cloned()
     }
 
     /// The working folder that a session has by itself. Reads the file system: not for a
@@ -304,20 +244,6 @@ impl SessionPool {
         // Nothing panics half-way through a change of the map.
         self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A tenant's sessions with ids after `after`.
-pub(super) fn of_tenant<'a>(
-    sessions: &'a Sessions,
-    tenant: &'a TenantId,
-    after: Option<SessionId>,
-) -> impl Iterator<Item = (&'a SessionKey, &'a Entry)> {
-    // No session has a name that is less than this one.
-    let after = after.unwrap_or_else(SessionId::before_all);
-    let from = SessionKey::new(tenant.clone(), after);
-    sessions
-        .range((Bound::Excluded(from), Bound::Unbounded))
-        .take_while(move |(key, _)| key.tenant == *tenant)
 }
 
 fn note_complete(handle: &SessionHandle) {

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::{Scope, SessionPool};
 use crate::{
-    counters::Counters, domain::ids::SessionKey, session::status::SessionState, store::StoreStatus,
-    turn::storage::Usage,
+    counters::Counters, session::status::SessionState, store::StoreStatus, turn::storage::Usage,
 };
 
 /// The pool's figures.
@@ -64,7 +63,7 @@ impl SessionPool {
             usage: self.usage(scope),
             store: self.store_status().borrow().clone(),
         };
-        stats.total_sessions = self.unloaded(scope);
+        stats.total_sessions = self.lock().stored(scope);
         stats.hibernated_sessions = stats.total_sessions;
         for (_, handle) in self.handles(scope) {
             let status = handle.status();
@@ -81,16 +80,6 @@ impl SessionPool {
             stats.process_ids.extend(status.process_id);
         }
         stats
-    }
-
-    /// Sessions of which there is nothing but what is kept.
-    fn unloaded(&self, scope: &Scope) -> usize {
-        let sessions = self.lock();
-        let in_scope = |key: &SessionKey| match scope {
-            Scope::All => true,
-            Scope::Tenant(tenant) => key.tenant == *tenant,
-        };
-        sessions.iter().filter(|(key, entry)| entry.handle().is_none() && in_scope(key)).count()
     }
 
     fn max_sessions(&self, scope: &Scope) -> usize {

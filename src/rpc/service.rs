@@ -153,6 +153,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let proto::InterruptRequest { session_id, keep_session } = request.into_inner();
         let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
         let report = self.pool.interrupt(&key, keep_session).await;
+        let report = report.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(snapshot::interrupt(report)))
     }
 

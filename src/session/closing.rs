@@ -19,7 +19,7 @@ use super::{
     connecting::closing_cause,
     context::Settings,
     deadline::at,
-    replies::PendingReplies,
+    replies::{PendingReplies, Remains},
     task::SessionTask,
 };
 use crate::{cli::process::StopGrace, domain::failure::Cause, supply::Lease, tasks::spawn_owned};
@@ -117,8 +117,21 @@ impl SessionTask {
             self.take(command, Availability::Closing(reason));
         }
         self.replies.note_not_forgotten(not_forgotten.as_ref());
-        self.replies.stays = (reason == CloseReason::Unloaded).then_some(self.status.last_used_at);
+        self.replies.remains = self.remains(reason, not_forgotten.is_some());
         std::mem::take(&mut self.replies)
+    }
+
+    /// What is left of the session in the pool.
+    fn remains(&self, reason: CloseReason, not_forgotten: bool) -> Remains {
+        let unnoted = match reason {
+            CloseReason::Unloaded => return Remains::Stored,
+            // The service ends; the next one finds it where it was.
+            CloseReason::Shutdown => return Remains::Nothing,
+            _ if self.ephemeral => false,
+            _ if reason.forgets() => not_forgotten,
+            _ => self.journal.may_differ(),
+        };
+        if unnoted { Remains::Unnoted } else { Remains::Nothing }
     }
 
     /// Settles with the store. Returns why the conversation is still there, where it was to

@@ -65,6 +65,8 @@ pub struct Journal {
     /// Whether the session has a name: of one without nothing is kept.
     has_name: bool,
     unkept: Unkept,
+    /// What it knows, if somebody has asked before the session was made.
+    found: Option<Option<Record>>,
     /// Whether the store has been asked what it knows.
     recalled: bool,
     /// Whether it knew the session, or does by now.
@@ -85,6 +87,7 @@ impl Journal {
             key,
             has_name,
             unkept: Unkept::default(),
+            found: None,
             recalled: false,
             known: false,
             in_pool: true,
@@ -92,12 +95,20 @@ impl Journal {
         }
     }
 
+    /// The store was asked, and knows this of the session.
+    pub fn find(&mut self, record: Option<Record>) {
+        self.found = Some(record);
+    }
+
     /// Asks the store what it knows of the session, once.
     pub async fn recall(&mut self) -> Result<Option<Record>, Cause> {
         if self.recalled || !self.has_name {
             return Ok(None);
         }
-        let record = self.store.load(&self.key).await.map_err(failed)?;
+        let record = match self.found.take() {
+            Some(found) => found,
+            None => self.store.load(&self.key).await.map_err(failed)?,
+        };
         self.recalled = true;
         self.known = record.is_some();
         Ok(record)
@@ -116,6 +127,11 @@ impl Journal {
     /// Whether the store has all that there is to keep.
     pub fn is_kept(&self) -> bool {
         self.known && !self.has_unkept() && self.commits.are_settled()
+    }
+
+    /// Whether the store may have something else of the session than what is to be kept.
+    pub fn may_differ(&self) -> bool {
+        self.known && !self.is_kept() || self.commits.failure().is_some()
     }
 
     /// Whether the session is to be in the pool when the service starts again.

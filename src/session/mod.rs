@@ -73,7 +73,7 @@ pub mod status;
 mod stop;
 mod task;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod turn_end;
 mod turn_failure;
 
@@ -86,5 +86,5 @@ pub use commits::failed as store_failed;
 pub use context::{SessionContext, Settings};
 pub use handle::SessionHandle;
 pub use open_prompts::ShownPrompt;
-pub use replies::PendingReplies;
+pub use replies::{PendingReplies, Remains};
 pub use task::SessionTask;

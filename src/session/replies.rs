@@ -1,12 +1,24 @@
 //! Answers that are due once a session is gone.
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
 use super::{
     command::{CloseReport, InterruptReport},
     publisher::StatusPublisher,
 };
 use crate::domain::failure::Cause;
+
+/// What is left of a session whose task has ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Remains {
+    /// It is in the pool, and the store has all of it.
+    Stored,
+    /// It is in the pool no more.
+    #[default]
+    Nothing,
+    /// Likewise, but the store may not have taken note.
+    Unnoted,
+}
 
 /// Answers that are due once the session is gone from the pool.
 #[must_use]
@@ -16,8 +28,8 @@ pub struct PendingReplies {
     pub interrupts: Vec<(oneshot::Sender<InterruptReport>, InterruptReport)>,
     /// To those who closed it.
     pub closes: Vec<(oneshot::Sender<CloseReport>, CloseReport)>,
-    /// It stays in the pool without a task, and was last used then.
-    pub stays: Option<Instant>,
+    /// What is left of the session.
+    pub remains: Remains,
     /// Dropped last: those who wait for the session's end look for another one then, and
     /// must not find this one in the pool.
     pub(super) ended: Option<StatusPublisher>,

@@ -24,6 +24,7 @@ use crate::{
         ids::{CliSessionId, ClientId, SessionId, SessionKey},
         options::Options,
     },
+    store::Record,
     turn::{log::TurnLog, storage::Accounts},
 };
 
@@ -89,6 +90,13 @@ impl SessionTask {
             given: Given::default(),
         };
         (task, handle)
+    }
+
+    /// The same of a session that the store was asked for: it knows this, or nothing.
+    #[must_use]
+    pub fn knowing(mut self, record: Option<Record>) -> Self {
+        self.journal.find(record);
+        self
     }
 
     /// Runs the session to its end.

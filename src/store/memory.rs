@@ -11,8 +11,9 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Commit, Import, KeptTurn, Line, Part, Pending, Piece, Place, Record, Store, StoreError,
+    Commit, Idle, Import, KeptTurn, Line, Part, Pending, Piece, Place, Record, Store, StoreError,
     StoreStatus,
+    orders::elapsed,
     record::{MOST_TURN_BYTES, MOST_TURNS},
 };
 use crate::{
@@ -21,9 +22,17 @@ use crate::{
 };
 
 /// Keeps conversations in memory. All methods are done at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryStore {
     state: Mutex<State>,
+    /// What its own times count from.
+    began: Instant,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self { state: Mutex::default(), began: Instant::now() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +59,12 @@ struct Transcript {
 }
 
 impl MemoryStore {
+    /// When a session was last used, from when the store began on.
+    fn used_ms(&self, kept: &Kept) -> i64 {
+        let kept_at = kept.kept_at.saturating_duration_since(self.began);
+        elapsed(kept_at).saturating_sub(elapsed(kept.record.unused_for))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -258,10 +273,33 @@ impl Store for MemoryStore {
         done(unused.take(limit).map(|(key, _)| key.clone()).collect())
     }
 
-    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, Duration)>> {
+    fn in_pool(&self) -> Pending<'_, Vec<(TenantId, usize)>> {
+        let mut counts = BTreeMap::<TenantId, usize>::new();
+        for (key, _) in self.lock().sessions.iter().filter(|(_, kept)| kept.record.in_pool) {
+            *counts.entry(key.tenant.clone()).or_default() += 1;
+        }
+        done(counts.into_iter().collect())
+    }
+
+    fn idle<'a>(
+        &'a self,
+        time: Duration,
+        after: Option<&'a Idle>,
+        limit: usize,
+    ) -> Pending<'a, Vec<Idle>> {
+        let order = |idle: &Idle| (idle.used_ms, idle.key.clone());
         let state = self.lock();
-        let open = state.sessions.iter().filter(|(_, kept)| kept.record.in_pool);
-        done(open.map(|(key, kept)| (key.clone(), kept.aged().unused_for)).collect())
+        let is_idle = |kept: &Kept| kept.record.in_pool && kept.aged().unused_for > time;
+        let mut idle: Vec<Idle> = state
+            .sessions
+            .iter()
+            .filter(|(_, kept)| is_idle(kept))
+            .map(|(key, kept)| Idle { key: key.clone(), used_ms: self.used_ms(kept) })
+            .filter(|idle| after.is_none_or(|after| order(idle) > order(after)))
+            .collect();
+        idle.sort_by_key(order);
+        idle.truncate(limit);
+        done(idle)
     }
 
     fn turn<'a>(&'a self, key: &'a SessionKey, turn: &'a TurnId) -> Pending<'a, Option<KeptTurn>> {
@@ -275,11 +313,11 @@ impl Store for MemoryStore {
         done(())
     }
 
-    fn leave_pool<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, ()> {
-        if let Some(kept) = self.lock().sessions.get_mut(key) {
-            kept.record.in_pool = false;
-        }
-        done(())
+    fn leave_pool<'a>(&'a self, key: &'a SessionKey, unused_for: Duration) -> Pending<'a, bool> {
+        let mut state = self.lock();
+        let leaves = |kept: &Kept| kept.record.in_pool && kept.aged().unused_for >= unused_for;
+        let left = state.sessions.get_mut(key).filter(|kept| leaves(kept));
+        done(left.map(|kept| kept.record.in_pool = false).is_some())
     }
 
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {

@@ -9,6 +9,7 @@
 mod clock;
 mod connection;
 mod error;
+mod idle;
 mod import;
 mod memory;
 mod order;
@@ -30,7 +31,7 @@ pub use error::{Obstacle, StoreError};
 pub use import::{Import, Part};
 pub use memory::MemoryStore;
 pub use pieces::{Piece, Place};
-pub use record::{Commit, KeptTurn, Line, Record};
+pub use record::{Commit, Idle, KeptTurn, Line, Record};
 pub use sql::{Opening, SqlStore};
 pub use status::{Failing, StoreStatus};
 
@@ -95,11 +96,21 @@ pub trait Store: Send + Sync + fmt::Debug {
         until: Instant,
     ) -> Pending<'a, Option<Vec<CliSessionId>>>;
 
-    /// The sessions that are in the pool, and for how long each was not used.
-    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, Duration)>>;
+    /// How many sessions of each tenant are in the pool. Costs no more where there are many.
+    fn in_pool(&self) -> Pending<'_, Vec<(TenantId, usize)>>;
 
-    /// Notes that a session is in the pool no more; its conversation is kept.
-    fn leave_pool<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, ()>;
+    /// Up to `limit` sessions that are in the pool and were not used for so long, the least
+    /// recently used first: from the first on, or behind another one.
+    fn idle<'a>(
+        &'a self,
+        time: Duration,
+        after: Option<&'a Idle>,
+        limit: usize,
+    ) -> Pending<'a, Vec<Idle>>;
+
+    /// Notes that a session is in the pool no more, if it was not used for so long; its
+    /// conversation is kept. Returns whether it was in the pool, and is not any more.
+    fn leave_pool<'a>(&'a self, key: &'a SessionKey, unused_for: Duration) -> Pending<'a, bool>;
 
     /// Up to `limit` sessions of a tenant that are in the pool, with ids after `after`, in order.
     fn list<'a>(

@@ -27,8 +27,9 @@ pub(super) enum WriteOp {
     Count(TenantId, Box<Totals>, Answer<()>),
     /// Remove a session; the answer is the conversations that went with it.
     Forget(SessionKey, Answer<Option<Vec<String>>>),
-    /// Note that a session is in the pool no more.
-    LeavePool(SessionKey, Answer<()>),
+    /// Note that a session is in the pool no more, if it was not used after this time; the
+    /// answer is whether it was.
+    LeavePool(SessionKey, i64, Answer<bool>),
     /// Keep a part of a transcript that is taken up.
     Import(Box<Import>, Answer<()>),
     /// Remove a piece of one that is not; the answer is whether there is more.
@@ -57,18 +58,19 @@ impl WriteOp {
     /// Whoever asked may be gone; what was written stays written.
     pub(super) fn answer(self, outcome: Result<Written, StoreError>) {
         match self {
-            Self::Commit(_, reply)
-            | Self::Count(_, _, reply)
-            | Self::LeavePool(_, reply)
-            | Self::Import(_, reply) => {
+            Self::Commit(_, reply) | Self::Count(_, _, reply) | Self::Import(_, reply) => {
                 reply.send(outcome.map(drop)).ok();
             }
             Self::Forget(_, reply) => {
                 let gone = outcome.map(|written| match written {
                     Written::Forgotten(gone) => gone,
-                    Written::Kept | Written::Discarded(_) => None,
+                    Written::Kept | Written::Discarded(_) | Written::Left(_) => None,
                 });
                 reply.send(gone).ok();
+            }
+            Self::LeavePool(.., reply) => {
+                let left = |written| matches!(written, Written::Left(true));
+                reply.send(outcome.map(left)).ok();
             }
             Self::Discard(.., reply) => {
                 let more = |written| matches!(written, Written::Discarded(true));
@@ -84,6 +86,7 @@ pub(super) enum Written {
     Kept,
     Forgotten(Option<Vec<String>>),
     Discarded(bool),
+    Left(bool),
 }
 
 /// Carries out one order. The inner error is its own fault, and nothing of it is written.
@@ -124,9 +127,8 @@ pub(super) async fn carry_out(
         WriteOp::Discard(tenant, id, ..) => {
             Written::Discarded(import::discard(connection, tenant, *id).await?)
         }
-        WriteOp::LeavePool(key, _) => {
-            orders::leave_pool(connection, key).await?;
-            Written::Kept
+        WriteOp::LeavePool(key, until_ms, _) => {
+            Written::Left(orders::leave_pool(connection, key, *until_ms).await?)
         }
     }))
 }

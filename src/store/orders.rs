@@ -196,17 +196,23 @@ pub(super) async fn append(
     Ok(())
 }
 
-/// Notes that a session is in the pool no more.
+/// Notes that a session is in the pool no more, if it was not used after `until_ms`. Returns
+/// whether it was in the pool.
 pub(super) async fn leave_pool(
     connection: &mut SqliteConnection,
     key: &SessionKey,
-) -> Result<(), StoreError> {
-    sqlx::query("UPDATE sessions SET in_pool = 0 WHERE tenant = $1 AND session_id = $2")
-        .bind(key.tenant.as_str())
-        .bind(key.session.as_str())
-        .execute(&mut *connection)
-        .await?;
-    Ok(())
+    until_ms: i64,
+) -> Result<bool, StoreError> {
+    let left = sqlx::query(
+        "UPDATE sessions SET in_pool = 0 WHERE tenant = $1 AND session_id = $2 \
+         AND in_pool = 1 AND used_observed_ms <= $3",
+    )
+    .bind(key.tenant.as_str())
+    .bind(key.session.as_str())
+    .bind(until_ms)
+    .execute(&mut *connection)
+    .await?;
+    Ok(left.rows_affected() > 0)
 }
 
 /// Removes a session; returns the conversations that went with it.

@@ -44,6 +44,15 @@ pub struct Record {
     pub in_pool: bool,
 }
 
+/// A session that is in the pool and was not used for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idle {
+    /// Which.
+    pub key: SessionKey,
+    /// When it was last used, by the store's own clock.
+    pub(super) used_ms: i64,
+}
+
 /// A line of a transcript.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {

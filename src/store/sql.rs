@@ -19,8 +19,10 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{error_span, warn};
 
 use super::{
-    Clock, Commit, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError, StoreStatus,
+    Clock, Commit, Idle, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError,
+    StoreStatus,
     connection::{self, Database},
+    idle,
     order::{Whose, WriteOp},
     orders::elapsed,
     pieces,
@@ -196,8 +198,12 @@ fn conversation(text: &str) -> Result<CliSessionId, StoreError> {
     CliSessionId::parse(text).ok_or_else(|| bad("cli_session_id"))
 }
 
-fn key(row: &SqliteRow) -> Result<SessionKey, StoreError> {
-    let tenant = TenantId::parse(row.try_get("tenant")?).map_err(|_| bad("tenant"))?;
+fn tenant(row: &SqliteRow) -> Result<TenantId, StoreError> {
+    TenantId::parse(row.try_get("tenant")?).map_err(|_| bad("tenant"))
+}
+
+pub(super) fn key(row: &SqliteRow) -> Result<SessionKey, StoreError> {
+    let tenant = tenant(row)?;
     let session = SessionId::parse(row.try_get("session_id")?).map_err(|_| bad("session_id"))?;
     Ok(SessionKey::new(tenant, session))
 }
@@ -334,24 +340,34 @@ impl Store for SqlStore {
         })
     }
 
-    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, Duration)>> {
+    fn in_pool(&self) -> Pending<'_, Vec<(TenantId, usize)>> {
         Box::pin(async move {
             let mut reader = self.readers.take().await?;
-            let rows = sqlx::query(
-                "SELECT tenant, session_id, used_observed_ms FROM sessions WHERE in_pool = 1",
-            )
-            .fetch_all(reader.connection())
-            .await?;
+            let rows = sqlx::query("SELECT tenant, sessions FROM pool_sizes WHERE sessions > 0")
+                .fetch_all(reader.connection())
+                .await?;
             reader.give_back();
-            let unused = |row: &SqliteRow| row.try_get("used_observed_ms");
-            rows.iter().map(|row| Ok((key(row)?, self.clock.since(unused(row)?)))).collect()
+            let count = |row: &SqliteRow| {
+                usize::try_from(row.try_get::<i64, _>("sessions")?).map_err(|_| bad("sessions"))
+            };
+            rows.iter().map(|row| Ok((tenant(row)?, count(row)?))).collect()
         })
     }
 
-    fn leave_pool<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, ()> {
-        Box::pin(
-            async move { self.writer.ask(|reply| WriteOp::LeavePool(key.clone(), reply)).await },
-        )
+    fn idle<'a>(
+        &'a self,
+        time: Duration,
+        after: Option<&'a Idle>,
+        limit: usize,
+    ) -> Pending<'a, Vec<Idle>> {
+        let before_ms = self.clock.now_ms().saturating_sub(elapsed(time));
+        Box::pin(idle::list(&self.readers, before_ms, after, limit))
+    }
+
+    fn leave_pool<'a>(&'a self, key: &'a SessionKey, unused_for: Duration) -> Pending<'a, bool> {
+        let until_ms = self.clock.now_ms().saturating_sub(elapsed(unused_for));
+        let order = move |reply| WriteOp::LeavePool(key.clone(), until_ms, reply);
+        Box::pin(async move { self.writer.ask(order).await })
     }
 
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {
@@ -363,9 +379,8 @@ impl Store for SqlStore {
             reader.give_back();
             rows.iter()
                 .map(|row| {
-                    let tenant = TenantId::parse(row.try_get("tenant")?).map_err(|_| bad("tenant"));
                     let totals = serde_json::from_str(row.try_get("counters")?);
-                    Ok((tenant?, totals.map_err(|_| bad("counters"))?))
+                    Ok((tenant(row)?, totals.map_err(|_| bad("counters"))?))
                 })
                 .collect()
         })

@@ -11,7 +11,7 @@ use crate::{
     counters::Totals,
     domain::ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
     store::{
-        Commit, Failing, Import, KeptTurn, MemoryStore, Pending, Piece, Place, Record, Store,
+        Commit, Failing, Idle, Import, KeptTurn, MemoryStore, Pending, Piece, Place, Record, Store,
         StoreError, StoreStatus,
     },
 };
@@ -134,12 +134,21 @@ impl Store for GatedStore {
         })
     }
 
-    fn in_pool(&self) -> Pending<'_, Vec<(SessionKey, Duration)>> {
+    fn in_pool(&self) -> Pending<'_, Vec<(TenantId, usize)>> {
         self.inner.in_pool()
     }
 
-    fn leave_pool<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, ()> {
-        self.inner.leave_pool(key)
+    fn idle<'a>(
+        &'a self,
+        time: Duration,
+        after: Option<&'a Idle>,
+        limit: usize,
+    ) -> Pending<'a, Vec<Idle>> {
+        self.inner.idle(time, after, limit)
+    }
+
+    fn leave_pool<'a>(&'a self, key: &'a SessionKey, unused_for: Duration) -> Pending<'a, bool> {
+        self.inner.leave_pool(key, unused_for)
     }
 
     fn list<'a>(

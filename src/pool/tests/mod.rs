@@ -9,6 +9,7 @@ mod making;
 mod relief;
 mod retries;
 mod stopping;
+mod stored;
 
 use std::sync::Arc;
 

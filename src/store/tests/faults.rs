@@ -143,7 +143,9 @@ async fn a4_conversations_age_by_what_was_seen_and_not_by_the_wall() {
     // Between two lives of the service no time is seen to pass.
     let store = open(&file).await.expect("open");
     assert_eq!(old(&store, Duration::from_secs(600)).await, []);
-    assert_eq!(store.in_pool().await.expect("read")[0].0, mine);
+    assert_eq!(store.in_pool().await, Ok(vec![(mine.tenant.clone(), 1)]));
+    let listed = store.list(&mine.tenant, None, 9).await.expect("read");
+    assert_eq!(listed[0].0, mine.session);
 }
 
 #[tokio::test]

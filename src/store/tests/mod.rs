@@ -1,6 +1,7 @@
 //! What every store does, tried on each of them; and what only a file can promise.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
@@ -177,7 +178,7 @@ async fn e1_every_conversation_that_a_session_ever_had_stays_its_own() {
         let said = vec![line(first, "", Some("1"), "{}")];
         store.commit(commit(&one, record(first, 1), said)).await.expect("kept");
         store.commit(commit(&one, record(second, 2), vec![])).await.expect("kept");
-        store.leave_pool(&one).await.expect("noted");
+        assert_eq!(store.leave_pool(&one, Duration::ZERO).await, Ok(true));
         for id in [first, second] {
             assert_eq!(store.other_owner(&two, id).await, Ok(Some(one.session.clone())));
             store.commit(commit(&two, record(id, 3), vec![])).await.expect_err("another's");
@@ -259,10 +260,21 @@ async fn sessions_are_listed_by_name_and_found_by_age() {
         let after = SessionId::parse("2").expect("a name");
         assert_eq!(names(store.list(&tenant, Some(&after), 2).await.expect("read")), ["3"]);
         let left = key("a", "1");
-        store.leave_pool(&left).await.expect("noted");
+        let used_since = Duration::from_secs(2000);
+        assert_eq!(store.leave_pool(&left, used_since).await, Ok(false), "it was used since");
+        assert_eq!(store.leave_pool(&left, Duration::ZERO).await, Ok(true));
+        assert_eq!(store.leave_pool(&left, Duration::ZERO).await, Ok(false), "it has left");
         assert_eq!(names(store.list(&tenant, None, 9).await.expect("read")), ["2", "3"]);
         assert!(store.load(&left).await.expect("read").is_some_and(|record| !record.in_pool));
-        assert_eq!(store.in_pool().await.expect("read").len(), 3);
+        let in_pool = store.in_pool().await.expect("read");
+        assert_eq!(BTreeMap::from_iter(in_pool), [(tenant, 2), (key("b", "0").tenant, 1)].into());
+        let mut idle = store.idle(Duration::from_secs(500), None, 2).await.expect("read");
+        let next = store.idle(Duration::from_secs(500), idle.last(), 2).await.expect("read");
+        assert_eq!(next.len(), 1, "the rest");
+        idle.extend(next);
+        let idle: Vec<_> = idle.into_iter().map(|idle| idle.key).collect();
+        assert_eq!(idle, [key("b", "0"), key("a", "3"), key("a", "2")], "the oldest first");
+        assert_eq!(store.idle(Duration::from_secs(2000), None, 9).await, Ok(vec![]));
         let mut old = store.unused_for(Duration::from_secs(985), 10).await.expect("read");
         old.sort();
         assert_eq!(old, [key("a", "3"), key("b", "0")]);

@@ -1,0 +1,157 @@
+//! How a session is found that may be in the store only. Whoever needs one that has no task
+//! asks the store, and until that is answered nobody else asks for, makes or ends the same
+//! session: two calls at once make one session of it, and what the store said still holds
+//! when something is made of it. A store that fails says nothing about whether there is one.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{SessionPool, sessions::Entry};
+use crate::{
+    domain::{failure::Failure, ids::SessionKey},
+    session::{SessionHandle, store_failed},
+    store::Record,
+};
+
+/// A session that was looked for.
+pub(super) enum Found {
+    /// It has a task.
+    Live(SessionHandle),
+    /// It has none; the store may know it.
+    Absent(Lookup),
+}
+
+/// The right to ask the store for a session without a task, and to make something of it. Given
+/// back when dropped.
+pub(super) struct Lookup {
+    pool: SessionPool,
+    key: SessionKey,
+    over: CancellationToken,
+    /// Whether it has left the pool, whatever the store says.
+    has_left: bool,
+    /// Whether something was made of it.
+    is_made: bool,
+}
+
+impl SessionPool {
+    /// Looks for a session; waits while somebody else asks the store for it.
+    pub(super) async fn look_up(&self, key: &SessionKey) -> Found {
+        loop {
+            let over = {
+                let mut sessions = self.lock();
+                match sessions.get(key) {
+                    Some(Entry::Live { handle, .. }) => return Found::Live(handle.clone()),
+                    Some(Entry::Asked { over, .. }) => over.clone(),
+                    Some(Entry::Left) | None => {
+                        let (over, has_left) = sessions.ask(key);
+                        return Found::Absent(self.lookup(key, over, has_left));
+                    }
+                }
+            };
+            over.cancelled().await;
+        }
+    }
+
+    /// The same if it has no task and nobody else asks for it.
+    pub(super) fn look_up_absent(&self, key: &SessionKey) -> Option<Lookup> {
+        let mut sessions = self.lock();
+        match sessions.get(key) {
+            Some(Entry::Live { .. } | Entry::Asked { .. }) => None,
+            Some(Entry::Left) | None => {
+                let (over, has_left) = sessions.ask(key);
+                Some(self.lookup(key, over, has_left))
+            }
+        }
+    }
+
+    fn lookup(&self, key: &SessionKey, over: CancellationToken, has_left: bool) -> Lookup {
+        let (pool, key) = (self.clone(), key.clone());
+        Lookup { pool, key, over, has_left, is_made: false }
+    }
+
+    /// A session that is in the pool; one without a task is given one.
+    pub(super) async fn load(&self, key: &SessionKey) -> Result<Option<SessionHandle>, Failure> {
+        let lookup = match self.look_up(key).await {
+            Found::Live(handle) => return Ok(Some(handle)),
+            Found::Absent(lookup) => lookup,
+        };
+        let record = lookup.ask().await?.filter(|record| record.in_pool);
+        Ok(record.map(|record| lookup.make(Some(record))))
+    }
+
+    /// A session that the store knows, in the pool or not. It is made without being counted:
+    /// only to be ended.
+    pub(super) async fn load_for_end(
+        &self,
+        key: &SessionKey,
+    ) -> Result<Option<SessionHandle>, Failure> {
+        let lookup = match self.look_up(key).await {
+            Found::Live(handle) => return Ok(Some(handle)),
+            Found::Absent(lookup) => lookup,
+        };
+        let record = lookup.ask().await?;
+        Ok(record.map(|record| lookup.make(Some(record))))
+    }
+}
+
+impl Lookup {
+    /// What the store knows of it.
+    pub(super) async fn ask(&self) -> Result<Option<Record>, Failure> {
+        let loaded = self.pool.shared().parts.store.load(&self.key).await;
+        let loaded = loaded.map_err(|error| {
+            Failure::from(store_failed(error)).concerning(Some(&self.key.session), None)
+        })?;
+        Ok(loaded.map(|record| Record { in_pool: record.in_pool && !self.has_left, ..record }))
+    }
+
+    /// Whose it is.
+    pub(super) fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    /// Whether it has left the pool without the store having taken note.
+    pub(super) fn has_left(&self) -> bool {
+        self.has_left
+    }
+
+    /// The store has it in the pool no more.
+    pub(super) fn left(mut self) {
+        if !std::mem::take(&mut self.has_left) {
+            self.pool.lock().one_less(&self.key.tenant);
+        }
+    }
+
+    /// Makes a session of what the store knows.
+    pub(super) fn make(mut self, record: Option<Record>) -> SessionHandle {
+        self.is_made = true;
+        let pool = self.pool.clone();
+        let mut sessions = pool.lock();
+        pool.make(&mut sessions, &self.key, record, false)
+    }
+
+    /// Makes a session, unless it is refused one more.
+    pub(super) fn make_if(
+        mut self,
+        record: Option<Record>,
+        ephemeral: bool,
+        admits: impl FnOnce(&super::sessions::Sessions) -> Result<(), Failure>,
+    ) -> Result<SessionHandle, Failure> {
+        let pool = self.pool.clone();
+        let mut sessions = pool.lock();
+        if let Err(refusal) = admits(&sessions) {
+            // It is given back by way of the same lock.
+            drop(sessions);
+            return Err(refusal);
+        }
+        self.is_made = true;
+        Ok(pool.make(&mut sessions, &self.key, record, ephemeral))
+    }
+}
+
+impl Drop for Lookup {
+    fn drop(&mut self) {
+        if !self.is_made {
+            self.pool.lock().asked(&self.key, self.has_left);
+        }
+        self.over.cancel();
+    }
+}
