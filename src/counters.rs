@@ -72,7 +72,7 @@ pub struct Counters {
     spent: Mutex<Spent>,
 }
 
-/// All counts at one moment, by name.
+/// All counts at one moment, or between two, by name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     /// The counters.
@@ -85,6 +85,34 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// What was counted since an earlier snapshot of the same counters, or of a part of them.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |name| earlier.counts.get(name).copied().unwrap_or_default();
+        let counts =
+            self.counts.iter().map(|(name, count)| (name, count.saturating_sub(before(name))));
+        let counts = counts.filter(|(_, more)| *more > 0);
+        let more = |cost_usd: f64, before: f64| (cost_usd - before).max(0.0);
+        let spent_before = match self.today.day == earlier.today.day {
+            true => earlier.today.cost_usd,
+            false => 0.0,
+        };
+        let spent_today = match self.today.day < earlier.today.day {
+            true => 0.0,
+            false => more(self.today.cost_usd, spent_before),
+        };
+        // A day on which nothing was spent says nothing.
+        let day = if spent_today > 0.0 { self.today.day } else { 0 };
+        Self {
+            counts: counts.map(|(name, more)| (name.clone(), more)).collect(),
+            spent: Spent {
+                cost_usd: more(self.spent.cost_usd, earlier.spent.cost_usd),
+                usage: self.spent.usage.since(&earlier.spent.usage),
+            },
+            today: Today { day, cost_usd: spent_today },
+        }
+    }
+
     /// Takes over what another snapshot of the same counters has more of. Whoever took the
     /// older one may come later.
     pub fn raise(&mut self, other: &Self) {

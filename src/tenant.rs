@@ -49,6 +49,8 @@ pub struct Tenant {
     queued: Option<Arc<Semaphore>>,
     streams: Option<Arc<Semaphore>>,
     today: Mutex<Today>,
+    /// What earlier lives of the service have counted.
+    before: Mutex<Totals>,
 }
 
 /// A share of a quota, given back when dropped; nothing where there is no quota.
@@ -70,6 +72,7 @@ impl Tenant {
             queued: semaphore(quotas.queued_turns),
             streams: semaphore(quotas.streams),
             today: Mutex::default(),
+            before: Mutex::default(),
             quotas,
         }
     }
@@ -123,7 +126,12 @@ impl Tenant {
         self.today(day).cost_usd += spent.cost_usd;
     }
 
-    /// What it has counted and spent so far, to be kept.
+    /// What it has counted and spent in this life of the service, to be kept.
+    pub fn counted(&self) -> Totals {
+        self.totals().since(&self.before.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What it has counted and spent so far.
     pub fn totals(&self) -> Totals {
         let today = *self.today.lock().unwrap_or_else(PoisonError::into_inner);
         Totals { today, ..self.counters.totals() }
@@ -136,6 +144,9 @@ impl Tenant {
         if totals.today.day > today.day {
             *today = totals.today;
         }
+        drop(today);
+        // Before anything is counted in this life.
+        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = self.totals();
     }
 
     fn today(&self, day: u64) -> MutexGuard<'_, Today> {
@@ -205,6 +216,8 @@ impl Tenants {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn tenant(quotas: Quotas) -> Tenant {
@@ -263,6 +276,10 @@ mod tests {
         second.resume(&first.totals());
         assert!(second.admit_cost().is_err());
         assert_eq!(second.totals(), first.totals());
+        assert_eq!(second.counted(), Totals::default(), "it has counted nothing itself");
+        second.spend(&spent);
+        let counted = Totals { counts: BTreeMap::new(), ..first.totals() };
+        assert_eq!(second.counted(), counted);
         // What was spent on an earlier day does not.
         let mut earlier = first.totals();
         earlier.today.day -= 1;

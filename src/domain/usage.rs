@@ -17,6 +17,21 @@ pub struct TokenUsage {
 }
 
 impl TokenUsage {
+    /// What was used since an earlier count of the same turns.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_sub(earlier.input_tokens),
+            output_tokens: self.output_tokens.saturating_sub(earlier.output_tokens),
+            cache_creation_input_tokens: self
+                .cache_creation_input_tokens
+                .saturating_sub(earlier.cache_creation_input_tokens),
+            cache_read_input_tokens: self
+                .cache_read_input_tokens
+                .saturating_sub(earlier.cache_read_input_tokens),
+        }
+    }
+
     /// Takes over what another count of the same turns has more of.
     pub fn raise(&mut self, other: &Self) {
         self.input_tokens = self.input_tokens.max(other.input_tokens);

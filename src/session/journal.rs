@@ -201,7 +201,7 @@ impl Journal {
             return None;
         }
         if is_trial {
-            let (tenant, totals) = (self.key.tenant.clone(), self.tenant.totals());
+            let (tenant, totals) = (self.key.tenant.clone(), self.tenant.counted());
             let work = async move { store.count(&tenant, totals).await };
             self.commits.begin(work, None, is_trial);
             return None;
@@ -221,7 +221,7 @@ impl Journal {
             record,
             turn: unkept.turn.take(),
             lines,
-            totals: self.tenant.totals(),
+            totals: self.tenant.counted(),
         };
         (commit, share)
     }
@@ -275,7 +275,7 @@ impl Journal {
     /// Keeps what the tenant has counted, where the session itself leaves nothing.
     pub fn count_kept(&self) -> impl Future<Output = Result<(), Cause>> + Send + 'static {
         let (store, tenant) = (Arc::clone(&self.store), self.key.tenant.clone());
-        let totals = self.tenant.totals();
+        let totals = self.tenant.counted();
         async move { store.count(&tenant, totals).await.map_err(failed) }
     }
 

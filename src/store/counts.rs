@@ -12,7 +12,10 @@ use super::{
     readers::Readers,
     sql::{bad, signed, tenant},
 };
-use crate::{domain::{usage::TokenUsage, ids::TenantId}, counters::{Spent, Today, Totals}};
+use crate::{
+    counters::{Spent, Today, Totals},
+    domain::{ids::TenantId, usage::TokenUsage},
+};
 
 /// Lives of services whose part in a tenant's counts is remembered. Those that counted last
 /// are; one that has not for so many others does not come again.
@@ -108,9 +111,7 @@ async fn add_counts(
     insert.push_values(counts, |mut row, (name, count)| {
         row.push_bind(tenant.as_str()).push_bind(name).push_bind(signed(count));
     });
-    insert.push(
-        " ON CONFLICT (tenant, name) DO UPDATE SET count = counts.count + excluded.count",
-    );
+    insert.push(" ON CONFLICT (tenant, name) DO UPDATE SET count = counts.count + excluded.count");
     insert.build().execute(connection).await?;
     Ok(())
 }

@@ -8,6 +8,7 @@
 
 mod clock;
 mod connection;
+mod counts;
 mod error;
 mod idle;
 mod import;
@@ -64,7 +65,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// A turn that a caller named, if it ended and is kept still.
     fn turn<'a>(&'a self, key: &'a SessionKey, turn: &'a TurnId) -> Pending<'a, Option<KeptTurn>>;
 
-    /// Keeps what a tenant has counted, where there is nothing else to keep.
+    /// Keeps what a tenant has counted in this life of the service, where there is nothing else
+    /// to keep. It is added to what others have counted; what was added before is not added
+    /// again, in whatever order it is told.
     fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()>;
 
     /// The lines of a conversation, in the order in which they came: a piece of them, from
@@ -124,7 +127,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// store have seen time pass: whoever sets the clock on the wall makes nothing older.
     fn unused_for(&self, time: Duration, limit: usize) -> Pending<'_, Vec<SessionKey>>;
 
-    /// What was counted for each tenant.
+    /// What was counted for each tenant, in all lives of services.
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>>;
 
     /// How the store is, from now on.

@@ -1,12 +1,11 @@
 //! What the writer is asked to do, and how each of it is carried out in a transaction.
 
-use std::collections::HashMap;
-
 use tokio::sync::oneshot;
 
 use super::{
     Commit, Import, StoreError,
     connection::Transaction,
+    counts,
     import::{self, Imports},
     orders,
 };
@@ -89,25 +88,40 @@ pub(super) enum Written {
     Left(bool),
 }
 
+/// Who carries out orders, and when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct By<'a> {
+    /// This life of the service.
+    pub(super) writer: &'a str,
+    /// The time, by the store's own clock.
+    pub(super) observed_ms: i64,
+    /// The transcripts that are being taken up.
+    pub(super) imports: &'a Imports,
+}
+
 /// Carries out one order. The inner error is its own fault, and nothing of it is written.
 pub(super) async fn carry_out(
     transaction: &mut Transaction<'_>,
     order: &WriteOp,
-    observed_ms: i64,
-    imports: &Imports,
+    by: By<'_>,
 ) -> Result<Result<Written, StoreError>, StoreError> {
+    let By { observed_ms, imports, .. } = by;
     let connection = transaction.connection();
     Ok(Ok(match order {
         WriteOp::Commit(commit, _) => {
             let kept = orders::keep(connection, commit, observed_ms).await?;
             let (key, id) = (&commit.key, commit.record.cli_session_id);
+            if kept.is_ok() {
+                counts::keep(connection, by.writer, observed_ms, &key.tenant, &commit.totals)
+                    .await?;
+            }
             if kept.is_ok() && imports.settles(key, id) {
                 import::settle(connection, key, id).await?;
             }
             return Ok(kept.map(|()| Written::Kept));
         }
         WriteOp::Count(tenant, totals, _) => {
-            orders::keep_totals(connection, tenant, totals).await?;
+            counts::keep(connection, by.writer, observed_ms, tenant, totals).await?;
             Written::Kept
         }
         WriteOp::Forget(key, _) => {
@@ -131,19 +145,4 @@ pub(super) async fn carry_out(
             Written::Left(orders::leave_pool(connection, key, *until_ms).await?)
         }
     }))
-}
-
-/// Orders come in another order than their totals were taken: the highest count.
-pub(super) fn raise(order: &mut WriteOp, counted: &mut HashMap<TenantId, Totals>) {
-    let (tenant, totals) = match order {
-        WriteOp::Commit(commit, _) => (&commit.key.tenant, &mut commit.totals),
-        WriteOp::Count(tenant, totals, _) => (&*tenant, &mut **totals),
-        WriteOp::Forget(..)
-        | WriteOp::LeavePool(..)
-        | WriteOp::Import(..)
-        | WriteOp::Discard(..) => return,
-    };
-    let highest = counted.entry(tenant.clone()).or_default();
-    highest.raise(totals);
-    totals.clone_from(highest);
 }

@@ -10,10 +10,7 @@ use super::{
     sql::{bad, millis, signed},
     turns,
 };
-use crate::{
-    counters::Totals,
-    domain::ids::{CliSessionId, SessionId, SessionKey, TenantId},
-};
+use crate::domain::ids::{CliSessionId, SessionId, SessionKey};
 
 /// Lines in one statement: SQLite takes 32 766 values, and a line is six.
 pub(super) const LINES: usize = 5000;
@@ -42,7 +39,7 @@ pub(super) async fn keep(
     commit: &Commit,
     observed_ms: i64,
 ) -> Result<Result<(), StoreError>, StoreError> {
-    let Commit { key, record, turn, lines, totals } = commit;
+    let Commit { key, record, turn, lines, totals: _ } = commit;
     let conversation = record.cli_session_id;
     if let Err(owner) = take(connection, key, conversation).await? {
         return Ok(Err(StoreError::Conflict { conversation, owner: Some(owner) }));
@@ -51,7 +48,6 @@ pub(super) async fn keep(
     if let Some(turn) = turn {
         turns::keep(connection, key, turn).await?;
     }
-    keep_totals(connection, &key.tenant, totals).await?;
     for same in lines.chunk_by(|a, b| a.conversation == b.conversation) {
         let conversation = same[0].conversation;
         let is_own = conversation == record.cli_session_id;
@@ -142,23 +138,6 @@ async fn take(
         Some(owner) => Ok(Err(SessionId::parse(owner).map_err(|_| bad("session_id"))?)),
         None => join(connection, key, conversation).await.map(Ok),
     }
-}
-
-/// Keeps what a tenant has counted.
-pub(super) async fn keep_totals(
-    connection: &mut SqliteConnection,
-    tenant: &TenantId,
-    totals: &Totals,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO totals (tenant, counters) VALUES ($1, $2) \
-         ON CONFLICT (tenant) DO UPDATE SET counters = excluded.counters",
-    )
-    .bind(tenant.as_str())
-    .bind(json(serde_json::to_string(totals))?)
-    .execute(&mut *connection)
-    .await?;
-    Ok(())
 }
 
 fn json(text: serde_json::Result<String>) -> Result<String, StoreError> {

@@ -106,6 +106,6 @@ pub struct Commit {
     pub turn: Option<KeptTurn>,
     /// What was added to its transcripts.
     pub lines: Arc<Vec<Line>>,
-    /// What its tenant has counted so far.
+    /// What its tenant has counted so far in this life of the service.
     pub totals: Totals,
 }

@@ -22,7 +22,7 @@ use super::{
     Clock, Commit, Idle, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError,
     StoreStatus,
     connection::{self, Database},
-    idle,
+    counts, idle,
     order::{Whose, WriteOp},
     orders::elapsed,
     pieces,
@@ -198,7 +198,7 @@ fn conversation(text: &str) -> Result<CliSessionId, StoreError> {
     CliSessionId::parse(text).ok_or_else(|| bad("cli_session_id"))
 }
 
-fn tenant(row: &SqliteRow) -> Result<TenantId, StoreError> {
+pub(super) fn tenant(row: &SqliteRow) -> Result<TenantId, StoreError> {
     TenantId::parse(row.try_get("tenant")?).map_err(|_| bad("tenant"))
 }
 
@@ -371,19 +371,7 @@ impl Store for SqlStore {
     }
 
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {
-        Box::pin(async move {
-            let mut reader = self.readers.take().await?;
-            let rows = sqlx::query("SELECT tenant, counters FROM totals")
-                .fetch_all(reader.connection())
-                .await?;
-            reader.give_back();
-            rows.iter()
-                .map(|row| {
-                    let totals = serde_json::from_str(row.try_get("counters")?);
-                    Ok((tenant(row)?, totals.map_err(|_| bad("counters"))?))
-                })
-                .collect()
-        })
+        Box::pin(counts::read(&self.readers))
     }
 
     fn status(&self) -> watch::Receiver<StoreStatus> {

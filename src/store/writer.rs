@@ -4,7 +4,7 @@
 //! Who asks is answered within a bound, whatever holds the database: orders that wait for
 //! the same lock wait for it together. An order is told done only when it is committed.
 
-use std::{collections::HashMap, mem, sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -12,17 +12,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error_span, warn};
+use uuid::Uuid;
 
 use super::{
     Clock, StoreError,
     connection::{Database, Transaction},
     import::Imports,
-    order::{Answer, Whose, WriteOp, Written, carry_out, raise},
+    order::{Answer, By, Whose, WriteOp, Written, carry_out},
     orders,
     readers::Readers,
     status::Publisher,
 };
-use crate::{counters::Totals, domain::ids::TenantId, tasks::Tasks};
+use crate::tasks::Tasks;
 
 /// Orders that may wait. More make those who ask wait.
 const WAITING: usize = 256;
@@ -69,12 +70,12 @@ impl Writer {
         let (orders, waiting) = mpsc::channel(WAITING);
         let stopping = tasks.stopping().clone();
         let clerk = Clerk {
+            writer: Uuid::new_v4().to_string().into(),
             database,
             readers,
             clock,
             publisher,
             stopping,
-            counted: HashMap::new(),
             imports: Imports::default(),
             log_holds_forgotten: false,
             log_tried: Instant::now(),
@@ -126,7 +127,8 @@ struct Clerk {
     clock: Arc<Clock>,
     publisher: Publisher,
     stopping: CancellationToken,
-    counted: HashMap<TenantId, Totals>,
+    /// This life of the service.
+    writer: Arc<str>,
     /// Transcripts that are being taken up.
     imports: Imports,
     /// Whether texts that were forgotten are still in the write-ahead log.
@@ -155,7 +157,6 @@ impl Clerk {
             if count == 0 {
                 break;
             }
-            batch.iter_mut().for_each(|asked| raise(&mut asked.order, &mut self.counted));
             for some in in_parts(mem::take(&mut batch)) {
                 self.write(some).await;
             }
@@ -278,7 +279,9 @@ impl Clerk {
         let observed_ms = self.clock.now_ms();
         // Given back below: while the transaction lives it has the rest.
         let imports = mem::take(&mut self.imports);
-        let written = self.carry_out_all(asked, until, observed_ms, &imports).await;
+        let writer = Arc::clone(&self.writer);
+        let by = By { writer: &writer, observed_ms, imports: &imports };
+        let written = self.carry_out_all(asked, until, by).await;
         self.imports = imports;
         written
     }
@@ -287,13 +290,12 @@ impl Clerk {
         &mut self,
         asked: &[Asked],
         until: Instant,
-        observed_ms: i64,
-        imports: &Imports,
+        by: By<'_>,
     ) -> Result<Vec<Result<Written, StoreError>>, Failed> {
         let mut transaction = self.begin(until).await.map_err(Failed::Begin)?;
         let mut written = Vec::with_capacity(asked.len());
         for Asked { order, .. } in asked {
-            match carry_out(&mut transaction, order, observed_ms, imports).await {
+            match carry_out(&mut transaction, order, by).await {
                 Ok(outcome) => written.push(outcome),
                 Err(error) => {
                     transaction.abandon().await;

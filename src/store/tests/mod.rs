@@ -56,6 +56,7 @@ fn commit(key: &SessionKey, record: Record, lines: Vec<Line>) -> Commit {
     Commit { key: key.clone(), record, turn: None, lines, totals: Totals::default() }
 }
 
+mod counts;
 mod faults;
 mod imports;
 

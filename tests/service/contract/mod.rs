@@ -1,6 +1,7 @@
 //! The contract beside turns: sessions and their options, health, reflection, routing.
 
 mod conversations;
+mod earlier;
 mod health;
 mod listing;
 mod options;
