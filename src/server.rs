@@ -11,6 +11,7 @@ mod early;
 mod enclosure;
 mod observer;
 mod probe;
+mod readiness;
 mod settings;
 mod state;
 
@@ -22,7 +23,6 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -50,7 +50,6 @@ use crate::{
         meter::{Meter, MeterLayer},
         service::Service,
     },
-    store::{Failing, StoreStatus},
     supply::ProcessSupply,
     tasks::Tasks,
     telemetry::log_limit,
@@ -60,6 +59,7 @@ use crate::{
 };
 use observer::Observer;
 use probe::Probe;
+use readiness::watch_store;
 
 /// Room in a request beside its prompt: system prompts, schemas, base64.
 const REQUEST_OVERHEAD: usize = 8 * 1024 * 1024;
@@ -342,21 +342,6 @@ impl Server {
         let metered = meter.layer(routes.prepare());
         let guarded = AuthLayer(self.credentials.authenticator()).layer(metered);
         Ok(EdgeLayer::new(settings::edge(&self.config)).layer(guarded))
-    }
-}
-
-/// While commits fail no turns are taken: what they would say could not be kept.
-async fn watch_store(mut status: watch::Receiver<StoreStatus>, health: &Health) {
-    status.mark_changed();
-    while status.changed().await.is_ok() {
-        let failing = status.borrow_and_update().failing.clone();
-        match failing {
-            Some(Failing { since, reason }) => {
-                let since = humantime::format_rfc3339_seconds(since);
-                health.hold(part::STORE, format!("{reason} (since {since})"));
-            }
-            None => health.release(part::STORE),
-        }
     }
 }
 

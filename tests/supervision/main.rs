@@ -13,6 +13,7 @@ mod bed;
 mod disk;
 mod ends;
 mod escapes;
+mod keeper;
 mod large;
 mod locked;
 mod memory;

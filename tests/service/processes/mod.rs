@@ -5,3 +5,4 @@ mod kill;
 mod restart;
 mod sessions;
 mod sigterm;
+mod stopping;
