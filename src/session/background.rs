@@ -48,7 +48,7 @@ impl SessionTask {
         Phase::Active(Active { lease, turn })
     }
 
-    fn background_log(&self, lease: &Lease) -> TurnLog {
+    fn background_log(&mut self, lease: &Lease) -> TurnLog {
         let log = self.new_log(TurnId::fresh(), &Span::current());
         log.span().record("client_id", tracing::field::display(lease.client_id));
         debug!(parent: log.span(), turn_id = %log.id(), client_id = %lease.client_id, "background_turn");

@@ -126,9 +126,10 @@ impl SessionTask {
     }
 
     /// Ends a turn, unless it has ended before; returns whether this was its end.
-    pub(super) fn end_turn(&self, log: &TurnLog, end: Result<Ending, Failure>) -> bool {
+    pub(super) fn end_turn(&mut self, log: &TurnLog, end: Result<Ending, Failure>) -> bool {
         let said = Said::of(&end);
         let first = log.end(end.map(drop));
+        self.open_turns.remove(log);
         if first {
             self.log_end(log, &said);
         }

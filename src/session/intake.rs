@@ -169,7 +169,7 @@ impl SessionTask {
     }
 
     /// A log for a turn of this session, which the call of that span asks for.
-    pub(super) fn new_log(&self, id: TurnId, call: &Span) -> TurnLog {
+    pub(super) fn new_log(&mut self, id: TurnId, call: &Span) -> TurnLog {
         let span = error_span!(
             parent: call,
             "turn",
@@ -178,7 +178,10 @@ impl SessionTask {
             turn_id = %id,
             client_id = Empty
         );
-        self.ctx.logs.log(id, &self.accounts, self.queue.listeners_gone_notifier(), span)
+        let listeners_gone = self.queue.listeners_gone_notifier();
+        let log = self.ctx.logs.log(id, &self.accounts, listeners_gone, span);
+        self.open_turns.add(&log);
+        log
     }
 
     fn find(&self, id: Option<&TurnId>) -> Option<&TurnLog> {

@@ -60,6 +60,7 @@ mod interrupting;
 mod journal;
 mod keeping;
 mod open_prompts;
+mod open_turns;
 mod ownership;
 mod permissions;
 mod phase;

@@ -10,6 +10,7 @@ use super::{
     given_rules::Given,
     handle::SessionHandle,
     journal::Journal,
+    open_turns::OpenTurns,
     ownership::Ownership,
     phase::{DetachReason, Phase},
     publisher::{Doing, StatusPublisher},
@@ -43,6 +44,8 @@ pub struct SessionTask {
     pub(super) detach_reason: DetachReason,
     /// Its turns, and the changes of its options that wait.
     pub(super) queue: TurnQueue,
+    /// Those of them that have not ended.
+    pub(super) open_turns: OpenTurns,
     /// The tenant's shares of the budgets.
     pub(super) accounts: Accounts,
     /// The sum of costs that a process told last, and of which conversation.
@@ -82,6 +85,7 @@ impl SessionTask {
             inbox,
             status,
             ephemeral,
+            open_turns: OpenTurns::default(),
             detach_reason: DetachReason::NeverThere,
             reported: None,
             replies: PendingReplies::default(),

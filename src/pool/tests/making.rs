@@ -3,7 +3,7 @@
 use super::{Bed, Given, Scope, id, key, tenant};
 use crate::{
     domain::{failure::Cause, ids::TenantId},
-    test_support::{SECOND, answered, read, request, text, until},
+    test_support::{SECOND, answered, cause, read, request, text, until},
 };
 
 #[tokio::test(start_paused = true)]
@@ -67,8 +67,9 @@ async fn a_session_whose_task_panics_gives_its_place_back() {
     let bed = Bed::start(given);
     bed.supply.panic_from_now_on(true);
     let turn = bed.begin("s", "a ok").await;
+    let seen = read(turn).await;
+    assert!(matches!(cause(&seen), Cause::Internal { .. }), "its caller is told: {seen:?}");
     until("it is forgotten", || bed.pool.is_empty()).await;
-    drop(turn);
     bed.supply.panic_from_now_on(false);
     assert!(bed.run("another", "b ok").await.end.is_ok(), "there is room");
 }
@@ -78,7 +79,8 @@ async fn a_session_whose_task_panics_gives_the_place_of_its_process_back() {
     let bed = Bed::start(Given { slots: 1, ..Given::default() });
     assert!(bed.run("s", "a ok").await.end.is_ok());
     bed.supply.panic_from_now_on(true);
-    drop(bed.begin("s", "b ok").await);
+    let seen = bed.run("s", "b ok").await;
+    assert!(matches!(cause(&seen), Cause::Internal { .. }), "its caller is told: {seen:?}");
     until("it is forgotten", || bed.pool.is_empty()).await;
     bed.supply.panic_from_now_on(false);
     let seen = bed.run("s", "c ok").await;
