@@ -35,7 +35,7 @@ use session_pool::{
         TurnOrigin, session_pool_service_client::SessionPoolServiceClient as Client,
         turn_event::Kind,
     },
-    store::{Commit, Opening, Record, SqlStore, Store as _},
+    store::{Commit, Epoch, Opening, Record, SqlStore, Store as _},
     tasks::Tasks,
 };
 use tempfile::TempDir;
@@ -400,7 +400,8 @@ async fn fill(state: &Path) -> Outcome<()> {
         };
         let key = SessionKey::new(TenantId::default(), session);
         let lines = std::sync::Arc::default();
-        let commit = Commit { key, record, turn: None, lines, totals: Totals::default() };
+        let (epoch, releases, totals) = (Epoch::NONE, false, Totals::default());
+        let commit = Commit { key, epoch, releases, record, turn: None, lines, totals };
         commits.spawn(async move { store.commit(commit).await });
     }
     for committed in commits.join_all().await {

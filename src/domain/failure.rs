@@ -93,6 +93,11 @@ pub enum Cause {
         /// The session that has it.
         owner: SessionId,
     },
+    /// Another service has taken the session over.
+    SessionMoved {
+        /// Which; empty if it is not known.
+        owner: String,
+    },
     /// No such session.
     SessionNotFound,
     /// No such turn, or none any more.
@@ -211,6 +216,7 @@ impl Cause {
             Self::ConnectFailed { .. } => "CONNECT_FAILED",
             Self::FirstChunkTimeout { .. } => "FIRST_CHUNK_TIMEOUT",
             Self::CredentialsRefused { .. } => "CREDENTIALS_REFUSED",
+            Self::SessionMoved { .. } => "SESSION_MOVED",
             Self::StreamStalled { .. } => "STREAM_STALLED",
             Self::TurnInterrupted => "TURN_INTERRUPTED",
             Self::CliExited { .. } => "CLI_EXITED",
@@ -340,6 +346,9 @@ impl fmt::Display for Cause {
                 write!(f, "from_sequence: what is kept of the turn begins at {first_kept}")
             }
             Self::ShuttingDown => f.write_str("the service is shutting down"),
+            Self::SessionMoved { .. } => {
+                f.write_str("another service has taken the session over: send the call again")
+            }
             Self::StoreUnavailable { detail } | Self::Internal { detail } => f.write_str(detail),
         }
     }

@@ -66,6 +66,7 @@ fn classify(cause: &Cause) -> (Code, Option<Duration>) {
         Cause::ConversationNotFound { .. } => (Code::InvalidArgument, None),
         Cause::BudgetExhausted { .. } => (Code::FailedPrecondition, None),
         Cause::SessionConflict { .. } => (Code::FailedPrecondition, None),
+        Cause::SessionMoved { .. } => (Code::Unavailable, soon),
         Cause::SessionNotFound => (Code::NotFound, None),
         Cause::TurnNotFound => (Code::NotFound, None),
         Cause::PromptNotFound { .. } => (Code::NotFound, None),
@@ -274,6 +275,7 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
             put("limit", limit.to_string());
             put("used", spent.to_string());
         }
+        Cause::SessionMoved { owner } => put("owner", owner.clone()),
         Cause::SessionConflict { owner, .. } => put("owner_session_id", owner.to_string()),
         Cause::ConversationNotFound { .. } => put("field", "options.resume".to_owned()),
         Cause::PromptNotFound { .. } => put("field", "prompt_id".to_owned()),

@@ -40,6 +40,9 @@ impl SessionTask {
                 return self.turn_over(active, frames, over).await;
             }
             self.keep_much().await;
+            if let Some(cause) = self.journal.moved().cloned() {
+                return self.moved(active, cause).await;
+            }
             let dog = active.turn.watchdog(&self.ctx.settings, !self.queue.is_empty());
             // While older events are on their way to a file, the CLI is not read; nor while
             // too much waits for the store.

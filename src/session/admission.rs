@@ -123,10 +123,11 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         (Command::Update { .. }, _) => Verdict::Queue(Position::Last),
 
         (Command::Interrupt { .. }, Connecting | Running | Stopping { .. }) => Verdict::StopFirst,
-        // It only falls asleep: who wants it gone has to ask again.
-        (Command::Interrupt { keep_session: false, .. }, Closing(CloseReason::Unloaded)) => {
-            Verdict::Closed
-        }
+        // It only falls asleep, or goes on elsewhere: who wants it gone has to ask again.
+        (
+            Command::Interrupt { keep_session: false, .. },
+            Closing(CloseReason::Unloaded | CloseReason::Moved),
+        ) => Verdict::Closed,
         // It is going, which is what they wanted.
         (Command::Interrupt { .. }, Closing(_)) => Verdict::Leave,
         (Command::Interrupt { keep_session, .. }, Detached | Idle | Settling) => {
@@ -150,7 +151,8 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
 
         // It only falls asleep, or goes without being forgotten, and they want more than that.
         (Command::Close { reason, .. }, Closing(ending))
-            if ending == CloseReason::Unloaded || (reason.forgets() && !ending.forgets()) =>
+            if matches!(ending, CloseReason::Unloaded | CloseReason::Moved)
+                || (reason.forgets() && !ending.forgets()) =>
         {
             Verdict::Closed
         }

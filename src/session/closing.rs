@@ -102,7 +102,8 @@ impl SessionTask {
         reason: CloseReason,
     ) -> PendingReplies {
         debug!(session_id = %self.status.session_id, ?reason, "session_closing");
-        self.fail_queue(&closing_cause(reason));
+        let cause = self.journal.moved().cloned().unwrap_or_else(|| closing_cause(reason));
+        self.fail_queue(&cause);
         for update in self.queue.take_updates() {
             update.reply.send(Err(Refusal::Closed)).ok();
         }
@@ -124,7 +125,8 @@ impl SessionTask {
     /// What is left of the session in the pool.
     fn remains(&self, reason: CloseReason, not_forgotten: bool) -> Remains {
         let unnoted = match reason {
-            CloseReason::Unloaded => return Remains::Stored,
+            CloseReason::Unloaded | CloseReason::Moved => return Remains::Stored,
+            _ if self.journal.moved().is_some() => return Remains::Stored,
             // The service ends; the next one finds it where it was.
             CloseReason::Shutdown => return Remains::Nothing,
             _ if self.ephemeral => false,
@@ -141,6 +143,10 @@ impl SessionTask {
             self.journal.commits.end_with_a_failure();
         }
         self.until_settled(&mut ending).await;
+        if let Some(moved) = self.journal.moved() {
+            // What is kept of it is another's to forget.
+            return ending.reason.forgets().then(|| moved.clone());
+        }
         if self.ephemeral {
             let counted = spawn_owned(self.journal.count_kept());
             if let Err(error) = self.until_done(&mut ending, counted).await {

@@ -182,6 +182,8 @@ pub enum CloseReason {
     Shutdown,
     /// It has no process and nobody asks for it: it stays in the pool without a task.
     Unloaded,
+    /// Another service has taken it over: nothing of it is kept here any more.
+    Moved,
 }
 
 impl CloseReason {
@@ -193,7 +195,7 @@ impl CloseReason {
     /// Whether the session stays in the pool, or is there again when the service starts
     /// again.
     pub fn keeps_place(&self) -> bool {
-        matches!(self, Self::Shutdown | Self::Unloaded)
+        matches!(self, Self::Shutdown | Self::Unloaded | Self::Moved)
     }
 
     /// Whether the conversation goes too.

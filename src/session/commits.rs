@@ -297,9 +297,8 @@ pub fn failed(error: StoreError) -> Cause {
         StoreError::Conflict { conversation, owner: Some(owner) } => {
             Cause::SessionConflict { conversation, owner }
         }
-        StoreError::Unavailable { .. } | StoreError::Fenced { .. } => {
-            Cause::StoreUnavailable { detail }
-        }
+        StoreError::Fenced { owner } => Cause::SessionMoved { owner },
+        StoreError::Unavailable { .. } => Cause::StoreUnavailable { detail },
         StoreError::Conflict { owner: None, .. } | StoreError::Corrupt(_) => {
             Cause::Internal { detail }
         }

@@ -105,6 +105,7 @@ impl SessionTask {
         // Of a session of which nothing is known yet there is nothing to keep.
         if self.journal.is_recalled() {
             self.keep_on().await;
+            self.claim();
         }
         while !self.journal.commits.are_settled() {
             tokio::select! {
@@ -367,6 +368,7 @@ impl SessionTask {
 pub fn closing_cause(reason: CloseReason) -> Cause {
     match reason {
         CloseReason::Shutdown => Cause::ShuttingDown,
+        CloseReason::Moved => Cause::SessionMoved { owner: String::new() },
         CloseReason::Requested { .. }
         | CloseReason::Unloaded
         | CloseReason::Interrupted

@@ -16,9 +16,15 @@ impl SessionTask {
     pub(super) async fn detached(&mut self) -> Phase {
         let mut asked = Instant::now();
         loop {
+            if self.journal.moved().is_some() {
+                return Phase::Closing(None, CloseReason::Moved);
+            }
             self.update_detached().await;
             if let Some(next) = self.leave_detached().await {
                 return next;
+            }
+            if self.queue.is_empty() {
+                self.journal.release();
             }
             let retention = self.queue.drop_old();
             let unloads = self.unloads_at(asked);

@@ -65,6 +65,10 @@ impl SessionTask {
                 return Phase::Idle(lease);
             }
             self.keep_up(&mut lease).await;
+            if self.journal.moved().is_some() {
+                self.part_with(lease, StopGrace::FIRM).await;
+                return Phase::Closing(None, CloseReason::Moved);
+            }
             if settle_until.is_none() {
                 if let Err(why) = self.update_idle(&mut lease).await {
                     return self.lost(lease, &why).await;

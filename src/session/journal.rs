@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
+    claim::Claim,
     commits::{Commits, Outcome, Share, failed},
     context::SessionContext,
 };
@@ -18,8 +19,9 @@ use crate::{
         failure::Cause,
         ids::{CliSessionId, SessionKey},
     },
-    store::{Commit, KeptTurn, Line, Record, Store, StoreError},
+    store::{Commit, Epoch, KeptTurn, Line, Record, Store, StoreError},
     supply::Supply,
+    tasks::spawn_owned,
     tenant::Tenant,
 };
 
@@ -73,6 +75,10 @@ pub struct Journal {
     known: bool,
     /// Whether the session is to be in the pool when the service starts again.
     in_pool: bool,
+    /// That the session is this service's.
+    claim: Arc<Claim>,
+    /// Why it is not any more, if it is not.
+    moved: Option<Cause>,
     /// What is being kept, and who waits for that.
     pub commits: Commits,
 }
@@ -84,6 +90,8 @@ impl Journal {
             store: Arc::clone(&ctx.store),
             supply: Arc::clone(&ctx.supply),
             tenant: Arc::clone(&ctx.tenant),
+            claim: Arc::new(Claim::new(Arc::clone(&ctx.store), key.clone())),
+            moved: None,
             key,
             has_name,
             unkept: Unkept::default(),
@@ -193,10 +201,14 @@ impl Journal {
     /// Begins to keep what there is to keep, which is with this snapshot. A trial asks the
     /// store in any case. Says what becomes of those who wait if that is known at once.
     pub fn begin(&mut self, snapshot: Option<Snapshot>, is_trial: bool) -> Option<Outcome> {
+        if let Some(cause) = self.moved.clone() {
+            return Some(self.fail(cause, is_trial));
+        }
         let store = Arc::clone(&self.store);
         if let Some(snapshot) = snapshot {
             let (commit, share) = self.next_commit(snapshot);
-            let work = async move { store.commit(commit).await };
+            let (claim, is_known) = (Arc::clone(&self.claim), self.known);
+            let work = async move { claim.commit(commit, is_known).await };
             self.commits.begin(work, Some(share), is_trial);
             return None;
         }
@@ -209,6 +221,33 @@ impl Journal {
         Some(self.commits.succeed(is_trial))
     }
 
+    /// Begins to claim the session, before a process serves it.
+    pub fn begin_claim(&mut self) {
+        let claim = Arc::clone(&self.claim);
+        let work = async move { claim.hold(true).await.map(drop) };
+        self.commits.begin(work, None, false);
+    }
+
+    /// Whether the session is to be claimed before a process serves it.
+    pub fn is_unclaimed(&self) -> bool {
+        self.has_name && self.known && !self.claim.is_held() && self.moved.is_none()
+    }
+
+    /// Gives the session back if the store has all that there is to keep.
+    pub fn release(&self) {
+        if !self.claim.is_held() || !self.is_kept() || self.moved.is_some() {
+            return;
+        }
+        let claim = Arc::clone(&self.claim);
+        // The store has the order even if the session ends first.
+        drop(spawn_owned(async move { claim.release().await }));
+    }
+
+    /// Why the session is not this service's any more, if it is not.
+    pub fn moved(&self) -> Option<&Cause> {
+        self.moved.as_ref()
+    }
+
     fn next_commit(&mut self, Snapshot { record, held }: Snapshot) -> (Commit, Share) {
         let unkept = &mut self.unkept;
         let lines = Arc::new(std::mem::take(&mut unkept.lines));
@@ -218,6 +257,9 @@ impl Journal {
         let share = Share { lines: Arc::clone(&lines), bytes, conversation, held };
         let commit = Commit {
             key: self.key.clone(),
+            // Shown by the claim.
+            epoch: Epoch::NONE,
+            releases: !self.in_pool,
             record,
             turn: unkept.turn.take(),
             lines,
@@ -238,6 +280,9 @@ impl Journal {
     /// The store has answered. What it does not have goes with the next commit.
     pub fn answered(&mut self, answer: Result<(), StoreError>) -> Option<Outcome> {
         let (outcome, share) = self.commits.answered(answer)?;
+        if let Err(cause @ Cause::SessionMoved { .. }) = &outcome.result {
+            self.moved = Some(cause.clone());
+        }
         let kept = match (&outcome.result, share) {
             (Ok(()), Some(share)) => {
                 self.recalled = true;
@@ -267,7 +312,7 @@ impl Journal {
 
     /// What a running turn says is not held without end while the store fails.
     fn plan_retry(&mut self) {
-        if self.commits.failure().is_some() && self.holds_much() {
+        if self.commits.failure().is_some() && self.holds_much() && self.moved.is_none() {
             self.commits.try_again();
         }
     }

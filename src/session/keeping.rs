@@ -146,6 +146,14 @@ impl SessionTask {
         self.begin_commit(false).await;
     }
 
+    /// Claims the session for this service, unless that was done, before a process serves it.
+    pub(super) fn claim(&mut self) {
+        let settled = self.journal.commits.are_settled();
+        if settled && self.journal.is_unclaimed() && self.journal.commits.claim() {
+            self.journal.begin_claim();
+        }
+    }
+
     /// Keeps what a running turn says, if that has become much.
     pub(super) async fn keep_much(&mut self) {
         if self.journal.holds_much() && self.journal.commits.may_begin() {

@@ -42,6 +42,7 @@ mod admission;
 mod background;
 mod beginning;
 mod choosing;
+mod claim;
 mod cli_traits;
 mod closing;
 pub mod command;

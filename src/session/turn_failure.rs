@@ -115,6 +115,15 @@ impl SessionTask {
         self.lose(active, End::Failed(cause)).await
     }
 
+    /// Another service has the session by now: two processes must not serve it.
+    pub(super) async fn moved(&mut self, mut active: Active, cause: Cause) -> Phase {
+        let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
+        warn!(%session_id, %client_id, error = %cause, "session_moved");
+        self.fail_turn(&mut active.turn, client_id, cause);
+        self.part_with(active.lease, StopGrace::FIRM).await;
+        Phase::Closing(None, CloseReason::Moved)
+    }
+
     /// Where a session goes whose process is gone.
     pub(super) fn after_loss(&self) -> Phase {
         if self.ephemeral && self.queue.is_empty() {

@@ -11,9 +11,10 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Commit, Idle, Import, KeptTurn, Line, Part, Pending, Piece, Place, Record, Store, StoreError,
-    StoreStatus,
+    Commit, Epoch, Idle, Import, KeptTurn, Line, Part, Pending, Piece, Place, Record, Store,
+    StoreError, StoreStatus,
     orders::elapsed,
+    owner,
     record::{MOST_TURN_BYTES, MOST_TURNS},
 };
 use crate::{
@@ -24,14 +25,16 @@ use crate::{
 /// Keeps conversations in memory. All methods are done at once.
 #[derive(Debug)]
 pub struct MemoryStore {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    /// Who commits by it.
+    owner: String,
     /// What its own times count from.
     began: Instant,
 }
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self { state: Mutex::default(), began: Instant::now() }
+        Self { state: Arc::default(), owner: "1".to_owned(), began: Instant::now() }
     }
 }
 
@@ -50,6 +53,9 @@ struct Kept {
     kept_at: Instant,
     conversations: HashSet<CliSessionId>,
     turns: VecDeque<KeptTurn>,
+    /// Whose it is; empty after it was given back.
+    owner: String,
+    epoch: Epoch,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +65,19 @@ struct Transcript {
 }
 
 impl MemoryStore {
+    /// Another service on the same conversations.
+    #[cfg(test)]
+    pub fn beside(&self) -> Self {
+        let owner = format!("{}'", self.owner);
+        Self { state: Arc::clone(&self.state), owner, began: self.began }
+    }
+
+    /// Whose a session is; empty where it was given back.
+    #[cfg(test)]
+    pub fn owner_of(&self, key: &SessionKey) -> String {
+        self.lock().sessions.get(key).map(|kept| kept.owner.clone()).unwrap_or_default()
+    }
+
     /// When a session was last used, from when the store began on.
     fn used_ms(&self, kept: &Kept) -> i64 {
         let kept_at = kept.kept_at.saturating_duration_since(self.began);
@@ -97,7 +116,7 @@ impl Kept {
 }
 
 impl State {
-    fn keep(&mut self, key: &SessionKey, record: Record) {
+    fn keep(&mut self, key: &SessionKey, record: Record, owner: &str) {
         let conversation = record.cli_session_id;
         let kept = match self.sessions.get_mut(key) {
             Some(kept) => {
@@ -107,7 +126,9 @@ impl State {
             }
             None => {
                 let (kept_at, conversations) = (Instant::now(), HashSet::new());
-                let kept = Kept { record, kept_at, conversations, turns: VecDeque::new() };
+                let (owner, epoch) = (owner.to_owned(), Epoch::NONE.kept());
+                let turns = VecDeque::new();
+                let kept = Kept { record, kept_at, conversations, turns, owner, epoch };
                 self.sessions.entry(key.clone()).or_insert(kept)
             }
         };
@@ -148,15 +169,36 @@ impl Store for MemoryStore {
         done(self.lock().sessions.get(key).map(Kept::aged))
     }
 
-    fn commit(&self, commit: Commit) -> Pending<'_, ()> {
-        let Commit { key, record, turn, lines, totals } = commit;
+    fn claim<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Epoch> {
         let mut state = self.lock();
+        let Some(kept) = state.sessions.get_mut(key) else { return done(Epoch::NONE) };
+        kept.epoch = Epoch(kept.epoch.0 + 1);
+        kept.owner.clone_from(&self.owner);
+        done(kept.epoch)
+    }
+
+    fn release<'a>(&'a self, key: &'a SessionKey, epoch: Epoch) -> Pending<'a, ()> {
+        let mut state = self.lock();
+        let is_own = |kept: &&mut Kept| kept.owner == self.owner && kept.epoch == epoch.kept();
+        if let Some(kept) = state.sessions.get_mut(key).filter(is_own) {
+            kept.owner.clear();
+        }
+        done(())
+    }
+
+    fn commit(&self, commit: Commit) -> Pending<'_, ()> {
+        let Commit { key, epoch, releases, record, turn, lines, totals } = commit;
+        let mut state = self.lock();
+        let row = state.sessions.get(&key).map(|kept| (kept.owner.as_str(), kept.epoch));
+        if let Err(fenced) = owner::admit(row, &self.owner, epoch) {
+            return refused(fenced);
+        }
         let conversation = record.cli_session_id;
         if let Some(owner) = state.others(&key, conversation) {
             return refused(StoreError::Conflict { conversation, owner: Some(owner) });
         }
         state.totals.entry(key.tenant.clone()).or_default().raise(&totals);
-        state.keep(&key, record);
+        state.keep(&key, record, &self.owner);
         if let (Some(turn), Some(kept)) = (turn, state.sessions.get_mut(&key)) {
             kept.add(turn);
         }
@@ -176,6 +218,9 @@ impl Store for MemoryStore {
             if is_new {
                 transcript.lines.push(line);
             }
+        }
+        if let (true, Some(kept)) = (releases, state.sessions.get_mut(&key)) {
+            kept.owner.clear();
         }
         done(())
     }

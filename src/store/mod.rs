@@ -15,6 +15,7 @@ mod import;
 mod memory;
 mod order;
 mod orders;
+mod owner;
 mod pieces;
 mod readers;
 mod record;
@@ -32,7 +33,7 @@ pub use error::{Obstacle, StoreError};
 pub use import::{Import, Part};
 pub use memory::MemoryStore;
 pub use pieces::{Piece, Place};
-pub use record::{Commit, Idle, KeptTurn, Line, Record};
+pub use record::{Commit, Epoch, Idle, KeptTurn, Line, Record};
 pub use sql::{Opening, SqlStore};
 pub use status::{Failing, StoreStatus};
 
@@ -49,10 +50,19 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// A session's record.
     fn load<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Record>>;
 
+    /// Takes a session over, from whoever had it: they are [`StoreError::Fenced`] from now on.
+    /// Returns what commits have to show. Of a session that the store does not know yet,
+    /// whoever commits first is the owner.
+    fn claim<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Epoch>;
+
+    /// Gives a session back that was claimed so, unless somebody else has it by now.
+    fn release<'a>(&'a self, key: &'a SessionKey, epoch: Epoch) -> Pending<'a, ()>;
+
     /// Keeps a session's record and adds lines to its transcripts. A line whose uuid is
     /// there already is left out; so is one of a conversation that other sessions have and
     /// this one does not: an agent can speak in the name of its CLI. Fails if the record's own
-    /// is one of those: a conversation has one session.
+    /// is one of those: a conversation has one session. Fails as well if the session is not
+    /// theirs who commit, by the claim that the commit shows.
     fn commit(&self, commit: Commit) -> Pending<'_, ()>;
 
     /// Another session of the tenant that has a conversation, if there is one.

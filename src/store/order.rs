@@ -3,11 +3,11 @@
 use tokio::sync::oneshot;
 
 use super::{
-    Commit, Import, StoreError,
+    Commit, Epoch, Import, StoreError,
     connection::Transaction,
     counts,
     import::{self, Imports},
-    orders,
+    orders, owner,
 };
 use crate::{
     counters::Totals,
@@ -22,6 +22,10 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 pub(super) enum WriteOp {
     /// Keep what a turn left.
     Commit(Box<Commit>, Answer<()>),
+    /// Take a session over.
+    Claim(SessionKey, Answer<Epoch>),
+    /// Give a session back.
+    Release(SessionKey, Epoch, Answer<()>),
     /// Keep what a tenant has counted.
     Count(TenantId, Box<Totals>, Answer<()>),
     /// Remove a session; the answer is the conversations that went with it.
@@ -50,22 +54,37 @@ impl WriteOp {
         match self {
             Self::Commit(commit, _) => commit.lines.iter().map(|line| line.json.len()).sum(),
             Self::Import(import, _) => import.part.bytes(),
-            Self::Count(..) | Self::Forget(..) | Self::LeavePool(..) | Self::Discard(..) => 0,
+            Self::Claim(..)
+            | Self::Release(..)
+            | Self::Count(..)
+            | Self::Forget(..)
+            | Self::LeavePool(..)
+            | Self::Discard(..) => 0,
         }
     }
 
     /// Whoever asked may be gone; what was written stays written.
     pub(super) fn answer(self, outcome: Result<Written, StoreError>) {
         match self {
-            Self::Commit(_, reply) | Self::Count(_, _, reply) | Self::Import(_, reply) => {
+            Self::Commit(_, reply)
+            | Self::Release(_, _, reply)
+            | Self::Count(_, _, reply)
+            | Self::Import(_, reply) => {
                 reply.send(outcome.map(drop)).ok();
             }
             Self::Forget(_, reply) => {
                 let gone = outcome.map(|written| match written {
                     Written::Forgotten(gone) => gone,
-                    Written::Kept | Written::Discarded(_) | Written::Left(_) => None,
+                    _ => None,
                 });
                 reply.send(gone).ok();
+            }
+            Self::Claim(_, reply) => {
+                let epoch = outcome.map(|written| match written {
+                    Written::Claimed(epoch) => epoch,
+                    _ => Epoch::NONE,
+                });
+                reply.send(epoch).ok();
             }
             Self::LeavePool(.., reply) => {
                 let left = |written| matches!(written, Written::Left(true));
@@ -86,6 +105,7 @@ pub(super) enum Written {
     Forgotten(Option<Vec<String>>),
     Discarded(bool),
     Left(bool),
+    Claimed(Epoch),
 }
 
 /// Who carries out orders, and when.
@@ -109,7 +129,7 @@ pub(super) async fn carry_out(
     let connection = transaction.connection();
     Ok(Ok(match order {
         WriteOp::Commit(commit, _) => {
-            let kept = orders::keep(connection, commit, observed_ms).await?;
+            let kept = orders::keep(connection, commit, by.writer, observed_ms).await?;
             let (key, id) = (&commit.key, commit.record.cli_session_id);
             if kept.is_ok() {
                 counts::keep(connection, by.writer, observed_ms, &key.tenant, &commit.totals)
@@ -119,6 +139,11 @@ pub(super) async fn carry_out(
                 import::settle(connection, key, id).await?;
             }
             return Ok(kept.map(|()| Written::Kept));
+        }
+        WriteOp::Claim(key, _) => Written::Claimed(owner::claim(connection, by.writer, key).await?),
+        WriteOp::Release(key, epoch, _) => {
+            owner::release(connection, by.writer, key, *epoch).await?;
+            Written::Kept
         }
         WriteOp::Count(tenant, totals, _) => {
             counts::keep(connection, by.writer, observed_ms, tenant, totals).await?;

@@ -6,7 +6,7 @@ use sqlx::{QueryBuilder, SqliteConnection};
 use tracing::warn;
 
 use super::{
-    Commit, Line, Record, StoreError,
+    Commit, Epoch, Line, Record, StoreError, owner,
     sql::{bad, millis, signed},
     turns,
 };
@@ -37,14 +37,18 @@ pub(super) fn elapsed(time: Duration) -> i64 {
 pub(super) async fn keep(
     connection: &mut SqliteConnection,
     commit: &Commit,
+    writer: &str,
     observed_ms: i64,
 ) -> Result<Result<(), StoreError>, StoreError> {
-    let Commit { key, record, turn, lines, totals: _ } = commit;
+    let Commit { key, epoch, releases, record, turn, lines, totals: _ } = commit;
+    if let Err(fenced) = owner::check(connection, writer, key, *epoch).await? {
+        return Ok(Err(fenced));
+    }
     let conversation = record.cli_session_id;
     if let Err(owner) = take(connection, key, conversation).await? {
         return Ok(Err(StoreError::Conflict { conversation, owner: Some(owner) }));
     }
-    keep_record(connection, key, record, observed_ms).await?;
+    keep_record(connection, key, record, writer, observed_ms).await?;
     if let Some(turn) = turn {
         turns::keep(connection, key, turn).await?;
     }
@@ -59,6 +63,9 @@ pub(super) async fn keep(
             append(connection, key, conversation, some).await?;
         }
     }
+    if *releases {
+        owner::release(connection, writer, key, *epoch).await?;
+    }
     Ok(Ok(()))
 }
 
@@ -66,13 +73,14 @@ async fn keep_record(
     connection: &mut SqliteConnection,
     key: &SessionKey,
     record: &Record,
+    writer: &str,
     observed_ms: i64,
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO sessions (tenant, session_id, cli_session_id, options, created_ms, last_used_ms, \
          message_count, error_count, spent, reported_cost_usd, in_pool, created_observed_ms, \
-         used_observed_ms, acquired) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+         used_observed_ms, acquired, owner, epoch) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
          ON CONFLICT (tenant, session_id) DO UPDATE SET cli_session_id = excluded.cli_session_id, \
          options = excluded.options, created_ms = excluded.created_ms, \
          last_used_ms = excluded.last_used_ms, message_count = excluded.message_count, \
@@ -95,6 +103,8 @@ async fn keep_record(
     .bind(observed_ms.saturating_sub(elapsed(record.age)))
     .bind(observed_ms.saturating_sub(elapsed(record.unused_for)))
     .bind(json(serde_json::to_string(&record.acquired))?)
+    .bind(writer)
+    .bind(Epoch::NONE.kept().0)
     .execute(&mut *connection)
     .await?;
     Ok(())

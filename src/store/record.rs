@@ -44,6 +44,21 @@ pub struct Record {
     pub in_pool: bool,
 }
 
+/// Which claim of a session a commit relies on: each is one more than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch(pub(super) i64);
+
+impl Epoch {
+    /// There is nothing yet to be claimed: the first commit makes it.
+    pub const NONE: Self = Self(0);
+
+    /// What it is once something was committed in it.
+    #[must_use]
+    pub fn kept(self) -> Self {
+        Self(self.0.max(1))
+    }
+}
+
 /// A session that is in the pool and was not used for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idle {
@@ -100,6 +115,10 @@ pub struct KeptTurn {
 pub struct Commit {
     /// Whose it is.
     pub key: SessionKey,
+    /// The claim that it relies on.
+    pub epoch: Epoch,
+    /// Whether the session is given back with it.
+    pub releases: bool,
     /// The session's record from now on.
     pub record: Record,
     /// The turn, if its caller named it.

@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::Instant};
 use tracing::{error_span, warn};
 
 use super::{
-    Clock, Commit, Idle, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError,
+    Clock, Commit, Epoch, Idle, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError,
     StoreStatus,
     connection::{self, Database},
     counts, idle,
@@ -220,6 +220,15 @@ impl Store for SqlStore {
             reader.give_back();
             row.as_ref().map(|row| self.record(row)).transpose()
         })
+    }
+
+    fn claim<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Epoch> {
+        Box::pin(async move { self.writer.ask(|reply| WriteOp::Claim(key.clone(), reply)).await })
+    }
+
+    fn release<'a>(&'a self, key: &'a SessionKey, epoch: Epoch) -> Pending<'a, ()> {
+        let order = move |reply| WriteOp::Release(key.clone(), epoch, reply);
+        Box::pin(async move { self.writer.ask(order).await })
     }
 
     fn commit(&self, commit: Commit) -> Pending<'_, ()> {

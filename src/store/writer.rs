@@ -319,7 +319,11 @@ impl Clerk {
             WriteOp::Import(import, _) => self.imports.note(import),
             WriteOp::Discard(tenant, id, Whose::Own, _) => self.imports.remove(tenant, *id),
             WriteOp::Forget(key, _) => self.imports.remove_of(key),
-            WriteOp::Discard(..) | WriteOp::Count(..) | WriteOp::LeavePool(..) => {}
+            WriteOp::Discard(..)
+            | WriteOp::Claim(..)
+            | WriteOp::Release(..)
+            | WriteOp::Count(..)
+            | WriteOp::LeavePool(..) => {}
         }
     }
 

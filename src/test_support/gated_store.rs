@@ -11,8 +11,8 @@ use crate::{
     counters::Totals,
     domain::ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
     store::{
-        Commit, Failing, Idle, Import, KeptTurn, MemoryStore, Pending, Piece, Place, Record, Store,
-        StoreError, StoreStatus,
+        Commit, Epoch, Failing, Idle, Import, KeptTurn, MemoryStore, Pending, Piece, Place, Record,
+        Store, StoreError, StoreStatus,
     },
 };
 
@@ -71,6 +71,20 @@ impl GatedStore {
 impl Store for GatedStore {
     fn load<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Record>> {
         self.inner.load(key)
+    }
+
+    fn claim<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Epoch> {
+        Box::pin(async move {
+            self.pass().await?;
+            self.inner.claim(key).await
+        })
+    }
+
+    fn release<'a>(&'a self, key: &'a SessionKey, epoch: Epoch) -> Pending<'a, ()> {
+        Box::pin(async move {
+            self.pass().await?;
+            self.inner.release(key, epoch).await
+        })
     }
 
     fn commit(&self, commit: Commit) -> Pending<'_, ()> {

@@ -8,7 +8,7 @@ use crate::{
     turn::listener::Partials,
 };
 
-const CLOSE_REASONS: [CloseReason; 12] = [
+const CLOSE_REASONS: [CloseReason; 13] = [
     CloseReason::Requested { forget: false },
     CloseReason::Requested { forget: true },
     CloseReason::Interrupted,
@@ -21,6 +21,7 @@ const CLOSE_REASONS: [CloseReason; 12] = [
     CloseReason::Stuck,
     CloseReason::Shutdown,
     CloseReason::Unloaded,
+    CloseReason::Moved,
 ];
 
 const CLEANUP_REASONS: [CloseReason; 4] =
@@ -144,13 +145,15 @@ fn a_turn_that_comes_while_another_is_stopped_goes_next_if_it_may_interrupt() {
 }
 
 #[test]
-fn a_session_that_falls_asleep_is_asked_again_by_who_wants_it_gone() {
-    let unloading = Availability::Closing(CloseReason::Unloaded);
-    let facts = Facts::default();
-    assert_eq!(admit(unloading, &facts, &interrupt(false)), Verdict::Closed);
-    assert_eq!(admit(unloading, &facts, &interrupt(true)), Verdict::Leave);
-    let requested = CloseReason::Requested { forget: false };
-    assert_eq!(admit(unloading, &facts, &close(requested)), Verdict::Closed);
+fn a_session_that_falls_asleep_or_moves_is_asked_again_by_who_wants_it_gone() {
+    for goes_on in [CloseReason::Unloaded, CloseReason::Moved] {
+        let unloading = Availability::Closing(goes_on);
+        let facts = Facts::default();
+        assert_eq!(admit(unloading, &facts, &interrupt(false)), Verdict::Closed);
+        assert_eq!(admit(unloading, &facts, &interrupt(true)), Verdict::Leave);
+        let requested = CloseReason::Requested { forget: false };
+        assert_eq!(admit(unloading, &facts, &close(requested)), Verdict::Closed);
+    }
 }
 
 #[test]

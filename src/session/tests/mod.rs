@@ -6,6 +6,7 @@ mod journal;
 mod lifecycle;
 mod locked;
 mod model;
+mod moved;
 mod options;
 mod permissions;
 mod sent_again;

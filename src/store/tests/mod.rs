@@ -53,12 +53,14 @@ fn line(conversation: CliSessionId, subpath: &str, uuid: Option<&str>, json: &st
 
 fn commit(key: &SessionKey, record: Record, lines: Vec<Line>) -> Commit {
     let lines = Arc::new(lines);
-    Commit { key: key.clone(), record, turn: None, lines, totals: Totals::default() }
+    let (key, epoch, releases) = (key.clone(), Epoch::NONE, false);
+    Commit { key, epoch, releases, record, turn: None, lines, totals: Totals::default() }
 }
 
 mod counts;
 mod faults;
 mod imports;
+mod owners;
 
 /// All lines of a conversation.
 async fn transcript(

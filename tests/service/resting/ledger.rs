@@ -13,7 +13,7 @@ use session_pool::{
         options::Options,
     },
     proto::{ListSessionsRequest, SessionStatus},
-    store::{Commit, Opening, Record, SqlStore, Store as _},
+    store::{Commit, Epoch, Opening, Record, SqlStore, Store as _},
     tasks::Tasks,
 };
 use tempfile::TempDir;
@@ -39,6 +39,8 @@ fn commit(number: usize) -> Commit {
         Options { system_prompt: Some("You are brief. ".repeat(20)), ..Options::default() };
     Commit {
         key: SessionKey::new(TenantId::default(), session),
+        epoch: Epoch::NONE,
+        releases: false,
         record: Record {
             cli_session_id: CliSessionId::fresh(),
             options,

@@ -20,7 +20,7 @@ use crate::{
         options::Options,
     },
     pool::{Parts, PoolSettings, SessionPool},
-    store::{Commit, MemoryStore, Record, Store},
+    store::{Commit, Epoch, MemoryStore, Record, Store},
     tasks::Tasks,
     tenant::{Quotas, Tenants},
     test_support::{SECOND, memory_supply::MemorySupply, request, settings as session_settings},
@@ -57,7 +57,8 @@ fn commit(key: &SessionKey, unused_for: Duration) -> Commit {
         in_pool: true,
     };
     let (key, totals) = (key.clone(), Totals::default());
-    Commit { key, record, turn: None, lines: Arc::default(), totals }
+    let (epoch, releases) = (Epoch::NONE, false);
+    Commit { key, epoch, releases, record, turn: None, lines: Arc::default(), totals }
 }
 
 /// A store with sessions of these names.

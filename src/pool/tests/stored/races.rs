@@ -111,3 +111,18 @@ async fn a_session_that_was_closed_while_the_store_fails_is_not_there() {
     assert_eq!(pool.len(), 2);
     pool.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_another_service_took_over_is_looked_up_anew() {
+    let store = store_with(["s".to_owned()], SECOND).await;
+    let other = store.beside();
+    let (pool, _) = pool_on(store, settings(), Quotas::default()).await;
+    turn(&pool, "s").await.expect("served");
+    other.claim(&key("s")).await.expect("claimed");
+    assert!(matches!(cause(turn(&pool, "s").await), Cause::SessionMoved { .. }));
+    assert_eq!(pool.len(), 1, "it is in the pool, wherever it is");
+    turn(&pool, "s").await.expect("it is taken over in turn");
+    let status = pool.get(&key("s")).await.expect("there");
+    assert_eq!(status.message_count, 3, "what was kept, and the turn since");
+    pool.stop().await;
+}

@@ -14,7 +14,7 @@ use crate::{
     counters::Totals,
     domain::ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
     store::{
-        Commit, Idle, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError,
+        Commit, Epoch, Idle, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError,
         StoreStatus,
     },
 };
@@ -86,6 +86,20 @@ impl Store for WatchedStore {
             let record = self.inner.load(key).await?;
             self.rows.fetch_add(usize::from(record.is_some()), Ordering::SeqCst);
             Ok(record)
+        })
+    }
+
+    fn claim<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Epoch> {
+        Box::pin(async move {
+            pass(&self.writes).await?;
+            self.inner.claim(key).await
+        })
+    }
+
+    fn release<'a>(&'a self, key: &'a SessionKey, epoch: Epoch) -> Pending<'a, ()> {
+        Box::pin(async move {
+            pass(&self.writes).await?;
+            self.inner.release(key, epoch).await
         })
     }
 

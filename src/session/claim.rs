@@ -1,0 +1,64 @@
+//! That the session is this service's: claimed in the store before a process serves it, shown
+//! by every commit, given back when the process is gone. Whoever claims it next fences this
+//! service: its commits are refused from then on, and the session ends here.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::debug;
+
+use crate::{
+    domain::ids::SessionKey,
+    store::{Commit, Epoch, Store, StoreError},
+};
+
+/// The claim of a session.
+#[derive(Debug)]
+pub struct Claim {
+    store: Arc<dyn Store>,
+    key: SessionKey,
+    held: Mutex<Option<Epoch>>,
+}
+
+impl Claim {
+    /// Nothing is claimed yet.
+    pub fn new(store: Arc<dyn Store>, key: SessionKey) -> Self {
+        Self { store, key, held: Mutex::default() }
+    }
+
+    /// Whether the session is claimed.
+    pub fn is_held(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Claims the session unless that was done. One that the store does not know is claimed by
+    /// its first commit.
+    pub async fn hold(&self, is_known: bool) -> Result<Epoch, StoreError> {
+        if let Some(held) = *self.lock() {
+            return Ok(held);
+        }
+        let epoch = if is_known { self.store.claim(&self.key).await? } else { Epoch::NONE };
+        *self.lock() = Some(epoch);
+        Ok(epoch)
+    }
+
+    /// Commits by the claim, which is taken before if need be.
+    pub async fn commit(&self, commit: Commit, is_known: bool) -> Result<(), StoreError> {
+        let epoch = self.hold(is_known).await?;
+        let releases = commit.releases;
+        self.store.commit(Commit { epoch, ..commit }).await?;
+        *self.lock() = (!releases).then(|| epoch.kept());
+        Ok(())
+    }
+
+    /// Gives the session back. Nobody waits for that: whoever claims it meanwhile has it.
+    pub async fn release(&self) {
+        let Some(epoch) = self.lock().take() else { return };
+        if let Err(error) = self.store.release(&self.key, epoch).await {
+            debug!(session_id = %self.key.session, %error, "session_not_given_back");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Epoch>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
