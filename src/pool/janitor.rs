@@ -62,7 +62,16 @@ impl SessionPool {
             match reason {
                 CloseReason::Expired => counters.expired.add_one(),
                 CloseReason::Idle => counters.idle_removed.add_one(),
-                _ => {}
+                CloseReason::Requested { .. }
+                | CloseReason::Interrupted
+                | CloseReason::Ephemeral
+                | CloseReason::ConnectFailed
+                | CloseReason::Broken
+                | CloseReason::Unused
+                | CloseReason::Stuck
+                | CloseReason::Moved
+                | CloseReason::Shutdown
+                | CloseReason::Unloaded => {}
             }
         }
     }
@@ -177,8 +186,13 @@ impl SessionPool {
         match status.condition_at(settings.session_ttl) {
             SessionState::Expired => Some(CloseReason::Expired),
             SessionState::Error | SessionState::Disconnected => Some(CloseReason::Broken),
-            _ if status.idle_time() > settings.idle_threshold => Some(CloseReason::Idle),
-            _ => None,
+            SessionState::Idle
+            | SessionState::Connecting
+            | SessionState::Active
+            | SessionState::Interrupting
+            | SessionState::Hibernated => {
+                (status.idle_time() > settings.idle_threshold).then_some(CloseReason::Idle)
+            }
         }
     }
 }

@@ -13,6 +13,8 @@
 //! A closing session keeps its place in the map until its process is gone. A Query that
 //! meets it waits for that, so that two processes never serve one conversation.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 mod calls;
 mod janitor;
 mod lifecycle;

@@ -73,7 +73,10 @@ impl SessionPool {
                 SessionState::Disconnected | SessionState::Hibernated => {
                     stats.hibernated_sessions += 1
                 }
-                _ => {}
+                SessionState::Idle
+                | SessionState::Connecting
+                | SessionState::Error
+                | SessionState::Expired => {}
             }
             stats.streaming_turns += usize::from(status.running.is_some());
             stats.queued_turns += status.queued;

@@ -2,6 +2,8 @@
 //! and metadata, `BadRequest` for fields, `RetryInfo` where waiting helps. `report` keeps all
 //! of it small enough for the trailers that clients accept.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 mod foreign;
 mod report;
 #[cfg(test)]
@@ -194,13 +196,9 @@ pub fn deadline_passed() -> Status {
 }
 
 fn violation(cause: &Cause) -> Option<FieldViolation> {
-    match cause {
-        Cause::ConversationNotFound { resume } => Some(FieldViolation::new(
-            "options.resume",
-            format!("names no conversation that can be resumed: {resume}"),
-        )),
-        _ => None,
-    }
+    let Cause::ConversationNotFound { resume } = cause else { return None };
+    let description = format!("names no conversation that can be resumed: {resume}");
+    Some(FieldViolation::new("options.resume", description))
 }
 
 fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {

@@ -2,7 +2,7 @@
 
 use super::{Bed, Given, id, key, tenant};
 use crate::{
-    domain::failure::Cause,
+    domain::failure::{Cause, Failure},
     tenant::Quotas,
     test_support::{read, request},
 };
@@ -50,9 +50,9 @@ async fn a_tenant_at_its_quota_leaves_room_for_others() {
         let turn = bed.pool.query(&tenant(of), Some(id(name)), request("1 ok")).await?;
         Ok(read(turn).await)
     };
-    let refused = |failure: crate::domain::failure::Failure| match failure.cause {
-        Cause::TenantQuota { key, limit, .. } => (key, limit),
-        other => panic!("{other:?}"),
+    let refused = |failure: Failure| {
+        let Cause::TenantQuota { key, limit, .. } = failure.cause else { panic!("{failure:?}") };
+        (key, limit)
     };
     query("t", "a").await.expect("the first");
     let (key, limit) = refused(query("t", "b").await.expect_err("one too many"));

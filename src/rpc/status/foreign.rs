@@ -20,6 +20,7 @@ pub fn complete(headers: &mut HeaderMap) {
         return;
     }
     let Some(status) = Status::from_header_map(headers) else { return };
+    #[expect(clippy::wildcard_enum_match_arm, reason = "codes that only the service itself gives")]
     let told = match status.code() {
         Code::OutOfRange | Code::Internal => {
             let description = status.message().to_owned();
