@@ -7,11 +7,14 @@
 //! fetches. Medians of rounds in which all take turns; the first message is the CLI's
 //! `system/init`.
 
+mod ledger;
+mod processes;
+
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, SystemTime},
+    process::{Command, Stdio},
+    time::Duration,
 };
 
 use session_pool::{
@@ -23,10 +26,8 @@ use session_pool::{
         sandbox::Sandbox,
         versions::Installed,
     },
-    counters::{Spent, Totals},
     domain::{
-        acquired::Acquired,
-        ids::{CliSessionId, ClientId, SessionId, SessionKey, TenantId},
+        ids::{CliSessionId, ClientId},
         input::Input,
         options::Options,
     },
@@ -35,22 +36,18 @@ use session_pool::{
         TurnOrigin, session_pool_service_client::SessionPoolServiceClient as Client,
         turn_event::Kind,
     },
-    store::{Commit, Epoch, Opening, Record, SqlStore, Store as _},
-    tasks::Tasks,
 };
 use tempfile::TempDir;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
+use ledger::ledger;
+use processes::{Service, StandIn, environment};
+
 const SERVICE: &str = env!("CARGO_BIN_EXE_session-pool");
-const STAND_IN: &str = env!("CARGO_BIN_EXE_messages-stand-in");
 const VERSIONS: [&str; 2] = ["2.1.197", "2.1.332"];
 const ROUNDS: usize = 7;
 const SYSTEM_PROMPT: &str = "You are brief.";
-const LEDGER: usize = 10_000;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -253,161 +250,4 @@ async fn parked_by_hand(program: &Path, api: &str) -> Outcome<Times> {
     child.kill()?;
     child.wait()?;
     Ok(times)
-}
-
-fn environment(api: &str) -> [(String, String); 3] {
-    [
-        ("ANTHROPIC_BASE_URL", api),
-        ("ANTHROPIC_API_KEY", "sk-ant-dummy"),
-        ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-}
-
-/// What the CLIs take for the API.
-struct StandIn {
-    child: Child,
-    url: String,
-}
-
-impl StandIn {
-    fn start() -> Outcome<Self> {
-        let mut child = Command::new(STAND_IN).stdout(Stdio::piped()).spawn()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().ok_or("piped")?).read_line(&mut line)?;
-        let url = line.trim().strip_prefix("listening ").ok_or("it does not listen")?.to_owned();
-        Ok(Self { child, url })
-    }
-}
-
-impl Drop for StandIn {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// A service with a process of its own.
-struct Service {
-    child: Child,
-    address: String,
-}
-
-impl Service {
-    /// Starts it, and waits until it listens.
-    fn start(state: &Path, cli: Option<(&Path, &str)>) -> Outcome<Self> {
-        let mut command = Command::new(SERVICE);
-        command
-            .arg("serve")
-            .env("SESSION_POOL__SERVER__LISTEN", "127.0.0.1:0")
-            .env("SESSION_POOL__STATE_DIR", state)
-            .env("SESSION_POOL__LOG__FORMAT", "json")
-            .env("SESSION_POOL__CLI__SANDBOX", "process-tree")
-            .env("SESSION_POOL__POOL__MAX_SESSIONS", "20000")
-            .env("SESSION_POOL__POOL__MAX_PROCESSES", "8")
-            .stderr(Stdio::piped())
-            .stdin(Stdio::null());
-        if let Some((program, api)) = cli {
-            command
-                .env("SESSION_POOL__CLI__PATH", program)
-                .env("SESSION_POOL__POOL__SPARES", "1")
-                .env("SESSION_POOL__POOL__HIBERNATE_AFTER", "500ms");
-            for (name, value) in environment(api) {
-                command.env(format!("SESSION_POOL__CLI__ENV__{name}"), value);
-            }
-        }
-        let mut child = command.spawn()?;
-        let mut lines = BufReader::new(child.stderr.take().ok_or("piped")?).lines();
-        let address = loop {
-            let line = lines.next().ok_or("the service ended")??;
-            let event: serde_json::Value = serde_json::from_str(&line)?;
-            if event["message"] == "listening" {
-                break format!("http://{}", event["address"].as_str().ok_or("no address")?);
-            }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        Ok(Self { child, address })
-    }
-
-    fn resident_kb(&self) -> f64 {
-        // The keeper's only child is the service.
-        let id = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
-        let pid = children.unwrap_or_default().split_whitespace().next().map(str::to_owned);
-        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.unwrap_or_default()));
-        let status = status.unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed());
-        if let Some(pid) = pid {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
-        }
-        self.child.wait().ok();
-    }
-}
-
-async fn ledger() -> Outcome<()> {
-    let (empty, full) = (TempDir::new()?, TempDir::new()?);
-    fill(full.path()).await?;
-    let (mut without, mut with, mut each) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let began = Instant::now();
-        let small = Service::start(empty.path(), None)?;
-        without.push((began.elapsed(), Duration::ZERO));
-        let began = Instant::now();
-        let large = Service::start(full.path(), None)?;
-        with.push((began.elapsed(), Duration::ZERO));
-        each.push((large.resident_kb() - small.resident_kb()) * 1024.0 / LEDGER as f64);
-    }
-    each.sort_by(f64::total_cmp);
-    let milliseconds = |times: &[Times]| median(times).0.as_secs_f64() * 1e3;
-    println!(
-        "service listens: {:.0} ms with an empty ledger, {:.0} ms with {LEDGER} sessions, {:.0} bytes each",
-        milliseconds(&without),
-        milliseconds(&with),
-        each[each.len() / 2]
-    );
-    Ok(())
-}
-
-async fn fill(state: &Path) -> Outcome<()> {
-    let tasks = Tasks::default();
-    let store = std::sync::Arc::new(
-        SqlStore::open(&state.join("session-pool.db"), Opening::default(), &tasks).await?,
-    );
-    let mut commits = JoinSet::new();
-    for number in 0..LEDGER {
-        let store = std::sync::Arc::clone(&store);
-        let session = SessionId::parse(&format!("session-{number:05}"))?;
-        let record = Record {
-            cli_session_id: CliSessionId::fresh(),
-            options: Options { system_prompt: Some(SYSTEM_PROMPT.into()), ..Options::default() },
-            acquired: Acquired::default(),
-            create_time: SystemTime::now(),
-            last_used_time: SystemTime::now(),
-            age: std::time::Duration::ZERO,
-            unused_for: std::time::Duration::ZERO,
-            message_count: 1,
-            error_count: 0,
-            spent: Spent::default(),
-            reported_cost_usd: 0.0,
-            in_pool: true,
-        };
-        let key = SessionKey::new(TenantId::default(), session);
-        let lines = std::sync::Arc::default();
-        let (epoch, releases, totals) = (Epoch::NONE, false, Totals::default());
-        let commit = Commit { key, epoch, releases, record, turn: None, lines, totals };
-        commits.spawn(async move { store.commit(commit).await });
-    }
-    for committed in commits.join_all().await {
-        committed?;
-    }
-    drop(store);
-    tasks.stop(Duration::from_secs(5)).await;
-    Ok(())
 }

@@ -5,27 +5,24 @@
 //! bounds to pass: machines are noisy. The service is a process of its own, so that its
 //! CPU time is its own; the caller takes messages as bytes and does not decode them.
 
-use std::{
-    io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    time::Duration,
-};
+mod caller;
+mod floor;
+mod service;
+
+use std::time::Duration;
 
 use session_pool::proto::{
     GetStatsRequest, InterruptRequest, Payload, QueryRequest,
     session_pool_service_client::SessionPoolServiceClient as Client,
 };
 use tokio::time::Instant;
-use tonic::{
-    Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::{Status, transport::Channel};
+
+use caller::{open, run_turn};
+use floor::Floor;
+use service::Running;
 
 const FAKE: &str = env!("CARGO_BIN_EXE_fake-claude");
-const SERVICE: &str = env!("CARGO_BIN_EXE_session-pool");
-const QUERY: &str = "/sessionpool.v1.SessionPoolService/Query";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // `cargo test --benches` passes `--test`; there is nothing to test here.
@@ -323,194 +320,4 @@ async fn memory(service: &Running, channel: &Channel) -> Result<(), Status> {
         Client::new(channel.clone()).get_stats(GetStatsRequest::default()).await?.into_inner();
     row("sessions in all", stats.total_sessions.to_string(), String::new());
     Ok(())
-}
-
-async fn open(channel: &Channel, request: QueryRequest) -> Result<tonic::Streaming<usize>, Status> {
-    let mut grpc = Grpc::new(channel.clone());
-    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let path = tonic::codegen::http::uri::PathAndQuery::from_static(QUERY);
-    let response = grpc.server_streaming(tonic::Request::new(request), path, Sizes).await?;
-    Ok(response.into_inner())
-}
-
-async fn run_turn(channel: &Channel, request: QueryRequest) -> Result<(), Status> {
-    let mut stream = open(channel, request).await?;
-    while stream.message().await?.is_some() {}
-    Ok(())
-}
-
-/// Takes messages by their size, so that what is measured is not the caller.
-#[derive(Debug, Clone, Copy)]
-struct Sizes;
-
-impl Codec for Sizes {
-    type Encode = QueryRequest;
-    type Decode = usize;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Sizes {
-    type Item = QueryRequest;
-    type Error = Status;
-
-    fn encode(&mut self, item: QueryRequest, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        prost::Message::encode(&item, buffer).map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl Decoder for Sizes {
-    type Item = usize;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<usize>, Status> {
-        use prost::bytes::Buf as _;
-        let size = buffer.remaining();
-        buffer.advance(size);
-        Ok(Some(size))
-    }
-}
-
-/// The service, as a process of its own.
-struct Running {
-    child: Child,
-    address: String,
-    _state: tempfile::TempDir,
-}
-
-impl Running {
-    fn start() -> Result<Self, Box<dyn std::error::Error>> {
-        let state = tempfile::tempdir()?;
-        let mut child = Command::new(SERVICE)
-            .arg("serve")
-            .env("SESSION_POOL__SERVER__LISTEN", "127.0.0.1:0")
-            .env("SESSION_POOL__STATE_DIR", state.path())
-            .env("SESSION_POOL__CLI__PATH", FAKE)
-            .env("SESSION_POOL__POOL__MAX_PROCESSES", "400")
-            .env("SESSION_POOL__POOL__START_CONCURRENCY", "32")
-            .env("SESSION_POOL__LOG__FORMAT", "json")
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let log = BufReader::new(child.stderr.take().ok_or("no log")?);
-        let mut lines = log.lines();
-        let address = loop {
-            let line = lines.next().ok_or("the service ended")??;
-            let event: serde_json::Value = serde_json::from_str(&line)?;
-            if event["message"] == "listening" {
-                break event["address"].as_str().ok_or("no address")?.to_owned();
-            }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        Ok(Self { child, address: format!("http://{address}"), _state: state })
-    }
-
-    fn proc_file(&self, name: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap_or_default()
-    }
-
-    /// User and system time so far.
-    fn cpu_seconds(&self) -> f64 {
-        let stat = self.proc_file("stat");
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .map(|(_, rest)| rest.split_whitespace().collect())
-            .unwrap_or_default();
-        let ticks =
-            |index: usize| fields.get(index).and_then(|text| text.parse().ok()).unwrap_or(0.0);
-        // Linux counts these in hundredths of a second.
-        (ticks(11) + ticks(12)) / 100.0
-    }
-
-    fn status(&self, key: &str) -> f64 {
-        self.proc_file("status")
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
-            .unwrap_or(0.0)
-    }
-
-    fn resident_kb(&self) -> f64 {
-        self.status("VmRSS:")
-    }
-
-    fn threads(&self) -> f64 {
-        self.status("Threads:")
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(pid) =
-            i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw)
-        {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
-        }
-        self.child.wait().ok();
-    }
-}
-
-/// The fake CLI over a pipe, its lines counted and nothing else.
-struct Floor {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Floor {
-    fn start() -> Self {
-        let mut child = Command::new(FAKE)
-            .args(["--input-format=stream-json", "--output-format=stream-json", "--verbose"])
-            .arg("--include-partial-messages")
-            .env("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1")
-            .env("CLAUDE_CONFIG_DIR", std::env::temp_dir().join("session-pool-bench"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the fake CLI starts");
-        let input = child.stdin.take().expect("piped");
-        let output = BufReader::with_capacity(65_536, child.stdout.take().expect("piped"));
-        Self { child, input, output }
-    }
-
-    /// Runs a turn and reads up to its idle event; with `initialize` first.
-    fn turn(&mut self, prompt: &str, initialize: bool) -> Duration {
-        let began = Instant::now();
-        if initialize {
-            let request =
-                r#"{"type":"control_request","request_id":"i","request":{"subtype":"initialize"}}"#;
-            writeln!(self.input, "{request}").expect("written");
-        }
-        let uuid = uuid::Uuid::new_v4();
-        let message = serde_json::json!({"type": "user", "uuid": uuid.to_string(),
-            "message": {"role": "user", "content": prompt}});
-        writeln!(self.input, "{message}").expect("written");
-        let mut line = Vec::new();
-        let idle = memchr::memmem::Finder::new(br#""state":"idle""#);
-        loop {
-            line.clear();
-            assert!(self.output.read_until(b'\n', &mut line).expect("read") > 0, "it ended");
-            if line.len() < 300 && idle.find(&line).is_some() {
-                return began.elapsed();
-            }
-        }
-    }
-
-    fn frames(mut self, lines: &str) -> Duration {
-        self.turn("hi", true);
-        self.turn(&script(lines), false)
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }
