@@ -1,6 +1,9 @@
 //! The arrows of the crate's map (`src/lib.rs`) hold: no module names one above it, the
 //! generated types stay at the edge, and no file grows past what can be read.
 
+#[path = "architecture/circles.rs"]
+mod circles;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -83,7 +86,10 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("proto", &[]),
 ];
 
-const LONGEST_FILE: usize = 450;
+/// Lines of a file.
+const LONGEST_FILE: usize = 400;
+/// In this folder there are some that have yet to be divided.
+const LONGER: (&str, usize) = ("src/session", 450);
 
 fn source_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -96,6 +102,13 @@ fn source_files(folder: &Path) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+/// The code of a file, without comments and without the module of its tests.
+fn code_of(text: &str) -> String {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let is_code = |line: &&str| !line.trim_start().starts_with("//");
+    code.lines().filter(is_code).collect::<Vec<_>>().join("\n")
 }
 
 /// The top-level module of a file below `src`.
@@ -181,10 +194,7 @@ fn no_two_files_of_a_session_know_each_other() {
         let name = file.file_stem().expect("a name").to_string_lossy().into_owned();
         if file.parent() == Some(&folder) && name != "mod" {
             let text = fs::read_to_string(&file).expect("readable");
-            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-            let is_code = |line: &&str| !line.trim_start().starts_with("//");
-            let code: Vec<&str> = code.lines().filter(is_code).collect();
-            known.insert(name, named_after("super::", &code.join("\n")));
+            known.insert(name, named_after("super::", &code_of(&text)));
         }
     }
     // Names that the front page hands on would hide who knows whom.
@@ -204,12 +214,33 @@ fn no_two_files_of_a_session_know_each_other() {
     assert!(known.is_empty(), "files that know each other, or stand on such: {known:?}");
 }
 
+/// Circles that are there still: each of these files can only be understood with the others. No
+/// other may come, and one that is gone is to be taken out here.
+const CIRCLES: [(&str, &[&str]); 3] = [
+    ("cli", &["launch", "sandbox", "spawner"]),
+    ("supply", &["process_supply", "spares"]),
+    ("turn", &["listener", "log", "shared", "state", "storage"]),
+];
+
+#[test]
+fn files_do_not_import_each_other_in_a_circle() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let found = circles::Modules::read(&src).circles();
+    let known: BTreeMap<String, Vec<String>> = CIRCLES
+        .iter()
+        .map(|(module, files)| (module.to_string(), files.iter().map(|f| f.to_string()).collect()))
+        .collect();
+    assert_eq!(found, known);
+}
+
 #[test]
 fn no_file_is_too_long_to_read() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for file in source_files(&src) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in ["src", "benches"].iter().flat_map(|folder| source_files(&root.join(folder))) {
         let lines = fs::read_to_string(&file).expect("readable").lines().count();
-        assert!(lines <= LONGEST_FILE, "{} has {lines} lines", file.display());
+        let (folder, longer) = LONGER;
+        let bound = if file.starts_with(root.join(folder)) { longer } else { LONGEST_FILE };
+        assert!(lines <= bound, "{} has {lines} lines, more than {bound}", file.display());
     }
 }
 

@@ -11,12 +11,10 @@ use toml::{Table, Value};
 use super::{
     ConfigError, ValueOrigin, Violation,
     fields::{ENV_TABLE, Reading, reading_of},
+    names::{PREFIX, key_of_variable},
     variables::{self, UnknownVariable},
 };
 use crate::os::regular;
-
-/// What an environment variable begins with that is a setting.
-pub(super) const PREFIX: &str = "SESSION_POOL__";
 
 /// Everything that a configuration is made from.
 #[derive(Clone, Default)]
@@ -161,17 +159,6 @@ impl Settings {
 fn is_table(key: &str) -> bool {
     ["", ENV_TABLE, "server", "server.limits", "pool", "cli", "policy", "auth", "log"]
         .contains(&key)
-}
-
-/// `SESSION_POOL__POOL__MAX_SESSIONS` is `pool.max_sessions`. The names of the
-/// CLI's own variables keep their case: `SESSION_POOL__CLI__ENV__FOO` is
-/// `cli.env.FOO`.
-pub(super) fn key_of_variable(name: &str) -> Option<String> {
-    let rest = name.strip_prefix(PREFIX)?;
-    Some(match rest.strip_prefix("CLI__ENV__") {
-        Some(variable) => format!("{ENV_TABLE}.{variable}"),
-        None => rest.to_ascii_lowercase().replace("__", "."),
-    })
 }
 
 fn read_file(path: &Path) -> Result<Table, ConfigError> {

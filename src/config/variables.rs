@@ -5,7 +5,7 @@
 use super::{
     Config, ValueOrigin, Violation,
     fields::{ENV_TABLE, fields},
-    source::{PREFIX, key_of_variable},
+    names::{PREFIX, key_of_variable},
     spelling::nearest,
 };
 

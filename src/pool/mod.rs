@@ -28,5 +28,6 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use registry::{Parts, PoolSettings, Scope, SessionPool};
+pub use registry::{Parts, PoolSettings, SessionPool};
+pub use sessions::Scope;
 pub use stats::PoolStats;

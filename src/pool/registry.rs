@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::sessions::{Entry, Sessions};
+use super::sessions::{Entry, Scope, Sessions};
 use crate::{
     budget::{Exceeded, Reservation},
     domain::{
@@ -71,15 +71,6 @@ pub struct Parts {
     pub tenants: Tenants,
     /// What the logs of all turns share.
     pub logs: Storage,
-}
-
-/// Whose sessions are meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// One tenant's.
-    Tenant(TenantId),
-    /// Everybody's.
-    All,
 }
 
 /// The sessions of the service. Cloning gives another handle to the same pool.

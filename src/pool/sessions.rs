@@ -9,11 +9,19 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::Scope;
 use crate::{
     domain::ids::{SessionId, SessionKey, TenantId},
     session::{Remains, SessionHandle},
 };
+
+/// Whose sessions are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// One tenant's.
+    Tenant(TenantId),
+    /// Everybody's.
+    All,
+}
 
 /// What is known of a session without asking the store.
 #[derive(Debug)]

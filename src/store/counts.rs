@@ -9,8 +9,8 @@ use sqlx::{QueryBuilder, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     StoreError,
+    columns::{bad, signed, tenant},
     readers::Readers,
-    sql::{bad, signed, tenant},
 };
 use crate::{
     counters::{Spent, Today, Totals},

@@ -5,8 +5,8 @@ use sqlx::{Row as _, sqlite::SqliteRow};
 
 use super::{
     Idle, StoreError,
+    columns::{key, signed},
     readers::Readers,
-    sql::{key, signed},
 };
 
 /// The sessions that are in the pool and were last used before then, the least recently used

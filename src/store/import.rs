@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use sqlx::{Row as _, SqliteConnection};
 
-use super::{Line, StoreError, orders, sql::bad};
+use super::{Line, StoreError, columns::bad, orders};
 use crate::domain::ids::{CliSessionId, SessionId, SessionKey, TenantId};
 
 /// Bytes of lines that are read or removed at a time, if more than one has them.

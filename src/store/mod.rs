@@ -7,6 +7,7 @@
 //! and the session's record are one [`Commit`], which is durable or does not exist.
 
 mod clock;
+mod columns;
 mod connection;
 mod counts;
 mod error;

@@ -6,9 +6,9 @@ use sqlx::{QueryBuilder, SqliteConnection};
 use tracing::warn;
 
 use super::{
-    Commit, Epoch, Line, Record, StoreError, owner,
-    sql::{bad, millis, signed},
-    turns,
+    Commit, Epoch, Line, Record, StoreError,
+    columns::{bad, millis, signed},
+    owner, turns,
 };
 use crate::domain::ids::{CliSessionId, SessionId, SessionKey};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlx::{Row as _, sqlite::SqliteRow};
 
-use super::{Line, StoreError, import, readers::Readers, sql::bad};
+use super::{Line, StoreError, columns::bad, import, readers::Readers};
 use crate::domain::ids::{CliSessionId, TenantId};
 
 /// Where in a conversation the next piece begins.

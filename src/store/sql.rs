@@ -4,12 +4,7 @@
 //! `synchronous = FULL`: what was committed outlives the machine's power, not only the
 //! service. WAL: readers do not wait for the writer.
 
-use std::{
-    fs,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions as _, Connection as _, Row as _, SqliteConnection, migrate::MigrateError,
@@ -21,6 +16,7 @@ use tracing::{error_span, warn};
 use super::{
     Clock, Commit, Epoch, Idle, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError,
     StoreStatus,
+    columns::{bad, conversation, key, signed, tenant, time},
     connection::{self, Database},
     counts, idle,
     order::{Whose, WriteOp},
@@ -173,39 +169,6 @@ fn make_private(file: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(file)?;
     Ok(())
-}
-
-/// Milliseconds since 1970.
-pub(super) fn millis(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-pub(super) fn time(millis: i64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(millis.try_into().unwrap_or_default())
-}
-
-/// Numbers in the database are signed.
-pub(super) fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-pub(super) fn bad(what: &str) -> StoreError {
-    StoreError::Corrupt(format!("the database holds a bad {what}"))
-}
-
-fn conversation(text: &str) -> Result<CliSessionId, StoreError> {
-    CliSessionId::parse(text).ok_or_else(|| bad("cli_session_id"))
-}
-
-pub(super) fn tenant(row: &SqliteRow) -> Result<TenantId, StoreError> {
-    TenantId::parse(row.try_get("tenant")?).map_err(|_| bad("tenant"))
-}
-
-pub(super) fn key(row: &SqliteRow) -> Result<SessionKey, StoreError> {
-    let tenant = tenant(row)?;
-    let session = SessionId::parse(row.try_get("session_id")?).map_err(|_| bad("session_id"))?;
-    Ok(SessionKey::new(tenant, session))
 }
 
 impl Store for SqlStore {

@@ -7,9 +7,9 @@ use sqlx::{Row as _, SqliteConnection};
 
 use super::{
     KeptTurn, StoreError,
+    columns::{bad, millis, signed, time},
     readers::Readers,
     record::{MOST_TURN_BYTES, MOST_TURNS},
-    sql::{bad, millis, signed, time},
 };
 use crate::domain::ids::{CliSessionId, ClientId, SessionKey, TurnId};
 

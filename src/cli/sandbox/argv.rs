@@ -6,11 +6,11 @@ use std::{
     path::Path,
 };
 
-use super::{Open, mount_plan::MountPlan};
+use super::{
+    Open,
+    mount_plan::{MountPlan, SHARED_MEMORY},
+};
 use crate::os::keeper;
-
-/// Where programs share memory by name. It is writable, as `/tmp` is.
-pub const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Where the first process in the sandbox finds its program.
 const KEEPER: &str = "/dev/session-pool";

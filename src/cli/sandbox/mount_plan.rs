@@ -6,8 +6,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::argv::SHARED_MEMORY;
 use crate::{cli::program, os::limits};
+
+/// Where programs share memory by name. It is writable, as `/tmp` is.
+pub const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Folders that every session has for itself, empty at its start.
 const PRIVATE: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/var/run"];

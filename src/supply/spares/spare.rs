@@ -9,7 +9,6 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::spare_pool::{SpareKey, SpareSignal};
 use crate::{
     cli::{
         connection::Connection,
@@ -28,6 +27,18 @@ use crate::{
 
 /// A spare that ends before it is this old counts as one that did not start.
 const PROOF: Duration = Duration::from_secs(10);
+
+/// What becomes of a spare.
+#[derive(Debug)]
+pub enum SpareSignal {
+    /// A session takes it.
+    Taken(oneshot::Sender<Spare>),
+    /// Its place is needed, or it is of no use any more.
+    Away,
+}
+
+/// The key of a spare: its class, and whose it is.
+pub type SpareKey = (usize, TenantId);
 
 /// A process that is up and belongs to nobody yet.
 #[derive(Debug)]

@@ -12,7 +12,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Miss, SpareClass, SpareSettings, demand::Demand, spare::Spare};
+use super::{
+    Miss, SpareClass, SpareSettings,
+    demand::Demand,
+    spare::{Spare, SpareKey, SpareSignal},
+};
 use crate::domain::{ids::TenantId, options::Options};
 
 /// The first pause after a start that failed; each further one doubles it.
@@ -20,18 +24,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest of those pauses.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// What becomes of a spare.
-#[derive(Debug)]
-pub enum SpareSignal {
-    /// A session takes it.
-    Taken(oneshot::Sender<Spare>),
-    /// Its place is needed, or it is of no use any more.
-    Away,
-}
-
-/// The key of a spare: its class, and whose it is.
-pub type SpareKey = (usize, TenantId);
 
 /// All spares.
 #[derive(Debug)]

@@ -1,0 +1,46 @@
+//! How a log shows the section `cli`: without what looks like a credential.
+
+use std::{collections::BTreeMap, fmt};
+
+use super::{
+    CliConfig,
+    secrets::{shown_argument, shown_value},
+};
+
+impl fmt::Debug for CliConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            path,
+            extra_args,
+            env,
+            env_files,
+            env_passthrough,
+            max_frame_bytes,
+            sandbox,
+            memory_limit,
+            max_tasks,
+            tmp_limit,
+            sandbox_required,
+            start_check,
+            visible_paths,
+        } = self;
+        let env: BTreeMap<_, _> =
+            env.iter().map(|(name, value)| (name, shown_value(name, value))).collect();
+        let extra_args: Vec<_> = extra_args.iter().map(|item| shown_argument(item)).collect();
+        f.debug_struct("CliConfig")
+            .field("path", path)
+            .field("extra_args", &extra_args)
+            .field("env", &env)
+            .field("env_files", env_files)
+            .field("env_passthrough", env_passthrough)
+            .field("max_frame_bytes", max_frame_bytes)
+            .field("sandbox", sandbox)
+            .field("memory_limit", memory_limit)
+            .field("max_tasks", max_tasks)
+            .field("tmp_limit", tmp_limit)
+            .field("sandbox_required", sandbox_required)
+            .field("start_check", start_check)
+            .field("visible_paths", visible_paths)
+            .finish()
+    }
+}
