@@ -41,6 +41,8 @@ async fn an_idle_session_lets_its_process_go_and_goes_on_with_the_next_turn() {
     assert_eq!(service.processes(), [0; 0]);
     let stats = service.stats().await;
     assert_eq!((stats.total_sessions, stats.hibernated_sessions, stats.processes), (1, 1, 0));
+    let counters = stats.counters.expect("counters");
+    assert_eq!((counters.hibernations, counters.hibernations_under_pressure), (1, 0));
     let session = service.session("a").await.expect("there");
     assert_eq!(session.process_id, 0);
     assert_eq!(session.options.expect("options").system_prompt.as_deref(), Some("sp"));
@@ -53,8 +55,8 @@ async fn an_idle_session_lets_its_process_go_and_goes_on_with_the_next_turn() {
     assert_ne!(next.client_id, first.client_id);
     assert!(next.connect_time.is_some_and(|time| time.nanos > 0), "{next:?}");
     let counters = service.stats().await.counters.expect("counters");
-    assert_eq!((counters.hibernations, counters.hibernations_under_pressure), (1, 0));
-    assert_eq!(counters.sessions_resumed, 1);
+    // By now it may have hibernated again.
+    assert_eq!((counters.sessions_resumed, counters.hibernations_under_pressure), (1, 0));
     assert!(counters.resume_time.is_some_and(|time| time.seconds > 0 || time.nanos > 0));
     service.stop().await;
 }
