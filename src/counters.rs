@@ -36,7 +36,6 @@ impl Counter {
 
 /// All that is counted; each is explained at its namesake in the contract.
 #[derive(Debug, Default)]
-#[expect(missing_docs, reason = "the contract's PoolCounters explains each under the same name")]
 pub struct Counters {
     pub turns: Counter,
     pub turns_completed: Counter,

@@ -17,28 +17,34 @@
 //! The way of a Query: `rpc` decodes it, `pool` finds or makes the session, the session's task
 //! makes sure of a process and writes the prompt, frames come back into the turn's log, every
 //! listener reads the log at its own pace, `rpc` encodes.
+//!
+//! Public are [`config`], [`server`], [`client`] and [`proto`], which the program and its callers
+//! need. Everything else is private, so that the compiler finds what nobody uses.
 
-pub mod access;
-pub mod budget;
-pub mod cli;
+mod access;
+mod budget;
+mod cli;
 pub mod client;
 pub mod config;
-pub mod counters;
-pub mod domain;
-pub mod health;
-pub mod os;
-pub mod policy;
-pub mod pool;
+mod counters;
+mod domain;
+mod health;
+#[cfg(feature = "test-tools")]
+#[doc(hidden)]
+pub mod internals;
+mod os;
+mod policy;
+mod pool;
 pub mod proto;
-pub mod rpc;
+mod rpc;
 pub mod server;
-pub mod session;
-pub mod store;
-pub mod supply;
-pub mod tasks;
-pub mod telemetry;
-pub mod tenant;
+mod session;
+mod store;
+mod supply;
+mod tasks;
+mod telemetry;
+mod tenant;
 #[cfg(test)]
 mod test_support;
-pub mod transport;
-pub mod turn;
+mod transport;
+mod turn;

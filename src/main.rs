@@ -5,12 +5,10 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
-    time::Duration,
 };
 
 use clap::Parser as _;
 use session_pool::{
-    access::{credentials::Credentials, tokens},
     client::{
         self,
         args::{Arguments, Command, ConfigAction, ConfigArgs, TokenArgs},
@@ -18,19 +16,12 @@ use session_pool::{
         exit::Exit,
     },
     config::{self, Config, ConfigError, UnknownVariable},
-    os::{descriptors, keeper},
-    server::{self, EarlyStop, Enclosure},
-    telemetry,
+    server,
 };
 
-/// How long threads that wait for a disk are waited for once everything else has ended.
-const STUCK_THREADS: Duration = Duration::from_secs(1);
-
 fn main() -> ExitCode {
-    let mut arguments = env::args_os().skip(1);
-    // Not one of the commands: nobody but the service uses it, once for every CLI.
-    if arguments.next().is_some_and(|first| first == keeper::SUBCOMMAND) {
-        return keeper::run_subcommand(arguments);
+    if let Some(exit) = server::run_keeper(env::args_os().skip(1)) {
+        return exit;
     }
     match Arguments::parse().command {
         Command::Serve(args) => serve(args),
@@ -54,50 +45,10 @@ fn serve(args: ConfigArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return refuse(&error),
     };
-    let served = enclose(&config, &secrets)
-        .and_then(|(enclosure, early)| run(config, &unknown, enclosure, early));
-    served.unwrap_or_else(|error| {
+    server::run(config, &secrets, &unknown).unwrap_or_else(|error| {
         complain(&format!("{error:#}"));
         Exit::Other.into()
     })
-}
-
-/// Finds out what encloses CLIs, and puts this process itself under a keeper if it needs one.
-fn enclose(config: &Config, secrets: &[PathBuf]) -> anyhow::Result<(Enclosure, EarlyStop)> {
-    descriptors::keep_to_ourselves()?;
-    let early = EarlyStop::hold_back()?;
-    let enclosure = match Enclosure::of_keeper(config, secrets) {
-        Some(enclosure) => Ok(enclosure),
-        None => Enclosure::choose(config, secrets).and_then(|enclosure| {
-            early.arm()?;
-            if enclosure.needs_keeper() {
-                enclosure.keep_ourselves(&early)?.repeat();
-            }
-            Ok(enclosure)
-        }),
-    };
-    early.arm()?;
-    Ok((enclosure?, early))
-}
-
-fn run(
-    config: Config,
-    unknown: &[UnknownVariable],
-    enclosure: Enclosure,
-    early: EarlyStop,
-) -> anyhow::Result<ExitCode> {
-    telemetry::init(&config.log)?;
-    for UnknownVariable { name, nearest } in unknown {
-        tracing::warn!(name, nearest, "variable_not_known");
-    }
-    if let Err(error) = descriptors::raise() {
-        tracing::warn!(%error, "file_descriptors_not_raised");
-    }
-    let runtime = tokio::runtime::Runtime::new()?;
-    let served = runtime.block_on(server::serve(config, enclosure, early));
-    // A thread may be stuck in a disk that does not answer.
-    runtime.shutdown_timeout(STUCK_THREADS);
-    served
 }
 
 /// The configuration, and what is known of where it is from.
@@ -130,7 +81,7 @@ fn configuration(action: ConfigAction) -> ExitCode {
         return written(config::print(&config).as_bytes());
     }
     // Files that it names have to be good too.
-    if let Err(problem) = Credentials::read(&config) {
+    if let Err(problem) = server::check_files(&config) {
         complain(&format!("{problem:#}"));
         return Exit::Configuration.into();
     }
@@ -139,7 +90,7 @@ fn configuration(action: ConfigAction) -> ExitCode {
 
 /// Shows a new token, once, and what is to be added to the tokens file.
 fn token(args: &TokenArgs) -> ExitCode {
-    let (token, entry) = tokens::fresh(&args.tenant, args.admin, args.expires_in);
+    let (token, entry) = server::new_token(&args.tenant, args.admin, args.expires_in);
     let text = format!("{token}\n");
     complain(&format!(
         "give this token to its user; it is not shown again. Add to auth.tokens_file:\n\n{entry}"

@@ -11,6 +11,7 @@ mod early;
 mod enclosure;
 mod observer;
 mod probe;
+mod program;
 mod readiness;
 mod settings;
 mod state;
@@ -33,8 +34,11 @@ use tonic_health::{
 use tower_layer::Layer as _;
 use tracing::{error, error_span, info, warn};
 
-pub use early::EarlyStop;
 pub use enclosure::Enclosure;
+pub use program::{check_files, run, run_keeper};
+
+/// A new token for callers, and the entry for it that the tokens file needs.
+pub use crate::access::tokens::fresh as new_token;
 
 use crate::{
     access::credentials::Credentials,
@@ -57,6 +61,7 @@ use crate::{
     transport::Listener,
     turn::storage::Storage,
 };
+use early::EarlyStop;
 use observer::Observer;
 use probe::Probe;
 use readiness::watch_store;
@@ -71,11 +76,7 @@ const REFLECTION_MESSAGE: usize = 16 * 1024;
 const TASKS_LIMIT: Duration = Duration::from_secs(6);
 
 /// Runs the service until a signal stops it.
-pub async fn serve(
-    config: Config,
-    enclosure: Enclosure,
-    early: EarlyStop,
-) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, enclosure: Enclosure, early: EarlyStop) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     early.hand_over();

@@ -10,7 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What each module may name of the crate. `server` and `lib` put everything together.
+/// What each module may name of the crate. `server` and `lib` put everything together;
+/// `internals` hands on to tests what is private.
 const ALLOWED: [(&str, &[&str]); 22] = [
     ("domain", &[]),
     ("budget", &["domain"]),
@@ -167,7 +168,7 @@ fn no_module_names_one_above_it() {
     let mut wrong = Vec::new();
     for file in source_files(&src) {
         let module = module_of(&file, &src);
-        if ["lib", "main", "server"].contains(&module.as_str()) {
+        if ["lib", "main", "server", "internals"].contains(&module.as_str()) {
             continue;
         }
         let (_, allowed) = ALLOWED
@@ -182,6 +183,16 @@ fn no_module_names_one_above_it() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What nobody outside needs is private: the compiler finds what nobody uses of it.
+#[test]
+fn the_program_and_its_callers_see_four_modules() {
+    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
+    let text = fs::read_to_string(lib).expect("readable");
+    let public: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("pub mod ")).collect();
+    assert_eq!(public, ["client;", "config;", "internals;", "proto;", "server;"]);
+    assert!(text.contains("#[cfg(feature = \"test-tools\")]\n#[doc(hidden)]\npub mod internals;"));
 }
 
 /// A session was one object cut into files that all knew each other. What its task hands on,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use session_pool::{
+use session_pool::internals::{
     counters::{Spent, Totals},
     domain::{
         acquired::Acquired,

@@ -18,18 +18,20 @@ use std::{
 };
 
 use session_pool::{
-    cli::{
-        binding,
-        env_files::EnvFiles,
-        launch::{ConversationOrigin, Folders, LaunchSettings},
-        request::{Initialize, user_message},
-        sandbox::Sandbox,
-        versions::Installed,
-    },
-    domain::{
-        ids::{CliSessionId, ClientId},
-        input::Input,
-        options::Options,
+    internals::{
+        cli::{
+            binding,
+            env_files::EnvFiles,
+            launch::{ConversationOrigin, Folders, LaunchSettings},
+            request::{Initialize, user_message},
+            sandbox::Sandbox,
+            versions::Installed,
+        },
+        domain::{
+            ids::{CliSessionId, ClientId},
+            input::Input,
+            options::Options,
+        },
     },
     proto::{
         GetSessionRequest, GetStatsRequest, QueryRequest, SessionOptions, SessionStatus,

@@ -85,6 +85,8 @@ impl Snapshots {
 }
 
 /// The same for a transcript that is held whole; `None` if it has no snapshots, or too many.
+/// Tests compare it with what is done line by line.
+#[cfg(any(test, feature = "test-tools"))]
 pub fn without_snapshots(entries: &[u8]) -> Option<Vec<u8>> {
     let lines = || entries.split_inclusive(|byte| *byte == b'\n');
     let mut snapshots = Snapshots::default();

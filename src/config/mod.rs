@@ -48,6 +48,9 @@ pub use source::Sources;
 pub use spares::SpareConfig;
 pub use variables::{UnknownVariable, is_setting};
 
+/// The types of two keys of `policy`.
+pub use crate::policy::{McpServers, Mentions};
+
 /// Reads, merges and checks the configuration.
 ///
 /// The error lists every violation, each with its key, value, bound and origin.

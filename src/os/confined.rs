@@ -25,11 +25,6 @@ use uuid::Uuid;
 
 pub use pieces::{Draft, Lines};
 
-use super::regular::read_bounded;
-
-/// The largest file that is read, in bytes.
-const LARGEST_FILE: u64 = 256 << 20;
-
 /// How long folders are emptied where nobody says otherwise.
 const LONGEST_REMOVAL: Duration = Duration::from_secs(60);
 
@@ -93,16 +88,6 @@ impl Folder {
             Ok(found) if found.is_file() => Ok(()),
             Ok(_) => self.remove_tree(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(named(file, &error)),
-        }
-    }
-
-    /// What a file contains; `None` if there is nothing of that name. Fails for anything
-    /// but a regular file, and for one that is larger than 256 MiB.
-    pub fn read(&self, file: &Path) -> io::Result<Option<Vec<u8>>> {
-        match self.open_regular(file).and_then(|opened| read_bounded(opened, LARGEST_FILE)) {
-            Ok(content) => Ok(Some(content)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(named(file, &error)),
         }
     }

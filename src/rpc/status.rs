@@ -27,8 +27,8 @@ use crate::{
 pub const DOMAIN: &str = "sessionpool.v1";
 
 pub use foreign::complete;
+pub use report::bound_trailers;
 use report::{Report, Text};
-pub use report::{TRAILERS_LIMIT, bound_trailers};
 
 /// A request that its bounds or the policy refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -88,5 +88,5 @@ pub use commits::failed as store_failed;
 pub use context::{SessionContext, Settings};
 pub use handle::SessionHandle;
 pub use open_prompts::ShownPrompt;
-pub use replies::{PendingReplies, Remains};
+pub use replies::Remains;
 pub use task::SessionTask;

@@ -30,7 +30,7 @@ use std::{fmt, future::Future, pin::Pin, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
 use clock::Clock;
-pub use error::{Obstacle, StoreError};
+pub use error::StoreError;
 pub use import::{Import, Part};
 pub use memory::MemoryStore;
 pub use pieces::{Piece, Place};

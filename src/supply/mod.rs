@@ -25,7 +25,9 @@ use tracing::debug;
 
 pub use folders::sweep_anonymous;
 pub use process_supply::{ProcessSupply, SupplyLimits};
-pub use slots::{Contest, ProcessSlot, ProcessSlots, Shortage};
+#[cfg(test)]
+pub use slots::ProcessSlots;
+pub use slots::{Contest, ProcessSlot, Shortage};
 pub use spares::{Miss, SpareClass, SpareSettings, SpareUse};
 
 use crate::{

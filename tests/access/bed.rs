@@ -3,9 +3,8 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use session_pool::{
-    access::tokens::fresh,
     config::Config,
-    domain::ids::TenantId,
+    internals::{access::tokens::fresh, domain::ids::TenantId},
     proto::{GetStatsRequest, session_pool_service_client::SessionPoolServiceClient},
 };
 use tempfile::TempDir;

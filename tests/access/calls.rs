@@ -47,7 +47,7 @@ async fn ask_with(
 ) -> (StatusCode, http::HeaderMap) {
     let stream = TcpStream::connect(address).await.expect("connected");
     let (client, connection) = h2::client::handshake(stream).await.expect("greeted");
-    let connection = session_pool::tasks::spawn_owned(connection);
+    let connection = session_pool::internals::tasks::spawn_owned(connection);
     let mut client = client.ready().await.expect("ready");
     let mut request = Request::builder().method(method).uri(format!("http://test{STATS}"));
     for (name, value) in headers {

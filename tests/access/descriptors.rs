@@ -4,7 +4,7 @@
 use std::{fs, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
-use session_pool::{os::procfs::pid, proto::GetStatsRequest};
+use session_pool::{internals::os::procfs::pid, proto::GetStatsRequest};
 use tempfile::TempDir;
 use tokio::{
     net::TcpStream,

@@ -11,8 +11,8 @@ use std::{
 
 use serde_json::Value;
 use session_pool::{
-    cli::versions::OLDEST,
     config::Config,
+    internals::cli::versions::OLDEST,
     proto::{self, Payload, QueryRequest, SessionOptions, TurnOrigin, turn_event::Kind},
 };
 use tonic::Status;

@@ -2,17 +2,19 @@
 //! on both, through the same service, and the keys of what they print compared.
 
 use session_pool::{
-    cli::{
-        connection::Connection,
-        env_files::EnvFiles,
-        launch::{ConversationOrigin, Folders, LaunchSettings},
-        process::{Process, StopGrace, stop},
-        request::{ControlRequest, Initialize},
-        versions::Installed,
-    },
-    domain::{
-        ids::{CliSessionId, ClientId},
-        options::{LiveChange, Options},
+    internals::{
+        cli::{
+            connection::Connection,
+            env_files::EnvFiles,
+            launch::{ConversationOrigin, Folders, LaunchSettings},
+            process::{Process, StopGrace, stop},
+            request::{ControlRequest, Initialize},
+            versions::Installed,
+        },
+        domain::{
+            ids::{CliSessionId, ClientId},
+            options::{LiveChange, Options},
+        },
     },
     proto::{
         Payload, PromptAllow, QueryRequest, RespondRequest, respond_request::Decision,

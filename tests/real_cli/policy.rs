@@ -3,8 +3,7 @@
 use std::fs;
 
 use session_pool::{
-    config::FileMentions,
-    policy::{McpServers, Mentions},
+    config::{FileMentions, McpServers, Mentions},
     proto::{InputBlock, QueryRequest, SessionOptions, TurnOrigin, input_block::Block},
 };
 use tonic::Code;

@@ -2,8 +2,7 @@
 //! what the API is asked, and what was said is theirs.
 
 use session_pool::{
-    config::{Config, SpareConfig},
-    policy::McpServers,
+    config::{Config, McpServers, SpareConfig},
     proto::{SessionOptions, TurnOrigin},
 };
 

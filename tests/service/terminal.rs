@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use session_pool::{
-    domain::options::Options,
+    internals::domain::options::Options,
     proto::{PromptAllow, RespondRequest, respond_request::Decision, turn_event::Kind},
 };
 use tokio::{

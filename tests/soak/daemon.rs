@@ -8,7 +8,7 @@ use std::{
 };
 
 use session_pool::{
-    os::procfs::Look,
+    internals::os::procfs::Look,
     proto::{
         CloseSessionRequest, GetStatsRequest, GetStatsResponse, ListSessionsRequest,
         session_pool_service_client::SessionPoolServiceClient as Client,
@@ -122,7 +122,7 @@ impl Daemon {
                 break format!("http://{address}");
             }
         };
-        let _log = session_pool::tasks::spawn_owned(async move {
+        let _log = session_pool::internals::tasks::spawn_owned(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 println!("service: {line}");
             }

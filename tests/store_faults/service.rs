@@ -144,7 +144,7 @@ impl Service {
 
     fn follow(&self, mut lines: Lines<BufReader<ChildStderr>>) {
         let log = Arc::clone(&self.log);
-        drop(session_pool::tasks::spawn_owned(async move {
+        drop(session_pool::internals::tasks::spawn_owned(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 note(&log, &line);
             }

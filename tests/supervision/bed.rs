@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::Signal;
 use session_pool::{
-    os::procfs::entry_of,
+    internals::os::procfs::entry_of,
     proto::{self, QueryRequest},
 };
 use tempfile::TempDir;

@@ -4,7 +4,7 @@
 use std::{fs, io::Write as _, path::PathBuf};
 
 use session_pool::{
-    os::procfs::Look,
+    internals::os::procfs::Look,
     proto::{GetStatsRequest, GetStatsResponse},
 };
 use tempfile::TempDir;

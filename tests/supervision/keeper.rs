@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use session_pool::os::{
+use session_pool::internals::os::{
     keeper::{ANNOUNCE, END_NOW, SUBCOMMAND, bind_to_parent},
     procfs::entry_of,
 };

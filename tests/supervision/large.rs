@@ -10,7 +10,7 @@ use std::{
 };
 
 use session_pool::{
-    domain::ids::CliSessionId,
+    internals::domain::ids::CliSessionId,
     proto::{GetSessionRequest, QueryRequest, SessionOptions},
 };
 use tokio::{sync::watch, time::Instant};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
-use session_pool::{os::procfs::pid, proto::TurnOrigin};
+use session_pool::{internals::os::procfs::pid, proto::TurnOrigin};
 use tokio::time::sleep;
 use tonic::Code;
 

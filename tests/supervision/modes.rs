@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use rustix::process::{Signal, kill_process};
 use session_pool::{
-    os::procfs::{Look, entry_of, pid},
+    internals::os::procfs::{Look, entry_of, pid},
     proto::GetStatsRequest,
 };
 use tempfile::TempDir;

@@ -4,7 +4,7 @@ use std::{ops::Range, os::unix::process::ExitStatusExt as _};
 
 use rustix::process::{Signal, kill_process};
 use session_pool::{
-    os::procfs::pid,
+    internals::os::procfs::pid,
     proto::{self, QueryRequest, SessionOptions},
 };
 

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::{Signal, kill_process};
 use session_pool::{
-    os::procfs::pid,
+    internals::os::procfs::pid,
     proto::{CloseSessionRequest, GetStatsRequest, SessionOptions},
 };
 use tempfile::TempDir;

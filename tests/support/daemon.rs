@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use session_pool::{
-    os::procfs::pid,
+    internals::os::procfs::pid,
     proto::{QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client},
 };
 use tempfile::TempDir;
@@ -60,7 +60,7 @@ impl Daemon {
         };
         // A log that nobody reads must not stop the program.
         let record = Arc::clone(&log);
-        drop(session_pool::tasks::spawn_owned(async move {
+        drop(session_pool::internals::tasks::spawn_owned(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 let event = serde_json::from_str(&line).expect("a JSON log");
                 record.lock().expect("no panic").push(event);

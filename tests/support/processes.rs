@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use session_pool::os::procfs::Look;
+use session_pool::internals::os::procfs::Look;
 
 /// Processes that carry a state folder's mark: CLIs and all that they started, without
 /// what encloses them.

@@ -3,11 +3,10 @@
 use std::{path::Path, path::PathBuf, time::Duration};
 
 use session_pool::{
-    cli::sandbox::Sandbox,
     config::Config,
+    internals::{cli::sandbox::Sandbox, tasks::spawn_owned},
     proto::{self, QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client},
     server::Server,
-    tasks::spawn_owned,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;

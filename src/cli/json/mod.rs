@@ -66,11 +66,6 @@ pub fn read_or_default<'a, T: Lenient<'a> + Default>(raw: Option<&'a RawValue>) 
     raw.and_then(|raw| T::read(raw).value()).unwrap_or_default()
 }
 
-/// A JSON text as a value; `None` if it is not JSON.
-pub fn parse(json: &str) -> Option<&RawValue> {
-    serde_json::from_str(json).ok()
-}
-
 /// Whether a value is `null`.
 pub fn is_null(raw: &RawValue) -> bool {
     raw.get() == "null"
@@ -260,7 +255,7 @@ mod tests {
     use super::*;
 
     fn read<'a, T: Lenient<'a>>(json: &'a str) -> Read<T> {
-        T::read(parse(json).expect("JSON"))
+        T::read(serde_json::from_str(json).expect("JSON"))
     }
 
     fn text(json: &str) -> Option<String> {

@@ -37,7 +37,7 @@ object! {
     /// A block of type `text`.
     TextBlock {
         /// Always `text`.
-        "type" => kind: Text<'a>,
+        "type" => _kind: Text<'a>,
         /// The text.
         "text" => text: Text<'a>,
     }
@@ -47,7 +47,7 @@ object! {
     /// A block of type `thinking`.
     ThinkingBlock {
         /// Always `thinking`.
-        "type" => kind: Text<'a>,
+        "type" => _kind: Text<'a>,
         /// The text.
         "thinking" => thinking: Text<'a>,
         /// The API's signature.
@@ -59,7 +59,7 @@ object! {
     /// A block of type `tool_use`.
     ToolUseBlock {
         /// Always `tool_use`.
-        "type" => kind: Text<'a>,
+        "type" => _kind: Text<'a>,
         /// The call.
         "id" => id: Text<'a>,
         /// The tool.
@@ -73,7 +73,7 @@ object! {
     /// A block of type `tool_result`.
     ToolResultBlock {
         /// Always `tool_result`.
-        "type" => kind: Text<'a>,
+        "type" => _kind: Text<'a>,
         /// The call.
         "tool_use_id" => tool_use_id: Text<'a>,
         /// The answer, a string or blocks.

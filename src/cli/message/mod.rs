@@ -7,7 +7,7 @@
 
 mod block;
 
-pub use block::{Block, Content, TextBlock, ThinkingBlock, ToolResultBlock, ToolUseBlock};
+pub use block::{Block, Content, ToolResultBlock};
 
 use serde_json::value::RawValue;
 
@@ -31,7 +31,7 @@ object! {
     /// A `system` frame; the fields after `subtype` are those of `init` and `api_retry`.
     System {
         /// Always `system`.
-        "type" => kind: Text<'a>,
+        "type" => _kind: Text<'a>,
         /// `init`, `status`, …
         "subtype" => subtype: Text<'a>,
         /// The conversation.
@@ -99,7 +99,7 @@ object! {
     /// An `assistant` frame.
     Assistant {
         /// Always `assistant`.
-        "type" => kind: Text<'a>,
+        "type" => _kind: Text<'a>,
         /// The API's message.
         "message" => message: ApiMessage<'a>,
         /// The subagent's tool call.
@@ -135,7 +135,7 @@ object! {
     /// A `user` frame.
     User {
         /// Always `user`.
-        "type" => kind: Text<'a>,
+        "type" => _kind: Text<'a>,
         /// The message.
         "message" => message: UserContent<'a>,
         /// The subagent's tool call.
@@ -157,7 +157,7 @@ object! {
     /// The message inside a `user` frame.
     UserContent {
         /// Always `user`.
-        "role" => role: Text<'a>,
+        "role" => _role: Text<'a>,
         /// Its blocks.
         "content" => content: Content<'a>,
     }
@@ -181,7 +181,7 @@ object! {
     /// A `stream_event` frame.
     StreamEvent {
         /// Always `stream_event`.
-        "type" => kind: Text<'a>,
+        "type" => _kind: Text<'a>,
         /// The API's event.
         "event" => event: Json<'a>,
         /// The subagent's tool call.
@@ -223,7 +223,7 @@ object! {
     /// A `result` frame.
     TurnResult {
         /// Always `result`.
-        "type" => kind: Text<'a>,
+        "type" => _kind: Text<'a>,
         /// `success`, …
         "subtype" => subtype: Text<'a>,
         /// Whether the turn failed.
@@ -277,7 +277,7 @@ object! {
     /// A `control_request` of the CLI.
     ControlRequest {
         /// Always `control_request`.
-        "type" => kind: Text<'a>,
+        "type" => _kind: Text<'a>,
         /// Its id.
         "request_id" => request_id: Json<'a>,
         /// What it asks.
@@ -285,7 +285,7 @@ object! {
     }
 }
 
-object! {
+view! {
     /// The body of a [`ControlRequest`].
     PromptRequest {
         /// `can_use_tool`, …

@@ -29,7 +29,9 @@ use crate::{
     session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, TurnRequest},
     turn::listener::Partials,
 };
-pub use answer::{Bounds, read_respond, respond};
+pub use answer::respond;
+#[cfg(feature = "test-tools")]
+pub use answer::{Bounds, read_respond};
 use check::Check;
 use input::input;
 use options::options_of;

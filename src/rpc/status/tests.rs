@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 use tonic_types::StatusExt as _;
 
-use super::*;
+use super::{report::TRAILERS_LIMIT, *};
 use crate::domain::{
     failure::Remedy,
     ids::{ClientId, SessionId, TurnId},

@@ -9,15 +9,7 @@ mod rebuild;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use session_pool::{
-    cli::{
-        frame::{Frame, FrameKind},
-        mirror,
-        snapshots::without_snapshots,
-    },
-    rpc::{decode::Payload, encode},
-    turn::event::{Class, Event},
-};
+use session_pool::internals::{cli::{frame::{Frame, FrameKind}, mirror, snapshots::without_snapshots}, rpc::{decode::Payload, encode}, turn::event::{Class, Event}};
 
 /// The class that a session gives a frame.
 fn class_of(kind: &FrameKind, interrupted: bool) -> Class {

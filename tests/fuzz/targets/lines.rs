@@ -9,10 +9,7 @@ use std::{
 };
 
 use libfuzzer_sys::fuzz_target;
-use session_pool::cli::{
-    frame::Frame,
-    lines::{LineError, LineReader},
-};
+use session_pool::internals::cli::{frame::Frame, lines::{LineError, LineReader}};
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// Gives its bytes in pieces of changing size.

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use session_pool::{
-    domain::options::Options,
+    internals::domain::options::Options,
     proto::{OptionsMismatchPolicy, QueryRequest, SessionOptions, SessionStatus, TurnOrigin},
 };
 use tempfile::TempDir;

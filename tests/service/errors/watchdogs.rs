@@ -120,7 +120,7 @@ async fn d9_refusals_that_an_answer_comes_between_end_nothing() {
 async fn d4_the_servers_that_the_cli_waits_for_are_named() {
     let service = Service::start(|config| {
         config.pool.stream_first_chunk_timeout = Duration::from_millis(300);
-        config.policy.mcp_servers = session_pool::policy::McpServers::Remote;
+        config.policy.mcp_servers = session_pool::config::McpServers::Remote;
     })
     .await;
     let servers = r#"{"mcpServers":{"slow":{"type":"http","url":"http://127.0.0.1:9/"}}}"#;

@@ -2,7 +2,7 @@
 //! else.
 
 use session_pool::{
-    policy::McpServers,
+    config::McpServers,
     proto::{
         InputBlock, InputMedia, ListSessionsRequest, PromptAllow, QueryRequest, RespondRequest,
         SessionOptions, input_block::Block, respond_request::Decision,

@@ -134,7 +134,7 @@ async fn d8_files_are_named_in_prompts_only_where_the_operator_lets_them() {
 
 #[tokio::test]
 async fn d5_a_server_inside_of_a_callers_program_is_refused_by_name() {
-    use session_pool::policy::McpServers;
+    use session_pool::config::McpServers;
     let service = Service::start(|config| config.policy.mcp_servers = McpServers::Any).await;
     let servers = r#"{"mcpServers":{"good":{"command":"x"},"inner":{"type":"sdk","name":"t"}}}"#;
     let options = options(|o| o.mcp_servers = Some(servers.into()));

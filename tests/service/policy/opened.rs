@@ -1,7 +1,7 @@
 //! Each option that the operator has opened reaches the CLI, and stays with the session.
 
 use session_pool::{
-    policy::McpServers,
+    config::McpServers,
     proto::{OptionsMismatchPolicy, QueryRequest, SessionOptions, UpdateSessionRequest},
 };
 use tonic::Code;

@@ -2,8 +2,7 @@
 
 use prost::Message as _;
 use session_pool::{
-    config,
-    policy::McpServers,
+    config::{self, McpServers},
     proto::{SessionOptions, UpdateSessionRequest},
 };
 

@@ -6,15 +6,17 @@ use std::{
 };
 
 use session_pool::{
-    counters::{Spent, Totals},
-    domain::{
-        acquired::Acquired,
-        ids::{CliSessionId, SessionId, SessionKey, TenantId},
-        options::Options,
+    internals::{
+        counters::{Spent, Totals},
+        domain::{
+            acquired::Acquired,
+            ids::{CliSessionId, SessionId, SessionKey, TenantId},
+            options::Options,
+        },
+        store::{Commit, Epoch, Opening, Record, SqlStore, Store as _},
+        tasks::Tasks,
     },
     proto::{ListSessionsRequest, SessionStatus},
-    store::{Commit, Epoch, Opening, Record, SqlStore, Store as _},
-    tasks::Tasks,
 };
 use tempfile::TempDir;
 use tokio::task::JoinSet;

@@ -83,7 +83,7 @@ async fn s02_a_stop_is_safe_to_do_twice_and_empties_the_pool() {
     let address = format!("http://{}", server.address().expect("an address"));
     let stop = CancellationToken::new();
     let stopped = stop.clone();
-    let serving = session_pool::tasks::spawn_owned(
+    let serving = session_pool::internals::tasks::spawn_owned(
         server.run(async move { stopped.cancelled().await }, CancellationToken::new()),
     );
     let mut client =

@@ -132,7 +132,8 @@ async fn a_class_serves_those_who_ask_for_its_options() {
 #[tokio::test]
 async fn d6_a_new_session_has_nothing_to_reset_and_takes_a_spare_all_the_same() {
     let service = with_spares(1, |_| {}).await;
-    let reset = session_pool::domain::options::Options::names().map(str::to_owned).collect();
+    let reset =
+        session_pool::internals::domain::options::Options::names().map(str::to_owned).collect();
     let options = SessionOptions { reset_options: reset, ..SessionOptions::default() };
     let turn = service.run(query_with("a", "hello", options)).await;
     assert_eq!(turn.started().origin(), TurnOrigin::CreatedFromSpare);

@@ -1,0 +1,46 @@
+//! What the project's own tests, benchmarks and fuzz targets reach of the private modules. It is
+//! built with the feature `test-tools` alone, and no part of the library.
+
+pub mod access {
+    //! Callers.
+    pub use crate::access::tokens;
+}
+pub mod cli {
+    //! The CLI's protocol and processes.
+    pub use crate::cli::{
+        binding, connection, env_files, frame, launch, lines, mirror, process, request, sandbox,
+        snapshots, versions,
+    };
+}
+pub mod counters {
+    //! What happened.
+    pub use crate::counters::{Spent, Totals};
+}
+pub mod domain {
+    //! Values.
+    pub use crate::domain::{acquired, ids, input, options};
+}
+pub mod os {
+    //! The operating system.
+    pub use crate::os::{keeper, procfs};
+}
+pub mod policy {
+    //! What callers may ask for.
+    pub use crate::policy::{Policy, variables};
+}
+pub mod rpc {
+    //! The contract.
+    pub use crate::rpc::{decode, encode};
+}
+pub mod store {
+    //! What outlives a session.
+    pub use crate::store::{Commit, Epoch, Opening, Record, SqlStore, Store};
+}
+pub mod tasks {
+    //! Tasks.
+    pub use crate::tasks::{Tasks, spawn_owned};
+}
+pub mod turn {
+    //! Turns.
+    pub use crate::turn::event;
+}

@@ -1,0 +1,78 @@
+//! The service as a program: what happens between a configuration that was read and the end of
+//! the process. Everything that has to be so before the first thread is started is done here, in
+//! this order: descriptors, signals, the sandbox, the keeper, logging, the runtime.
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+
+use super::{EarlyStop, Enclosure, serve};
+use crate::{
+    access::credentials::Credentials,
+    config::{Config, UnknownVariable},
+    os::{descriptors, keeper},
+    telemetry,
+};
+
+/// How long threads that wait for a disk are waited for once everything else has ended.
+const STUCK_THREADS: Duration = Duration::from_secs(1);
+
+/// Runs the keeper of one CLI, if these arguments of the program ask for that. It is not one of
+/// the commands: nobody but the service uses it, once for every CLI.
+pub fn run_keeper(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let is_keeper = arguments.next().is_some_and(|first| first == keeper::SUBCOMMAND);
+    is_keeper.then(|| keeper::run_subcommand(arguments))
+}
+
+/// Serves until a signal stops it. Agents are kept from reading the files `secrets`, which the
+/// configuration was read from; `unknown` variables are warned about.
+///
+/// Blocks, and makes a runtime of its own: there must be no other thread yet.
+///
+/// # Errors
+///
+/// Whatever keeps the service from starting, as a text for people.
+pub fn run(
+    config: Config,
+    secrets: &[PathBuf],
+    unknown: &[UnknownVariable],
+) -> anyhow::Result<ExitCode> {
+    let (enclosure, early) = enclose(&config, secrets)?;
+    telemetry::init(&config.log)?;
+    for UnknownVariable { name, nearest } in unknown {
+        tracing::warn!(name, nearest, "variable_not_known");
+    }
+    if let Err(error) = descriptors::raise() {
+        tracing::warn!(%error, "file_descriptors_not_raised");
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    let served = runtime.block_on(serve(config, enclosure, early));
+    // A thread may be stuck in a disk that does not answer.
+    runtime.shutdown_timeout(STUCK_THREADS);
+    served
+}
+
+/// Finds out what encloses CLIs, and puts this process itself under a keeper if it needs one.
+fn enclose(config: &Config, secrets: &[PathBuf]) -> anyhow::Result<(Enclosure, EarlyStop)> {
+    descriptors::keep_to_ourselves()?;
+    let early = EarlyStop::hold_back()?;
+    let enclosure = match Enclosure::of_keeper(config, secrets) {
+        Some(enclosure) => Ok(enclosure),
+        None => Enclosure::choose(config, secrets).and_then(|enclosure| {
+            early.arm()?;
+            if enclosure.needs_keeper() {
+                enclosure.keep_ourselves(&early)?.repeat();
+            }
+            Ok(enclosure)
+        }),
+    };
+    early.arm()?;
+    Ok((enclosure?, early))
+}
+
+/// Reads the files that a configuration names: tokens, certificates and keys.
+///
+/// # Errors
+///
+/// What is wrong with the first file that is not accepted, with its path.
+pub fn check_files(config: &Config) -> anyhow::Result<()> {
+    Credentials::read(config).map(|_| ())
+}
