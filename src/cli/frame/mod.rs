@@ -10,8 +10,6 @@
 
 mod wire;
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use memchr::memmem;
 
@@ -169,12 +167,12 @@ pub struct NotAFrame;
 impl Frame {
     /// Finds out what a line is.
     pub fn parse(raw: Bytes) -> Result<Self, NotAFrame> {
-        // What is no UTF-8 is a byte or two within a text: no reason to lose the frame.
-        let raw = match String::from_utf8_lossy(&raw) {
-            Cow::Borrowed(_) => raw,
-            Cow::Owned(mended) => Bytes::from(mended),
+        let Ok(text) = std::str::from_utf8(&raw) else {
+            // What is no UTF-8 is a byte or two within a text: no reason to lose the frame. Only
+            // here, since to look for such bytes takes a tenth of all that a frame costs.
+            let mended = String::from_utf8_lossy(&raw).into_owned();
+            return Self::parse(Bytes::from(mended));
         };
-        let text = std::str::from_utf8(&raw).unwrap_or_default();
         if let Some(kind) = classify(text) {
             return Ok(Self { raw, kind });
         }
