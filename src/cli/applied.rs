@@ -11,10 +11,7 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{
-    connection::{Connection, ControlAnswer},
-    request::ControlRequest,
-};
+use super::request::ControlRequest;
 
 /// What a prompt has chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,9 +23,8 @@ pub enum Choice {
 }
 
 /// Asks a process what it applies.
-pub fn ask(connection: &mut Connection) -> Option<ControlAnswer> {
-    // A process that takes no more input has nobody to ask.
-    connection.request(ControlRequest::new(json!({"subtype": "get_settings"}))).ok()
+pub fn question() -> ControlRequest {
+    ControlRequest::new(json!({"subtype": "get_settings"}))
 }
 
 /// What was chosen between two answers.

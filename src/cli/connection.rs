@@ -1,5 +1,5 @@
-//! The protocol over a pair of pipes: frames in, lines out, and control requests
-//! matched with their answers. Knows nothing of processes: any reader and writer
+//! The protocol over a pair of pipes: frames in, lines out, control requests matched with
+//! their answers, and those of the CLI passed on or refused. Knows nothing of processes: any reader and writer
 //! will do, which is how sessions are tested in memory.
 
 use std::collections::HashMap;
@@ -9,6 +9,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     sync::{mpsc, oneshot},
     task::JoinHandle,
+    time::{Instant, timeout_at},
 };
 use tracing::{debug, warn};
 
@@ -16,11 +17,17 @@ use super::{
     frame::{ControlReply, Frame, FrameKind},
     lines::{LineError, LineReader},
     request::ControlRequest,
+    router::Router,
 };
 
 /// Lines that may wait for a CLI that does not read its input. One prompt and a few
 /// control requests are all that a session has under way.
 const OUTBOX_LINES: usize = 32;
+
+/// Bytes of frames that may come while an answer is waited for, twice the largest frame that
+/// `cli.max_frame_bytes` allows by default: answers come within milliseconds. A bound for an
+/// agent that floods its CLI's output.
+const MOST_MEANWHILE: usize = 32 << 20;
 
 /// Lines that are no frames of which each is worth a warning, for each process.
 const STRAYS_LOGGED: u64 = 3;
@@ -45,6 +52,32 @@ pub struct InputBlocked;
 /// connection ends first.
 pub type ControlAnswer = oneshot::Receiver<Result<String, String>>;
 
+/// What becomes of frames that come while an answer is waited for.
+#[derive(Debug)]
+pub enum Meanwhile<'a> {
+    /// They are added to these.
+    Keep(&'a mut Vec<Frame>),
+    /// They are of no turn.
+    Drop,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// It could not be asked.
+    #[error(transparent)]
+    Blocked(#[from] InputBlocked),
+    /// The connection ended first.
+    #[error(transparent)]
+    Broken(#[from] ConnectionError),
+    /// It took too long.
+    #[error("the CLI did not answer")]
+    Late,
+    /// It said too much else.
+    #[error("the CLI printed {MOST_MEANWHILE} bytes and did not answer")]
+    Flooded,
+}
+
 /// Frames in, lines out.
 pub struct Connection {
     lines: LineReader<Box<dyn AsyncRead + Send + Unpin>>,
@@ -53,6 +86,8 @@ pub struct Connection {
     outbox: mpsc::Sender<Bytes>,
     writer: JoinHandle<()>,
     awaited: HashMap<String, oneshot::Sender<Result<String, String>>>,
+    /// Where what the CLI asks goes.
+    router: Router,
     /// Whether an answer came since that was asked last.
     answered: bool,
     ended: bool,
@@ -83,6 +118,7 @@ impl Connection {
             outbox,
             writer: crate::tasks::spawn_owned(write_lines(input, lines_out)),
             awaited: HashMap::new(),
+            router: Router::new(),
             answered: false,
             ended: false,
             cut_short: false,
@@ -92,17 +128,17 @@ impl Connection {
     }
 
     /// Waits for output and adds the frames in it to `frames`; answers to control
-    /// requests go to those who wait for them instead. What was added counts even
-    /// when an error is returned. Cancel safe.
+    /// requests go to those who wait for them instead, and requests that nobody answers are
+    /// refused. What was added counts even when an error is returned. Cancel safe.
     pub async fn read(&mut self, frames: &mut Vec<Frame>) -> Result<(), ConnectionError> {
         if self.ended {
             return Err(ConnectionError::Closed);
         }
-        let more = self.lines.read_lines(&mut self.cut).await;
+        let more = self.next_lines().await;
         let at_end = matches!(more, Ok(false));
         for line in std::mem::take(&mut self.cut) {
             let length = line.len();
-            let Ok(frame) = Frame::parse(line) else {
+            let Ok(mut frame) = Frame::parse(line) else {
                 // A CLI that is killed while it writes leaves a piece of a line.
                 if at_end {
                     self.cut_short = true;
@@ -114,6 +150,7 @@ impl Connection {
             if let FrameKind::ControlReply(reply) = frame.kind {
                 self.resolve(reply);
             } else {
+                self.router.sort(&mut frame, &self.outbox);
                 frames.push(frame);
             }
         }
@@ -122,6 +159,29 @@ impl Connection {
             self.awaited.clear();
         }
         Ok(())
+    }
+
+    /// Waits for lines, and for room for refusals that had none.
+    async fn next_lines(&mut self) -> Result<bool, LineError> {
+        loop {
+            tokio::select! {
+                more = self.lines.read_lines(&mut self.cut) => return more,
+                // A CLI that takes no more input needs no refusals.
+                _ = self.outbox.reserve(), if self.router.owes() => {
+                    self.router.pay(&self.outbox);
+                }
+            }
+        }
+    }
+
+    /// Somebody answers what the CLI asks, from here on.
+    pub fn pass_requests_on(&mut self) {
+        self.router.pass_on();
+    }
+
+    /// Nobody answers any more what the CLI asks.
+    pub fn refuse_requests(&mut self) {
+        self.router.refuse();
     }
 
     /// Of a CLI that has ended: whether that was while it printed.
@@ -174,6 +234,50 @@ impl Connection {
         Ok(waiting)
     }
 
+    /// Sends a control request and waits for its answer until then. The frames that come
+    /// meanwhile count even when an error is returned.
+    pub async fn call(
+        &mut self,
+        request: ControlRequest,
+        deadline: Instant,
+        meanwhile: Meanwhile<'_>,
+    ) -> Result<Result<String, String>, CallError> {
+        let answer = self.request(request)?;
+        self.answer(answer, deadline, meanwhile).await
+    }
+
+    /// Waits for the answer to a request that was sent. As [`Self::call`].
+    pub async fn answer(
+        &mut self,
+        mut answer: ControlAnswer,
+        deadline: Instant,
+        meanwhile: Meanwhile<'_>,
+    ) -> Result<Result<String, String>, CallError> {
+        let mut dropped = Vec::new();
+        let (keeps, frames) = match meanwhile {
+            Meanwhile::Keep(frames) => (true, frames),
+            Meanwhile::Drop => (false, &mut dropped),
+        };
+        let (mut bytes, mut counted) = (0, frames.len());
+        loop {
+            tokio::select! {
+                biased;
+                answered = &mut answer => {
+                    return answered.map_err(|_| ConnectionError::Closed.into());
+                }
+                read = timeout_at(deadline, self.read(frames)) => read.map_err(|_| CallError::Late)??,
+            }
+            bytes += frames[counted..].iter().map(|frame| frame.raw.len()).sum::<usize>();
+            if bytes > MOST_MEANWHILE {
+                return Err(CallError::Flooded);
+            }
+            if !keeps {
+                frames.clear();
+            }
+            counted = frames.len();
+        }
+    }
+
     /// Closes the CLI's input and goes on reading: what it prints before it ends
     /// still counts.
     pub fn close_input(&mut self) {
@@ -202,73 +306,4 @@ async fn write_lines(mut input: impl AsyncWrite + Unpin, mut lines: mpsc::Receiv
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncBufReadExt as _, BufReader, duplex, split};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn answers_go_to_who_asked_and_frames_to_the_reader() {
-        let (ours, cli) = duplex(64 * 1024);
-        let (output, input) = split(ours);
-        let mut connection = Connection::new(output, input, 1024);
-        let mut answer = connection.request(ControlRequest::interrupt()).expect("room");
-
-        let (cli_input, mut cli_output) = split(cli);
-        let mut asked = String::new();
-        BufReader::new(cli_input).read_line(&mut asked).await.expect("a line");
-        let asked: serde_json::Value = serde_json::from_str(&asked).expect("JSON");
-        let reply = serde_json::json!({"type": "control_response", "response":
-            {"subtype": "success", "request_id": asked["request_id"], "response": {}}});
-        let out = format!("{{\"type\":\"news\"}}\n{reply}\n");
-        cli_output.write_all(out.as_bytes()).await.expect("written");
-
-        let mut frames = Vec::new();
-        connection.read(&mut frames).await.expect("output");
-        assert_eq!(frames.len(), 1);
-        assert_eq!(frames[0].kind, FrameKind::Other);
-        assert_eq!(answer.try_recv(), Ok(Ok("{}".to_owned())));
-    }
-
-    #[tokio::test]
-    async fn who_asked_is_told_when_the_output_ends() {
-        let (ours, cli) = duplex(1024);
-        let (output, input) = split(ours);
-        let mut connection = Connection::new(output, input, 1024);
-        let answer = connection.request(ControlRequest::interrupt()).expect("room");
-        drop(cli);
-        let mut frames = Vec::new();
-        connection.read(&mut frames).await.expect("the end is not an error yet");
-        assert!(matches!(connection.read(&mut frames).await, Err(ConnectionError::Closed)));
-        assert!(answer.await.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_line_that_death_cut_short_is_no_breach_of_the_protocol() {
-        let (ours, mut cli) = duplex(1024);
-        let (output, input) = split(ours);
-        let mut connection = Connection::new(output, input, 1024);
-        cli.write_all(b"{\"type\":\"news\"}\n{\"type\":\"as").await.expect("written");
-        drop(cli);
-        let mut frames = Vec::new();
-        while connection.read(&mut frames).await.is_ok() {}
-        assert!(matches!(connection.read(&mut frames).await, Err(ConnectionError::Closed)));
-        assert_eq!(frames.len(), 1);
-        assert!(connection.was_cut_short());
-    }
-
-    #[tokio::test]
-    async fn d3_a_line_that_is_no_frame_is_skipped_and_counted() {
-        let (ours, mut cli) = duplex(1024);
-        let (output, input) = split(ours);
-        let mut connection = Connection::new(output, input, 1024);
-        let lines = b"hello\n{\"type\":\"a\"}\n[1]\n{cut off\nx{\"type\":\"result\"}\n42\n";
-        cli.write_all(lines).await.expect("written");
-        drop(cli);
-        let mut frames = Vec::new();
-        while connection.read(&mut frames).await.is_ok() {}
-        let kinds: Vec<_> = frames.iter().map(Frame::text).collect();
-        assert_eq!(kinds, [r#"{"type":"a"}"#, r#"{"type":"result"}"#]);
-        assert_eq!((connection.take_strays(), connection.take_strays()), (4, 0));
-    }
-}
+mod tests;

@@ -25,7 +25,8 @@
 //! - [`permissions`] reads what callers granted in their answers, and tells a process of it.
 //! - [`applied`] is what of it a prompt may choose.
 //! - [`binding`] says what makes a process started ahead that of a session.
-//! - [`connection`] joins these over a pair of pipes.
+//! - [`connection`] joins these over a pair of pipes; what the CLI asks is passed on or refused by
+//!   `router`.
 //! - [`cost`] makes costs of turns out of the sums that it tells.
 //! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those,
 //!   without [`snapshots`].
@@ -47,6 +48,7 @@ pub mod permissions;
 pub mod process;
 pub mod program;
 pub mod request;
+mod router;
 pub mod sandbox;
 pub mod schema;
 pub mod scratch;

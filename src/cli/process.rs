@@ -116,6 +116,7 @@ pub async fn stop(
     grace: StopGrace,
     last_words: &mut Vec<Frame>,
 ) -> Stopped {
+    connection.refuse_requests();
     let mut exit = None;
     if !grace.after_eof.is_zero() {
         connection.close_input();

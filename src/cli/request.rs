@@ -175,6 +175,14 @@ pub fn control_response(prompt_id: &str, response: &str) -> Bytes {
     ).into_bytes())
 }
 
+/// The answer to a request of the CLI that comes to nothing, in words. Its id goes as it came.
+pub fn control_refusal(request_id: &str, why: &str) -> Bytes {
+    let why = serde_json::Value::from(why);
+    one_line(format!(
+        r#"{{"type":"control_response","response":{{"subtype":"error","request_id":{request_id},"error":{why}}}}}"#
+    ).into_bytes())
+}
+
 fn line(message: &impl Serialize) -> Bytes {
     // Nothing here has keys that are not strings, which is all that can fail.
     one_line(serde_json::to_vec(message).unwrap_or_default())

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::decode::Payload;
 use crate::{
-    cli::{json::Lenient as _, message as cli},
+    cli::{frame::RequestKind, json::Lenient as _, message as cli},
     proto::{self, turn_event::Kind},
     turn::event::{Class, Event, ProcessOrigin, Started},
 };
@@ -267,11 +267,13 @@ fn stream_event(frame: cli::StreamEvent<'_>) -> proto::StreamEvent {
 
 /// What a prompt of this subtype asks.
 pub fn prompt_kind(subtype: &str) -> proto::PromptKind {
-    match subtype {
-        "can_use_tool" => proto::PromptKind::ToolPermission,
-        "hook_callback" => proto::PromptKind::Hook,
-        "elicitation" => proto::PromptKind::Elicitation,
-        _ => proto::PromptKind::Unspecified,
+    match RequestKind::of(subtype) {
+        RequestKind::ToolPermission => proto::PromptKind::ToolPermission,
+        RequestKind::Hook => proto::PromptKind::Hook,
+        RequestKind::Elicitation => proto::PromptKind::Elicitation,
+        RequestKind::Dialog | RequestKind::Mcp | RequestKind::Unknown => {
+            proto::PromptKind::Unspecified
+        }
     }
 }
 

@@ -8,7 +8,9 @@ use super::{
     admission::Availability,
     command::{CloseReason, Command},
     deadline::at,
+    open_prompts::ShownPrompt,
     phase::{Active, Disposition, Phase},
+    process::Process,
     running::{Meaning, Watchdog},
     stop::AfterInterrupt,
     task::SessionTask,
@@ -19,17 +21,16 @@ use crate::{
         frame::{Frame, ResultSummary},
         schema,
     },
-    supply::Lease,
     turn::event::Class,
 };
 
 impl SessionTask {
     pub(super) async fn active(&mut self, mut active: Active) -> Phase {
-        let mut frames = std::mem::take(&mut self.leftover);
+        let mut frames = std::mem::take(&mut active.process.leftover);
         if active.turn.unsent {
             active = match Self::withdraw(active) {
-                Ok((lease, turn)) => {
-                    return self.send_again(lease, turn, "the CLI did not take the prompt").await;
+                Ok((process, turn)) => {
+                    return self.send_again(process, turn, "the CLI did not take the prompt").await;
                 }
                 Err(active) => *active,
             };
@@ -39,11 +40,12 @@ impl SessionTask {
             if let Some(over) = self.digest(&mut active, &mut frames, false) {
                 return self.turn_over(active, frames, over).await;
             }
-            self.keep_much().await;
+            self.keep_much();
             if let Some(cause) = self.journal.moved().cloned() {
                 return self.moved(active, cause).await;
             }
-            let dog = active.turn.watchdog(&self.ctx.settings, !self.queue.is_empty());
+            let asked = active.process.prompts.any_since(active.turn.asked);
+            let dog = active.turn.watchdog(&self.ctx.settings, !self.queue.is_empty(), asked);
             // While older events are on their way to a file, the CLI is not read; nor while
             // too much waits for the store.
             let full = active.turn.log.is_full();
@@ -52,25 +54,25 @@ impl SessionTask {
             let unkept = waits_since.map(|since| since + self.ctx.settings.commit_timeout);
             tokio::select! {
                 () = active.turn.log.room(), if full => active.turn.touch(),
-                read = active.lease.connection.read(&mut frames), if !full && !waits => {
+                read = active.process.lease.connection.read(&mut frames), if !full && !waits => {
                     // To answer the pool is no sign of a turn that goes on.
-                    if !active.lease.connection.take_answered() || !frames.is_empty() {
+                    if !active.process.lease.connection.take_answered() || !frames.is_empty() {
                         active.turn.touch();
                     }
                     if let Err(error) = read {
                         return self.broken(active, frames, &error).await;
                     }
                 }
-                () = at(active.lease.meter.ask_at()) => {
-                    active.lease.meter.ask(&mut active.lease.connection);
+                () = at(active.process.lease.meter.ask_at()) => {
+                    active.process.lease.meter.ask(&mut active.process.lease.connection);
                 }
                 stir = self.journal.commits.stir() => {
-                    self.stirred(stir).await;
+                    self.stirred(stir);
                     if waits {
                         active.turn.touch();
                     }
                 }
-                exit = active.lease.child.wait() => return self.died(active, frames, exit).await,
+                exit = active.process.lease.child.wait() => return self.died(active, frames, exit).await,
                 command = self.inbox.recv() => {
                     active = match self.while_active(command, active).await {
                         Ok(active) => active,
@@ -102,12 +104,12 @@ impl SessionTask {
     ) -> Option<TurnEnd> {
         let counters = &self.ctx.tenant.counters;
         counters.frames.add(frames.len() as u64);
-        let strays = active.lease.connection.take_strays();
+        let strays = active.process.lease.connection.take_strays();
         counters.stray_lines.add(strays);
         if strays > 0 {
             active.turn.begin_for_good();
         }
-        let looked = self.hear_cost(&mut active.lease.meter);
+        let looked = self.hear_cost(&mut active.process.lease.meter);
         active.turn.spent.add(&looked);
         active.turn.note_spending(self.check_running(active.turn.is_asked_for()));
         let mut events = Vec::with_capacity(frames.len());
@@ -115,8 +117,9 @@ impl SessionTask {
         let mut used = 0;
         for frame in frames.iter() {
             used += 1;
-            self.traits.note(&frame.kind);
-            active.lease.meter.note(&frame.kind);
+            active.process.traits.note(&frame.kind);
+            active.process.prompts.hear(&frame.kind);
+            active.process.lease.meter.note(&frame.kind);
             self.hear_state(&frame.kind);
             self.hear(frame);
             active.turn.hear_answer(frame);
@@ -129,11 +132,12 @@ impl SessionTask {
                     active.turn.record(frame, Some(class), &mut events);
                 }
                 Meaning::ForeignResult(summary) => {
-                    active.turn.spent.add(&self.spend(&mut active.lease.meter, &summary));
+                    active.turn.spent.add(&self.spend(&mut active.process.lease.meter, &summary));
                     self.foreign_turn(active, frame);
+                    active.turn.asked = active.process.prompts.number();
                 }
                 Meaning::Result(summary) => {
-                    active.turn.spent.add(&self.spend(&mut active.lease.meter, &summary));
+                    active.turn.spent.add(&self.spend(&mut active.process.lease.meter, &summary));
                     let aborted =
                         summary.is_error || summary.terminal_reason.starts_with("aborted");
                     let interrupted = stopping && aborted;
@@ -161,16 +165,15 @@ impl SessionTask {
         }
         frames.drain(..used);
         // Before the event, which somebody may answer by what is shown.
-        self.show_prompts(active);
+        self.show_prompts(&active.process.prompts.shown());
         active.turn.write(&mut events);
         over
     }
 
     /// Shows which prompts wait for an answer.
-    pub(super) fn show_prompts(&mut self, active: &Active) {
-        let open = active.turn.prompts.shown();
+    pub(super) fn show_prompts(&mut self, open: &[ShownPrompt]) {
         if open != self.status.open_prompts {
-            self.status.set_open_prompts(open);
+            self.status.set_open_prompts(open.to_vec());
             self.show();
         }
     }
@@ -190,19 +193,24 @@ impl SessionTask {
         over: TurnEnd,
     ) -> Phase {
         self.hear_choice(&mut active, &mut rest).await;
-        let Active { lease, turn } = active;
+        let Active { process, turn } = active;
         let settled = over.settled;
-        self.conclude(turn, lease.client_id, End::Result(over)).await;
-        self.after_turn(lease, rest, settled)
+        self.conclude(turn, process.lease.client_id, End::Result(over));
+        self.after_turn(process, rest, settled)
     }
 
     /// Where a session goes whose turn has ended.
-    pub(super) fn after_turn(&mut self, lease: Lease, rest: Vec<Frame>, settled: bool) -> Phase {
-        self.leftover = rest;
+    pub(super) fn after_turn(
+        &mut self,
+        mut process: Process,
+        rest: Vec<Frame>,
+        settled: bool,
+    ) -> Phase {
+        process.leftover = rest;
         if self.ephemeral && self.queue.is_empty() {
-            return Phase::Closing(Some(lease), CloseReason::Ephemeral);
+            return Phase::Closing(Some(process), CloseReason::Ephemeral);
         }
-        if settled { Phase::Idle(lease) } else { Phase::Settling(lease) }
+        if settled { Phase::Idle(process) } else { Phase::Settling(process) }
     }
 
     /// Begins to stop the turn.
@@ -234,7 +242,9 @@ impl SessionTask {
             }
             Disposition::Respond(prompt_id, decision, reply) => {
                 let mut active = active;
-                reply.send(self.respond(&mut active, prompt_id, decision).await).ok();
+                let answered = self.respond(&mut active.process, prompt_id, decision).await;
+                active.turn.touch();
+                reply.send(answered).ok();
                 Ok(active)
             }
         }

@@ -6,7 +6,7 @@
 //!             Detached  Idle     Connecting  Running    Stopping   Settling  Closing
 //!  Run        accept    accept   queue/stop  queue/stop queue      queue     closed
 //!  Attach     accept    accept   accept      accept     accept     accept    if untold
-//!  Respond    refuse    refuse   refuse      accept     accept     refuse    refuse
+//!  Respond    refuse    accept   refuse      accept     accept     accept    refuse
 //!  Update     queue     queue    queue       queue      queue      queue     closed
 //!  Interrupt  already   already  stop        stop       stop       already   leave
 //!  LetGo      already   accept   decline     decline    decline    decline   already
@@ -110,9 +110,10 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         }
         (Command::Attach { .. }, _) => Verdict::Accept,
 
-        (Command::Respond { .. }, Running | Stopping { .. }) => Verdict::Accept,
+        // A process may ask between turns, too.
+        (Command::Respond { .. }, Idle | Running | Stopping { .. } | Settling) => Verdict::Accept,
         (Command::Respond { .. }, Closing(_)) => Verdict::Refuse(Cause::SessionNotFound),
-        (Command::Respond { prompt_id, .. }, Detached | Idle | Connecting | Settling) => {
+        (Command::Respond { prompt_id, .. }, Detached | Connecting) => {
             Verdict::Refuse(Cause::PromptNotFound { prompt_id: prompt_id.clone() })
         }
 

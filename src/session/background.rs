@@ -7,6 +7,7 @@ use tracing::{Span, debug};
 use super::{
     command::DisconnectPolicy,
     phase::{Active, Phase},
+    process::Process,
     running::Running,
     task::SessionTask,
     turn_end::Ending,
@@ -25,7 +26,7 @@ impl SessionTask {
     /// Keeps a turn that the CLI had begun by itself just before it read the prompt of
     /// the one that runs.
     pub(super) fn foreign_turn(&mut self, active: &mut Active, result: &Frame) {
-        let log = self.background_log(&active.lease);
+        let log = self.background_log(&active.process.lease);
         let mut frames = active.turn.take_foreign();
         frames.push((Class::Result, result.raw.clone()));
         log.append(frames);
@@ -37,15 +38,16 @@ impl SessionTask {
     }
 
     /// A turn that the CLI begins by itself, with the frames seen so far.
-    pub(super) fn background_turn(&mut self, lease: Lease, frames: Vec<Frame>) -> Phase {
-        let log = self.background_log(&lease);
+    pub(super) fn background_turn(&mut self, mut process: Process, frames: Vec<Frame>) -> Phase {
+        let log = self.background_log(&process.lease);
         self.queue.begin(&log);
-        self.leftover = frames;
+        process.leftover = frames;
         let counted = self.ctx.turns.token();
         // Nobody need listen to it.
         let policy = DisconnectPolicy::Continue;
-        let turn = Running::new(log, None, policy, &self.traits, &self.accounts.memory, counted);
-        Phase::Active(Active { lease, turn })
+        let asked = process.prompts.number();
+        let turn = Running::new(log, None, policy, &process.traits, asked, counted);
+        Phase::Active(Active { process, turn })
     }
 
     fn background_log(&mut self, lease: &Lease) -> TurnLog {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{
     phase::{Active, Phase},
+    process::Process,
     queue::{Again, Waiting},
     running::{Running, Unanswered},
     task::SessionTask,
@@ -29,7 +30,6 @@ use crate::{
         process::StopGrace,
         request::user_message,
     },
-    supply::Lease,
     tenant::Share,
     turn::event::{ProcessOrigin, Started},
 };
@@ -81,15 +81,17 @@ impl SessionTask {
     /// Begins a turn on a connected process.
     pub(super) fn begin(
         &mut self,
-        mut lease: Lease,
+        mut process: Process,
         waiting: Waiting,
         origin: ProcessOrigin,
         came: Instant,
     ) -> Phase {
         let Waiting { request, log, counted, again, _queued: _ } = waiting;
         let uuid = Uuid::new_v4();
-        let (policy, memory) = (request.on_disconnect, &self.accounts.memory);
-        let mut turn = Running::new(log, Some(uuid), policy, &self.traits, memory, counted);
+        let lease = &mut process.lease;
+        let policy = request.on_disconnect;
+        let asked = process.prompts.number();
+        let mut turn = Running::new(log, Some(uuid), policy, &process.traits, asked, counted);
         turn.prompt_held = request.held.clone();
         turn.named = request.turn_id.is_some();
         let started = Started {
@@ -114,7 +116,8 @@ impl SessionTask {
         self.queue.begin(&turn.log);
         self.status.note_use();
         if request.input.may_be_command() {
-            turn.applied_before = applied::ask(&mut lease.connection);
+            // A process that takes no more input has nobody to ask.
+            turn.applied_before = lease.connection.request(applied::question()).ok();
         }
         // The outbox is empty between turns: what does not take the prompt takes nothing.
         if let Err(blocked) = lease.connection.send(user_message(&request.input, uuid)) {
@@ -132,27 +135,27 @@ impl SessionTask {
             // No other process follows this one.
             turn.begin_for_good();
         }
-        Phase::Active(Active { lease, turn })
+        Phase::Active(Active { process, turn })
     }
 
     /// Takes the prompt back from a process that is of no use any more, if it has not begun
     /// with it and somebody still wants the turn.
-    pub(super) fn withdraw(active: Active) -> Result<(Lease, Waiting), Box<Active>> {
-        let Active { lease, mut turn } = active;
-        if turn.is_abandoned() || lease.connection.was_cut_short() {
-            return Err(Box::new(Active { lease, turn }));
+    pub(super) fn withdraw(active: Active) -> Result<(Process, Waiting), Box<Active>> {
+        let Active { process, mut turn } = active;
+        if turn.is_abandoned() || process.lease.connection.was_cut_short() {
+            return Err(Box::new(Active { process, turn }));
         }
         match turn.unanswered.take() {
-            Some(unanswered) => Ok((lease, turn.withdrawn(*unanswered))),
-            None => Err(Box::new(Active { lease, turn })),
+            Some(unanswered) => Ok((process, turn.withdrawn(*unanswered))),
+            None => Err(Box::new(Active { process, turn })),
         }
     }
 
     /// Sends a prompt that was taken back to another process.
-    pub(super) async fn send_again(&mut self, lease: Lease, turn: Waiting, why: &str) -> Phase {
-        let (session_id, client_id) = (&self.status.session_id, lease.client_id);
+    pub(super) async fn send_again(&mut self, process: Process, turn: Waiting, why: &str) -> Phase {
+        let (session_id, client_id) = (&self.status.session_id, process.lease.client_id);
         warn!(%session_id, %client_id, error = why, "prompt_sent_again");
-        self.part_with(lease, StopGrace::FIRM).await;
+        self.part_with(process, StopGrace::FIRM).await;
         Phase::Connecting(turn)
     }
 }

@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{phase::Active, task::SessionTask};
 use crate::cli::{
-    applied::{Choice, ask, chosen},
+    applied::{Choice, chosen, question},
+    connection::Meanwhile,
     frame::Frame,
 };
 
@@ -25,20 +26,9 @@ impl SessionTask {
         }) else {
             return;
         };
-        let connection = &mut active.lease.connection;
-        let Some(mut answer) = ask(connection) else { return };
         let deadline = Instant::now() + ANSWER_LIMIT;
-        let behind = loop {
-            tokio::select! {
-                biased;
-                answered = &mut answer => break answered,
-                read = timeout_at(deadline, connection.read(rest)) => {
-                    if !matches!(read, Ok(Ok(()))) {
-                        return;
-                    }
-                }
-            }
-        };
+        let connection = &mut active.process.lease.connection;
+        let behind = connection.call(question(), deadline, Meanwhile::Keep(rest)).await;
         let Ok(Ok(behind)) = behind else { return };
         let Some(choice) = chosen(&before, &behind) else { return };
         self.status.acquire(|acquired, options| match &choice {

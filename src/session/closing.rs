@@ -19,10 +19,11 @@ use super::{
     connecting::closing_cause,
     context::Settings,
     deadline::at,
+    process::Process,
     replies::{PendingReplies, Remains},
     task::SessionTask,
 };
-use crate::{cli::process::StopGrace, domain::failure::Cause, supply::Lease, tasks::spawn_owned};
+use crate::{cli::process::StopGrace, domain::failure::Cause, tasks::spawn_owned};
 
 /// How long the answer to who ends a session waits for the store, so that who has it finds
 /// the session gone. It is more than a busy disk takes, and far less than a lock may last.
@@ -98,7 +99,7 @@ impl Ending {
 impl SessionTask {
     pub(super) async fn closing(
         &mut self,
-        lease: Option<Lease>,
+        process: Option<Process>,
         reason: CloseReason,
     ) -> PendingReplies {
         debug!(session_id = %self.status.session_id, ?reason, "session_closing");
@@ -107,8 +108,8 @@ impl SessionTask {
         for update in self.queue.take_updates() {
             update.reply.send(Err(Refusal::Closed)).ok();
         }
-        if let Some(lease) = lease {
-            self.part_with(lease, StopGrace::GENTLE).await;
+        if let Some(process) = process {
+            self.part_with(process, StopGrace::GENTLE).await;
         }
         let ending = Ending::new(reason, &self.ctx.settings);
         let not_forgotten = self.leave_nothing(ending).await;
@@ -163,7 +164,7 @@ impl SessionTask {
             self.journal.leave_pool();
             if self.journal.is_known() {
                 self.journal.remember();
-                self.keep_on().await;
+                self.keep_on();
                 self.until_settled(&mut ending).await;
             }
         }
@@ -173,7 +174,7 @@ impl SessionTask {
     async fn until_settled(&mut self, ending: &mut Ending) {
         while !self.journal.commits.are_settled() {
             let event = ending.next(&mut self.inbox, &mut self.journal.commits).await;
-            self.while_closing(event, ending).await;
+            self.while_closing(event, ending);
         }
     }
 
@@ -190,19 +191,19 @@ impl SessionTask {
                     });
                 }
                 event = ending.next(&mut self.inbox, &mut self.journal.commits) => {
-                    self.while_closing(event, ending).await;
+                    self.while_closing(event, ending);
                 }
             }
         }
     }
 
-    async fn while_closing(&mut self, event: Event, ending: &mut Ending) {
+    fn while_closing(&mut self, event: Event, ending: &mut Ending) {
         match event {
             Event::Command(Some(command)) => {
                 self.take(command, Availability::Closing(ending.reason));
             }
             Event::Command(None) => ending.asked = false,
-            Event::Stir(stir) => self.stirred(stir).await,
+            Event::Stir(stir) => self.stirred(stir),
             Event::Impatient => ending.answers_at_once = true,
             Event::TooLate => ending.answer_all_by = None,
         }

@@ -20,6 +20,7 @@ use crate::{
     domain::{failure::Cause, ids::CliSessionId},
     store::{Line, StoreError},
     tasks::spawn_owned,
+    tenant::Hold,
     turn::log::TurnLog,
 };
 
@@ -83,9 +84,40 @@ struct UnderWay {
     is_trial: bool,
 }
 
+/// A conversation that is to be the session's own, and held for it if it was not before.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its id.
+    pub id: CliSessionId,
+    /// What holds it.
+    pub hold: Option<Hold>,
+}
+
+/// A move to another conversation that is settled before the commit in which it is kept.
+#[derive(Debug)]
+struct Move {
+    answer: JoinHandle<Result<Taken, Cause>>,
+    to: CliSessionId,
+    /// Of that commit.
+    is_trial: bool,
+}
+
+/// What is known of such a move.
+#[derive(Debug)]
+pub struct Settled {
+    /// Where to.
+    pub to: CliSessionId,
+    /// Whether it is the session's own.
+    pub taken: Result<Taken, Cause>,
+    /// Whether the next turn waits for the commit.
+    pub is_trial: bool,
+}
+
 /// What becomes of commits while a session does something else.
 #[derive(Debug)]
 pub enum Stir {
+    /// It is known whether the session follows its CLI.
+    Settled(Settled),
     /// The store has answered.
     Answered(Result<(), StoreError>),
     /// Those who are patient have waited long enough.
@@ -98,6 +130,8 @@ pub enum Stir {
 #[derive(Debug, Default)]
 pub struct Commits {
     under_way: Option<UnderWay>,
+    /// A commit begins once this is settled.
+    moving: Option<Move>,
     /// For the next one.
     due: Due,
     /// Whether there is to be a next one in any case.
@@ -119,7 +153,11 @@ pub struct Commits {
 impl Commits {
     /// Whether no commit is under way and nobody waits for one.
     pub fn are_settled(&self) -> bool {
-        self.under_way.is_none() && self.due.is_empty()
+        !self.are_under_way() && self.due.is_empty()
+    }
+
+    fn are_under_way(&self) -> bool {
+        self.under_way.is_some() || self.moving.is_some()
     }
 
     /// The same, and no further one is wanted.
@@ -149,7 +187,7 @@ impl Commits {
 
     /// Whether what a running turn says may be kept now.
     pub fn may_begin(&self) -> bool {
-        self.under_way.is_none() && self.retry_at.is_none()
+        !self.are_under_way() && self.retry_at.is_none()
     }
 
     /// Whether the process works where it must not; said once.
@@ -195,14 +233,25 @@ impl Commits {
         }
     }
 
-    /// Whether a commit may begin now. If one is under way, another follows it.
+    /// Whether a commit may begin now. If one is under way, another follows it; one that waits
+    /// for a move takes along what there is by then.
     pub fn claim(&mut self) -> bool {
         self.wanted = self.under_way.is_some();
-        if self.wanted {
+        if self.are_under_way() {
             return false;
         }
         self.retry_at = None;
         true
+    }
+
+    /// The commit that was claimed begins when this move is settled.
+    pub fn begin_move(
+        &mut self,
+        to: CliSessionId,
+        asked: impl Future<Output = Result<Taken, Cause>> + Send + 'static,
+        is_trial: bool,
+    ) {
+        self.moving = Some(Move { answer: spawn_owned(asked), to, is_trial });
     }
 
     /// Whether another is to follow.
@@ -271,7 +320,7 @@ impl Commits {
 
     /// Waits for what becomes of commits; for ever while nothing is under way. Cancel safe.
     pub async fn stir(&mut self) -> Stir {
-        let (answer_by, idle) = (self.answer_by, self.under_way.is_none());
+        let (answer_by, idle) = (self.answer_by, !self.are_under_way());
         let retry_at = self.retry_at.filter(|_| idle);
         let answered = async {
             match &mut self.under_way {
@@ -281,11 +330,24 @@ impl Commits {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let settled = async {
+            match &mut self.moving {
+                Some(moving) => (&mut moving.answer)
+                    .await
+                    .unwrap_or_else(|error| Err(Cause::Internal { detail: error.to_string() })),
+                None => std::future::pending().await,
+            }
+        };
+        let taken = tokio::select! {
             biased;
-            answer = answered => Stir::Answered(answer),
-            () = at(answer_by) => Stir::Impatient,
-            () = at(retry_at) => Stir::Again,
+            taken = settled => taken,
+            answer = answered => return Stir::Answered(answer),
+            () = at(answer_by) => return Stir::Impatient,
+            () = at(retry_at) => return Stir::Again,
+        };
+        match self.moving.take() {
+            Some(Move { to, is_trial, .. }) => Stir::Settled(Settled { to, taken, is_trial }),
+            None => std::future::pending().await,
         }
     }
 }

@@ -8,10 +8,9 @@ use tracing::{debug, error, warn};
 
 use super::{
     admission::Availability,
-    cli_traits::CliTraits,
     command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport, ResumeFrom},
-    given_rules::Given,
     phase::{DetachReason, Disposition, Phase},
+    process::Process,
     queue::Waiting,
     said::Kept,
     status::Status,
@@ -22,6 +21,7 @@ use crate::{
     domain::{
         acquired::Acquired,
         failure::{Cause, Failure, Remedy},
+        ids::CliSessionId,
         options::Options,
     },
     supply::{Conversation, Lease, Leasing, Miss, Order, SpareUse},
@@ -104,12 +104,12 @@ impl SessionTask {
     async fn until_kept(&mut self, turn: &Waiting) -> Option<GiveUp> {
         // Of a session of which nothing is known yet there is nothing to keep.
         if self.journal.is_recalled() {
-            self.keep_on().await;
+            self.keep_on();
             self.claim();
         }
         while !self.journal.commits.are_settled() {
             tokio::select! {
-                stir = self.journal.commits.stir() => self.stirred(stir).await,
+                stir = self.journal.commits.stir() => self.stirred(stir),
                 command = self.inbox.recv() => {
                     if let Some(given_up) = self.while_connecting(command, turn) {
                         return Some(given_up);
@@ -137,11 +137,10 @@ impl SessionTask {
         let began = Instant::now();
         let next = match (leasing.await, given_up.next) {
             // It was ready just then: the next turn is fitted to it.
-            (Ok(mut lease), Phase::Detached) => {
-                self.adopt(&mut lease);
-                Phase::Idle(lease)
+            (Ok(lease), Phase::Detached) => Phase::Idle(self.adopt(lease)),
+            (Ok(lease), Phase::Closing(None, reason)) => {
+                Phase::Closing(Some(self.process(lease)), reason)
             }
-            (Ok(lease), Phase::Closing(None, reason)) => Phase::Closing(Some(lease), reason),
             (_, next) => {
                 // What the turn wanted goes with it.
                 self.status.restore_options(options);
@@ -195,11 +194,11 @@ impl SessionTask {
                 Conversation::CopyOf { from: id, to: self.ownership.fresh()? }
             }
             Some(ResumeFrom { id, fork: false }) => {
-                self.ownership.take_up(id).await?;
+                self.take_up(id).await?;
                 Conversation::Existing(id)
             }
             None if request.new_conversation => Conversation::Own(self.ownership.fresh()?),
-            None => self.ownership.go_on(known).await?,
+            None => self.go_on(known).await?,
         };
         self.begin_with(request.resume, request.new_conversation).await?;
         self.asked_anew(&request.options);
@@ -217,8 +216,34 @@ impl SessionTask {
         Ok((false, Arc::new(self.said(source).await?)))
     }
 
-    fn connected(&mut self, mut lease: Lease, turn: Waiting, came: Instant) -> Phase {
-        self.adopt(&mut lease);
+    /// Makes a conversation the session's own, or says whose it is.
+    pub(super) async fn take_up(&mut self, id: CliSessionId) -> Result<(), Cause> {
+        let taken = self.ownership.ask_for(id).await?;
+        self.ownership.take(taken);
+        Ok(())
+    }
+
+    /// The conversation that the next process works in when the turn does not say. One that
+    /// others have too, from before that was refused, is gone on with in a copy.
+    async fn go_on(&mut self, is_known: bool) -> Result<Conversation, Cause> {
+        let current = self.ownership.current();
+        match current {
+            Conversation::Own(id) if is_known => match self.take_up(id).await {
+                Err(Cause::SessionConflict { .. }) => {
+                    Ok(Conversation::CopyOf { from: id, to: self.ownership.fresh()? })
+                }
+                taken => taken.map(|()| current),
+            },
+            Conversation::Own(_) => self.ownership.go_on().map(|()| current),
+            // Chosen by a turn that got no process.
+            Conversation::Existing(id) => self.take_up(id).await.map(|()| current),
+            Conversation::CopyOf { .. } => Ok(current),
+        }
+    }
+
+    fn connected(&mut self, lease: Lease, turn: Waiting, came: Instant) -> Phase {
+        let mut process = self.adopt(lease);
+        let lease = &mut process.lease;
         lease.connect_time = came.elapsed();
         let counters = &self.ctx.tenant.counters;
         let waited = u64::try_from(lease.connect_time.as_micros()).unwrap_or(u64::MAX);
@@ -231,11 +256,11 @@ impl SessionTask {
             counters.cold_start_micros.add(waited);
             ProcessOrigin::Created
         };
-        self.begin(lease, turn, origin, came)
+        self.begin(process, turn, origin, came)
     }
 
-    /// Takes note of a process that serves the session from here on.
-    fn adopt(&mut self, lease: &mut Lease) {
+    /// Takes a process that serves the session from here on.
+    fn adopt(&mut self, lease: Lease) -> Process {
         let counters = &self.ctx.tenant.counters;
         if lease.resumed {
             counters.sessions_resumed.add_one();
@@ -264,13 +289,15 @@ impl SessionTask {
         );
         // Unless it is let go, the process leaves by being lost.
         self.detach_reason = DetachReason::Lost;
-        self.traits = CliTraits::default();
-        self.given = Given::at_start(&self.status.acquired.grants);
         self.status.acquire(|acquired, _| acquired.begin_process());
-        // Frames of the process before are of no turn any more.
-        self.leftover.clear();
         self.converse(Conversation::Own(lease.cli_session_id));
         self.journal.remember();
+        self.process(lease)
+    }
+
+    /// A process that was given the rules of the session.
+    fn process(&self, lease: Lease) -> Process {
+        Process::new(lease, &self.status.acquired.grants, &self.accounts.memory)
     }
 
     fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {

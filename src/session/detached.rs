@@ -19,8 +19,8 @@ impl SessionTask {
             if self.journal.moved().is_some() {
                 return Phase::Closing(None, CloseReason::Moved);
             }
-            self.update_detached().await;
-            if let Some(next) = self.leave_detached().await {
+            self.update_detached();
+            if let Some(next) = self.leave_detached() {
                 return next;
             }
             if self.queue.is_empty() {
@@ -29,15 +29,20 @@ impl SessionTask {
             let retention = self.queue.drop_old();
             let unloads = self.unloads_at(asked);
             tokio::select! {
-                stir = self.journal.commits.stir() => self.stirred(stir).await,
+                stir = self.journal.commits.stir() => self.stirred(stir),
                 command = self.inbox.recv() => {
                     asked = Instant::now();
                     let Some(command) = command else {
                         return Phase::Closing(None, CloseReason::Shutdown);
                     };
                     let availability = self.unless_untold(Availability::Detached);
-                    if let Disposition::Leave(reason) = self.take(command, availability) {
-                        return Phase::Closing(None, reason);
+                    match self.take(command, availability) {
+                        Disposition::Leave(reason) => return Phase::Closing(None, reason),
+                        Disposition::Respond(prompt_id, _, reply) => {
+                            let cause = Cause::PromptNotFound { prompt_id };
+                            reply.send(Err(self.failure(cause).into())).ok();
+                        }
+                        Disposition::Done | Disposition::Stop(_) | Disposition::Hibernate(..) => {}
                     }
                 }
                 () = self.queue.listeners_gone() => self.drop_abandoned(),
@@ -50,10 +55,10 @@ impl SessionTask {
     }
 
     /// Where the next turn in the queue leads, if there is one.
-    async fn leave_detached(&mut self) -> Option<Phase> {
+    fn leave_detached(&mut self) -> Option<Phase> {
         let asked = !self.queue.is_empty();
         self.drop_abandoned();
-        if !self.may_begin_turn().await {
+        if !self.may_begin_turn() {
             return None;
         }
         let Some(turn) = self.next_turn() else {
@@ -83,7 +88,7 @@ impl SessionTask {
     }
 
     /// Without a process every option can change: the next process is born with it.
-    async fn update_detached(&mut self) {
+    fn update_detached(&mut self) {
         for update in self.queue.take_updates() {
             let difference = self.difference(&update.options);
             let mut changed: Vec<_> = difference.live.iter().map(LiveChange::option).collect();
@@ -92,7 +97,7 @@ impl SessionTask {
             self.journal.remember();
             self.show();
             self.journal.commits.tell_update(update.reply, UpdateReport { changed });
-            self.keep_on().await;
+            self.keep_on();
         }
     }
 }

@@ -64,14 +64,14 @@ impl SessionTask {
     /// can count on the conversation, and who is told of a failure finds the session after a
     /// restart, too. Ends that have a bound of their own, a watchdog's or an interrupt's, are
     /// told at once instead.
-    pub(super) async fn conclude(&mut self, turn: Running, client_id: ClientId, end: End) {
+    pub(super) fn conclude(&mut self, turn: Running, client_id: ClientId, end: End) {
         self.status.note_use();
         self.journal.remember();
         if let (End::Result(over), true) = (&end, turn.named) {
             self.keep_turn(&turn.log, &over.untold);
         }
         self.journal.commits.tell_turn(Untold { turn, client_id, end });
-        self.keep_on().await;
+        self.keep_on();
         self.show();
     }
 

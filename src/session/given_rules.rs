@@ -6,7 +6,7 @@ use crate::{cli::connection::ControlAnswer, domain::grants::Grants};
 
 /// The rules that the running process was given, beside those that it was told in answers
 /// of its own life.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Given {
     /// The rules.
     pub rules: Grants,

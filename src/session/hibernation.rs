@@ -10,9 +10,10 @@ use tracing::{debug, warn};
 use super::{
     command::HibernateReason,
     phase::{DetachReason, Phase},
+    process::Process,
     task::SessionTask,
 };
-use crate::{cli::process::StopGrace, supply::Lease};
+use crate::cli::process::StopGrace;
 
 /// How long a session without a process stays at hand after it was asked something.
 const LINGER: Duration = Duration::from_secs(1);
@@ -20,26 +21,27 @@ const LINGER: Duration = Duration::from_secs(1);
 impl SessionTask {
     /// From when on the process has nothing to do and nothing that it may yet begin: a task
     /// in its background would end with it. `None` is not before something happens.
-    pub(super) fn hibernatable_from(&self) -> Option<Instant> {
-        let nothing_waits = self.queue.has_nothing_to_do() && self.leftover.is_empty();
-        self.traits.quiet_from().filter(|_| nothing_waits && !self.ephemeral)
+    pub(super) fn hibernatable_from(&self, process: &Process) -> Option<Instant> {
+        process.traits.quiet_from().filter(|_| self.may_yield(Some(process)))
     }
 
-    /// Whether the process could be let go now.
-    pub(super) fn may_hibernate(&self) -> bool {
-        self.hibernatable_from().is_some_and(|from| from <= Instant::now())
+    /// Whether the process, if there is one, could be let go now.
+    pub(super) fn may_hibernate(&self, process: Option<&Process>) -> bool {
+        let quiet =
+            |process| self.hibernatable_from(process).is_some_and(|from| from <= Instant::now());
+        process.map_or_else(|| self.may_yield(None), quiet)
     }
 
-    /// Whether the process could be let go although something may work in its background.
-    pub(super) fn may_yield(&self) -> bool {
-        let nothing_waits = self.queue.has_nothing_to_do() && self.leftover.is_empty();
-        nothing_waits && !self.ephemeral
+    /// The same although something may work in its background.
+    pub(super) fn may_yield(&self, process: Option<&Process>) -> bool {
+        let all_read = process.is_none_or(|process| process.leftover.is_empty());
+        all_read && self.queue.has_nothing_to_do() && !self.ephemeral
     }
 
     /// Shows whether the process could be let go, if that has changed since the phase began,
     /// and tells whoever needs one.
-    pub(super) fn show_can_hibernate(&mut self) {
-        let can_hibernate = self.may_hibernate();
+    pub(super) fn show_can_hibernate(&mut self, process: &Process) {
+        let can_hibernate = self.may_hibernate(Some(process));
         if can_hibernate == self.status.can_hibernate {
             return;
         }
@@ -51,16 +53,16 @@ impl SessionTask {
     }
 
     /// When the process is let go if nothing happens until then.
-    pub(super) fn hibernates_at(&self) -> Option<Instant> {
+    pub(super) fn hibernates_at(&self, process: &Process) -> Option<Instant> {
         let after = self.ctx.settings.hibernate_after?;
-        self.hibernatable_from().map(|from| from.max(self.status.last_used_at + after))
+        self.hibernatable_from(process).map(|from| from.max(self.status.last_used_at + after))
     }
 
     /// Lets the process go. What it says last is kept.
-    pub(super) async fn hibernate(&mut self, lease: Lease, why: HibernateReason) -> Phase {
+    pub(super) async fn hibernate(&mut self, process: Process, why: HibernateReason) -> Phase {
         debug!(
             session_id = %self.status.session_id,
-            client_id = %lease.client_id,
+            client_id = %process.lease.client_id,
             ?why,
             idle_seconds = self.status.last_used_at.elapsed().as_secs_f64(),
             "session_hibernated"
@@ -68,8 +70,8 @@ impl SessionTask {
         // Nobody else need ask for it.
         self.status.set_can_hibernate(false);
         self.show();
-        let lease_id = lease.client_id;
-        self.part_with(lease, StopGrace::GENTLE).await;
+        let client_id = process.lease.client_id;
+        self.part_with(process, StopGrace::GENTLE).await;
         self.detach_reason = DetachReason::Hibernated;
         let counters = &self.ctx.tenant.counters;
         counters.hibernations.add_one();
@@ -78,7 +80,7 @@ impl SessionTask {
             HibernateReason::Pressure => counters.hibernations_under_pressure.add_one(),
             HibernateReason::Fairness => {
                 counters.hibernations_under_pressure.add_one();
-                warn!(session_id = %self.status.session_id, client_id = %lease_id, "background_work_ended");
+                warn!(session_id = %self.status.session_id, %client_id, "background_work_ended");
                 let told = "its background work was ended: a tenant with fewer processes waited";
                 self.status.note_failure(told.to_owned());
                 self.journal.remember();

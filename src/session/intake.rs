@@ -8,6 +8,7 @@ use super::{
     admission::{Availability, Facts, Position, Verdict, admit},
     command::{CloseReason, CloseReport, Command, Refusal, TurnRequest},
     phase::Disposition,
+    process::Process,
     queue::{PendingUpdate, Waiting},
     stop::StopFor,
     task::SessionTask,
@@ -24,7 +25,17 @@ use crate::{
 impl SessionTask {
     /// Deals with a command as far as that does not depend on the phase's resources.
     pub(super) fn take(&mut self, command: Command, availability: Availability) -> Disposition {
-        let verdict = admit(availability, &self.facts(&command), &command);
+        self.take_with(command, availability, None)
+    }
+
+    /// The same where this process has nothing to do.
+    pub(super) fn take_with(
+        &mut self,
+        command: Command,
+        availability: Availability,
+        process: Option<&Process>,
+    ) -> Disposition {
+        let verdict = admit(availability, &self.facts(&command, process), &command);
         match (verdict, command) {
             (verdict, Command::Run { request, reply }) => {
                 return self.take_turn(*request, reply, verdict, availability);
@@ -73,7 +84,7 @@ impl SessionTask {
     }
 
     /// What the session knows that matters for a command.
-    fn facts(&self, command: &Command) -> Facts {
+    fn facts(&self, command: &Command, process: Option<&Process>) -> Facts {
         let turn = match command {
             Command::Run { request, .. } => request.turn_id.as_ref(),
             _ => None,
@@ -84,8 +95,8 @@ impl SessionTask {
             max_waiting: self.ctx.settings.max_queued_turns,
             knows_turn: turn.is_some_and(|id| self.find(Some(id)).is_some()),
             has_untold: self.journal.commits.untold().next().is_some(),
-            may_hibernate: self.may_hibernate(),
-            may_yield: self.may_yield(),
+            may_hibernate: self.may_hibernate(process),
+            may_yield: self.may_yield(process),
         }
     }
 

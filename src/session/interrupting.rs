@@ -25,7 +25,7 @@ impl SessionTask {
 
     pub(super) async fn interrupting(&mut self, mut active: Active, mut stop: Stop) -> Phase {
         let session_id = self.status.session_id.clone();
-        let client_id = active.lease.client_id;
+        let client_id = active.process.lease.client_id;
         debug!(%session_id, %client_id, "session_pool_interrupting_session");
         let mut frames = Vec::new();
         loop {
@@ -40,23 +40,23 @@ impl SessionTask {
                 }
                 () = tokio::time::sleep_until(stop.ask_at) => ask(&mut active, &mut stop),
                 () = active.turn.log.room(), if full => {}
-                read = active.lease.connection.read(&mut frames), if !full => {
+                read = active.process.lease.connection.read(&mut frames), if !full => {
                     active.turn.touch();
                     if let Some(over) = self.digest(&mut active, &mut frames, true) {
                         let elapsed = stop.began.elapsed().as_secs_f64();
                         debug!(%session_id, %client_id, elapsed, "session_pool_interrupt_completed");
-                        return self.stopped(active, stop, frames, over).await;
+                        return self.stopped(active, stop, frames, over);
                     }
                     if read.is_err() {
                         return self.kill_turn(active, stop).await;
                     }
-                    self.keep_much().await;
+                    self.keep_much();
                 }
-                () = at(active.lease.meter.ask_at()) => {
-                    active.lease.meter.ask(&mut active.lease.connection);
+                () = at(active.process.lease.meter.ask_at()) => {
+                    active.process.lease.meter.ask(&mut active.process.lease.connection);
                 }
-                stir = self.journal.commits.stir() => self.stirred(stir).await,
-                _ = active.lease.child.wait() => return self.kill_turn(active, stop).await,
+                stir = self.journal.commits.stir() => self.stirred(stir),
+                _ = active.process.lease.child.wait() => return self.kill_turn(active, stop).await,
                 command = self.inbox.recv() => {
                     self.while_interrupting(command, &mut active, &mut stop).await;
                 }
@@ -84,33 +84,29 @@ impl SessionTask {
                 reply.send(false).ok();
             }
             Disposition::Respond(prompt_id, decision, reply) => {
-                reply.send(self.respond(active, prompt_id, decision).await).ok();
+                let answered = self.respond(&mut active.process, prompt_id, decision).await;
+                active.turn.touch();
+                reply.send(answered).ok();
             }
         }
     }
 
     /// The turn has stopped, and the process lives.
-    async fn stopped(
-        &mut self,
-        active: Active,
-        stop: Stop,
-        rest: Vec<Frame>,
-        over: TurnEnd,
-    ) -> Phase {
+    fn stopped(&mut self, active: Active, stop: Stop, rest: Vec<Frame>, over: TurnEnd) -> Phase {
         let outcome = if over.interrupted {
             InterruptOutcome::Interrupted
         } else {
             InterruptOutcome::TurnEnded
         };
-        let Active { lease, turn } = active;
-        let (client_id, settled) = (lease.client_id, over.settled);
+        let Active { process, turn } = active;
+        let (client_id, settled) = (process.lease.client_id, over.settled);
         self.note_stopped(&stop, client_id, outcome);
-        self.conclude(turn, client_id, End::Result(over)).await;
+        self.conclude(turn, client_id, End::Result(over));
         match self.answer(stop, outcome) {
             AfterInterrupt::Stay | AfterInterrupt::StayUnlessKilled(_) => {
-                self.after_turn(lease, rest, settled)
+                self.after_turn(process, rest, settled)
             }
-            AfterInterrupt::Leave(reason) => Phase::Closing(Some(lease), reason),
+            AfterInterrupt::Leave(reason) => Phase::Closing(Some(process), reason),
         }
     }
 
@@ -128,7 +124,7 @@ impl SessionTask {
     /// The turn did not stop, or the process ended: nothing of it is left after this.
     async fn kill_turn(&mut self, mut active: Active, stop: Stop) -> Phase {
         let session_id = self.status.session_id.clone();
-        let client_id = active.lease.client_id;
+        let client_id = active.process.lease.client_id;
         error!(
             %session_id,
             %client_id,
@@ -147,7 +143,7 @@ impl SessionTask {
             _ => Cause::TurnInterrupted,
         };
         self.fail_turn(&mut active.turn, client_id, cause);
-        self.part_with(active.lease, StopGrace::FIRM).await;
+        self.part_with(active.process, StopGrace::FIRM).await;
         match self.answer(stop, InterruptOutcome::Terminated) {
             AfterInterrupt::Stay if self.ephemeral && self.queue.is_empty() => {
                 Phase::Closing(None, CloseReason::Ephemeral)
@@ -192,7 +188,7 @@ fn ask(active: &mut Active, stop: &mut Stop) {
     stop.note_asked();
     // Its answer says nothing that the end of the turn does not say better. A CLI that
     // does not read its input is ended at the deadline.
-    if let Err(blocked) = active.lease.connection.request(ControlRequest::interrupt()) {
+    if let Err(blocked) = active.process.lease.connection.request(ControlRequest::interrupt()) {
         debug!(error = %blocked, "interrupt_not_written");
     }
 }

@@ -12,9 +12,10 @@ use tracing::{debug, warn};
 use super::{
     admission::Availability,
     command::{CloseReport, InterruptOutcome, InterruptReport},
-    commits::{Outcome, Stir},
+    commits::{Outcome, Settled, Stir},
     journal::Snapshot,
     phase::DetachReason,
+    process::Process,
     said::Kept,
     task::SessionTask,
 };
@@ -31,7 +32,7 @@ use crate::{
         options::Options,
     },
     store::{KeptTurn, Record},
-    supply::{Conversation, Lease},
+    supply::Conversation,
     telemetry::log_limit::NOT_KEPT,
     turn::{event::Class, log::TurnLog},
 };
@@ -128,7 +129,11 @@ impl SessionTask {
     /// Ends a process; what it says last is on its way to the store then. A turn that it
     /// began by itself just then is cut; what that cost counts, and what was spent in its
     /// background.
-    pub(super) async fn part_with(&mut self, mut lease: Lease, grace: StopGrace) {
+    pub(super) async fn part_with(&mut self, process: Process, grace: StopGrace) {
+        let Process { mut lease, .. } = process;
+        // Nobody can answer what it asks any more.
+        lease.connection.refuse_requests();
+        self.show_prompts(&[]);
         if grace == StopGrace::GENTLE {
             self.ask_last(&mut lease).await;
         }
@@ -137,13 +142,13 @@ impl SessionTask {
         self.hear_last(&mut meter, frames);
         // It works nowhere any more.
         self.journal.commits.take_expelled();
-        self.keep_on().await;
+        self.keep_on();
     }
 
     /// Begins to keep what is not kept yet; behind the commit that is under way, if there is
     /// one.
-    pub(super) async fn keep_on(&mut self) {
-        self.begin_commit(false).await;
+    pub(super) fn keep_on(&mut self) {
+        self.begin_commit(false);
     }
 
     /// Claims the session for this service, unless that was done, before a process serves it.
@@ -155,54 +160,69 @@ impl SessionTask {
     }
 
     /// Keeps what a running turn says, if that has become much.
-    pub(super) async fn keep_much(&mut self) {
+    pub(super) fn keep_much(&mut self) {
         if self.journal.holds_much() && self.journal.commits.may_begin() {
-            self.keep_on().await;
+            self.keep_on();
         }
     }
 
-    async fn begin_commit(&mut self, is_trial: bool) {
+    /// Where the CLI works in another conversation by now, that is settled first.
+    fn begin_commit(&mut self, is_trial: bool) {
         if !self.journal.commits.claim() {
             return;
         }
-        let outcome = match self.settle_move().await {
-            Ok(()) => {
-                let snapshot = self
-                    .journal
-                    .has_unkept()
-                    .then(|| Snapshot { record: self.record(), held: self.ownership.held() });
-                self.journal.begin(snapshot, is_trial)
+        match self.ownership.moved_to() {
+            Some(to) => {
+                let asked = self.ownership.ask_for(to);
+                self.journal.commits.begin_move(to, asked, is_trial);
             }
-            Err(cause) => Some(self.journal.fail(cause, is_trial)),
-        };
-        if let Some(outcome) = outcome {
+            None => self.commit(is_trial),
+        }
+    }
+
+    fn commit(&mut self, is_trial: bool) {
+        let snapshot = self
+            .journal
+            .has_unkept()
+            .then(|| Snapshot { record: self.record(), held: self.ownership.held() });
+        if let Some(outcome) = self.journal.begin(snapshot, is_trial) {
             self.tell(outcome);
         }
     }
 
-    async fn settle_move(&mut self) -> Result<(), Cause> {
-        if let Some(conversation) = self.ownership.settle_move().await? {
-            self.status.converse_in(conversation);
-            self.journal.remember();
-            self.show();
+    fn settle_move(&mut self, settled: Settled) {
+        let Settled { to, taken, is_trial } = settled;
+        match self.ownership.settle_move(to, taken) {
+            Ok(Some(conversation)) => {
+                self.status.converse_in(conversation);
+                self.journal.remember();
+                self.show();
+                self.commit(is_trial);
+            }
+            Ok(None) => self.begin_commit(is_trial),
+            Err(cause) => {
+                let outcome = self.journal.fail(cause, is_trial);
+                self.tell(outcome);
+            }
         }
-        Ok(())
     }
 
     /// Goes on with what has become of commits.
-    pub(super) async fn stirred(&mut self, stir: Stir) {
-        let answer = match stir {
-            Stir::Answered(answer) => answer,
+    pub(super) fn stirred(&mut self, stir: Stir) {
+        match stir {
+            Stir::Settled(settled) => self.settle_move(settled),
+            Stir::Answered(answer) => {
+                let Some(outcome) = self.journal.answered(answer) else { return };
+                self.tell(outcome);
+                if let Some(outcome) = self.journal.end_with_failure() {
+                    self.tell(outcome);
+                }
+            }
             Stir::Impatient => return self.journal.commits.answer_those_who_wait(),
-            Stir::Again => return self.keep_on().await,
-        };
-        let Some(outcome) = self.journal.answered(answer) else { return };
-        self.tell(outcome);
-        if let Some(outcome) = self.journal.end_with_failure() {
-            self.tell(outcome);
+            Stir::Again => return self.keep_on(),
         }
         if self.journal.commits.wants_another() {
-            self.keep_on().await;
+            self.keep_on();
         }
         if self.journal.commits.are_settled() {
             self.journal.commits.answer_those_who_wait();
@@ -239,7 +259,7 @@ impl SessionTask {
     /// Whether the next turn may begin: what was before is kept, and a store that fails has
     /// been tried, so that no answer is paid that could not be told. If that is not known,
     /// it is found out.
-    pub(super) async fn may_begin_turn(&mut self) -> bool {
+    pub(super) fn may_begin_turn(&mut self) -> bool {
         if self.queue.is_empty() || self.ephemeral {
             return true;
         }
@@ -252,7 +272,7 @@ impl SessionTask {
         {
             return true;
         }
-        self.begin_commit(true).await;
+        self.begin_commit(true);
         false
     }
 

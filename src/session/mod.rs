@@ -17,7 +17,8 @@
 //!
 //! What outlives a phase has an owner with rules of its own: `queue` the turns,
 //! `publisher` what others see of the session, `journal` what the store is given of it,
-//! `ownership` its conversations, `replies` the answers that are due when it is gone.
+//! `ownership` its conversations, `replies` the answers that are due when it is gone; and
+//! `process` what holds for one process alone, which goes from phase to phase with it.
 //! Values that decide nothing (`phase`, `stop`, `turn_end`) stand below those who hand
 //! them on; no two files import each other.
 //!
@@ -65,6 +66,7 @@ mod open_turns;
 mod ownership;
 mod permissions;
 mod phase;
+mod process;
 mod publisher;
 mod queue;
 mod replies;

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::{
     budget::{Account, Reservation},
-    cli::frame::Prompt,
+    cli::frame::{FrameKind, Prompt},
     telemetry::log_limit::PROMPT_NOT_HELD,
 };
 
@@ -41,7 +41,7 @@ pub struct ShownPrompt {
     pub input: String,
 }
 
-/// The open prompts of a turn.
+/// The open prompts of a process.
 #[derive(Debug)]
 pub struct OpenPrompts {
     /// Each with its number in the order in which they came.
@@ -57,6 +57,25 @@ impl OpenPrompts {
     pub fn new(memory: &Account) -> Self {
         let (by_id, in_order) = (HashMap::new(), BTreeMap::new());
         Self { by_id, in_order, next: 0, held: memory.open() }
+    }
+
+    /// Takes note of what the process asks, and of what it waits for no longer.
+    pub fn hear(&mut self, kind: &FrameKind) {
+        match kind {
+            FrameKind::Prompt(prompt) => self.hold(prompt),
+            FrameKind::PromptCancelled { id } => self.let_go(id),
+            _ => {}
+        }
+    }
+
+    /// The number of the next one.
+    pub fn number(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether one of those waits that came with this number or later.
+    pub fn any_since(&self, number: u64) -> bool {
+        self.in_order.range(number..).next().is_some()
     }
 
     /// Holds a prompt until it is answered. One without an id cannot be answered and is not
@@ -103,18 +122,6 @@ impl OpenPrompts {
             self.in_order.remove(&number);
             self.held.set(self.held.bytes() - bytes_of(&prompt));
         }
-    }
-
-    /// Whether none is open.
-    pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
-    }
-
-    /// None of them waits any more.
-    pub fn clear(&mut self) {
-        self.by_id.clear();
-        self.in_order.clear();
-        self.held.set(0);
     }
 }
 
@@ -163,7 +170,7 @@ mod tests {
             open.hold(&prompt(&number.to_string(), 1));
         }
         assert!(open.by_id.len() <= MOST);
-        open.clear();
+        drop(open);
         assert_eq!(memory.used(), 0);
     }
 
@@ -186,8 +193,9 @@ mod tests {
             open.let_go(&number.to_string());
         }
         assert_eq!(open.shown().len(), 1, "not the one whose id is too long");
-        open.clear();
-        assert_eq!(open.shown(), []);
+        open.let_go("1");
+        open.let_go(&"i".repeat(2000));
+        assert_eq!((open.shown(), memory.used()), (Vec::new(), 0));
     }
 
     #[test]

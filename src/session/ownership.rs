@@ -9,12 +9,12 @@
 //! one of them gets. One that commits, and lets go, while another asks is found by asking
 //! the store again behind the hold. Several services on one store meet in the commit.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use tracing::{debug, warn};
 
 use super::{
-    commits::{Share, failed},
+    commits::{Share, Taken, failed},
     context::SessionContext,
 };
 use crate::{
@@ -81,44 +81,39 @@ impl Ownership {
         self.current = conversation;
     }
 
-    /// Makes a conversation the session's own, or says whose it is.
-    pub async fn take_up(&mut self, id: CliSessionId) -> Result<(), Cause> {
-        // A session that the store knows as the owner must not find it held by one that is
-        // about to be refused, so the store is asked before.
-        self.refuse_owned(id).await?;
-        if self.holds(id) {
-            return Ok(());
+    /// Asks for a conversation to be the session's own, or whose it is. Borrows nothing: the
+    /// session does something else meanwhile, and is given what comes of it by
+    /// [`Self::take`].
+    pub fn ask_for(
+        &self,
+        id: CliSessionId,
+    ) -> impl Future<Output = Result<Taken, Cause>> + Send + 'static {
+        let (store, tenant) = (Arc::clone(&self.store), Arc::clone(&self.tenant));
+        let (key, holds) = (self.key.clone(), self.holds(id));
+        async move {
+            // A session that the store knows as the owner must not find it held by one that is
+            // about to be refused, so the store is asked before.
+            refuse_owned(&*store, &key, id).await?;
+            if holds {
+                return Ok(Taken { id, hold: None });
+            }
+            let hold = hold(&tenant, &key, id)?;
+            refuse_owned(&*store, &key, id).await?;
+            Ok(Taken { id, hold })
         }
-        self.reserve(id)?;
-        let refused = self.refuse_owned(id).await;
-        if refused.is_err() {
-            self.held.retain(|hold| hold.id() != id);
-        }
-        refused
     }
 
-    async fn refuse_owned(&self, conversation: CliSessionId) -> Result<(), Cause> {
-        match self.store.other_owner(&self.key, conversation).await.map_err(failed)? {
-            Some(owner) => Err(Cause::SessionConflict { conversation, owner }),
-            None => Ok(()),
+    /// A conversation is the session's own from here on.
+    pub fn take(&mut self, taken: Taken) {
+        let Taken { id, hold } = taken;
+        if !self.holds(id) {
+            self.held.extend(hold);
         }
     }
 
-    /// The conversation that the next process works in when the turn does not say. One that
-    /// others have too, from before that was refused, is gone on with in a copy.
-    pub async fn go_on(&mut self, is_known: bool) -> Result<Conversation, Cause> {
-        match self.current {
-            Conversation::Own(id) if is_known => match self.take_up(id).await {
-                Err(Cause::SessionConflict { .. }) => {
-                    Ok(Conversation::CopyOf { from: id, to: self.fresh()? })
-                }
-                taken => taken.map(|()| self.current),
-            },
-            Conversation::Own(id) => self.reserve(id).map(|()| self.current),
-            // Chosen by a turn that got no process.
-            Conversation::Existing(id) => self.take_up(id).await.map(|()| self.current),
-            Conversation::CopyOf { .. } => Ok(self.current),
-        }
+    /// Goes on with a conversation of its own that the store does not know.
+    pub fn go_on(&mut self) -> Result<(), Cause> {
+        self.reserve(self.current.id())
     }
 
     /// A conversation that nobody has.
@@ -139,12 +134,7 @@ impl Ownership {
 
     /// Holds a conversation until the store has it.
     fn reserve(&mut self, id: CliSessionId) -> Result<(), Cause> {
-        let session = &self.key.session;
-        match self.tenant.conversations.hold(id, session) {
-            Ok(hold) => self.held.push(hold),
-            Err(owner) if owner == *session => {}
-            Err(owner) => return Err(Cause::SessionConflict { conversation: id, owner }),
-        }
+        self.held.extend(hold(&self.tenant, &self.key, id)?);
         Ok(())
     }
 
@@ -179,13 +169,26 @@ impl Ownership {
         }
     }
 
-    /// Follows the CLI to the conversation that it says it works in, unless another session
-    /// has it: then the session stays with its own. Returns the new one.
-    pub async fn settle_move(&mut self) -> Result<Option<CliSessionId>, Cause> {
-        let Some(id) = self.moved_to else { return Ok(None) };
-        match self.take_up(id).await {
-            Ok(()) => {
+    /// The conversation that the CLI says it works in by now, if it is another.
+    pub fn moved_to(&self) -> Option<CliSessionId> {
+        self.moved_to
+    }
+
+    /// Follows the CLI to a conversation that was asked for ([`Self::ask_for`]), unless another
+    /// session has it: then the session stays with its own. Returns the new one.
+    pub fn settle_move(
+        &mut self,
+        id: CliSessionId,
+        asked: Result<Taken, Cause>,
+    ) -> Result<Option<CliSessionId>, Cause> {
+        if self.moved_to != Some(id) {
+            // It has moved on since.
+            return Ok(None);
+        }
+        match asked {
+            Ok(taken) => {
                 debug!(cli_session_id = %id, "conversation_changed");
+                self.take(taken);
                 self.moved_to = None;
                 self.claimed = true;
                 self.current = Conversation::Own(id);
@@ -207,5 +210,25 @@ impl Ownership {
         let began = !self.taken_up && !self.claimed;
         (self.moved_to, self.claimed, self.taken_up) = (None, false, false);
         began.then_some(self.current.id())
+    }
+}
+
+async fn refuse_owned(
+    store: &dyn Store,
+    key: &SessionKey,
+    conversation: CliSessionId,
+) -> Result<(), Cause> {
+    match store.other_owner(key, conversation).await.map_err(failed)? {
+        Some(owner) => Err(Cause::SessionConflict { conversation, owner }),
+        None => Ok(()),
+    }
+}
+
+/// Holds a conversation for a session; `None` if it does so already.
+fn hold(tenant: &Tenant, key: &SessionKey, id: CliSessionId) -> Result<Option<Hold>, Cause> {
+    match tenant.conversations.hold(id, &key.session) {
+        Ok(hold) => Ok(Some(hold)),
+        Err(owner) if owner == key.session => Ok(None),
+        Err(owner) => Err(Cause::SessionConflict { conversation: id, owner }),
     }
 }

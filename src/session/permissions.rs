@@ -16,12 +16,12 @@ use super::{
     command::{Decision, Refusal, ResumeFrom},
     commits::failed,
     given_rules::Given,
-    phase::Active,
+    process::Process,
     task::SessionTask,
 };
 use crate::{
     cli::{
-        frame::{Frame, FrameKind},
+        frame::{Frame, FrameKind, RequestKind},
         request::control_response,
     },
     domain::{
@@ -165,30 +165,29 @@ impl SessionTask {
     /// Answers a prompt of the CLI.
     pub(super) async fn respond(
         &mut self,
-        active: &mut Active,
+        process: &mut Process,
         prompt_id: String,
         decision: Decision,
     ) -> Result<(), Refusal> {
-        let Some(prompt) = active.turn.prompts.get(&prompt_id).cloned() else {
+        let Some(prompt) = process.prompts.get(&prompt_id).cloned() else {
             return Err(self.failure(Cause::PromptNotFound { prompt_id }).into());
         };
-        if prompt.subtype == "can_use_tool" {
+        if prompt.kind() == RequestKind::ToolPermission {
             // If it cannot be kept, the prompt waits for another answer.
-            self.grant(active, &updates_of(&decision)).await?;
+            self.grant(process, &updates_of(&decision)).await?;
         }
-        active.turn.prompts.let_go(&prompt_id);
-        self.show_prompts(active);
+        process.prompts.let_go(&prompt_id);
+        self.show_prompts(&process.prompts.shown());
         let line = control_response(&prompt.raw_id, &decision_json(&prompt.input, decision));
-        active.turn.touch();
-        active.lease.connection.send(line).map_err(|blocked| {
+        process.lease.connection.send(line).map_err(|blocked| {
             self.failure(Cause::Protocol { detail: blocked.to_string() })
-                .on_client(active.lease.client_id)
+                .on_client(process.lease.client_id)
                 .into()
         })
     }
 
     /// Keeps what an answer grants, for this process's successors.
-    async fn grant(&mut self, active: &mut Active, updates: &[Update]) -> Result<(), Refusal> {
+    async fn grant(&mut self, process: &mut Process, updates: &[Update]) -> Result<(), Refusal> {
         let mut acquired = Acquired::clone(&self.status.acquired);
         for update in updates {
             acquired.grants.apply(update);
@@ -216,7 +215,7 @@ impl SessionTask {
             return Err(self.failure(cause).into());
         }
         self.show();
-        self.take_back(active)
+        self.take_back(process)
     }
 
     /// Waits until what was granted is kept, as long as an interrupt may take: the CLI waits
@@ -224,13 +223,13 @@ impl SessionTask {
     async fn until_granted(&mut self) -> Result<(), Cause> {
         let limit = self.ctx.settings.interrupt_timeout;
         let deadline = Instant::now() + limit;
-        self.keep_on().await;
+        self.keep_on();
         while !self.journal.commits.is_idle() {
             let Ok(stir) = timeout_at(deadline, self.journal.commits.stir()).await else {
                 let detail = format!("what was granted was not kept in {limit:?}");
                 return Err(Cause::StoreUnavailable { detail });
             };
-            self.stirred(stir).await;
+            self.stirred(stir);
         }
         self.journal.commits.failure().cloned().map_or(Ok(()), Err)
     }
@@ -238,16 +237,16 @@ impl SessionTask {
     /// Takes rules from the process that it was given at its start: an answer takes away
     /// only what came with an answer to this process. It goes before the answer, so that the
     /// rest of the turn runs without them.
-    fn take_back(&mut self, active: &mut Active) -> Result<(), Refusal> {
+    fn take_back(&mut self, process: &mut Process) -> Result<(), Refusal> {
         let grants = &self.status.acquired.grants;
-        if grants.cover_rules_of(&self.given.rules) {
+        if grants.cover_rules_of(&process.given.rules) {
             return Ok(());
         }
-        let answer = active.lease.connection.request(grants.request()).map_err(|blocked| {
+        let answer = process.lease.connection.request(grants.request()).map_err(|blocked| {
             self.failure(Cause::Protocol { detail: blocked.to_string() })
-                .on_client(active.lease.client_id)
+                .on_client(process.lease.client_id)
         })?;
-        self.given = Given::anew(grants, answer);
+        process.given = Given::anew(grants, answer);
         Ok(())
     }
 }

@@ -5,17 +5,18 @@ use tokio::sync::oneshot;
 
 use super::{
     command::{CloseReason, Decision, HibernateReason, Refusal},
+    process::Process,
     queue::Waiting,
     running::Running,
     stop::{Stop, StopFor},
 };
-use crate::{supply::Lease, turn::log::TurnLog};
+use crate::turn::log::TurnLog;
 
 /// A turn that runs, and its process.
 #[derive(Debug)]
 pub struct Active {
     /// The process.
-    pub lease: Lease,
+    pub process: Process,
     /// The turn.
     pub turn: Running,
 }
@@ -28,25 +29,25 @@ pub enum Phase {
     /// It waits for one.
     Connecting(Waiting),
     /// It has one that does nothing.
-    Idle(Lease),
+    Idle(Process),
     /// A turn runs.
     Active(Active),
     /// A turn is being stopped.
     Interrupting(Active, Stop),
     /// A turn has its result, and the CLI is about to be idle.
-    Settling(Lease),
+    Settling(Process),
     /// It ends.
-    Closing(Option<Lease>, CloseReason),
+    Closing(Option<Process>, CloseReason),
 }
 
 impl Phase {
     /// The process that there is in it.
-    pub fn lease(&self) -> Option<&Lease> {
+    pub fn process(&self) -> Option<&Process> {
         match self {
             Self::Detached | Self::Connecting(_) => None,
-            Self::Idle(lease) | Self::Settling(lease) => Some(lease),
-            Self::Active(active) | Self::Interrupting(active, _) => Some(&active.lease),
-            Self::Closing(lease, _) => lease.as_ref(),
+            Self::Idle(process) | Self::Settling(process) => Some(process),
+            Self::Active(active) | Self::Interrupting(active, _) => Some(&active.process),
+            Self::Closing(process, _) => process.as_ref(),
         }
     }
 

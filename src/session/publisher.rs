@@ -29,6 +29,8 @@ pub struct Doing {
     pub process: Option<(ClientId, u32)>,
     /// The turn that runs.
     pub running: Option<TurnId>,
+    /// What its process asks and waits for.
+    pub open_prompts: Vec<ShownPrompt>,
     /// Whether its process has nothing to do and could be let go.
     pub can_hibernate: bool,
 }
@@ -66,11 +68,12 @@ impl StatusPublisher {
 
     /// A phase begins.
     pub fn enter(&mut self, doing: Doing) {
-        let Doing { condition, process, running, can_hibernate } = doing;
+        let Doing { condition, process, running, open_prompts, can_hibernate } = doing;
         self.status.condition = condition;
         self.status.client_id = process.map(|(client_id, _)| client_id);
         self.status.process_id = process.map(|(_, process_id)| process_id);
         self.status.running = running;
+        self.status.open_prompts = open_prompts;
         self.status.can_hibernate = can_hibernate;
     }
 
@@ -98,7 +101,6 @@ impl StatusPublisher {
     pub fn note_told(&mut self, turn: &TurnId) {
         if self.status.running.as_ref() == Some(turn) {
             self.status.running = None;
-            self.status.open_prompts.clear();
         }
         self.note_use();
     }
@@ -225,6 +227,7 @@ mod tests {
             condition: SessionState::Active,
             process: None,
             running: Some(mine.clone()),
+            open_prompts: Vec::new(),
             can_hibernate: false,
         });
         publisher.note_told(&other);

@@ -12,11 +12,10 @@ use super::{
     cli_traits::CliTraits,
     command::{DisconnectPolicy, TurnRequest},
     context::Settings,
-    open_prompts::OpenPrompts,
     queue::Again,
 };
 use crate::{
-    budget::{Account, Reservation},
+    budget::Reservation,
     cli::{
         connection::ControlAnswer,
         frame::{Frame, FrameKind, ResultSummary},
@@ -60,8 +59,9 @@ pub struct Running {
     pub message_uuid: Option<Uuid>,
     /// When its last listener leaves.
     pub on_disconnect: DisconnectPolicy,
-    /// Prompts of the CLI that wait for an answer.
-    pub prompts: OpenPrompts,
+    /// What the process had asked when it began: requests with this number and those behind it
+    /// are of the turn.
+    pub asked: u64,
     /// Whether a tool may have run.
     pub tool_use_seen: bool,
     /// Whether its caller named it: the name is kept with its result.
@@ -142,13 +142,13 @@ pub enum Watchdog {
 }
 
 impl Running {
-    /// A turn that begins now. What it holds counts for `memory`.
+    /// A turn that begins now, on a process whose next request has the number `asked`.
     pub fn new(
         log: TurnLog,
         message_uuid: Option<Uuid>,
         on_disconnect: DisconnectPolicy,
         habits: &CliTraits,
-        memory: &Account,
+        asked: u64,
         counted: TaskTrackerToken,
     ) -> Self {
         let now = Instant::now();
@@ -159,7 +159,7 @@ impl Running {
             log,
             message_uuid,
             on_disconnect,
-            prompts: OpenPrompts::new(memory),
+            asked,
             tool_use_seen: false,
             named: false,
             spent: Spent::default(),
@@ -222,11 +222,6 @@ impl Running {
         self.overspent.as_ref().map(|(_, cause)| cause)
     }
 
-    /// Whether a tool runs or a prompt waits for its answer: silence is honest then.
-    fn waits_for_others(&self) -> bool {
-        !self.tools.is_empty() || !self.prompts.is_empty()
-    }
-
     /// What a frame means.
     pub fn interpret(&mut self, frame: &Frame) -> Meaning {
         let meaning = self.meaning(&frame.kind);
@@ -269,14 +264,7 @@ impl Running {
             FrameKind::ConversationReset { cli_session_id } => {
                 Meaning::Moved(Class::Other, cli_session_id.clone())
             }
-            FrameKind::Prompt(prompt) => {
-                self.prompts.hold(prompt);
-                Meaning::Event(Class::Prompt)
-            }
-            FrameKind::PromptCancelled { id } => {
-                self.prompts.let_go(id);
-                Meaning::Event(Class::Other)
-            }
+            FrameKind::Prompt(_) => Meaning::Event(Class::Prompt),
             FrameKind::Assistant { tool_calls } => {
                 self.tool_use_seen |= !tool_calls.is_empty();
                 let room = MOST_TOOLS.saturating_sub(self.tools.len());
@@ -291,7 +279,9 @@ impl Running {
                 Meaning::Event(Class::User)
             }
             FrameKind::StreamEvent => Meaning::Event(Class::StreamEvent),
-            FrameKind::Other | FrameKind::PromptStarted { .. } => Meaning::Event(Class::Other),
+            FrameKind::Other
+            | FrameKind::PromptCancelled { .. }
+            | FrameKind::PromptStarted { .. } => Meaning::Event(Class::Other),
             FrameKind::Result(summary) if self.is_mine(summary) => Meaning::Result(summary.clone()),
             FrameKind::Result(summary) => self.foreign(summary),
         }
@@ -329,7 +319,6 @@ impl Running {
         self.idle_seen = 0;
         self.first_seen = false;
         self.tools.clear();
-        self.prompts.clear();
         Meaning::ForeignResult(Box::new(summary.clone()))
     }
 
@@ -384,11 +373,13 @@ impl Running {
         Meaning::Hidden
     }
 
-    /// The next watchdog and when it bites. `another_waits`: a turn is in the queue.
+    /// The next watchdog and when it bites. `another_waits`: a turn is in the queue; `asks`: a
+    /// request of the turn waits for its answer.
     pub fn watchdog(
         &self,
         settings: &Settings,
         another_waits: bool,
+        asks: bool,
     ) -> Option<(Watchdog, Instant)> {
         if self.refusals >= MOST_REFUSALS {
             return Some((Watchdog::Refused, self.last_activity));
@@ -399,7 +390,8 @@ impl Running {
         if !self.first_seen {
             candidates
                 .push((Watchdog::FirstChunk, self.last_activity + settings.first_chunk_timeout));
-        } else if !self.waits_for_others() {
+        } else if self.tools.is_empty() && !asks {
+            // While a tool runs or somebody is asked, silence is honest.
             if another_waits {
                 candidates.push((Watchdog::Ongoing, self.last_activity + settings.ongoing_timeout));
             }

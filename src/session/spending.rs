@@ -10,6 +10,7 @@ use tracing::info;
 use super::{
     command::CloseReason,
     phase::{DetachReason, Phase},
+    process::Process,
     task::SessionTask,
 };
 use crate::{
@@ -106,21 +107,21 @@ impl SessionTask {
     }
 
     /// Whether a process spends between turns what the session does not have.
-    pub(super) fn spends_too_much(&self, lease: &Lease) -> bool {
-        let works = self.traits.quiet_from().is_none() || lease.meter.is_behind();
+    pub(super) fn spends_too_much(&self, process: &Process) -> bool {
+        let works = process.traits.quiet_from().is_none() || process.lease.meter.is_behind();
         works && self.check_unasked().is_err()
     }
 
     /// Ends a process that may spend nothing more, with all that works in its
     /// background. If the budget grows, the next turn resumes.
-    pub(super) async fn stop_spending(&mut self, lease: Lease) -> Phase {
+    pub(super) async fn stop_spending(&mut self, process: Process) -> Phase {
         info!(
             session_id = %self.status.session_id,
-            client_id = %lease.client_id,
+            client_id = %process.lease.client_id,
             cost_usd = self.status.spent.cost_usd,
             "budget_exhausted"
         );
-        self.part_with(lease, StopGrace::FIRM).await;
+        self.part_with(process, StopGrace::FIRM).await;
         if self.ephemeral && self.queue.is_empty() {
             return Phase::Closing(None, CloseReason::Ephemeral);
         }

@@ -4,10 +4,8 @@ use tokio::sync::mpsc;
 use tracing::{Instrument as _, debug, warn};
 
 use super::{
-    cli_traits::CliTraits,
     command::Command,
     context::SessionContext,
-    given_rules::Given,
     handle::SessionHandle,
     journal::Journal,
     open_turns::OpenTurns,
@@ -19,7 +17,6 @@ use super::{
     status::{SessionState, Status},
 };
 use crate::{
-    cli::frame::Frame,
     domain::{
         failure::{Cause, Failure},
         ids::{CliSessionId, ClientId, SessionId, SessionKey},
@@ -52,12 +49,6 @@ pub struct SessionTask {
     pub(super) reported: Option<(CliSessionId, f64)>,
     /// Answers that are due once it is gone.
     pub(super) replies: PendingReplies,
-    /// Frames that a phase left for the next.
-    pub(super) leftover: Vec<Frame>,
-    /// What the running process has shown of itself.
-    pub(super) traits: CliTraits,
-    /// The rules that the running process was given.
-    pub(super) given: Given,
     /// What of it is kept, and is to be.
     pub(super) journal: Journal,
 }
@@ -89,9 +80,6 @@ impl SessionTask {
             detach_reason: DetachReason::NeverThere,
             reported: None,
             replies: PendingReplies::default(),
-            leftover: Vec::new(),
-            traits: CliTraits::default(),
-            given: Given::default(),
         };
         (task, handle)
     }
@@ -119,7 +107,7 @@ impl SessionTask {
                     let span = turn.log.span().clone();
                     Box::pin(self.connecting(turn)).instrument(span).await
                 }
-                Phase::Idle(lease) => Box::pin(self.idle(lease)).await,
+                Phase::Idle(process) => Box::pin(self.idle(process)).await,
                 Phase::Active(active) => {
                     let span = active.turn.log.span().clone();
                     Box::pin(self.active(active)).instrument(span).await
@@ -128,9 +116,9 @@ impl SessionTask {
                     let span = active.turn.log.span().clone();
                     Box::pin(self.interrupting(active, stop)).instrument(span).await
                 }
-                Phase::Settling(lease) => Box::pin(self.settling(lease)).await,
-                Phase::Closing(lease, reason) => {
-                    let replies = Box::pin(self.closing(lease, reason)).await;
+                Phase::Settling(process) => Box::pin(self.settling(process)).await,
+                Phase::Closing(process, reason) => {
+                    let replies = Box::pin(self.closing(process, reason)).await;
                     return PendingReplies { ended: Some(self.status), ..replies };
                 }
             };
@@ -151,11 +139,13 @@ impl SessionTask {
             Phase::Interrupting(..) => SessionState::Interrupting,
             Phase::Closing(..) => SessionState::Disconnected,
         };
-        let can_hibernate = matches!(phase, Phase::Idle(_)) && self.may_hibernate();
+        let process = phase.process();
+        let can_hibernate = matches!(phase, Phase::Idle(_)) && self.may_hibernate(process);
         let running = phase.turn().map(|turn| turn.id().clone());
         self.status.enter(Doing {
             condition,
-            process: phase.lease().map(|lease| (lease.client_id, lease.child.id())),
+            process: process.map(|it| (it.lease.client_id, it.lease.child.id())),
+            open_prompts: process.map_or_else(Vec::new, |it| it.prompts.shown()),
             // A turn runs until its end is told.
             running: running.or_else(|| self.untold_turn()),
             can_hibernate,

@@ -45,7 +45,7 @@ impl SessionTask {
         }
         let cause = match error {
             ConnectionError::Closed => {
-                return match timeout(LAST_WORDS * 5, active.lease.child.wait()).await {
+                return match timeout(LAST_WORDS * 5, active.process.lease.child.wait()).await {
                     Ok(exit) => self.died(active, frames, exit).await,
                     Err(_) => self.died(active, frames, Exit::Unknown).await,
                 };
@@ -60,9 +60,9 @@ impl SessionTask {
 
     /// A turn has ended, and its process is of no use any more.
     async fn lose(&mut self, active: Active, end: End) -> Phase {
-        let Active { lease, turn } = active;
-        self.conclude(turn, lease.client_id, end).await;
-        self.part_with(lease, StopGrace::FIRM).await;
+        let Active { process, turn } = active;
+        self.conclude(turn, process.lease.client_id, end);
+        self.part_with(process, StopGrace::FIRM).await;
         self.after_loss()
     }
 
@@ -83,12 +83,13 @@ impl SessionTask {
         mut frames: Vec<Frame>,
         exit: Exit,
     ) -> Phase {
-        let rest = async { while active.lease.connection.read(&mut frames).await.is_ok() {} };
+        let rest =
+            async { while active.process.lease.connection.read(&mut frames).await.is_ok() {} };
         drop(timeout(LAST_WORDS, rest).await);
         self.ctx.tenant.counters.cli_exits.add_one();
-        let overrun = active.lease.child.overrun();
+        let overrun = active.process.lease.child.overrun();
         if let Some(overrun) = overrun {
-            self.warn_of(overrun, active.lease.client_id);
+            self.warn_of(overrun, active.process.lease.client_id);
         }
         if let Some(over) = self.digest(&mut active, &mut frames, false) {
             return self.lose(active, End::Result(over)).await;
@@ -96,18 +97,18 @@ impl SessionTask {
         // Of a process whose end is not known nobody can say what it still does.
         if exit != Exit::Unknown {
             active = match Self::withdraw(active) {
-                Ok((lease, turn)) => {
-                    return self.send_again(lease, turn, &exit.to_string()).await;
+                Ok((process, turn)) => {
+                    return self.send_again(process, turn, &exit.to_string()).await;
                 }
                 Err(active) => *active,
             };
         }
         let tool_use_seen = active.turn.tool_use_seen;
-        let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
+        let (session_id, client_id) = (&self.status.session_id, active.process.lease.client_id);
         let cause = match overrun {
             Some(overrun) => Cause::HoldsTooMuch { overrun, tool_use_seen },
             None => {
-                let stderr_tail = active.lease.child.stderr_tail();
+                let stderr_tail = active.process.lease.child.stderr_tail();
                 warn!(%session_id, %client_id, %exit, tool_use_seen, "cli_exited_in_turn");
                 Cause::CliExited { exit, stderr_tail, tool_use_seen }
             }
@@ -117,10 +118,10 @@ impl SessionTask {
 
     /// Another service has the session by now: two processes must not serve it.
     pub(super) async fn moved(&mut self, mut active: Active, cause: Cause) -> Phase {
-        let (session_id, client_id) = (&self.status.session_id, active.lease.client_id);
+        let (session_id, client_id) = (&self.status.session_id, active.process.lease.client_id);
         warn!(%session_id, %client_id, error = %cause, "session_moved");
         self.fail_turn(&mut active.turn, client_id, cause);
-        self.part_with(active.lease, StopGrace::FIRM).await;
+        self.part_with(active.process, StopGrace::FIRM).await;
         Phase::Closing(None, CloseReason::Moved)
     }
 
@@ -134,7 +135,7 @@ impl SessionTask {
 
     pub(super) async fn bite(&mut self, mut active: Active, dog: Watchdog) -> Phase {
         let session_id = self.status.session_id.clone();
-        let client_id = active.lease.client_id;
+        let client_id = active.process.lease.client_id;
         let idle_seconds = active.turn.silent_for().as_secs_f64();
         match dog {
             Watchdog::FirstChunk => {
@@ -149,7 +150,7 @@ impl SessionTask {
                     was_first_chunk_timeout = true, was_ongoing_timeout = false,
                     "session_pool_stream_cleared");
                 // A process that does not answer at all is taken for broken.
-                self.part_with(active.lease, StopGrace::FIRM).await;
+                self.part_with(active.process, StopGrace::FIRM).await;
                 self.after_loss()
             }
             Watchdog::Ongoing => {
@@ -173,13 +174,13 @@ impl SessionTask {
                 self.fail_turn(&mut active.turn, client_id, cause);
                 // It keeps the credentials that it was started with. The next one gets those
                 // that are in force by then.
-                self.part_with(active.lease, StopGrace::FIRM).await;
+                self.part_with(active.process, StopGrace::FIRM).await;
                 self.after_loss()
             }
             Watchdog::Overspent => {
                 let cause = active.turn.overspent().cloned().unwrap_or(Cause::TurnInterrupted);
                 self.fail_turn(&mut active.turn, client_id, cause);
-                self.stop_spending(active.lease).await
+                self.stop_spending(active.process).await
             }
             Watchdog::Unkept => {
                 let limit = self.ctx.settings.commit_timeout;

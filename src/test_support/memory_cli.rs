@@ -7,6 +7,9 @@
 //! MS` (one retry every MS, for ever), `die`, `rubbish`, `deaf` (as `hang`, and interrupts
 //! are not heard), `lose N` (as `hang`, and N interrupts are lost), `mute-end` (idle
 //! without a result), `background` (as `ok`, and then a turn that nobody asked for),
+//! `ask` (as `ok`, and it asks `p` whether a tool may run, and `q`, a question of an unknown
+//! kind, and waits for neither), `hook` (the same, where `p` is a hook that nobody has
+//! registered), `ask-behind` (as `ok`, and then it asks `p` outside of a turn),
 //! `untaken` (it is not even taken up), `much N` (N large entries of its transcript, one
 //! after the other, and then as `ok`).
 
@@ -43,6 +46,8 @@ pub(super) struct MemoryCli {
     pub system_prompt: String,
     pub heard: Arc<Mutex<HashMap<CliSessionId, Vec<String>>>>,
     pub die_at_prompt: Arc<AtomicUsize>,
+    /// What it was answered.
+    pub answers: Arc<Mutex<Vec<Value>>>,
     pub end: watch::Sender<Option<Exit>>,
 }
 
@@ -59,6 +64,12 @@ type Output = WriteHalf<DuplexStream>;
 async fn print(output: &mut Output, frame: &Value) {
     // Who does not read any more does not miss it.
     output.write_all(format!("{frame}\n").as_bytes()).await.ok();
+}
+
+/// A request of the CLI.
+fn asks(id: &str, subtype: &str) -> Value {
+    let request = json!({"subtype": subtype, "tool_name": "Bash", "input": {"command": "x"}});
+    json!({"type": "control_request", "request_id": id, "request": request})
 }
 
 impl MemoryCli {
@@ -89,6 +100,10 @@ impl MemoryCli {
                 self.answer(&line, output).await;
                 continue;
             }
+            if line["type"] == "control_response" {
+                self.hear_answer(&line, output).await;
+                continue;
+            }
             let prompt = line["message"]["content"].as_str().unwrap_or_default().to_owned();
             let one_less = |count: usize| count.checked_sub(1);
             let count = &self.die_at_prompt;
@@ -108,6 +123,10 @@ impl MemoryCli {
             if prompt.ends_with("background") {
                 self.unasked(output).await;
             }
+            if prompt.ends_with("ask-behind") {
+                sleep(Duration::from_millis(5)).await;
+                print(output, &asks("p", "can_use_tool")).await;
+            }
         }
     }
 
@@ -123,6 +142,16 @@ impl MemoryCli {
             _ => json!({"subtype": "success", "request_id": id, "response": {}}),
         };
         print(output, &json!({"type": "control_response", "response": body})).await;
+    }
+
+    /// Takes note of the answer to what it asked. One that is `{"cancel":true}` makes it withdraw
+    /// `p`.
+    async fn hear_answer(&self, answer: &Value, output: &mut Output) {
+        let answer = answer["response"].clone();
+        if answer["response"]["cancel"] == true {
+            print(output, &json!({"type": "control_cancel_request", "request_id": "p"})).await;
+        }
+        self.answers.lock().expect("no panic").push(answer);
     }
 
     async fn state(&self, state: &str, output: &mut Output) {
@@ -152,6 +181,9 @@ impl MemoryCli {
                 tokio::select! {
                     biased;
                     Some(line) = lines.recv() => {
+                        if line["type"] == "control_response" {
+                            self.hear_answer(&line, output).await;
+                        }
                         if line["type"] != "control_request" {
                             continue;
                         }
@@ -232,6 +264,11 @@ impl MemoryCli {
                     say(json!({"type": "transcript_mirror", "filePath": path, "entries": [entry]}))
                         .await;
                 }
+            }
+            "ask" | "hook" => {
+                let subtype = if behaviour == "ask" { "can_use_tool" } else { "hook_callback" };
+                say(asks("p", subtype)).await;
+                say(asks("q", "news")).await;
             }
             "retry" => loop {
                 say(json!({"type": "system", "subtype": "api_retry", "attempt": 1})).await;

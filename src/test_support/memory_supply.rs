@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use tokio::{
     io::{duplex, split},
     sync::{Notify, watch},
@@ -47,6 +48,8 @@ pub struct MemorySupply {
     pub heard: Arc<Mutex<HashMap<CliSessionId, Vec<String>>>>,
     /// CLIs that are to die when they read a prompt, before they take it up.
     pub die_at_prompt: Arc<AtomicUsize>,
+    /// What CLIs were answered that had asked, the oldest first.
+    pub answers: Arc<Mutex<Vec<Value>>>,
     /// Whether the tasks that ask are to panic.
     panics: AtomicBool,
     /// Ends the newest CLI.
@@ -70,6 +73,7 @@ impl MemorySupply {
             broken: Mutex::default(),
             heard: Arc::default(),
             die_at_prompt: Arc::default(),
+            answers: Arc::default(),
             panics: AtomicBool::new(false),
             killer: Arc::default(),
         }
@@ -116,6 +120,7 @@ impl Supply for MemorySupply {
         let (alive, most_alive) = (Arc::clone(&self.alive), Arc::clone(&self.most_alive));
         let (heard, killer) = (Arc::clone(&self.heard), Arc::clone(&self.killer));
         let die_at_prompt = Arc::clone(&self.die_at_prompt);
+        let answers = Arc::clone(&self.answers);
         let slots = self.slots.clone();
         Box::pin(async move {
             let start = async {
@@ -144,7 +149,7 @@ impl Supply for MemorySupply {
             *killer.lock().expect("no panic") = Some(end.clone());
             let child = MemoryChild { end: end.clone(), ended };
             let system_prompt = order.options.system_prompt.unwrap_or_default();
-            let cli = MemoryCli { id, system_prompt, heard, die_at_prompt, end: end.clone() };
+            let cli = MemoryCli { id, system_prompt, heard, die_at_prompt, answers, end };
             drop(spawn_owned(async move {
                 cli.live(theirs).await;
                 alive.fetch_sub(1, Ordering::SeqCst);

@@ -134,6 +134,44 @@ pub struct Prompt {
     pub input: String,
 }
 
+/// What a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestKind {
+    /// `can_use_tool`: may a tool run?
+    ToolPermission,
+    /// `elicitation`: an MCP server wants to know something of the user.
+    Elicitation,
+    /// `request_user_dialog`: a dialog of the CLI's own.
+    Dialog,
+    /// `hook_callback`: a hook that was registered with `initialize` is to run.
+    Hook,
+    /// `mcp_message`: a message to an MCP server that was registered with `initialize`.
+    Mcp,
+    /// Any other.
+    Unknown,
+}
+
+impl RequestKind {
+    /// The kind that a request of this subtype is of.
+    pub fn of(subtype: &str) -> Self {
+        match subtype {
+            "can_use_tool" => Self::ToolPermission,
+            "elicitation" => Self::Elicitation,
+            "request_user_dialog" => Self::Dialog,
+            "hook_callback" => Self::Hook,
+            "mcp_message" => Self::Mcp,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl Prompt {
+    /// What it is about.
+    pub fn kind(&self) -> RequestKind {
+        RequestKind::of(&self.subtype)
+    }
+}
+
 /// The figures of a `result`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ResultSummary {

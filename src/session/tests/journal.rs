@@ -169,28 +169,49 @@ async fn a_conversation_that_another_session_holds_is_not_taken_up() {
     let (mut task, _session) = session();
     let (mut other, _) = sharing(&task);
     let id = other.fresh().expect("nobody has it");
-    assert!(matches!(task.ownership.take_up(id).await, Err(Cause::SessionConflict { .. })));
+    assert!(matches!(task.take_up(id).await, Err(Cause::SessionConflict { .. })));
     assert!(!task.ownership.may_add_to(id) && other.may_add_to(id));
     drop(other);
-    assert_eq!(task.ownership.take_up(id).await, Ok(()));
+    assert_eq!(task.take_up(id).await, Ok(()));
     assert_eq!(task.ownership.held(), [id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cli_that_moves_on_while_the_store_is_asked_is_followed_to_where_it_is() {
+    let (mut task, _session) = session();
+    let [first, second] = [CliSessionId::fresh(), CliSessionId::fresh()];
+    task.ownership.follow(&first.to_string());
+    let asked = task.ownership.ask_for(first).await;
+    task.ownership.follow(&second.to_string());
+    assert_eq!(task.ownership.settle_move(first, asked), Ok(None));
+    assert_eq!(task.ownership.moved_to(), Some(second));
+    assert_eq!(settle(&mut task.ownership).await, Ok(Some(second)));
+    assert_eq!(task.ownership.current().id(), second);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_cli_is_followed_to_another_conversation_unless_that_is_of_another_session() {
     let (mut task, _session) = session();
-    let (mut other, theirs) = sharing(&task);
+    let (other, theirs) = sharing(&task);
     let before = task.ownership.current().id();
     task.ownership.follow(&theirs.to_string());
-    assert!(matches!(task.ownership.settle_move().await, Err(Cause::SessionConflict { .. })));
+    assert!(matches!(settle(&mut task.ownership).await, Err(Cause::SessionConflict { .. })));
     assert_eq!(task.ownership.current().id(), before);
-    assert_eq!(task.ownership.settle_move().await, Ok(None), "it stays");
+    assert_eq!(task.ownership.moved_to(), None, "it stays");
     let free = CliSessionId::fresh();
     task.ownership.follow(&free.to_string());
-    assert_eq!(task.ownership.settle_move().await, Ok(Some(free)));
+    assert_eq!(settle(&mut task.ownership).await, Ok(Some(free)));
+    assert_eq!(task.ownership.moved_to(), None);
     assert_eq!(task.ownership.current().id(), free);
-    assert!(other.take_up(free).await.is_err());
+    assert!(other.ask_for(free).await.is_err());
     assert_eq!(task.ownership.forget(), None, "it was only the CLI's word");
+}
+
+/// Follows the CLI to where it says it is.
+async fn settle(ownership: &mut Ownership) -> Result<Option<CliSessionId>, Cause> {
+    let moved_to = ownership.moved_to().expect("it is elsewhere");
+    let asked = ownership.ask_for(moved_to).await;
+    ownership.settle_move(moved_to, asked)
 }
 
 /// What another session of the same tenant owns, and the conversation that it holds.

@@ -9,6 +9,7 @@ mod model;
 mod moved;
 mod options;
 mod permissions;
+mod prompts;
 mod sent_again;
 mod starting;
 mod watchdogs;

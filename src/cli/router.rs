@@ -1,0 +1,192 @@
+//! What the CLI asks, and who answers it. It waits for an answer to each request, most kinds
+//! of which have no time-out of their own. So each is answered: it is passed on to those who
+//! have said that they answer such requests, and all others are refused at once, in words that
+//! say why. While a process starts, while nobody has it and while it ends, that is every one.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::{
+    frame::{Frame, FrameKind, RequestKind},
+    request::control_refusal,
+};
+
+/// Bytes of refusals that may wait for a CLI that does not read its input. A bound for an
+/// agent that asks in its CLI's name.
+const MOST_OWED: usize = 1 << 20;
+
+/// Who answers what a CLI asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Audience {
+    /// Nobody: the process is starting, waits to be taken, or is ending.
+    Nobody,
+    /// The callers of the session that has the process.
+    Callers,
+}
+
+impl Audience {
+    /// Why a request is refused; `None` if somebody answers it. Callers answer kinds that are
+    /// not known here, too, in the CLI's own words.
+    fn refusal(self, kind: RequestKind) -> Option<&'static str> {
+        match (self, kind) {
+            (Self::Nobody, _) => Some("no session has this process: nobody can answer"),
+            (Self::Callers, RequestKind::Hook) => Some("no hook is registered by this name"),
+            (Self::Callers, RequestKind::Mcp) => Some("no MCP server is registered by this name"),
+            (
+                Self::Callers,
+                RequestKind::ToolPermission
+                | RequestKind::Elicitation
+                | RequestKind::Dialog
+                | RequestKind::Unknown,
+            ) => None,
+        }
+    }
+}
+
+/// Where the requests of one CLI go.
+#[derive(Debug)]
+pub struct Router {
+    audience: Audience,
+    /// Refusals for which the CLI's input had no room yet.
+    owed: VecDeque<Bytes>,
+    owed_bytes: usize,
+}
+
+impl Router {
+    /// Nobody answers yet.
+    pub fn new() -> Self {
+        Self { audience: Audience::Nobody, owed: VecDeque::new(), owed_bytes: 0 }
+    }
+
+    /// Callers answer from here on.
+    pub fn pass_on(&mut self) {
+        self.audience = Audience::Callers;
+    }
+
+    /// Nobody answers any more.
+    pub fn refuse(&mut self) {
+        self.audience = Audience::Nobody;
+    }
+
+    /// Refuses a frame that is a request which nobody answers; it is a frame like any other
+    /// then. One without an id is none that could be answered.
+    pub fn sort(&mut self, frame: &mut Frame, outbox: &mpsc::Sender<Bytes>) {
+        let FrameKind::Prompt(request) = &frame.kind else { return };
+        let Some(why) = self.audience.refusal(request.kind()).filter(|_| !request.id.is_empty())
+        else {
+            return;
+        };
+        debug!(kind = ?request.kind(), why, "cli_request_refused");
+        self.owe(control_refusal(&request.raw_id, why));
+        self.pay(outbox);
+        frame.kind = FrameKind::Other;
+    }
+
+    /// Whether a refusal waits for room.
+    pub fn owes(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
+    /// Sends what waits, as far as there is room.
+    pub fn pay(&mut self, outbox: &mpsc::Sender<Bytes>) {
+        while let Some(line) = self.owed.front() {
+            match outbox.try_send(line.clone()) {
+                Err(mpsc::error::TrySendError::Full(_)) => return,
+                // Of a CLI whose input is closed nobody waits.
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {
+                    self.owed_bytes -= line.len();
+                    self.owed.pop_front();
+                }
+            }
+        }
+    }
+
+    fn owe(&mut self, line: Bytes) {
+        if self.owed_bytes + line.len() > MOST_OWED {
+            debug!(bytes = line.len(), "cli_request_not_refused");
+            return;
+        }
+        self.owed_bytes += line.len();
+        self.owed.push_back(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn asks(subtype: &str, id: &Value) -> Frame {
+        let line = json!({"type": "control_request", "request_id": id,
+            "request": {"subtype": subtype}});
+        Frame::parse(Bytes::from(line.to_string())).expect("a frame")
+    }
+
+    fn is_passed_on(frame: &Frame) -> bool {
+        matches!(frame.kind, FrameKind::Prompt(_))
+    }
+
+    fn refusals(inbox: &mut mpsc::Receiver<Bytes>) -> Vec<Value> {
+        std::iter::from_fn(|| inbox.try_recv().ok())
+            .map(|line| serde_json::from_slice(&line).expect("JSON"))
+            .collect()
+    }
+
+    #[test]
+    fn what_nobody_answers_is_refused_and_says_why() {
+        let (outbox, mut inbox) = mpsc::channel(8);
+        let mut router = Router::new();
+        let sort = |router: &mut Router, subtype: &str, id: Value| {
+            let mut frame = asks(subtype, &id);
+            router.sort(&mut frame, &outbox);
+            is_passed_on(&frame)
+        };
+        assert!(!sort(&mut router, "can_use_tool", json!("a")), "nobody is there yet");
+        router.pass_on();
+        for kind in ["can_use_tool", "elicitation", "request_user_dialog", "news"] {
+            assert!(sort(&mut router, kind, json!("b")), "{kind}");
+        }
+        assert!(!sort(&mut router, "hook_callback", json!("c")));
+        assert!(!sort(&mut router, "mcp_message", json!(7)));
+        assert!(sort(&mut router, "mcp_message", json!("")), "no answer could name it");
+        router.refuse();
+        assert!(!sort(&mut router, "can_use_tool", json!("d")));
+        let refused = refusals(&mut inbox);
+        let ids: Vec<_> =
+            refused.iter().map(|line| line["response"]["request_id"].clone()).collect();
+        assert_eq!(ids, [json!("a"), json!("c"), json!(7), json!("d")]);
+        for line in refused {
+            assert_eq!(
+                (&line["type"], &line["response"]["subtype"]),
+                (&json!("control_response"), &json!("error"))
+            );
+            assert!(line["response"]["error"].as_str().is_some_and(|why| !why.is_empty()));
+        }
+    }
+
+    #[test]
+    fn refusals_wait_for_room_within_a_bound() {
+        let (outbox, mut inbox) = mpsc::channel(1);
+        let mut router = Router::new();
+        for id in ["a", "b", "c"] {
+            router.sort(&mut asks("can_use_tool", &json!(id)), &outbox);
+        }
+        let mut told = 0;
+        while router.owes() {
+            told += refusals(&mut inbox).len();
+            router.pay(&outbox);
+        }
+        assert_eq!(told + refusals(&mut inbox).len(), 3, "none is forgotten");
+        for _ in 0..20 {
+            router.sort(&mut asks("can_use_tool", &json!("x".repeat(100_000))), &outbox);
+        }
+        assert!(router.owed_bytes <= MOST_OWED);
+        drop(inbox);
+        router.pay(&outbox);
+        assert_eq!((router.owes(), router.owed_bytes), (false, 0), "nobody waits for them");
+    }
+}
