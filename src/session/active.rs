@@ -6,6 +6,7 @@ use tracing::debug;
 
 use super::{
     admission::Availability,
+    answers::Answer,
     command::{CloseReason, Command},
     deadline::at,
     open_prompts::ShownPrompt,
@@ -44,6 +45,7 @@ impl SessionTask {
             if let Some(cause) = self.journal.moved().cloned() {
                 return self.moved(active, cause).await;
             }
+            self.give_answers(&mut active.process);
             let asked = active.process.prompts.any_since(active.turn.asked);
             let dog = active.turn.watchdog(&self.ctx.settings, !self.queue.is_empty(), asked);
             // While older events are on their way to a file, the CLI is not read; nor while
@@ -74,7 +76,7 @@ impl SessionTask {
                 }
                 exit = active.process.lease.child.wait() => return self.died(active, frames, exit).await,
                 command = self.inbox.recv() => {
-                    active = match self.while_active(command, active).await {
+                    active = match self.while_active(command, active) {
                         Ok(active) => active,
                         Err(next) => return *next,
                     };
@@ -86,6 +88,8 @@ impl SessionTask {
                         return self.stop(active, AfterInterrupt::Stay);
                     }
                 }
+                // Given by the next round.
+                () = at(active.process.answers.deadline()) => {}
                 () = at(unkept) => return self.bite(active, Watchdog::Unkept).await,
                 () = at(dog.map(|(_, at)| at)) => if let Some((dog, _)) = dog {
                     return self.bite(active, dog).await;
@@ -218,7 +222,7 @@ impl SessionTask {
         Phase::Interrupting(active, self.new_stop(then))
     }
 
-    async fn while_active(
+    fn while_active(
         &mut self,
         command: Option<Command>,
         active: Active,
@@ -242,9 +246,8 @@ impl SessionTask {
             }
             Disposition::Respond(prompt_id, decision, reply) => {
                 let mut active = active;
-                let answered = self.respond(&mut active.process, prompt_id, decision).await;
+                self.respond(&mut active.process, Answer { prompt_id, decision, reply });
                 active.turn.touch();
-                reply.send(answered).ok();
                 Ok(active)
             }
         }

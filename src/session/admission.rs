@@ -3,14 +3,14 @@
 //! out is the phase's affair. No clock, no lock, nothing to wait for.
 //!
 //! ```text
-//!             Detached  Idle     Connecting  Running    Stopping   Settling  Closing
-//!  Run        accept    accept   queue/stop  queue/stop queue      queue     closed
-//!  Attach     accept    accept   accept      accept     accept     accept    if untold
-//!  Respond    refuse    accept   refuse      accept     accept     accept    refuse
-//!  Update     queue     queue    queue       queue      queue      queue     closed
-//!  Interrupt  already   already  stop        stop       stop       already   leave
-//!  LetGo      already   accept   decline     decline    decline    decline   already
-//!  Close      leave     leave    stop        stop       stop       leave     leave
+//!             Detached  Idle     Between  Connecting  Running    Stopping   Settling  Closing
+//!  Run        accept    accept   accept   queue/stop  queue/stop queue      queue     closed
+//!  Attach     accept    accept   accept   accept      accept     accept     accept    if untold
+//!  Respond    refuse    accept   accept   accept      accept     accept     accept    refuse
+//!  Update     queue     queue    queue    queue       queue      queue      queue     closed
+//!  Interrupt  already   already  already  stop        stop       stop       already   leave
+//!  Hibernate  already   accept   decline  decline     decline    decline    decline   already
+//!  Close      leave     leave    leave    stop        stop       stop       leave     leave
 //! ```
 //!
 //! A turn that is known by its id is joined wherever it is. Without `keep_session` an interrupt
@@ -27,6 +27,8 @@ pub enum Availability {
     Detached,
     /// Nothing, with a process.
     Idle,
+    /// Nothing, and its process is not at hand: it ends, or is told something.
+    Between,
     /// It waits for a process, for a turn that has not begun.
     Connecting,
     /// A turn runs.
@@ -45,7 +47,7 @@ pub enum Availability {
 impl Availability {
     /// Whether a turn could begin at once.
     fn is_free(self) -> bool {
-        matches!(self, Self::Detached | Self::Idle)
+        matches!(self, Self::Detached | Self::Idle | Self::Between)
     }
 }
 
@@ -100,7 +102,7 @@ pub enum Position {
 
 /// Decides on one command.
 pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Verdict {
-    use Availability::{Closing, Connecting, Detached, Idle, Running, Settling, Stopping};
+    use Availability::{Between, Closing, Connecting, Detached, Idle, Running, Settling, Stopping};
     match (command, availability) {
         (Command::Run { request, .. }, _) => admit_turn(availability, facts, request.on_busy),
 
@@ -110,12 +112,12 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         }
         (Command::Attach { .. }, _) => Verdict::Accept,
 
-        // A process may ask between turns, too.
-        (Command::Respond { .. }, Idle | Running | Stopping { .. } | Settling) => Verdict::Accept,
         (Command::Respond { .. }, Closing(_)) => Verdict::Refuse(Cause::SessionNotFound),
-        (Command::Respond { prompt_id, .. }, Detached | Connecting) => {
+        (Command::Respond { prompt_id, .. }, Detached) => {
             Verdict::Refuse(Cause::PromptNotFound { prompt_id: prompt_id.clone() })
         }
+        // A process may ask between turns, too: whether it does is known where it is.
+        (Command::Respond { .. }, _) => Verdict::Accept,
 
         (Command::Update { .. }, Closing(_)) => Verdict::Closed,
         (Command::Update { .. }, _) if facts.updates >= facts.max_waiting => {
@@ -131,7 +133,7 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         ) => Verdict::Closed,
         // It is going, which is what they wanted.
         (Command::Interrupt { .. }, Closing(_)) => Verdict::Leave,
-        (Command::Interrupt { keep_session, .. }, Detached | Idle | Settling) => {
+        (Command::Interrupt { keep_session, .. }, Detached | Idle | Between | Settling) => {
             if *keep_session {
                 Verdict::AlreadySo
             } else {
@@ -164,7 +166,7 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
             Verdict::Decline
         }
         (Command::Close { .. }, Connecting | Running | Stopping { .. }) => Verdict::StopFirst,
-        (Command::Close { .. }, Detached | Idle | Settling) => Verdict::Leave,
+        (Command::Close { .. }, Detached | Idle | Between | Settling) => Verdict::Leave,
     }
 }
 

@@ -28,8 +28,8 @@ impl SessionTask {
         };
         let deadline = Instant::now() + ANSWER_LIMIT;
         let connection = &mut active.process.lease.connection;
-        let behind = connection.call(question(), deadline, Meanwhile::Keep(rest)).await;
-        let Ok(Ok(behind)) = behind else { return };
+        let asked = connection.call(question(), deadline, Meanwhile::Keep(rest));
+        let Ok(Ok(Ok(behind))) = self.while_wanted(asked).await else { return };
         let Some(choice) = chosen(&before, &behind) else { return };
         self.status.acquire(|acquired, options| match &choice {
             Choice::Model(model) => acquired.hear_model(model, options),

@@ -16,7 +16,6 @@ use super::{
     admission::Availability,
     command::{CloseReason, Command, Refusal},
     commits::{Commits, Stir},
-    connecting::closing_cause,
     context::Settings,
     deadline::at,
     process::Process,
@@ -103,7 +102,8 @@ impl SessionTask {
         reason: CloseReason,
     ) -> PendingReplies {
         debug!(session_id = %self.status.session_id, ?reason, "session_closing");
-        let cause = self.journal.moved().cloned().unwrap_or_else(|| closing_cause(reason));
+        self.leaving = Some(reason);
+        let cause = self.journal.moved().cloned().unwrap_or_else(|| reason.cause());
         self.fail_queue(&cause);
         for update in self.queue.take_updates() {
             update.reply.send(Err(Refusal::Closed)).ok();

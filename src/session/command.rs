@@ -202,6 +202,30 @@ impl CloseReason {
     pub fn forgets(&self) -> bool {
         matches!(self, Self::Requested { forget: true } | Self::Ephemeral | Self::Unused)
     }
+
+    /// Which of two reasons counts: who wants it forgotten wants more than it to end.
+    #[must_use]
+    pub fn or(self, later: Self) -> Self {
+        if later.forgets() && !self.forgets() { later } else { self }
+    }
+
+    /// What its turns are told.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Shutdown => Cause::ShuttingDown,
+            Self::Moved => Cause::SessionMoved { owner: String::new() },
+            Self::Requested { .. }
+            | Self::Unloaded
+            | Self::Interrupted
+            | Self::Ephemeral
+            | Self::ConnectFailed
+            | Self::Expired
+            | Self::Idle
+            | Self::Unused
+            | Self::Broken
+            | Self::Stuck => Cause::TurnInterrupted,
+        }
+    }
 }
 
 /// What became of a close.

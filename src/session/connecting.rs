@@ -8,25 +8,28 @@ use tracing::{debug, error, warn};
 
 use super::{
     admission::Availability,
-    command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport, ResumeFrom},
+    answers::Answer,
+    command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
     phase::{DetachReason, Disposition, Phase},
     process::Process,
     queue::Waiting,
-    said::Kept,
     status::Status,
     stop::StopFor,
     task::SessionTask,
+    undone::Undone,
 };
 use crate::{
     domain::{
         acquired::Acquired,
-        failure::{Cause, Failure, Remedy},
-        ids::CliSessionId,
+        failure::{Cause, Failure},
         options::Options,
     },
     supply::{Conversation, Lease, Leasing, Miss, Order, SpareUse},
     turn::event::ProcessOrigin,
 };
+
+/// What a session was before it took on what a turn wants.
+type Before = (Arc<Options>, Arc<Acquired>, Conversation);
 
 /// A start that is not wanted any more.
 struct GiveUp {
@@ -44,7 +47,10 @@ impl From<Phase> for GiveUp {
 impl SessionTask {
     pub(super) async fn connecting(&mut self, turn: Waiting) -> Phase {
         // It can be joined by its id before it begins.
-        self.queue.begin(&turn.log);
+        self.queue.expect(&turn.log);
+        if self.is_over(&turn) {
+            return self.after_loss();
+        }
         if let Some(GiveUp { next, interrupt }) = self.until_kept(&turn).await {
             let next = if matches!(next, Phase::Detached) { self.after_loss() } else { next };
             self.answer_given_up(interrupt, Instant::now());
@@ -54,7 +60,12 @@ impl SessionTask {
         let before = (Arc::clone(options), Arc::clone(acquired), self.ownership.current());
         let (begins, said) = match self.prepare_to_connect(&turn).await {
             Ok(prepared) => prepared,
-            Err(cause) => {
+            Err(Undone::Unwanted) => {
+                self.drop_turn(&turn.log);
+                self.restore(before);
+                return self.after_loss();
+            }
+            Err(Undone::Failed(cause)) => {
                 let failure = self.failure(cause);
                 self.fail(&turn.log, failure);
                 if self.queue.is_empty() && !self.journal.is_known() {
@@ -64,6 +75,10 @@ impl SessionTask {
                 return Phase::Detached;
             }
         };
+        if self.is_over(&turn) {
+            self.restore(before);
+            return self.after_loss();
+        }
         let came = Instant::now();
         let cancelled = CancellationToken::new();
         let mut leasing = self.ctx.supply.lease(Order {
@@ -128,29 +143,31 @@ impl SessionTask {
 
     /// Waits until nothing of a start is left that was given up: two processes must not
     /// serve one conversation, and who closed a session may count on its end.
-    async fn give_up(
-        &mut self,
-        leasing: Leasing,
-        given_up: GiveUp,
-        (options, acquired, conversation): (Arc<Options>, Arc<Acquired>, Conversation),
-    ) -> Phase {
+    async fn give_up(&mut self, leasing: Leasing, given_up: GiveUp, before: Before) -> Phase {
         let began = Instant::now();
-        let next = match (leasing.await, given_up.next) {
+        if let Phase::Closing(_, reason) = given_up.next {
+            self.leave(reason);
+        }
+        let next = match (self.while_busy(leasing).await, given_up.next) {
             // It was ready just then: the next turn is fitted to it.
             (Ok(lease), Phase::Detached) => Phase::Idle(self.adopt(lease)),
             (Ok(lease), Phase::Closing(None, reason)) => {
                 Phase::Closing(Some(self.process(lease)), reason)
             }
             (_, next) => {
-                // What the turn wanted goes with it.
-                self.status.restore_options(options);
-                self.status.replace_acquired(acquired);
-                self.converse(conversation);
+                self.restore(before);
                 if matches!(next, Phase::Detached) { self.after_loss() } else { next }
             }
         };
         self.answer_given_up(given_up.interrupt, began);
         next
+    }
+
+    /// What a turn wanted goes with it.
+    fn restore(&mut self, (options, acquired, conversation): Before) {
+        self.status.restore_options(options);
+        self.status.replace_acquired(acquired);
+        self.converse(conversation);
     }
 
     fn answer_given_up(
@@ -169,75 +186,6 @@ impl SessionTask {
             } else {
                 self.replies.interrupts.push((reply, report));
             }
-        }
-    }
-
-    /// Settles what the process is to be: conversation and options. Returns whether the
-    /// conversation begins, and what was said in the one that is taken up.
-    async fn prepare_to_connect(&mut self, turn: &Waiting) -> Result<(bool, Arc<Kept>), Cause> {
-        let request = &turn.request;
-        self.recall().await?;
-        if let Some(cause) = self.journal.commits.failure() {
-            return Err(cause.clone());
-        }
-        let known = self.journal.is_known();
-        let elsewhere =
-            request.resume.is_some_and(|resume| resume.id != self.status.cli_session_id);
-        // One that is sent again was granted its conversation before.
-        if known && elsewhere && !request.new_conversation && turn.again.is_none() {
-            return Err(Cause::mismatch(&["resume"], Remedy::NewConversation));
-        }
-        let options = self.status.options.updated(&request.options);
-        self.check_budget(&options)?;
-        let conversation = match request.resume {
-            Some(ResumeFrom { id, fork: true }) => {
-                Conversation::CopyOf { from: id, to: self.ownership.fresh()? }
-            }
-            Some(ResumeFrom { id, fork: false }) => {
-                self.take_up(id).await?;
-                Conversation::Existing(id)
-            }
-            None if request.new_conversation => Conversation::Own(self.ownership.fresh()?),
-            None => self.go_on(known).await?,
-        };
-        self.begin_with(request.resume, request.new_conversation).await?;
-        self.asked_anew(&request.options);
-        self.hold_to_policy().await?;
-        self.converse(conversation);
-        let source = match conversation {
-            Conversation::Own(id) if !known || request.new_conversation => {
-                debug!(cli_session_id = %id, "conversation_begins");
-                self.status.acquire(Acquired::begin_conversation);
-                return Ok((true, Arc::new(self.nothing_said(id))));
-            }
-            Conversation::Own(id) | Conversation::Existing(id) => id,
-            Conversation::CopyOf { from, .. } => from,
-        };
-        Ok((false, Arc::new(self.said(source).await?)))
-    }
-
-    /// Makes a conversation the session's own, or says whose it is.
-    pub(super) async fn take_up(&mut self, id: CliSessionId) -> Result<(), Cause> {
-        let taken = self.ownership.ask_for(id).await?;
-        self.ownership.take(taken);
-        Ok(())
-    }
-
-    /// The conversation that the next process works in when the turn does not say. One that
-    /// others have too, from before that was refused, is gone on with in a copy.
-    async fn go_on(&mut self, is_known: bool) -> Result<Conversation, Cause> {
-        let current = self.ownership.current();
-        match current {
-            Conversation::Own(id) if is_known => match self.take_up(id).await {
-                Err(Cause::SessionConflict { .. }) => {
-                    Ok(Conversation::CopyOf { from: id, to: self.ownership.fresh()? })
-                }
-                taken => taken.map(|()| current),
-            },
-            Conversation::Own(_) => self.ownership.go_on().map(|()| current),
-            // Chosen by a turn that got no process.
-            Conversation::Existing(id) => self.take_up(id).await.map(|()| current),
-            Conversation::CopyOf { .. } => Ok(current),
         }
     }
 
@@ -338,10 +286,9 @@ impl SessionTask {
         Phase::Closing(None, CloseReason::ConnectFailed)
     }
 
-    fn cancel(&mut self, turn: &Waiting, cause: &Cause) {
-        self.ctx.tenant.counters.interrupted.add_one();
-        let failure = self.failure(cause.clone());
-        self.fail(&turn.log, failure);
+    /// Whether a turn that has not begun is not to begin any more.
+    pub(super) fn is_over(&mut self, turn: &Waiting) -> bool {
+        turn.log.is_ended() || self.caller_left(turn)
     }
 
     /// The start is given up if the caller of this turn left: the next in the queue may
@@ -349,24 +296,24 @@ impl SessionTask {
     fn caller_left(&mut self, turn: &Waiting) -> bool {
         let left = turn.request.on_disconnect.abandons(&turn.log);
         if left {
-            self.cancel(turn, &Cause::TurnInterrupted);
+            self.cancel(&turn.log, &Cause::TurnInterrupted);
         }
         left
     }
 
     fn while_connecting(&mut self, command: Option<Command>, turn: &Waiting) -> Option<GiveUp> {
         let Some(command) = command else {
-            self.cancel(turn, &Cause::ShuttingDown);
+            self.cancel(&turn.log, &Cause::ShuttingDown);
             return Some(Phase::Closing(None, CloseReason::Shutdown).into());
         };
         match self.take(command, Availability::Connecting) {
             Disposition::Done => None,
             Disposition::Stop(StopFor::NextTurn) => {
-                self.cancel(turn, &Cause::TurnInterrupted);
+                self.cancel(&turn.log, &Cause::TurnInterrupted);
                 Some(Phase::Detached.into())
             }
             Disposition::Stop(StopFor::Interrupt { keep_session, reply }) => {
-                self.cancel(turn, &Cause::TurnInterrupted);
+                self.cancel(&turn.log, &Cause::TurnInterrupted);
                 let next = if keep_session {
                     Phase::Detached
                 } else {
@@ -375,36 +322,22 @@ impl SessionTask {
                 Some(GiveUp { next, interrupt: Some((keep_session, reply)) })
             }
             Disposition::Stop(StopFor::Close { reason, reply }) => {
-                self.cancel(turn, &closing_cause(reason));
+                self.cancel(&turn.log, &reason.cause());
                 let report =
                     CloseReport { closed: true, had_active_turn: true, not_forgotten: None };
                 self.replies.closes.push((reply, report));
                 Some(Phase::Closing(None, reason).into())
             }
             Disposition::Leave(reason) => {
-                self.cancel(turn, &closing_cause(reason));
+                self.cancel(&turn.log, &reason.cause());
                 Some(Phase::Closing(None, reason).into())
             }
-            // There is no process, and no turn on it.
-            Disposition::Hibernate(..) | Disposition::Respond(..) => None,
+            // There is no process.
+            Disposition::Hibernate(..) => None,
+            Disposition::Respond(prompt_id, decision, reply) => {
+                self.respond_later(Answer { prompt_id, decision, reply });
+                None
+            }
         }
-    }
-}
-
-/// What the turns of a session that ends for this reason are told.
-pub fn closing_cause(reason: CloseReason) -> Cause {
-    match reason {
-        CloseReason::Shutdown => Cause::ShuttingDown,
-        CloseReason::Moved => Cause::SessionMoved { owner: String::new() },
-        CloseReason::Requested { .. }
-        | CloseReason::Unloaded
-        | CloseReason::Interrupted
-        | CloseReason::Ephemeral
-        | CloseReason::ConnectFailed
-        | CloseReason::Expired
-        | CloseReason::Idle
-        | CloseReason::Unused
-        | CloseReason::Broken
-        | CloseReason::Stuck => Cause::TurnInterrupted,
     }
 }

@@ -1,47 +1,35 @@
 //! Phases: the process does nothing, or has just ended a turn and is about to say that
-//! it is idle. Options are changed here, and the next turn begins here.
+//! it is idle. The next turn begins here.
 
-use std::{iter, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{
     admission::Availability,
+    answers::Answer,
     background::begins_turn,
-    command::{CloseReason, Command, HibernateReason, MismatchPolicy, UpdateReport},
+    command::{CloseReason, Command, HibernateReason, MismatchPolicy},
     deadline::at,
+    fitting::Unfit,
     phase::{Disposition, Phase},
     process::Process,
     queue::Waiting,
-    spending::BUDGET,
     task::SessionTask,
 };
 use crate::{
     cli::{
-        connection::{CallError, Meanwhile},
         frame::{Frame, FrameKind},
         process::StopGrace,
-        request::ControlRequest,
     },
-    domain::{
-        failure::{Cause, Remedy},
-        options::{LiveChange, Options},
-    },
+    domain::failure::Cause,
     turn::event::ProcessOrigin,
 };
 
 /// How long after a result the idle state is waited for: 2 to 15 ms were seen, and
 /// versions without that event exist.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
-
-/// Why a process is not what it is wanted to be.
-enum Unfit {
-    /// It cannot be made that.
-    Refused(Cause),
-    /// It has ended, or takes nothing in any more: another can be made that.
-    Gone(String),
-}
 
 impl SessionTask {
     pub(super) async fn settling(&mut self, process: Process) -> Phase {
@@ -66,12 +54,20 @@ impl SessionTask {
             }
             self.keep_up(&mut process);
             if self.journal.moved().is_some() {
+                self.leave(CloseReason::Moved);
                 self.part_with(process, StopGrace::FIRM).await;
                 return Phase::Closing(None, CloseReason::Moved);
+            }
+            self.give_answers(&mut process);
+            if self.leaving.is_some() {
+                return Phase::Idle(process);
             }
             if settle_until.is_none() {
                 if let Err(why) = self.update_idle(&mut process).await {
                     return self.lost(process, &why).await;
+                }
+                if self.leaving.is_some() {
+                    return Phase::Idle(process);
                 }
                 if !process.leftover.is_empty() {
                     frames.append(&mut process.leftover);
@@ -127,6 +123,7 @@ impl SessionTask {
                 () = self.queue.listeners_gone() => self.drop_abandoned(),
                 () = at(settle_until) => return Phase::Idle(process),
                 () = at(retention) => {}
+                () = at(process.answers.deadline()) => {}
                 // Shown by the next round.
                 () = at(rests), if settle_until.is_none() => {}
                 () = at(hibernates) => return self.hibernate(process, HibernateReason::Idle).await,
@@ -147,7 +144,7 @@ impl SessionTask {
     }
 
     /// Frames that belong to no turn. Returns whether the CLI said that it is idle.
-    fn between_turns(&mut self, process: &mut Process, frames: &mut Vec<Frame>) -> bool {
+    pub(super) fn between_turns(&mut self, process: &mut Process, frames: &mut Vec<Frame>) -> bool {
         let mut idle = false;
         let meter = &mut process.lease.meter;
         self.hear_cost(meter);
@@ -185,7 +182,7 @@ impl SessionTask {
             // What is of a turn comes to nothing where none runs.
             Disposition::Done | Disposition::Stop(_) => Ok(process),
             Disposition::Respond(prompt_id, decision, reply) => {
-                reply.send(self.respond(&mut process, prompt_id, decision).await).ok();
+                self.respond(&mut process, Answer { prompt_id, decision, reply });
                 Ok(process)
             }
             Disposition::Hibernate(why, reply) => {
@@ -204,6 +201,8 @@ impl SessionTask {
         mut process: Process,
         turn: Waiting,
     ) -> Result<Phase, Box<Process>> {
+        // It can be joined by its id before it begins.
+        self.queue.expect(&turn.log);
         let came = Instant::now();
         let client_id = process.lease.client_id;
         // Before anything that ends the process: a turn that is refused costs nothing.
@@ -222,7 +221,13 @@ impl SessionTask {
         if turn.request.new_conversation || outdated {
             return Ok(self.replace(process, turn).await);
         }
-        if let Err(cause) = self.ctx.supply.recheck(&self.with_folders()).await {
+        let recheck = self.ctx.supply.recheck(&self.with_folders());
+        let checked = self.while_wanted(recheck).await;
+        if checked.is_err() || self.is_over(&turn) {
+            self.drop_turn(&turn.log);
+            return Err(Box::new(process));
+        }
+        if let Ok(Err(cause)) = checked {
             let failure = self.failure(cause).on_client(client_id);
             self.fail(&turn.log, failure);
             self.part_with(process, StopGrace::FIRM).await;
@@ -230,10 +235,14 @@ impl SessionTask {
         }
         if let Err(unfit) = self.fit(&mut process, &turn).await {
             let cause = match unfit {
+                Unfit::Unwanted => {
+                    self.drop_turn(&turn.log);
+                    return Err(Box::new(process));
+                }
                 Unfit::Refused(cause) => cause,
                 Unfit::Gone(why) => {
                     // It has not begun, and begins on the next.
-                    self.queue.push_front(turn);
+                    self.queue.put_back(turn);
                     return Ok(self.lost(process, &why).await);
                 }
             };
@@ -244,6 +253,9 @@ impl SessionTask {
             let failure = self.failure(cause).on_client(client_id);
             self.fail(&turn.log, failure);
             self.show();
+            return Err(Box::new(process));
+        }
+        if self.is_over(&turn) {
             return Err(Box::new(process));
         }
         self.ctx.tenant.counters.sessions_reused.add_one();
@@ -259,119 +271,6 @@ impl SessionTask {
     async fn replace(&mut self, process: Process, turn: Waiting) -> Phase {
         self.part_with(process, StopGrace::GENTLE).await;
         Phase::Connecting(turn)
-    }
-
-    /// Makes the process what the turn wants, as far as a running process can be.
-    async fn fit(&mut self, process: &mut Process, turn: &Waiting) -> Result<(), Unfit> {
-        let request = &turn.request;
-        let elsewhere = request
-            .resume
-            .is_some_and(|resume| resume.fork || resume.id != self.status.cli_session_id);
-        let mut difference = self.difference(&request.options);
-        if elsewhere {
-            difference.fixed.push("resume");
-        }
-        // A copy of its own conversation is one that a process begins with.
-        let leaves = request.resume.is_some_and(|it| it.id != self.status.cli_session_id);
-        let remedy = if leaves { Remedy::NewConversation } else { Remedy::Restart };
-        if !difference.fixed.is_empty() {
-            return Err(Unfit::Refused(Cause::mismatch(&difference.fixed, remedy)));
-        }
-        self.change(process, &difference.live, &request.options).await
-    }
-
-    async fn change(
-        &mut self,
-        process: &mut Process,
-        changes: &[LiveChange],
-        wanted: &Options,
-    ) -> Result<(), Unfit> {
-        // Newer versions try a model by calling the API with it. Nothing else is heard
-        // meanwhile, so this has the bound of an interrupt.
-        let deadline = Instant::now() + self.ctx.settings.interrupt_timeout;
-        for change in changes {
-            let answer = self.ask(process, change, deadline).await?;
-            // What was accepted holds, whatever becomes of the rest.
-            self.hear_answer(change, &answer);
-        }
-        self.asked_anew(wanted);
-        Ok(())
-    }
-
-    /// Asks a process for one change of options and waits for its answer. One that does
-    /// not answer is ended: the next turn runs on another.
-    async fn ask(
-        &mut self,
-        process: &mut Process,
-        change: &LiveChange,
-        deadline: Instant,
-    ) -> Result<String, Unfit> {
-        let refused = |remedy: Remedy, detail: String| {
-            let options = vec![change.option().to_owned()];
-            Unfit::Refused(Cause::OptionsMismatch { options, remedy, detail: Some(detail) })
-        };
-        let mut frames = Vec::new();
-        let (request, meanwhile) = (ControlRequest::change(change), Meanwhile::Keep(&mut frames));
-        let answered = process.lease.connection.call(request, deadline, meanwhile).await;
-        self.put_aside(process, &mut frames);
-        match answered {
-            Ok(answered) => answered.map_err(|refusal| refused(Remedy::OtherValue, refusal)),
-            Err(error @ (CallError::Late | CallError::Flooded)) => {
-                process.lease.child.kill();
-                Err(refused(Remedy::Retry, error.to_string()))
-            }
-            Err(error @ (CallError::Blocked(_) | CallError::Broken(_))) => {
-                Err(Unfit::Gone(error.to_string()))
-            }
-        }
-    }
-
-    /// Frames that come while options change: a turn that the CLI begins by itself is
-    /// kept for later, echoes of the change are of no turn.
-    fn put_aside(&mut self, process: &mut Process, frames: &mut Vec<Frame>) {
-        if process.leftover.is_empty() && !frames.iter().any(begins_turn) {
-            self.between_turns(process, frames);
-        } else {
-            self.hear_states(frames);
-            process.leftover.append(frames);
-        }
-    }
-
-    /// Changes options as was asked. Fails when the process is gone: what is not changed
-    /// then can be changed without it.
-    async fn update_idle(&mut self, process: &mut Process) -> Result<(), String> {
-        let mut updates = self.queue.take_updates().into_iter();
-        while let Some(update) = updates.next() {
-            let mut difference = self.difference(&update.options);
-            // A process keeps the budget that it was born with. The next turn gets another.
-            let renews = difference.fixed == [BUDGET];
-            if renews {
-                difference.fixed.clear();
-            }
-            let result = if difference.fixed.is_empty() {
-                self.change(process, &difference.live, &update.options).await
-            } else {
-                Err(Unfit::Refused(Cause::mismatch(&difference.fixed, Remedy::Query)))
-            };
-            process.lease.outdated |= renews && result.is_ok();
-            match result {
-                Ok(()) => {
-                    let mut changed: Vec<_> =
-                        difference.live.iter().map(LiveChange::option).collect();
-                    changed.extend(renews.then_some(BUDGET));
-                    self.journal.commits.tell_update(update.reply, UpdateReport { changed });
-                    self.keep_on();
-                }
-                Err(Unfit::Refused(cause)) => {
-                    update.reply.send(Err(self.failure(cause).into())).ok();
-                }
-                Err(Unfit::Gone(why)) => {
-                    self.queue.return_updates(iter::once(update).chain(updates));
-                    return Err(why);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The process ended between turns. The next turn continues on another.

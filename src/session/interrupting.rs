@@ -5,6 +5,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     admission::Availability,
+    answers::Answer,
     command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
     deadline::at,
     phase::{Active, Disposition, Phase},
@@ -31,6 +32,7 @@ impl SessionTask {
         loop {
             // As in a turn that runs: a CLI that is being stopped may have much to say yet.
             let full = active.turn.log.is_full();
+            self.give_answers(&mut active.process);
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(stop.deadline) => {
@@ -58,14 +60,16 @@ impl SessionTask {
                 stir = self.journal.commits.stir() => self.stirred(stir),
                 _ = active.process.lease.child.wait() => return self.kill_turn(active, stop).await,
                 command = self.inbox.recv() => {
-                    self.while_interrupting(command, &mut active, &mut stop).await;
+                    self.while_interrupting(command, &mut active, &mut stop);
                 }
                 () = self.queue.listeners_gone() => self.drop_abandoned(),
+                // Given by the next round.
+                () = at(active.process.answers.deadline()) => {}
             }
         }
     }
 
-    async fn while_interrupting(
+    fn while_interrupting(
         &mut self,
         command: Option<Command>,
         active: &mut Active,
@@ -84,9 +88,8 @@ impl SessionTask {
                 reply.send(false).ok();
             }
             Disposition::Respond(prompt_id, decision, reply) => {
-                let answered = self.respond(&mut active.process, prompt_id, decision).await;
+                self.respond(&mut active.process, Answer { prompt_id, decision, reply });
                 active.turn.touch();
-                reply.send(answered).ok();
             }
         }
     }
@@ -143,6 +146,10 @@ impl SessionTask {
             _ => Cause::TurnInterrupted,
         };
         self.fail_turn(&mut active.turn, client_id, cause);
+        if let AfterInterrupt::StayUnlessKilled(reason) | AfterInterrupt::Leave(reason) = stop.then
+        {
+            self.leave(reason);
+        }
         self.part_with(active.process, StopGrace::FIRM).await;
         match self.answer(stop, InterruptOutcome::Terminated) {
             AfterInterrupt::Stay if self.ephemeral && self.queue.is_empty() => {

@@ -108,18 +108,26 @@ impl Journal {
         self.found = Some(record);
     }
 
-    /// Asks the store what it knows of the session, once.
-    pub async fn recall(&mut self) -> Result<Option<Record>, Cause> {
+    /// Asks the store what it knows of the session; `None` if it was asked, or never is.
+    pub fn ask(
+        &mut self,
+    ) -> Option<impl Future<Output = Result<Option<Record>, Cause>> + Send + 'static> {
         if self.recalled || !self.has_name {
-            return Ok(None);
+            return None;
         }
-        let record = match self.found.take() {
-            Some(found) => found,
-            None => self.store.load(&self.key).await.map_err(failed)?,
-        };
+        let (store, key, found) = (Arc::clone(&self.store), self.key.clone(), self.found.take());
+        Some(async move {
+            match found {
+                Some(found) => Ok(found),
+                None => store.load(&key).await.map_err(failed),
+            }
+        })
+    }
+
+    /// The store was asked whether it knows the session.
+    pub fn recall(&mut self, known: bool) {
         self.recalled = true;
-        self.known = record.is_some();
-        Ok(record)
+        self.known = known;
     }
 
     /// Whether the store knows a conversation of the session.

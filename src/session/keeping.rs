@@ -18,6 +18,7 @@ use super::{
     process::Process,
     said::Kept,
     task::SessionTask,
+    undone::Undone,
 };
 use crate::{
     cli::{
@@ -27,7 +28,6 @@ use crate::{
     },
     domain::{
         acquired::Acquired,
-        failure::Cause,
         ids::{CliSessionId, TurnId},
         options::Options,
     },
@@ -39,8 +39,11 @@ use crate::{
 
 impl SessionTask {
     /// Takes over what the store knows of the session, once.
-    pub(super) async fn recall(&mut self) -> Result<(), Cause> {
-        let Some(record) = self.journal.recall().await? else { return Ok(()) };
+    pub(super) async fn recall(&mut self) -> Result<(), Undone> {
+        let Some(asked) = self.journal.ask() else { return Ok(()) };
+        let record = self.while_wanted(asked).await??;
+        self.journal.recall(record.is_some());
+        let Some(record) = record else { return Ok(()) };
         debug!(cli_session_id = %record.cli_session_id, "session_recalled");
         self.ownership.recall(record.cli_session_id);
         self.recall_cost(&record);
@@ -115,9 +118,10 @@ impl SessionTask {
     }
 
     /// What was said in a conversation, as far as the store knows.
-    pub(super) async fn said(&self, id: CliSessionId) -> Result<Kept, Cause> {
+    pub(super) async fn said(&mut self, id: CliSessionId) -> Result<Kept, Undone> {
         let said = self.nothing_said(id);
-        said.ask().await.map(|()| said)
+        self.while_wanted(said.ask()).await??;
+        Ok(said)
     }
 
     /// The same of one that begins.
@@ -130,7 +134,8 @@ impl SessionTask {
     /// began by itself just then is cut; what that cost counts, and what was spent in its
     /// background.
     pub(super) async fn part_with(&mut self, process: Process, grace: StopGrace) {
-        let Process { mut lease, .. } = process;
+        let Process { mut lease, answers, .. } = process;
+        self.refuse_answers(answers);
         // Nobody can answer what it asks any more.
         lease.connection.refuse_requests();
         self.show_prompts(&[]);
@@ -138,7 +143,7 @@ impl SessionTask {
             self.ask_last(&mut lease).await;
         }
         let mut meter = std::mem::take(&mut lease.meter);
-        let frames = lease.end(grace).await;
+        let frames = self.while_busy(lease.end(grace)).await;
         self.hear_last(&mut meter, frames);
         // It works nowhere any more.
         self.journal.commits.take_expelled();
@@ -279,7 +284,8 @@ impl SessionTask {
     /// The report of an interrupt that comes when no turn runs: one that has its result is
     /// not stopped, whether its caller has been told or not.
     pub(super) fn nothing_to_stop(&self) -> InterruptReport {
-        let had_active_turn = self.journal.commits.untold().next().is_some();
+        let untold = self.journal.commits.untold().next().is_some();
+        let had_active_turn = untold || self.queue.current().is_some();
         let outcome = match had_active_turn {
             true => InterruptOutcome::TurnEnded,
             false => InterruptOutcome::NoActiveTurn,
@@ -289,7 +295,8 @@ impl SessionTask {
 
     /// The report of a close that comes when no turn runs.
     pub(super) fn nothing_to_close(&self) -> CloseReport {
-        let had_active_turn = self.journal.commits.untold().next().is_some();
+        let untold = self.journal.commits.untold().next().is_some();
+        let had_active_turn = untold || self.queue.current().is_some();
         CloseReport { closed: true, had_active_turn, not_forgotten: None }
     }
 

@@ -26,6 +26,9 @@
 //! returns the next; its `select!` lists what can happen there. Whether a command is
 //! taken in a phase is decided by `admission`, a pure table of all commands and all phases.
 //!
+//! What takes its time (a process that ends, the store, the disk) is waited for by `busy`, which
+//! answers meanwhile: no phase is deaf to whoever asks.
+//!
 //! Races, and how they end:
 //! - A command that reaches a closing session is refused with [`Refusal::Closed`]; the
 //!   pool waits for the session's end and asks a new one.
@@ -40,8 +43,11 @@
 
 mod active;
 mod admission;
+mod answering;
+mod answers;
 mod background;
 mod beginning;
+mod busy;
 mod choosing;
 mod claim;
 mod cli_traits;
@@ -53,6 +59,7 @@ mod context;
 mod deadline;
 mod detached;
 mod ended;
+mod fitting;
 mod given_rules;
 mod handle;
 mod hibernation;
@@ -66,6 +73,7 @@ mod open_turns;
 mod ownership;
 mod permissions;
 mod phase;
+mod preparing;
 mod process;
 mod publisher;
 mod queue;
@@ -80,6 +88,7 @@ mod task;
 pub(crate) mod tests;
 mod turn_end;
 mod turn_failure;
+mod undone;
 
 pub use closing::{forgotten_too_late, longest_forgetting};
 pub use command::{

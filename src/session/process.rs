@@ -3,7 +3,9 @@
 //! phase has read. The phases hand it on as one value. It goes with its process, so that the
 //! next one begins with nothing of it.
 
-use super::{cli_traits::CliTraits, given_rules::Given, open_prompts::OpenPrompts};
+use super::{
+    answers::Answers, cli_traits::CliTraits, given_rules::Given, open_prompts::OpenPrompts,
+};
 use crate::{budget::Account, cli::frame::Frame, domain::grants::Grants, supply::Lease};
 
 /// A process that serves a session.
@@ -17,6 +19,8 @@ pub struct Process {
     pub given: Given,
     /// What it asks and still waits for, whatever has become of the turn in which it asked.
     pub prompts: OpenPrompts,
+    /// Answers that it is still to be given.
+    pub answers: Answers,
     /// Frames that a phase has left for the next.
     pub leftover: Vec<Frame>,
 }
@@ -31,6 +35,7 @@ impl Process {
             traits: CliTraits::default(),
             given: Given::at_start(rules),
             prompts: OpenPrompts::new(memory),
+            answers: Answers::default(),
             leftover: Vec::new(),
         }
     }

@@ -69,6 +69,8 @@ pub struct TurnQueue {
     updates: Vec<PendingUpdate>,
     /// The turn that runs, or is about to. Its end may not have been told yet.
     current: Option<TurnLog>,
+    /// Whether it runs, or has run.
+    begun: bool,
     /// Turns that have ended, the last one at the end.
     recent: VecDeque<(Instant, TurnLog)>,
     /// Told when the last listener of any turn goes.
@@ -84,6 +86,7 @@ impl TurnQueue {
             waiting: VecDeque::new(),
             updates: Vec::new(),
             current: None,
+            begun: false,
             recent: VecDeque::new(),
             listeners_gone: Arc::default(),
             retention: settings.turn_retention,
@@ -103,6 +106,11 @@ impl TurnQueue {
     /// Whether neither a turn nor a change of options waits.
     pub fn has_nothing_to_do(&self) -> bool {
         self.waiting.is_empty() && self.updates.is_empty()
+    }
+
+    /// The turn that is next.
+    pub fn first(&self) -> Option<&TurnLog> {
+        self.waiting.front().map(|turn| &turn.log)
     }
 
     /// Adds a turn behind all others.
@@ -166,9 +174,27 @@ impl TurnQueue {
         self.current.as_ref()
     }
 
-    /// A turn is about to run.
+    /// A turn is about to run, once there is a process that is as it wants it.
+    pub fn expect(&mut self, turn: &TurnLog) {
+        self.current = Some(turn.clone());
+        self.begun = false;
+    }
+
+    /// The turn that is about to run.
+    pub fn expected(&self) -> Option<&TurnLog> {
+        self.current.as_ref().filter(|_| !self.begun)
+    }
+
+    /// A turn that was about to run waits again, before all others.
+    pub fn put_back(&mut self, turn: Waiting) {
+        self.current = None;
+        self.push_front(turn);
+    }
+
+    /// A turn runs.
     pub fn begin(&mut self, turn: &TurnLog) {
         self.current = Some(turn.clone());
+        self.begun = true;
     }
 
     /// A turn has ended, and that was told. It can be joined for a while.

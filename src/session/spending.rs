@@ -85,7 +85,8 @@ impl SessionTask {
         let deadline = Instant::now() + LAST_ANSWER;
         while lease.meter.is_asked() {
             let mut frames = Vec::new();
-            let read = timeout_at(deadline, lease.connection.read(&mut frames)).await;
+            let read = timeout_at(deadline, lease.connection.read(&mut frames));
+            let read = self.while_busy(read).await;
             self.hear_last(&mut lease.meter, frames);
             if !matches!(read, Ok(Ok(()))) {
                 return;

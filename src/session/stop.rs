@@ -109,10 +109,9 @@ impl Stop {
 
     /// The session leaves for this reason once the turn has stopped.
     pub fn leave(&mut self, reason: CloseReason) {
-        match self.then {
-            // Who wants it forgotten wants more than it to end.
-            AfterInterrupt::Leave(before) if before.forgets() || !reason.forgets() => {}
-            _ => self.then = AfterInterrupt::Leave(reason),
-        }
+        self.then = AfterInterrupt::Leave(match self.then {
+            AfterInterrupt::Leave(before) => before.or(reason),
+            AfterInterrupt::Stay | AfterInterrupt::StayUnlessKilled(_) => reason,
+        });
     }
 }

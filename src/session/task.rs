@@ -4,7 +4,8 @@ use tokio::sync::mpsc;
 use tracing::{Instrument as _, debug, warn};
 
 use super::{
-    command::Command,
+    answers::Answers,
+    command::{CloseReason, Command},
     context::SessionContext,
     handle::SessionHandle,
     journal::Journal,
@@ -15,6 +16,7 @@ use super::{
     queue::TurnQueue,
     replies::PendingReplies,
     status::{SessionState, Status},
+    undone::Undone,
 };
 use crate::{
     domain::{
@@ -49,6 +51,10 @@ pub struct SessionTask {
     pub(super) reported: Option<(CliSessionId, f64)>,
     /// Answers that are due once it is gone.
     pub(super) replies: PendingReplies,
+    /// Answers to what its process asks, from a time when that was not at hand.
+    pub(super) deferred: Answers,
+    /// Why it is to leave as soon as it can, or leaves.
+    pub(super) leaving: Option<CloseReason>,
     /// What of it is kept, and is to be.
     pub(super) journal: Journal,
 }
@@ -80,6 +86,8 @@ impl SessionTask {
             detach_reason: DetachReason::NeverThere,
             reported: None,
             replies: PendingReplies::default(),
+            deferred: Answers::default(),
+            leaving: None,
         };
         (task, handle)
     }
@@ -93,12 +101,13 @@ impl SessionTask {
 
     /// Runs the session to its end.
     pub async fn run(mut self) -> PendingReplies {
-        if let Err(error) = self.recall().await {
+        if let Err(Undone::Failed(error)) = self.recall().await {
             // Tried again before a process is started.
             warn!(session_id = %self.status.session_id, %error, "session_not_recalled");
         }
         let mut phase = Phase::Detached;
         loop {
+            phase = self.unless_leaving(phase);
             self.publish(&phase);
             // Boxed: an idle session should not hold the space that a busy one needs.
             phase = match phase {

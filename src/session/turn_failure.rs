@@ -121,6 +121,7 @@ impl SessionTask {
         let (session_id, client_id) = (&self.status.session_id, active.process.lease.client_id);
         warn!(%session_id, %client_id, error = %cause, "session_moved");
         self.fail_turn(&mut active.turn, client_id, cause);
+        self.leave(CloseReason::Moved);
         self.part_with(active.process, StopGrace::FIRM).await;
         Phase::Closing(None, CloseReason::Moved)
     }

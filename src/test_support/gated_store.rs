@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
@@ -37,6 +37,8 @@ pub enum Gate {
 #[derive(Debug, Default)]
 pub struct GatedStore {
     pub inner: MemoryStore,
+    /// Whether what is read has to wait.
+    reads_wait: watch::Sender<bool>,
     gate: watch::Sender<Gate>,
     status: watch::Sender<StoreStatus>,
 }
@@ -50,6 +52,17 @@ impl GatedStore {
                 reason: "told to".to_owned(),
             });
         });
+    }
+
+    /// From here on what is read waits, or does not.
+    pub fn let_reads_wait(&self, wait: bool) {
+        self.reads_wait.send_replace(wait);
+    }
+
+    async fn pass_to_read(&self) -> Result<(), StoreError> {
+        let mut reads_wait = self.reads_wait.subscribe();
+        let passed = timeout(LOCK_LIMIT, reads_wait.wait_for(|wait| !wait)).await;
+        passed.map(drop).map_err(|_| StoreError::unavailable("told to"))
     }
 
     async fn pass(&self) -> Result<(), StoreError> {
@@ -70,7 +83,10 @@ impl GatedStore {
 
 impl Store for GatedStore {
     fn load<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Record>> {
-        self.inner.load(key)
+        Box::pin(async move {
+            self.pass_to_read().await?;
+            self.inner.load(key).await
+        })
     }
 
     fn claim<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Epoch> {
@@ -99,7 +115,10 @@ impl Store for GatedStore {
         key: &'a SessionKey,
         conversation: CliSessionId,
     ) -> Pending<'a, Option<SessionId>> {
-        self.inner.other_owner(key, conversation)
+        Box::pin(async move {
+            self.pass_to_read().await?;
+            self.inner.other_owner(key, conversation).await
+        })
     }
 
     fn turn<'a>(&'a self, key: &'a SessionKey, turn: &'a TurnId) -> Pending<'a, Option<KeptTurn>> {
@@ -119,7 +138,10 @@ impl Store for GatedStore {
         conversation: CliSessionId,
         from: Option<Place>,
     ) -> Pending<'a, Piece> {
-        self.inner.piece(tenant, conversation, from)
+        Box::pin(async move {
+            self.pass_to_read().await?;
+            self.inner.piece(tenant, conversation, from).await
+        })
     }
 
     fn import(&self, import: Import) -> Pending<'_, ()> {

@@ -7,7 +7,7 @@
 //! MS` (one retry every MS, for ever), `die`, `rubbish`, `deaf` (as `hang`, and interrupts
 //! are not heard), `lose N` (as `hang`, and N interrupts are lost), `mute-end` (idle
 //! without a result), `background` (as `ok`, and then a turn that nobody asked for),
-//! `ask` (as `ok`, and it asks `p` whether a tool may run, and `q`, a question of an unknown
+//! `move` (as `ok`, and it goes on in another conversation), `ask` (as `ok`, and it asks `p` whether a tool may run, and `q`, a question of an unknown
 //! kind, and waits for neither), `hook` (the same, where `p` is a hook that nobody has
 //! registered), `ask-behind` (as `ok`, and then it asks `p` outside of a turn),
 //! `untaken` (it is not even taken up), `much N` (N large entries of its transcript, one
@@ -17,7 +17,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -48,6 +48,8 @@ pub(super) struct MemoryCli {
     pub die_at_prompt: Arc<AtomicUsize>,
     /// What it was answered.
     pub answers: Arc<Mutex<Vec<Value>>>,
+    /// Whether it ends only when it is killed.
+    pub stubborn: Arc<AtomicBool>,
     pub end: watch::Sender<Option<Exit>>,
 }
 
@@ -88,7 +90,12 @@ impl MemoryCli {
         };
         let mut ended = self.end.subscribe();
         tokio::select! {
-            () = async { tokio::join!(reader, self.serve(&mut lines, &mut output)); } => {}
+            () = async {
+                tokio::join!(reader, self.serve(&mut lines, &mut output));
+                if self.stubborn.load(Ordering::SeqCst) {
+                    std::future::pending::<()>().await;
+                }
+            } => {}
             _ = ended.wait_for(Option::is_some) => {}
         }
         end_with(&self.end, Exit::Code(0));
@@ -264,6 +271,10 @@ impl MemoryCli {
                     say(json!({"type": "transcript_mirror", "filePath": path, "entries": [entry]}))
                         .await;
                 }
+            }
+            "move" => {
+                let moved = CliSessionId::fresh().to_string();
+                say(json!({"type": "conversation_reset", "new_conversation_id": moved})).await;
             }
             "ask" | "hook" => {
                 let subtype = if behaviour == "ask" { "can_use_tool" } else { "hook_callback" };

@@ -50,6 +50,10 @@ pub struct MemorySupply {
     pub die_at_prompt: Arc<AtomicUsize>,
     /// What CLIs were answered that had asked, the oldest first.
     pub answers: Arc<Mutex<Vec<Value>>>,
+    /// Whether CLIs end only when they are killed.
+    pub stubborn: Arc<AtomicBool>,
+    /// How long a look at the folders of a process takes.
+    pub recheck_time: Mutex<Duration>,
     /// Whether the tasks that ask are to panic.
     panics: AtomicBool,
     /// Ends the newest CLI.
@@ -74,6 +78,8 @@ impl MemorySupply {
             heard: Arc::default(),
             die_at_prompt: Arc::default(),
             answers: Arc::default(),
+            stubborn: Arc::default(),
+            recheck_time: Mutex::default(),
             panics: AtomicBool::new(false),
             killer: Arc::default(),
         }
@@ -121,6 +127,7 @@ impl Supply for MemorySupply {
         let (heard, killer) = (Arc::clone(&self.heard), Arc::clone(&self.killer));
         let die_at_prompt = Arc::clone(&self.die_at_prompt);
         let answers = Arc::clone(&self.answers);
+        let stubborn = Arc::clone(&self.stubborn);
         let slots = self.slots.clone();
         Box::pin(async move {
             let start = async {
@@ -146,13 +153,16 @@ impl Supply for MemorySupply {
             let (ours, theirs) = duplex(1 << 20);
             let (output, input) = split(ours);
             let (end, ended) = watch::channel(None);
+            let (counted, gone) = watch::channel(false);
             *killer.lock().expect("no panic") = Some(end.clone());
-            let child = MemoryChild { end: end.clone(), ended };
+            let child =
+                MemoryChild { end: end.clone(), ended, stubborn: Arc::clone(&stubborn), gone };
             let system_prompt = order.options.system_prompt.unwrap_or_default();
-            let cli = MemoryCli { id, system_prompt, heard, die_at_prompt, answers, end };
+            let cli = MemoryCli { id, system_prompt, heard, die_at_prompt, answers, stubborn, end };
             drop(spawn_owned(async move {
                 cli.live(theirs).await;
                 alive.fetch_sub(1, Ordering::SeqCst);
+                counted.send_replace(true);
             }));
             Ok(Lease {
                 client_id: ClientId::fresh(),
@@ -171,7 +181,11 @@ impl Supply for MemorySupply {
 
     fn recheck(&self, _: &Options) -> Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>> {
         self.panic_if_told();
-        Box::pin(std::future::ready(Ok(())))
+        let time = *self.recheck_time.lock().expect("no panic");
+        Box::pin(async move {
+            sleep(time).await;
+            Ok(())
+        })
     }
 
     fn shortage(&self) -> Shortage {
@@ -202,6 +216,9 @@ impl Supply for MemorySupply {
 struct MemoryChild {
     end: watch::Sender<Option<Exit>>,
     ended: watch::Receiver<Option<Exit>>,
+    stubborn: Arc<AtomicBool>,
+    /// Whether it is counted no longer.
+    gone: watch::Receiver<bool>,
 }
 
 impl Child for MemoryChild {
@@ -217,7 +234,9 @@ impl Child for MemoryChild {
     }
 
     fn terminate(&mut self) {
-        end_with(&self.end, Exit::Code(143));
+        if !self.stubborn.load(Ordering::SeqCst) {
+            end_with(&self.end, Exit::Code(143));
+        }
     }
 
     fn kill(&mut self) {
@@ -225,7 +244,10 @@ impl Child for MemoryChild {
     }
 
     fn sweep(&mut self) -> Pin<Box<dyn Future<Output = usize> + Send + '_>> {
-        Box::pin(async { 0 })
+        Box::pin(async {
+            self.gone.wait_for(|gone| *gone).await.ok();
+            0
+        })
     }
 
     fn stderr_tail(&self) -> String {

@@ -85,6 +85,7 @@ fn living() -> impl Strategy<Value = Availability> {
     prop_oneof![
         Just(Availability::Detached),
         Just(Availability::Idle),
+        Just(Availability::Between),
         Just(Availability::Connecting),
         Just(Availability::Running),
         any::<bool>().prop_map(|leaves| Availability::Stopping { leaves }),
@@ -120,7 +121,7 @@ fn roomy() -> Facts {
 
 #[test]
 fn a_free_session_takes_every_turn() {
-    for availability in [Availability::Detached, Availability::Idle] {
+    for availability in [Availability::Detached, Availability::Idle, Availability::Between] {
         for policy in [BusyPolicy::Queue, BusyPolicy::Reject, BusyPolicy::Interrupt] {
             let verdict = admit(availability, &Facts::default(), &run(policy));
             assert_eq!(verdict, Verdict::Accept);

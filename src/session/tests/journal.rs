@@ -18,6 +18,7 @@ use crate::{
         commits::{Outcome, Stir},
         journal::{Journal, Snapshot},
         ownership::Ownership,
+        undone::Undone,
     },
     store::KeptTurn,
 };
@@ -161,7 +162,7 @@ async fn a_session_that_is_forgotten_has_nothing_to_keep() {
     assert_eq!(task.journal.forget(never_kept, until).await, Ok(()));
     assert!(!task.journal.has_unkept() && !task.journal.is_known());
     assert_eq!(session.lines(conversation).await, 0);
-    assert!(task.journal.recall().await.expect("not asked again").is_none());
+    assert!(task.journal.ask().is_none(), "not asked again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +170,8 @@ async fn a_conversation_that_another_session_holds_is_not_taken_up() {
     let (mut task, _session) = session();
     let (mut other, _) = sharing(&task);
     let id = other.fresh().expect("nobody has it");
-    assert!(matches!(task.take_up(id).await, Err(Cause::SessionConflict { .. })));
+    let refused = task.take_up(id).await;
+    assert!(matches!(refused, Err(Undone::Failed(Cause::SessionConflict { .. }))));
     assert!(!task.ownership.may_add_to(id) && other.may_add_to(id));
     drop(other);
     assert_eq!(task.take_up(id).await, Ok(()));

@@ -1,6 +1,7 @@
 //! Sessions in memory: the real session task over in-memory pipes, a CLI that is a
 //! task, and a paused clock. What needs a real process is tested in `tests/`.
 
+mod busy;
 mod hibernation;
 mod journal;
 mod lifecycle;

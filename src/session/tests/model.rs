@@ -23,7 +23,8 @@ use super::{
 use crate::{
     domain::{ids::TurnId, input::Input, options::Options},
     session::{
-        BusyPolicy, CloseReason, DisconnectPolicy, MismatchPolicy, Refusal, Settings, TurnRequest,
+        BusyPolicy, CloseReason, Decision, DisconnectPolicy, MismatchPolicy, Refusal, Settings,
+        TurnRequest,
     },
     tasks::spawn_owned,
     turn::{event::Class, listener::Listener},
@@ -65,6 +66,14 @@ enum Step {
     DieAtPrompt(usize),
     /// From here on the store is so.
     Store(Gate),
+    /// From here on what is read from the store waits, or does not.
+    Reads(bool),
+    /// From here on CLIs end only when they are killed, or by themselves.
+    Stubborn(bool),
+    /// From here on a look at the folders of a process takes so long.
+    Recheck(u64),
+    /// An answer to what a CLI has asked.
+    Respond,
     Pause(u64),
 }
 
@@ -85,6 +94,8 @@ fn step() -> impl Strategy<Value = Step> {
             "tool 5000",
             "retry 700",
             "background",
+            "ask",
+            "move",
         ])
     };
     prop_oneof![
@@ -105,6 +116,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1usize..4).prop_map(Step::DieAtPrompt),
         2 => prop::sample::select(vec![Gate::Open, Gate::Open, Gate::Locked, Gate::Broken])
             .prop_map(Step::Store),
+        1 => prop::sample::select(vec![true, false, false]).prop_map(Step::Reads),
+        1 => any::<bool>().prop_map(Step::Stubborn),
+        1 => prop::sample::select(vec![0, 0, 2000]).prop_map(Step::Recheck),
+        1 => Just(Step::Respond),
         4 => prop::sample::select(vec![0, 1, 30, 200, 3000, 90_000]).prop_map(Step::Pause),
     ]
 }
@@ -117,9 +132,9 @@ fn limits() -> Settings {
 /// What is known of a turn: its prompt, and what its caller saw.
 type Turn = (String, JoinHandle<Seen>);
 
-/// An interrupt may take so long, whatever the store does: its own bound, that of a change
-/// of options before it, and the steps of ending a process.
-const STOP_LIMIT: Duration = Duration::from_secs(40);
+/// An interrupt may take so long, whatever the store does: its own bound and the steps of ending
+/// a process, for which it may have to wait twice.
+const STOP_LIMIT: Duration = Duration::from_secs(25);
 
 /// Reads a turn that was asked for under a name. One with a result is kept when it is told.
 async fn read_kept(listener: Listener, store: Arc<GatedStore>, turn: TurnId) -> Seen {
@@ -209,6 +224,21 @@ impl Play {
                 self.session.supply.die_at_prompt.store(count, Ordering::SeqCst);
             }
             Step::Store(gate) => self.session.store.set(gate),
+            Step::Reads(wait) => self.session.store.let_reads_wait(wait),
+            Step::Stubborn(stubborn) => {
+                self.session.supply.stubborn.store(stubborn, Ordering::SeqCst);
+            }
+            Step::Recheck(ms) => {
+                let mut time = self.session.supply.recheck_time.lock().expect("no panic");
+                *time = Duration::from_millis(ms);
+            }
+            Step::Respond => {
+                let handle = self.session.handle.clone();
+                self.waiting.push(spawn_owned(async move {
+                    let answer = Decision::Raw("{}".into());
+                    drop(handle.respond("p".into(), answer).await);
+                }));
+            }
             Step::Pause(ms) => sleep(Duration::from_millis(ms)).await,
         }
     }
@@ -264,6 +294,7 @@ impl Play {
 
     async fn finish(self) -> (Vec<(String, Seen)>, Vec<Seen>) {
         self.session.store.set(Gate::Open);
+        self.session.store.let_reads_wait(false);
         // Every watchdog has bitten by then.
         sleep(Duration::from_secs(4000)).await;
         drop(self.session.handle.close(CloseReason::Requested { forget: false }).await);

@@ -1,0 +1,269 @@
+//! How answers of callers reach the CLI that has asked. A grant is kept before its answer goes to
+//! the CLI (see `permissions`), and the session goes on meanwhile: it reads its CLI and answers
+//! whoever asks. Answers go to the CLI in the order in which they were given; the first to a
+//! prompt counts.
+
+use std::{iter, sync::Arc};
+
+use tokio::time::Instant;
+
+use super::{
+    answers::{Answer, Answers, Grant, Granting},
+    command::{Decision, Refusal},
+    given_rules::Given,
+    process::Process,
+    task::SessionTask,
+};
+use crate::{
+    cli::{frame::RequestKind, request::control_response},
+    domain::{
+        acquired::Acquired,
+        failure::Cause,
+        grants::{MOST_BYTES, MOST_FOLDERS, MOST_RULES, Update},
+    },
+};
+
+impl SessionTask {
+    /// Takes an answer to what the process asks.
+    pub(super) fn respond(&mut self, process: &mut Process, answer: Answer) {
+        self.queue_answer(&mut process.answers, answer);
+        self.give_answers(process);
+    }
+
+    /// Takes an answer while the process is not at hand. One that asks nothing is not given any.
+    pub(super) fn respond_later(&mut self, answer: Answer) {
+        if self.status.open_prompts.is_empty() {
+            let refusal = self.not_found(&answer.prompt_id);
+            answer.reply.send(Err(refusal)).ok();
+            return;
+        }
+        let mut deferred = std::mem::take(&mut self.deferred);
+        self.queue_answer(&mut deferred, answer);
+        self.deferred = deferred;
+    }
+
+    fn queue_answer(&self, answers: &mut Answers, answer: Answer) {
+        if let Err(answer) = answers.push(answer) {
+            let cause = Cause::QueueFull { limit: Answers::MOST };
+            answer.reply.send(Err(self.failure(cause).into())).ok();
+        }
+    }
+
+    /// Gives the process the answers that are due: one that grants something when that is kept.
+    pub(super) fn give_answers(&mut self, process: &mut Process) {
+        while let Some(answer) = self.deferred.pop() {
+            self.queue_answer(&mut process.answers, answer);
+        }
+        loop {
+            if let Some(granting) = process.answers.granting.take() {
+                let kept = self.journal.commits.is_idle();
+                if !kept && Instant::now() < granting.deadline {
+                    process.answers.granting = Some(granting);
+                    return;
+                }
+                let given = self.give_granted(process, &granting, kept);
+                granting.answer.reply.send(given).ok();
+            }
+            let Some(answer) = process.answers.pop() else { return };
+            match self.grant(process, &answer) {
+                Ok(None) => {
+                    let given = self.give(process, &answer);
+                    answer.reply.send(given).ok();
+                }
+                Ok(Some(grant)) => {
+                    // As long as an interrupt may take: the CLI waits for the answer.
+                    let deadline = Instant::now() + self.ctx.settings.interrupt_timeout;
+                    process.answers.granting = Some(Granting { answer, grant, deadline });
+                    self.keep_on();
+                }
+                Err(refusal) => {
+                    answer.reply.send(Err(refusal)).ok();
+                }
+            }
+        }
+    }
+
+    /// Nobody waits for these answers any more: the process that has asked ends.
+    pub(super) fn refuse_answers(&mut self, mut answers: Answers) {
+        let granting = answers.granting.take().map(|granting| {
+            self.revoke(&granting.grant);
+            granting.answer
+        });
+        let mut deferred = std::mem::take(&mut self.deferred);
+        let rest = iter::from_fn(|| answers.pop().or_else(|| deferred.pop()));
+        for Answer { prompt_id, reply, .. } in granting.into_iter().chain(rest) {
+            let cause = Cause::PromptNotFound { prompt_id };
+            reply.send(Err(self.failure(cause).into())).ok();
+        }
+    }
+
+    /// Answers what the process asks.
+    fn give(&mut self, process: &mut Process, answer: &Answer) -> Result<(), Refusal> {
+        let Answer { prompt_id, decision, .. } = answer;
+        let Some(prompt) = process.prompts.get(prompt_id).cloned() else {
+            return Err(self.not_found(prompt_id));
+        };
+        process.prompts.let_go(prompt_id);
+        self.show_prompts(&process.prompts.shown());
+        let line = control_response(&prompt.raw_id, &decision_json(&prompt.input, decision));
+        process.lease.connection.send(line).map_err(|blocked| {
+            self.failure(Cause::Protocol { detail: blocked.to_string() })
+                .on_client(process.lease.client_id)
+                .into()
+        })
+    }
+
+    fn not_found(&self, prompt_id: &str) -> Refusal {
+        let prompt_id = prompt_id.to_owned();
+        self.failure(Cause::PromptNotFound { prompt_id }).into()
+    }
+
+    /// The same of an answer that has granted something, which is kept by now, or is not. If it
+    /// cannot be kept, the prompt waits for another answer.
+    fn give_granted(
+        &mut self,
+        process: &mut Process,
+        granting: &Granting,
+        kept: bool,
+    ) -> Result<(), Refusal> {
+        let limit = self.ctx.settings.interrupt_timeout;
+        let too_late = || {
+            let detail = format!("what was granted was not kept in {limit:?}");
+            Cause::StoreUnavailable { detail }
+        };
+        let failure = match kept {
+            true => self.journal.commits.failure().cloned(),
+            false => Some(too_late()),
+        };
+        if let Some(cause) = failure {
+            self.revoke(&granting.grant);
+            return Err(self.failure(cause).into());
+        }
+        if process.prompts.get(&granting.answer.prompt_id).is_none() {
+            // The CLI has withdrawn it.
+            self.revoke(&granting.grant);
+            return Err(self.not_found(&granting.answer.prompt_id));
+        }
+        self.show();
+        self.take_back(process)?;
+        self.give(process, &granting.answer)
+    }
+
+    /// Takes note of what an answer grants, for this process's successors; `None` if that is nothing
+    /// new.
+    fn grant(&mut self, process: &Process, answer: &Answer) -> Result<Option<Grant>, Refusal> {
+        let Some(prompt) = process.prompts.get(&answer.prompt_id) else {
+            return Err(self.not_found(&answer.prompt_id));
+        };
+        if prompt.kind() != RequestKind::ToolPermission {
+            return Ok(None);
+        }
+        let mut acquired = Acquired::clone(&self.status.acquired);
+        for update in &updates_of(&answer.decision) {
+            acquired.grants.apply(update);
+            if let Update::Mode(mode) = update {
+                acquired.hear_mode(mode, &self.status.options);
+            }
+        }
+        if acquired == *self.status.acquired {
+            return Ok(None);
+        }
+        if !acquired.grants.fit() {
+            let allowed = format!(
+                "at most {MOST_RULES} rules of each behavior, {MOST_FOLDERS} directories and \
+                 {MOST_BYTES} bytes of both in a session"
+            );
+            let cause = Cause::NotAllowed { field: "updated_permissions".to_owned(), allowed };
+            return Err(self.failure(cause).into());
+        }
+        let after = Arc::new(acquired);
+        let before = self.status.replace_acquired(Arc::clone(&after));
+        self.journal.remember();
+        Ok(Some(Grant { before, after }))
+    }
+
+    /// Nothing was granted. The store may have taken it, and yet take it.
+    fn revoke(&mut self, Grant { before, after }: &Grant) {
+        if self.status.acquired == *after {
+            self.status.replace_acquired(Arc::clone(before));
+        } else {
+            // The CLI has said something else of itself meanwhile.
+            self.status.acquire(|acquired, _| acquired.grants = before.grants.clone());
+        }
+        self.journal.remember();
+    }
+
+    /// Takes rules from the process that it was given at its start: an answer takes away
+    /// only what came with an answer to this process. It goes before the answer, so that the
+    /// rest of the turn runs without them.
+    fn take_back(&mut self, process: &mut Process) -> Result<(), Refusal> {
+        let grants = &self.status.acquired.grants;
+        if grants.cover_rules_of(&process.given.rules) {
+            return Ok(());
+        }
+        let answer = process.lease.connection.request(grants.request()).map_err(|blocked| {
+            self.failure(Cause::Protocol { detail: blocked.to_string() })
+                .on_client(process.lease.client_id)
+        })?;
+        process.given = Given::anew(grants, answer);
+        Ok(())
+    }
+}
+
+/// The permission updates in an answer.
+fn updates_of(decision: &Decision) -> Vec<Update> {
+    match decision {
+        Decision::Allow { updated_permissions: Some(updates), .. } => Update::read_all(updates),
+        Decision::Allow { .. } | Decision::Deny { .. } => Vec::new(),
+        Decision::Raw(answer) => Update::read_answer(answer),
+    }
+}
+
+/// The CLI wants the input back with every permission: without it 2.1.197 takes the
+/// answer for a broken one. It goes back as it came, byte for byte: it may hold what no
+/// strict reader of JSON takes.
+fn decision_json(asked_input: &str, decision: &Decision) -> String {
+    match decision {
+        Decision::Allow { updated_input, updated_permissions } => {
+            let input = updated_input.as_deref().unwrap_or(asked_input);
+            let input = if input.is_empty() { "{}" } else { input };
+            let permissions = updated_permissions
+                .as_ref()
+                .map_or_else(String::new, |updates| format!(r#","updatedPermissions":{updates}"#));
+            format!(r#"{{"behavior":"allow","updatedInput":{input}{permissions}}}"#)
+        }
+        Decision::Deny { message, interrupt } => {
+            serde_json::json!({"behavior": "deny", "message": message, "interrupt": interrupt})
+                .to_string()
+        }
+        Decision::Raw(text) => text.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d2_an_input_goes_back_byte_for_byte() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        for input in [
+            r#"{"text":"\ud83d","n":1e400,"x":1.50, "a":1,"a":2}"#.to_owned(),
+            format!(r#"{{"deep":{deep}}}"#),
+        ] {
+            let allow = Decision::Allow { updated_input: None, updated_permissions: None };
+            let wanted = format!(r#"{{"behavior":"allow","updatedInput":{input}}}"#);
+            assert_eq!(decision_json(&input, &allow), wanted);
+            let changed = Decision::Allow {
+                updated_input: Some(input.clone()),
+                updated_permissions: Some("[]".into()),
+            };
+            let line = control_response("\"p\\ud83d\"", &decision_json("{}", &changed));
+            let line = std::str::from_utf8(&line).expect("text");
+            assert!(line.contains(&format!(r#""updatedInput":{input},"updatedPermissions":[]"#)));
+            assert!(line.contains(r#""request_id":"p\ud83d""#), "{line}");
+        }
+        let allow = Decision::Allow { updated_input: None, updated_permissions: None };
+        assert_eq!(decision_json("", &allow), r#"{"behavior":"allow","updatedInput":{}}"#);
+    }
+}

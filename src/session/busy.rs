@@ -1,0 +1,219 @@
+//! A session that is busy: with a process that ends or is asked something, with the store, with
+//! the disk. It answers whoever asks meanwhile, as [`super::admission`] decides. What they want
+//! of it happens at once where it can, and else when it is done: a session that is to leave
+//! does so behind the phase that is busy, and a turn that it is about to begin, and that is not
+//! wanted any more, ends there and then and does not begin.
+
+use std::{future::Future, pin::pin, time::Duration};
+
+use super::{
+    admission::Availability,
+    answers::Answer,
+    command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
+    commits::Stir,
+    phase::{Active, Disposition, Phase},
+    stop::{AfterInterrupt, Stop, StopFor},
+    task::SessionTask,
+    undone::Undone,
+};
+use crate::{domain::failure::Cause, turn::log::TurnLog};
+
+/// What happens while a session is busy.
+pub(super) enum Interruption {
+    /// The store has answered.
+    Stir(Stir),
+    /// Somebody asks something; `None`: nobody can any more.
+    Command(Option<Command>),
+    /// The last listener of a turn has gone.
+    ListenersGone,
+}
+
+impl SessionTask {
+    /// Does what has to be done to its end, and answers meanwhile.
+    pub(super) async fn while_busy<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let mut gone = false;
+        let done = loop {
+            tokio::select! {
+                biased;
+                done = &mut work => break done,
+                other = self.interruption() => gone |= self.deal_with(other),
+            }
+        };
+        self.pass_on(gone);
+        done
+    }
+
+    /// The same of what can be left undone: it is dropped as soon as the session is to leave, or
+    /// the turn is over for which it is done.
+    pub(super) async fn while_wanted<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Undone> {
+        let turn = self.queue.expected().cloned();
+        let mut work = pin!(work);
+        let mut gone = false;
+        let done = loop {
+            if self.leaving.is_some() || turn.as_ref().is_some_and(TurnLog::is_ended) {
+                break Err(Undone::Unwanted);
+            }
+            tokio::select! {
+                biased;
+                done = &mut work => break Ok(done),
+                other = self.interruption() => gone |= self.deal_with(other),
+            }
+        };
+        self.pass_on(gone);
+        done
+    }
+
+    /// Waits for what may happen while the session is busy. Cancel safe.
+    async fn interruption(&mut self) -> Interruption {
+        let may_be_asked = !self.inbox.is_closed() || !self.inbox.is_empty();
+        tokio::select! {
+            stir = self.journal.commits.stir() => Interruption::Stir(stir),
+            command = self.inbox.recv(), if may_be_asked => Interruption::Command(command),
+            () = self.queue.listeners_gone() => Interruption::ListenersGone,
+        }
+    }
+
+    /// Returns whether listeners have gone.
+    fn deal_with(&mut self, interruption: Interruption) -> bool {
+        match interruption {
+            Interruption::Stir(stir) => self.stirred(stir),
+            Interruption::Command(Some(command)) => self.answer_while_busy(command),
+            Interruption::Command(None) => self.leave(CloseReason::Shutdown),
+            Interruption::ListenersGone => {
+                self.drop_abandoned();
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The phase that comes next has to hear of listeners that have gone: of its own turn only it
+    /// knows whether it goes on without them.
+    fn pass_on(&self, gone: bool) {
+        if gone {
+            self.queue.listeners_gone_notifier().notify_one();
+        }
+    }
+
+    fn answer_while_busy(&mut self, command: Command) {
+        match self.take(command, self.availability_while_busy()) {
+            Disposition::Done => {}
+            Disposition::Stop(purpose) => self.give_up_turn(purpose),
+            Disposition::Leave(reason) => self.leave(reason),
+            Disposition::Hibernate(_, reply) => {
+                reply.send(false).ok();
+            }
+            Disposition::Respond(prompt_id, decision, reply) => {
+                self.respond_later(Answer { prompt_id, decision, reply });
+            }
+        }
+    }
+
+    fn availability_while_busy(&self) -> Availability {
+        match self.leaving {
+            Some(reason) => Availability::Closing(reason),
+            None if self.next_log().is_some() => Availability::Connecting,
+            // A turn is over, and its caller has not been told.
+            None if self.queue.current().is_some() => Availability::Settling,
+            None => self.unless_untold(Availability::Between),
+        }
+    }
+
+    /// The turn that begins next: it is what runs for those who want to stop what does.
+    fn next_log(&self) -> Option<&TurnLog> {
+        let nothing_runs =
+            self.queue.current().is_none() && self.journal.commits.untold().next().is_none();
+        let waiting = self.queue.first().filter(|_| nothing_runs);
+        self.queue.expected().or(waiting)
+    }
+
+    /// Ends the turn that begins next, because of somebody who is answered.
+    fn give_up_turn(&mut self, purpose: StopFor) {
+        let waits = self.queue.expected().is_none();
+        if waits && matches!(purpose, StopFor::NextTurn) {
+            // It goes first.
+            return;
+        }
+        let Some(log) = self.next_log().cloned() else { return };
+        if waits {
+            drop(self.queue.pop());
+        }
+        let cause = match &purpose {
+            StopFor::Close { reason, .. } => reason.cause(),
+            StopFor::NextTurn | StopFor::Interrupt { .. } => Cause::TurnInterrupted,
+        };
+        self.cancel(&log, &cause);
+        match purpose {
+            StopFor::NextTurn => {}
+            StopFor::Interrupt { keep_session, reply } => {
+                let elapsed = Duration::ZERO;
+                let outcome = InterruptOutcome::Interrupted;
+                let report = InterruptReport { outcome, had_active_turn: true, elapsed };
+                if keep_session {
+                    reply.send(report).ok();
+                } else {
+                    self.replies.interrupts.push((reply, report));
+                    self.leave(CloseReason::Interrupted);
+                }
+            }
+            StopFor::Close { reason, reply } => {
+                let report =
+                    CloseReport { closed: true, had_active_turn: true, not_forgotten: None };
+                self.replies.closes.push((reply, report));
+                self.leave(reason);
+            }
+        }
+    }
+
+    /// Ends a turn that has not begun, unless it has ended already.
+    pub(super) fn cancel(&mut self, log: &TurnLog, cause: &Cause) {
+        if log.is_ended() {
+            return;
+        }
+        self.ctx.tenant.counters.interrupted.add_one();
+        let failure = self.failure(cause.clone());
+        self.fail(log, failure);
+        self.show();
+    }
+
+    /// Ends a turn that does not begin because nobody wants it any more.
+    pub(super) fn drop_turn(&mut self, log: &TurnLog) {
+        let cause = self.leaving.map_or(Cause::TurnInterrupted, |reason| reason.cause());
+        self.cancel(log, &cause);
+    }
+
+    /// The session leaves once it is done with what it is busy with.
+    pub(super) fn leave(&mut self, reason: CloseReason) {
+        self.leaving = Some(self.leaving.map_or(reason, |before| before.or(reason)));
+    }
+
+    /// What comes instead of a phase where the session is to leave.
+    pub(super) fn unless_leaving(&mut self, next: Phase) -> Phase {
+        let Some(reason) = self.leaving else { return next };
+        match next {
+            Phase::Detached => Phase::Closing(None, reason),
+            Phase::Connecting(turn) => {
+                self.cancel(&turn.log, &reason.cause());
+                Phase::Closing(None, reason)
+            }
+            Phase::Idle(process) | Phase::Settling(process) => {
+                Phase::Closing(Some(process), reason)
+            }
+            Phase::Active(active) => self.stop_to_leave(active, reason),
+            Phase::Interrupting(active, mut stop) => {
+                stop.leave(reason);
+                Phase::Interrupting(active, stop)
+            }
+            Phase::Closing(process, before) => Phase::Closing(process, before.or(reason)),
+        }
+    }
+
+    fn stop_to_leave(&self, active: Active, reason: CloseReason) -> Phase {
+        let limit = self.ctx.settings.interrupt_timeout;
+        Phase::Interrupting(active, Stop::new(limit, AfterInterrupt::Leave(reason)))
+    }
+}
