@@ -34,41 +34,57 @@ impl Counter {
     }
 }
 
-/// All that is counted; each is explained at its namesake in the contract.
-#[derive(Debug, Default)]
-pub struct Counters {
-    pub turns: Counter,
-    pub turns_completed: Counter,
-    pub turns_failed: Counter,
-    pub sessions_created: Counter,
-    pub sessions_reused: Counter,
-    pub sessions_resumed: Counter,
-    pub cold_starts: Counter,
-    pub interrupted: Counter,
-    pub first_chunk_timeouts: Counter,
-    pub stalled: Counter,
-    pub credentials_refused: Counter,
-    pub expired: Counter,
-    pub idle_removed: Counter,
-    pub stuck: Counter,
-    pub cli_exits: Counter,
-    pub capacity_refusals: Counter,
-    pub connect_failures: Counter,
-    pub interrupt_escalations: Counter,
-    pub hibernations: Counter,
-    pub hibernations_under_pressure: Counter,
-    pub cold_start_micros: Counter,
-    pub resume_micros: Counter,
-    pub from_spare: Counter,
-    pub spare_misses_none_ready: Counter,
-    pub spare_misses_options: Counter,
-    pub spare_misses_conversation: Counter,
-    pub spare_misses_folder: Counter,
-    pub spare_misses_failed: Counter,
-    pub messages: Counter,
-    pub frames: Counter,
-    pub stray_lines: Counter,
-    spent: Mutex<Spent>,
+/// Lists all counters, each once; each is explained at its namesake in the contract.
+macro_rules! counters {
+    ($($name:ident,)*) => {
+        /// All that is counted.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $(pub $name: Counter,)*
+            spent: Mutex<Spent>,
+        }
+
+        impl Counters {
+            /// All counters, with their names.
+            fn each(&self) -> impl Iterator<Item = (&'static str, &Counter)> {
+                [$((stringify!($name), &self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    turns,
+    turns_completed,
+    turns_failed,
+    sessions_created,
+    sessions_reused,
+    sessions_resumed,
+    cold_starts,
+    interrupted,
+    first_chunk_timeouts,
+    stalled,
+    credentials_refused,
+    expired,
+    idle_removed,
+    stuck,
+    cli_exits,
+    capacity_refusals,
+    connect_failures,
+    interrupt_escalations,
+    hibernations,
+    hibernations_under_pressure,
+    cold_start_micros,
+    resume_micros,
+    from_spare,
+    spare_misses_none_ready,
+    spare_misses_options,
+    spare_misses_conversation,
+    spare_misses_folder,
+    spare_misses_failed,
+    messages,
+    frames,
+    stray_lines,
 }
 
 /// All counts at one moment, or between two, by name.
@@ -157,7 +173,7 @@ impl Spent {
 impl Counters {
     /// Adds all that others counted.
     pub fn add(&self, others: &Self) {
-        for ((_, mine), (_, theirs)) in self.each().into_iter().zip(others.each()) {
+        for ((_, mine), (_, theirs)) in self.each().zip(others.each()) {
             mine.add(theirs.get());
         }
         self.spend(&others.spent());
@@ -166,7 +182,7 @@ impl Counters {
     /// What was counted so far, to be kept.
     pub fn totals(&self) -> Totals {
         let counts = self.each().map(|(name, counter)| (name.to_owned(), counter.get()));
-        Totals { counts: counts.into(), spent: self.spent(), today: Today::default() }
+        Totals { counts: counts.collect(), spent: self.spent(), today: Today::default() }
     }
 
     /// Goes on counting from what was kept. Names that are not known any more are left out.
@@ -175,77 +191,6 @@ impl Counters {
             counter.add(totals.counts.get(name).copied().unwrap_or_default());
         }
         self.spend(&totals.spent);
-    }
-
-    fn each(&self) -> [(&'static str, &Counter); 31] {
-        // Taken apart by name: a counter that is added does not compile before it is here.
-        let Self {
-            turns,
-            turns_completed,
-            turns_failed,
-            sessions_created,
-            sessions_reused,
-            sessions_resumed,
-            cold_starts,
-            interrupted,
-            first_chunk_timeouts,
-            stalled,
-            credentials_refused,
-            expired,
-            idle_removed,
-            stuck,
-            cli_exits,
-            capacity_refusals,
-            connect_failures,
-            interrupt_escalations,
-            hibernations,
-            hibernations_under_pressure,
-            cold_start_micros,
-            resume_micros,
-            from_spare,
-            spare_misses_none_ready,
-            spare_misses_options,
-            spare_misses_conversation,
-            spare_misses_folder,
-            spare_misses_failed,
-            messages,
-            frames,
-            stray_lines,
-            spent: _,
-        } = self;
-        [
-            ("turns", turns),
-            ("turns_completed", turns_completed),
-            ("turns_failed", turns_failed),
-            ("sessions_created", sessions_created),
-            ("sessions_reused", sessions_reused),
-            ("sessions_resumed", sessions_resumed),
-            ("cold_starts", cold_starts),
-            ("interrupted", interrupted),
-            ("first_chunk_timeouts", first_chunk_timeouts),
-            ("stalled", stalled),
-            ("credentials_refused", credentials_refused),
-            ("expired", expired),
-            ("idle_removed", idle_removed),
-            ("stuck", stuck),
-            ("cli_exits", cli_exits),
-            ("capacity_refusals", capacity_refusals),
-            ("connect_failures", connect_failures),
-            ("interrupt_escalations", interrupt_escalations),
-            ("hibernations", hibernations),
-            ("hibernations_under_pressure", hibernations_under_pressure),
-            ("cold_start_micros", cold_start_micros),
-            ("resume_micros", resume_micros),
-            ("from_spare", from_spare),
-            ("spare_misses_none_ready", spare_misses_none_ready),
-            ("spare_misses_options", spare_misses_options),
-            ("spare_misses_conversation", spare_misses_conversation),
-            ("spare_misses_folder", spare_misses_folder),
-            ("spare_misses_failed", spare_misses_failed),
-            ("messages", messages),
-            ("frames", frames),
-            ("stray_lines", stray_lines),
-        ]
     }
 
     /// Adds what a turn cost.

@@ -246,13 +246,7 @@ impl Server {
             (self.config.tls.cert.is_some(), self.credentials.authenticator().asks());
         self.credentials.keep_up_to_date(&self.tasks);
         self.pool.start();
-        let reporting = self.tasks.stopping().clone();
-        self.tasks.spawn(error_span!("log_limit"), async move {
-            tokio::select! {
-                () = log_limit::report() => {}
-                () = reporting.cancelled() => {}
-            }
-        });
+        report_what_is_not_logged(&self.tasks);
         info!(
             %address,
             health_address = health_address.map(tracing::field::display),
@@ -362,6 +356,17 @@ fn serve_health<H: HealthRpcs>(
     };
     // Not closed before the rest: probes ask until the end.
     listener.serve(tasks, tasks.stopping().clone());
+}
+
+/// Tells from time to time how many lines were held back.
+fn report_what_is_not_logged(tasks: &Tasks) {
+    let stopping = tasks.stopping().clone();
+    tasks.spawn(error_span!("log_limit"), async move {
+        tokio::select! {
+            () = log_limit::report() => {}
+            () = stopping.cancelled() => {}
+        }
+    });
 }
 
 /// Says what whoever reaches the address, or listens on the way to it, can do.

@@ -89,8 +89,6 @@ const ALLOWED: [(&str, &[&str]); 22] = [
 
 /// Lines of a file.
 const LONGEST_FILE: usize = 400;
-/// In this folder there are some that have yet to be divided.
-const LONGER: (&str, usize) = ("src/session", 450);
 
 fn source_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -249,9 +247,7 @@ fn no_file_is_too_long_to_read() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for file in ["src", "benches"].iter().flat_map(|folder| source_files(&root.join(folder))) {
         let lines = fs::read_to_string(&file).expect("readable").lines().count();
-        let (folder, longer) = LONGER;
-        let bound = if file.starts_with(root.join(folder)) { longer } else { LONGEST_FILE };
-        assert!(lines <= bound, "{} has {lines} lines, more than {bound}", file.display());
+        assert!(lines <= LONGEST_FILE, "{} has {lines} lines", file.display());
     }
 }
 

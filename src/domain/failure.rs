@@ -13,17 +13,22 @@ use crate::domain::{
 
 pub use remedy::Remedy;
 
-/// What went wrong.
-#[derive(Debug, Clone, PartialEq)]
+/// What went wrong. Its text is the message of the error.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Cause {
     /// `pool.enabled` is false.
+    #[error("the session pool is disabled (pool.enabled = false)")]
     PoolDisabled,
     /// The pool has as many sessions as it may have.
+    #[error("session pool at capacity: {limit} (pool.max_sessions)")]
     PoolAtCapacity {
         /// `pool.max_sessions`.
         limit: usize,
     },
     /// No process could be had in time.
+    #[error(
+        "no CLI process became available within {waited:?} (limit {limit}, pool.max_processes)"
+    )]
     NoProcess {
         /// `pool.max_processes`.
         limit: usize,
@@ -31,6 +36,7 @@ pub enum Cause {
         waited: Duration,
     },
     /// A quota of the tenant is used up.
+    #[error("the tenant has used all that it may: {limit} ({key})")]
     TenantQuota {
         /// The key that sets it.
         key: &'static str,
@@ -40,6 +46,9 @@ pub enum Cause {
         retry: Duration,
     },
     /// A budget of memory is used up.
+    #[error(
+        "no memory is left for the request: prompts, turns and requests hold {limit} bytes ({key})"
+    )]
     MemoryBudget {
         /// The key that sets it.
         key: &'static str,
@@ -47,18 +56,22 @@ pub enum Cause {
         limit: u64,
     },
     /// Too many turns wait for the session.
+    #[error("{limit} turns wait for the session already (pool.max_queued_turns)")]
     QueueFull {
         /// `pool.max_queued_turns`.
         limit: usize,
     },
     /// Too many listen to the turn.
+    #[error("{limit} callers listen to the turn already")]
     TooManyListeners {
         /// How many may.
         limit: usize,
     },
     /// A turn is running and the caller does not want to wait.
+    #[error("the session is running a turn")]
     SessionBusy,
     /// Options that a living session cannot take on.
+    #[error("{}", mismatch(options, *remedy, detail.as_ref()))]
     OptionsMismatch {
         /// Their names.
         options: Vec<String>,
@@ -68,6 +81,7 @@ pub enum Cause {
         detail: Option<String>,
     },
     /// Options that were taken before are not allowed any more.
+    #[error("{field}: not allowed any more by the server's policy; allowed: {allowed}")]
     NotAllowed {
         /// The fields.
         field: String,
@@ -75,11 +89,16 @@ pub enum Cause {
         allowed: String,
     },
     /// A conversation to start from is not there.
+    #[error("options.resume: no conversation {resume}")]
     ConversationNotFound {
         /// Its id.
         resume: String,
     },
     /// The session has spent its budget.
+    #[error(
+        "the session has spent {spent} of {limit} US dollars (options.max_budget_usd); \
+         UpdateSession can raise the budget"
+    )]
     BudgetExhausted {
         /// `options.max_budget_usd`.
         limit: f64,
@@ -87,6 +106,10 @@ pub enum Cause {
         spent: f64,
     },
     /// A conversation that another session of the tenant has.
+    #[error(
+        "conversation {conversation} belongs to session {owner:?}; ask that session, or take \
+         up a copy (options.fork_session)"
+    )]
     SessionConflict {
         /// The conversation.
         conversation: CliSessionId,
@@ -94,20 +117,25 @@ pub enum Cause {
         owner: SessionId,
     },
     /// Another service has taken the session over.
+    #[error("another service has taken the session over: send the call again")]
     SessionMoved {
         /// Which; empty if it is not known.
         owner: String,
     },
     /// No such session.
+    #[error("no such session")]
     SessionNotFound,
     /// No such turn, or none any more.
+    #[error("no such turn, or it is not kept any more")]
     TurnNotFound,
     /// Nothing of that id waits for an answer.
+    #[error("no prompt {prompt_id:?} waits for an answer")]
     PromptNotFound {
         /// The id.
         prompt_id: String,
     },
     /// No executable where the configuration says.
+    #[error("no executable at {} (cli.path): {detail}", path.display())]
     CliNotFound {
         /// `cli.path`.
         path: PathBuf,
@@ -115,6 +143,7 @@ pub enum Cause {
         detail: String,
     },
     /// The CLI could not be started, exited, or did not answer.
+    #[error("failed to establish a session connection: {detail}")]
     ConnectFailed {
         /// What happened, in words.
         detail: String,
@@ -124,6 +153,10 @@ pub enum Cause {
         stderr_tail: String,
     },
     /// No first frame in time.
+    #[error(
+        "the CLI said nothing for {limit:?} after the prompt (pool.stream_first_chunk_timeout){}",
+        waits_for(mcp_servers)
+    )]
     FirstChunkTimeout {
         /// `pool.stream_first_chunk_timeout`.
         limit: Duration,
@@ -131,18 +164,22 @@ pub enum Cause {
         mcp_servers: Vec<String>,
     },
     /// The API does not take the credentials of the CLI.
+    #[error("the Messages API does not take the credentials of the CLI (cli.env, options.env)")]
     CredentialsRefused {
         /// Whether a tool may have run before that.
         tool_use_seen: bool,
     },
     /// No frame for too long.
+    #[error("the CLI said nothing for {limit:?} (pool.stream_stall_timeout)")]
     StreamStalled {
         /// `pool.stream_stall_timeout`.
         limit: Duration,
     },
     /// Ended by an interrupt, without a result.
+    #[error("the turn was interrupted")]
     TurnInterrupted,
     /// The process died in the turn.
+    #[error("the CLI ended in mid-turn with {exit}")]
     CliExited {
         /// How.
         exit: Exit,
@@ -152,6 +189,7 @@ pub enum Cause {
         tool_use_seen: bool,
     },
     /// The processes of the session held too much, or were too many, and were ended.
+    #[error("{}", too_much(overrun))]
     HoldsTooMuch {
         /// Too much of what.
         overrun: Overrun,
@@ -159,16 +197,22 @@ pub enum Cause {
         tool_use_seen: bool,
     },
     /// A frame is too long.
+    #[error("the CLI printed a frame of more than {limit} bytes (cli.max_frame_bytes)")]
     FrameTooLarge {
         /// `cli.max_frame_bytes`.
         limit: usize,
     },
     /// The CLI printed what is not its protocol.
+    #[error("the CLI broke its protocol: {detail}")]
     Protocol {
         /// What, in words.
         detail: String,
     },
     /// A listener fell behind everything that the log may keep.
+    #[error(
+        "the listener fell behind what is kept of the turn, which begins at sequence {first_kept} \
+         ({bound})"
+    )]
     ListenerTooSlow {
         /// The first sequence that is still kept.
         first_kept: u64,
@@ -176,18 +220,22 @@ pub enum Cause {
         bound: &'static str,
     },
     /// A sequence that is no longer kept was asked for.
+    #[error("from_sequence: what is kept of the turn begins at {first_kept}")]
     EventsExpired {
         /// The first sequence that is still kept.
         first_kept: u64,
     },
     /// The store cannot keep or give what it should just now.
+    #[error("{detail}")]
     StoreUnavailable {
         /// Why, in words.
         detail: String,
     },
     /// The service is stopping.
+    #[error("the service is shutting down")]
     ShuttingDown,
     /// The service could not do its own part.
+    #[error("{detail}")]
     Internal {
         /// What, in words.
         detail: String,
@@ -235,122 +283,32 @@ impl Cause {
     }
 }
 
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PoolDisabled => {
-                f.write_str("the session pool is disabled (pool.enabled = false)")
-            }
-            Self::PoolAtCapacity { limit } => {
-                write!(f, "session pool at capacity: {limit} (pool.max_sessions)")
-            }
-            Self::NoProcess { limit, waited } => write!(
-                f,
-                "no CLI process became available within {waited:?} (limit {limit}, pool.max_processes)"
-            ),
-            Self::TenantQuota { key, limit, .. } => {
-                write!(f, "the tenant has used all that it may: {limit} ({key})")
-            }
-            Self::MemoryBudget { key, limit } => write!(
-                f,
-                "no memory is left for the request: prompts, turns and requests hold {limit} bytes ({key})"
-            ),
-            Self::QueueFull { limit } => {
-                write!(f, "{limit} turns wait for the session already (pool.max_queued_turns)")
-            }
-            Self::TooManyListeners { limit } => {
-                write!(f, "{limit} callers listen to the turn already")
-            }
-            Self::SessionBusy => f.write_str("the session is running a turn"),
-            Self::OptionsMismatch { options, remedy, detail } => {
-                write!(f, "{}: {}", remedy.problem(), options.join(", "))?;
-                detail.iter().try_for_each(|detail| write!(f, " ({detail})"))?;
-                write!(f, "; {}", remedy.way_out())
-            }
-            Self::NotAllowed { field, allowed } => {
-                write!(
-                    f,
-                    "{field}: not allowed any more by the server's policy; allowed: {allowed}"
-                )
-            }
-            Self::ConversationNotFound { resume } => {
-                write!(f, "options.resume: no conversation {resume}")
-            }
-            Self::BudgetExhausted { limit, spent } => write!(
-                f,
-                "the session has spent {spent} of {limit} US dollars (options.max_budget_usd); \
-                 UpdateSession can raise the budget"
-            ),
-            Self::SessionConflict { conversation, owner } => write!(
-                f,
-                "conversation {conversation} belongs to session {owner:?}; ask that session, or take \
-                 up a copy (options.fork_session)"
-            ),
-            Self::SessionNotFound => f.write_str("no such session"),
-            Self::TurnNotFound => f.write_str("no such turn, or it is not kept any more"),
-            Self::PromptNotFound { prompt_id } => {
-                write!(f, "no prompt {prompt_id:?} waits for an answer")
-            }
-            Self::CliNotFound { path, detail } => {
-                write!(f, "no executable at {} (cli.path): {detail}", path.display())
-            }
-            Self::ConnectFailed { detail, .. } => {
-                write!(f, "failed to establish a session connection: {detail}")
-            }
-            Self::FirstChunkTimeout { limit, mcp_servers } => {
-                write!(
-                    f,
-                    "the CLI said nothing for {limit:?} after the prompt \
-                     (pool.stream_first_chunk_timeout)"
-                )?;
-                match mcp_servers.as_slice() {
-                    [] => Ok(()),
-                    names => write!(
-                        f,
-                        "; it first waits for the session's MCP servers, up to MCP_TIMEOUT: {}",
-                        names.join(", ")
-                    ),
-                }
-            }
-            Self::CredentialsRefused { .. } => f.write_str(
-                "the Messages API does not take the credentials of the CLI (cli.env, options.env)",
-            ),
-            Self::StreamStalled { limit } => {
-                write!(f, "the CLI said nothing for {limit:?} (pool.stream_stall_timeout)")
-            }
-            Self::TurnInterrupted => f.write_str("the turn was interrupted"),
-            Self::CliExited { exit, .. } => write!(f, "the CLI ended in mid-turn with {exit}"),
-            Self::HoldsTooMuch { overrun: Overrun { resource, limit, used }, .. } => match resource
-            {
-                Resource::Memory => write!(
-                    f,
-                    "the session's processes held {used} bytes, more than {limit} (cli.memory_limit)"
-                ),
-                Resource::Tasks => write!(
-                    f,
-                    "the session had {used} processes and threads, more than {limit} (cli.max_tasks)"
-                ),
-            },
-            Self::FrameTooLarge { limit } => {
-                write!(
-                    f,
-                    "the CLI printed a frame of more than {limit} bytes (cli.max_frame_bytes)"
-                )
-            }
-            Self::Protocol { detail } => write!(f, "the CLI broke its protocol: {detail}"),
-            Self::ListenerTooSlow { first_kept, bound } => write!(
-                f,
-                "the listener fell behind what is kept of the turn, which begins at sequence {first_kept} ({bound})"
-            ),
-            Self::EventsExpired { first_kept } => {
-                write!(f, "from_sequence: what is kept of the turn begins at {first_kept}")
-            }
-            Self::ShuttingDown => f.write_str("the service is shutting down"),
-            Self::SessionMoved { .. } => {
-                f.write_str("another service has taken the session over: send the call again")
-            }
-            Self::StoreUnavailable { detail } | Self::Internal { detail } => f.write_str(detail),
-        }
+/// The message of [`Cause::OptionsMismatch`].
+fn mismatch(options: &[String], remedy: Remedy, detail: Option<&String>) -> String {
+    let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
+    format!("{}: {}{detail}; {}", remedy.problem(), options.join(", "), remedy.way_out())
+}
+
+/// What a CLI that says nothing may be waiting for.
+fn waits_for(mcp_servers: &[String]) -> String {
+    match mcp_servers {
+        [] => String::new(),
+        names => format!(
+            "; it first waits for the session's MCP servers, up to MCP_TIMEOUT: {}",
+            names.join(", ")
+        ),
+    }
+}
+
+/// The message of [`Cause::HoldsTooMuch`].
+fn too_much(Overrun { resource, limit, used }: &Overrun) -> String {
+    match resource {
+        Resource::Memory => format!(
+            "the session's processes held {used} bytes, more than {limit} (cli.memory_limit)"
+        ),
+        Resource::Tasks => format!(
+            "the session had {used} processes and threads, more than {limit} (cli.max_tasks)"
+        ),
     }
 }
 

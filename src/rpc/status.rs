@@ -208,22 +208,22 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
         let text = if key == STDERR_TAIL { Text::End(value) } else { Text::Start(value) };
         metadata.push((key, text));
     };
-    if let Some(id) = &failure.session_id {
-        put("session_id", id.to_string());
-    }
-    if let Some(id) = &failure.turn_id {
-        put("turn_id", id.to_string());
-    }
-    if let Some(id) = &failure.client_id {
-        put("client_id", id.to_string());
-    }
-    match &failure.cause {
+    failure.session_id.iter().for_each(|id| put("session_id", id.to_string()));
+    failure.turn_id.iter().for_each(|id| put("turn_id", id.to_string()));
+    failure.client_id.iter().for_each(|id| put("client_id", id.to_string()));
+    put_details(&mut put, &failure.cause);
+    metadata
+}
+
+/// What a cause says beside its message.
+fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
+    match cause {
         Cause::ConnectFailed { exit, stderr_tail, .. } => {
-            exit.iter().for_each(|exit| put_exit(&mut put, *exit));
+            exit.iter().for_each(|exit| put_exit(put, *exit));
             put(STDERR_TAIL, stderr_tail.clone());
         }
         Cause::CliExited { exit, stderr_tail, tool_use_seen } => {
-            put_exit(&mut put, *exit);
+            put_exit(put, *exit);
             put(STDERR_TAIL, stderr_tail.clone());
             put("tool_use_seen", tool_use_seen.to_string());
         }
@@ -236,10 +236,7 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
             put("options", options.join(","));
             put("remedy", remedy.as_str().to_owned());
         }
-        Cause::TenantQuota { key, limit, .. } => {
-            put("field", (*key).to_owned());
-            put("limit", limit.clone());
-        }
+        Cause::TenantQuota { key, limit, .. } => put_bound(put, key, limit),
         Cause::PoolAtCapacity { limit }
         | Cause::NoProcess { limit, .. }
         | Cause::QueueFull { limit }
@@ -255,22 +252,12 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
         Cause::CredentialsRefused { tool_use_seen } => {
             put("tool_use_seen", tool_use_seen.to_string());
         }
-        Cause::ListenerTooSlow { first_kept, bound } => {
-            put("field", (*bound).to_owned());
-            put("limit", first_kept.to_string());
-        }
+        Cause::ListenerTooSlow { first_kept, bound } => put_bound(put, bound, first_kept),
         Cause::EventsExpired { first_kept } => put("limit", first_kept.to_string()),
-        Cause::MemoryBudget { key, limit } => {
-            put("field", (*key).to_owned());
-            put("limit", limit.to_string());
-        }
-        Cause::NotAllowed { field, allowed } => {
-            put("field", field.clone());
-            put("limit", allowed.clone());
-        }
+        Cause::MemoryBudget { key, limit } => put_bound(put, key, limit),
+        Cause::NotAllowed { field, allowed } => put_bound(put, field, allowed),
         Cause::BudgetExhausted { limit, spent } => {
-            put("field", "options.max_budget_usd".to_owned());
-            put("limit", limit.to_string());
+            put_bound(put, "options.max_budget_usd", limit);
             put("used", spent.to_string());
         }
         Cause::SessionMoved { owner } => put("owner", owner.clone()),
@@ -288,7 +275,16 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
         | Cause::ShuttingDown
         | Cause::Internal { .. } => {}
     }
-    metadata
+}
+
+/// What was exceeded, and its bound.
+fn put_bound(
+    put: &mut impl FnMut(&'static str, String),
+    field: &str,
+    limit: &(impl ToString + ?Sized),
+) {
+    put("field", field.to_owned());
+    put("limit", limit.to_string());
 }
 
 fn put_exit(put: &mut impl FnMut(&'static str, String), exit: Exit) {

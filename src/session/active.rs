@@ -12,10 +12,11 @@ use super::{
     open_prompts::ShownPrompt,
     phase::{Active, Disposition, Phase},
     process::Process,
-    running::{Meaning, Watchdog},
+    running::Meaning,
     stop::AfterInterrupt,
     task::SessionTask,
     turn_end::{End, TurnEnd},
+    watchdog::Watchdog,
 };
 use crate::{
     cli::{
@@ -30,9 +31,7 @@ impl SessionTask {
         let mut frames = std::mem::take(&mut active.process.leftover);
         if active.turn.unsent {
             active = match Self::withdraw(active) {
-                Ok((process, turn)) => {
-                    return self.send_again(process, turn, "the CLI did not take the prompt").await;
-                }
+                Ok((process, turn)) => return self.not_taken(process, turn).await,
                 Err(active) => *active,
             };
         }
@@ -57,17 +56,12 @@ impl SessionTask {
             tokio::select! {
                 () = active.turn.log.room(), if full => active.turn.touch(),
                 read = active.process.lease.connection.read(&mut frames), if !full && !waits => {
-                    // To answer the pool is no sign of a turn that goes on.
-                    if !active.process.lease.connection.take_answered() || !frames.is_empty() {
-                        active.turn.touch();
-                    }
+                    note_output(&mut active, &frames);
                     if let Err(error) = read {
                         return self.broken(active, frames, &error).await;
                     }
                 }
-                () = at(active.process.lease.meter.ask_at()) => {
-                    active.process.lease.meter.ask(&mut active.process.lease.connection);
-                }
+                () = at(active.process.lease.meter.ask_at()) => active.process.lease.ask_cost(),
                 stir = self.journal.commits.stir() => {
                     self.stirred(stir);
                     if waits {
@@ -81,13 +75,9 @@ impl SessionTask {
                         Err(next) => return *next,
                     };
                 }
-                () = self.queue.listeners_gone() => {
-                    self.drop_abandoned();
-                    if active.turn.is_abandoned() {
-                        debug!(turn_id = %active.turn.log.id(), "turn_abandoned");
-                        return self.stop(active, AfterInterrupt::Stay);
-                    }
-                }
+                () = self.queue.listeners_gone() => if self.is_abandoned(&active) {
+                    return self.stop(active, AfterInterrupt::Stay);
+                },
                 // Given by the next round.
                 () = at(active.process.answers.deadline()) => {}
                 () = at(unkept) => return self.bite(active, Watchdog::Unkept).await,
@@ -96,6 +86,16 @@ impl SessionTask {
                 },
             }
         }
+    }
+
+    /// Listeners have gone: whether the running turn is to end because of that.
+    fn is_abandoned(&mut self, active: &Active) -> bool {
+        self.drop_abandoned();
+        let is_abandoned = active.turn.is_abandoned();
+        if is_abandoned {
+            debug!(turn_id = %active.turn.log.id(), "turn_abandoned");
+        }
+        is_abandoned
     }
 
     /// Turns frames into events, up to the turn's end; what comes after it stays. The
@@ -121,11 +121,7 @@ impl SessionTask {
         let mut used = 0;
         for frame in frames.iter() {
             used += 1;
-            active.process.traits.note(&frame.kind);
-            active.process.prompts.hear(&frame.kind);
-            active.process.lease.meter.note(&frame.kind);
-            self.hear_state(&frame.kind);
-            self.hear(frame);
+            self.hear_frame(&mut active.process, frame);
             active.turn.hear_answer(frame);
             match active.turn.interpret(frame) {
                 Meaning::Hidden => {}
@@ -142,19 +138,11 @@ impl SessionTask {
                 }
                 Meaning::Result(summary) => {
                     active.turn.spent.add(&self.spend(&mut active.process.lease.meter, &summary));
-                    let aborted =
-                        summary.is_error || summary.terminal_reason.starts_with("aborted");
-                    let interrupted = stopping && aborted;
-                    let class = if interrupted {
-                        Class::InterruptedResult
-                    } else if self.lacks_structure(&summary) {
-                        Class::UnstructuredResult
-                    } else {
-                        Class::Result
-                    };
+                    let class = self.class_of(&summary, stopping);
                     let mut untold = Vec::new();
                     active.turn.record(frame, Some(class), &mut untold);
-                    let is_error = summary.is_error;
+                    let (interrupted, is_error) =
+                        (class == Class::InterruptedResult, summary.is_error);
                     over = Some(TurnEnd { interrupted, is_error, settled: false, untold });
                 }
                 Meaning::EndedSilently => {
@@ -179,6 +167,18 @@ impl SessionTask {
         if open != self.status.open_prompts {
             self.status.set_open_prompts(open.to_vec());
             self.show();
+        }
+    }
+
+    /// What a result is for callers; `stopping`: the turn is being stopped.
+    fn class_of(&self, summary: &ResultSummary, stopping: bool) -> Class {
+        let aborted = summary.is_error || summary.terminal_reason.starts_with("aborted");
+        if stopping && aborted {
+            Class::InterruptedResult
+        } else if self.lacks_structure(summary) {
+            Class::UnstructuredResult
+        } else {
+            Class::Result
         }
     }
 
@@ -251,5 +251,13 @@ impl SessionTask {
                 Ok(active)
             }
         }
+    }
+}
+
+/// The process has printed something, which may be of the turn.
+fn note_output(active: &mut Active, frames: &[Frame]) {
+    // To answer the pool is no sign of a turn that goes on.
+    if !active.process.lease.connection.take_answered() || !frames.is_empty() {
+        active.turn.touch();
     }
 }

@@ -151,6 +151,11 @@ impl SessionTask {
         }
     }
 
+    /// Sends a prompt to another process that this one did not read.
+    pub(super) async fn not_taken(&mut self, process: Process, turn: Waiting) -> Phase {
+        self.send_again(process, turn, "the CLI did not take the prompt").await
+    }
+
     /// Sends a prompt that was taken back to another process.
     pub(super) async fn send_again(&mut self, process: Process, turn: Waiting, why: &str) -> Phase {
         let (session_id, client_id) = (&self.status.session_id, process.lease.client_id);

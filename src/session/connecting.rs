@@ -65,15 +65,7 @@ impl SessionTask {
                 self.restore(before);
                 return self.after_loss();
             }
-            Err(Undone::Failed(cause)) => {
-                let failure = self.failure(cause);
-                self.fail(&turn.log, failure);
-                if self.queue.is_empty() && !self.journal.is_known() {
-                    // Nothing begins here: it does not keep a place in the pool.
-                    return Phase::Closing(None, CloseReason::ConnectFailed);
-                }
-                return Phase::Detached;
-            }
+            Err(Undone::Failed(cause)) => return self.not_prepared(&turn, cause),
         };
         if self.is_over(&turn) {
             self.restore(before);
@@ -112,6 +104,17 @@ impl SessionTask {
         };
         cancelled.cancel();
         self.give_up(leasing, given_up, before).await
+    }
+
+    /// Where a session goes whose turn cannot begin.
+    fn not_prepared(&mut self, turn: &Waiting, cause: Cause) -> Phase {
+        let failure = self.failure(cause);
+        self.fail(&turn.log, failure);
+        if self.queue.is_empty() && !self.journal.is_known() {
+            // Nothing begins here: it does not keep a place in the pool.
+            return Phase::Closing(None, CloseReason::ConnectFailed);
+        }
+        Phase::Detached
     }
 
     /// Waits until the store has what an earlier process said last: it belongs to what the

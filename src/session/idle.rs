@@ -31,6 +31,16 @@ use crate::{
 /// versions without that event exist.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
+/// What an idle session does next.
+enum Next {
+    /// It waits for something to happen.
+    Wait(Process),
+    /// It looks once more at what there is.
+    Again(Process),
+    /// Something else.
+    Phase(Box<Phase>),
+}
+
 impl SessionTask {
     pub(super) async fn settling(&mut self, process: Process) -> Phase {
         self.rest(process, Some(Instant::now() + SETTLE_LIMIT)).await
@@ -54,42 +64,22 @@ impl SessionTask {
             }
             self.keep_up(&mut process);
             if self.journal.moved().is_some() {
-                self.leave(CloseReason::Moved);
-                self.part_with(process, StopGrace::FIRM).await;
-                return Phase::Closing(None, CloseReason::Moved);
+                return self.moved_between_turns(process).await;
             }
             self.give_answers(&mut process);
             if self.leaving.is_some() {
                 return Phase::Idle(process);
             }
             if settle_until.is_none() {
-                if let Err(why) = self.update_idle(&mut process).await {
-                    return self.lost(process, &why).await;
-                }
-                if self.leaving.is_some() {
-                    return Phase::Idle(process);
-                }
-                if !process.leftover.is_empty() {
-                    frames.append(&mut process.leftover);
-                    continue;
-                }
-                if self.spends_too_much(&process) {
-                    return self.stop_spending(process).await;
-                }
-                self.drop_abandoned();
-                if self.may_begin_turn()
-                    && let Some(turn) = self.next_turn()
-                {
-                    match self.start_turn(process, turn).await {
-                        Ok(next) => return next,
-                        Err(kept) => process = *kept,
+                match self.what_waits(process).await {
+                    Next::Wait(kept) => process = kept,
+                    Next::Again(kept) => {
+                        process = kept;
+                        frames.append(&mut process.leftover);
+                        continue;
                     }
-                    continue;
+                    Next::Phase(next) => return *next,
                 }
-                if self.ephemeral && self.queue.is_empty() {
-                    return Phase::Closing(Some(process), CloseReason::Ephemeral);
-                }
-                self.show_can_hibernate(&process);
             }
             let retention = self.queue.drop_old();
             let hibernates = self.hibernates_at(&process).filter(|_| settle_until.is_none());
@@ -97,24 +87,16 @@ impl SessionTask {
             let waits = self.journal.holds_too_much();
             tokio::select! {
                 read = process.lease.connection.read(&mut frames), if !waits => match read {
-                    Ok(()) => {
-                        let strays = process.lease.connection.take_strays();
-                        self.ctx.tenant.counters.stray_lines.add(strays);
-                    }
+                    Ok(()) => self.count_strays(&mut process),
                     Err(error) => return self.lost(process, &error.to_string()).await,
                 },
                 exit = process.lease.child.wait() => {
                     return self.lost(process, &exit.to_string()).await;
                 }
                 stir = self.journal.commits.stir() => self.stirred(stir),
-                () = at(process.lease.meter.ask_at()) => {
-                    process.lease.meter.ask(&mut process.lease.connection);
-                }
+                () = at(process.lease.meter.ask_at()) => process.lease.ask_cost(),
                 command = self.inbox.recv() => {
-                    let availability = match settle_until {
-                        Some(_) => Availability::Settling,
-                        None => self.unless_untold(Availability::Idle),
-                    };
+                    let availability = self.availability_between_turns(settle_until);
                     process = match self.while_idle(command, availability, process).await {
                         Ok(process) => process,
                         Err(next) => return *next,
@@ -129,6 +111,55 @@ impl SessionTask {
                 () = at(hibernates) => return self.hibernate(process, HibernateReason::Idle).await,
             }
         }
+    }
+
+    /// Another service has taken the session over: its process serves nobody any more.
+    async fn moved_between_turns(&mut self, process: Process) -> Phase {
+        self.leave(CloseReason::Moved);
+        self.part_with(process, StopGrace::FIRM).await;
+        Phase::Closing(None, CloseReason::Moved)
+    }
+
+    fn count_strays(&self, process: &mut Process) {
+        let strays = process.lease.connection.take_strays();
+        self.ctx.tenant.counters.stray_lines.add(strays);
+    }
+
+    fn availability_between_turns(&self, settle_until: Option<Instant>) -> Availability {
+        match settle_until {
+            Some(_) => Availability::Settling,
+            None => self.unless_untold(Availability::Idle),
+        }
+    }
+
+    /// Does what waits for an idle process: changes of options, and the next turn.
+    async fn what_waits(&mut self, mut process: Process) -> Next {
+        if let Err(why) = self.update_idle(&mut process).await {
+            return Next::Phase(Box::new(self.lost(process, &why).await));
+        }
+        if self.leaving.is_some() {
+            return Next::Phase(Box::new(Phase::Idle(process)));
+        }
+        if !process.leftover.is_empty() {
+            return Next::Again(process);
+        }
+        if self.spends_too_much(&process) {
+            return Next::Phase(Box::new(self.stop_spending(process).await));
+        }
+        self.drop_abandoned();
+        if self.may_begin_turn()
+            && let Some(turn) = self.next_turn()
+        {
+            return match self.start_turn(process, turn).await {
+                Ok(next) => Next::Phase(Box::new(next)),
+                Err(kept) => Next::Again(*kept),
+            };
+        }
+        if self.ephemeral && self.queue.is_empty() {
+            return Next::Phase(Box::new(Phase::Closing(Some(process), CloseReason::Ephemeral)));
+        }
+        self.show_can_hibernate(&process);
+        Next::Wait(process)
     }
 
     /// Keeps what is much, and ends a process that works where it must not: the next turn
@@ -146,21 +177,16 @@ impl SessionTask {
     /// Frames that belong to no turn. Returns whether the CLI said that it is idle.
     pub(super) fn between_turns(&mut self, process: &mut Process, frames: &mut Vec<Frame>) -> bool {
         let mut idle = false;
-        let meter = &mut process.lease.meter;
-        self.hear_cost(meter);
+        self.hear_cost(&mut process.lease.meter);
         for frame in frames.drain(..) {
-            process.traits.note(&frame.kind);
-            process.prompts.hear(&frame.kind);
-            meter.note(&frame.kind);
-            self.hear_state(&frame.kind);
-            self.hear(&frame);
+            self.hear_frame(process, &frame);
             match &frame.kind {
                 FrameKind::State { idle: true } => idle = true,
                 FrameKind::ConversationReset { cli_session_id } => {
                     self.ownership.follow(cli_session_id)
                 }
                 FrameKind::Result(summary) => {
-                    self.spend(meter, summary);
+                    self.spend(&mut process.lease.meter, summary);
                 }
                 _ => {}
             }
@@ -234,26 +260,7 @@ impl SessionTask {
             return Ok(self.after_loss());
         }
         if let Err(unfit) = self.fit(&mut process, &turn).await {
-            let cause = match unfit {
-                Unfit::Unwanted => {
-                    self.drop_turn(&turn.log);
-                    return Err(Box::new(process));
-                }
-                Unfit::Refused(cause) => cause,
-                Unfit::Gone(why) => {
-                    // It has not begun, and begins on the next.
-                    self.queue.put_back(turn);
-                    return Ok(self.lost(process, &why).await);
-                }
-            };
-            let restart = turn.request.on_mismatch == MismatchPolicy::Restart;
-            if restart && matches!(cause, Cause::OptionsMismatch { .. }) {
-                return Ok(self.replace(process, turn).await);
-            }
-            let failure = self.failure(cause).on_client(client_id);
-            self.fail(&turn.log, failure);
-            self.show();
-            return Err(Box::new(process));
+            return self.does_not_fit(process, turn, unfit).await;
         }
         if self.is_over(&turn) {
             return Err(Box::new(process));
@@ -265,6 +272,35 @@ impl SessionTask {
             "session_pool_reusing_healthy_session"
         );
         Ok(self.begin(process, turn, ProcessOrigin::Reused, came))
+    }
+
+    /// What becomes of a turn whose process is not what the turn wants.
+    async fn does_not_fit(
+        &mut self,
+        process: Process,
+        turn: Waiting,
+        unfit: Unfit,
+    ) -> Result<Phase, Box<Process>> {
+        let cause = match unfit {
+            Unfit::Unwanted => {
+                self.drop_turn(&turn.log);
+                return Err(Box::new(process));
+            }
+            Unfit::Refused(cause) => cause,
+            Unfit::Gone(why) => {
+                // It has not begun, and begins on the next.
+                self.queue.put_back(turn);
+                return Ok(self.lost(process, &why).await);
+            }
+        };
+        let restart = turn.request.on_mismatch == MismatchPolicy::Restart;
+        if restart && matches!(cause, Cause::OptionsMismatch { .. }) {
+            return Ok(self.replace(process, turn).await);
+        }
+        let failure = self.failure(cause).on_client(process.lease.client_id);
+        self.fail(&turn.log, failure);
+        self.show();
+        Err(Box::new(process))
     }
 
     /// Another process for the same session.

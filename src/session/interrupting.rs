@@ -55,7 +55,7 @@ impl SessionTask {
                     self.keep_much();
                 }
                 () = at(active.process.lease.meter.ask_at()) => {
-                    active.process.lease.meter.ask(&mut active.process.lease.connection);
+                    active.process.lease.ask_cost();
                 }
                 stir = self.journal.commits.stir() => self.stirred(stir),
                 _ = active.process.lease.child.wait() => return self.kill_turn(active, stop).await,

@@ -61,6 +61,15 @@ impl SessionTask {
         self.status.converse_in(conversation.id());
     }
 
+    /// Takes note of what a frame says of the process and of the session, of whatever turn it is.
+    pub(super) fn hear_frame(&mut self, process: &mut Process, frame: &Frame) {
+        process.traits.note(&frame.kind);
+        process.prompts.hear(&frame.kind);
+        process.lease.meter.note(&frame.kind);
+        self.hear_state(&frame.kind);
+        self.hear(frame);
+    }
+
     /// Takes note of what the CLI added to its transcript.
     pub(super) fn hear(&mut self, frame: &Frame) {
         if self.ephemeral || frame.kind != FrameKind::Mirror {

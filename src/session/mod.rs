@@ -89,6 +89,7 @@ pub(crate) mod tests;
 mod turn_end;
 mod turn_failure;
 mod undone;
+mod watchdog;
 
 pub use closing::{forgotten_too_late, longest_forgetting};
 pub use command::{

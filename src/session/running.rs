@@ -1,5 +1,5 @@
-//! A turn that runs: what its frames mean for it and when its watchdogs bite. Knows
-//! frames and the turn's log; nothing of processes or of commands.
+//! A turn that runs, and what its frames mean for it. When it has gone on for too long is said
+//! by `watchdog`.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -11,7 +11,6 @@ use uuid::Uuid;
 use super::{
     cli_traits::CliTraits,
     command::{DisconnectPolicy, TurnRequest},
-    context::Settings,
     queue::Again,
 };
 use crate::{
@@ -32,20 +31,12 @@ use crate::{
 /// beginning may still see the idle state of the turn before.
 const IDLE_GRACE: u32 = 2;
 
-/// How long a turn may go on that has spent its session's budget: most versions of the CLI
-/// end it themselves after the model round, unless a subagent spends.
-const BUDGET_GRACE: Duration = Duration::from_secs(1);
-
 /// Bytes of events that are held back: more than the end of a turn that the CLI began by
 /// itself has. A bound for an agent that speaks in the CLI's name.
 const MOST_HELD: usize = 4 << 20;
 
 /// Tools at the same time, likewise.
 const MOST_TOOLS: usize = 10_000;
-
-/// How often the API may refuse the credentials, one time after the other, before a turn is
-/// ended: the CLI goes on for three minutes. One refusal may be a gateway's hiccup.
-const MOST_REFUSALS: u32 = 3;
 
 /// What the API answers where it does not take the credentials.
 const REFUSED: [u32; 2] = [401, 403];
@@ -69,16 +60,16 @@ pub struct Running {
     /// What it has cost, as far as its process has said so.
     pub spent: Spent,
     /// Since when it may spend nothing more, and why.
-    overspent: Option<(Instant, Cause)>,
+    pub(super) overspent: Option<(Instant, Cause)>,
     /// When its prompt was sent.
     pub(super) began: Instant,
-    last_activity: Instant,
-    first_seen: bool,
+    pub(super) last_activity: Instant,
+    pub(super) first_seen: bool,
     worked: bool,
     idle_seen: u32,
     /// How often the API has refused the credentials since it last answered otherwise.
-    refusals: u32,
-    tools: HashSet<String>,
+    pub(super) refusals: u32,
+    pub(super) tools: HashSet<String>,
     /// Events that are not known to be of this turn yet; `None` once it is known.
     held: Option<Vec<(Class, Bytes)>>,
     held_bytes: usize,
@@ -120,25 +111,6 @@ pub enum Meaning {
     ForeignResult(Box<ResultSummary>),
     /// The CLI stopped working without a result.
     EndedSilently,
-}
-
-/// Which watchdog bites next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Watchdog {
-    /// No first frame.
-    FirstChunk,
-    /// Silent, and another caller waits.
-    Ongoing,
-    /// Silent for too long.
-    Stalled,
-    /// Running for too long.
-    Stuck,
-    /// The API does not take the credentials.
-    Refused,
-    /// It may spend nothing more.
-    Overspent,
-    /// What it says has waited for the store for too long.
-    Unkept,
 }
 
 impl Running {
@@ -371,38 +343,6 @@ impl Running {
             return Meaning::EndedSilently;
         }
         Meaning::Hidden
-    }
-
-    /// The next watchdog and when it bites. `another_waits`: a turn is in the queue; `asks`: a
-    /// request of the turn waits for its answer.
-    pub fn watchdog(
-        &self,
-        settings: &Settings,
-        another_waits: bool,
-        asks: bool,
-    ) -> Option<(Watchdog, Instant)> {
-        if self.refusals >= MOST_REFUSALS {
-            return Some((Watchdog::Refused, self.last_activity));
-        }
-        let mut candidates = Vec::with_capacity(4);
-        let overspent = self.overspent.iter().map(|(since, _)| *since + BUDGET_GRACE);
-        candidates.extend(overspent.map(|at| (Watchdog::Overspent, at)));
-        if !self.first_seen {
-            candidates
-                .push((Watchdog::FirstChunk, self.last_activity + settings.first_chunk_timeout));
-        } else if self.tools.is_empty() && !asks {
-            // While a tool runs or somebody is asked, silence is honest.
-            if another_waits {
-                candidates.push((Watchdog::Ongoing, self.last_activity + settings.ongoing_timeout));
-            }
-            if let Some(limit) = settings.stall_timeout {
-                candidates.push((Watchdog::Stalled, self.last_activity + limit));
-            }
-        }
-        if let Some(limit) = settings.stuck_threshold {
-            candidates.push((Watchdog::Stuck, self.began + limit));
-        }
-        candidates.into_iter().min_by_key(|(_, at)| *at)
     }
 
     /// Writes events to the log.

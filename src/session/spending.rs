@@ -81,7 +81,7 @@ impl SessionTask {
         if !lease.meter.is_behind() {
             return;
         }
-        lease.meter.ask(&mut lease.connection);
+        lease.ask_cost();
         let deadline = Instant::now() + LAST_ANSWER;
         while lease.meter.is_asked() {
             let mut frames = Vec::new();

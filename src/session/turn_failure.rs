@@ -8,10 +8,10 @@ use tracing::{debug, info, warn};
 use super::{
     command::CloseReason,
     phase::{Active, Phase},
-    running::Watchdog,
     stop::AfterInterrupt,
     task::SessionTask,
     turn_end::End,
+    watchdog::Watchdog,
 };
 use crate::{
     cli::{
@@ -134,26 +134,33 @@ impl SessionTask {
         Phase::Detached
     }
 
+    /// Ends a turn whose process has not begun to answer, and the process.
+    async fn first_chunk_too_late(&mut self, mut active: Active) -> Phase {
+        let session_id = self.status.session_id.clone();
+        let client_id = active.process.lease.client_id;
+        let idle_seconds = active.turn.silent_for().as_secs_f64();
+        let limit = self.ctx.settings.first_chunk_timeout;
+        warn!(%session_id, %client_id, idle_seconds, ?limit, limit_seconds = limit.as_secs_f64(),
+            "session_pool_first_chunk_timeout");
+        self.ctx.tenant.counters.first_chunk_timeouts.add_one();
+        let mcp_servers = self.status.options.mcp_server_names();
+        let cause = Cause::FirstChunkTimeout { limit, mcp_servers };
+        self.fail_turn(&mut active.turn, client_id, cause);
+        debug!(%session_id, %client_id, was_interrupted = false,
+            was_first_chunk_timeout = true, was_ongoing_timeout = false,
+            "session_pool_stream_cleared");
+        // A process that does not answer at all is taken for broken.
+        self.part_with(active.process, StopGrace::FIRM).await;
+        self.after_loss()
+    }
+
+    /// Does what a watchdog is there for.
     pub(super) async fn bite(&mut self, mut active: Active, dog: Watchdog) -> Phase {
         let session_id = self.status.session_id.clone();
         let client_id = active.process.lease.client_id;
         let idle_seconds = active.turn.silent_for().as_secs_f64();
         match dog {
-            Watchdog::FirstChunk => {
-                let limit = self.ctx.settings.first_chunk_timeout;
-                warn!(%session_id, %client_id, idle_seconds, ?limit, limit_seconds = limit.as_secs_f64(),
-                    "session_pool_first_chunk_timeout");
-                self.ctx.tenant.counters.first_chunk_timeouts.add_one();
-                let mcp_servers = self.status.options.mcp_server_names();
-                let cause = Cause::FirstChunkTimeout { limit, mcp_servers };
-                self.fail_turn(&mut active.turn, client_id, cause);
-                debug!(%session_id, %client_id, was_interrupted = false,
-                    was_first_chunk_timeout = true, was_ongoing_timeout = false,
-                    "session_pool_stream_cleared");
-                // A process that does not answer at all is taken for broken.
-                self.part_with(active.process, StopGrace::FIRM).await;
-                self.after_loss()
-            }
+            Watchdog::FirstChunk => self.first_chunk_too_late(active).await,
             Watchdog::Ongoing => {
                 let has_first_chunk = active.turn.first_seen();
                 info!(%session_id, %client_id, idle_seconds, has_first_chunk, is_completed = false,

@@ -156,6 +156,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Asks the CLI what it has spent.
+    pub fn ask_cost(&mut self) {
+        self.meter.ask(&mut self.connection);
+    }
+
     /// Ends the process and what it left; its place is free afterwards. Returns what it
     /// said last.
     pub async fn end(mut self, grace: StopGrace) -> Vec<Frame> {
