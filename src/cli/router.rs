@@ -1,7 +1,7 @@
-//! What the CLI asks, and who answers it. It waits for an answer to each request, most kinds
-//! of which have no time-out of their own. So each is answered: it is passed on to those who
-//! have said that they answer such requests, and all others are refused at once, in words that
-//! say why. While a process starts, while nobody has it and while it ends, that is every one.
+//! What the CLI asks, and who answers it. It waits for an answer to each request, and most kinds
+//! never time out in the CLI. So every request that can be answered is passed on, or refused at
+//! once with the reason; refusals that the CLI does not read are bounded. All requests are
+//! refused while the process is starting, has no session, or is ending.
 
 use std::collections::VecDeque;
 
@@ -14,8 +14,8 @@ use super::{
     request::control_refusal,
 };
 
-/// Bytes of refusals that may wait for a CLI that does not read its input. A bound for an
-/// agent that asks in its CLI's name.
+/// Bytes of refusals that may wait for a CLI that does not read its input. Bounds memory if an
+/// agent forges requests on the CLI's output.
 const MOST_OWED: usize = 1 << 20;
 
 /// Who answers what a CLI asks.

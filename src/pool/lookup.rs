@@ -1,7 +1,7 @@
-//! How a session is found that may be in the store only. Whoever needs one that has no task
-//! asks the store, and until that is answered nobody else asks for, makes or ends the same
-//! session: two calls at once make one session of it, and what the store said still holds
-//! when something is made of it. A store that fails says nothing about whether there is one.
+//! Finds a session that may exist only in the store. Whoever needs one that has no task asks the
+//! store, and until the answer is there no other call may load, create or end it: two calls at
+//! once make one session of it, and what the store said still holds when something is made of
+//! it. A store error is returned as an error, never as "not found".
 
 use tokio_util::sync::CancellationToken;
 
@@ -78,7 +78,7 @@ impl SessionPool {
         Ok(record.map(|record| lookup.make(Some(record))))
     }
 
-    /// A session that the store knows, in the pool or not. It is made without being counted:
+    /// A session that the store knows, in the pool or not. Capacity is not checked: it is loaded
     /// only to be ended.
     pub(super) async fn load_for_end(
         &self,
@@ -113,7 +113,7 @@ impl Lookup {
         self.has_left
     }
 
-    /// The store has it in the pool no more.
+    /// Records that the store has removed it from the pool.
     pub(super) fn left(mut self) {
         if !std::mem::take(&mut self.has_left) {
             self.pool.lock().one_less(&self.key.tenant);
@@ -122,13 +122,14 @@ impl Lookup {
 
     /// Makes a session of what the store knows.
     pub(super) fn make(mut self, record: Option<Record>) -> SessionHandle {
-        self.is_made = true;
         let pool = self.pool.clone();
         let mut sessions = pool.lock();
-        pool.make(&mut sessions, &self.key, record, false)
+        let made = pool.make(&mut sessions, &self.key, record, false);
+        self.is_made = true;
+        made
     }
 
-    /// Makes a session, unless it is refused one more.
+    /// Makes the session if `admits` allows one more.
     pub(super) fn make_if(
         mut self,
         record: Option<Record>,
@@ -138,12 +139,13 @@ impl Lookup {
         let pool = self.pool.clone();
         let mut sessions = pool.lock();
         if let Err(refusal) = admits(&sessions) {
-            // It is given back by way of the same lock.
+            // `Drop` takes the same lock.
             drop(sessions);
             return Err(refusal);
         }
+        let made = pool.make(&mut sessions, &self.key, record, ephemeral);
         self.is_made = true;
-        Ok(pool.make(&mut sessions, &self.key, record, ephemeral))
+        Ok(made)
     }
 }
 

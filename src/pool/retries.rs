@@ -16,7 +16,7 @@ use crate::{
         ids::SessionKey,
     },
     session::{TurnRequest, store_failed},
-    store::KeptTurn,
+    store::{KeptEnding, KeptTurn},
     turn::{
         event::{Class, ProcessOrigin, Started},
         listener::Listener,
@@ -71,7 +71,11 @@ impl SessionPool {
             start_time: kept.start_time,
             background: false,
         });
-        let class = if kept.interrupted { Class::InterruptedResult } else { Class::Result };
+        let class = match kept.ending {
+            KeptEnding::Complete => Class::Result,
+            KeptEnding::Interrupted => Class::InterruptedResult,
+            KeptEnding::Unstructured => Class::UnstructuredResult,
+        };
         // Listens first: what nobody reads may give way.
         let listener = log.listen(1, request.partials)?;
         log.append([(class, kept.result.as_bytes().to_vec().into())]);

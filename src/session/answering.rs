@@ -1,7 +1,7 @@
-//! How answers of callers reach the CLI that has asked. A grant is kept before its answer goes to
-//! the CLI (see `permissions`), and the session goes on meanwhile: it reads its CLI and answers
-//! whoever asks. Answers go to the CLI in the order in which they were given; the first to a
-//! prompt counts.
+//! Delivers callers' answers to the CLI's prompts. What an answer grants is committed before the
+//! answer goes to the CLI, so that no tool runs under a rule that a later process would not know;
+//! meanwhile the session reads its CLI and handles commands. Answers go to the CLI in the order
+//! in which they were given; the first to a prompt counts.
 
 use std::{iter, sync::Arc};
 
@@ -26,11 +26,14 @@ use crate::{
 impl SessionTask {
     /// Takes an answer to what the process asks.
     pub(super) fn respond(&mut self, process: &mut Process, answer: Answer) {
+        // Behind those that came while the process was not at hand.
+        self.take_deferred(process);
         self.queue_answer(&mut process.answers, answer);
         self.give_answers(process);
     }
 
-    /// Takes an answer while the process is not at hand. One that asks nothing is not given any.
+    /// Queues an answer while another function holds the process. It is refused if no prompt is
+    /// open.
     pub(super) fn respond_later(&mut self, answer: Answer) {
         if self.status.open_prompts.is_empty() {
             let refusal = self.not_found(&answer.prompt_id);
@@ -42,6 +45,12 @@ impl SessionTask {
         self.deferred = deferred;
     }
 
+    fn take_deferred(&mut self, process: &mut Process) {
+        while let Some(answer) = self.deferred.pop() {
+            self.queue_answer(&mut process.answers, answer);
+        }
+    }
+
     fn queue_answer(&self, answers: &mut Answers, answer: Answer) {
         if let Err(answer) = answers.push(answer) {
             let cause = Cause::QueueFull { limit: Answers::MOST };
@@ -49,11 +58,10 @@ impl SessionTask {
         }
     }
 
-    /// Gives the process the answers that are due: one that grants something when that is kept.
+    /// Gives the process the answers that are due. One that grants something is sent once the grant
+    /// is committed.
     pub(super) fn give_answers(&mut self, process: &mut Process) {
-        while let Some(answer) = self.deferred.pop() {
-            self.queue_answer(&mut process.answers, answer);
-        }
+        self.take_deferred(process);
         loop {
             if let Some(granting) = process.answers.granting.take() {
                 let kept = self.journal.commits.is_idle();
@@ -83,7 +91,7 @@ impl SessionTask {
         }
     }
 
-    /// Nobody waits for these answers any more: the process that has asked ends.
+    /// Refuses the answers that have not been delivered: the process that asked is ending.
     pub(super) fn refuse_answers(&mut self, mut answers: Answers) {
         let granting = answers.granting.take().map(|granting| {
             self.revoke(&granting.grant);
@@ -103,14 +111,15 @@ impl SessionTask {
         let Some(prompt) = process.prompts.get(prompt_id).cloned() else {
             return Err(self.not_found(prompt_id));
         };
-        process.prompts.let_go(prompt_id);
-        self.show_prompts(&process.prompts.shown());
         let line = control_response(&prompt.raw_id, &decision_json(&prompt.input, decision));
+        // A prompt whose answer the CLI does not take in stays open: it can be answered again.
         process.lease.connection.send(line).map_err(|blocked| {
             self.failure(Cause::Protocol { detail: blocked.to_string() })
                 .on_client(process.lease.client_id)
-                .into()
-        })
+        })?;
+        process.prompts.let_go(prompt_id);
+        self.show_prompts(&process.prompts.shown());
+        Ok(())
     }
 
     fn not_found(&self, prompt_id: &str) -> Refusal {
@@ -118,8 +127,8 @@ impl SessionTask {
         self.failure(Cause::PromptNotFound { prompt_id }).into()
     }
 
-    /// The same of an answer that has granted something, which is kept by now, or is not. If it
-    /// cannot be kept, the prompt waits for another answer.
+    /// Delivers an answer whose grant was waiting for its commit. If the commit or the delivery
+    /// failed, the grant is revoked and the prompt stays open.
     fn give_granted(
         &mut self,
         process: &mut Process,
@@ -145,8 +154,11 @@ impl SessionTask {
             return Err(self.not_found(&granting.answer.prompt_id));
         }
         self.show();
-        self.take_back(process)?;
-        self.give(process, &granting.answer)
+        let given = self.take_back(process).and_then(|()| self.give(process, &granting.answer));
+        if given.is_err() {
+            self.revoke(&granting.grant);
+        }
+        given
     }
 
     /// Takes note of what an answer grants, for this process's successors; `None` if that is nothing
@@ -182,20 +194,28 @@ impl SessionTask {
         Ok(Some(Grant { before, after }))
     }
 
-    /// Nothing was granted. The store may have taken it, and yet take it.
+    /// Undoes a grant. The store may already have it, or may still commit it: the old value is
+    /// committed again.
     fn revoke(&mut self, Grant { before, after }: &Grant) {
         if self.status.acquired == *after {
             self.status.replace_acquired(Arc::clone(before));
         } else {
             // The CLI has said something else of itself meanwhile.
-            self.status.acquire(|acquired, _| acquired.grants = before.grants.clone());
+            self.status.acquire(|acquired, _| {
+                acquired.grants = before.grants.clone();
+                if acquired.mode == after.mode {
+                    acquired.mode.clone_from(&before.mode);
+                    acquired.default_mode.clone_from(&before.default_mode);
+                    acquired.own_mode = before.own_mode;
+                }
+            });
         }
-        self.journal.remember();
+        self.journal.remember_soon();
     }
 
-    /// Takes rules from the process that it was given at its start: an answer takes away
-    /// only what came with an answer to this process. It goes before the answer, so that the
-    /// rest of the turn runs without them.
+    /// Removes rules that the process was started with. `removeRules` in an answer removes only
+    /// rules that came with answers to the same process, hence a request of its own. It is sent
+    /// before the answer, so that the rest of the turn runs without them.
     fn take_back(&mut self, process: &mut Process) -> Result<(), Refusal> {
         let grants = &self.status.acquired.grants;
         if grants.cover_rules_of(&process.given.rules) {

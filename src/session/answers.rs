@@ -14,7 +14,7 @@ pub struct Answer {
     pub prompt_id: String,
     /// The answer.
     pub decision: Decision,
-    /// Whether it was waited for.
+    /// Told whether the CLI was given it, or why not.
     pub reply: oneshot::Sender<Result<(), Refusal>>,
 }
 
@@ -57,6 +57,11 @@ impl Answers {
         }
         self.waiting.push_back(answer);
         Ok(())
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Takes the answer that is next.

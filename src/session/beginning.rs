@@ -160,7 +160,7 @@ impl SessionTask {
     pub(super) async fn send_again(&mut self, process: Process, turn: Waiting, why: &str) -> Phase {
         let (session_id, client_id) = (&self.status.session_id, process.lease.client_id);
         warn!(%session_id, %client_id, error = why, "prompt_sent_again");
-        self.queue.expect(&turn.log);
+        self.queue.expect(&turn);
         self.part_with(process, StopGrace::FIRM).await;
         Phase::Connecting(turn)
     }

@@ -1,8 +1,8 @@
-//! A session that is busy: with a process that ends or is asked something, with the store, with
-//! the disk. It answers whoever asks meanwhile, as [`super::admission`] decides. What they want
-//! of it happens at once where it can, and else when it is done: a session that is to leave
-//! does so behind the phase that is busy, and a turn that it is about to begin, and that is not
-//! wanted any more, ends there and then and does not begin.
+//! Waiting without going deaf: while a session waits for its process to exit or to answer, for the
+//! store or for the disk, it keeps handling commands, as [`super::admission`] decides, so that no
+//! caller waits for something that is not its own. Commands take effect at once where that is
+//! possible, and otherwise when the wait is over: a close ends the session after the current
+//! wait; an interrupt, or the last listener's departure, cancels the turn that was about to begin.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -29,7 +29,7 @@ pub(super) enum Interruption {
 }
 
 impl SessionTask {
-    /// Does what has to be done to its end, and answers meanwhile.
+    /// Runs `work` to its completion while handling commands.
     pub(super) async fn while_busy<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         let mut gone = false;
@@ -44,8 +44,8 @@ impl SessionTask {
         done
     }
 
-    /// The same of what can be left undone: it is dropped as soon as the session is to leave, or
-    /// the turn is over for which it is done.
+    /// Like [`Self::while_busy`], but drops `work` as soon as the session is closing, or the turn
+    /// that it was for has ended.
     pub(super) async fn while_wanted<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -77,7 +77,7 @@ impl SessionTask {
         }
     }
 
-    /// Returns whether listeners have gone.
+    /// Handles one interruption. Returns true if a turn has lost its last listener.
     fn deal_with(&mut self, interruption: Interruption) -> bool {
         match interruption {
             Interruption::Stir(stir) => self.stirred(stir),
@@ -85,14 +85,17 @@ impl SessionTask {
             Interruption::Command(None) => self.leave(CloseReason::Shutdown),
             Interruption::ListenersGone => {
                 self.drop_abandoned();
+                if let Some(turn) = self.queue.abandoned().cloned() {
+                    self.cancel(&turn, &Cause::TurnInterrupted);
+                }
                 return true;
             }
         }
         false
     }
 
-    /// The phase that comes next has to hear of listeners that have gone: of its own turn only it
-    /// knows whether it goes on without them.
+    /// Tells the next phase that listeners have gone: `Notify` has used up the signal here, and
+    /// only that phase knows whether its turn goes on without them.
     fn pass_on(&self, gone: bool) {
         if gone {
             self.queue.listeners_gone_notifier().notify_one();
@@ -123,7 +126,7 @@ impl SessionTask {
         }
     }
 
-    /// The turn that begins next: it is what runs for those who want to stop what does.
+    /// The turn that begins next. To callers who interrupt it counts as the running turn.
     fn next_log(&self) -> Option<&TurnLog> {
         let nothing_runs =
             self.queue.current().is_none() && self.journal.commits.untold().next().is_none();
@@ -131,11 +134,11 @@ impl SessionTask {
         self.queue.expected().or(waiting)
     }
 
-    /// Ends the turn that begins next, because of somebody who is answered.
+    /// Ends the turn that begins next on behalf of a caller, and replies to that caller.
     fn give_up_turn(&mut self, purpose: StopFor) {
         let waits = self.queue.expected().is_none();
         if waits && matches!(purpose, StopFor::NextTurn) {
-            // It goes first.
+            // The new turn is at the front of the queue: there is nothing to stop.
             return;
         }
         let Some(log) = self.next_log().cloned() else { return };
@@ -186,12 +189,12 @@ impl SessionTask {
         self.cancel(log, &cause);
     }
 
-    /// The session leaves once it is done with what it is busy with.
+    /// The session closes once the current wait is over.
     pub(super) fn leave(&mut self, reason: CloseReason) {
         self.leaving = Some(self.leaving.map_or(reason, |before| before.or(reason)));
     }
 
-    /// What comes instead of a phase where the session is to leave.
+    /// The next phase, replaced by closing if the session has to close.
     pub(super) fn unless_leaving(&mut self, next: Phase) -> Phase {
         let Some(reason) = self.leaving else { return next };
         match next {

@@ -47,7 +47,7 @@ impl From<Phase> for GiveUp {
 impl SessionTask {
     pub(super) async fn connecting(&mut self, turn: Waiting) -> Phase {
         // It can be joined by its id before it begins.
-        self.queue.expect(&turn.log);
+        self.queue.expect(&turn);
         if self.is_over(&turn) {
             return self.after_loss();
         }
@@ -236,6 +236,7 @@ impl SessionTask {
             session_id = %self.status.session_id,
             client_id = %lease.client_id,
             resumed = lease.resumed,
+            spare = ?lease.spare,
             "session_created"
         );
         // Unless it is let go, the process leaves by being lost.

@@ -140,7 +140,8 @@ impl SessionTask {
         if self.leaving.is_some() {
             return Next::Phase(Box::new(Phase::Idle(process)));
         }
-        if !process.leftover.is_empty() {
+        // Answers that came while options changed have waited for the process.
+        if !process.leftover.is_empty() || !self.deferred.is_empty() {
             return Next::Again(process);
         }
         if self.spends_too_much(&process) {
@@ -228,7 +229,7 @@ impl SessionTask {
         turn: Waiting,
     ) -> Result<Phase, Box<Process>> {
         // It can be joined by its id before it begins.
-        self.queue.expect(&turn.log);
+        self.queue.expect(&turn);
         let came = Instant::now();
         let client_id = process.lease.client_id;
         // Before anything that ends the process: a turn that is refused costs nothing.

@@ -31,7 +31,7 @@ use crate::{
         ids::{CliSessionId, TurnId},
         options::Options,
     },
-    store::{KeptTurn, Record},
+    store::{KeptEnding, KeptTurn, Record},
     supply::Conversation,
     telemetry::log_limit::NOT_KEPT,
     turn::{event::Class, log::TurnLog},
@@ -90,11 +90,17 @@ impl SessionTask {
     /// The turn's name and result are to be kept with what was said in it.
     pub(super) fn keep_turn(&mut self, log: &TurnLog, last: &[(Class, Bytes)]) {
         let result = last.iter().find_map(|(class, line)| match class {
-            Class::Result => Some((false, line)),
-            Class::InterruptedResult => Some((true, line)),
-            _ => None,
+            Class::Result => Some((KeptEnding::Complete, line)),
+            Class::InterruptedResult => Some((KeptEnding::Interrupted, line)),
+            Class::UnstructuredResult => Some((KeptEnding::Unstructured, line)),
+            Class::System
+            | Class::Assistant
+            | Class::User
+            | Class::StreamEvent
+            | Class::Prompt
+            | Class::Other => None,
         });
-        let (Some((interrupted, line)), Some(started)) = (result, log.started()) else { return };
+        let (Some((ending, line)), Some(started)) = (result, log.started()) else { return };
         let end_time = SystemTime::now();
         self.journal.keep_turn(KeptTurn {
             turn_id: log.id().clone(),
@@ -103,7 +109,7 @@ impl SessionTask {
             start_time: started.start_time,
             end_time,
             expire_time: end_time + self.ctx.settings.named_turn_retention,
-            interrupted,
+            ending,
             result: String::from_utf8_lossy(line).into(),
         });
     }

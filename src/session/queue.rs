@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
-    command::{Refusal, TurnRequest, UpdateReport},
+    command::{DisconnectPolicy, Refusal, TurnRequest, UpdateReport},
     context::Settings,
 };
 use crate::{
@@ -71,6 +71,8 @@ pub struct TurnQueue {
     current: Option<TurnLog>,
     /// Whether it runs, or has run.
     begun: bool,
+    /// What becomes of a turn that is about to run when its last listener leaves.
+    on_disconnect: DisconnectPolicy,
     /// Turns that have ended, the last one at the end.
     recent: VecDeque<(Instant, TurnLog)>,
     /// Told when the last listener of any turn goes.
@@ -87,6 +89,7 @@ impl TurnQueue {
             updates: Vec::new(),
             current: None,
             begun: false,
+            on_disconnect: DisconnectPolicy::Interrupt,
             recent: VecDeque::new(),
             listeners_gone: Arc::default(),
             retention: settings.turn_retention,
@@ -175,9 +178,15 @@ impl TurnQueue {
     }
 
     /// A turn is about to run, once there is a process that is as it wants it.
-    pub fn expect(&mut self, turn: &TurnLog) {
-        self.current = Some(turn.clone());
+    pub fn expect(&mut self, turn: &Waiting) {
+        self.current = Some(turn.log.clone());
         self.begun = false;
+        self.on_disconnect = turn.request.on_disconnect;
+    }
+
+    /// The turn that is about to run, if nobody wants it any more.
+    pub fn abandoned(&self) -> Option<&TurnLog> {
+        self.expected().filter(|turn| self.on_disconnect.abandons(turn))
     }
 
     /// The turn that is about to run.

@@ -34,7 +34,7 @@ pub use error::StoreError;
 pub use import::{Import, Part};
 pub use memory::MemoryStore;
 pub use pieces::{Piece, Place};
-pub use record::{Commit, Epoch, Idle, KeptTurn, Line, Record};
+pub use record::{Commit, Epoch, Idle, KeptEnding, KeptTurn, Line, Record};
 pub use sql::{Opening, SqlStore};
 pub use status::{Failing, StoreStatus};
 

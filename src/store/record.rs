@@ -89,6 +89,35 @@ pub(super) const MOST_TURNS: usize = 256;
 /// are not run again.
 pub(super) const MOST_TURN_BYTES: usize = 4 << 20;
 
+/// What the result of a kept turn was for its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeptEnding {
+    /// The turn came to its end.
+    Complete,
+    /// Something stopped it.
+    Interrupted,
+    /// It came to its end without the object that its schema asks for.
+    Unstructured,
+}
+
+impl KeptEnding {
+    /// As it stands in the database, where it was a truth value in earlier versions.
+    pub fn to_number(self) -> i64 {
+        match self {
+            Self::Complete => 0,
+            Self::Interrupted => 1,
+            Self::Unstructured => 2,
+        }
+    }
+
+    /// The ending of this number; `None` if there is none.
+    pub fn from_number(number: i64) -> Option<Self> {
+        [Self::Complete, Self::Interrupted, Self::Unstructured]
+            .into_iter()
+            .find(|ending| ending.to_number() == number)
+    }
+}
+
 /// A turn that its caller named, and what the caller was told in the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptTurn {
@@ -104,8 +133,8 @@ pub struct KeptTurn {
     pub end_time: SystemTime,
     /// Until when it is kept.
     pub expire_time: SystemTime,
-    /// Whether something stopped it.
-    pub interrupted: bool,
+    /// What its result was for its caller.
+    pub ending: KeptEnding,
     /// The CLI's result, as JSON; empty where it had to give way to newer ones.
     pub result: Arc<str>,
 }

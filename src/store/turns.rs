@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{
-    KeptTurn, StoreError,
+    KeptEnding, KeptTurn, StoreError,
     columns::{bad, millis, signed, time},
     readers::Readers,
     record::{MOST_TURN_BYTES, MOST_TURNS},
@@ -36,7 +36,7 @@ pub(super) async fn keep(
     .bind(millis(turn.start_time))
     .bind(millis(turn.end_time))
     .bind(millis(turn.expire_time))
-    .bind(i64::from(turn.interrupted))
+    .bind(turn.ending.to_number())
     .bind(&*turn.result)
     .execute(&mut *connection)
     .await?;
@@ -109,7 +109,8 @@ pub(super) async fn find(
         start_time: time(row.try_get("started_ms")?),
         end_time: time(row.try_get("ended_ms")?),
         expire_time: time(row.try_get("expires_ms")?),
-        interrupted: row.try_get::<i64, _>("interrupted")? != 0,
+        ending: KeptEnding::from_number(row.try_get("interrupted")?)
+            .ok_or_else(|| bad("interrupted"))?,
         result: row.try_get::<&str, _>("result")?.into(),
     }))
 }

@@ -137,13 +137,17 @@ impl MemoryCli {
         }
     }
 
-    /// A model called `mute` gets no answer, one called `fatal` ends it, a permission mode called `refused` an error.
+    /// A model called `mute` gets no answer, one called `fatal` ends it, a permission mode called
+    /// `refused` an error, and one called `refused-late` the same after three seconds.
     async fn answer(&self, request: &Value, output: &mut Output) {
         let id = &request["request_id"];
         let body = match (&request["request"]["model"], &request["request"]["mode"]) {
             (model, _) if model == "mute" => return,
             (model, _) if model == "fatal" => return end_with(&self.end, Exit::Signal(9)),
-            (_, mode) if mode == "refused" => {
+            (_, mode) if mode == "refused" || mode == "refused-late" => {
+                if mode == "refused-late" {
+                    sleep(Duration::from_secs(3)).await;
+                }
                 json!({"subtype": "error", "request_id": id, "error": "no such mode"})
             }
             _ => json!({"subtype": "success", "request_id": id, "response": {}}),

@@ -133,6 +133,39 @@ async fn while_options_change() {
     assert!(update.await.expect("no panic").is_err(), "the CLI did not answer");
 }
 
+/// The CLI asks something between turns, and is asked for a change that it refuses.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_while_a_change_is_refused_is_delivered_behind_it() {
+    let session = Session::used().await;
+    assert!(session.queued("x ask").await.await.expect("no panic").end.is_ok());
+    sleep(SECOND).await;
+    let handle = session.handle.clone();
+    let refused = Options { permission_mode: Some("refused-late".into()), ..Options::default() };
+    let update = spawn_owned(async move { handle.update(refused).await });
+    sleep(SECOND).await;
+    let handle = session.handle.clone();
+    let answer =
+        spawn_owned(async move { handle.respond("p".into(), Decision::Raw("{}".into())).await });
+    assert!(update.await.expect("no panic").is_err(), "refused");
+    sleep(SECOND / 10).await;
+    assert!(answer.is_finished(), "nobody else has to wake the session");
+    answer.await.expect("no panic").expect("delivered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_whose_caller_leaves_while_options_change_for_it_does_not_begin() {
+    let session = Session::used().await;
+    let mut asked = request("x ok");
+    asked.options.model = Some("mute".into());
+    let listener = at_once(session.handle.run(asked)).await.expect("taken");
+    sleep(SECOND).await;
+    drop(listener);
+    let began = Instant::now();
+    let seen = session.queued("b ok").await.await.expect("no panic");
+    assert!(seen.end.is_ok() && text(&seen).contains("b ok #2"), "{seen:?}");
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_close_does_not_wait_for_a_change_of_options() {
     let session = Session::used().await;

@@ -20,7 +20,7 @@ use crate::{
         ownership::Ownership,
         undone::Undone,
     },
-    store::KeptTurn,
+    store::{KeptEnding, KeptTurn},
 };
 
 /// A session whose task does not run, but whose journal is used.
@@ -60,7 +60,7 @@ fn turn(name: &str, conversation: CliSessionId) -> KeptTurn {
         start_time: now,
         end_time: now,
         expire_time: now + settings().named_turn_retention,
-        interrupted: false,
+        ending: KeptEnding::Complete,
         result: "{}".into(),
     }
 }

@@ -212,7 +212,7 @@ async fn e4_named_turns_are_kept_within_bounds_and_go_with_their_session() {
             start_time: now,
             end_time: now + Duration::from_millis(n as u64),
             expire_time: now + Duration::from_secs(3600),
-            interrupted: false,
+            ending: KeptEnding::Complete,
             result: "x".repeat(bytes).into(),
         };
         let keep = async |turn: KeptTurn| {
@@ -224,6 +224,11 @@ async fn e4_named_turns_are_kept_within_bounds_and_go_with_their_session() {
         assert_eq!((&*found.result, found.cli_session_id), ("xxx", id));
         assert_eq!(store.turn(&key("a", "other"), &name(0)).await, Ok(None));
         assert_eq!(store.turn(&key("b", "s"), &name(0)).await, Ok(None), "another tenant's");
+        for ending in [KeptEnding::Interrupted, KeptEnding::Unstructured, KeptEnding::Complete] {
+            keep(KeptTurn { ending, ..turn(0, 3) }).await;
+            let found = store.turn(&mine, &name(0)).await.expect("read").expect("kept");
+            assert_eq!(found.ending, ending);
+        }
         // Results give way to newer ones, names only after many.
         for n in 1..=4 {
             keep(turn(n, 1 << 20)).await;

@@ -2,7 +2,7 @@
 
 use session_pool::{
     config::{Config, StoreKind},
-    proto::{QueryRequest, TurnStarted},
+    proto::{QueryRequest, SessionOptions, TurnStarted},
 };
 
 use crate::support::{
@@ -90,6 +90,29 @@ async fn e4_a_turn_runs_once_also_after_a_restart_of_the_service() {
     let again = service.run(named("a", "lost", "now")).await;
     assert_eq!(again.text(), "echo: now");
     service.stop().await;
+}
+
+#[tokio::test]
+async fn e4_a_turn_without_its_structured_output_runs_once_too() {
+    on_each_store(async |service| {
+        let line = r#"raw {"type":"result","subtype":"success","result":"paid"}"#;
+        let schema = r#"{"type":"object","required":["n"]}"#;
+        let options = SessionOptions { json_schema: Some(schema.into()), ..Default::default() };
+        let first = service
+            .run(QueryRequest {
+                options: Some(options),
+                ..named("a", "pay", &script(&[line, "no-result idle"]))
+            })
+            .await;
+        assert!(first.result().structured_output_missing);
+        // Its events go with the session; the name and the result stay.
+        service.close("a", false).await.expect("closed");
+        let again = service.run(named("a", "pay", "another prompt")).await;
+        assert_eq!(again.result().result, "paid");
+        assert!(again.result().structured_output_missing, "as it was told before");
+        service.stop().await;
+    })
+    .await;
 }
 
 /// While its events are there a turn is told again as a whole.
