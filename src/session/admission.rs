@@ -144,10 +144,10 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         (Command::Hibernate { .. }, Closing(_)) => Verdict::AlreadySo,
         (Command::Hibernate { why, .. }, Detached | Idle) => {
             let may = facts.may_hibernate || (*why == HibernateReason::Fairness && facts.may_yield);
-            match availability {
-                Detached if may => Verdict::AlreadySo,
-                _ if may => Verdict::Accept,
-                _ => Verdict::Decline,
+            match (may, matches!(availability, Detached)) {
+                (true, true) => Verdict::AlreadySo,
+                (true, false) => Verdict::Accept,
+                (false, _) => Verdict::Decline,
             }
         }
         (Command::Hibernate { .. }, _) => Verdict::Decline,

@@ -37,6 +37,7 @@ use crate::{
 impl Running {
     /// Whether a frame shows that the process has begun with the prompt. What may be the end
     /// of an earlier turn does so only where it names the prompt.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
     fn is_answered_by(&self, frame: &Frame) -> bool {
         match &frame.kind {
             FrameKind::State { idle: true }

@@ -27,6 +27,7 @@ pub struct CliTraits {
 
 impl CliTraits {
     /// Takes note of a frame.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
     pub fn note(&mut self, kind: &FrameKind) {
         match kind {
             FrameKind::PromptStarted { .. } => self.announces_prompts = true,

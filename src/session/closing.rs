@@ -132,7 +132,15 @@ impl SessionTask {
             CloseReason::Shutdown => return Remains::Nothing,
             _ if self.ephemeral => false,
             _ if reason.forgets() => not_forgotten,
-            _ => self.journal.may_differ(),
+            CloseReason::Requested { .. }
+            | CloseReason::Interrupted
+            | CloseReason::Ephemeral
+            | CloseReason::ConnectFailed
+            | CloseReason::Expired
+            | CloseReason::Idle
+            | CloseReason::Broken
+            | CloseReason::Unused
+            | CloseReason::Stuck => self.journal.may_differ(),
         };
         if unnoted { Remains::Unnoted } else { Remains::Nothing }
     }

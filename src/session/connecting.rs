@@ -252,6 +252,7 @@ impl SessionTask {
         Process::new(lease, &self.status.acquired.grants, &self.accounts.memory)
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "causes that need no word of their own")]
     fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {
         self.ctx.tenant.counters.connect_failures.add_one();
         let session_id = self.status.session_id.clone();

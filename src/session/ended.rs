@@ -43,15 +43,15 @@ impl Said {
                 spent: ending.spent,
             },
             Err(failure) => Self {
-                outcome: match failure.cause {
-                    Cause::TurnInterrupted => "interrupted",
-                    _ => "failed",
+                outcome: match failure.cause == Cause::TurnInterrupted {
+                    true => "interrupted",
+                    false => "failed",
                 },
                 reason: Some(failure.cause.reason()),
-                error: Some(match &failure.cause {
-                    // What was printed in place of the protocol may be an answer.
-                    Cause::Protocol { .. } => "the CLI broke its protocol".to_owned(),
-                    cause => cause.to_string(),
+                // What was printed in place of the protocol may be an answer.
+                error: Some(match matches!(failure.cause, Cause::Protocol { .. }) {
+                    true => "the CLI broke its protocol".to_owned(),
+                    false => failure.cause.to_string(),
                 }),
                 spent: Spent::default(),
             },

@@ -176,6 +176,7 @@ impl SessionTask {
     }
 
     /// Frames that belong to no turn. Returns whether the CLI said that it is idle.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
     pub(super) fn between_turns(&mut self, process: &mut Process, frames: &mut Vec<Frame>) -> bool {
         let mut idle = false;
         self.hear_cost(&mut process.lease.meter);

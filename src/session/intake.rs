@@ -85,9 +85,10 @@ impl SessionTask {
 
     /// What the session knows that matters for a command.
     fn facts(&self, command: &Command, process: Option<&Process>) -> Facts {
-        let turn = match command {
-            Command::Run { request, .. } => request.turn_id.as_ref(),
-            _ => None,
+        let turn = if let Command::Run { request, .. } = command {
+            request.turn_id.as_ref()
+        } else {
+            None
         };
         Facts {
             waiting: self.queue.len(),
@@ -138,9 +139,10 @@ impl SessionTask {
         // The caller may be gone already; then the turn has no listener and is dropped.
         reply.send(waiting.log.listen(1, partials).map_err(Refusal::from)).ok();
         self.ctx.tenant.counters.turns.add_one();
-        match verdict {
-            Verdict::StopFirst | Verdict::Queue(Position::Next) => self.queue.push_front(waiting),
-            _ => self.queue.push_back(waiting),
+        if matches!(verdict, Verdict::StopFirst | Verdict::Queue(Position::Next)) {
+            self.queue.push_front(waiting);
+        } else {
+            self.queue.push_back(waiting);
         }
         self.show();
         if verdict == Verdict::StopFirst {

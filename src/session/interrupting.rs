@@ -141,9 +141,10 @@ impl SessionTask {
         self.note_cleared(&stop, client_id);
         self.ctx.tenant.counters.interrupt_escalations.add_one();
         self.ctx.tenant.counters.interrupted.add_one();
-        let cause = match stop.then {
-            AfterInterrupt::Leave(CloseReason::Shutdown) => Cause::ShuttingDown,
-            _ => Cause::TurnInterrupted,
+        let cause = if let AfterInterrupt::Leave(CloseReason::Shutdown) = stop.then {
+            Cause::ShuttingDown
+        } else {
+            Cause::TurnInterrupted
         };
         self.fail_turn(&mut active.turn, client_id, cause);
         if let AfterInterrupt::StayUnlessKilled(reason) | AfterInterrupt::Leave(reason) = stop.then

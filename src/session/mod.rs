@@ -41,6 +41,9 @@
 //! - A prompt and the death of its process: one that no frame answered runs on another
 //!   process (`beginning`).
 
+// Where the session decides by a case, a new case has to be decided on.
+#![deny(clippy::wildcard_enum_match_arm)]
+
 mod active;
 mod admission;
 mod answering;

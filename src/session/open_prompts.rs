@@ -60,6 +60,7 @@ impl OpenPrompts {
     }
 
     /// Takes note of what the process asks, and of what it waits for no longer.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
     pub fn hear(&mut self, kind: &FrameKind) {
         match kind {
             FrameKind::Prompt(prompt) => self.hold(prompt),

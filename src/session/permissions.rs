@@ -43,6 +43,7 @@ impl SessionTask {
     }
 
     /// Takes note of the mode and the model that the CLI says.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
     pub(super) fn hear_state(&mut self, kind: &FrameKind) {
         let news = match kind {
             FrameKind::Init { permission_mode, model, .. } => {
@@ -65,6 +66,7 @@ impl SessionTask {
     /// The same of frames that are put aside. What they say of the state is heard in the
     /// order in which it was said, before the answer to a change that came behind, and not
     /// once more when their turn is read.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
     pub(super) fn hear_states(&mut self, frames: &mut [Frame]) {
         for frame in frames {
             self.hear_state(&frame.kind);

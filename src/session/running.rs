@@ -259,6 +259,7 @@ impl Running {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
     fn count_refusals(&mut self, kind: &FrameKind) {
         match kind {
             FrameKind::ApiRetry { status } if REFUSED.contains(status) => {
@@ -296,6 +297,7 @@ impl Running {
 
     /// Whether a frame shows that what was held back is of this turn. A prompt of the
     /// CLI has to be seen by somebody who can answer it, whosever it is.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
     fn releases(&self, kind: &FrameKind) -> bool {
         match kind {
             FrameKind::PromptStarted { uuid } => self.is_prompt(uuid),
