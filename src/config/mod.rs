@@ -54,6 +54,27 @@ pub use crate::policy::{McpServers, Mentions};
 /// Reads, merges and checks the configuration.
 ///
 /// The error lists every violation, each with its key, value, bound and origin.
+///
+/// ```
+/// use session_pool::config::{self, Sources};
+///
+/// let sources = |sessions: &str, processes: &str| Sources {
+///     env: vec![("HOME".into(), "/home/user".into())],
+///     flags: vec![
+///         ("auth.insecure".into(), "true".into()),
+///         ("pool.max_sessions".into(), sessions.into()),
+///         ("pool.max_processes".into(), processes.into()),
+///     ],
+///     ..Sources::default()
+/// };
+/// let config = config::load(sources("200", "4"))?;
+/// assert_eq!((config.pool.max_sessions, config.pool.max_processes), (200, 4));
+///
+/// let error = config::load(sources("many", "-1")).expect_err("neither is accepted");
+/// assert!(error.to_string().contains("pool.max_sessions = \"many\""), "{error}");
+/// assert!(error.to_string().contains("pool.max_processes = -1"), "{error}");
+/// # Ok::<(), config::ConfigError>(())
+/// ```
 pub fn load(sources: Sources) -> Result<Config, ConfigError> {
     let settings = sources.settings()?;
     let mut config = Config::defaults(|name| sources.variable(name));
