@@ -9,8 +9,8 @@
 //! client (subcommands for people) ─▶ the generated types, over the network
 //! ```
 //!
-//! Arrows point one way. [`domain`] holds the values that all of them speak of. [`proto`] holds the generated types, which only [`rpc`] and
-//! [`client`] name. [`access`] says who a caller is, [`policy`] what callers may ask for, and
+//! Arrows point one way. [`domain`] holds the values that all of them speak of. [`proto`] holds
+//! the generated types, which only [`rpc`] and [`client`] name. [`access`] says who a caller is, [`policy`] what callers may ask for, and
 //! [`os`] asks the operating system; they know nothing of sessions. `tests/architecture.rs`
 //! checks what each module may name.
 //!

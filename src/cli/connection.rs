@@ -1,6 +1,6 @@
 //! The protocol over a pair of pipes: frames in, lines out, control requests matched with
-//! their answers, and those of the CLI passed on or refused. Knows nothing of processes: any reader and writer
-//! will do, which is how sessions are tested in memory.
+//! their answers, and those of the CLI passed on or refused. Knows nothing of processes: any
+//! reader and writer will do, which is how sessions are tested in memory.
 
 use std::collections::HashMap;
 
@@ -167,8 +167,8 @@ impl Connection {
             tokio::select! {
                 more = self.lines.read_lines(&mut self.cut) => return more,
                 // A CLI that takes no more input needs no refusals.
-                _ = self.outbox.reserve(), if self.router.owes() => {
-                    self.router.pay(&self.outbox);
+                _ = self.outbox.reserve(), if self.router.has_pending() => {
+                    self.router.flush(&self.outbox);
                 }
             }
         }

@@ -16,7 +16,7 @@ use super::{
 
 /// Bytes of refusals that may wait for a CLI that does not read its input. Bounds memory if an
 /// agent forges requests on the CLI's output.
-const MOST_OWED: usize = 1 << 20;
+const MAX_PENDING_BYTES: usize = 1 << 20;
 
 /// Who answers what a CLI asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,14 +51,14 @@ impl Audience {
 pub struct Router {
     audience: Audience,
     /// Refusals for which the CLI's input had no room yet.
-    owed: VecDeque<Bytes>,
-    owed_bytes: usize,
+    pending: VecDeque<Bytes>,
+    pending_bytes: usize,
 }
 
 impl Router {
     /// Nobody answers yet.
     pub fn new() -> Self {
-        Self { audience: Audience::Nobody, owed: VecDeque::new(), owed_bytes: 0 }
+        Self { audience: Audience::Nobody, pending: VecDeque::new(), pending_bytes: 0 }
     }
 
     /// Callers answer from here on.
@@ -71,8 +71,8 @@ impl Router {
         self.audience = Audience::Nobody;
     }
 
-    /// Refuses a frame that is a request which nobody answers; it is a frame like any other
-    /// then. One without an id is none that could be answered.
+    /// Refuses a request that nobody answers, and turns its frame into [`FrameKind::Other`], so that
+    /// it is not shown as a prompt. A request without an id cannot be answered and passes through.
     pub fn sort(&mut self, frame: &mut Frame, outbox: &mpsc::Sender<Bytes>) {
         let FrameKind::Prompt(request) = &frame.kind else { return };
         let Some(why) = self.audience.refusal(request.kind()).filter(|_| !request.id.is_empty())
@@ -80,37 +80,37 @@ impl Router {
             return;
         };
         debug!(kind = ?request.kind(), why, "cli_request_refused");
-        self.owe(control_refusal(&request.raw_id, why));
-        self.pay(outbox);
+        self.queue_refusal(control_refusal(&request.raw_id, why));
+        self.flush(outbox);
         frame.kind = FrameKind::Other;
     }
 
     /// Whether a refusal waits for room.
-    pub fn owes(&self) -> bool {
-        !self.owed.is_empty()
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// Sends what waits, as far as there is room.
-    pub fn pay(&mut self, outbox: &mpsc::Sender<Bytes>) {
-        while let Some(line) = self.owed.front() {
+    pub fn flush(&mut self, outbox: &mpsc::Sender<Bytes>) {
+        while let Some(line) = self.pending.front() {
             match outbox.try_send(line.clone()) {
                 Err(mpsc::error::TrySendError::Full(_)) => return,
-                // Of a CLI whose input is closed nobody waits.
+                // If its input is closed, the CLI cannot read refusals: they are dropped.
                 Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {
-                    self.owed_bytes -= line.len();
-                    self.owed.pop_front();
+                    self.pending_bytes -= line.len();
+                    self.pending.pop_front();
                 }
             }
         }
     }
 
-    fn owe(&mut self, line: Bytes) {
-        if self.owed_bytes + line.len() > MOST_OWED {
+    fn queue_refusal(&mut self, line: Bytes) {
+        if self.pending_bytes + line.len() > MAX_PENDING_BYTES {
             debug!(bytes = line.len(), "cli_request_not_refused");
             return;
         }
-        self.owed_bytes += line.len();
-        self.owed.push_back(line);
+        self.pending_bytes += line.len();
+        self.pending.push_back(line);
     }
 }
 
@@ -176,17 +176,21 @@ mod tests {
             router.sort(&mut asks("can_use_tool", &json!(id)), &outbox);
         }
         let mut told = 0;
-        while router.owes() {
+        while router.has_pending() {
             told += refusals(&mut inbox).len();
-            router.pay(&outbox);
+            router.flush(&outbox);
         }
         assert_eq!(told + refusals(&mut inbox).len(), 3, "none is forgotten");
         for _ in 0..20 {
             router.sort(&mut asks("can_use_tool", &json!("x".repeat(100_000))), &outbox);
         }
-        assert!(router.owed_bytes <= MOST_OWED);
+        assert!(router.pending_bytes <= MAX_PENDING_BYTES);
         drop(inbox);
-        router.pay(&outbox);
-        assert_eq!((router.owes(), router.owed_bytes), (false, 0), "nobody waits for them");
+        router.flush(&outbox);
+        assert_eq!(
+            (router.has_pending(), router.pending_bytes),
+            (false, 0),
+            "nobody waits for them"
+        );
     }
 }

@@ -59,12 +59,12 @@ fn check_routing_key(metadata: &MetadataMap, session_id: &str) -> Result<(), Sta
     Err(of_rejection(&Rejection::Invalid(vec![violation])))
 }
 
-/// What is claimed of the memory for a request, for as long as this is held.
 /// The caller's deadline, which the edge has read.
 fn deadline<T>(request: &Request<T>) -> Option<Instant> {
     request.extensions().get::<Deadline>().and_then(|deadline| deadline.0)
 }
 
+/// What is claimed of the memory for a request, for as long as this is held.
 fn claim<T>(request: &Request<T>) -> Claim {
     request.extensions().get::<Claim>().cloned().unwrap_or_default()
 }

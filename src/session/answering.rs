@@ -157,6 +157,8 @@ impl SessionTask {
         let given = self.take_back(process).and_then(|()| self.give(process, &granting.answer));
         if given.is_err() {
             self.revoke(&granting.grant);
+            // Rules may have been taken from it that are in force again.
+            process.lease.outdated = true;
         }
         given
     }

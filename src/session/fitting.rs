@@ -57,8 +57,8 @@ impl SessionTask {
         changes: &[LiveChange],
         wanted: &Options,
     ) -> Result<(), Unfit> {
-        // Newer versions try a model by calling the API with it. Nothing else is heard
-        // meanwhile, so this has the bound of an interrupt.
+        // Newer versions try a model by calling the API with it. No turn can begin meanwhile, so
+        // this has the bound of an interrupt.
         let deadline = Instant::now() + self.ctx.settings.interrupt_timeout;
         for change in changes {
             let answer = self.ask(process, change, deadline).await?;

@@ -299,8 +299,7 @@ impl SessionTask {
     /// The report of an interrupt that comes when no turn runs: one that has its result is
     /// not stopped, whether its caller has been told or not.
     pub(super) fn nothing_to_stop(&self) -> InterruptReport {
-        let untold = self.journal.commits.untold().next().is_some();
-        let had_active_turn = untold || self.queue.current().is_some();
+        let had_active_turn = self.has_turn_to_tell();
         let outcome = match had_active_turn {
             true => InterruptOutcome::TurnEnded,
             false => InterruptOutcome::NoActiveTurn,
@@ -310,9 +309,12 @@ impl SessionTask {
 
     /// The report of a close that comes when no turn runs.
     pub(super) fn nothing_to_close(&self) -> CloseReport {
-        let untold = self.journal.commits.untold().next().is_some();
-        let had_active_turn = untold || self.queue.current().is_some();
-        CloseReport { closed: true, had_active_turn, not_forgotten: None }
+        CloseReport { closed: true, had_active_turn: self.has_turn_to_tell(), not_forgotten: None }
+    }
+
+    /// Whether there is a turn whose caller has not been told its end.
+    fn has_turn_to_tell(&self) -> bool {
+        self.journal.commits.untold().next().is_some() || self.queue.current().is_some()
     }
 
     /// What a session without a running turn does, as far as that matters for commands: a turn

@@ -15,6 +15,9 @@
 //!         or let go
 //! ```
 //!
+//! A process that has connected goes on to Active at once, since a turn waits for it; it is Idle
+//! where that turn was given up meanwhile.
+//!
 //! What outlives a phase has an owner with rules of its own: `queue` the turns,
 //! `publisher` what others see of the session, `journal` what the store is given of it,
 //! `ownership` its conversations, `replies` the answers that are due when it is gone; and

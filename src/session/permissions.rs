@@ -2,8 +2,8 @@
 //! model, and what it says is the state: a request is compared with that, not with what was
 //! asked for before. Rules and folders it does not say; they are what callers granted.
 //!
-//! A grant is kept before its answer goes to the CLI (`answering`), so that no tool has run by a rule, or
-//! was spared one, that the next process does not know. A process is given the rules before
+//! A grant is kept before its answer goes to the CLI (`answering`), so that no tool has run by a
+//! rule, or was spared one, that the next process does not know. A process is given the rules before
 //! anything else, and no prompt until it has taken them: there is no time in which a refusal
 //! does not hold. Policy is asked before each start; what it does not allow any more is left
 //! out, and the session goes on without it.

@@ -7,8 +7,8 @@
 //! MS` (one retry every MS, for ever), `die`, `rubbish`, `deaf` (as `hang`, and interrupts
 //! are not heard), `lose N` (as `hang`, and N interrupts are lost), `mute-end` (idle
 //! without a result), `background` (as `ok`, and then a turn that nobody asked for),
-//! `move` (as `ok`, and it goes on in another conversation), `ask` (as `ok`, and it asks `p` whether a tool may run, and `q`, a question of an unknown
-//! kind, and waits for neither), `hook` (the same, where `p` is a hook that nobody has
+//! `move` (as `ok`, and it goes on in another conversation), `ask` (as `ok`, and it asks `p`
+//! whether a tool may run, and `q`, a question of an unknown kind, and waits for neither), `hook` (the same, where `p` is a hook that nobody has
 //! registered), `ask-behind` (as `ok`, and then it asks `p` outside of a turn),
 //! `untaken` (it is not even taken up), `much N` (N large entries of its transcript, one
 //! after the other, and then as `ok`).
