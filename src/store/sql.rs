@@ -85,8 +85,10 @@ impl SqlStore {
         let (read, write) = (Arc::clone(&readers), Arc::clone(&writer));
         let stopping = tasks.stopping().clone();
         tasks.spawn(error_span!("store"), async move {
+            let work =
+                async { tokio::join!(discard_unfinished(&read, &write), read.close_unused()) };
             tokio::select! {
-                () = discard_unfinished(&read, &write) => {}
+                ((), ()) = work => {}
                 () = stopping.cancelled() => {}
             }
         });
