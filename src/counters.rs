@@ -128,6 +128,21 @@ impl Totals {
         }
     }
 
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        for (name, count) in &other.counts {
+            let mine = self.counts.entry(name.clone()).or_default();
+            *mine = mine.saturating_add(*count);
+        }
+        self.spent.add(&other.spent);
+        let (mine, theirs) = (&mut self.today, &other.today);
+        if theirs.day == mine.day {
+            mine.cost_usd += theirs.cost_usd;
+        } else if theirs.day > mine.day {
+            *mine = *theirs;
+        }
+    }
+
     /// Takes over what another snapshot of the same counters has more of. Whoever took the
     /// older one may come later.
     pub fn raise(&mut self, other: &Self) {

@@ -1,9 +1,14 @@
-//! What was counted, in the database. Each life of a service tells what it has counted so far,
-//! and the database adds what of that is new: `count = count + more`. How much of it has been
-//! added is kept beside it, in the same transaction. So what is told twice, late, or after a
-//! commit whose outcome nobody knows is counted once, and two services add up.
+//! What was counted, in the database. Each life of a service has a row of its own, which says
+//! what it has counted so far and which nobody else writes; the sum of all rows is what was
+//! counted. So what is told twice, late, or after a commit whose outcome nobody knows is
+//! counted once, and two services add up. A commit writes one row and reads none.
+//!
+//! The rows of lives that are long over are added to the tables `counts` and `costs`.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    mem,
+};
 
 use sqlx::{QueryBuilder, Row as _, SqliteConnection, sqlite::SqliteRow};
 
@@ -17,8 +22,8 @@ use crate::{
     domain::{ids::TenantId, usage::TokenUsage},
 };
 
-/// Lives of services whose part in a tenant's counts is remembered. Those that counted last
-/// are; one that has not for so many others does not come again.
+/// Lives of services that have a row of a tenant's. Those that counted last do; one that has
+/// not for so many others does not count again.
 const WRITERS: i64 = 64;
 
 /// The day that stands for all of them.
@@ -27,24 +32,57 @@ const ALL_DAYS: i64 = -1;
 /// What goes before the names of tokens.
 const USAGE: &str = "usage.";
 
-/// Adds what a life of a service has counted for a tenant since it said so last.
-pub(super) async fn keep(
+/// What this life of the service has counted for each tenant, as far as the store was told.
+/// Only this life writes its rows, so that nothing has to be read before they are written.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    totals: HashMap<TenantId, Totals>,
+    /// Tenants of whom the database may have an older state.
+    due: BTreeSet<TenantId>,
+    /// Tenants for whose row room was made.
+    placed: HashSet<TenantId>,
+}
+
+impl Counted {
+    /// Takes note of what was counted, to be written with the transaction that is under way.
+    /// If that fails, the next one writes it.
+    pub(super) fn note(&mut self, tenant: &TenantId, totals: &Totals) {
+        self.totals.entry(tenant.clone()).or_default().raise(totals);
+        self.due.insert(tenant.clone());
+    }
+
+    /// Writes what the database does not have yet.
+    pub(super) async fn keep(
+        &mut self,
+        connection: &mut SqliteConnection,
+        writer: &str,
+        observed_ms: i64,
+    ) -> Result<(), StoreError> {
+        for tenant in &self.due {
+            if !self.placed.contains(tenant) {
+                fold_oldest(connection, writer, tenant).await?;
+            }
+            if let Some(totals) = self.totals.get(tenant) {
+                write(connection, writer, observed_ms, tenant, totals).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The transaction was committed.
+    pub(super) fn committed(&mut self) {
+        self.placed.extend(mem::take(&mut self.due));
+    }
+}
+
+async fn write(
     connection: &mut SqliteConnection,
     writer: &str,
     observed_ms: i64,
     tenant: &TenantId,
-    counted: &Totals,
+    totals: &Totals,
 ) -> Result<(), StoreError> {
-    let added = added(connection, writer, tenant).await?;
-    let more = counted.since(&added);
-    if more == Totals::default() {
-        return Ok(());
-    }
-    add_counts(connection, tenant, &more).await?;
-    add_costs(connection, tenant, &more).await?;
-    let mut now_added = added;
-    now_added.raise(counted);
-    let text = serde_json::to_string(&now_added);
+    let text = serde_json::to_string(totals);
     sqlx::query(
         "INSERT INTO counted (tenant, writer, observed_ms, totals) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (tenant, writer) DO UPDATE SET observed_ms = excluded.observed_ms, \
@@ -54,46 +92,37 @@ pub(super) async fn keep(
     .bind(writer)
     .bind(observed_ms)
     .bind(text.map_err(|error| StoreError::Corrupt(error.to_string()))?)
-    .execute(&mut *connection)
-    .await?;
-    Ok(())
-}
-
-/// What of it has been added before.
-async fn added(
-    connection: &mut SqliteConnection,
-    writer: &str,
-    tenant: &TenantId,
-) -> Result<Totals, StoreError> {
-    let added: Option<String> =
-        sqlx::query_scalar("SELECT totals FROM counted WHERE tenant = $1 AND writer = $2")
-            .bind(tenant.as_str())
-            .bind(writer)
-            .fetch_optional(&mut *connection)
-            .await?;
-    match added {
-        Some(text) => serde_json::from_str(&text).map_err(|_| bad("counted")),
-        None => {
-            drop_oldest(connection, tenant).await?;
-            Ok(Totals::default())
-        }
-    }
-}
-
-/// Makes room for one more.
-async fn drop_oldest(
-    connection: &mut SqliteConnection,
-    tenant: &TenantId,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "DELETE FROM counted WHERE tenant = $1 AND writer NOT IN (SELECT writer FROM counted \
-         WHERE tenant = $1 ORDER BY observed_ms DESC, writer LIMIT $2)",
-    )
-    .bind(tenant.as_str())
-    .bind(WRITERS - 1)
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Makes room for one more: what the oldest lives counted is added to what all earlier ones did.
+async fn fold_oldest(
+    connection: &mut SqliteConnection,
+    writer: &str,
+    tenant: &TenantId,
+) -> Result<(), StoreError> {
+    let oldest = sqlx::query(
+        "DELETE FROM counted WHERE tenant = $1 AND writer <> $2 AND writer NOT IN \
+         (SELECT writer FROM counted WHERE tenant = $1 AND writer <> $2 \
+         ORDER BY observed_ms DESC, writer LIMIT $3) RETURNING totals",
+    )
+    .bind(tenant.as_str())
+    .bind(writer)
+    .bind(WRITERS - 1)
+    .fetch_all(&mut *connection)
+    .await?;
+    for row in &oldest {
+        let totals = parsed(row)?;
+        add_counts(connection, tenant, &totals).await?;
+        add_costs(connection, tenant, &totals).await?;
+    }
+    Ok(())
+}
+
+fn parsed(row: &SqliteRow) -> Result<Totals, StoreError> {
+    serde_json::from_str(row.try_get("totals")?).map_err(|_| bad("counted"))
 }
 
 async fn add_counts(
@@ -146,12 +175,16 @@ async fn add_costs(
 /// What was counted for each tenant, by all services.
 pub(super) async fn read(readers: &Readers) -> Result<Vec<(TenantId, Totals)>, StoreError> {
     let mut reader = readers.take().await?;
-    let counts = sqlx::query("SELECT tenant, name, count FROM counts")
-        .fetch_all(reader.connection())
-        .await?;
-    let costs = sqlx::query("SELECT tenant, day, cost_usd FROM costs ORDER BY day")
-        .fetch_all(reader.connection())
-        .await?;
+    let connection = reader.connection();
+    // One state of all tables: a row may be on its way from one to the others.
+    sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+    let counts = sqlx::query("SELECT tenant, name, count FROM counts").fetch_all(&mut *connection);
+    let counts = counts.await?;
+    let costs = sqlx::query("SELECT tenant, day, cost_usd FROM costs ORDER BY day");
+    let costs = costs.fetch_all(&mut *connection).await?;
+    let lives = sqlx::query("SELECT tenant, totals FROM counted").fetch_all(&mut *connection);
+    let lives = lives.await?;
+    sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
     reader.give_back();
     let mut totals = BTreeMap::<TenantId, Totals>::new();
     for row in &counts {
@@ -165,6 +198,9 @@ pub(super) async fn read(readers: &Readers) -> Result<Vec<(TenantId, Totals)>, S
             Ok(day) => totals.today = Today { day, cost_usd },
             Err(_) => totals.spent.cost_usd = cost_usd,
         }
+    }
+    for row in &lives {
+        totals.entry(tenant(row)?).or_default().add(&parsed(row)?);
     }
     Ok(totals.into_iter().collect())
 }

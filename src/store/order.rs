@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use super::{
     Commit, Epoch, Import, StoreError,
     connection::Transaction,
-    counts,
+    counts::Counted,
     import::{self, Imports},
     orders, owner,
 };
@@ -119,11 +119,13 @@ pub(super) struct By<'a> {
     pub(super) imports: &'a Imports,
 }
 
-/// Carries out one order. The inner error is its own fault, and nothing of it is written.
+/// Carries out one order, but for what it counted, which is only noted. The inner error is its
+/// own fault, and nothing of it is written.
 pub(super) async fn carry_out(
     transaction: &mut Transaction<'_>,
     order: &WriteOp,
     by: By<'_>,
+    counted: &mut Counted,
 ) -> Result<Result<Written, StoreError>, StoreError> {
     let By { observed_ms, imports, .. } = by;
     let connection = transaction.connection();
@@ -132,8 +134,7 @@ pub(super) async fn carry_out(
             let kept = orders::keep(connection, commit, by.writer, observed_ms).await?;
             let (key, id) = (&commit.key, commit.record.cli_session_id);
             if kept.is_ok() {
-                counts::keep(connection, by.writer, observed_ms, &key.tenant, &commit.totals)
-                    .await?;
+                counted.note(&key.tenant, &commit.totals);
             }
             if kept.is_ok() && imports.settles(key, id) {
                 import::settle(connection, key, id).await?;
@@ -146,7 +147,7 @@ pub(super) async fn carry_out(
             Written::Kept
         }
         WriteOp::Count(tenant, totals, _) => {
-            counts::keep(connection, by.writer, observed_ms, tenant, totals).await?;
+            counted.note(tenant, totals);
             Written::Kept
         }
         WriteOp::Forget(key, _) => {

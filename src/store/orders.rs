@@ -8,7 +8,8 @@ use tracing::warn;
 use super::{
     Commit, Epoch, Line, Record, StoreError,
     columns::{bad, millis, signed},
-    owner, turns,
+    owner::{self, Standing},
+    turns,
 };
 use crate::domain::ids::{CliSessionId, SessionId, SessionKey};
 
@@ -41,11 +42,12 @@ pub(super) async fn keep(
     observed_ms: i64,
 ) -> Result<Result<(), StoreError>, StoreError> {
     let Commit { key, epoch, releases, record, turn, lines, totals: _ } = commit;
-    if let Err(fenced) = owner::check(connection, writer, key, *epoch).await? {
+    let conversation = record.cli_session_id;
+    let standing = Standing::read(connection, key, conversation).await?;
+    if let Err(fenced) = standing.check(writer, *epoch) {
         return Ok(Err(fenced));
     }
-    let conversation = record.cli_session_id;
-    if let Err(owner) = take(connection, key, conversation).await? {
+    if let Err(owner) = take_from(connection, key, conversation, &standing.holders).await? {
         return Ok(Err(StoreError::Conflict { conversation, owner: Some(owner) }));
     }
     keep_record(connection, key, record, writer, observed_ms).await?;
@@ -141,6 +143,16 @@ async fn take(
     .bind(conversation.to_string())
     .fetch_all(&mut *connection)
     .await?;
+    take_from(connection, key, conversation, &owners).await
+}
+
+/// The same where it is known who has it.
+async fn take_from(
+    connection: &mut SqliteConnection,
+    key: &SessionKey,
+    conversation: CliSessionId,
+    owners: &[String],
+) -> Result<Result<(), SessionId>, StoreError> {
     if owners.iter().any(|owner| owner == key.session.as_str()) {
         return Ok(Ok(()));
     }

@@ -1,7 +1,7 @@
 //! Whose a session's row is. Whoever goes on with a session claims the row, and from then on
-//! nobody who claimed it before can write to it. The one place that says so is [`check`], the
-//! first thing that a commit does in its transaction: that has the lock which a claim needs
-//! too, so that none slips in between.
+//! nobody who claimed it before can write to it. The one place that says so is [`admit`]. A
+//! commit asks it first, in its transaction: that has the lock which a claim needs too, so that
+//! none slips in between.
 //!
 //! The number of a claim alone is not enough: after a restore of an older backup one can be
 //! given twice. So the life of the service that claimed is compared as well.
@@ -9,7 +9,7 @@
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{Epoch, StoreError};
-use crate::domain::ids::SessionKey;
+use crate::domain::ids::{CliSessionId, SessionKey};
 
 /// Takes a session's row, whoever had it. There may be none yet.
 pub(super) async fn claim(
@@ -49,25 +49,49 @@ pub(super) async fn release(
     Ok(())
 }
 
-/// Whether the row is the writer's in this epoch. The inner error says whose it is.
-pub(super) async fn check(
-    connection: &mut SqliteConnection,
-    writer: &str,
-    key: &SessionKey,
-    epoch: Epoch,
-) -> Result<Result<(), StoreError>, StoreError> {
-    let row =
-        sqlx::query("SELECT owner, epoch FROM sessions WHERE tenant = $1 AND session_id = $2")
-            .bind(key.tenant.as_str())
-            .bind(key.session.as_str())
-            .fetch_optional(connection)
-            .await?;
-    let row: Option<(String, i64)> = match row {
-        Some(row) => Some((row.try_get("owner")?, row.try_get("epoch")?)),
-        None => None,
-    };
-    let row = row.as_ref().map(|(owner, epoch)| (owner.as_str(), Epoch(*epoch)));
-    Ok(admit(row, writer, epoch))
+/// What the database says before a session is written: whose its row is, and which sessions
+/// have the conversation that it works in.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    row: Option<(String, Epoch)>,
+    /// The sessions that have the conversation.
+    pub(super) holders: Vec<String>,
+}
+
+impl Standing {
+    /// Reads both at once: each statement costs a commit the way to SQLite's thread and back.
+    pub(super) async fn read(
+        connection: &mut SqliteConnection,
+        key: &SessionKey,
+        conversation: CliSessionId,
+    ) -> Result<Self, StoreError> {
+        let rows = sqlx::query(
+            "SELECT 1 AS is_session, owner AS name, epoch FROM sessions \
+             WHERE tenant = $1 AND session_id = $2 \
+             UNION ALL SELECT 0, session_id, 0 FROM conversations \
+             WHERE tenant = $1 AND cli_session_id = $3",
+        )
+        .bind(key.tenant.as_str())
+        .bind(key.session.as_str())
+        .bind(conversation.to_string())
+        .fetch_all(connection)
+        .await?;
+        let mut standing = Self::default();
+        for row in &rows {
+            let name: String = row.try_get("name")?;
+            match row.try_get::<i64, _>("is_session")? {
+                0 => standing.holders.push(name),
+                _ => standing.row = Some((name, Epoch(row.try_get("epoch")?))),
+            }
+        }
+        Ok(standing)
+    }
+
+    /// Whether the row is the writer's in this epoch; the error says whose it is.
+    pub(super) fn check(&self, writer: &str, epoch: Epoch) -> Result<(), StoreError> {
+        let row = self.row.as_ref().map(|(owner, epoch)| (owner.as_str(), *epoch));
+        admit(row, writer, epoch)
+    }
 }
 
 /// Whether somebody may write to a row, or make it where there is none. The first commit of a

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     Clock, StoreError,
     connection::{Database, Transaction},
+    counts::Counted,
     import::Imports,
     order::{Answer, By, Whose, WriteOp, Written, carry_out},
     orders,
@@ -77,6 +78,7 @@ impl Writer {
             publisher,
             stopping,
             imports: Imports::default(),
+            counted: Counted::default(),
             log_holds_forgotten: false,
             log_tried: Instant::now(),
             tried: Instant::now(),
@@ -131,6 +133,8 @@ struct Clerk {
     writer: Arc<str>,
     /// Transcripts that are being taken up.
     imports: Imports,
+    /// What it has counted.
+    counted: Counted,
     /// Whether texts that were forgotten are still in the write-ahead log.
     log_holds_forgotten: bool,
     log_tried: Instant,
@@ -279,10 +283,15 @@ impl Clerk {
         let observed_ms = self.clock.now_ms();
         // Given back below: while the transaction lives it has the rest.
         let imports = mem::take(&mut self.imports);
+        let mut counted = mem::take(&mut self.counted);
         let writer = Arc::clone(&self.writer);
         let by = By { writer: &writer, observed_ms, imports: &imports };
-        let written = self.carry_out_all(asked, until, by).await;
+        let written = self.carry_out_all(asked, until, by, &mut counted).await;
+        if written.is_ok() {
+            counted.committed();
+        }
         self.imports = imports;
+        self.counted = counted;
         written
     }
 
@@ -291,20 +300,19 @@ impl Clerk {
         asked: &[Asked],
         until: Instant,
         by: By<'_>,
+        counted: &mut Counted,
     ) -> Result<Vec<Result<Written, StoreError>>, Failed> {
         let mut transaction = self.begin(until).await.map_err(Failed::Begin)?;
-        let mut written = Vec::with_capacity(asked.len());
-        for Asked { order, .. } in asked {
-            match carry_out(&mut transaction, order, by).await {
-                Ok(outcome) => written.push(outcome),
-                Err(error) => {
-                    transaction.abandon().await;
-                    return Err(Failed::Work(error));
-                }
+        match carry_out_each(&mut transaction, asked, by, counted).await {
+            Ok(written) => {
+                transaction.commit(until).await.map_err(Failed::Work)?;
+                Ok(written)
+            }
+            Err(error) => {
+                transaction.abandon().await;
+                Err(Failed::Work(error))
             }
         }
-        transaction.commit(until).await.map_err(Failed::Work)?;
-        Ok(written)
     }
 
     /// Takes note of what an order that is committed means for transcripts being taken up.
@@ -342,6 +350,21 @@ impl Clerk {
         }
         self.publisher.measured(self.database.sizes());
     }
+}
+
+/// Carries out orders in the order in which they came, and writes what they counted once.
+async fn carry_out_each(
+    transaction: &mut Transaction<'_>,
+    asked: &[Asked],
+    by: By<'_>,
+    counted: &mut Counted,
+) -> Result<Vec<Result<Written, StoreError>>, StoreError> {
+    let mut written = Vec::with_capacity(asked.len());
+    for Asked { order, .. } in asked {
+        written.push(carry_out(transaction, order, by, counted).await?);
+    }
+    counted.keep(transaction.connection(), by.writer, by.observed_ms).await?;
+    Ok(written)
 }
 
 fn refuse(asked: Vec<Asked>, error: &StoreError) {

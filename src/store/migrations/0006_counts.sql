@@ -1,4 +1,4 @@
--- What was counted, one row for each name, so that whoever counts adds to it: two services on one database add up.
+-- What was counted by lives of services that are long over, one row for each name.
 CREATE TABLE counts (
     tenant TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -15,8 +15,9 @@ CREATE TABLE costs (
     PRIMARY KEY (tenant, day)
 );
 
--- How much of what a life of a service has counted is in the tables above, as JSON: what is told again, or late, is not
--- added twice. `observed_ms` says when it last counted.
+-- What each life of a service has counted so far, as JSON; nobody else writes its row. The sum of these rows and of the
+-- tables above is what was counted: what is told again, or late, is not added twice, and two services on one database
+-- add up. `observed_ms` says when it last counted.
 CREATE TABLE counted (
     tenant TEXT NOT NULL,
     writer TEXT NOT NULL,
