@@ -8,8 +8,8 @@ pub mod access {
 pub mod cli {
     //! The CLI's protocol and processes.
     pub use crate::cli::{
-        binding, connection, env_files, frame, launch, lines, mirror, process, request, sandbox,
-        snapshots, versions,
+        binding, command, connection, env_files, frame, launch, lines, mirror, process, request,
+        sandbox, snapshots, versions,
     };
 }
 pub mod counters {

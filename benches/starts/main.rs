@@ -21,8 +21,9 @@ use session_pool::{
     internals::{
         cli::{
             binding,
+            command::Folders,
             env_files::EnvFiles,
-            launch::{ConversationOrigin, Folders, LaunchSettings},
+            launch::{ConversationOrigin, LaunchSettings},
             request::{Initialize, user_message},
             sandbox::Sandbox,
             versions::Installed,

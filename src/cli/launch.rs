@@ -12,7 +12,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{env_files::EnvFiles, sandbox::Sandbox, scratch, versions::Installed};
+use super::{
+    command::{Folders, LaunchCommand},
+    env_files::EnvFiles,
+    sandbox::Sandbox,
+    scratch,
+    versions::Installed,
+};
 use crate::domain::ids::{CliSessionId, ClientId};
 use crate::domain::options::Options;
 use flags::{option_args, withheld_tools};
@@ -72,70 +78,6 @@ pub struct LaunchSettings {
     pub sandbox: Sandbox,
     /// The version of the executable.
     pub installed: Installed,
-}
-
-/// The folders of one session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Folders {
-    /// Working folder.
-    pub work: PathBuf,
-    /// The tenant's `CLAUDE_CONFIG_DIR`.
-    pub config: PathBuf,
-    /// The tenant's `HOME`.
-    pub home: PathBuf,
-    /// Further folders that its tools may reach.
-    pub extra: Vec<PathBuf>,
-}
-
-impl Folders {
-    /// Those that its process may write to.
-    pub fn writable(&self) -> impl Iterator<Item = &Path> {
-        let own = [&self.work, &self.config, &self.home];
-        own.into_iter().chain(&self.extra).map(PathBuf::as_path)
-    }
-}
-
-/// A command, ready to be spawned.
-#[derive(Clone, PartialEq, Eq)]
-pub struct LaunchCommand {
-    /// The executable.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub args: Vec<String>,
-    /// Its whole environment.
-    pub env: BTreeMap<String, String>,
-    /// Its working folder.
-    pub cwd: PathBuf,
-    /// The folders of its session.
-    pub folders: Folders,
-    /// Its temporary directory, where the sandbox gives it none.
-    pub scratch: Option<PathBuf>,
-    /// The mark that it and all its children carry.
-    pub mark: ClientId,
-    /// Values of its environment that are the operator's or the caller's own.
-    pub secrets: Vec<String>,
-}
-
-impl std::fmt::Debug for LaunchCommand {
-    /// Leaves values out, of arguments and environment: credentials are among them.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LaunchCommand")
-            .field("program", &self.program)
-            .field("args", &self.shown_args())
-            .field("env", &self.env.keys())
-            .field("cwd", &self.cwd)
-            .field("mark", &self.mark)
-            .finish()
-    }
-}
-
-impl LaunchCommand {
-    /// The arguments for a log: flags without their values, which may be a caller's words
-    /// or hold credentials.
-    pub fn shown_args(&self) -> Vec<&str> {
-        let flag = |arg: &'_ String| arg.find('=').unwrap_or(arg.len());
-        self.args.iter().map(|arg| &arg[..flag(arg)]).collect()
-    }
 }
 
 impl LaunchSettings {

@@ -30,11 +30,13 @@
 //! - [`cost`] makes costs of turns out of the sums that it tells.
 //! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those,
 //!   without [`snapshots`].
-//! - [`launch`] makes argv and environment, with [`env_files`]; [`process`] spawns, watches and stops;
-//!   [`sandbox`] is what a process is enclosed in, [`usage`] what it may hold.
+//! - [`launch`] makes a [`command`], its argv and its environment, with [`env_files`]; [`process`]
+//!   spawns, watches and stops; [`sandbox`] is what a process is enclosed in, [`usage`] what it may
+//!   hold.
 
 pub mod applied;
 pub mod binding;
+pub mod command;
 pub mod connection;
 pub mod cost;
 pub mod env_files;

@@ -21,9 +21,10 @@ use tokio::{
 use tracing::warn;
 
 use super::{
+    command::LaunchCommand,
     connection::Connection,
     frame::{Frame, FrameKind},
-    launch::{LaunchCommand, MARK_VARIABLE},
+    launch::MARK_VARIABLE,
     sandbox::{Sandbox, SandboxedProcess},
     scratch,
     spawner::{self, Spawned},

@@ -6,18 +6,11 @@
 
 use std::{
     io,
-    os::{
-        fd::{AsRawFd as _, OwnedFd},
-        unix::process::CommandExt as _,
-    },
-    process::{Command as StdCommand, Stdio},
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    process::Stdio,
     sync::OnceLock,
 };
 
-use rustix::{
-    io::{FdFlags, fcntl_setfd},
-    pipe::{PipeFlags, pipe_with},
-};
 use tokio::{
     net::unix::pipe,
     process::{Child, Command as TokioCommand},
@@ -25,8 +18,16 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{launch::LaunchCommand, program, sandbox::Sandbox, scratch};
-use crate::os::{descriptors::restore_in, keeper::bind_to_parent};
+use super::{
+    command::LaunchCommand,
+    program,
+    sandbox::{Sandbox, announcement},
+    scratch,
+};
+use crate::os::{
+    descriptors::{hand_over, restore_in},
+    keeper::bind_to_parent,
+};
 
 /// Starts that may wait for the thread, which needs about a millisecond for each.
 const WAITING_STARTS: usize = 64;
@@ -103,19 +104,4 @@ fn spawn_here(command: &LaunchCommand, sandbox: &Sandbox) -> io::Result<Spawned>
         io::Error::other(format!("{}: {error}", sandbox.name()))
     })?;
     Ok(Spawned { child, announcement: pipe::Receiver::from_owned_fd(reader)? })
-}
-
-/// A pipe on which what encloses a CLI says what it has started: reader and writer.
-pub fn announcement() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(pipe_with(PipeFlags::CLOEXEC)?)
-}
-
-/// Lets the process of a command, and no other, inherit a file descriptor.
-#[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
-pub fn hand_over(command: &mut StdCommand, fd: OwnedFd) {
-    let prepare = move || Ok(fcntl_setfd(&fd, FdFlags::empty())?);
-    // SAFETY: one system call that is safe between fork and exec, no allocation.
-    unsafe {
-        command.pre_exec(prepare);
-    }
 }

@@ -6,7 +6,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{BorrowedFd, RawFd},
+        fd::{BorrowedFd, OwnedFd, RawFd},
         unix::process::CommandExt as _,
     },
     process::Command,
@@ -73,6 +73,16 @@ pub fn limit() -> u64 {
 pub fn restore_in(command: &mut Command) {
     let Some(original) = ORIGINAL.get().copied() else { return };
     let prepare = move || Ok(setrlimit(Resource::Nofile, original)?);
+    // SAFETY: one system call that is safe between fork and exec, no allocation.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
+
+/// Lets the process of a command, and no other, inherit a file descriptor.
+#[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
+pub fn hand_over(command: &mut Command, fd: OwnedFd) {
+    let prepare = move || Ok(fcntl_setfd(&fd, FdFlags::empty())?);
     // SAFETY: one system call that is safe between fork and exec, no allocation.
     unsafe {
         command.pre_exec(prepare);

@@ -8,7 +8,8 @@
 //!   what the service has left behind.
 //! - [`killing`] kills many processes, also those that fork meanwhile.
 //! - [`limits`] are those that the kernel holds a program and its descendants to.
-//! - [`descriptors`] raises the limit of file descriptors, and says what it is enough for.
+//! - [`descriptors`] raises the limit of file descriptors, and says what it is enough for and
+//!   who inherits them.
 
 pub mod confined;
 pub mod descriptors;

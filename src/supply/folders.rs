@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    cli::launch::Folders,
+    cli::command::Folders,
     domain::ids::{SessionId, SessionKey, TenantId},
     os::confined::Folder,
 };

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Conversation, Order, Said, folders, recheck};
 use crate::{
     cli::{
-        launch::{ConversationOrigin, Folders},
+        command::Folders,
+        launch::ConversationOrigin,
         transcript::{self, Entries, Restoration, Search},
     },
     domain::{failure::Cause, ids::CliSessionId},

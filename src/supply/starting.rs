@@ -15,9 +15,10 @@ use super::{
 };
 use crate::{
     cli::{
+        command::Folders,
         connection::Connection,
         cost::Meter,
-        launch::{ConversationOrigin, Folders},
+        launch::ConversationOrigin,
         process::{Process, StopGrace},
         request::Initialize,
         sandbox,

@@ -4,9 +4,10 @@
 use session_pool::{
     internals::{
         cli::{
+            command::Folders,
             connection::Connection,
             env_files::EnvFiles,
-            launch::{ConversationOrigin, Folders, LaunchSettings},
+            launch::{ConversationOrigin, LaunchSettings},
             process::{Process, StopGrace, stop},
             request::{ControlRequest, Initialize},
             versions::Installed,

@@ -26,14 +26,17 @@ use std::{
     sync::Arc,
 };
 
-use rustix::process::Signal;
+use rustix::{
+    pipe::{PipeFlags, pipe_with},
+    process::Signal,
+};
 
 pub use mount_plan::{MountPlan, View};
 pub use pinned_dir::PinnedDir;
 pub use probe::{Tried, Unsupported, bubblewrap, process_tree, sweep_trials};
 pub use sandboxed_process::SandboxedProcess;
 
-use super::launch::{Folders, LaunchCommand};
+use super::command::{Folders, LaunchCommand};
 use crate::os::keeper;
 
 /// File descriptors that the command which encloses a CLI works with.
@@ -135,6 +138,11 @@ impl Sandbox {
             Self::Bubblewrap(_) => Signal::KILL,
         }
     }
+}
+
+/// A pipe on which what encloses a CLI says what it has started: reader and writer.
+pub(super) fn announcement() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe_with(PipeFlags::CLOEXEC)?)
 }
 
 /// What the first process in bubblewrap says when it cannot run the command that it keeps, if

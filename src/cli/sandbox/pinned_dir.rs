@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::{CWD, Mode, OFlags, openat, readlink};
 
-use crate::cli::launch::Folders;
+use crate::cli::command::Folders;
 
 /// A folder that was at its path when it was opened.
 #[derive(Debug)]

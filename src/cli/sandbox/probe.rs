@@ -9,8 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use super::{MountPlan, Open, Sandbox, View, argv, devices, keeper_command};
-use crate::cli::{launch::Folders, spawner};
+use super::{MountPlan, Open, Sandbox, View, announcement, argv, devices, keeper_command};
+use crate::{cli::command::Folders, os::descriptors::hand_over};
 
 /// Tries to break out, and ends well if it cannot. Its arguments are a file that it must not
 /// see, and the directories that it may write to, as `/proc/self/mountinfo` spells them. Each
@@ -93,10 +93,10 @@ pub struct Tried {
 /// The sandbox `process-tree`, if it works here. `keeper` is the program that has the
 /// keeper as a subcommand. Waits for a process: not for a runtime's own threads.
 pub fn process_tree(keeper: &Path) -> Result<Tried, Unsupported> {
-    let (_reader, announce) = spawner::announcement()?;
+    let (_reader, announce) = announcement()?;
     let mut command = keeper_command(keeper, announce.as_raw_fd());
     command.arg("--").arg(keeper).arg("--version");
-    spawner::hand_over(&mut command, announce);
+    hand_over(&mut command, announce);
     ended_well(command.stdin(Stdio::null()).output()?)?;
     let attempts = vec!["keeper: starts a process and ends with it; no wall was tried".to_owned()];
     Ok(Tried { sandbox: Sandbox::ProcessTree(keeper.to_owned()), attempts })
@@ -169,14 +169,14 @@ pub fn sweep_trials(state_dir: &Path) -> io::Result<()> {
 }
 
 fn try_out(plan: &MountPlan, folders: &Folders, hidden: &Path) -> Result<Vec<String>, Unsupported> {
-    let (_reader, announce) = spawner::announcement()?;
+    let (_reader, announce) = announcement()?;
     let mut command = StdCommand::new(argv::BWRAP);
     let open = Open::for_bubblewrap(plan, folders)?;
     command.args(argv::arguments(plan, &open, &folders.work, announce.as_raw_fd()));
     command.args(["--", "sh", "-c", BREAK_OUT, "sh"]).arg(hidden);
     command.args(folders.writable().map(as_mountinfo_spells));
-    spawner::hand_over(&mut command, announce);
-    open.into_fds().for_each(|fd| spawner::hand_over(&mut command, fd));
+    hand_over(&mut command, announce);
+    open.into_fds().for_each(|fd| hand_over(&mut command, fd));
     command.stdin(Stdio::null());
     devices::protect_in(&mut command);
     let output = command.output();

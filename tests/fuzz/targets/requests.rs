@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
-use session_pool::{internals::{cli::{env_files::EnvFiles, launch::{Folders, LaunchSettings, ConversationOrigin}, request::user_message, sandbox::Sandbox, versions::Installed}, domain::{options::Options, ids::{CliSessionId, ClientId}}, policy::{Policy, variables}, rpc::decode}, config::{McpServers, Mentions}, proto};
+use session_pool::{internals::{cli::{command::Folders, env_files::EnvFiles, launch::{LaunchSettings, ConversationOrigin}, request::user_message, sandbox::Sandbox, versions::Installed}, domain::{options::Options, ids::{CliSessionId, ClientId}}, policy::{Policy, variables}, rpc::decode}, config::{McpServers, Mentions}, proto};
 
 fn closed() -> Policy {
     Policy {
