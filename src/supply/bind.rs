@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
-    Lease, Miss, Order, SpareUse, folders, handshake, prepare::blocking, process_supply::Shared,
-    recheck, spares::spare::Spare,
+    Lease, Miss, Order, SpareUse, folders, handshake, prepare::blocking, recheck, shared::Shared,
+    spares::spare::Spare,
 };
 use crate::cli::{binding, cost::Meter, process::Child as _};
 

@@ -12,7 +12,9 @@ mod handshake;
 mod prepare;
 mod process_supply;
 mod recheck;
+mod shared;
 mod slots;
+mod spare_life;
 mod spares;
 mod starting;
 mod turns;
@@ -24,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub use folders::sweep_anonymous;
-pub use process_supply::{ProcessSupply, SupplyLimits};
+pub use process_supply::ProcessSupply;
+pub use shared::SupplyLimits;
 #[cfg(test)]
 pub use slots::ProcessSlots;
 pub use slots::{Contest, ProcessSlot, Shortage};

@@ -1,5 +1,6 @@
-//! The supply that starts real processes: places among them, turns at starting, spares
-//! that are started ahead. Knows nothing of what a session does with a process.
+//! The supply that starts real processes, as its callers see it. Each start is in `starting`, and
+//! spares are kept in `spare_life`, with what all of them share (`shared`). Knows nothing of what
+//! a session does with a process.
 
 use std::{
     io,
@@ -19,16 +20,12 @@ use super::{
     Leasing, Order, SpareSettings, Supply, folders,
     prepare::blocking,
     recheck,
+    shared::{Shared, SupplyLimits},
     slots::{Contest, ProcessSlots, Shortage},
     spares::spare_pool::SparePool,
 };
 use crate::{
-    cli::{
-        launch::LaunchSettings,
-        process::StopGrace,
-        transcript,
-        usage::{Allowed, Watch},
-    },
+    cli::{launch::LaunchSettings, process::StopGrace, transcript, usage::Watch},
     domain::{
         acquired::Acquired,
         failure::Cause,
@@ -43,40 +40,9 @@ use crate::{
 /// How long the transcripts of a session may take to be removed.
 const LONGEST_REMOVAL: Duration = Duration::from_secs(60);
 
-/// Bounds of the supply.
-#[derive(Debug, Clone)]
-pub struct SupplyLimits {
-    /// Live processes.
-    pub max_processes: usize,
-    /// Live processes of one tenant; `None` is all of them.
-    pub max_processes_of_a_tenant: Option<usize>,
-    /// Processes that start at the same time.
-    pub start_concurrency: usize,
-    /// From the start of a process to its answer; also the longest wait for a place of a
-    /// caller without a deadline.
-    pub connect_timeout: Duration,
-    /// Bytes of a frame.
-    pub max_frame_bytes: usize,
-    /// What one process and its descendants may hold.
-    pub usage: Allowed,
-}
-
 /// Starts a real process for every order.
 #[derive(Debug, Clone)]
 pub struct ProcessSupply(Arc<Shared>);
-
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) settings: LaunchSettings,
-    pub(super) limits: SupplyLimits,
-    pub(super) policy: Arc<Policy>,
-    pub(super) slots: ProcessSlots,
-    pub(super) starts: ProcessSlots,
-    pub(super) spares: SparePool,
-    pub(super) starting: AtomicU32,
-    pub(super) watch: Option<Arc<Watch>>,
-    pub(super) tasks: Tasks,
-}
 
 impl ProcessSupply {
     /// Starts what `settings` say within `limits`, with options that `policy` allows, and
@@ -241,51 +207,5 @@ impl Supply for ProcessSupply {
                 Cause::Internal { detail: format!("files of the session are left: {error}") }
             })
         })
-    }
-}
-
-/// Counts a start for as long as it lives.
-pub(super) struct Starting<'a>(&'a AtomicU32);
-
-impl<'a> Starting<'a> {
-    pub(super) fn new(count: &'a AtomicU32) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Starting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Shared {
-    /// Who waits for a place that is not on its way already.
-    pub(super) fn shortage(&self) -> Shortage {
-        let Shortage { of_any, of_tenant } = self.slots.shortage();
-        // Slots of spares that were sent away are on their way to those who wait.
-        let spares = &self.spares;
-        let of_own = of_tenant.into_iter().filter_map(|(tenant, count)| {
-            let left = count.saturating_sub(spares.leaving(Some(&tenant)));
-            (left > 0).then_some((tenant, left))
-        });
-        Shortage {
-            of_any: of_any.saturating_sub(spares.leaving(None)),
-            of_tenant: of_own.collect(),
-        }
-    }
-
-    /// Sends a spare away if somebody, or this tenant, waits for a place: a spare is
-    /// nobody's. Asked by whoever comes to wait, and by a spare that has just got ready,
-    /// which those who wait already could not send away.
-    pub(super) fn make_room(&self, tenant: &TenantId) {
-        let Shortage { of_any, of_tenant } = self.shortage();
-        if of_any > 0 {
-            self.spares.give_way(None);
-        }
-        if of_tenant.iter().any(|(waits, _)| waits == tenant) {
-            self.spares.give_way(Some(tenant));
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The start of one process: a place for it, its turn at starting, the process itself and the
 //! first exchange with it; and what a start that failed is told as.
 
-use std::{collections::BTreeMap, io, pin::pin, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
@@ -9,7 +9,7 @@ use tracing::debug;
 use super::{
     Lease, Order, SpareUse, folders, handshake,
     prepare::{Prepared, is_of_the_disk, prepare},
-    process_supply::{Shared, Starting},
+    shared::{Shared, Starting},
     slots::ProcessSlot,
     turns::in_turn,
 };
@@ -29,6 +29,7 @@ use crate::{
         options::Options,
     },
 };
+
 /// What an error needs to reach its caller.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
@@ -187,15 +188,6 @@ impl Shared {
             None => process,
         };
         Ok((process, connection))
-    }
-
-    /// The variables whose values are in files, as they are now.
-    pub(super) async fn variables(&self) -> Result<BTreeMap<String, String>, Cause> {
-        self.settings.env_files.read().await.map_err(|error| Cause::ConnectFailed {
-            detail: error.to_string(),
-            exit: None,
-            stderr_tail: String::new(),
-        })
     }
 
     fn not_started(&self, error: &io::Error) -> Cause {

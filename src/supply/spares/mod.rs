@@ -6,8 +6,9 @@
 //! process that has not been initialised takes the same options on both versions, as soon,
 //! and by nothing that is hidden.
 //!
-//! [`spare_pool`] is the list of them and of the demand, [`spare`] is the life of one, and
-//! [`demand`] says whose they are.
+//! [`spare_pool`] is the list of them and of the demand, [`spare`] is one of them, and
+//! [`demand`] says whose they are. The life of each, from its start on, is in
+//! `supply/spare_life.rs`.
 
 mod demand;
 pub(super) mod spare;
