@@ -223,6 +223,19 @@ fn no_two_files_of_a_session_know_each_other() {
     assert!(known.is_empty(), "files that know each other, or stand on such: {known:?}");
 }
 
+/// What Claude's frames mean is read by `cli` (`cli/turn.rs`): a session acts on meanings.
+#[test]
+fn no_session_interprets_a_frame() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/session");
+    for file in source_files(&folder) {
+        let code = code_of(&fs::read_to_string(&file).expect("readable"));
+        for word in ["FrameKind", "terminal_reason", "prompt_uuids", "serde_json"] {
+            let is_test = file.components().any(|part| part.as_os_str() == "tests");
+            assert!(is_test || !code.contains(word), "{} names {word}", file.display());
+        }
+    }
+}
+
 /// Circles that are there still: each of these files can only be understood with the others. No
 /// other may come, and one that is gone is to be taken out here.
 const CIRCLES: [(&str, &[&str]); 1] =

@@ -7,11 +7,56 @@
 //! Source: observed on 2.1.110 to 2.1.332, which all answer `get_settings` within
 //! milliseconds. Prompts choose from 2.1.250 on.
 //! An effort that goes with a model is no choice: another model comes with its own.
+//!
+//! Its permission mode and its model it also says of its own accord ([`Told`]).
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::request::ControlRequest;
+use super::{
+    frame::{Frame, FrameKind},
+    request::ControlRequest,
+};
+
+/// What a process says of its own accord that it applies. What it does not say is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told<'f> {
+    /// Its permission mode.
+    pub mode: &'f str,
+    /// Its model.
+    pub model: &'f str,
+}
+
+impl<'f> Told<'f> {
+    /// What a frame says; `None` if it says nothing of this.
+    pub fn by(frame: &'f Frame) -> Option<Self> {
+        match &frame.kind {
+            FrameKind::Init { permission_mode, model, .. } => {
+                Some(Self { mode: permission_mode, model })
+            }
+            FrameKind::PermissionMode { mode } => Some(Self { mode, model: "" }),
+            _ => None,
+        }
+    }
+}
+
+/// Takes out of a frame what was heard of it already, so that it is not heard once more.
+pub fn untell(frame: &mut Frame) {
+    match &mut frame.kind {
+        FrameKind::Init { permission_mode, model, .. } => {
+            permission_mode.clear();
+            model.clear();
+        }
+        kind @ FrameKind::PermissionMode { .. } => *kind = FrameKind::System,
+        _ => {}
+    }
+}
+
+/// The permission mode in the answer to a change of it; empty if it does not say.
+pub fn mode_in(answer: &str) -> String {
+    let answer: Value = serde_json::from_str(answer).unwrap_or_default();
+    answer.get("mode").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
 
 /// What a prompt has chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::json::{Json, Text, view};
+use super::{
+    frame::{Frame, FrameKind},
+    json::{Json, Text, view},
+};
 use crate::domain::ids::CliSessionId;
 
 /// Entries of one frame. The CLI tells what a turn adds piece by piece: dozens were seen.
@@ -50,6 +53,11 @@ view! {
         /// Its name.
         "uuid" => uuid: Option<Text<'a>>,
     }
+}
+
+/// Whether a frame tells what was added to a transcript.
+pub fn is_mirror(frame: &Frame) -> bool {
+    frame.kind == FrameKind::Mirror
 }
 
 /// Reads a frame's line; `None` if it is not of the known form and size.

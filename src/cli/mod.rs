@@ -20,10 +20,13 @@
 //!
 //! - [`lines`] cuts the CLI's output into lines, within a bound.
 //! - [`frame`] says of each line what the pool has to know of it, in one cheap pass.
+//! - [`turn`] says what a frame means for the turn that runs; [`traits`] is what a process has
+//!   shown of itself in earlier turns.
 //! - [`message`] reads a line in full, for those who show it to callers.
 //! - [`request`] makes the lines that go to the CLI.
 //! - [`permissions`] reads what callers granted in their answers, and tells a process of it.
-//! - [`applied`] is what of it a prompt may choose.
+//! - [`applied`] is what a process says of its mode and its model, and what of it a prompt may
+//!   choose.
 //! - [`binding`] says what makes a process started ahead that of a session.
 //! - [`connection`] joins these over a pair of pipes; what the CLI asks is passed on or refused by
 //!   `router`.
@@ -58,6 +61,8 @@ pub mod snapshots;
 mod spawner;
 mod stderr;
 pub mod sweep;
+pub mod traits;
 pub mod transcript;
+pub mod turn;
 pub mod usage;
 pub mod versions;

@@ -3,6 +3,7 @@
 //! module of the crate is named, and there is neither I/O nor a clock.
 
 pub mod acquired;
+pub mod decision;
 pub mod exit;
 pub mod failure;
 pub mod grants;

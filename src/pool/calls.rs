@@ -9,12 +9,13 @@ use tracing::{debug, error, warn};
 use super::{Scope, SessionPool};
 use crate::{
     domain::{
+        decision::Decision,
         failure::{Cause, Failure},
         ids::{SessionId, SessionKey, TenantId, TurnId},
         options::Options,
     },
     session::{
-        CloseReason, CloseReport, Decision, InterruptReport, Refusal, SessionHandle, UpdateReport,
+        CloseReason, CloseReport, InterruptReport, Refusal, SessionHandle, UpdateReport,
         forgotten_too_late, longest_forgetting, status::Status, store_failed,
     },
     store::{Record, StoreError},

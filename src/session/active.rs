@@ -12,18 +12,15 @@ use super::{
     open_prompts::ShownPrompt,
     phase::{Active, Disposition, Phase},
     process::Process,
-    running::Meaning,
+    running::{class_of, class_of_result},
     stop::AfterInterrupt,
     task::SessionTask,
     turn_end::{End, TurnEnd},
     watchdog::Watchdog,
 };
-use crate::{
-    cli::{
-        frame::{Frame, ResultSummary},
-        schema,
-    },
-    turn::event::Class,
+use crate::cli::{
+    frame::Frame,
+    turn::{Facts, Meaning, Outcome},
 };
 
 impl SessionTask {
@@ -115,37 +112,38 @@ impl SessionTask {
         }
         let looked = self.hear_cost(&mut active.process.lease.meter);
         active.turn.spent.add(&looked);
-        active.turn.note_spending(self.check_running(active.turn.is_asked_for()));
+        active.turn.note_spending(self.check_running(active.turn.reader.is_asked_for()));
         let mut events = Vec::with_capacity(frames.len());
         let mut over = None;
         let mut used = 0;
         for frame in frames.iter() {
             used += 1;
             self.hear_frame(&mut active.process, frame);
-            active.turn.hear_answer(frame);
-            match active.turn.interpret(frame) {
+            let schema = self.status.options.json_schema.as_deref().unwrap_or_default();
+            match active.turn.hear(frame, &Facts { stopping, schema }) {
                 Meaning::Hidden => {}
                 Meaning::Echo => active.turn.record(frame, None, &mut events),
-                Meaning::Event(class) => active.turn.record(frame, Some(class), &mut events),
-                Meaning::Moved(class, cli_session_id) => {
-                    self.ownership.follow(&cli_session_id);
-                    active.turn.record(frame, Some(class), &mut events);
+                Meaning::Event(kind) => {
+                    active.turn.record(frame, Some(class_of(kind)), &mut events);
                 }
-                Meaning::ForeignResult(summary) => {
-                    active.turn.spent.add(&self.spend(&mut active.process.lease.meter, &summary));
+                Meaning::Moved(kind, cli_session_id) => {
+                    self.ownership.follow(cli_session_id);
+                    active.turn.record(frame, Some(class_of(kind)), &mut events);
+                }
+                Meaning::OtherOver(summary) => {
+                    active.turn.spent.add(&self.spend(&mut active.process.lease.meter, summary));
                     self.foreign_turn(active, frame);
                     active.turn.asked = active.process.prompts.number();
                 }
-                Meaning::Result(summary) => {
-                    active.turn.spent.add(&self.spend(&mut active.process.lease.meter, &summary));
-                    let class = self.class_of(&summary, stopping);
+                Meaning::Over(outcome, summary) => {
+                    active.turn.spent.add(&self.spend(&mut active.process.lease.meter, summary));
                     let mut untold = Vec::new();
-                    active.turn.record(frame, Some(class), &mut untold);
-                    let (interrupted, is_error) =
-                        (class == Class::InterruptedResult, summary.is_error);
+                    active.turn.record(frame, Some(class_of_result(outcome)), &mut untold);
+                    let interrupted = outcome == Outcome::Interrupted;
+                    let is_error = outcome == Outcome::Failed;
                     over = Some(TurnEnd { interrupted, is_error, settled: false, untold });
                 }
-                Meaning::EndedSilently => {
+                Meaning::OverSilently => {
                     let untold = Vec::new();
                     let interrupted = stopping;
                     over = Some(TurnEnd { interrupted, is_error: false, settled: true, untold });
@@ -168,25 +166,6 @@ impl SessionTask {
             self.status.set_open_prompts(open.to_vec());
             self.show();
         }
-    }
-
-    /// What a result is for callers; `stopping`: the turn is being stopped.
-    fn class_of(&self, summary: &ResultSummary, stopping: bool) -> Class {
-        let aborted = summary.is_error || summary.terminal_reason.starts_with("aborted");
-        if stopping && aborted {
-            Class::InterruptedResult
-        } else if self.lacks_structure(summary) {
-            Class::UnstructuredResult
-        } else {
-            Class::Result
-        }
-    }
-
-    /// Whether a turn went well without the object that its session's schema asks for.
-    fn lacks_structure(&self, summary: &ResultSummary) -> bool {
-        let schema = self.status.options.json_schema.as_deref().unwrap_or_default();
-        let answer = summary.structured_output.as_deref().unwrap_or_default();
-        !schema.is_empty() && !summary.is_error && !schema::fits(schema, answer)
     }
 
     /// A turn has ended, which is told when it is kept.

@@ -9,15 +9,16 @@ use tokio::time::Instant;
 
 use super::{
     answers::{Answer, Answers, Grant, Granting},
-    command::{Decision, Refusal},
+    command::Refusal,
     given_rules::Given,
     process::Process,
     task::SessionTask,
 };
 use crate::{
-    cli::{frame::RequestKind, request::control_response},
+    cli::{frame::RequestKind, request::answer_to},
     domain::{
         acquired::Acquired,
+        decision::Decision,
         failure::Cause,
         grants::{MOST_BYTES, MOST_FOLDERS, MOST_RULES, Update},
     },
@@ -111,7 +112,7 @@ impl SessionTask {
         let Some(prompt) = process.prompts.get(prompt_id).cloned() else {
             return Err(self.not_found(prompt_id));
         };
-        let line = control_response(&prompt.raw_id, &decision_json(&prompt.input, decision));
+        let line = answer_to(&prompt, decision);
         // A prompt whose answer the CLI does not take in stays open: it can be answered again.
         process.lease.connection.send(line).map_err(|blocked| {
             self.failure(Cause::Protocol { detail: blocked.to_string() })
@@ -238,54 +239,5 @@ fn updates_of(decision: &Decision) -> Vec<Update> {
         Decision::Allow { updated_permissions: Some(updates), .. } => Update::read_all(updates),
         Decision::Allow { .. } | Decision::Deny { .. } => Vec::new(),
         Decision::Raw(answer) => Update::read_answer(answer),
-    }
-}
-
-/// The CLI wants the input back with every permission: without it 2.1.197 takes the
-/// answer for a broken one. It goes back as it came, byte for byte: it may hold what no
-/// strict reader of JSON takes.
-fn decision_json(asked_input: &str, decision: &Decision) -> String {
-    match decision {
-        Decision::Allow { updated_input, updated_permissions } => {
-            let input = updated_input.as_deref().unwrap_or(asked_input);
-            let input = if input.is_empty() { "{}" } else { input };
-            let permissions = updated_permissions
-                .as_ref()
-                .map_or_else(String::new, |updates| format!(r#","updatedPermissions":{updates}"#));
-            format!(r#"{{"behavior":"allow","updatedInput":{input}{permissions}}}"#)
-        }
-        Decision::Deny { message, interrupt } => {
-            serde_json::json!({"behavior": "deny", "message": message, "interrupt": interrupt})
-                .to_string()
-        }
-        Decision::Raw(text) => text.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn d2_an_input_goes_back_byte_for_byte() {
-        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
-        for input in [
-            r#"{"text":"\ud83d","n":1e400,"x":1.50, "a":1,"a":2}"#.to_owned(),
-            format!(r#"{{"deep":{deep}}}"#),
-        ] {
-            let allow = Decision::Allow { updated_input: None, updated_permissions: None };
-            let wanted = format!(r#"{{"behavior":"allow","updatedInput":{input}}}"#);
-            assert_eq!(decision_json(&input, &allow), wanted);
-            let changed = Decision::Allow {
-                updated_input: Some(input.clone()),
-                updated_permissions: Some("[]".into()),
-            };
-            let line = control_response("\"p\\ud83d\"", &decision_json("{}", &changed));
-            let line = std::str::from_utf8(&line).expect("text");
-            assert!(line.contains(&format!(r#""updatedInput":{input},"updatedPermissions":[]"#)));
-            assert!(line.contains(r#""request_id":"p\ud83d""#), "{line}");
-        }
-        let allow = Decision::Allow { updated_input: None, updated_permissions: None };
-        assert_eq!(decision_json("", &allow), r#"{"behavior":"allow","updatedInput":{}}"#);
     }
 }

@@ -4,8 +4,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::command::{Decision, Refusal};
-use crate::domain::acquired::Acquired;
+use super::command::Refusal;
+use crate::domain::{acquired::Acquired, decision::Decision};
 
 /// An answer that a caller gives.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use super::{
     turn_end::Ending,
 };
 use crate::{
-    cli::frame::{Frame, FrameKind},
+    cli::frame::Frame,
     domain::ids::TurnId,
     supply::Lease,
     turn::{
@@ -67,17 +67,4 @@ impl SessionTask {
         });
         log
     }
-}
-
-/// Whether a frame outside of a turn means that the CLI began one by itself. Echoes of
-/// commands and notes about state come outside of turns too, and mean nothing.
-pub fn begins_turn(frame: &Frame) -> bool {
-    matches!(
-        frame.kind,
-        FrameKind::Init { .. }
-            | FrameKind::State { idle: false }
-            | FrameKind::Assistant { .. }
-            | FrameKind::StreamEvent
-            | FrameKind::Prompt(_)
-    )
 }

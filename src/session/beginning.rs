@@ -11,7 +11,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use memchr::memmem;
 use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
@@ -24,40 +23,12 @@ use super::{
     task::SessionTask,
 };
 use crate::{
-    cli::{
-        applied,
-        frame::{Frame, FrameKind},
-        process::StopGrace,
-        request::user_message,
-    },
+    cli::{applied, process::StopGrace, request::user_message},
     tenant::Share,
     turn::event::{ProcessOrigin, Started},
 };
 
 impl Running {
-    /// Whether a frame shows that the process has begun with the prompt. What may be the end
-    /// of an earlier turn does so only where it names the prompt.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
-    fn is_answered_by(&self, frame: &Frame) -> bool {
-        match &frame.kind {
-            FrameKind::State { idle: true }
-            | FrameKind::TaskEnded { .. }
-            | FrameKind::Mirror
-            | FrameKind::Other => self.message_uuid.is_some_and(|uuid| {
-                memmem::find(&frame.raw, uuid.to_string().as_bytes()).is_some()
-            }),
-            _ => true,
-        }
-    }
-
-    /// Takes note of what a process prints. The first frame that may be of the turn is its
-    /// answer to the prompt.
-    pub fn hear_answer(&mut self, frame: &Frame) {
-        if self.unanswered.is_some() && self.is_answered_by(frame) {
-            self.begin_for_good();
-        }
-    }
-
     /// Tells on which process the turn runs: it runs on no other from here on.
     pub fn begin_for_good(&mut self) {
         if let Some(unanswered) = self.unanswered.take() {

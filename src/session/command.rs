@@ -8,6 +8,7 @@ use tracing::Span;
 use crate::{
     budget::Reservation,
     domain::{
+        decision::Decision,
         failure::{Cause, Failure},
         ids::{CliSessionId, TurnId},
         input::Input,
@@ -249,27 +250,6 @@ pub enum HibernateReason {
     /// A tenant that holds fewer has waited for its place for too long. What works in its
     /// background ends with it.
     Fairness,
-}
-
-/// A caller's answer to a prompt of the CLI.
-#[derive(Debug, Clone)]
-pub enum Decision {
-    /// Let the tool run.
-    Allow {
-        /// The input to run it with, as JSON; `None`: as it asked.
-        updated_input: Option<String>,
-        /// Permission updates to apply, as JSON.
-        updated_permissions: Option<String>,
-    },
-    /// Do not let it run.
-    Deny {
-        /// What the model is told.
-        message: String,
-        /// Whether the turn ends too.
-        interrupt: bool,
-    },
-    /// The answer to a prompt of another kind, as JSON.
-    Raw(String),
 }
 
 /// What an update changed.

@@ -6,14 +6,14 @@ use std::iter;
 use tokio::time::Instant;
 
 use super::{
-    background::begins_turn, command::UpdateReport, process::Process, queue::Waiting,
-    spending::BUDGET, task::SessionTask,
+    command::UpdateReport, process::Process, queue::Waiting, spending::BUDGET, task::SessionTask,
 };
 use crate::{
     cli::{
         connection::{CallError, Meanwhile},
         frame::Frame,
         request::ControlRequest,
+        turn::begins_turn,
     },
     domain::{
         failure::{Cause, Remedy},

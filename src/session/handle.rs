@@ -4,13 +4,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     command::{
-        CloseReason, CloseReport, Command, Decision, HibernateReason, InterruptReport, Refusal,
-        TurnRequest, UpdateReport,
+        CloseReason, CloseReport, Command, HibernateReason, InterruptReport, Refusal, TurnRequest,
+        UpdateReport,
     },
     status::Status,
 };
 use crate::{
-    domain::{ids::TurnId, options::Options},
+    domain::{decision::Decision, ids::TurnId, options::Options},
     turn::listener::{Listener, Partials},
 };
 

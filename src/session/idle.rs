@@ -9,7 +9,6 @@ use tracing::{debug, warn};
 use super::{
     admission::Availability,
     answers::Answer,
-    background::begins_turn,
     command::{CloseReason, Command, HibernateReason, MismatchPolicy},
     deadline::at,
     fitting::Unfit,
@@ -20,8 +19,9 @@ use super::{
 };
 use crate::{
     cli::{
-        frame::{Frame, FrameKind},
+        frame::Frame,
         process::StopGrace,
+        turn::{Aside, begins_turn},
     },
     domain::failure::Cause,
     turn::event::ProcessOrigin,
@@ -176,21 +176,18 @@ impl SessionTask {
     }
 
     /// Frames that belong to no turn. Returns whether the CLI said that it is idle.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
     pub(super) fn between_turns(&mut self, process: &mut Process, frames: &mut Vec<Frame>) -> bool {
         let mut idle = false;
         self.hear_cost(&mut process.lease.meter);
         for frame in frames.drain(..) {
             self.hear_frame(process, &frame);
-            match &frame.kind {
-                FrameKind::State { idle: true } => idle = true,
-                FrameKind::ConversationReset { cli_session_id } => {
-                    self.ownership.follow(cli_session_id)
-                }
-                FrameKind::Result(summary) => {
+            match Aside::of(&frame) {
+                Aside::Nothing => {}
+                Aside::Idle => idle = true,
+                Aside::Moved(cli_session_id) => self.ownership.follow(cli_session_id),
+                Aside::Over(summary) => {
                     self.spend(&mut process.lease.meter, summary);
                 }
-                _ => {}
             }
         }
         self.show_prompts(&process.prompts.shown());

@@ -21,11 +21,7 @@ use super::{
     undone::Undone,
 };
 use crate::{
-    cli::{
-        frame::{Frame, FrameKind},
-        mirror,
-        process::StopGrace,
-    },
+    cli::{frame::Frame, mirror, process::StopGrace},
     domain::{
         acquired::Acquired,
         ids::{CliSessionId, TurnId},
@@ -63,16 +59,16 @@ impl SessionTask {
 
     /// Takes note of what a frame says of the process and of the session, of whatever turn it is.
     pub(super) fn hear_frame(&mut self, process: &mut Process, frame: &Frame) {
-        process.traits.note(&frame.kind);
-        process.prompts.hear(&frame.kind);
+        process.traits.note(frame);
+        process.prompts.hear(frame);
         process.lease.meter.note(&frame.kind);
-        self.hear_state(&frame.kind);
+        self.hear_state(frame);
         self.hear(frame);
     }
 
     /// Takes note of what the CLI added to its transcript.
     pub(super) fn hear(&mut self, frame: &Frame) {
-        if self.ephemeral || frame.kind != FrameKind::Mirror {
+        if self.ephemeral || !mirror::is_mirror(frame) {
             return;
         }
         let Some(mirrored) = mirror::read(&frame.raw) else {

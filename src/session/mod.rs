@@ -56,7 +56,6 @@ mod beginning;
 mod busy;
 mod choosing;
 mod claim;
-mod cli_traits;
 mod closing;
 pub mod command;
 mod commits;
@@ -99,8 +98,8 @@ mod watchdog;
 
 pub use closing::{forgotten_too_late, longest_forgetting};
 pub use command::{
-    BusyPolicy, CloseReason, CloseReport, Decision, DisconnectPolicy, HibernateReason,
-    InterruptOutcome, InterruptReport, MismatchPolicy, Refusal, TurnRequest, UpdateReport,
+    BusyPolicy, CloseReason, CloseReport, DisconnectPolicy, HibernateReason, InterruptOutcome,
+    InterruptReport, MismatchPolicy, Refusal, TurnRequest, UpdateReport,
 };
 pub use commits::failed as store_failed;
 pub use context::{SessionContext, Settings};

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::{
     budget::{Account, Reservation},
-    cli::frame::{FrameKind, Prompt},
+    cli::frame::{Ask, Frame, Prompt},
     telemetry::log_limit::PROMPT_NOT_HELD,
 };
 
@@ -60,12 +60,11 @@ impl OpenPrompts {
     }
 
     /// Takes note of what the process asks, and of what it waits for no longer.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
-    pub fn hear(&mut self, kind: &FrameKind) {
-        match kind {
-            FrameKind::Prompt(prompt) => self.hold(prompt),
-            FrameKind::PromptCancelled { id } => self.let_go(id),
-            _ => {}
+    pub fn hear(&mut self, frame: &Frame) {
+        match frame.ask() {
+            Some(Ask::Made(prompt)) => self.hold(prompt),
+            Some(Ask::Withdrawn(id)) => self.let_go(id),
+            None => {}
         }
     }
 

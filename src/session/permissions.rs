@@ -10,12 +10,14 @@
 
 use std::{future::Future, sync::Arc};
 
-use serde_json::Value;
 use tracing::warn;
 
 use super::{command::ResumeFrom, commits::failed, task::SessionTask, undone::Undone};
 use crate::{
-    cli::frame::{Frame, FrameKind},
+    cli::{
+        applied::{self, Told},
+        frame::Frame,
+    },
     domain::{
         acquired::Acquired,
         failure::Cause,
@@ -43,20 +45,12 @@ impl SessionTask {
     }
 
     /// Takes note of the mode and the model that the CLI says.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
-    pub(super) fn hear_state(&mut self, kind: &FrameKind) {
-        let news = match kind {
-            FrameKind::Init { permission_mode, model, .. } => {
-                self.status.acquire(|acquired, options| {
-                    let mode = acquired.hear_mode(permission_mode, options);
-                    acquired.hear_model(model, options) || mode
-                })
-            }
-            FrameKind::PermissionMode { mode } => {
-                self.status.acquire(|acquired, options| acquired.hear_mode(mode, options))
-            }
-            _ => false,
-        };
+    pub(super) fn hear_state(&mut self, frame: &Frame) {
+        let Some(Told { mode, model }) = Told::by(frame) else { return };
+        let news = self.status.acquire(|acquired, options| {
+            let mode = acquired.hear_mode(mode, options);
+            acquired.hear_model(model, options) || mode
+        });
         if news {
             self.journal.remember();
             self.show();
@@ -66,18 +60,10 @@ impl SessionTask {
     /// The same of frames that are put aside. What they say of the state is heard in the
     /// order in which it was said, before the answer to a change that came behind, and not
     /// once more when their turn is read.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
     pub(super) fn hear_states(&mut self, frames: &mut [Frame]) {
         for frame in frames {
-            self.hear_state(&frame.kind);
-            match &mut frame.kind {
-                FrameKind::Init { permission_mode, model, .. } => {
-                    permission_mode.clear();
-                    model.clear();
-                }
-                kind @ FrameKind::PermissionMode { .. } => *kind = FrameKind::System,
-                _ => {}
-            }
+            self.hear_state(frame);
+            applied::untell(frame);
         }
     }
 
@@ -85,9 +71,8 @@ impl SessionTask {
     pub(super) fn hear_answer(&mut self, change: &LiveChange, answer: &str) {
         self.asked_anew(&change.as_options());
         if matches!(change, LiveChange::PermissionMode(_)) {
-            let answer: Value = serde_json::from_str(answer).unwrap_or_default();
-            let mode = answer.get("mode").and_then(Value::as_str).unwrap_or_default();
-            self.status.acquire(|acquired, options| acquired.hear_mode(mode, options));
+            let mode = applied::mode_in(answer);
+            self.status.acquire(|acquired, options| acquired.hear_mode(&mode, options));
         }
         self.journal.remember();
         self.show();

@@ -4,13 +4,13 @@
 use tokio::sync::oneshot;
 
 use super::{
-    command::{CloseReason, Decision, HibernateReason, Refusal},
+    command::{CloseReason, HibernateReason, Refusal},
     process::Process,
     queue::Waiting,
     running::Running,
     stop::{Stop, StopFor},
 };
-use crate::turn::log::TurnLog;
+use crate::{domain::decision::Decision, turn::log::TurnLog};
 
 /// A turn that runs, and its process.
 #[derive(Debug)]

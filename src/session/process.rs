@@ -3,10 +3,13 @@
 //! phase has read. The phases hand it on as one value. It goes with its process, so that the
 //! next one begins with nothing of it.
 
-use super::{
-    answers::Answers, cli_traits::CliTraits, given_rules::Given, open_prompts::OpenPrompts,
+use super::{answers::Answers, given_rules::Given, open_prompts::OpenPrompts};
+use crate::{
+    budget::Account,
+    cli::{frame::Frame, traits::CliTraits},
+    domain::grants::Grants,
+    supply::Lease,
 };
-use crate::{budget::Account, cli::frame::Frame, domain::grants::Grants, supply::Lease};
 
 /// A process that serves a session.
 #[derive(Debug)]

@@ -16,8 +16,9 @@ use super::{
 use crate::{
     cli::{
         cost::Meter,
-        frame::{Frame, FrameKind, ResultSummary},
+        frame::{Frame, ResultSummary},
         process::StopGrace,
+        turn::Aside,
     },
     counters::Spent,
     domain::{failure::Cause, options::Options, usage::TokenUsage},
@@ -68,7 +69,7 @@ impl SessionTask {
         self.hear_cost(meter);
         for frame in frames {
             self.hear(&frame);
-            if let FrameKind::Result(summary) = &frame.kind {
+            if let Aside::Over(summary) = Aside::of(&frame) {
                 self.spend(meter, summary);
                 self.journal.remember();
             }

@@ -103,7 +103,7 @@ impl SessionTask {
                 Err(active) => *active,
             };
         }
-        let tool_use_seen = active.turn.tool_use_seen;
+        let tool_use_seen = active.turn.reader.has_used_tools();
         let (session_id, client_id) = (&self.status.session_id, active.process.lease.client_id);
         let cause = match overrun {
             Some(overrun) => Cause::HoldsTooMuch { overrun, tool_use_seen },
@@ -162,7 +162,7 @@ impl SessionTask {
         match dog {
             Watchdog::FirstChunk => self.first_chunk_too_late(active).await,
             Watchdog::Ongoing => {
-                let has_first_chunk = active.turn.first_seen();
+                let has_first_chunk = active.turn.reader.has_first_frame();
                 info!(%session_id, %client_id, idle_seconds, has_first_chunk, is_completed = false,
                     "session_pool_interrupting_ongoing_timeout");
                 Phase::Interrupting(active, self.new_stop(AfterInterrupt::Stay).of_silent_turn())
@@ -175,7 +175,7 @@ impl SessionTask {
                 self.stop(active, AfterInterrupt::Stay)
             }
             Watchdog::Refused => {
-                let tool_use_seen = active.turn.tool_use_seen;
+                let tool_use_seen = active.turn.reader.has_used_tools();
                 warn!(%session_id, %client_id, tool_use_seen, "credentials_refused");
                 self.ctx.tenant.counters.credentials_refused.add_one();
                 let cause = Cause::CredentialsRefused { tool_use_seen };

@@ -11,10 +11,6 @@ use super::{context::Settings, running::Running};
 /// end it themselves after the model round, unless a subagent spends.
 const BUDGET_GRACE: Duration = Duration::from_secs(1);
 
-/// How often the API may refuse the credentials, one time after the other, before a turn is
-/// ended: the CLI goes on for three minutes. One refusal may be a gateway's hiccup.
-const MOST_REFUSALS: u32 = 3;
-
 /// Which watchdog bites next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watchdog {
@@ -43,16 +39,16 @@ impl Running {
         another_waits: bool,
         asks: bool,
     ) -> Option<(Watchdog, Instant)> {
-        if self.refusals >= MOST_REFUSALS {
+        if self.reader.has_credentials_refused() {
             return Some((Watchdog::Refused, self.last_activity));
         }
         let mut candidates = Vec::with_capacity(4);
         let overspent = self.overspent.iter().map(|(since, _)| *since + BUDGET_GRACE);
         candidates.extend(overspent.map(|at| (Watchdog::Overspent, at)));
-        if !self.first_seen {
+        if !self.reader.has_first_frame() {
             candidates
                 .push((Watchdog::FirstChunk, self.last_activity + settings.first_chunk_timeout));
-        } else if self.tools.is_empty() && !asks {
+        } else if !self.reader.waits_for_tools() && !asks {
             // While a tool runs or somebody is asked, silence is honest.
             if another_waits {
                 candidates.push((Watchdog::Ongoing, self.last_activity + settings.ongoing_timeout));

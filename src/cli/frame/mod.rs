@@ -165,6 +165,15 @@ impl RequestKind {
     }
 }
 
+/// What a frame says of the CLI's requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask<'f> {
+    /// The CLI asks something and waits.
+    Made(&'f Prompt),
+    /// It waits for the answer to the request of this id no longer.
+    Withdrawn(&'f str),
+}
+
 impl Prompt {
     /// What it is about.
     pub fn kind(&self) -> RequestKind {
@@ -217,6 +226,15 @@ impl Frame {
         match behind_rubbish(text) {
             Some((from, kind)) => Ok(Self { raw: raw.slice(from..), kind }),
             None => Err(NotAFrame),
+        }
+    }
+
+    /// What it says of the CLI's requests, if it is about one.
+    pub fn ask(&self) -> Option<Ask<'_>> {
+        match &self.kind {
+            FrameKind::Prompt(prompt) => Some(Ask::Made(prompt)),
+            FrameKind::PromptCancelled { id } => Some(Ask::Withdrawn(id)),
+            _ => None,
         }
     }
 

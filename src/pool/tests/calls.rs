@@ -2,8 +2,8 @@
 
 use super::{Bed, Given, id, key};
 use crate::{
-    domain::{failure::Cause, ids::TenantId, options::Options},
-    session::{Decision, Settings, status::SessionState},
+    domain::{decision::Decision, failure::Cause, ids::TenantId, options::Options},
+    session::{Settings, status::SessionState},
     test_support::{SECOND, answered, read, settings, until},
     turn::listener::Partials,
 };

@@ -15,9 +15,8 @@ use crate::{
         json::{Extra, Rest as _, members},
         permissions::Malformed,
     },
-    domain::{grants::Update, ids::SessionId},
+    domain::{decision::Decision, grants::Update, ids::SessionId},
     proto,
-    session::Decision,
 };
 
 /// Bytes of the id of a prompt; the CLI's own are UUIDs.

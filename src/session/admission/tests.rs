@@ -3,8 +3,8 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    domain::options::Options,
-    session::{Decision, TurnRequest, tests::request},
+    domain::{decision::Decision, options::Options},
+    session::{TurnRequest, tests::request},
     turn::listener::Partials,
 };
 

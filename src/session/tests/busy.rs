@@ -10,10 +10,9 @@ use tokio::{
 
 use super::{SECOND, Seen, Session, cause, gated_store::Gate, read, request, settings, text};
 use crate::{
-    domain::{failure::Cause, ids::TurnId, options::Options},
+    domain::{decision::Decision, failure::Cause, ids::TurnId, options::Options},
     session::{
-        BusyPolicy, CloseReason, Decision, HibernateReason, InterruptOutcome, InterruptReport,
-        Refusal,
+        BusyPolicy, CloseReason, HibernateReason, InterruptOutcome, InterruptReport, Refusal,
     },
     tasks::spawn_owned,
 };

@@ -21,10 +21,9 @@ use super::{
     read, request, settings,
 };
 use crate::{
-    domain::{ids::TurnId, input::Input, options::Options},
+    domain::{decision::Decision, ids::TurnId, input::Input, options::Options},
     session::{
-        BusyPolicy, CloseReason, Decision, DisconnectPolicy, MismatchPolicy, Refusal, Settings,
-        TurnRequest,
+        BusyPolicy, CloseReason, DisconnectPolicy, MismatchPolicy, Refusal, Settings, TurnRequest,
     },
     tasks::spawn_owned,
     turn::{event::Class, listener::Listener},

@@ -31,7 +31,7 @@ async fn e3_what_the_cli_said_before_a_change_does_not_undo_it() {
         r#"{"mode":"acceptEdits"}"#,
     );
     for frame in &aside {
-        task.hear_state(&frame.kind);
+        task.hear_state(frame);
     }
     let wanted = Options {
         model: Some("m".into()),

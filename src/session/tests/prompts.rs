@@ -5,8 +5,8 @@ use tokio::time::sleep;
 
 use super::{SECOND, Session, cause, read, settings};
 use crate::{
-    domain::failure::Cause,
-    session::{Decision, Refusal},
+    domain::{decision::Decision, failure::Cause},
+    session::Refusal,
 };
 
 impl Session {

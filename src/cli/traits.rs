@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::cli::frame::FrameKind;
+use super::frame::{Frame, FrameKind};
 
 /// How long after the end of a background task the turn that it begins is waited for:
 /// the CLI says that a task has ended some milliseconds before.
@@ -27,9 +27,8 @@ pub struct CliTraits {
 
 impl CliTraits {
     /// Takes note of a frame.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "most kinds of frames say nothing of this")]
-    pub fn note(&mut self, kind: &FrameKind) {
-        match kind {
+    pub fn note(&mut self, frame: &Frame) {
+        match &frame.kind {
             FrameKind::PromptStarted { .. } => self.announces_prompts = true,
             FrameKind::TaskStarted { id } if self.tasks.len() < MOST_TASKS && !id.is_empty() => {
                 self.tasks.insert(id.clone());

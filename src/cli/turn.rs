@@ -1,0 +1,360 @@
+//! What Claude's frames mean for a turn, in the words of a session: what is an event of it, what
+//! ends it and how, what belongs to another turn, whether a tool is at work. This is the one place
+//! that knows from which frames that is read off. What is done about it (logs, timers, costs, the
+//! store) is for the session to say. No clock, and nothing to wait for.
+//!
+//! Versions differ. Older ones say neither when they take up a prompt nor which prompts a result
+//! answers; newer ones say both. A CLI may also begin a turn by itself, when a background task has
+//! ended, just before it reads a prompt: until it says that it has taken the prompt up, what it
+//! prints may be of either turn ([`TurnReader::is_certain`]).
+
+use std::collections::HashSet;
+
+use memchr::memmem;
+use uuid::Uuid;
+
+use super::{
+    frame::{Frame, FrameKind, ResultSummary},
+    schema,
+    traits::CliTraits,
+};
+
+/// How many repeats of an idle state without a result are taken for the end: a turn's
+/// beginning may still see the idle state of the turn before.
+const IDLE_GRACE: u32 = 2;
+
+/// Tools at the same time. A bound for an agent that speaks in the CLI's name.
+const MOST_TOOLS: usize = 10_000;
+
+/// What the API answers where it does not take the credentials.
+const REFUSED: [u32; 2] = [401, 403];
+
+/// How often the API may refuse the credentials, one time after the other, before a turn is
+/// hopeless: the CLI goes on for three minutes. One refusal may be a gateway's hiccup.
+const MOST_REFUSALS: u32 = 3;
+
+/// What a frame means for the turn that runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Meaning<'f> {
+    /// Nothing that a caller sees.
+    Hidden,
+    /// The echo of its prompt, which no caller needs.
+    Echo,
+    /// An event of it.
+    Event(EventKind),
+    /// An event, and from here on the conversation has this id.
+    Moved(EventKind, &'f str),
+    /// Its end.
+    Over(Outcome, &'f ResultSummary),
+    /// Its end without a result: the CLI stopped working.
+    OverSilently,
+    /// The end of another turn, which the CLI had begun by itself. What was not certain
+    /// to be of this turn was of that one.
+    OtherOver(&'f ResultSummary),
+}
+
+/// What kind of event a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// The CLI says something of itself.
+    System,
+    /// A message of the model.
+    Assistant,
+    /// A message in the user's role.
+    User,
+    /// A piece of a message.
+    StreamEvent,
+    /// The CLI asks something.
+    Prompt,
+    /// Any other.
+    Other,
+}
+
+/// How a turn ended that has a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It ran to its end.
+    Completed,
+    /// Its result is an error.
+    Failed,
+    /// The CLI stopped it, as it was asked to.
+    Interrupted,
+    /// It went well, but for the structured output that its schema asks for.
+    Unstructured,
+}
+
+/// What has to be known of a turn to read its frames.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Facts<'a> {
+    /// Whether the CLI was asked to stop it.
+    pub stopping: bool,
+    /// The JSON schema of its structured output; empty if it has none.
+    pub schema: &'a str,
+}
+
+/// What a frame means that comes when no turn runs, and begins none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Aside<'f> {
+    /// Nothing.
+    Nothing,
+    /// The CLI is idle.
+    Idle,
+    /// From here on the conversation has this id.
+    Moved(&'f str),
+    /// The end of a turn that nobody saw begin, and what it cost.
+    Over(&'f ResultSummary),
+}
+
+impl<'f> Aside<'f> {
+    /// What a frame means.
+    pub fn of(frame: &'f Frame) -> Self {
+        match &frame.kind {
+            FrameKind::State { idle: true } => Self::Idle,
+            FrameKind::ConversationReset { cli_session_id } => Self::Moved(cli_session_id),
+            FrameKind::Result(summary) => Self::Over(summary),
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// Whether a frame outside of a turn means that the CLI began one by itself. Echoes of
+/// commands and notes about state come outside of turns too, and mean nothing.
+pub fn begins_turn(frame: &Frame) -> bool {
+    matches!(
+        frame.kind,
+        FrameKind::Init { .. }
+            | FrameKind::State { idle: false }
+            | FrameKind::Assistant { .. }
+            | FrameKind::StreamEvent
+            | FrameKind::Prompt(_)
+    )
+}
+
+/// Reads the frames of one turn.
+#[derive(Debug)]
+pub struct TurnReader {
+    /// The id of its prompt; none for a turn that the CLI began by itself.
+    prompt: Option<String>,
+    has_answer: bool,
+    is_certain: bool,
+    has_first_frame: bool,
+    has_used_tools: bool,
+    /// Whether the CLI has said that it works.
+    has_worked: bool,
+    idle_seen: u32,
+    /// How often the API has refused the credentials since it last answered otherwise.
+    refusals: u32,
+    /// The tools at work.
+    tools: HashSet<String>,
+}
+
+impl TurnReader {
+    /// A turn that begins now: with this prompt, or by the CLI itself.
+    pub fn new(prompt: Option<Uuid>, traits: &CliTraits) -> Self {
+        Self {
+            has_answer: prompt.is_none(),
+            is_certain: prompt.is_none() || !traits.may_begin_turns(),
+            prompt: prompt.map(|uuid| uuid.to_string()),
+            has_first_frame: false,
+            has_used_tools: false,
+            has_worked: false,
+            idle_seen: 0,
+            refusals: 0,
+            tools: HashSet::new(),
+        }
+    }
+
+    /// Whether a caller asked for the turn, and not the CLI itself.
+    pub fn is_asked_for(&self) -> bool {
+        self.prompt.is_some()
+    }
+
+    /// Whether the process has shown that it has the prompt: the turn may have begun, and is
+    /// not to be repeated.
+    pub fn has_answer(&self) -> bool {
+        self.has_answer
+    }
+
+    /// Whether what was read is known to be of this turn, and of no other that the CLI began by
+    /// itself. Once it is, it stays so.
+    pub fn is_certain(&self) -> bool {
+        self.is_certain
+    }
+
+    /// Whether a frame has come that shows that the CLI works on a turn.
+    pub fn has_first_frame(&self) -> bool {
+        self.has_first_frame
+    }
+
+    /// Whether a tool may have run.
+    pub fn has_used_tools(&self) -> bool {
+        self.has_used_tools
+    }
+
+    /// Whether a tool is at work: silence is no sign of trouble then.
+    pub fn waits_for_tools(&self) -> bool {
+        !self.tools.is_empty()
+    }
+
+    /// Whether the API does not take the credentials, however often the CLI tries.
+    pub fn has_credentials_refused(&self) -> bool {
+        self.refusals >= MOST_REFUSALS
+    }
+
+    /// What the next frame means.
+    pub fn read<'f>(&mut self, frame: &'f Frame, facts: &Facts<'_>) -> Meaning<'f> {
+        let kind = &frame.kind;
+        self.has_answer = self.has_answer || self.is_answer(frame);
+        self.is_certain = self.is_certain || self.makes_certain(kind);
+        let meaning = self.meaning(kind, facts);
+        self.count_refusals(kind);
+        self.has_first_frame |= is_work(kind);
+        meaning
+    }
+
+    fn meaning<'f>(&mut self, kind: &'f FrameKind, facts: &Facts<'_>) -> Meaning<'f> {
+        match kind {
+            FrameKind::Mirror | FrameKind::ControlReply(_) => Meaning::Hidden,
+            FrameKind::State { idle: true } => self.idle(),
+            FrameKind::State { idle: false } => {
+                self.has_worked = true;
+                Meaning::Event(EventKind::System)
+            }
+            FrameKind::ApiRetry { .. }
+            | FrameKind::System
+            | FrameKind::PermissionMode { .. }
+            | FrameKind::TaskStarted { .. }
+            | FrameKind::TaskEnded { .. } => Meaning::Event(EventKind::System),
+            FrameKind::Init { cli_session_id, .. } => {
+                self.has_worked = true;
+                Meaning::Moved(EventKind::System, cli_session_id)
+            }
+            FrameKind::ConversationReset { cli_session_id } => {
+                Meaning::Moved(EventKind::Other, cli_session_id)
+            }
+            FrameKind::Prompt(_) => Meaning::Event(EventKind::Prompt),
+            FrameKind::Assistant { tool_calls } => {
+                self.has_used_tools |= !tool_calls.is_empty();
+                let room = MOST_TOOLS.saturating_sub(self.tools.len());
+                self.tools.extend(tool_calls.iter().take(room).cloned());
+                Meaning::Event(EventKind::Assistant)
+            }
+            FrameKind::User { echo_of: Some(uuid), .. } if self.is_prompt(uuid) => Meaning::Echo,
+            FrameKind::User { tool_results, .. } => {
+                for id in tool_results {
+                    self.tools.remove(id);
+                }
+                Meaning::Event(EventKind::User)
+            }
+            FrameKind::StreamEvent => Meaning::Event(EventKind::StreamEvent),
+            FrameKind::Other
+            | FrameKind::PromptCancelled { .. }
+            | FrameKind::PromptStarted { .. } => Meaning::Event(EventKind::Other),
+            FrameKind::Result(summary) if self.is_mine(summary) => {
+                Meaning::Over(outcome(summary, facts), summary)
+            }
+            FrameKind::Result(summary) => {
+                self.has_worked = false;
+                self.idle_seen = 0;
+                self.tools.clear();
+                Meaning::OtherOver(summary)
+            }
+        }
+    }
+
+    fn idle(&mut self) -> Meaning<'static> {
+        self.idle_seen = self.idle_seen.saturating_add(1);
+        if self.has_worked || self.idle_seen >= IDLE_GRACE {
+            return Meaning::OverSilently;
+        }
+        Meaning::Hidden
+    }
+
+    fn count_refusals(&mut self, kind: &FrameKind) {
+        match kind {
+            FrameKind::ApiRetry { status } if REFUSED.contains(status) => {
+                self.refusals = self.refusals.saturating_add(1);
+            }
+            FrameKind::ApiRetry { .. } | FrameKind::Assistant { .. } | FrameKind::StreamEvent => {
+                self.refusals = 0;
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a frame shows that the process has the prompt. What may be the end of an earlier
+    /// turn does so only where it names the prompt.
+    fn is_answer(&self, frame: &Frame) -> bool {
+        match &frame.kind {
+            FrameKind::State { idle: true }
+            | FrameKind::TaskEnded { .. }
+            | FrameKind::Mirror
+            | FrameKind::Other => self
+                .prompt
+                .as_ref()
+                .is_some_and(|uuid| memmem::find(&frame.raw, uuid.as_bytes()).is_some()),
+            _ => true,
+        }
+    }
+
+    /// Whether a frame shows that what came before it is of this turn. A prompt of the CLI has
+    /// to be seen by somebody who can answer it, whosever it is.
+    fn makes_certain(&self, kind: &FrameKind) -> bool {
+        match kind {
+            FrameKind::PromptStarted { uuid } => self.is_prompt(uuid),
+            FrameKind::User { echo_of: Some(uuid), .. } => self.is_prompt(uuid),
+            FrameKind::Result(summary) => self.is_mine(summary),
+            FrameKind::Prompt(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Newer versions say which prompts a result answers, and that a background task
+    /// asked for it.
+    fn is_mine(&self, summary: &ResultSummary) -> bool {
+        let Some(prompt) = &self.prompt else { return true };
+        if summary.prompt_uuids.is_empty() {
+            return !summary.background;
+        }
+        summary.prompt_uuids.contains(prompt)
+    }
+
+    fn is_prompt(&self, uuid: &str) -> bool {
+        self.prompt.as_deref() == Some(uuid)
+    }
+}
+
+/// Whether a frame shows that the CLI works on a turn: on this one, or on one that it began by
+/// itself.
+fn is_work(kind: &FrameKind) -> bool {
+    !matches!(
+        kind,
+        FrameKind::System
+            | FrameKind::PermissionMode { .. }
+            | FrameKind::State { .. }
+            | FrameKind::Mirror
+            | FrameKind::PromptStarted { .. }
+            | FrameKind::TaskStarted { .. }
+            | FrameKind::TaskEnded { .. }
+            | FrameKind::User { echo_of: Some(_), .. }
+            | FrameKind::Other
+    )
+}
+
+/// How a turn with this result ended. One that was to be stopped may have come to its end before.
+fn outcome(summary: &ResultSummary, facts: &Facts<'_>) -> Outcome {
+    let was_aborted = summary.is_error || summary.terminal_reason.starts_with("aborted");
+    let answer = || summary.structured_output.as_deref().unwrap_or_default();
+    if facts.stopping && was_aborted {
+        Outcome::Interrupted
+    } else if summary.is_error {
+        Outcome::Failed
+    } else if !facts.schema.is_empty() && !schema::fits(facts.schema, answer()) {
+        Outcome::Unstructured
+    } else {
+        Outcome::Completed
+    }
+}
+
+#[cfg(test)]
+mod tests;

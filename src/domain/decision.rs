@@ -1,0 +1,22 @@
+//! What callers answer to what the CLI asks.
+
+/// A caller's answer to a prompt of the CLI.
+#[derive(Debug, Clone)]
+pub enum Decision {
+    /// Let the tool run.
+    Allow {
+        /// The input to run it with, as JSON; `None`: as it asked.
+        updated_input: Option<String>,
+        /// Permission updates to apply, as JSON.
+        updated_permissions: Option<String>,
+    },
+    /// Do not let it run.
+    Deny {
+        /// What the model is told.
+        message: String,
+        /// Whether the turn ends too.
+        interrupt: bool,
+    },
+    /// The answer to a prompt of another kind, as JSON.
+    Raw(String),
+}
