@@ -24,6 +24,8 @@
 //!   shown of itself in earlier turns.
 //! - [`message`] reads a line in full, for those who show it to callers.
 //! - [`request`] makes the lines that go to the CLI.
+//! - [`answer`] makes those that answer its prompts; [`questions`] reads what the model asks the
+//!   user, and puts the answers where it reads them.
 //! - [`permissions`] reads what callers granted in their answers, and tells a process of it.
 //! - [`applied`] is what a process says of its mode and its model, and what of it a prompt may
 //!   choose.
@@ -37,6 +39,7 @@
 //!   spawns, watches and stops; [`sandbox`] is what a process is enclosed in, [`usage`] what it may
 //!   hold.
 
+pub mod answer;
 pub mod applied;
 pub mod binding;
 pub mod command;
@@ -52,6 +55,7 @@ pub mod mirror;
 pub mod permissions;
 pub mod process;
 pub mod program;
+pub mod questions;
 pub mod request;
 mod router;
 pub mod sandbox;

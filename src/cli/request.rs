@@ -9,9 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
-use super::frame::Prompt;
 use crate::domain::{
-    decision::Decision,
     input::{Input, InputBlock, MediaKind},
     options::{LiveChange, Options},
 };
@@ -169,34 +167,9 @@ pub fn user_message(input: &Input, uuid: Uuid) -> Bytes {
     })
 }
 
-/// A caller's answer to a prompt of the CLI.
-pub fn answer_to(prompt: &Prompt, decision: &Decision) -> Bytes {
-    control_response(&prompt.raw_id, &decision_json(&prompt.input, decision))
-}
-
-/// The CLI wants the input back with every permission: without it 2.1.197 takes the
-/// answer for a broken one. It goes back as it came, byte for byte: it may hold what no
-/// strict reader of JSON takes.
-fn decision_json(asked_input: &str, decision: &Decision) -> String {
-    match decision {
-        Decision::Allow { updated_input, updated_permissions } => {
-            let input = updated_input.as_deref().unwrap_or(asked_input);
-            let input = if input.is_empty() { "{}" } else { input };
-            let permissions = updated_permissions
-                .as_ref()
-                .map_or_else(String::new, |updates| format!(r#","updatedPermissions":{updates}"#));
-            format!(r#"{{"behavior":"allow","updatedInput":{input}{permissions}}}"#)
-        }
-        Decision::Deny { message, interrupt } => {
-            json!({"behavior": "deny", "message": message, "interrupt": interrupt}).to_string()
-        }
-        Decision::Raw(text) => text.clone(),
-    }
-}
-
 /// The answer to a prompt of the CLI. Its id and the decision are JSON, and go as they are:
 /// neither has to be JSON that a strict reader takes.
-fn control_response(prompt_id: &str, response: &str) -> Bytes {
+pub(super) fn control_response(prompt_id: &str, response: &str) -> Bytes {
     one_line(format!(
         r#"{{"type":"control_response","response":{{"subtype":"success","request_id":{prompt_id},"response":{response}}}}}"#
     ).into_bytes())
@@ -307,28 +280,5 @@ mod tests {
         assert_eq!(message["request"]["systemPrompt"], json!(["--dangerously-skip-permissions"]));
         assert_eq!(message["request"]["jsonSchema"], json!({"type": "object"}));
         assert!(message["request"].get("agents").is_none());
-    }
-
-    #[test]
-    fn d2_an_input_goes_back_byte_for_byte() {
-        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
-        for input in [
-            r#"{"text":"\ud83d","n":1e400,"x":1.50, "a":1,"a":2}"#.to_owned(),
-            format!(r#"{{"deep":{deep}}}"#),
-        ] {
-            let allow = Decision::Allow { updated_input: None, updated_permissions: None };
-            let wanted = format!(r#"{{"behavior":"allow","updatedInput":{input}}}"#);
-            assert_eq!(decision_json(&input, &allow), wanted);
-            let changed = Decision::Allow {
-                updated_input: Some(input.clone()),
-                updated_permissions: Some("[]".into()),
-            };
-            let line = control_response("\"p\\ud83d\"", &decision_json("{}", &changed));
-            let line = std::str::from_utf8(&line).expect("text");
-            assert!(line.contains(&format!(r#""updatedInput":{input},"updatedPermissions":[]"#)));
-            assert!(line.contains(r#""request_id":"p\ud83d""#), "{line}");
-        }
-        let allow = Decision::Allow { updated_input: None, updated_permissions: None };
-        assert_eq!(decision_json("", &allow), r#"{"behavior":"allow","updatedInput":{}}"#);
     }
 }

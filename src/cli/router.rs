@@ -38,6 +38,7 @@ impl Audience {
             (
                 Self::Callers,
                 RequestKind::ToolPermission
+                | RequestKind::Question
                 | RequestKind::Elicitation
                 | RequestKind::Dialog
                 | RequestKind::Unknown,

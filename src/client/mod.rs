@@ -25,6 +25,7 @@ pub mod exit;
 mod output;
 mod overview;
 mod prompts;
+mod questions;
 mod proto_json;
 mod render;
 mod sessions;

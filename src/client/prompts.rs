@@ -11,11 +11,12 @@ use super::{
     exit::{Exit, Failure, Outcome},
     output::{print, remark},
     proto_json,
+    questions::Questions,
     terminal::{Terminal, answer_of},
     values::{cut, one_line},
 };
 use crate::proto::{
-    AttachRequest, OpenPrompt, PromptAllow, PromptDeny, PromptEvent, PromptKind, RespondRequest,
+    AttachRequest, OpenPrompt, PromptAllow, PromptAnswers, PromptDeny, PromptEvent, PromptKind, RespondRequest,
     TurnEvent, content_block::Block, respond_request::Decision, turn_event::Kind,
 };
 
@@ -29,12 +30,14 @@ pub struct Prompts {
     terminal: Option<Terminal>,
     session_id: String,
     open: VecDeque<PromptEvent>,
+    /// Answers to the questions of the first, if it has some.
+    questions: Questions,
 }
 
 impl Prompts {
     /// None yet. Without a terminal nobody can be asked.
     pub fn new(service: Service, terminal: Option<Terminal>) -> Self {
-        Self { service, terminal, session_id: String::new(), open: VecDeque::new() }
+        Self { service, terminal, session_id: String::new(), open: VecDeque::new(), questions: Questions::default() }
     }
 
     /// Takes note of an event, which may ask something or show that it is answered.
@@ -42,7 +45,14 @@ impl Prompts {
         match &event.kind {
             Some(Kind::Started(started)) => self.session_id.clone_from(&started.session_id),
             Some(Kind::Prompt(prompt)) => {
-                let can_ask = prompt.kind() == PromptKind::ToolPermission;
+                let can_ask = match prompt.kind() {
+                    PromptKind::ToolPermission => true,
+                    PromptKind::Question => !prompt.questions.is_empty(),
+                    PromptKind::Unspecified
+                    | PromptKind::Hook
+                    | PromptKind::Elicitation
+                    | PromptKind::Dialog => false,
+                };
                 if self.terminal.is_none() || !can_ask {
                     remark(&hint(&self.session_id, prompt));
                     return;
@@ -80,6 +90,7 @@ impl Prompts {
     }
 
     fn ask(&mut self) {
+        self.questions = Questions::default();
         if let (Some(prompt), Some(terminal)) = (self.open.front(), &mut self.terminal) {
             terminal.forget();
             remark(&question(prompt));
@@ -99,15 +110,27 @@ impl Prompts {
             self.open.clear();
             return Ok(());
         };
-        let Some(answer) = answer_of(&line) else {
-            remark("[y]es, [n]o or [a]lways? ");
+        let decision = match prompt.kind() {
+            PromptKind::Question => {
+                self.questions.take(&prompt.questions, &line);
+                if let Some(next) = self.questions.shown(&prompt.questions) {
+                    remark(&next);
+                }
+                self.questions.all(&prompt.questions).map(Decision::Answers)
+            }
+            _ => {
+                let answer = answer_of(&line);
+                if answer.is_none() {
+                    remark("[y]es, [n]o or [a]lways? ");
+                }
+                answer.map(|answer| decision(answer, prompt))
+            }
+        };
+        if decision.is_none() {
             return Ok(());
-        };
-        let request = RespondRequest {
-            session_id: self.session_id.clone(),
-            prompt_id: prompt.prompt_id.clone(),
-            decision: Some(decision(answer, prompt)),
-        };
+        }
+        let (session_id, prompt_id) = (self.session_id.clone(), prompt.prompt_id.clone());
+        let request = RespondRequest { session_id, prompt_id, decision };
         match self.service.respond(request).await {
             Ok(_) => drop(self.open.pop_front()),
             // Answered by somebody else, or over.
@@ -123,6 +146,9 @@ impl Prompts {
 }
 
 fn question(prompt: &PromptEvent) -> String {
+    if let Some(question) = Questions::default().shown(&prompt.questions) {
+        return question;
+    }
     let input = cut(&prompt.input_json, SHOWN_INPUT);
     let about = one_line(&format!("{} {}", prompt.description, prompt.decision_reason));
     let about = if about.is_empty() { String::new() } else { format!("  ({about})\n") };
@@ -144,6 +170,7 @@ fn hint(session: &str, prompt: &PromptEvent) -> String {
     let (tool, input) = (one_line(&prompt.tool_name), cut(&prompt.input_json, 200));
     let answer = match prompt.kind() {
         PromptKind::ToolPermission => "yes|no|always".to_owned(),
+        PromptKind::Question => "--answer 'QUESTION=ANSWER'".to_owned(),
         _ => "--response-json JSON".to_owned(),
     };
     let (session, id) = (one_line(session), one_line(&prompt.prompt_id));
@@ -183,6 +210,9 @@ fn from_now_on(prompt: &PromptEvent) -> String {
 pub async fn respond(service: &mut Service, args: RespondArgs) -> Outcome {
     let RespondArgs { session, prompt_id, decision, response_json, .. } = args;
     let decision = match (decision, response_json) {
+        (None, None) if !args.answer.is_empty() => {
+            Decision::Answers(PromptAnswers { answers: args.answer.into_iter().collect() })
+        }
         (None, json) => Decision::ResponseJson(json.unwrap_or_default()),
         (Some(Answer::No), _) => {
             Decision::Deny(PromptDeny { message: args.message, interrupt: args.interrupt })

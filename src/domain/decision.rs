@@ -1,5 +1,7 @@
 //! What callers answer to what the CLI asks.
 
+use std::collections::BTreeMap;
+
 /// A caller's answer to a prompt of the CLI.
 #[derive(Debug, Clone)]
 pub enum Decision {
@@ -17,6 +19,8 @@ pub enum Decision {
         /// Whether the turn ends too.
         interrupt: bool,
     },
+    /// Answers to the model's questions, by the questions' texts.
+    Answers(BTreeMap<String, String>),
     /// The answer to a prompt of another kind, as JSON.
     Raw(String),
 }

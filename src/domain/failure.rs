@@ -134,6 +134,14 @@ pub enum Cause {
         /// The id.
         prompt_id: String,
     },
+    /// An answer does not fit its prompt.
+    #[error("{field} {problem}")]
+    InvalidAnswer {
+        /// The field of the answer.
+        field: String,
+        /// What it must be.
+        problem: String,
+    },
     /// No executable where the configuration says.
     #[error("no executable at {} (cli.path): {detail}", path.display())]
     CliNotFound {
@@ -260,6 +268,7 @@ impl Cause {
             Self::SessionNotFound => "SESSION_NOT_FOUND",
             Self::TurnNotFound => "TURN_NOT_FOUND",
             Self::PromptNotFound { .. } => "PROMPT_NOT_FOUND",
+            Self::InvalidAnswer { .. } => "INVALID_ARGUMENT",
             Self::CliNotFound { .. } => "CLI_NOT_FOUND",
             Self::ConnectFailed { .. } => "CONNECT_FAILED",
             Self::FirstChunkTimeout { .. } => "FIRST_CHUNK_TIMEOUT",

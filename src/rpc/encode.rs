@@ -11,7 +11,12 @@ use serde_json::value::RawValue;
 
 use super::decode::Payload;
 use crate::{
-    cli::{frame::RequestKind, json::Lenient as _, message as cli},
+    cli::{
+        frame::RequestKind,
+        json::Lenient as _,
+        message as cli,
+        questions::{self, Question},
+    },
     proto::{self, turn_event::Kind},
     turn::event::{Class, Event, ProcessOrigin, Started},
 };
@@ -265,24 +270,36 @@ fn stream_event(frame: cli::StreamEvent<'_>) -> proto::StreamEvent {
     }
 }
 
-/// What a prompt of this subtype asks.
-pub fn prompt_kind(subtype: &str) -> proto::PromptKind {
-    match RequestKind::of(subtype) {
+/// What a prompt of this subtype asks, which may be about a tool.
+pub fn prompt_kind(subtype: &str, tool_name: &str) -> proto::PromptKind {
+    match RequestKind::of(subtype, tool_name) {
         RequestKind::ToolPermission => proto::PromptKind::ToolPermission,
+        RequestKind::Question => proto::PromptKind::Question,
         RequestKind::Hook => proto::PromptKind::Hook,
         RequestKind::Elicitation => proto::PromptKind::Elicitation,
-        RequestKind::Dialog | RequestKind::Mcp | RequestKind::Unknown => {
-            proto::PromptKind::Unspecified
-        }
+        RequestKind::Dialog => proto::PromptKind::Dialog,
+        RequestKind::Mcp | RequestKind::Unknown => proto::PromptKind::Unspecified,
     }
 }
 
 fn prompt(frame: cli::ControlRequest<'_>) -> proto::PromptEvent {
     let raw = frame.request.map_or("", RawValue::get);
     let request = cli::PromptRequest::parse(raw).unwrap_or_default();
+    let kind = prompt_kind(&request.subtype.0, &request.tool_name.0);
+    let questions = match kind {
+        proto::PromptKind::Question => request.input.map_or("", RawValue::get),
+        _ => "",
+    };
+    let elicitation = (kind == proto::PromptKind::Elicitation).then(|| proto::Elicitation {
+        server: request.mcp_server_name.into_string(),
+        message: request.message.into_string(),
+        schema_json: json(request.requested_schema),
+    });
     proto::PromptEvent {
         prompt_id: frame.request_id.map(cli::name_of).unwrap_or_default(),
-        kind: prompt_kind(&request.subtype.0).into(),
+        kind: kind.into(),
+        questions: questions::questions(questions).into_iter().map(question).collect(),
+        elicitation,
         tool_name: request.tool_name.into_string(),
         input_json: json(request.input),
         suggestions_json: json(request.suggestions),
@@ -292,6 +309,16 @@ fn prompt(frame: cli::ControlRequest<'_>) -> proto::PromptEvent {
         extra_json: frame.extra,
         request_json: raw.to_owned(),
     }
+}
+
+fn question(question: Question<'_>) -> proto::Question {
+    let (text, multi_select) = (question.text(), question.multi_select);
+    let header = question.header.into_string();
+    let options = question.options.into_iter().map(|choice| proto::QuestionOption {
+        label: choice.label.into_string(),
+        description: choice.description.into_string(),
+    });
+    proto::Question { question: text, header, multi_select, options: options.collect() }
 }
 
 fn result(frame: cli::TurnResult<'_>, class: Class) -> proto::TurnResult {

@@ -104,7 +104,7 @@ fn open_prompt(prompt: &ShownPrompt) -> proto::OpenPrompt {
     let ShownPrompt { id, subtype, tool_name, input } = prompt.clone();
     proto::OpenPrompt {
         prompt_id: id,
-        kind: prompt_kind(&subtype).into(),
+        kind: prompt_kind(&subtype, &tool_name).into(),
         tool_name,
         input_excerpt: input,
     }

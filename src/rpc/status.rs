@@ -72,6 +72,7 @@ fn classify(cause: &Cause) -> (Code, Option<Duration>) {
         Cause::SessionNotFound => (Code::NotFound, None),
         Cause::TurnNotFound => (Code::NotFound, None),
         Cause::PromptNotFound { .. } => (Code::NotFound, None),
+        Cause::InvalidAnswer { .. } => (Code::InvalidArgument, None),
         Cause::CliNotFound { .. } => (Code::FailedPrecondition, None),
         Cause::ConnectFailed { .. } => (Code::Unavailable, soon),
         Cause::FirstChunkTimeout { .. } => (Code::DeadlineExceeded, None),
@@ -196,6 +197,9 @@ pub fn deadline_passed() -> Status {
 }
 
 fn violation(cause: &Cause) -> Option<FieldViolation> {
+    if let Cause::InvalidAnswer { field, problem } = cause {
+        return Some(FieldViolation::new(field, problem));
+    }
     let Cause::ConversationNotFound { resume } = cause else { return None };
     let description = format!("names no conversation that can be resumed: {resume}");
     Some(FieldViolation::new("options.resume", description))
@@ -264,6 +268,7 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
         Cause::SessionConflict { owner, .. } => put("owner_session_id", owner.to_string()),
         Cause::ConversationNotFound { .. } => put("field", "options.resume".to_owned()),
         Cause::PromptNotFound { .. } => put("field", "prompt_id".to_owned()),
+        Cause::InvalidAnswer { field, .. } => put("field", field.clone()),
         Cause::PoolDisabled
         | Cause::SessionBusy
         | Cause::SessionNotFound

@@ -5,6 +5,7 @@
 
 use std::{iter, sync::Arc};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
@@ -15,7 +16,10 @@ use super::{
     task::SessionTask,
 };
 use crate::{
-    cli::{frame::RequestKind, request::answer_to},
+    cli::{
+        answer::answer_to,
+        frame::{Prompt, RequestKind},
+    },
     domain::{
         acquired::Acquired,
         decision::Decision,
@@ -112,7 +116,7 @@ impl SessionTask {
         let Some(prompt) = process.prompts.get(prompt_id).cloned() else {
             return Err(self.not_found(prompt_id));
         };
-        let line = answer_to(&prompt, decision);
+        let line = self.line_of(&prompt, decision)?;
         // A prompt whose answer the CLI does not take in stays open: it can be answered again.
         process.lease.connection.send(line).map_err(|blocked| {
             self.failure(Cause::Protocol { detail: blocked.to_string() })
@@ -121,6 +125,14 @@ impl SessionTask {
         process.prompts.let_go(prompt_id);
         self.show_prompts(&process.prompts.shown());
         Ok(())
+    }
+
+    /// An answer as the CLI reads it. One that does not fit is refused, and the prompt stays open.
+    fn line_of(&self, prompt: &Prompt, decision: &Decision) -> Result<Bytes, Refusal> {
+        answer_to(prompt, decision).map_err(|unfit| {
+            let (field, problem) = (unfit.field().to_owned(), unfit.to_string());
+            self.failure(Cause::InvalidAnswer { field, problem }).into()
+        })
     }
 
     fn not_found(&self, prompt_id: &str) -> Refusal {
@@ -170,7 +182,9 @@ impl SessionTask {
         let Some(prompt) = process.prompts.get(&answer.prompt_id) else {
             return Err(self.not_found(&answer.prompt_id));
         };
-        if prompt.kind() != RequestKind::ToolPermission {
+        // Before anything is granted by it.
+        self.line_of(prompt, &answer.decision)?;
+        if !matches!(prompt.kind(), RequestKind::ToolPermission | RequestKind::Question) {
             return Ok(None);
         }
         let mut acquired = Acquired::clone(&self.status.acquired);
@@ -237,7 +251,7 @@ impl SessionTask {
 fn updates_of(decision: &Decision) -> Vec<Update> {
     match decision {
         Decision::Allow { updated_permissions: Some(updates), .. } => Update::read_all(updates),
-        Decision::Allow { .. } | Decision::Deny { .. } => Vec::new(),
+        Decision::Allow { .. } | Decision::Deny { .. } | Decision::Answers(_) => Vec::new(),
         Decision::Raw(answer) => Update::read_answer(answer),
     }
 }

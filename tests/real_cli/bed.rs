@@ -13,7 +13,10 @@ use serde_json::Value;
 use session_pool::{
     config::Config,
     internals::cli::versions::OLDEST,
-    proto::{self, Payload, QueryRequest, SessionOptions, TurnOrigin, turn_event::Kind},
+    proto::{
+        self, ContentBlock, Payload, QueryRequest, SessionOptions, TurnOrigin,
+        content_block::Block, turn_event::Kind,
+    },
 };
 use tonic::Status;
 
@@ -342,4 +345,17 @@ pub fn system_prompt(request: &RecordedRequest) -> String {
 #[track_caller]
 pub fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The texts of the tools' results, in order.
+pub fn tool_results(turn: &Turn) -> Vec<String> {
+    let blocks = kinds(turn).flat_map(|kind| match kind {
+        Kind::User(message) => message.content.as_slice(),
+        _ => &[],
+    });
+    let text = |block: &ContentBlock| match block.block.as_ref()? {
+        Block::ToolResult(result) => Some(result.text.clone()),
+        _ => None,
+    };
+    blocks.filter_map(text).collect()
 }

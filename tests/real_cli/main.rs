@@ -28,6 +28,7 @@ mod permission_state;
 mod permissions;
 mod policy;
 mod processes;
+mod questions;
 mod recovery;
 mod resting;
 mod resume;

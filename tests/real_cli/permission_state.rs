@@ -8,14 +8,14 @@ use session_pool::{
     config::Config,
     proto::{
         OptionsMismatchPolicy, PromptAllow, PromptDeny, PromptEvent, QueryRequest, Session,
-        SessionOptions, SessionStatus, TurnOrigin, content_block::Block, respond_request::Decision,
+        SessionOptions, SessionStatus, TurnOrigin, respond_request::Decision,
         turn_event::Kind,
     },
 };
 use tempfile::TempDir;
 
 use crate::{
-    bed::{Bed, Version, each_version, has_command, init, kinds, origin},
+    bed::{Bed, Version, each_version, has_command, init, origin, tool_results},
     stand_in::StandIn,
     support::{
         daemon::Daemon,
@@ -74,19 +74,6 @@ async fn answered(bed: &Bed, request: QueryRequest, answers: Vec<Decision>) -> (
     }
     assert!(!turn.result().is_error, "{:?}", turn.result());
     (turn, asked)
-}
-
-/// The texts of the tools' results, in order.
-fn tool_results(turn: &Turn) -> Vec<String> {
-    let blocks = kinds(turn).flat_map(|kind| match kind {
-        Kind::User(message) => message.content.as_slice(),
-        _ => &[],
-    });
-    let text = |block: &session_pool::proto::ContentBlock| match block.block.as_ref()? {
-        Block::ToolResult(result) => Some(result.text.clone()),
-        _ => None,
-    };
-    blocks.filter_map(text).collect()
 }
 
 fn work(turn: &Turn) -> PathBuf {

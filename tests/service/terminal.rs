@@ -133,6 +133,40 @@ async fn f2_a_person_answers_prompts_with_a_key_and_enter() {
     service.stop().await;
 }
 
+const QUESTIONS: &str = r#"ask AskUserQuestion {"questions":[{"question":"Which colour?","options":[{"label":"Red"},{"label":"Blue"}]},{"question":"Who asks?","options":[]}]}"#;
+
+#[tokio::test]
+async fn a_person_answers_the_model_s_questions_by_number_and_in_words() {
+    let service = Service::start(|_| {}).await;
+    let prompt = script(&[QUESTIONS, "say all done"]);
+    let mut screen = Screen::open(&service, &["query", &prompt], &[]);
+    screen.until("2. Blue").await;
+    screen.until("or your own words: ").await;
+    // A choice that is not there is no answer.
+    screen.type_in("3\n").await;
+    screen.until("? Which colour?").await;
+    screen.type_in("2\n").await;
+    screen.until("Your answer: ").await;
+    screen.type_in("Ada\n").await;
+    let (shown, code) = screen.end().await;
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("all done"), "{shown}");
+
+    let mut turn = service.open(query("q", &prompt)).await.expect("runs");
+    let event = turn.until(|kind| matches!(kind, Kind::Prompt(_))).await;
+    let Some(Kind::Prompt(asked)) = event.kind else { panic!("{event:?}") };
+    let id = asked.prompt_id.as_str();
+    let one = ["respond", "q", id, "--answer", "Which colour?=Blue"];
+    let refused = run(&service, &one, "").await;
+    let told = text(&refused.stderr);
+    assert!(!refused.status.success() && told.contains("Who asks?"), "{told}");
+    let both = [&one[..], &["--answer", "Who asks?=Ada = I"]].concat();
+    let output = run(&service, &both, "").await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    turn.finish().await;
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn f2_without_a_terminal_a_hint_says_how_to_answer_and_respond_does() {
     let service = Service::start(|_| {}).await;

@@ -13,7 +13,7 @@ mod wire;
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::message::name_of;
+use super::{message::name_of, questions};
 use crate::domain::usage::TokenUsage;
 use wire::Names;
 
@@ -139,6 +139,8 @@ pub struct Prompt {
 pub enum RequestKind {
     /// `can_use_tool`: may a tool run?
     ToolPermission,
+    /// The same of the tool by which the model asks the user.
+    Question,
     /// `elicitation`: an MCP server wants to know something of the user.
     Elicitation,
     /// `request_user_dialog`: a dialog of the CLI's own.
@@ -152,9 +154,10 @@ pub enum RequestKind {
 }
 
 impl RequestKind {
-    /// The kind that a request of this subtype is of.
-    pub fn of(subtype: &str) -> Self {
+    /// The kind that a request of this subtype is of, which may be about a tool.
+    pub fn of(subtype: &str, tool_name: &str) -> Self {
         match subtype {
+            "can_use_tool" if tool_name == questions::TOOL => Self::Question,
             "can_use_tool" => Self::ToolPermission,
             "elicitation" => Self::Elicitation,
             "request_user_dialog" => Self::Dialog,
@@ -177,7 +180,7 @@ pub enum Ask<'f> {
 impl Prompt {
     /// What it is about.
     pub fn kind(&self) -> RequestKind {
-        RequestKind::of(&self.subtype)
+        RequestKind::of(&self.subtype, &self.tool_name)
     }
 }
 

@@ -302,6 +302,12 @@ view! {
         "description" => description: Text<'a>,
         /// Why the CLI asks.
         "decision_reason" => decision_reason: Text<'a>,
+        /// The MCP server that asks.
+        "mcp_server_name" => mcp_server_name: Text<'a>,
+        /// What it asks.
+        "message" => message: Text<'a>,
+        /// The schema of the answer.
+        "requested_schema" => requested_schema: Json<'a>,
     }
 }
 

@@ -123,7 +123,7 @@ pub struct AttachArgs {
 
 /// Arguments of `respond`.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("answer").required(true).args(["decision", "response_json"]))]
+#[command(group = clap::ArgGroup::new("one_answer").required(true).args(["decision", "response_json", "answer"]))]
 pub struct RespondArgs {
     /// The session.
     pub session: String,
@@ -141,12 +141,28 @@ pub struct RespondArgs {
     /// The tool's input in place of the one that it asked with, as a JSON object.
     #[arg(long, value_name = "JSON", default_value = "", hide_default_value = true)]
     pub input: String,
-    /// The answer to a prompt that is not about a tool, as a JSON object.
+    /// The answer to a question of the model; once for each question. Several choices as one
+    /// text, joined by ", ".
+    #[arg(long, value_name = "QUESTION=ANSWER", value_parser = question_and_answer)]
+    pub answer: Vec<(String, String)>,
+    /// The answer to a prompt of another kind, as a JSON object.
     #[arg(long, value_name = "JSON")]
     pub response_json: Option<String>,
     /// How the answer is written.
     #[command(flatten)]
     pub form: Form,
+}
+
+/// Splits at the first `=` behind a question mark, or else at the first.
+fn question_and_answer(text: &str) -> Result<(String, String), String> {
+    let (question, answer) = match text.split_once("?=") {
+        Some((question, answer)) => (format!("{question}?"), answer),
+        None => {
+            let (question, answer) = text.split_once('=').ok_or("must be QUESTION=ANSWER")?;
+            (question.to_owned(), answer)
+        }
+    };
+    Ok((question, answer.to_owned()))
 }
 
 /// An answer to the question whether a tool may run.

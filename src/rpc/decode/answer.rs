@@ -1,6 +1,10 @@
 //! Answers to what the CLI asked. They can change permissions, so the policy is asked.
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use serde_json::{Value, value::to_raw_value};
 use tonic::Status;
@@ -21,6 +25,12 @@ use crate::{
 
 /// Bytes of the id of a prompt; the CLI's own are UUIDs.
 const MAX_PROMPT_ID: usize = 256;
+
+/// Answers to one prompt; the CLI asks up to four questions at once.
+const MAX_ANSWERS: usize = 32;
+
+/// Bytes of one of them.
+const MAX_ANSWER: usize = 64 << 10;
 
 /// What an answer is held to.
 #[derive(Debug)]
@@ -62,7 +72,7 @@ pub fn read_respond(
     check.word("prompt_id", &prompt_id, MAX_PROMPT_ID);
     let decision = match decision {
         None => {
-            check.bad("decision", "must be set: allow, deny or response_json");
+            check.bad("decision", "must be set: allow, deny, answers or response_json");
             None
         }
         Some(Wire::Allow(allow)) => Some(allow_of(&mut check, allow, bounds)),
@@ -76,8 +86,24 @@ pub fn read_respond(
             Some(Decision::Deny { message, interrupt })
         }
         Some(Wire::ResponseJson(text)) => raw_of(&mut check, &text, bounds),
+        Some(Wire::Answers(proto::PromptAnswers { answers })) => {
+            Some(answers_of(&mut check, answers))
+        }
     };
     required(check, session_id.zip(decision)).map(|(id, decision)| (id, prompt_id, decision))
+}
+
+/// Whether they fit the questions is known where the prompt is.
+fn answers_of(check: &mut Check, answers: HashMap<String, String>) -> Decision {
+    if answers.len() > MAX_ANSWERS {
+        let problem = format!("must have at most {MAX_ANSWERS} answers, has {}", answers.len());
+        check.bad("answers.answers", problem);
+    }
+    let answers: BTreeMap<String, String> = answers.into_iter().collect();
+    for (question, answer) in answers.iter().take(MAX_ANSWERS) {
+        check.text(&format!("answers.answers[{}]", shown(question)), answer, MAX_ANSWER);
+    }
+    Decision::Answers(answers)
 }
 
 fn allow_of(check: &mut Check, allow: proto::PromptAllow, bounds: &Bounds<'_>) -> Decision {

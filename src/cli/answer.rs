@@ -1,0 +1,155 @@
+//! Callers' answers to prompts of the CLI, in the CLI's words. An answer that does not fit its
+//! prompt is refused here, so that nothing malformed reaches the CLI and nobody's consent is
+//! invented.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{
+    frame::{Prompt, RequestKind},
+    questions::{Unanswered, answered, has_answers},
+    request::control_response,
+};
+use crate::domain::decision::Decision;
+
+/// Why an answer does not fit its prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// Answers to a prompt that asks no questions.
+    NoQuestion,
+    /// A tool that asks questions may not run without the answers to them.
+    WithoutAnswers,
+    /// Answers that do not fit the questions.
+    Answers(Vec<Unanswered>),
+}
+
+impl Unfit {
+    /// The field of the contract that is wrong.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::NoQuestion => "answers",
+            Self::WithoutAnswers => "allow.updated_input_json",
+            Self::Answers(_) => "answers.answers",
+        }
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoQuestion => f.write_str("must answer a prompt of kind QUESTION"),
+            Self::WithoutAnswers => {
+                f.write_str("must have `answers` for a prompt of kind QUESTION (see `answers`)")
+            }
+            Self::Answers(wrong) => {
+                let wrong: Vec<_> = wrong.iter().map(Unanswered::to_string).collect();
+                f.write_str(&wrong.join("; "))
+            }
+        }
+    }
+}
+
+/// A caller's answer to a prompt.
+///
+/// # Errors
+/// The answer does not fit the prompt, which stays open.
+pub fn answer_to(prompt: &Prompt, decision: &Decision) -> Result<Bytes, Unfit> {
+    let is_question = prompt.kind() == RequestKind::Question;
+    let answer = match decision {
+        Decision::Allow { updated_input, updated_permissions } => {
+            let input = updated_input.as_deref().unwrap_or(&prompt.input);
+            if is_question && !(updated_input.is_some() && has_answers(input)) {
+                return Err(Unfit::WithoutAnswers);
+            }
+            allowed(input, updated_permissions.as_deref())
+        }
+        Decision::Answers(_) if !is_question => return Err(Unfit::NoQuestion),
+        Decision::Answers(answers) => {
+            allowed(&answered(&prompt.input, answers).map_err(Unfit::Answers)?, None)
+        }
+        Decision::Deny { message, interrupt } => {
+            json!({"behavior": "deny", "message": message, "interrupt": interrupt}).to_string()
+        }
+        Decision::Raw(text) => text.clone(),
+    };
+    Ok(control_response(&prompt.raw_id, &answer))
+}
+
+/// The CLI wants the input back with every permission: without it 2.1.197 takes the
+/// answer for a broken one. It goes back as it came, byte for byte: it may hold what no
+/// strict reader of JSON takes.
+fn allowed(input: &str, updated_permissions: Option<&str>) -> String {
+    let input = if input.is_empty() { "{}" } else { input };
+    let permissions = updated_permissions
+        .map_or_else(String::new, |updates| format!(r#","updatedPermissions":{updates}"#));
+    format!(r#"{{"behavior":"allow","updatedInput":{input}{permissions}}}"#)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt(tool_name: &str, input: &str) -> Prompt {
+        Prompt {
+            id: "p\u{fffd}".into(),
+            raw_id: r#""p\ud83d""#.into(),
+            subtype: "can_use_tool".into(),
+            tool_name: tool_name.into(),
+            input: input.into(),
+        }
+    }
+
+    fn allow(updated_input: Option<&str>, updated_permissions: Option<&str>) -> Decision {
+        Decision::Allow {
+            updated_input: updated_input.map(str::to_owned),
+            updated_permissions: updated_permissions.map(str::to_owned),
+        }
+    }
+
+    fn line(prompt: &Prompt, decision: &Decision) -> String {
+        let line = answer_to(prompt, decision).expect("it fits");
+        String::from_utf8(line.to_vec()).expect("text")
+    }
+
+    #[test]
+    fn d2_an_input_goes_back_byte_for_byte() {
+        let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        for input in [
+            r#"{"text":"\ud83d","n":1e400,"x":1.50, "a":1,"a":2}"#.to_owned(),
+            format!(r#"{{"deep":{deep}}}"#),
+        ] {
+            let wanted = format!(r#"{{"behavior":"allow","updatedInput":{input}}}"#);
+            let same = line(&prompt("Bash", &input), &allow(None, None));
+            assert!(same.contains(&wanted), "{same}");
+            let changed = line(&prompt("Bash", "{}"), &allow(Some(&input), Some("[]")));
+            let wanted = format!(r#""updatedInput":{input},"updatedPermissions":[]"#);
+            assert!(changed.contains(&wanted), "{changed}");
+            assert!(changed.contains(r#""request_id":"p\ud83d""#), "{changed}");
+        }
+        let empty = line(&prompt("Bash", ""), &allow(None, None));
+        assert!(empty.contains(r#"{"behavior":"allow","updatedInput":{}}"#), "{empty}");
+    }
+
+    #[test]
+    fn a_question_is_answered_with_answers_and_nothing_else_is() {
+        let input = r#"{"questions":[{"question":"Which?"}]}"#;
+        let question = prompt("AskUserQuestion", input);
+        let answers = Decision::Answers([("Which?".to_owned(), "A, B".to_owned())].into());
+        let wanted =
+            r#""updatedInput":{"questions":[{"question":"Which?"}],"answers":{"Which?":"A, B"}}"#;
+        assert!(line(&question, &answers).contains(wanted));
+        assert_eq!(answer_to(&prompt("Bash", input), &answers), Err(Unfit::NoQuestion));
+        let own = r#"{"questions":[],"answers":{"Which?":"A"}}"#;
+        line(&question, &allow(Some(own), None));
+        for without in [None, Some(input), Some(r#"{"answers":{}}"#)] {
+            assert_eq!(answer_to(&question, &allow(without, None)), Err(Unfit::WithoutAnswers));
+        }
+        line(&question, &Decision::Deny { message: "no".into(), interrupt: false });
+        let unfit = answer_to(&question, &Decision::Answers([("Who?".into(), "A".into())].into()));
+        let unfit = unfit.expect_err("it does not fit");
+        let said = r#"must have an answer to "Which?"; must not have an answer to "Who?", which was not asked"#;
+        assert_eq!((unfit.field(), unfit.to_string().as_str()), ("answers.answers", said));
+    }
+}
