@@ -16,8 +16,8 @@ use super::{
     values::{cut, one_line},
 };
 use crate::proto::{
-    AttachRequest, OpenPrompt, PromptAllow, PromptAnswers, PromptDeny, PromptEvent, PromptKind, RespondRequest,
-    TurnEvent, content_block::Block, respond_request::Decision, turn_event::Kind,
+    AttachRequest, OpenPrompt, PromptAllow, PromptAnswers, PromptDeny, PromptEvent, PromptKind,
+    RespondRequest, TurnEvent, content_block::Block, respond_request::Decision, turn_event::Kind,
 };
 
 /// Columns of a tool's input that a question shows: it is to be read before it is answered.
@@ -37,7 +37,13 @@ pub struct Prompts {
 impl Prompts {
     /// None yet. Without a terminal nobody can be asked.
     pub fn new(service: Service, terminal: Option<Terminal>) -> Self {
-        Self { service, terminal, session_id: String::new(), open: VecDeque::new(), questions: Questions::default() }
+        Self {
+            service,
+            terminal,
+            session_id: String::new(),
+            open: VecDeque::new(),
+            questions: Questions::default(),
+        }
     }
 
     /// Takes note of an event, which may ask something or show that it is answered.

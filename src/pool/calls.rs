@@ -20,7 +20,7 @@ use crate::{
     },
     store::{Record, StoreError},
     telemetry::log_limit::NOT_FOUND,
-    turn::listener::{Listener, Partials},
+    turn::{event::Partials, listener::Listener},
 };
 
 impl SessionPool {

@@ -266,8 +266,7 @@ mod tests {
         domain::ids::{CliSessionId, ClientId, TenantId, TurnId},
         tenant::{Quotas, Tenant},
         turn::{
-            event::{Class, ProcessOrigin, Started},
-            listener::Partials,
+            event::{Class, Partials, ProcessOrigin, Started},
             log::TurnLog,
             storage::Storage,
         },

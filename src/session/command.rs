@@ -14,10 +14,7 @@ use crate::{
         input::Input,
         options::Options,
     },
-    turn::{
-        listener::{Listener, Partials},
-        log::TurnLog,
-    },
+    turn::{event::Partials, listener::Listener, log::TurnLog},
 };
 
 /// Why a session did not take a command.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{decision::Decision, ids::TurnId, options::Options},
-    turn::listener::{Listener, Partials},
+    turn::{event::Partials, listener::Listener},
 };
 
 /// Commands that may wait for a session's task.

@@ -16,10 +16,7 @@ use super::{
 use crate::{
     domain::{failure::Cause, ids::TurnId},
     tenant::Share,
-    turn::{
-        listener::{Listener, Partials},
-        log::TurnLog,
-    },
+    turn::{event::Partials, listener::Listener, log::TurnLog},
 };
 
 impl SessionTask {

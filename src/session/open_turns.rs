@@ -42,7 +42,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::ids::{TenantId, TurnId},
-        turn::{listener::Partials, storage::Storage},
+        turn::{event::Partials, storage::Storage},
     };
 
     #[tokio::test]

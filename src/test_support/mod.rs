@@ -18,8 +18,8 @@ use crate::{
     },
     session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, Settings, TurnRequest},
     turn::{
-        event::{Class, Event, Started},
-        listener::{Listener, Partials},
+        event::{Class, Event, Partials, Started},
+        listener::Listener,
     },
 };
 use gated_store::LOCK_LIMIT;

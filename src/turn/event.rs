@@ -1,4 +1,4 @@
-//! One thing that happened in a turn. Knows ids and raw frames.
+//! One thing that happened in a turn, and whether a listener sees it. Knows ids and raw frames.
 
 use std::{sync::Arc, time::Duration, time::SystemTime};
 
@@ -71,6 +71,23 @@ impl Class {
     /// Whether only listeners that ask for partial messages see it.
     pub fn is_partial(self) -> bool {
         self == Self::StreamEvent
+    }
+}
+
+/// Whether a listener sees partial messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Partials {
+    /// It sees whole messages only.
+    #[default]
+    Hidden,
+    /// It sees them too.
+    Shown,
+}
+
+impl Partials {
+    /// Whether it sees events of a class.
+    pub fn shows(self, class: Class) -> bool {
+        self == Self::Shown || !class.is_partial()
     }
 }
 

@@ -9,8 +9,8 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    event::{Class, Event},
-    log::TurnLog,
+    event::{Event, Partials},
+    shared::{Read, Shared},
     state::{Batch, Next},
 };
 use crate::{
@@ -21,38 +21,10 @@ use crate::{
 /// Bytes that are read from a file at a time: each reader has a copy of its own.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Whether a listener sees partial messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Partials {
-    /// It sees whole messages only.
-    #[default]
-    Hidden,
-    /// It sees them too.
-    Shown,
-}
-
-impl Partials {
-    fn shows(self, class: Class) -> bool {
-        self == Self::Shown || !class.is_partial()
-    }
-}
-
-/// Events that were read from a file.
-#[derive(Debug)]
-pub(super) struct Read {
-    /// The sequence of the first.
-    pub first: u64,
-    /// Events before it that are not partial messages, where it is not the one that was
-    /// asked for.
-    pub whole_before: Option<u64>,
-    /// The events.
-    pub events: Vec<Event>,
-}
-
 /// One reader's place in a log. Dropping it is how a reader leaves.
 #[derive(Debug)]
 pub struct Listener {
-    log: TurnLog,
+    log: Arc<Shared>,
     key: u64,
     partials: Partials,
     /// The first number that it wants to see.
@@ -67,7 +39,7 @@ pub struct Listener {
 
 impl Listener {
     pub(super) fn new(
-        log: TurnLog,
+        log: Arc<Shared>,
         key: u64,
         partials: Partials,
         from: u64,
@@ -78,7 +50,7 @@ impl Listener {
 
     /// The turn.
     pub fn turn_id(&self) -> &TurnId {
-        self.log.id()
+        &self.log.id
     }
 
     /// The next events. `None` after the last one of a turn that ended well, its
@@ -95,7 +67,7 @@ impl Listener {
                     Err(failure) => Poll::Ready(Err(failure)),
                 };
             }
-            let mut state = self.log.shared.lock();
+            let mut state = self.log.lock();
             let next = state.next(self.next, self.partials);
             let place = state.listeners.iter_mut().find(|place| place.key == self.key);
             match next {
@@ -112,7 +84,7 @@ impl Listener {
                     place.into_iter().for_each(|place| place.done = true);
                     state.read_to_end = true;
                     drop(state);
-                    self.log.shared.close_if_read();
+                    self.log.close_if_read();
                     return Poll::Ready(end.map(|()| None));
                 }
                 Next::InFile => {
@@ -130,13 +102,13 @@ impl Listener {
 
     /// Claims memory that is there for this reader alone.
     pub fn claim(&self, bytes: usize) -> Reservation {
-        let mut held = self.log.shared.accounts.memory.open();
+        let mut held = self.log.accounts.memory.open();
         held.set(bytes as u64);
         held
     }
 
     fn read_file(&mut self) {
-        let (log, next) = (Arc::clone(&self.log.shared), self.next);
+        let (log, next) = (Arc::clone(&self.log), self.next);
         // Before the first event that it wants there may be much that it does not.
         let whole =
             (self.partials == Partials::Hidden && self.number < self.from).then(|| self.from - 1);
@@ -147,7 +119,7 @@ impl Listener {
     fn take_read(&mut self, read: Option<Read>) -> Result<Vec<Event>, Failure> {
         let Some(read) = read.filter(|read| !read.events.is_empty()) else {
             // The file has gone meanwhile, or cannot be read.
-            let cause = self.log.shared.lock().lost(self.partials);
+            let cause = self.log.lock().lost(self.partials);
             return Err(self.log.failure(cause));
         };
         self.next = read.first;
@@ -186,13 +158,13 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let mut state = self.log.shared.lock();
+        let mut state = self.log.lock();
         state.listeners.retain(|place| place.key != self.key);
         let last = state.listeners.is_empty();
         drop(state);
         if last {
-            self.log.shared.listeners_gone.notify_one();
+            self.log.listeners_gone.notify_one();
         }
-        self.log.shared.close_if_read();
+        self.log.close_if_read();
     }
 }

@@ -16,15 +16,12 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::Notify, time::timeout_at};
 use tracing::Span;
 
 use super::{
-    event::{Class, Started},
-    listener::{Listener, Partials},
+    event::{Class, Partials, Started},
+    listener::Listener,
     shared::Shared,
     state::Place,
     storage::{Accounts, Storage},
@@ -45,38 +42,39 @@ const MAX_LISTENERS: usize = 256;
 /// The events of one turn. Cloning gives another handle to the same log.
 #[derive(Debug, Clone)]
 pub struct TurnLog {
-    id: TurnId,
-    /// What is logged about the turn is logged in it.
-    span: Span,
-    asked: Instant,
-    pub(super) shared: Arc<Shared>,
+    shared: Arc<Shared>,
+}
+
+// Here, since its storage knows of a log only what it can give back.
+impl Storage {
+    /// An empty log of a tenant's turn that is asked for now. `listeners_gone` is told whenever
+    /// the last listener goes away.
+    pub fn log(
+        &self,
+        id: TurnId,
+        accounts: &Accounts,
+        listeners_gone: Arc<Notify>,
+        span: Span,
+    ) -> TurnLog {
+        let (storage, accounts) = (self.clone(), accounts.clone());
+        TurnLog { shared: Shared::new(id, storage, accounts, listeners_gone, span) }
+    }
 }
 
 impl TurnLog {
-    pub(super) fn new(
-        id: TurnId,
-        storage: Storage,
-        accounts: Accounts,
-        listeners_gone: Arc<Notify>,
-        span: Span,
-    ) -> Self {
-        let shared = Shared::new(storage, accounts, listeners_gone, span.clone());
-        Self { id, span, asked: Instant::now(), shared }
-    }
-
     /// The turn.
     pub fn id(&self) -> &TurnId {
-        &self.id
+        &self.shared.id
     }
 
     /// Its span.
     pub fn span(&self) -> &Span {
-        &self.span
+        &self.shared.span
     }
 
     /// Time since the turn was asked for.
     pub fn age(&self) -> Duration {
-        self.asked.elapsed()
+        self.shared.asked.elapsed()
     }
 
     /// Event 1, if it was written.
@@ -142,7 +140,7 @@ impl TurnLog {
         state.end = Some(end);
         state.wake(true);
         drop(state);
-        self.shared.storage.note_end(&self.shared);
+        self.shared.storage.note_end(Arc::<Shared>::downgrade(&self.shared));
         true
     }
 
@@ -163,10 +161,10 @@ impl TurnLog {
         let from = from.max(1);
         let first_kept = state.first_kept(partials);
         if from < first_kept && !(from == 1 && first_kept == 2) {
-            return Err(self.failure(Cause::EventsExpired { first_kept }));
+            return Err(self.shared.failure(Cause::EventsExpired { first_kept }));
         }
         if state.listeners.len() >= MAX_LISTENERS {
-            return Err(self.failure(Cause::TooManyListeners { limit: MAX_LISTENERS }));
+            return Err(self.shared.failure(Cause::TooManyListeners { limit: MAX_LISTENERS }));
         }
         if partials == Partials::Shown {
             state.ask_for_partials();
@@ -176,11 +174,7 @@ impl TurnLog {
         state.listeners.push(Place { key, partials, waker: None, done: false });
         let place = state.place_of(from, partials);
         drop(state);
-        Ok(Listener::new(self.clone(), key, partials, from, place))
-    }
-
-    pub(super) fn failure(&self, cause: Cause) -> Failure {
-        Failure::from(cause).concerning(None, Some(&self.id))
+        Ok(Listener::new(Arc::clone(&self.shared), key, partials, from, place))
     }
 }
 

@@ -1,5 +1,5 @@
-//! What all handles to one turn's log share: its events in memory and in files, and how they
-//! move from the one to the other.
+//! What all handles to one turn's log share: which turn it is, its events in memory and in files,
+//! and how they move from the one to the other.
 //!
 //! Older events leave memory in two steps: a job for the writer's thread copies them to a
 //! file, and then they go. If the disk does not keep up, or nothing may be written, the oldest
@@ -16,22 +16,45 @@ use std::sync::{
 };
 
 use bytes::BytesMut;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tracing::Span;
 
 use super::{
     event::Event,
-    listener::Read,
     spill::Spill,
     state::{Files, Portion, State, Writing},
-    storage::{Accounts, DISK_RESERVE, Storage, StorageSettings},
+    storage::{Accounts, DISK_RESERVE, Reclaimable, Storage, StorageSettings},
 };
+use crate::domain::{
+    failure::{Cause, Failure},
+    ids::TurnId,
+};
+
 /// What a log may hold in memory when the budget is used up: enough for listeners that
 /// keep up.
 const FLOOR: usize = 256 * 1024;
 
+/// Events that were read from a file.
+#[derive(Debug)]
+pub(super) struct Read {
+    /// The sequence of the first.
+    pub first: u64,
+    /// Events before it that are not partial messages, where it is not the one that was
+    /// asked for.
+    pub whole_before: Option<u64>,
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+/// One turn's log.
 #[derive(Debug)]
 pub(super) struct Shared {
+    /// The turn.
+    pub id: TurnId,
+    /// What is logged about the turn is logged in it.
+    pub span: Span,
+    /// When the turn was asked for.
+    pub asked: Instant,
     pub storage: Storage,
     pub accounts: Accounts,
     state: Mutex<State>,
@@ -42,12 +65,12 @@ pub(super) struct Shared {
     /// Told when the last listener goes.
     pub listeners_gone: Arc<Notify>,
     emptied: AtomicBool,
-    span: Span,
 }
 
 impl Shared {
     /// An empty log, which its storage knows of.
     pub(super) fn new(
+        id: TurnId,
         storage: Storage,
         accounts: Accounts,
         listeners_gone: Arc<Notify>,
@@ -55,6 +78,9 @@ impl Shared {
     ) -> Arc<Self> {
         let state = State::new(accounts.memory.open());
         let shared = Arc::new(Self {
+            id,
+            span,
+            asked: Instant::now(),
             storage,
             accounts,
             state: Mutex::new(state),
@@ -62,9 +88,8 @@ impl Shared {
             room: Notify::new(),
             listeners_gone,
             emptied: AtomicBool::new(false),
-            span,
         });
-        shared.storage.note_new(&shared);
+        shared.storage.note_new(Arc::<Self>::downgrade(&shared));
         shared
     }
 
@@ -73,9 +98,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is nothing left that could be given back.
-    pub(super) fn is_emptied(&self) -> bool {
-        self.emptied.load(Ordering::Relaxed)
+    /// A failure that says which turn it is of.
+    pub(super) fn failure(&self, cause: Cause) -> Failure {
+        Failure::from(cause).concerning(None, Some(&self.id))
     }
 
     pub(super) fn settings(&self) -> &StorageSettings {
@@ -236,9 +261,32 @@ impl Shared {
         }
     }
 
-    /// Empties a log that has ended and that nobody listens to; `None` if it is not such a
-    /// log. Returns how many bytes of memory are free.
-    pub(super) fn drop_events(self: &Arc<Self>, bound: &'static str) -> Option<u64> {
+    fn close_files(&self) {
+        self.spill.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Has the files closed where that may take its time.
+    fn dispose(self: &Arc<Self>) {
+        let log = Arc::clone(self);
+        // One that finds no room in the queue is closed with the last handle to the log.
+        self.storage.0.writer.ask(Box::new(move |_| log.close_files())).ok();
+    }
+}
+
+impl Reclaimable for Shared {
+    fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    fn is_emptied(&self) -> bool {
+        self.emptied.load(Ordering::Relaxed)
+    }
+
+    fn shrink(self: Arc<Self>) {
+        Self::bound(&self, true, 0);
+    }
+
+    fn drop_events(self: Arc<Self>, bound: &'static str) -> Option<u64> {
         let mut state = self.lock();
         if state.end.is_none() || !state.listeners.is_empty() {
             return None;
@@ -257,9 +305,7 @@ impl Shared {
         Some(freed)
     }
 
-    /// Gives up the files of a log that has ended and that nobody listens to; `None` if it is
-    /// not such a log, or has none. Returns how many bytes of disk that frees at once.
-    pub(super) fn drop_files(self: &Arc<Self>, bound: &'static str) -> Option<u64> {
+    fn drop_files(self: Arc<Self>, bound: &'static str) -> Option<u64> {
         let mut state = self.lock();
         if state.end.is_none() || !state.listeners.is_empty() || state.files.is_none() {
             return None;
@@ -278,17 +324,6 @@ impl Shared {
             }
         };
         Some(spill.take().map_or(0, |spill| spill.bytes()))
-    }
-
-    fn close_files(&self) {
-        self.spill.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    /// Has the files closed where that may take its time.
-    fn dispose(self: &Arc<Self>) {
-        let log = Arc::clone(self);
-        // One that finds no room in the queue is closed with the last handle to the log.
-        self.storage.0.writer.ask(Box::new(move |_| log.close_files())).ok();
     }
 }
 

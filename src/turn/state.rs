@@ -6,10 +6,7 @@ use std::{collections::VecDeque, sync::Arc, task::Waker, time::Duration};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{
-    event::{Class, Event, Started},
-    listener::Partials,
-};
+use super::event::{Class, Event, Partials, Started};
 use crate::{
     budget::Reservation,
     domain::failure::{Cause, Failure},

@@ -1,6 +1,6 @@
 //! What the logs of all turns share: the budgets of memory and of disk, the thread that
-//! writes to disk, and the order in which turns have ended. Knows logs; nothing of what
-//! becomes of those who are refused.
+//! writes to disk, and the order in which turns have ended. Knows of a log what it can give
+//! back ([`Reclaimable`]); nothing of what becomes of those who are refused.
 //!
 //! When a budget is used up, ended turns that nobody listens to give way, those first that
 //! ended first. No tenant loses anything for the sake of one that holds more. Nothing here
@@ -8,18 +8,16 @@
 
 use std::{
     collections::VecDeque,
+    fmt::Debug,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use tokio::sync::Notify;
-use tracing::Span;
-
-use super::{log::TurnLog, shared::Shared, writer::Writer};
+use super::writer::Writer;
 use crate::{
     budget::{Account, Budget, Exceeded, Reservation},
     counters::Counter,
-    domain::ids::{TenantId, TurnId},
+    domain::ids::TenantId,
 };
 
 /// The key of the floor of free disk.
@@ -43,6 +41,27 @@ pub struct StorageSettings {
     pub memory: Budget,
     /// Files of all logs.
     pub disk: Budget,
+}
+
+/// A log, as its storage sees it: what it claims of the budgets, and how it gives that back.
+pub(super) trait Reclaimable: Debug + Send + Sync {
+    /// The accounts that it claims from.
+    fn accounts(&self) -> &Accounts;
+
+    /// Whether there is nothing left that could be given back.
+    fn is_emptied(&self) -> bool;
+
+    /// Keeps to what a log may hold in memory when the budget is used up, by way of a file
+    /// where there may be one.
+    fn shrink(self: Arc<Self>);
+
+    /// Empties a log that has ended and that nobody listens to; `None` if it is not such a
+    /// log. Returns how many bytes of memory are free.
+    fn drop_events(self: Arc<Self>, bound: &'static str) -> Option<u64>;
+
+    /// Gives up the files of a log that has ended and that nobody listens to; `None` if it is
+    /// not such a log, or has none. Returns how many bytes of disk that frees at once.
+    fn drop_files(self: Arc<Self>, bound: &'static str) -> Option<u64>;
 }
 
 /// What all logs share. Cloning gives another handle to the same.
@@ -69,14 +88,14 @@ struct Logs {
 /// Logs in some order.
 #[derive(Debug, Default)]
 struct Line {
-    logs: VecDeque<Weak<Shared>>,
+    logs: VecDeque<Weak<dyn Reclaimable>>,
     /// Those that are gone are taken out at this length.
     tidy_at: usize,
 }
 
 impl Line {
-    fn push(&mut self, log: &Arc<Shared>) {
-        self.logs.push_back(Arc::downgrade(log));
+    fn push(&mut self, log: Weak<dyn Reclaimable>) {
+        self.logs.push_back(log);
         if self.logs.len() >= self.tidy_at {
             self.logs.retain(|log| log.strong_count() > 0);
             self.tidy_at = 2 * self.logs.len() + 64;
@@ -84,7 +103,7 @@ impl Line {
     }
 
     /// Those that still hold something.
-    fn candidates(&mut self) -> Vec<Arc<Shared>> {
+    fn candidates(&mut self) -> Vec<Arc<dyn Reclaimable>> {
         let mut candidates = Vec::new();
         self.logs.retain(|log| {
             let log = log.upgrade().filter(|log| !log.is_emptied());
@@ -164,18 +183,6 @@ impl Storage {
         Accounts { memory: memory.account(tenant), disk: disk.account(tenant) }
     }
 
-    /// An empty log of a tenant's turn that is asked for now. `listeners_gone` is told whenever the last listener goes
-    /// away.
-    pub fn log(
-        &self,
-        id: TurnId,
-        accounts: &Accounts,
-        listeners_gone: Arc<Notify>,
-        span: Span,
-    ) -> TurnLog {
-        TurnLog::new(id, self.clone(), accounts.clone(), listeners_gone, span)
-    }
-
     /// Claims memory; ended turns give way to it.
     pub fn reserve(&self, account: &Account, bytes: u64) -> Result<Reservation, Exceeded> {
         let mut reservation = account.open();
@@ -232,12 +239,12 @@ impl Storage {
     }
 
     /// Takes note of a turn.
-    pub(super) fn note_new(&self, log: &Arc<Shared>) {
+    pub(super) fn note_new(&self, log: Weak<dyn Reclaimable>) {
         self.logs().all.push(log);
     }
 
     /// Takes note of a turn that has ended.
-    pub(super) fn note_end(&self, log: &Arc<Shared>) {
+    pub(super) fn note_end(&self, log: Weak<dyn Reclaimable>) {
         self.logs().ended.push(log);
     }
 
@@ -288,19 +295,19 @@ impl Storage {
     /// takes a moment.
     fn reclaim(&self, kind: Kind, account: &Account, mut wanted: u64, exceeded: Exceeded) {
         let mine = account.used();
-        let theirs = |log: &Shared| match kind {
-            Kind::Memory => log.accounts.memory.clone(),
-            Kind::Disk => log.accounts.disk.clone(),
+        let theirs = |log: &Arc<dyn Reclaimable>| match kind {
+            Kind::Memory => log.accounts().memory.clone(),
+            Kind::Disk => log.accounts().disk.clone(),
         };
-        let gives_way = |log: &Shared| {
+        let gives_way = |log: &Arc<dyn Reclaimable>| {
             let theirs = theirs(log);
             theirs.is_of(account) || (!exceeded.of_tenant && theirs.used() >= mine)
         };
         let mut ended = self.logs().ended.candidates();
-        ended.retain(|log| gives_way(log));
+        ended.retain(gives_way);
         // Those who hold more go first; the order is kept among them.
         ended.sort_by_cached_key(|log| theirs(log).used() <= mine);
-        for log in &ended {
+        for log in ended {
             if wanted == 0 {
                 return;
             }
@@ -315,7 +322,7 @@ impl Storage {
         }
         if wanted > 0 && kind == Kind::Memory {
             let all = self.logs().all.candidates();
-            all.iter().filter(|log| gives_way(log)).for_each(|log| Shared::bound(log, true, 0));
+            all.into_iter().filter(gives_way).for_each(Reclaimable::shrink);
         }
     }
 

@@ -8,8 +8,7 @@ use session_pool::{
     config::Config,
     proto::{
         OptionsMismatchPolicy, PromptAllow, PromptDeny, PromptEvent, QueryRequest, Session,
-        SessionOptions, SessionStatus, TurnOrigin, respond_request::Decision,
-        turn_event::Kind,
+        SessionOptions, SessionStatus, TurnOrigin, respond_request::Decision, turn_event::Kind,
     },
 };
 use tempfile::TempDir;

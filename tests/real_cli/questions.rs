@@ -77,11 +77,17 @@ async fn a_question_without_an_answer_stays_open(version: Version) {
     for (wrong, field) in [
         (answers(&[("Which colour?", "Red")]), "answers.answers"),
         (answers(&[("Which colour?", "Red"), ("Which sizes?", "")]), "answers.answers"),
-        (answers(&[("Which colour?", "Red"), ("Which sizes?", "S"), ("Who?", "I")]), "answers.answers"),
+        (
+            answers(&[("Which colour?", "Red"), ("Which sizes?", "S"), ("Who?", "I")]),
+            "answers.answers",
+        ),
         (Decision::Allow(PromptAllow::default()), "allow.updated_input_json"),
     ] {
         let status = bed.respond("a", &prompt.prompt_id, wrong).await.expect_err("it does not fit");
-        assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "INVALID_ARGUMENT"));
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::InvalidArgument, "INVALID_ARGUMENT")
+        );
         assert!(status.message().starts_with(field), "{status:?}");
     }
     let both = answers(&[("Which colour?", "Red"), ("Which sizes?", "S")]);

@@ -5,7 +5,7 @@ use crate::{
     domain::{decision::Decision, failure::Cause, ids::TenantId, options::Options},
     session::{Settings, status::SessionState},
     test_support::{SECOND, answered, read, settings, until},
-    turn::listener::Partials,
+    turn::event::Partials,
 };
 
 /// A pool with a session that has no process and no task any more.

@@ -27,7 +27,7 @@ use crate::{
     },
     proto,
     session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, TurnRequest},
-    turn::listener::Partials,
+    turn::event::Partials,
 };
 pub use answer::respond;
 #[cfg(feature = "test-tools")]

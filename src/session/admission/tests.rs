@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     domain::{decision::Decision, options::Options},
     session::{TurnRequest, tests::request},
-    turn::listener::Partials,
+    turn::event::Partials,
 };
 
 const CLOSE_REASONS: [CloseReason; 13] = [

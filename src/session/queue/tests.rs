@@ -10,10 +10,7 @@ use crate::{
         command::DisconnectPolicy,
         tests::{SECOND, request, settings},
     },
-    turn::{
-        listener::{Listener, Partials},
-        storage::Storage,
-    },
+    turn::{event::Partials, listener::Listener, storage::Storage},
 };
 
 fn id(name: &str) -> TurnId {

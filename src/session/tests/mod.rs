@@ -31,10 +31,7 @@ use crate::{
         memory_supply::MemorySupply,
         read, text,
     },
-    turn::{
-        listener::{Listener, Partials},
-        storage::Storage,
-    },
+    turn::{event::Partials, listener::Listener, storage::Storage},
 };
 
 pub(super) use crate::test_support::{SECOND, request, settings};

@@ -1,7 +1,7 @@
 //! Several calls at once for a session that only the store has, and a store that fails.
 
 use super::{key, pool_on, settings, store_with, turn, watched_store::Answers, *};
-use crate::{domain::decision::Decision, tasks::spawn_owned, turn::listener::Partials};
+use crate::{domain::decision::Decision, tasks::spawn_owned, turn::event::Partials};
 
 #[tokio::test(start_paused = true)]
 async fn two_calls_at_once_make_one_session() {

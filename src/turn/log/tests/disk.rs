@@ -154,7 +154,7 @@ async fn c6_a_disk_that_hangs_is_waited_for_once() {
     let hangs = hang(&storage);
     let log = log_of(&storage, "a");
     let mut slow = log.listen(1, Partials::Hidden).expect("joined");
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     for n in 0..200 {
         append(&log, [large(n, 10_000)]).await;
     }
