@@ -65,7 +65,9 @@ impl SessionTask {
                         active.turn.touch();
                     }
                 }
-                exit = active.process.lease.child.wait() => return self.died(active, frames, exit).await,
+                exit = active.process.lease.child.wait() => {
+                    return self.died(active, frames, exit, Vec::new()).await;
+                }
                 command = self.inbox.recv() => {
                     active = match self.while_active(command, active) {
                         Ok(active) => active,

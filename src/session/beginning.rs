@@ -20,6 +20,7 @@ use super::{
     process::Process,
     queue::{Again, Waiting},
     running::{Running, Unanswered},
+    stop::StopFor,
     task::SessionTask,
 };
 use crate::{
@@ -125,14 +126,24 @@ impl SessionTask {
 
     /// Sends a prompt to another process that this one did not read.
     pub(super) async fn not_taken(&mut self, process: Process, turn: Waiting) -> Phase {
-        self.send_again(process, turn, "the CLI did not take the prompt").await
+        self.send_again(process, turn, "the CLI did not take the prompt", Vec::new()).await
     }
 
-    /// Sends a prompt that was taken back to another process.
-    pub(super) async fn send_again(&mut self, process: Process, turn: Waiting, why: &str) -> Phase {
+    /// Sends a prompt that was taken back to another process, unless somebody has wanted the turn
+    /// stopped.
+    pub(super) async fn send_again(
+        &mut self,
+        process: Process,
+        turn: Waiting,
+        why: &str,
+        stops: Vec<StopFor>,
+    ) -> Phase {
         let (session_id, client_id) = (&self.status.session_id, process.lease.client_id);
         warn!(%session_id, %client_id, error = why, "prompt_sent_again");
         self.queue.expect(&turn);
+        for purpose in stops {
+            self.give_up_turn(purpose);
+        }
         self.part_with(process, StopGrace::FIRM).await;
         Phase::Connecting(turn)
     }

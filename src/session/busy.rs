@@ -3,6 +3,8 @@
 //! caller waits for something that is not its own. Commands take effect at once where that is
 //! possible, and otherwise when the wait is over: a close ends the session after the current
 //! wait; an interrupt, or the last listener's departure, cancels the turn that was about to begin.
+//! While a process dies in a turn, an interrupt or a close waits for what that printed last, which
+//! says whether there was anything left to stop.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -31,13 +33,31 @@ pub(super) enum Interruption {
 impl SessionTask {
     /// Runs `work` to its completion while handling commands.
     pub(super) async fn while_busy<T>(&mut self, work: impl Future<Output = T>) -> T {
+        self.meanwhile(work, Self::answer_while_busy).await
+    }
+
+    /// Like [`Self::while_busy`] in a turn whose process is dead, before it is known what becomes
+    /// of the turn. Whoever wants it stopped waits for that in `stops`.
+    pub(super) async fn while_dying<T>(
+        &mut self,
+        stops: &mut Vec<StopFor>,
+        work: impl Future<Output = T>,
+    ) -> T {
+        self.meanwhile(work, |task, command| task.answer_while_dying(command, stops)).await
+    }
+
+    async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        mut answer: impl FnMut(&mut Self, Command),
+    ) -> T {
         let mut work = pin!(work);
         let mut gone = false;
         let done = loop {
             tokio::select! {
                 biased;
                 done = &mut work => break done,
-                other = self.interruption() => gone |= self.deal_with(other),
+                other = self.interruption() => gone |= self.deal_with(other, &mut answer),
             }
         };
         self.pass_on(gone);
@@ -60,7 +80,9 @@ impl SessionTask {
             tokio::select! {
                 biased;
                 done = &mut work => break Ok(done),
-                other = self.interruption() => gone |= self.deal_with(other),
+                other = self.interruption() => {
+                    gone |= self.deal_with(other, Self::answer_while_busy);
+                }
             }
         };
         self.pass_on(gone);
@@ -78,10 +100,14 @@ impl SessionTask {
     }
 
     /// Handles one interruption. Returns true if a turn has lost its last listener.
-    fn deal_with(&mut self, interruption: Interruption) -> bool {
+    fn deal_with(
+        &mut self,
+        interruption: Interruption,
+        answer: impl FnOnce(&mut Self, Command),
+    ) -> bool {
         match interruption {
             Interruption::Stir(stir) => self.stirred(stir),
-            Interruption::Command(Some(command)) => self.answer_while_busy(command),
+            Interruption::Command(Some(command)) => answer(self, command),
             Interruption::Command(None) => self.leave(CloseReason::Shutdown),
             Interruption::ListenersGone => {
                 self.drop_abandoned();
@@ -103,9 +129,30 @@ impl SessionTask {
     }
 
     fn answer_while_busy(&mut self, command: Command) {
-        match self.take(command, self.availability_while_busy()) {
+        let availability = self.availability_while_busy();
+        if let Some(purpose) = self.answer_without_process(command, availability) {
+            self.give_up_turn(purpose);
+        }
+    }
+
+    fn answer_while_dying(&mut self, command: Command, stops: &mut Vec<StopFor>) {
+        let availability = match self.leaving {
+            Some(reason) => Availability::Closing(reason),
+            None if stops.is_empty() => Availability::Running,
+            None => Availability::Stopping { leaves: stops.iter().any(StopFor::ends_session) },
+        };
+        stops.extend(self.answer_without_process(command, availability));
+    }
+
+    /// Handles a command while no process is at hand. Returns what a turn is to be stopped for.
+    fn answer_without_process(
+        &mut self,
+        command: Command,
+        availability: Availability,
+    ) -> Option<StopFor> {
+        match self.take(command, availability) {
             Disposition::Done => {}
-            Disposition::Stop(purpose) => self.give_up_turn(purpose),
+            Disposition::Stop(purpose) => return Some(purpose),
             Disposition::Leave(reason) => self.leave(reason),
             Disposition::Hibernate(_, reply) => {
                 reply.send(false).ok();
@@ -114,6 +161,7 @@ impl SessionTask {
                 self.respond_later(Answer { prompt_id, decision, reply });
             }
         }
+        None
     }
 
     fn availability_while_busy(&self) -> Availability {
@@ -135,7 +183,7 @@ impl SessionTask {
     }
 
     /// Ends the turn that begins next on behalf of a caller, and replies to that caller.
-    fn give_up_turn(&mut self, purpose: StopFor) {
+    pub(super) fn give_up_turn(&mut self, purpose: StopFor) {
         let waits = self.queue.expected().is_none();
         if waits && matches!(purpose, StopFor::NextTurn) {
             // The new turn is at the front of the queue: there is nothing to stop.
@@ -150,17 +198,24 @@ impl SessionTask {
             StopFor::NextTurn | StopFor::Interrupt { .. } => Cause::TurnInterrupted,
         };
         self.cancel(&log, &cause);
+        self.answer_stop(purpose, InterruptOutcome::Interrupted);
+    }
+
+    /// Replies to a caller who wanted a turn stopped that has ended, on its own or because of that.
+    pub(super) fn answer_stop(&mut self, purpose: StopFor, outcome: InterruptOutcome) {
         match purpose {
             StopFor::NextTurn => {}
             StopFor::Interrupt { keep_session, reply } => {
                 let elapsed = Duration::ZERO;
-                let outcome = InterruptOutcome::Interrupted;
                 let report = InterruptReport { outcome, had_active_turn: true, elapsed };
-                if keep_session {
-                    reply.send(report).ok();
-                } else {
+                if !keep_session {
                     self.replies.interrupts.push((reply, report));
                     self.leave(CloseReason::Interrupted);
+                } else if outcome == InterruptOutcome::Interrupted {
+                    // Its end was told when it was given up.
+                    reply.send(report).ok();
+                } else {
+                    self.journal.commits.answer_soon(reply, report);
                 }
             }
             StopFor::Close { reason, reply } => {

@@ -43,6 +43,17 @@ pub enum StopFor {
     },
 }
 
+impl StopFor {
+    /// Whether the session ends with the turn.
+    pub fn ends_session(&self) -> bool {
+        match self {
+            Self::NextTurn => false,
+            Self::Interrupt { keep_session, .. } => !keep_session,
+            Self::Close { .. } => true,
+        }
+    }
+}
+
 /// A stop under way.
 #[derive(Debug)]
 pub struct Stop {

@@ -6,9 +6,9 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::{
-    command::CloseReason,
+    command::{CloseReason, InterruptOutcome},
     phase::{Active, Phase},
-    stop::AfterInterrupt,
+    stop::{AfterInterrupt, StopFor},
     task::SessionTask,
     turn_end::End,
     watchdog::Watchdog,
@@ -45,23 +45,27 @@ impl SessionTask {
         }
         let cause = match error {
             ConnectionError::Closed => {
-                return match timeout(LAST_WORDS * 5, active.process.lease.child.wait()).await {
-                    Ok(exit) => self.died(active, frames, exit).await,
-                    Err(_) => self.died(active, frames, Exit::Unknown).await,
-                };
+                let mut stops = Vec::new();
+                let exit = timeout(LAST_WORDS * 5, active.process.lease.child.wait());
+                let exit = self.while_dying(&mut stops, exit).await.unwrap_or(Exit::Unknown);
+                return self.died(active, frames, exit, stops).await;
             }
             ConnectionError::Line(LineError::TooLong { limit }) => {
                 Cause::FrameTooLarge { limit: *limit }
             }
             error => Cause::Protocol { detail: excerpt(&error.to_string(), 300) },
         };
-        self.lose(active, End::Failed(cause)).await
+        self.lose(active, End::Failed(cause), Vec::new()).await
     }
 
-    /// A turn has ended, and its process is of no use any more.
-    async fn lose(&mut self, active: Active, end: End) -> Phase {
+    /// A turn has ended by itself, and its process is of no use any more. Those who wanted it
+    /// stopped came too late.
+    async fn lose(&mut self, active: Active, end: End, stops: Vec<StopFor>) -> Phase {
         let Active { process, turn } = active;
         self.conclude(turn, process.lease.client_id, end);
+        for purpose in stops {
+            self.answer_stop(purpose, InterruptOutcome::TurnEnded);
+        }
         self.part_with(process, StopGrace::FIRM).await;
         self.after_loss()
     }
@@ -76,29 +80,32 @@ impl SessionTask {
         }
     }
 
-    /// The process ended in the turn.
+    /// The process ended in the turn. What it printed last may be the turn's result, and is read
+    /// before anything is decided: who has wanted the turn stopped since the end (`stops`) is
+    /// answered by what it says.
     pub(super) async fn died(
         &mut self,
         mut active: Active,
         mut frames: Vec<Frame>,
         exit: Exit,
+        mut stops: Vec<StopFor>,
     ) -> Phase {
         let rest =
             async { while active.process.lease.connection.read(&mut frames).await.is_ok() {} };
-        drop(timeout(LAST_WORDS, rest).await);
+        drop(self.while_dying(&mut stops, timeout(LAST_WORDS, rest)).await);
         self.ctx.tenant.counters.cli_exits.add_one();
         let overrun = active.process.lease.child.overrun();
         if let Some(overrun) = overrun {
             self.warn_of(overrun, active.process.lease.client_id);
         }
         if let Some(over) = self.digest(&mut active, &mut frames, false) {
-            return self.lose(active, End::Result(over)).await;
+            return self.lose(active, End::Result(over), stops).await;
         }
         // Of a process whose end is not known nobody can say what it still does.
         if exit != Exit::Unknown {
             active = match Self::withdraw(active) {
                 Ok((process, turn)) => {
-                    return self.send_again(process, turn, &exit.to_string()).await;
+                    return self.send_again(process, turn, &exit.to_string(), stops).await;
                 }
                 Err(active) => *active,
             };
@@ -113,7 +120,7 @@ impl SessionTask {
                 Cause::CliExited { exit, stderr_tail, tool_use_seen }
             }
         };
-        self.lose(active, End::Failed(cause)).await
+        self.lose(active, End::Failed(cause), stops).await
     }
 
     /// Another service has the session by now: two processes must not serve it.

@@ -10,7 +10,8 @@
 //! `move` (as `ok`, and it goes on in another conversation), `ask` (as `ok`, and it asks `p`
 //! whether a tool may run, and `q`, a question of an unknown kind, and waits for neither), `hook` (the same, where `p` is a hook that nobody has
 //! registered), `ask-behind` (as `ok`, and then it asks `p` outside of a turn),
-//! `untaken` (it is not even taken up), `much N` (N large entries of its transcript, one
+//! `untaken` (it is not even taken up), `shut MS` (it asks `p`, says one message, closes its output
+//! and ends so much later), `much N` (N large entries of its transcript, one
 //! after the other, and then as `ok`).
 
 use std::{
@@ -34,6 +35,10 @@ use crate::domain::{exit::Exit, ids::CliSessionId};
 /// Bytes of a large entry: a little less than a frame may have.
 const LARGE: usize = 900_000;
 
+/// How long the child of a CLI is silent, and then holds the output open.
+const ORPHAN_SILENT: Duration = Duration::from_millis(50);
+const ORPHAN_LIVES: Duration = Duration::from_secs(1);
+
 /// Only the first end counts.
 pub(super) fn end_with(end: &watch::Sender<Option<Exit>>, exit: Exit) {
     end.send_if_modified(|current| current.replace(current.unwrap_or(exit)).is_none());
@@ -50,6 +55,8 @@ pub(super) struct MemoryCli {
     pub answers: Arc<Mutex<Vec<Value>>>,
     /// Whether it ends only when it is killed.
     pub stubborn: Arc<AtomicBool>,
+    /// What a child of its own prints that holds its output open when it has ended.
+    pub orphan: Arc<Mutex<Option<Vec<Value>>>>,
     pub end: watch::Sender<Option<Exit>>,
 }
 
@@ -59,6 +66,7 @@ enum TurnEnd {
     Aborted,
     Mute,
     Dead,
+    Shut(Duration),
 }
 
 type Output = WriteHalf<DuplexStream>;
@@ -97,6 +105,14 @@ impl MemoryCli {
                 }
             } => {}
             _ = ended.wait_for(Option::is_some) => {}
+        }
+        let orphan = self.orphan.lock().expect("no panic").clone();
+        if let Some(frames) = orphan {
+            sleep(ORPHAN_SILENT).await;
+            for frame in &frames {
+                print(&mut output, frame).await;
+            }
+            sleep(ORPHAN_LIVES).await;
         }
         end_with(&self.end, Exit::Code(0));
     }
@@ -225,6 +241,12 @@ impl MemoryCli {
                 end_with(&self.end, Exit::Code(3));
                 return;
             }
+            TurnEnd::Shut(pause) => {
+                output.shutdown().await.ok();
+                sleep(pause).await;
+                end_with(&self.end, Exit::Code(3));
+                return;
+            }
             TurnEnd::Mute => {}
             TurnEnd::Result | TurnEnd::Aborted => {
                 let reason = if aborted { "aborted_streaming" } else { "completed" };
@@ -261,6 +283,11 @@ impl MemoryCli {
         match behaviour {
             "die" => return TurnEnd::Dead,
             "mute-end" => return TurnEnd::Mute,
+            "shut" => {
+                say(asks("p", "can_use_tool")).await;
+                say(message(1)).await;
+                return TurnEnd::Shut(pause);
+            }
             "rubbish" => {
                 say(json!("not an object")).await;
             }

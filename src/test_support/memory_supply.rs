@@ -52,6 +52,9 @@ pub struct MemorySupply {
     pub answers: Arc<Mutex<Vec<Value>>>,
     /// Whether CLIs end only when they are killed.
     pub stubborn: Arc<AtomicBool>,
+    /// Whether children of CLIs that have ended hold their output open for a while, and what they
+    /// print.
+    pub orphan: Arc<Mutex<Option<Vec<Value>>>>,
     /// How long a look at the folders of a process takes.
     pub recheck_time: Mutex<Duration>,
     /// Whether the tasks that ask are to panic.
@@ -79,6 +82,7 @@ impl MemorySupply {
             die_at_prompt: Arc::default(),
             answers: Arc::default(),
             stubborn: Arc::default(),
+            orphan: Arc::default(),
             recheck_time: Mutex::default(),
             panics: AtomicBool::new(false),
             killer: Arc::default(),
@@ -128,6 +132,7 @@ impl Supply for MemorySupply {
         let die_at_prompt = Arc::clone(&self.die_at_prompt);
         let answers = Arc::clone(&self.answers);
         let stubborn = Arc::clone(&self.stubborn);
+        let orphan = Arc::clone(&self.orphan);
         let slots = self.slots.clone();
         Box::pin(async move {
             let start = async {
@@ -158,7 +163,16 @@ impl Supply for MemorySupply {
             let child =
                 MemoryChild { end: end.clone(), ended, stubborn: Arc::clone(&stubborn), gone };
             let system_prompt = order.options.system_prompt.unwrap_or_default();
-            let cli = MemoryCli { id, system_prompt, heard, die_at_prompt, answers, stubborn, end };
+            let cli = MemoryCli {
+                id,
+                system_prompt,
+                heard,
+                die_at_prompt,
+                answers,
+                stubborn,
+                orphan,
+                end,
+            };
             drop(spawn_owned(async move {
                 cli.live(theirs).await;
                 alive.fetch_sub(1, Ordering::SeqCst);

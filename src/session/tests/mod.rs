@@ -2,6 +2,7 @@
 //! task, and a paused clock. What needs a real process is tested in `tests/`.
 
 mod busy;
+mod dying;
 mod hibernation;
 mod journal;
 mod lifecycle;
