@@ -193,24 +193,26 @@ fn the_program_and_its_callers_see_four_modules() {
     assert!(text.contains("#[cfg(feature = \"test-tools\")]\n#[doc(hidden)]\npub mod internals;"));
 }
 
-/// A session was one object cut into files that all knew each other. What its task hands on,
-/// and the owners of its parts, stand below the task; phases do not know each other.
-#[test]
-fn no_two_files_of_a_session_know_each_other() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/session");
+/// The names that each file of a folder takes from its siblings. Names that the front page hands
+/// on would hide who knows whom.
+fn known_by_siblings(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let mut known = BTreeMap::new();
-    for file in source_files(&folder) {
+    for file in source_files(folder) {
         let name = file.file_stem().expect("a name").to_string_lossy().into_owned();
-        if file.parent() == Some(&folder) && name != "mod" {
+        if file.parent() == Some(folder) && name != "mod" {
             let text = fs::read_to_string(&file).expect("readable");
             known.insert(name, named_after("super::", &code_of(&text)));
         }
     }
-    // Names that the front page hands on would hide who knows whom.
     for (file, names) in &known {
         let hidden: Vec<_> = names.iter().filter(|name| !known.contains_key(*name)).collect();
         assert!(hidden.is_empty(), "{file} names {hidden:?} without their file");
     }
+    known
+}
+
+#[track_caller]
+fn assert_no_two_know_each_other(mut known: BTreeMap<String, BTreeSet<String>>) {
     // Whoever knows nobody is taken away, until nobody is left but those in a circle.
     while let Some(lowest) =
         known.iter().find(|(_, names)| names.is_empty()).map(|(file, _)| file.clone())
@@ -221,6 +223,21 @@ fn no_two_files_of_a_session_know_each_other() {
         }
     }
     assert!(known.is_empty(), "files that know each other, or stand on such: {known:?}");
+}
+
+/// A session was one object cut into files that all knew each other. What its task hands on,
+/// and the owners of its parts, stand below the task, and none of them knows a phase; phases do
+/// not know each other.
+#[test]
+fn no_two_files_of_a_session_know_each_other() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/session");
+    // A file that names `phase` fails here: it is a folder.
+    assert_no_two_know_each_other(known_by_siblings(&folder));
+    assert_no_two_know_each_other(known_by_siblings(&folder.join("phase")));
+    for file in source_files(&folder) {
+        let text = code_of(&fs::read_to_string(&file).expect("readable"));
+        assert!(!text.contains("session::phase"), "{} names a phase", file.display());
+    }
 }
 
 /// What Claude's frames mean is read by `cli` (`cli/turn.rs`): a session acts on meanings.
@@ -242,6 +259,21 @@ fn files_do_not_import_each_other_in_a_circle() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let circles = circles::Modules::read(&src).circles();
     assert!(circles.is_empty(), "{circles:?}");
+}
+
+/// The page that says where things are is believed.
+#[test]
+fn every_file_that_the_architecture_page_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/architecture.md")).expect("the page");
+    let named = page.split('`').skip(1).step_by(2).filter(|name| {
+        let is_path = name.contains('/') && !name.contains(|c: char| " *[".contains(c));
+        is_path && name.ends_with(".rs")
+    });
+    let gone: Vec<_> = named
+        .filter(|name| !root.join("src").join(name).exists() && !root.join(name).exists())
+        .collect();
+    assert!(gone.is_empty(), "not there: {gone:?}");
 }
 
 #[test]

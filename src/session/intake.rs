@@ -7,9 +7,9 @@ use tracing::{Span, debug, error_span, field::Empty};
 use super::{
     admission::{Availability, Facts, Position, Verdict, admit},
     command::{CloseReason, CloseReport, Command, Refusal, TurnRequest},
-    phase::Disposition,
     process::Process,
     queue::{PendingUpdate, Waiting},
+    state::Disposition,
     stop::StopFor,
     task::SessionTask,
 };
@@ -158,18 +158,6 @@ impl SessionTask {
         tenant.admit_cost()?;
         // A turn that begins at once waits for nothing.
         if *verdict == Verdict::Accept { Ok(Share::default()) } else { tenant.queue_turn() }
-    }
-
-    /// The next turn that may begin. Those that the tenant's budget does not last for fail:
-    /// it may have been spent while they waited.
-    pub(super) fn next_turn(&mut self) -> Option<Waiting> {
-        loop {
-            let turn = self.queue.pop()?;
-            let Err(cause) = self.ctx.tenant.admit_cost() else { return Some(turn) };
-            let failure = self.failure(cause);
-            self.fail(&turn.log, failure);
-            self.show();
-        }
     }
 
     fn admitted(&mut self, request: TurnRequest, queued: Share) -> Waiting {

@@ -14,9 +14,9 @@ use super::{
     command::{CloseReport, InterruptOutcome, InterruptReport},
     commits::{Outcome, Settled, Stir},
     journal::Snapshot,
-    phase::DetachReason,
     process::Process,
     said::Kept,
+    state::DetachReason,
     task::SessionTask,
     undone::Undone,
 };

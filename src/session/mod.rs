@@ -22,7 +22,7 @@
 //! `publisher` what others see of the session, `journal` what the store is given of it,
 //! `ownership` its conversations, `replies` the answers that are due when it is gone; and
 //! `process` what holds for one process alone, which goes from phase to phase with it.
-//! Values that decide nothing (`phase`, `stop`, `turn_end`) stand below those who hand
+//! Values that decide nothing (`state`, `stop`, `turn_end`) stand below those who hand
 //! them on; no two files import each other.
 //!
 //! Each phase is one function that takes what exists only in that phase by value and
@@ -42,35 +42,22 @@
 //!   A turn whose result is not kept yet has ended for an interrupt, but not for its
 //!   callers, and the next turn waits for it.
 //! - A prompt and the death of its process: one that no frame answered runs on another
-//!   process (`beginning`).
+//!   process (`resending`).
 
 // Where the session decides by a case, a new case has to be decided on.
 #![deny(clippy::wildcard_enum_match_arm)]
 
-mod active;
 mod admission;
 mod answering;
 mod answers;
-mod background;
-mod beginning;
-mod busy;
-mod choosing;
 mod claim;
-mod closing;
 pub mod command;
 mod commits;
-mod connecting;
 mod context;
 mod deadline;
-mod detached;
-mod ended;
-mod fitting;
 mod given_rules;
 mod handle;
-mod hibernation;
-mod idle;
 mod intake;
-mod interrupting;
 mod journal;
 mod keeping;
 mod open_prompts;
@@ -78,7 +65,6 @@ mod open_turns;
 mod ownership;
 mod permissions;
 mod phase;
-mod preparing;
 mod process;
 mod publisher;
 mod queue;
@@ -86,17 +72,15 @@ mod replies;
 mod running;
 mod said;
 mod spending;
+mod state;
 pub mod status;
 mod stop;
 mod task;
 #[cfg(test)]
 pub(crate) mod tests;
 mod turn_end;
-mod turn_failure;
 mod undone;
-mod watchdog;
 
-pub use closing::{forgotten_too_late, longest_forgetting};
 pub use command::{
     BusyPolicy, CloseReason, CloseReport, DisconnectPolicy, HibernateReason, InterruptOutcome,
     InterruptReport, MismatchPolicy, Refusal, TurnRequest, UpdateReport,
@@ -105,5 +89,6 @@ pub use commits::failed as store_failed;
 pub use context::{SessionContext, Settings};
 pub use handle::SessionHandle;
 pub use open_prompts::ShownPrompt;
+pub use phase::{forgotten_too_late, longest_forgetting};
 pub use replies::Remains;
 pub use task::SessionTask;

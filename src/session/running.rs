@@ -176,6 +176,13 @@ impl Running {
         meaning
     }
 
+    /// Tells on which process the turn runs: it runs on no other from here on.
+    pub fn begin_for_good(&mut self) {
+        if let Some(unanswered) = self.unanswered.take() {
+            self.log.start(unanswered.started);
+        }
+    }
+
     /// Adds an event, or holds it back; what was held back goes first once it is known
     /// to be of this turn.
     pub fn record(

@@ -9,8 +9,8 @@ use tracing::info;
 
 use super::{
     command::CloseReason,
-    phase::{DetachReason, Phase},
     process::Process,
+    state::{DetachReason, Phase},
     task::SessionTask,
 };
 use crate::{

@@ -11,10 +11,10 @@ use super::{
     journal::Journal,
     open_turns::OpenTurns,
     ownership::Ownership,
-    phase::{DetachReason, Phase},
     publisher::{Doing, StatusPublisher},
     queue::TurnQueue,
     replies::PendingReplies,
+    state::{DetachReason, Phase},
     status::{SessionState, Status},
     undone::Undone,
 };
@@ -25,7 +25,7 @@ use crate::{
         options::Options,
     },
     store::Record,
-    turn::{log::TurnLog, storage::Accounts},
+    turn::storage::Accounts,
 };
 
 /// The owner of one session.
@@ -173,43 +173,6 @@ impl SessionTask {
     /// A failure of this session.
     pub(super) fn failure(&self, cause: Cause) -> Failure {
         Failure::from(cause).concerning(Some(&self.status.session_id), None)
-    }
-
-    /// Ends a turn that failed, and takes note of it.
-    pub(super) fn fail(&mut self, log: &TurnLog, failure: Failure) {
-        let failure = failure.concerning(Some(&self.status.session_id), Some(log.id()));
-        let text = failure.to_string();
-        if self.end_turn(log, Err(failure)) {
-            self.ctx.tenant.counters.turns_failed.add_one();
-            self.status.note_failure(text);
-        }
-        self.keep(log.clone());
-    }
-
-    /// The end of a turn was told.
-    pub(super) fn keep(&mut self, log: TurnLog) {
-        self.status.note_told(log.id());
-        self.queue.end(log);
-    }
-
-    /// Fails every turn that waits.
-    pub(super) fn fail_queue(&mut self, cause: &Cause) {
-        while let Some(waiting) = self.queue.pop() {
-            let failure = self.failure(cause.clone());
-            self.fail(&waiting.log, failure);
-        }
-    }
-
-    /// Drops the turns from the queue whose callers have left.
-    pub(super) fn drop_abandoned(&mut self) {
-        let abandoned = self.queue.drop_abandoned();
-        for turn in &abandoned {
-            // Nobody listens; the end is for those who might still join by its id.
-            self.end_turn(&turn.log, Err(self.failure(Cause::TurnInterrupted)));
-        }
-        if !abandoned.is_empty() {
-            self.show();
-        }
     }
 
     /// Makes a session that is past its time as new, except for its conversation.

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{
-    running::Running,
-    task::SessionTask,
-    turn_end::{End, Ending, TurnEnd, Untold},
-};
 use crate::{
     counters::Spent,
     domain::{
         failure::{Cause, Failure},
         ids::ClientId,
+    },
+    session::{
+        running::Running,
+        task::SessionTask,
+        turn_end::{End, Ending, TurnEnd, Untold},
     },
     telemetry::log_limit::NOT_KEPT,
     turn::log::TurnLog,
@@ -64,7 +64,7 @@ impl SessionTask {
     /// can count on the conversation, and who is told of a failure finds the session after a
     /// restart, too. Ends that have a bound of their own, a watchdog's or an interrupt's, are
     /// told at once instead.
-    pub(super) fn conclude(&mut self, turn: Running, client_id: ClientId, end: End) {
+    pub(in crate::session) fn conclude(&mut self, turn: Running, client_id: ClientId, end: End) {
         self.status.note_use();
         self.journal.remember();
         if let (End::Result(over), true) = (&end, turn.named) {
@@ -76,7 +76,7 @@ impl SessionTask {
     }
 
     /// Tells the end of a turn, by what became of what it left.
-    pub(super) fn tell_end(&mut self, untold: Untold, kept: &Result<(), Cause>) {
+    pub(in crate::session) fn tell_end(&mut self, untold: Untold, kept: &Result<(), Cause>) {
         let Untold { mut turn, client_id, end } = untold;
         match (end, kept) {
             (End::Result(mut over), Ok(())) => {
@@ -123,6 +123,43 @@ impl SessionTask {
             self.ctx.tenant.counters.turns_completed.add_one();
         }
         self.keep(turn.log.clone());
+    }
+
+    /// Ends a turn that failed, and takes note of it.
+    pub(in crate::session) fn fail(&mut self, log: &TurnLog, failure: Failure) {
+        let failure = failure.concerning(Some(&self.status.session_id), Some(log.id()));
+        let text = failure.to_string();
+        if self.end_turn(log, Err(failure)) {
+            self.ctx.tenant.counters.turns_failed.add_one();
+            self.status.note_failure(text);
+        }
+        self.keep(log.clone());
+    }
+
+    /// The end of a turn was told.
+    pub(in crate::session) fn keep(&mut self, log: TurnLog) {
+        self.status.note_told(log.id());
+        self.queue.end(log);
+    }
+
+    /// Fails every turn that waits.
+    pub(in crate::session) fn fail_queue(&mut self, cause: &Cause) {
+        while let Some(waiting) = self.queue.pop() {
+            let failure = self.failure(cause.clone());
+            self.fail(&waiting.log, failure);
+        }
+    }
+
+    /// Drops the turns from the queue whose callers have left.
+    pub(in crate::session) fn drop_abandoned(&mut self) {
+        let abandoned = self.queue.drop_abandoned();
+        for turn in &abandoned {
+            // Nobody listens; the end is for those who might still join by its id.
+            self.end_turn(&turn.log, Err(self.failure(Cause::TurnInterrupted)));
+        }
+        if !abandoned.is_empty() {
+            self.show();
+        }
     }
 
     /// Ends a turn, unless it has ended before; returns whether this was its end.

@@ -7,13 +7,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{
-    command::HibernateReason,
-    phase::{DetachReason, Phase},
-    process::Process,
-    task::SessionTask,
+use crate::{
+    cli::process::StopGrace,
+    session::{
+        command::HibernateReason,
+        process::Process,
+        state::{DetachReason, Phase},
+        task::SessionTask,
+    },
 };
-use crate::cli::process::StopGrace;
 
 /// How long a session without a process stays at hand after it was asked something.
 const LINGER: Duration = Duration::from_secs(1);
@@ -26,14 +28,14 @@ impl SessionTask {
     }
 
     /// Whether the process, if there is one, could be let go now.
-    pub(super) fn may_hibernate(&self, process: Option<&Process>) -> bool {
+    pub(in crate::session) fn may_hibernate(&self, process: Option<&Process>) -> bool {
         let quiet =
             |process| self.hibernatable_from(process).is_some_and(|from| from <= Instant::now());
         process.map_or_else(|| self.may_yield(None), quiet)
     }
 
     /// The same although something may work in its background.
-    pub(super) fn may_yield(&self, process: Option<&Process>) -> bool {
+    pub(in crate::session) fn may_yield(&self, process: Option<&Process>) -> bool {
         let all_read = process.is_none_or(|process| process.leftover.is_empty());
         all_read && self.queue.has_nothing_to_do() && !self.ephemeral
     }
@@ -59,7 +61,11 @@ impl SessionTask {
     }
 
     /// Lets the process go. What it says last is kept.
-    pub(super) async fn hibernate(&mut self, process: Process, why: HibernateReason) -> Phase {
+    pub(in crate::session) async fn hibernate(
+        &mut self,
+        process: Process,
+        why: HibernateReason,
+    ) -> Phase {
         debug!(
             session_id = %self.status.session_id,
             client_id = %process.lease.client_id,

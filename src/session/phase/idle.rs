@@ -1,52 +1,39 @@
 //! Phases: the process does nothing, or has just ended a turn and is about to say that
-//! it is idle. The next turn begins here.
+//! it is idle. What it is given to do is `starting`'s.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::{
-    admission::Availability,
-    answers::Answer,
-    command::{CloseReason, Command, HibernateReason, MismatchPolicy},
-    deadline::at,
-    fitting::Unfit,
-    phase::{Disposition, Phase},
-    process::Process,
-    queue::Waiting,
-    task::SessionTask,
-};
+use super::starting::Next;
 use crate::{
     cli::{
         frame::Frame,
         process::StopGrace,
         turn::{Aside, begins_turn},
     },
-    domain::failure::Cause,
-    turn::event::ProcessOrigin,
+    session::{
+        admission::Availability,
+        answers::Answer,
+        command::{CloseReason, Command, HibernateReason},
+        deadline::at,
+        process::Process,
+        state::{Disposition, Phase},
+        task::SessionTask,
+    },
 };
 
 /// How long after a result the idle state is waited for: 2 to 15 ms were seen, and
 /// versions without that event exist.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
-/// What an idle session does next.
-enum Next {
-    /// It waits for something to happen.
-    Wait(Process),
-    /// It looks once more at what there is.
-    Again(Process),
-    /// Something else.
-    Phase(Box<Phase>),
-}
-
 impl SessionTask {
-    pub(super) async fn settling(&mut self, process: Process) -> Phase {
+    pub(in crate::session) async fn settling(&mut self, process: Process) -> Phase {
         self.rest(process, Some(Instant::now() + SETTLE_LIMIT)).await
     }
 
-    pub(super) async fn idle(&mut self, process: Process) -> Phase {
+    pub(in crate::session) async fn idle(&mut self, process: Process) -> Phase {
         self.rest(process, None).await
     }
 
@@ -132,37 +119,6 @@ impl SessionTask {
         }
     }
 
-    /// Does what waits for an idle process: changes of options, and the next turn.
-    async fn what_waits(&mut self, mut process: Process) -> Next {
-        if let Err(why) = self.update_idle(&mut process).await {
-            return Next::Phase(Box::new(self.lost(process, &why).await));
-        }
-        if self.leaving.is_some() {
-            return Next::Phase(Box::new(Phase::Idle(process)));
-        }
-        // Answers that came while options changed have waited for the process.
-        if !process.leftover.is_empty() || !self.deferred.is_empty() {
-            return Next::Again(process);
-        }
-        if self.spends_too_much(&process) {
-            return Next::Phase(Box::new(self.stop_spending(process).await));
-        }
-        self.drop_abandoned();
-        if self.may_begin_turn()
-            && let Some(turn) = self.next_turn()
-        {
-            return match self.start_turn(process, turn).await {
-                Ok(next) => Next::Phase(Box::new(next)),
-                Err(kept) => Next::Again(*kept),
-            };
-        }
-        if self.ephemeral && self.queue.is_empty() {
-            return Next::Phase(Box::new(Phase::Closing(Some(process), CloseReason::Ephemeral)));
-        }
-        self.show_can_hibernate(&process);
-        Next::Wait(process)
-    }
-
     /// Keeps what is much, and ends a process that works where it must not: the next turn
     /// gets another.
     fn keep_up(&mut self, process: &mut Process) {
@@ -219,97 +175,8 @@ impl SessionTask {
         }
     }
 
-    /// Begins a turn, on this process or on another; gives the process back when the
-    /// turn failed and the process stays.
-    async fn start_turn(
-        &mut self,
-        mut process: Process,
-        turn: Waiting,
-    ) -> Result<Phase, Box<Process>> {
-        // It can be joined by its id before it begins.
-        self.queue.expect(&turn);
-        let came = Instant::now();
-        let client_id = process.lease.client_id;
-        // Before anything that ends the process: a turn that is refused costs nothing.
-        let wanted = self.status.options.updated(&turn.request.options);
-        if let Err(cause) = self.check_budget(&wanted) {
-            let failure = self.failure(cause).on_client(client_id);
-            self.fail(&turn.log, failure);
-            self.show();
-            return Err(Box::new(process));
-        }
-        if self.status.age() >= self.ctx.settings.session_ttl {
-            self.expire(Some(client_id));
-            return Ok(self.replace(process, turn).await);
-        }
-        let outdated = self.is_outdated(&process.lease) || !process.given.hold();
-        if turn.request.new_conversation || outdated {
-            return Ok(self.replace(process, turn).await);
-        }
-        let recheck = self.ctx.supply.recheck(&self.with_folders());
-        let checked = self.while_wanted(recheck).await;
-        if checked.is_err() || self.is_over(&turn) {
-            self.drop_turn(&turn.log);
-            return Err(Box::new(process));
-        }
-        if let Ok(Err(cause)) = checked {
-            let failure = self.failure(cause).on_client(client_id);
-            self.fail(&turn.log, failure);
-            self.part_with(process, StopGrace::FIRM).await;
-            return Ok(self.after_loss());
-        }
-        if let Err(unfit) = self.fit(&mut process, &turn).await {
-            return self.does_not_fit(process, turn, unfit).await;
-        }
-        if self.is_over(&turn) {
-            return Err(Box::new(process));
-        }
-        self.ctx.tenant.counters.sessions_reused.add_one();
-        debug!(
-            session_id = %self.status.session_id,
-            %client_id,
-            "session_pool_reusing_healthy_session"
-        );
-        Ok(self.begin(process, turn, ProcessOrigin::Reused, came))
-    }
-
-    /// What becomes of a turn whose process is not what the turn wants.
-    async fn does_not_fit(
-        &mut self,
-        process: Process,
-        turn: Waiting,
-        unfit: Unfit,
-    ) -> Result<Phase, Box<Process>> {
-        let cause = match unfit {
-            Unfit::Unwanted => {
-                self.drop_turn(&turn.log);
-                return Err(Box::new(process));
-            }
-            Unfit::Refused(cause) => cause,
-            Unfit::Gone(why) => {
-                // It has not begun, and begins on the next.
-                self.queue.put_back(turn);
-                return Ok(self.lost(process, &why).await);
-            }
-        };
-        let restart = turn.request.on_mismatch == MismatchPolicy::Restart;
-        if restart && matches!(cause, Cause::OptionsMismatch { .. }) {
-            return Ok(self.replace(process, turn).await);
-        }
-        let failure = self.failure(cause).on_client(process.lease.client_id);
-        self.fail(&turn.log, failure);
-        self.show();
-        Err(Box::new(process))
-    }
-
-    /// Another process for the same session.
-    async fn replace(&mut self, process: Process, turn: Waiting) -> Phase {
-        self.part_with(process, StopGrace::GENTLE).await;
-        Phase::Connecting(turn)
-    }
-
     /// The process ended between turns. The next turn continues on another.
-    async fn lost(&mut self, process: Process, why: &str) -> Phase {
+    pub(super) async fn lost(&mut self, process: Process, why: &str) -> Phase {
         warn!(
             session_id = %self.status.session_id,
             client_id = %process.lease.client_id,

@@ -5,14 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::{
-    command::{CloseReason, InterruptOutcome},
-    phase::{Active, Phase},
-    stop::{AfterInterrupt, StopFor},
-    task::SessionTask,
-    turn_end::End,
-    watchdog::Watchdog,
-};
+use super::watchdog::Watchdog;
 use crate::{
     cli::{
         connection::ConnectionError,
@@ -25,6 +18,13 @@ use crate::{
         failure::Cause,
         ids::ClientId,
     },
+    session::{
+        command::{CloseReason, InterruptOutcome},
+        state::{Active, Phase},
+        stop::{AfterInterrupt, StopFor},
+        task::SessionTask,
+        turn_end::End,
+    },
 };
 
 /// How long what a dead process printed last may take to be read, when a child of its
@@ -33,7 +33,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 
 impl SessionTask {
     /// The connection cannot go on: the process is replaced at the next turn.
-    pub(super) async fn broken(
+    pub(in crate::session) async fn broken(
         &mut self,
         mut active: Active,
         mut frames: Vec<Frame>,
@@ -83,7 +83,7 @@ impl SessionTask {
     /// The process ended in the turn. What it printed last may be the turn's result, and is read
     /// before anything is decided: who has wanted the turn stopped since the end (`stops`) is
     /// answered by what it says.
-    pub(super) async fn died(
+    pub(in crate::session) async fn died(
         &mut self,
         mut active: Active,
         mut frames: Vec<Frame>,
@@ -124,7 +124,7 @@ impl SessionTask {
     }
 
     /// Another service has the session by now: two processes must not serve it.
-    pub(super) async fn moved(&mut self, mut active: Active, cause: Cause) -> Phase {
+    pub(in crate::session) async fn moved(&mut self, mut active: Active, cause: Cause) -> Phase {
         let (session_id, client_id) = (&self.status.session_id, active.process.lease.client_id);
         warn!(%session_id, %client_id, error = %cause, "session_moved");
         self.fail_turn(&mut active.turn, client_id, cause);

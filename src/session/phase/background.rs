@@ -4,17 +4,17 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{Span, debug};
 
-use super::{
-    command::DisconnectPolicy,
-    phase::{Active, Phase},
-    process::Process,
-    running::Running,
-    task::SessionTask,
-    turn_end::Ending,
-};
 use crate::{
     cli::frame::Frame,
     domain::ids::TurnId,
+    session::{
+        command::DisconnectPolicy,
+        process::Process,
+        running::Running,
+        state::{Active, Phase},
+        task::SessionTask,
+        turn_end::Ending,
+    },
     supply::Lease,
     turn::{
         event::{Class, ProcessOrigin, Started},

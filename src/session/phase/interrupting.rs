@@ -3,19 +3,19 @@
 
 use tracing::{debug, error, info, warn};
 
-use super::{
-    admission::Availability,
-    answers::Answer,
-    command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
-    deadline::at,
-    phase::{Active, Disposition, Phase},
-    stop::{AfterInterrupt, Stop},
-    task::SessionTask,
-    turn_end::{End, TurnEnd},
-};
 use crate::{
     cli::{frame::Frame, process::StopGrace, request::ControlRequest},
     domain::{failure::Cause, ids::ClientId},
+    session::{
+        admission::Availability,
+        answers::Answer,
+        command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
+        deadline::at,
+        state::{Active, Disposition, Phase},
+        stop::{AfterInterrupt, Stop},
+        task::SessionTask,
+        turn_end::{End, TurnEnd},
+    },
 };
 
 impl SessionTask {
@@ -24,7 +24,11 @@ impl SessionTask {
         Stop::new(self.ctx.settings.interrupt_timeout, then)
     }
 
-    pub(super) async fn interrupting(&mut self, mut active: Active, mut stop: Stop) -> Phase {
+    pub(in crate::session) async fn interrupting(
+        &mut self,
+        mut active: Active,
+        mut stop: Stop,
+    ) -> Phase {
         let session_id = self.status.session_id.clone();
         let client_id = active.process.lease.client_id;
         debug!(%session_id, %client_id, "session_pool_interrupting_session");

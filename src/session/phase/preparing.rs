@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use super::{command::ResumeFrom, queue::Waiting, said::Kept, task::SessionTask, undone::Undone};
 use crate::{
     domain::{
         acquired::Acquired,
         failure::{Cause, Remedy},
         ids::CliSessionId,
     },
+    session::{command::ResumeFrom, queue::Waiting, said::Kept, task::SessionTask, undone::Undone},
     supply::Conversation,
 };
 
@@ -64,7 +64,7 @@ impl SessionTask {
     }
 
     /// Makes a conversation the session's own, or says whose it is.
-    pub(super) async fn take_up(&mut self, id: CliSessionId) -> Result<(), Undone> {
+    pub(in crate::session) async fn take_up(&mut self, id: CliSessionId) -> Result<(), Undone> {
         let asked = self.ownership.ask_for(id);
         let taken = self.while_wanted(asked).await??;
         self.ownership.take(taken);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{context::Settings, running::Running};
+use crate::session::{context::Settings, running::Running};
 
 /// How long a turn may go on that has spent its session's budget: most versions of the CLI
 /// end it themselves after the model round, unless a subagent spends.

@@ -1,30 +1,39 @@
 //! Phase: a turn runs. Its frames become events; watchdogs, commands and listeners
 //! that leave may stop it.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{
-    admission::Availability,
-    answers::Answer,
-    command::{CloseReason, Command},
-    deadline::at,
-    open_prompts::ShownPrompt,
-    phase::{Active, Disposition, Phase},
-    process::Process,
-    running::{class_of, class_of_result},
-    stop::AfterInterrupt,
-    task::SessionTask,
-    turn_end::{End, TurnEnd},
-    watchdog::Watchdog,
-};
-use crate::cli::{
-    frame::Frame,
-    turn::{Facts, Meaning, Outcome},
+use super::watchdog::Watchdog;
+use crate::{
+    cli::{
+        applied::{Choice, chosen, question},
+        connection::Meanwhile,
+        frame::Frame,
+        turn::{Facts, Meaning, Outcome},
+    },
+    session::{
+        admission::Availability,
+        answers::Answer,
+        command::{CloseReason, Command},
+        deadline::at,
+        open_prompts::ShownPrompt,
+        process::Process,
+        running::{class_of, class_of_result},
+        state::{Active, Disposition, Phase},
+        stop::AfterInterrupt,
+        task::SessionTask,
+        turn_end::{End, TurnEnd},
+    },
 };
 
+/// How long the answer to what a turn has chosen may take: milliseconds were seen.
+const CHOICE_LIMIT: Duration = Duration::from_secs(1);
+
 impl SessionTask {
-    pub(super) async fn active(&mut self, mut active: Active) -> Phase {
+    pub(in crate::session) async fn active(&mut self, mut active: Active) -> Phase {
         let mut frames = std::mem::take(&mut active.process.leftover);
         if active.turn.unsent {
             active = match Self::withdraw(active) {
@@ -163,7 +172,7 @@ impl SessionTask {
     }
 
     /// Shows which prompts wait for an answer.
-    pub(super) fn show_prompts(&mut self, open: &[ShownPrompt]) {
+    pub(in crate::session) fn show_prompts(&mut self, open: &[ShownPrompt]) {
         if open != self.status.open_prompts {
             self.status.set_open_prompts(open.to_vec());
             self.show();
@@ -184,6 +193,29 @@ impl SessionTask {
         self.after_turn(process, rest, settled)
     }
 
+    /// Takes note of what the turn that has just ended has chosen, whose prompt was a command of
+    /// the CLI: another model, another effort. Its process was asked before the prompt and is asked
+    /// now, before the turn is told to be over: what holds then is kept with the turn, and every
+    /// later process has it. What the process prints meanwhile is added to `rest`.
+    async fn hear_choice(&mut self, active: &mut Active, rest: &mut Vec<Frame>) {
+        let Some(before) = active.turn.applied_before.take().and_then(|mut answer| {
+            // It came before the process read the prompt.
+            answer.try_recv().ok()?.ok()
+        }) else {
+            return;
+        };
+        let deadline = Instant::now() + CHOICE_LIMIT;
+        let connection = &mut active.process.lease.connection;
+        let asked = connection.call(question(), deadline, Meanwhile::Keep(rest));
+        let Ok(Ok(Ok(behind))) = self.while_wanted(asked).await else { return };
+        let Some(choice) = chosen(&before, &behind) else { return };
+        self.status.acquire(|acquired, options| match &choice {
+            Choice::Model(model) => acquired.hear_model(model, options),
+            Choice::Effort(effort) => acquired.choose_effort(effort, options),
+        });
+        self.journal.remember();
+    }
+
     /// Where a session goes whose turn has ended.
     pub(super) fn after_turn(
         &mut self,
@@ -199,7 +231,7 @@ impl SessionTask {
     }
 
     /// Begins to stop the turn.
-    pub(super) fn stop(&self, active: Active, then: AfterInterrupt) -> Phase {
+    pub(in crate::session) fn stop(&self, active: Active, then: AfterInterrupt) -> Phase {
         Phase::Interrupting(active, self.new_stop(then))
     }
 

@@ -6,23 +6,23 @@ use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::{
-    admission::Availability,
-    answers::Answer,
-    command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
-    phase::{DetachReason, Disposition, Phase},
-    process::Process,
-    queue::Waiting,
-    status::Status,
-    stop::StopFor,
-    task::SessionTask,
-    undone::Undone,
-};
 use crate::{
     domain::{
         acquired::Acquired,
         failure::{Cause, Failure},
         options::Options,
+    },
+    session::{
+        admission::Availability,
+        answers::Answer,
+        command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
+        process::Process,
+        queue::Waiting,
+        state::{DetachReason, Disposition, Phase},
+        status::Status,
+        stop::StopFor,
+        task::SessionTask,
+        undone::Undone,
     },
     supply::{Conversation, Lease, Leasing, Miss, Order, SpareUse},
     turn::event::ProcessOrigin,
@@ -45,7 +45,7 @@ impl From<Phase> for GiveUp {
 }
 
 impl SessionTask {
-    pub(super) async fn connecting(&mut self, turn: Waiting) -> Phase {
+    pub(in crate::session) async fn connecting(&mut self, turn: Waiting) -> Phase {
         // It can be joined by its id before it begins.
         self.queue.expect(&turn);
         if self.is_over(&turn) {

@@ -12,17 +12,21 @@ use std::time::Duration;
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tracing::{debug, warn};
 
-use super::{
-    admission::Availability,
-    command::{CloseReason, Command, Refusal},
-    commits::{Commits, Stir},
-    context::Settings,
-    deadline::at,
-    process::Process,
-    replies::{PendingReplies, Remains},
-    task::SessionTask,
+use crate::{
+    cli::process::StopGrace,
+    domain::failure::Cause,
+    session::{
+        admission::Availability,
+        command::{CloseReason, Command, Refusal},
+        commits::{Commits, Stir},
+        context::Settings,
+        deadline::at,
+        process::Process,
+        replies::{PendingReplies, Remains},
+        task::SessionTask,
+    },
+    tasks::spawn_owned,
 };
-use crate::{cli::process::StopGrace, domain::failure::Cause, tasks::spawn_owned};
 
 /// How long the answer to who ends a session waits for the store, so that who has it finds
 /// the session gone. It is more than a busy disk takes, and far less than a lock may last.
@@ -96,7 +100,7 @@ impl Ending {
 }
 
 impl SessionTask {
-    pub(super) async fn closing(
+    pub(in crate::session) async fn closing(
         &mut self,
         process: Option<Process>,
         reason: CloseReason,

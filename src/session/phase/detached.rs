@@ -3,17 +3,19 @@
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{
-    admission::Availability,
-    command::{CloseReason, UpdateReport},
-    deadline::at,
-    phase::{DetachReason, Disposition, Phase},
-    task::SessionTask,
+use crate::{
+    domain::{failure::Cause, options::LiveChange},
+    session::{
+        admission::Availability,
+        command::{CloseReason, UpdateReport},
+        deadline::at,
+        state::{DetachReason, Disposition, Phase},
+        task::SessionTask,
+    },
 };
-use crate::domain::{failure::Cause, options::LiveChange};
 
 impl SessionTask {
-    pub(super) async fn detached(&mut self) -> Phase {
+    pub(in crate::session) async fn detached(&mut self) -> Phase {
         let mut asked = Instant::now();
         loop {
             if self.journal.moved().is_some() {

@@ -1,5 +1,5 @@
 //! Waiting without going deaf: while a session waits for its process to exit or to answer, for the
-//! store or for the disk, it keeps handling commands, as [`super::admission`] decides, so that no
+//! store or for the disk, it keeps handling commands, as [`crate::session::admission`] decides, so that no
 //! caller waits for something that is not its own. Commands take effect at once where that is
 //! possible, and otherwise when the wait is over: a close ends the session after the current
 //! wait; an interrupt, or the last listener's departure, cancels the turn that was about to begin.
@@ -8,20 +8,23 @@
 
 use std::{future::Future, pin::pin, time::Duration};
 
-use super::{
-    admission::Availability,
-    answers::Answer,
-    command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
-    commits::Stir,
-    phase::{Active, Disposition, Phase},
-    stop::{AfterInterrupt, Stop, StopFor},
-    task::SessionTask,
-    undone::Undone,
+use crate::{
+    domain::failure::Cause,
+    session::{
+        admission::Availability,
+        answers::Answer,
+        command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
+        commits::Stir,
+        state::{Active, Disposition, Phase},
+        stop::{AfterInterrupt, Stop, StopFor},
+        task::SessionTask,
+        undone::Undone,
+    },
+    turn::log::TurnLog,
 };
-use crate::{domain::failure::Cause, turn::log::TurnLog};
 
 /// What happens while a session is busy.
-pub(super) enum Interruption {
+pub(in crate::session) enum Interruption {
     /// The store has answered.
     Stir(Stir),
     /// Somebody asks something; `None`: nobody can any more.
@@ -32,7 +35,7 @@ pub(super) enum Interruption {
 
 impl SessionTask {
     /// Runs `work` to its completion while handling commands.
-    pub(super) async fn while_busy<T>(&mut self, work: impl Future<Output = T>) -> T {
+    pub(in crate::session) async fn while_busy<T>(&mut self, work: impl Future<Output = T>) -> T {
         self.meanwhile(work, Self::answer_while_busy).await
     }
 
@@ -66,7 +69,7 @@ impl SessionTask {
 
     /// Like [`Self::while_busy`], but drops `work` as soon as the session is closing, or the turn
     /// that it was for has ended.
-    pub(super) async fn while_wanted<T>(
+    pub(in crate::session) async fn while_wanted<T>(
         &mut self,
         work: impl Future<Output = T>,
     ) -> Result<T, Undone> {
@@ -228,7 +231,7 @@ impl SessionTask {
     }
 
     /// Ends a turn that has not begun, unless it has ended already.
-    pub(super) fn cancel(&mut self, log: &TurnLog, cause: &Cause) {
+    pub(in crate::session) fn cancel(&mut self, log: &TurnLog, cause: &Cause) {
         if log.is_ended() {
             return;
         }
@@ -245,12 +248,12 @@ impl SessionTask {
     }
 
     /// The session closes once the current wait is over.
-    pub(super) fn leave(&mut self, reason: CloseReason) {
+    pub(in crate::session) fn leave(&mut self, reason: CloseReason) {
         self.leaving = Some(self.leaving.map_or(reason, |before| before.or(reason)));
     }
 
     /// The next phase, replaced by closing if the session has to close.
-    pub(super) fn unless_leaving(&mut self, next: Phase) -> Phase {
+    pub(in crate::session) fn unless_leaving(&mut self, next: Phase) -> Phase {
         let Some(reason) = self.leaving else { return next };
         match next {
             Phase::Detached => Phase::Closing(None, reason),
