@@ -145,7 +145,7 @@ impl Server {
         let enclosure = enclosure.into();
         let credentials = Credentials::watched(&config)?;
         let policy = Arc::new(settings::policy(&config)?);
-        let lock = state::claim_state_folder(&config)?;
+        let lock = state::claim_state_folder(&config).await?;
         state::sweep_earlier_life(&config).await?;
         cautions::give(&config, &enclosure, &credentials.authenticator());
         let listener = TcpListener::bind(config.server.listen)

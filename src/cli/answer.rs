@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{
     frame::{Prompt, RequestKind},
     questions::{Unanswered, answered, has_answers},
-    request::control_response,
+    request::{control_refusal, control_response},
 };
 use crate::domain::decision::Decision;
 
@@ -75,6 +75,21 @@ pub fn answer_to(prompt: &Prompt, decision: &Decision) -> Result<Bytes, Unfit> {
         Decision::Raw(text) => text.clone(),
     };
     Ok(control_response(&prompt.raw_id, &answer))
+}
+
+/// The answer to a prompt to which nobody gives one, and which is refused for this reason.
+pub fn refusal_of(prompt: &Prompt, why: &str) -> Bytes {
+    let answer = match prompt.kind() {
+        RequestKind::ToolPermission | RequestKind::Question => {
+            json!({"behavior": "deny", "message": why})
+        }
+        RequestKind::Elicitation => json!({"action": "cancel"}),
+        RequestKind::Dialog => json!({"behavior": "cancelled"}),
+        RequestKind::Hook | RequestKind::Mcp | RequestKind::Unknown => {
+            return control_refusal(&prompt.raw_id, why);
+        }
+    };
+    control_response(&prompt.raw_id, &answer.to_string())
 }
 
 /// The CLI wants the input back with every permission: without it 2.1.197 takes the

@@ -76,6 +76,9 @@ impl Prompts {
                     }
                 }
             }
+            Some(Kind::PromptResolved(resolved)) => {
+                self.settle(|prompt| prompt.prompt_id == resolved.prompt_id);
+            }
             // The CLI takes a question back.
             Some(Kind::Other(other)) if other.r#type == "control_cancel_request" => {
                 self.settle(|prompt| other.frame_json.contains(&prompt.prompt_id));
@@ -166,9 +169,17 @@ fn question(prompt: &PromptEvent) -> String {
 
 /// A prompt that is shown with its session, and how it is answered.
 pub fn open_prompt(session: &str, prompt: &OpenPrompt) -> String {
-    let OpenPrompt { prompt_id, kind, tool_name, input_excerpt } = prompt.clone();
+    let OpenPrompt { prompt_id, kind, tool_name, input_excerpt, expire_time } = prompt.clone();
     let input_json = input_excerpt;
-    hint(session, &PromptEvent { prompt_id, kind, tool_name, input_json, ..Default::default() })
+    let prompt = PromptEvent {
+        prompt_id,
+        kind,
+        tool_name,
+        input_json,
+        expire_time,
+        ..PromptEvent::default()
+    };
+    hint(session, &prompt)
 }
 
 /// How somebody else can answer.

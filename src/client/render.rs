@@ -2,8 +2,9 @@
 
 use super::values::{cut, duration, one_line, show_cost, show_duration};
 use crate::proto::{
-    ApiRetry, AssistantMessage, StreamEvent, SystemMessage, ToolResultBlock, TurnEvent, TurnResult,
-    TurnStarted, UserMessage, content_block::Block, stream_event::Delta, turn_event::Kind,
+    ApiRetry, AssistantMessage, PromptResolved, PromptResolver, StreamEvent, SystemMessage,
+    ToolResultBlock, TurnEvent, TurnResult, TurnStarted, UserMessage, content_block::Block,
+    stream_event::Delta, turn_event::Kind,
 };
 
 const DIM: &str = "\u{1b}[2m";
@@ -89,6 +90,7 @@ impl Renderer {
             Some(Kind::StreamEvent(piece)) => self.piece(piece, &mut out),
             // Asked by those who can answer.
             Some(Kind::Prompt(_)) => self.end_line(&mut out),
+            Some(Kind::PromptResolved(resolved)) => self.resolved(resolved, &mut out),
             Some(Kind::Result(result)) => self.result(result, &mut out),
             Some(Kind::Other(_)) | None => {}
         }
@@ -103,6 +105,13 @@ impl Renderer {
             self.error(&failure, &mut out);
         }
         out
+    }
+
+    /// Who has answered knows it; that nobody has is worth a word.
+    fn resolved(&mut self, resolved: &PromptResolved, out: &mut Rendered) {
+        if resolved.by() == PromptResolver::Timeout {
+            self.remark("nobody has answered in time: refused", out);
+        }
     }
 
     fn started(&mut self, started: &TurnStarted) {

@@ -68,6 +68,7 @@ impl Config {
                 max_prompt_bytes: 10 * MIB,
                 slash_commands: true,
                 file_mentions: FileMentions::Auto,
+                prompt_timeout: Duration::from_secs(600),
                 tenant_max_sessions: 0,
                 tenant_max_processes: 0,
                 tenant_max_queued_turns: 0,

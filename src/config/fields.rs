@@ -277,6 +277,7 @@ fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_
         max_prompt_bytes,
         slash_commands,
         file_mentions,
+        prompt_timeout,
         tenant_max_sessions,
         tenant_max_processes,
         tenant_max_queued_turns,
@@ -296,6 +297,7 @@ fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_
         field("policy.max_prompt_bytes", Slot::Bytes(max_prompt_bytes, 1..=GIB)),
         field("policy.slash_commands", Slot::Flag(slash_commands)),
         field("policy.file_mentions", Slot::FileMentions(file_mentions)),
+        duration_or_off("policy.prompt_timeout", prompt_timeout),
         field("policy.tenant_max_sessions", Slot::Count(tenant_max_sessions, 0..=1_000_000)),
         field("policy.tenant_max_processes", Slot::Count(tenant_max_processes, 0..=100_000)),
         field(

@@ -245,6 +245,9 @@ pub struct PolicyConfig {
     /// do not go up), `off`, or `auto`, which is `below` where a prompt may be a slash command
     /// and else `off`. Default `auto`.
     pub file_mentions: FileMentions,
+    /// How long a prompt of the CLI waits for an answer; then it is refused, and the turn goes
+    /// on. Default 10 minutes, at most 30 days; 0 is for ever.
+    pub prompt_timeout: Duration,
     /// Sessions of one tenant. Default three quarters of `pool.max_sessions` with
     /// `auth.tokens_file` or `tls.client_ca`, else 0, which is no limit of its own; at most
     /// 1 000 000.

@@ -2,6 +2,7 @@
 //! odd its values are: a stream without its `result` would look whole. Nothing is ever
 //! dropped for its shape: what has no field goes into `extra_json`.
 
+mod prompts;
 #[cfg(test)]
 mod tests;
 
@@ -9,48 +10,65 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+pub use prompts::prompt_kind;
+
 use super::decode::Payload;
 use crate::{
-    cli::{
-        frame::RequestKind,
-        json::Lenient as _,
-        message as cli,
-        questions::{self, Question},
-    },
+    cli::{json::Lenient as _, message as cli},
     proto::{self, turn_event::Kind},
-    turn::event::{Class, Event, ProcessOrigin, Started},
+    turn::event::{Class, Event, ProcessOrigin, Started, prompt_of},
 };
 
 /// An event of a turn.
 pub fn event(sequence: u64, event: &Event, payload: Payload) -> proto::TurnEvent {
+    let told = |kind| proto::TurnEvent { sequence, kind, json: String::new() };
     let (class, line) = match event {
-        Event::Started(event) => {
-            let kind = Some(Kind::Started(Box::new(started(event))));
-            return proto::TurnEvent { sequence, kind, json: String::new() };
+        Event::Started(event) => return told(Some(Kind::Started(Box::new(started(event))))),
+        Event::Frame(Class::PromptResolved, bytes) => {
+            return told(prompts::resolved(bytes).map(Kind::PromptResolved));
         }
-        // Checked to be UTF-8 when it was read.
-        Event::Frame(class, line) => (*class, std::str::from_utf8(line).unwrap_or_default()),
+        Event::Frame(Class::Prompt, bytes) => {
+            let (expires, line) = prompt_of(bytes);
+            let kind = || prompts::prompt(expires, text(line)).map(Kind::Prompt);
+            return frame(sequence, kind, text(line), payload);
+        }
+        Event::Frame(class, line) => (*class, text(line)),
     };
-    let kind = (payload != Payload::Json).then(|| kind(class, line));
+    frame(sequence, || typed(class, line), line, payload)
+}
+
+/// A frame of the CLI, with what it says if that can be told in fields.
+fn frame(
+    sequence: u64,
+    typed: impl FnOnce() -> Option<Kind>,
+    line: &str,
+    payload: Payload,
+) -> proto::TurnEvent {
+    let kind =
+        (payload != Payload::Json).then(|| typed().unwrap_or_else(|| Kind::Other(other(line))));
     let json = if payload == Payload::Typed { String::new() } else { line.to_owned() };
     proto::TurnEvent { sequence, kind, json }
 }
 
-fn kind(class: Class, line: &str) -> Kind {
-    let typed = match class {
+/// Checked to be UTF-8 when it was read.
+fn text(line: &[u8]) -> &str {
+    std::str::from_utf8(line).unwrap_or_default()
+}
+
+fn typed(class: Class, line: &str) -> Option<Kind> {
+    match class {
         Class::System => cli::System::parse(line).map(system).map(Kind::System),
         Class::Assistant => cli::Assistant::parse(line).map(assistant).map(Kind::Assistant),
         Class::User => cli::User::parse(line).map(user).map(Kind::User),
         Class::StreamEvent => {
             cli::StreamEvent::parse(line).map(stream_event).map(Kind::StreamEvent)
         }
-        Class::Prompt => cli::ControlRequest::parse(line).map(prompt).map(Kind::Prompt),
         Class::Result | Class::InterruptedResult | Class::UnstructuredResult => {
             cli::TurnResult::parse(line).map(|frame| Kind::Result(result(frame, class)))
         }
-        Class::Other => None,
-    };
-    typed.unwrap_or_else(|| Kind::Other(other(line)))
+        // Prompts have more to them than a line, and are made above.
+        Class::Prompt | Class::PromptResolved | Class::Other => None,
+    }
 }
 
 /// The prost form of a duration; one that is too long for it becomes the longest.
@@ -268,57 +286,6 @@ fn stream_event(frame: cli::StreamEvent<'_>) -> proto::StreamEvent {
         uuid: frame.uuid.into_string(),
         extra_json: frame.extra,
     }
-}
-
-/// What a prompt of this subtype asks, which may be about a tool.
-pub fn prompt_kind(subtype: &str, tool_name: &str) -> proto::PromptKind {
-    match RequestKind::of(subtype, tool_name) {
-        RequestKind::ToolPermission => proto::PromptKind::ToolPermission,
-        RequestKind::Question => proto::PromptKind::Question,
-        RequestKind::Hook => proto::PromptKind::Hook,
-        RequestKind::Elicitation => proto::PromptKind::Elicitation,
-        RequestKind::Dialog => proto::PromptKind::Dialog,
-        RequestKind::Mcp | RequestKind::Unknown => proto::PromptKind::Unspecified,
-    }
-}
-
-fn prompt(frame: cli::ControlRequest<'_>) -> proto::PromptEvent {
-    let raw = frame.request.map_or("", RawValue::get);
-    let request = cli::PromptRequest::parse(raw).unwrap_or_default();
-    let kind = prompt_kind(&request.subtype.0, &request.tool_name.0);
-    let questions = match kind {
-        proto::PromptKind::Question => request.input.map_or("", RawValue::get),
-        _ => "",
-    };
-    let elicitation = (kind == proto::PromptKind::Elicitation).then(|| proto::Elicitation {
-        server: request.mcp_server_name.into_string(),
-        message: request.message.into_string(),
-        schema_json: json(request.requested_schema),
-    });
-    proto::PromptEvent {
-        prompt_id: frame.request_id.map(cli::name_of).unwrap_or_default(),
-        kind: kind.into(),
-        questions: questions::questions(questions).into_iter().map(question).collect(),
-        elicitation,
-        tool_name: request.tool_name.into_string(),
-        input_json: json(request.input),
-        suggestions_json: json(request.suggestions),
-        tool_use_id: request.tool_use_id.into_string(),
-        description: request.description.into_string(),
-        decision_reason: request.decision_reason.into_string(),
-        extra_json: frame.extra,
-        request_json: raw.to_owned(),
-    }
-}
-
-fn question(question: Question<'_>) -> proto::Question {
-    let (text, multi_select) = (question.text(), question.multi_select);
-    let header = question.header.into_string();
-    let options = question.options.into_iter().map(|choice| proto::QuestionOption {
-        label: choice.label.into_string(),
-        description: choice.description.into_string(),
-    });
-    proto::Question { question: text, header, multi_select, options: options.collect() }
 }
 
 fn result(frame: cli::TurnResult<'_>, class: Class) -> proto::TurnResult {

@@ -240,6 +240,7 @@ pub fn session_settings(config: &Config) -> Settings {
         named_turn_retention: config.store.turn_retention,
         hibernate_after: unless_zero(pool.hibernate_after),
         commit_timeout: config.store.commit_timeout,
+        prompt_timeout: unless_zero(config.policy.prompt_timeout),
     }
 }
 

@@ -4,9 +4,11 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::{
@@ -25,15 +27,27 @@ pub fn make_state_folder(config: &Config) -> anyhow::Result<()> {
     made.with_context(|| format!("state_dir: cannot make {}", folder.display()))
 }
 
+/// How long the lock of the state folder is waited for. A service that has ended may hold it for
+/// a moment more: a process that it was starting has its descriptors until it has become the CLI.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Between attempts.
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
+
 /// Makes the state folder, and makes sure that no other service uses it.
-pub fn claim_state_folder(config: &Config) -> anyhow::Result<File> {
+pub async fn claim_state_folder(config: &Config) -> anyhow::Result<File> {
     make_state_folder(config)?;
     let folder = &config.state_dir;
     let path = folder.join("lock");
     let lock = File::options().create(true).truncate(false).write(true).open(&path);
     let lock = lock.with_context(|| format!("state_dir: cannot write {}", path.display()))?;
-    lock.try_lock()
-        .with_context(|| format!("state_dir: another service uses {}", folder.display()))?;
+    let until = Instant::now() + LOCK_PATIENCE;
+    while let Err(error) = lock.try_lock() {
+        if Instant::now() >= until {
+            let context = format!("state_dir: another service uses {}", folder.display());
+            return Err(anyhow::Error::new(error).context(context));
+        }
+        sleep(LOCK_AGAIN).await;
+    }
     Ok(lock)
 }
 

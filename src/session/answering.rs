@@ -7,17 +7,19 @@ use std::{iter, sync::Arc};
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tracing::info;
 
 use super::{
     answers::{Answer, Answers, Grant, Granting},
     command::Refusal,
     given_rules::Given,
     process::Process,
+    state::Active,
     task::SessionTask,
 };
 use crate::{
     cli::{
-        answer::answer_to,
+        answer::{answer_to, refusal_of},
         frame::{Prompt, RequestKind},
     },
     domain::{
@@ -26,6 +28,7 @@ use crate::{
         failure::Cause,
         grants::{MOST_BYTES, MOST_FOLDERS, MOST_RULES, Update},
     },
+    turn::event::{Class, Resolution, Resolver},
 };
 
 impl SessionTask {
@@ -65,8 +68,9 @@ impl SessionTask {
 
     /// Gives the process the answers that are due. One that grants something is sent once the grant
     /// is committed.
-    pub(super) fn give_answers(&mut self, process: &mut Process) {
+    fn give_answers(&mut self, process: &mut Process) {
         self.take_deferred(process);
+        self.refuse_expired(process);
         loop {
             if let Some(granting) = process.answers.granting.take() {
                 let kept = self.journal.commits.is_idle();
@@ -122,9 +126,59 @@ impl SessionTask {
             self.failure(Cause::Protocol { detail: blocked.to_string() })
                 .on_client(process.lease.client_id)
         })?;
-        process.prompts.let_go(prompt_id);
+        let (resolution, message) = match decision {
+            Decision::Allow { .. } => (Resolution::Allowed, ""),
+            Decision::Deny { message, .. } => (Resolution::Denied, message.as_str()),
+            Decision::Answers(_) | Decision::Raw(_) => (Resolution::Answered, ""),
+        };
+        process.prompts.resolve(prompt_id, Resolver::Caller, Some(resolution), message);
         self.show_prompts(&process.prompts.shown());
         Ok(())
+    }
+
+    /// Refuses the prompts that nobody has answered in time. A tool that asked comes to nothing,
+    /// and the turn goes on.
+    fn refuse_expired(&mut self, process: &mut Process) {
+        while let Some(prompt) = process.prompts.expired().cloned() {
+            let limit = self.ctx.settings.prompt_timeout.unwrap_or_default();
+            let why = format!(
+                "Nobody answered within {} (policy.prompt_timeout).",
+                humantime::format_duration(limit)
+            );
+            info!(session_id = %self.status.session_id, limit_seconds = limit.as_secs(), "prompt_expired");
+            // A CLI that does not read its input has more to fear than this.
+            process.lease.connection.send(refusal_of(&prompt, &why)).ok();
+            let denied = Some(Resolution::Denied);
+            process.prompts.resolve(&prompt.id, Resolver::Timeout, denied, &why);
+            self.show_prompts(&process.prompts.shown());
+        }
+    }
+
+    /// Gives the process the answers that are due, and tells all who follow the turn.
+    pub(super) fn answer_in_turn(&mut self, active: &mut Active, stopping: bool) {
+        self.give_answers(&mut active.process);
+        self.tell_resolved(active, stopping);
+    }
+
+    /// The same where nobody follows a turn who could be told.
+    pub(super) fn answer_between_turns(&mut self, process: &mut Process) {
+        self.give_answers(process);
+        drop(process.prompts.take_resolved());
+    }
+
+    /// Tells all who follow the turn how prompts were resolved. The turn's own beginning comes
+    /// first: until it has begun for good they wait.
+    pub(super) fn tell_resolved(&self, active: &mut Active, stopping: bool) {
+        if active.turn.unanswered.is_some() {
+            return;
+        }
+        for mut resolved in active.process.prompts.take_resolved() {
+            // The CLI takes back what the turn asked that is stopped.
+            if stopping && resolved.by == Resolver::Cli {
+                resolved.by = Resolver::TurnEnded;
+            }
+            active.turn.log.append([(Class::PromptResolved, resolved.to_bytes())]);
+        }
     }
 
     /// An answer as the CLI reads it. One that does not fit is refused, and the prompt stays open.

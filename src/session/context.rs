@@ -34,6 +34,8 @@ pub struct Settings {
     pub hibernate_after: Option<Duration>,
     /// How long the store tries what it is asked while somebody else has it.
     pub commit_timeout: Duration,
+    /// How long a prompt of the CLI waits for an answer; `None` is for ever.
+    pub prompt_timeout: Option<Duration>,
 }
 
 /// What sessions share.

@@ -94,6 +94,7 @@ impl SessionTask {
             | Class::User
             | Class::StreamEvent
             | Class::Prompt
+            | Class::PromptResolved
             | Class::Other => None,
         });
         let (Some((ending, line)), Some(started)) = (result, log.started()) else { return };

@@ -2,14 +2,19 @@
 //! memory of their tenant, and has a bound of its own: an agent can write prompts in its CLI's
 //! name for as long as it likes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, SystemTime},
+};
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
     budget::{Account, Reservation},
     cli::frame::{Ask, Frame, Prompt},
     telemetry::log_limit::PROMPT_NOT_HELD,
+    turn::event::{PromptResolved, Resolution, Resolver},
 };
 
 /// Prompts at the same time. The CLI asks for a handful.
@@ -39,31 +44,60 @@ pub struct ShownPrompt {
     pub tool_name: String,
     /// The beginning of the tool's input.
     pub input: String,
+    /// When it is refused if nobody has answered by then; `None` is never.
+    pub expire_time: Option<SystemTime>,
+}
+
+/// When a prompt is refused if nobody has answered by then.
+#[derive(Debug, Clone, Copy)]
+struct Expiry {
+    at: Instant,
+    /// The same by the wall clock, for people.
+    time: SystemTime,
+}
+
+/// A prompt that waits.
+#[derive(Debug)]
+struct Open {
+    /// Its number in the order in which they came.
+    number: u64,
+    prompt: Prompt,
+    expires: Option<Expiry>,
 }
 
 /// The open prompts of a process.
 #[derive(Debug)]
 pub struct OpenPrompts {
-    /// Each with its number in the order in which they came.
-    by_id: HashMap<String, (u64, Prompt)>,
+    by_id: HashMap<String, Open>,
+    /// Their ids; the first expires first.
     in_order: BTreeMap<u64, String>,
     next: u64,
+    /// How long each waits; `None` is for ever.
+    timeout: Option<Duration>,
+    /// How some were resolved, which nobody has been told yet.
+    resolved: Vec<PromptResolved>,
     /// What all of them hold.
     held: Reservation,
 }
 
 impl OpenPrompts {
-    /// None yet; they will count for this account.
-    pub fn new(memory: &Account) -> Self {
-        let (by_id, in_order) = (HashMap::new(), BTreeMap::new());
-        Self { by_id, in_order, next: 0, held: memory.open() }
+    /// None yet; they will count for this account, and wait for so long.
+    pub fn new(memory: &Account, timeout: Option<Duration>) -> Self {
+        Self {
+            by_id: HashMap::new(),
+            in_order: BTreeMap::new(),
+            next: 0,
+            timeout,
+            resolved: Vec::new(),
+            held: memory.open(),
+        }
     }
 
     /// Takes note of what the process asks, and of what it waits for no longer.
     pub fn hear(&mut self, frame: &Frame) {
         match frame.ask() {
             Some(Ask::Made(prompt)) => self.hold(prompt),
-            Some(Ask::Withdrawn(id)) => self.let_go(id),
+            Some(Ask::Withdrawn(id)) => self.resolve(id, Resolver::Cli, None, ""),
             None => {}
         }
     }
@@ -89,7 +123,12 @@ impl OpenPrompts {
         let (bytes, held) = (bytes_of(prompt), self.held.bytes());
         let fits = self.by_id.len() < MOST && held + bytes <= MOST_BYTES;
         if fits && self.held.resize(held + bytes).is_ok() {
-            self.by_id.insert(prompt.id.clone(), (self.next, prompt.clone()));
+            let expires = self.timeout.map(|timeout| Expiry {
+                at: Instant::now() + timeout,
+                time: SystemTime::now() + timeout,
+            });
+            let open = Open { number: self.next, prompt: prompt.clone(), expires };
+            self.by_id.insert(prompt.id.clone(), open);
             self.in_order.insert(self.next, prompt.id.clone());
             self.next += 1;
         } else if PROMPT_NOT_HELD.admits() {
@@ -99,15 +138,53 @@ impl OpenPrompts {
 
     /// The prompt of this id.
     pub fn get(&self, id: &str) -> Option<&Prompt> {
-        self.by_id.get(id).map(|(_, prompt)| prompt)
+        self.by_id.get(id).map(|open| &open.prompt)
+    }
+
+    /// When the prompt of this id is refused if nobody has answered by then.
+    pub fn expire_time(&self, id: &str) -> Option<SystemTime> {
+        self.by_id.get(id)?.expires.map(|expires| expires.time)
+    }
+
+    /// When the next one is refused; `None` if none ever is.
+    pub fn expires_at(&self) -> Option<Instant> {
+        let (_, first) = self.in_order.first_key_value()?;
+        self.by_id.get(first)?.expires.map(|expires| expires.at)
+    }
+
+    /// The next one whose time has passed.
+    pub fn expired(&self) -> Option<&Prompt> {
+        self.expires_at().filter(|at| *at <= Instant::now())?;
+        let (_, id) = self.in_order.first_key_value()?;
+        self.get(id)
+    }
+
+    /// It does not wait any more, for this reason, which is to be told.
+    pub fn resolve(
+        &mut self,
+        id: &str,
+        by: Resolver,
+        resolution: Option<Resolution>,
+        message: &str,
+    ) {
+        if self.let_go(id) {
+            let (prompt_id, message) = (id.to_owned(), message.to_owned());
+            self.resolved.push(PromptResolved { prompt_id, by, resolution, message });
+        }
+    }
+
+    /// How some were resolved; each is said once.
+    pub fn take_resolved(&mut self) -> Vec<PromptResolved> {
+        std::mem::take(&mut self.resolved)
     }
 
     /// The oldest of them, as they are shown.
     pub fn shown(&self) -> Vec<ShownPrompt> {
-        let prompts = self.in_order.values().filter_map(|id| self.get(id));
-        let known = prompts.filter(|prompt| prompt.id.len() <= LONGEST_SHOWN_ID);
+        let all = self.in_order.values().filter_map(|id| self.by_id.get(id));
+        let known = all.filter(|open| open.prompt.id.len() <= LONGEST_SHOWN_ID);
         let cut = |text: &str, most: usize| text.chars().take(most).collect();
-        let shown = known.take(MOST_SHOWN).map(|prompt| ShownPrompt {
+        let shown = known.take(MOST_SHOWN).map(|Open { prompt, expires, .. }| ShownPrompt {
+            expire_time: expires.map(|expires| expires.time),
             id: prompt.id.clone(),
             subtype: cut(&prompt.subtype, SHOWN_NAME),
             tool_name: cut(&prompt.tool_name, SHOWN_NAME),
@@ -116,12 +193,12 @@ impl OpenPrompts {
         shown.collect()
     }
 
-    /// It was answered, or is not asked any more.
-    pub fn let_go(&mut self, id: &str) {
-        if let Some((number, prompt)) = self.by_id.remove(id) {
-            self.in_order.remove(&number);
-            self.held.set(self.held.bytes() - bytes_of(&prompt));
-        }
+    /// It is not asked any more. Returns whether it was open.
+    fn let_go(&mut self, id: &str) -> bool {
+        let Some(Open { number, prompt, .. }) = self.by_id.remove(id) else { return false };
+        self.in_order.remove(&number);
+        self.held.set(self.held.bytes() - bytes_of(&prompt));
+        true
     }
 }
 
@@ -157,7 +234,7 @@ mod tests {
     #[test]
     fn c7_a_flood_of_prompts_has_a_bound_and_counts_for_the_tenant() {
         let memory = budget(1 << 40);
-        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()));
+        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()), None);
         for number in 0..100 {
             open.hold(&prompt(&number.to_string(), 1 << 20));
         }
@@ -177,7 +254,7 @@ mod tests {
     #[test]
     fn the_oldest_are_shown_and_what_is_long_is_cut() {
         let memory = budget(1 << 40);
-        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()));
+        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()), None);
         for number in 0..30 {
             open.hold(&prompt(&number.to_string(), 2000));
         }
@@ -201,7 +278,7 @@ mod tests {
     #[test]
     fn c7_a_prompt_for_which_the_tenant_has_no_memory_is_not_held() {
         let memory = budget(10_000);
-        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()));
+        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()), None);
         open.hold(&prompt("small", 1000));
         open.hold(&prompt("large", 20_000));
         open.hold(&prompt("", 10));

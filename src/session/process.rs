@@ -3,6 +3,10 @@
 //! phase has read. The phases hand it on as one value. It goes with its process, so that the
 //! next one begins with nothing of it.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::{answers::Answers, given_rules::Given, open_prompts::OpenPrompts};
 use crate::{
     budget::Account,
@@ -30,16 +34,27 @@ pub struct Process {
 
 impl Process {
     /// A process that serves the session from here on, and was started with these rules. What
-    /// it asks counts for `memory`.
-    pub fn new(mut lease: Lease, rules: &Grants, memory: &Account) -> Self {
+    /// it asks counts for `memory`, and waits for an answer for so long.
+    pub fn new(
+        mut lease: Lease,
+        rules: &Grants,
+        memory: &Account,
+        prompt_timeout: Option<Duration>,
+    ) -> Self {
         lease.connection.pass_requests_on();
         Self {
             lease,
             traits: CliTraits::default(),
             given: Given::at_start(rules),
-            prompts: OpenPrompts::new(memory),
+            prompts: OpenPrompts::new(memory, prompt_timeout),
             answers: Answers::default(),
             leftover: Vec::new(),
         }
+    }
+
+    /// When an answer that waits, or a prompt that does, has waited long enough.
+    pub fn answers_due(&self) -> Option<Instant> {
+        let times = [self.answers.deadline(), self.prompts.expires_at()];
+        times.into_iter().flatten().min()
     }
 }

@@ -185,21 +185,16 @@ impl Running {
 
     /// Adds an event, or holds it back; what was held back goes first once it is known
     /// to be of this turn.
-    pub fn record(
-        &mut self,
-        frame: &Frame,
-        class: Option<Class>,
-        events: &mut Vec<(Class, Bytes)>,
-    ) {
+    pub fn record(&mut self, line: Bytes, class: Option<Class>, events: &mut Vec<(Class, Bytes)>) {
         if self.reader.is_certain() || self.held_bytes > MOST_HELD {
             events.extend(self.held.take().into_iter().flatten());
             self.held_bytes = 0;
         }
         let Some(class) = class else { return };
         if self.held.is_some() {
-            self.held_bytes += frame.raw.len();
+            self.held_bytes += line.len();
         }
-        self.held.as_mut().unwrap_or(events).push((class, frame.raw.clone()));
+        self.held.as_mut().unwrap_or(events).push((class, line));
     }
 
     /// What was held back, of a turn that turned out to be another.

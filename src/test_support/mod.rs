@@ -40,6 +40,7 @@ pub fn settings() -> Settings {
         named_turn_retention: 3600 * SECOND,
         hibernate_after: None,
         commit_timeout: LOCK_LIMIT,
+        prompt_timeout: Some(600 * SECOND),
     }
 }
 

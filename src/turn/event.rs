@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration, time::SystemTime};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::domain::ids::{CliSessionId, ClientId, SessionId, TurnId};
 
@@ -54,7 +55,7 @@ pub enum Class {
     User,
     /// A `stream_event` frame.
     StreamEvent,
-    /// A `control_request` of the CLI.
+    /// A `control_request` of the CLI, as [`prompt_event`] makes it.
     Prompt,
     /// A `result` frame of a turn that ran to its end.
     Result,
@@ -65,6 +66,8 @@ pub enum Class {
     /// A `result` frame of a turn that went well, but for the structured output that its
     /// session's schema asks for.
     UnstructuredResult,
+    /// A prompt does not wait any more: no frame, but a [`PromptResolved`].
+    PromptResolved,
 }
 
 impl Class {
@@ -89,6 +92,76 @@ impl Partials {
     pub fn shows(self, class: Class) -> bool {
         self == Self::Shown || !class.is_partial()
     }
+}
+
+/// A prompt of the CLI does not wait for an answer any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptResolved {
+    /// The prompt's id.
+    pub prompt_id: String,
+    /// By whom.
+    pub by: Resolver,
+    /// What the CLI was answered; `None` if nothing.
+    pub resolution: Option<Resolution>,
+    /// What the model was told of a refusal.
+    pub message: String,
+}
+
+/// By whom a prompt was resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Resolver {
+    /// A caller answered it.
+    Caller,
+    /// Nobody did in time.
+    Timeout,
+    /// Its turn was stopped.
+    TurnEnded,
+    /// The CLI took it back.
+    Cli,
+}
+
+/// What was answered to a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Resolution {
+    /// The tool may run.
+    Allowed,
+    /// It may not.
+    Denied,
+    /// The answer to what was asked.
+    Answered,
+}
+
+impl PromptResolved {
+    /// As an event of the class [`Class::PromptResolved`].
+    pub fn to_bytes(&self) -> Bytes {
+        // Nothing in it fails to be written.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    /// Reads what [`Self::to_bytes`] made.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+/// Bytes before the line of a prompt.
+const EXPIRY: usize = size_of::<u64>();
+
+/// A [`Class::Prompt`]: the CLI's line, behind the time at which the prompt is refused, in
+/// milliseconds since 1970; 0 is never.
+pub fn prompt_event(expires: Option<SystemTime>, line: &[u8]) -> Bytes {
+    let since_1970 = expires.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let millis = since_1970.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    [&millis.to_be_bytes()[..], line].concat().into()
+}
+
+/// What [`prompt_event`] was made of.
+pub fn prompt_of(event: &[u8]) -> (Option<SystemTime>, &[u8]) {
+    let Some((millis, line)) = event.split_first_chunk::<EXPIRY>() else { return (None, event) };
+    let millis = Some(u64::from_be_bytes(*millis)).filter(|millis| *millis > 0);
+    let time =
+        millis.and_then(|millis| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)));
+    (time, line)
 }
 
 /// One thing that happened in a turn.

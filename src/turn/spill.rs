@@ -233,7 +233,7 @@ fn split_event(bytes: &mut Bytes) -> io::Result<Option<(Class, Bytes)>> {
     Ok(Some((class, event.split_off(HEADER))))
 }
 
-const CLASSES: [Class; 9] = [
+const CLASSES: [Class; 10] = [
     Class::System,
     Class::Assistant,
     Class::User,
@@ -243,6 +243,7 @@ const CLASSES: [Class; 9] = [
     Class::InterruptedResult,
     Class::Other,
     Class::UnstructuredResult,
+    Class::PromptResolved,
 ];
 
 impl From<Class> for u8 {

@@ -127,7 +127,12 @@ fn class_of(kind: &FrameKind) -> Class {
 }
 
 fn typed(frame: &Frame) -> Kind {
-    let event = Event::Frame(class_of(&frame.kind), frame.raw.clone());
+    let class = class_of(&frame.kind);
+    let bytes = match class {
+        Class::Prompt => crate::turn::event::prompt_event(None, &frame.raw),
+        _ => frame.raw.clone(),
+    };
+    let event = Event::Frame(class, bytes);
     super::event(1, &event, Payload::Typed).kind.expect("a kind")
 }
 

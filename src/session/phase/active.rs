@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -11,7 +12,7 @@ use crate::{
     cli::{
         applied::{Choice, chosen, question},
         connection::Meanwhile,
-        frame::Frame,
+        frame::{Ask, Frame},
         turn::{Facts, Meaning, Outcome},
     },
     session::{
@@ -19,7 +20,7 @@ use crate::{
         answers::Answer,
         command::{CloseReason, Command},
         deadline::at,
-        open_prompts::ShownPrompt,
+        open_prompts::{OpenPrompts, ShownPrompt},
         process::Process,
         running::{class_of, class_of_result},
         state::{Active, Disposition, Phase},
@@ -27,6 +28,7 @@ use crate::{
         task::SessionTask,
         turn_end::{End, TurnEnd},
     },
+    turn::event::prompt_event,
 };
 
 /// How long the answer to what a turn has chosen may take: milliseconds were seen.
@@ -50,7 +52,7 @@ impl SessionTask {
             if let Some(cause) = self.journal.moved().cloned() {
                 return self.moved(active, cause).await;
             }
-            self.give_answers(&mut active.process);
+            self.answer_in_turn(&mut active, false);
             let asked = active.process.prompts.any_since(active.turn.asked);
             let dog = active.turn.watchdog(&self.ctx.settings, !self.queue.is_empty(), asked);
             // While older events are on their way to a file, the CLI is not read; nor while
@@ -59,6 +61,7 @@ impl SessionTask {
             let waits = self.journal.holds_too_much();
             waits_since = waits.then(|| waits_since.unwrap_or_else(Instant::now));
             let unkept = waits_since.map(|since| since + self.ctx.settings.commit_timeout);
+            let answers_due = active.process.answers_due();
             tokio::select! {
                 () = active.turn.log.room(), if full => active.turn.touch(),
                 read = active.process.lease.connection.read(&mut frames), if !full && !waits => {
@@ -87,7 +90,7 @@ impl SessionTask {
                     return self.stop(active, AfterInterrupt::Stay);
                 },
                 // Given by the next round.
-                () = at(active.process.answers.deadline()) => {}
+                () = at(answers_due) => {}
                 () = at(unkept) => return self.bite(active, Watchdog::Unkept).await,
                 () = at(dog.map(|(_, at)| at)) => if let Some((dog, _)) = dog {
                     return self.bite(active, dog).await;
@@ -133,13 +136,14 @@ impl SessionTask {
             let schema = self.status.options.json_schema.as_deref().unwrap_or_default();
             match active.turn.hear(frame, &Facts { stopping, schema }) {
                 Meaning::Hidden => {}
-                Meaning::Echo => active.turn.record(frame, None, &mut events),
+                Meaning::Echo => active.turn.record(Bytes::new(), None, &mut events),
                 Meaning::Event(kind) => {
-                    active.turn.record(frame, Some(class_of(kind)), &mut events);
+                    let line = event_line(&active.process.prompts, frame);
+                    active.turn.record(line, Some(class_of(kind)), &mut events);
                 }
                 Meaning::Moved(kind, cli_session_id) => {
                     self.ownership.follow(cli_session_id);
-                    active.turn.record(frame, Some(class_of(kind)), &mut events);
+                    active.turn.record(frame.raw.clone(), Some(class_of(kind)), &mut events);
                 }
                 Meaning::OtherOver(summary) => {
                     active.turn.spent.add(&self.spend(&mut active.process.lease.meter, summary));
@@ -149,7 +153,11 @@ impl SessionTask {
                 Meaning::Over(outcome, summary) => {
                     active.turn.spent.add(&self.spend(&mut active.process.lease.meter, summary));
                     let mut untold = Vec::new();
-                    active.turn.record(frame, Some(class_of_result(outcome)), &mut untold);
+                    active.turn.record(
+                        frame.raw.clone(),
+                        Some(class_of_result(outcome)),
+                        &mut untold,
+                    );
                     let interrupted = outcome == Outcome::Interrupted;
                     let is_error = outcome == Outcome::Failed;
                     over = Some(TurnEnd { interrupted, is_error, settled: false, untold });
@@ -168,6 +176,7 @@ impl SessionTask {
         // Before the event, which somebody may answer by what is shown.
         self.show_prompts(&active.process.prompts.shown());
         active.turn.write(&mut events);
+        self.tell_resolved(active, stopping);
         over
     }
 
@@ -264,6 +273,14 @@ impl SessionTask {
                 Ok(active)
             }
         }
+    }
+}
+
+/// What a frame is as an event. What the CLI asks says until when.
+fn event_line(prompts: &OpenPrompts, frame: &Frame) -> Bytes {
+    match frame.ask() {
+        Some(Ask::Made(prompt)) => prompt_event(prompts.expire_time(&prompt.id), &frame.raw),
+        Some(Ask::Withdrawn(_)) | None => frame.raw.clone(),
     }
 }
 

@@ -249,7 +249,8 @@ impl SessionTask {
 
     /// A process that was given the rules of the session.
     fn process(&self, lease: Lease) -> Process {
-        Process::new(lease, &self.status.acquired.grants, &self.accounts.memory)
+        let timeout = self.ctx.settings.prompt_timeout;
+        Process::new(lease, &self.status.acquired.grants, &self.accounts.memory, timeout)
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "causes that need no word of their own")]

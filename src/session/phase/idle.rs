@@ -53,7 +53,7 @@ impl SessionTask {
             if self.journal.moved().is_some() {
                 return self.moved_between_turns(process).await;
             }
-            self.give_answers(&mut process);
+            self.answer_between_turns(&mut process);
             if self.leaving.is_some() {
                 return Phase::Idle(process);
             }
@@ -68,7 +68,7 @@ impl SessionTask {
                     Next::Phase(next) => return *next,
                 }
             }
-            let retention = self.queue.drop_old();
+            let (retention, answers_due) = (self.queue.drop_old(), process.answers_due());
             let hibernates = self.hibernates_at(&process).filter(|_| settle_until.is_none());
             let rests = self.hibernatable_from(&process).filter(|_| !self.status.can_hibernate);
             let waits = self.journal.holds_too_much();
@@ -92,7 +92,7 @@ impl SessionTask {
                 () = self.queue.listeners_gone() => self.drop_abandoned(),
                 () = at(settle_until) => return Phase::Idle(process),
                 () = at(retention) => {}
-                () = at(process.answers.deadline()) => {}
+                () = at(answers_due) => {}
                 // Shown by the next round.
                 () = at(rests), if settle_until.is_none() => {}
                 () = at(hibernates) => return self.hibernate(process, HibernateReason::Idle).await,

@@ -36,7 +36,8 @@ impl SessionTask {
         loop {
             // As in a turn that runs: a CLI that is being stopped may have much to say yet.
             let full = active.turn.log.is_full();
-            self.give_answers(&mut active.process);
+            self.answer_in_turn(&mut active, true);
+            let answers_due = active.process.answers_due();
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(stop.deadline) => {
@@ -68,7 +69,7 @@ impl SessionTask {
                 }
                 () = self.queue.listeners_gone() => self.drop_abandoned(),
                 // Given by the next round.
-                () = at(active.process.answers.deadline()) => {}
+                () = at(answers_due) => {}
             }
         }
     }

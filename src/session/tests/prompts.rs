@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use super::{SECOND, Session, cause, read, settings};
 use crate::{
     domain::{decision::Decision, failure::Cause},
-    session::Refusal,
+    session::{Refusal, Settings},
 };
 
 impl Session {
@@ -108,4 +108,28 @@ async fn what_an_earlier_turn_left_open_excuses_no_silence() {
     assert_eq!(session.open(), ["p", "q"]);
     let seen = read(session.run("b hang").await).await;
     assert!(matches!(cause(&seen), Cause::StreamStalled { .. }), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_answers_between_turns_is_refused_when_its_time_is_over() {
+    let session = Session::start(settings());
+    read(session.run("a ask").await).await;
+    sleep(598 * SECOND).await;
+    assert_eq!((session.open().len(), session.answers().len()), (2, 0));
+    sleep(3 * SECOND).await;
+    assert_eq!(session.open(), [""; 0]);
+    let answers = session.answers();
+    assert_eq!(answers.len(), 2, "{answers:?}");
+    // Each kind in its own words: what is not known is told as an error.
+    assert_eq!(answers[0]["response"]["behavior"], "deny");
+    assert!(answers[1]["error"].as_str().is_some_and(|why| why.contains("10m")), "{answers:?}");
+    assert!(read(session.run("b ok").await).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_limit_a_prompt_waits_for_ever() {
+    let session = Session::start(Settings { prompt_timeout: None, ..settings() });
+    read(session.run("a ask").await).await;
+    sleep(7 * 24 * 3600 * SECOND).await;
+    assert_eq!(session.open().len(), 2);
 }

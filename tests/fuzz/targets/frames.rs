@@ -9,7 +9,7 @@ mod rebuild;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use session_pool::internals::{cli::{frame::{Frame, FrameKind}, mirror, snapshots::without_snapshots}, rpc::{decode::Payload, encode}, turn::event::{Class, Event}};
+use session_pool::internals::{cli::{frame::{Frame, FrameKind}, mirror, snapshots::without_snapshots}, rpc::{decode::Payload, encode}, turn::event::{Class, Event, prompt_event}};
 
 /// The class that a session gives a frame.
 fn class_of(kind: &FrameKind, interrupted: bool) -> Class {
@@ -47,7 +47,12 @@ fuzz_target!(|data: &[u8]| {
     let Some((interrupted, line)) = data.split_first() else { return };
     keep(line);
     let Ok(frame) = Frame::parse(Bytes::copy_from_slice(line)) else { return };
-    let event = Event::Frame(class_of(&frame.kind, interrupted % 2 == 1), frame.raw.clone());
+    let class = class_of(&frame.kind, interrupted % 2 == 1);
+    let bytes = match class {
+        Class::Prompt => prompt_event(None, &frame.raw),
+        _ => frame.raw.clone(),
+    };
+    let event = Event::Frame(class, bytes);
     let both = encode::event(1, &event, Payload::Both);
     // What is no UTF-8 is mended, and what stands before a frame is left out.
     assert_eq!(both.json.as_bytes(), frame.raw);

@@ -1,8 +1,11 @@
 //! Respond: what the CLI asks in a turn, and what becomes of the answers.
 
+use std::time::{Duration, SystemTime};
+
 use session_pool::proto::{
-    ContentBlock, PromptAllow, PromptDeny, PromptEvent, PromptKind, RespondRequest,
-    ToolResultBlock, content_block::Block, respond_request::Decision, turn_event::Kind,
+    ContentBlock, PromptAllow, PromptDecision, PromptDeny, PromptEvent, PromptKind,
+    PromptResolved, PromptResolver, RespondRequest, ToolResultBlock, content_block::Block,
+    respond_request::Decision, turn_event::Kind,
 };
 use tonic::{Code, Status};
 
@@ -132,5 +135,75 @@ async fn a_prompt_that_an_interrupt_cancelled_cannot_be_answered() {
     assert_eq!(metadata["session_id"], "a");
     turn.finish().await;
     assert!(turn.result().interrupted);
+    service.stop().await;
+}
+
+/// How the prompts of a turn were resolved, in order.
+fn resolved(turn: &Turn) -> Vec<PromptResolved> {
+    let kinds = turn.events.iter().filter_map(|event| event.kind.as_ref());
+    let resolved = kinds.filter_map(|kind| match kind {
+        Kind::PromptResolved(resolved) => Some(resolved.clone()),
+        _ => None,
+    });
+    resolved.collect()
+}
+
+#[tokio::test]
+async fn everybody_who_follows_a_turn_sees_who_answered_what() {
+    let service = Service::start(|_| {}).await;
+    let allow = Decision::Allow(PromptAllow::default());
+    let deny = Decision::Deny(PromptDeny { message: "not today".into(), interrupt: false });
+    let json = Decision::ResponseJson(r#"{"behavior":"allow","updatedInput":{}}"#.into());
+    for (decision, said, message) in [
+        (allow, PromptDecision::Allowed, ""),
+        (deny, PromptDecision::Denied, "not today"),
+        (json, PromptDecision::Answered, ""),
+    ] {
+        let (mut turn, prompt) = asking(&service).await;
+        let mut other = service.attach("a", "", 0).await.expect("joined");
+        respond(&service, &prompt, decision).await.expect("taken");
+        for turn in [&mut turn, &mut other] {
+            turn.finish().await;
+            let resolved = resolved(turn);
+            assert_eq!(resolved.len(), 1, "{resolved:?}");
+            let PromptResolved { prompt_id, message: told, .. } = &resolved[0];
+            assert_eq!((prompt_id, told.as_str()), (&prompt.prompt_id, message));
+            assert_eq!(resolved[0].by(), PromptResolver::Caller);
+            assert_eq!(resolved[0].decision(), said);
+        }
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_prompt_that_an_interrupt_cancelled_is_resolved_by_the_end_of_its_turn() {
+    let service = Service::start(|_| {}).await;
+    let (mut turn, _) = asking(&service).await;
+    assert!(service.interrupt("a", true).await.interrupted);
+    turn.finish().await;
+    let resolved = resolved(&turn);
+    assert_eq!(resolved.len(), 1, "{resolved:?}");
+    assert_eq!(resolved[0].by(), PromptResolver::TurnEnded);
+    assert_eq!(resolved[0].decision(), PromptDecision::Unspecified);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_prompt_that_nobody_answers_in_time_is_refused_and_the_turn_goes_on() {
+    let limit = Duration::from_millis(300);
+    let service = Service::start(|config| config.policy.prompt_timeout = limit).await;
+    let asked_at = SystemTime::now();
+    let (mut turn, prompt) = asking(&service).await;
+    let expires = SystemTime::try_from(prompt.expire_time.expect("a time")).expect("a time");
+    assert!(expires >= asked_at + limit - Duration::from_millis(1), "{expires:?}");
+    turn.finish().await;
+    assert_eq!(turn.result().result, "after");
+    let result = tool_result(&turn);
+    assert!(result.is_error && result.text.contains("policy.prompt_timeout"), "{result:?}");
+    let resolved = resolved(&turn);
+    assert_eq!((resolved.len(), resolved[0].by()), (1, PromptResolver::Timeout), "{resolved:?}");
+    assert_eq!(resolved[0].decision(), PromptDecision::Denied);
+    let late = respond(&service, &prompt, Decision::Allow(PromptAllow::default())).await;
+    failure(&late.expect_err("too late"), Code::NotFound, "PROMPT_NOT_FOUND");
     service.stop().await;
 }
