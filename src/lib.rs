@@ -5,6 +5,7 @@
 //! rpc ─▶ pool ─▶ session ─▶ supply ─▶ cli
 //!                   ├─────▶ turn (the log of one turn, and its listeners)
 //!                   └─────▶ store (what outlives a session)
+//! rpc ─▶ tools ◀─ cli (tools that callers serve, and the calls of them)
 //! transport (listeners and connections) ─▶ rpc, by what server puts together
 //! client (subcommands for people) ─▶ the generated types, over the network
 //! ```
@@ -49,5 +50,6 @@ mod telemetry;
 mod tenant;
 #[cfg(test)]
 mod test_support;
+mod tools;
 mod transport;
 mod turn;

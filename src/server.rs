@@ -3,7 +3,7 @@
 //!
 //! The order of a stop: health says "not serving" and new turns are refused; turns under
 //! way may end until `server.drain_timeout`; every session is ended, which ends every
-//! stream; the listeners and the connections are closed, within a bound.
+//! stream of events, and then those that serve tools; the listeners and the connections are closed, within a bound.
 
 mod capacity;
 mod cautions;
@@ -58,6 +58,7 @@ use crate::{
     tasks::Tasks,
     telemetry::log_limit,
     tenant::Tenants,
+    tools::ToolServers,
     transport::Listener,
     turn::storage::Storage,
 };
@@ -174,6 +175,7 @@ impl Server {
             store: state::open_store(&config, &tasks).await?,
             tenants: Tenants::new(settings::quotas(&config)),
             logs: Storage::new(settings::storage_settings(&config)),
+            tools: ToolServers::new(config.policy.tool_call_timeout),
         };
         state::sweep_anonymous(&config, Arc::clone(&parts.store)).await?;
         let pool = SessionPool::new(settings::pool_settings(&config), parts, tasks.clone());
@@ -267,6 +269,7 @@ impl Server {
             warn!("drain_timeout");
         }
         self.pool.stop().await;
+        self.pool.tools().close();
         closed.cancel();
         let ended = self.tasks.stop(TASKS_LIMIT).await;
         if !ended {

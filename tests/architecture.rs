@@ -12,7 +12,7 @@ use std::{
 
 /// What each module may name of the crate. `server` and `lib` put everything together;
 /// `internals` hands on to tests what is private.
-const ALLOWED: [(&str, &[&str]); 22] = [
+const ALLOWED: [(&str, &[&str]); 23] = [
     ("domain", &[]),
     ("budget", &["domain"]),
     ("os", &[]),
@@ -22,12 +22,13 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("telemetry", &["config"]),
     ("access", &["config", "domain", "os", "tasks"]),
     ("transport", &["tasks", "telemetry"]),
-    ("cli", &["domain", "os", "tasks"]),
+    ("tools", &["budget", "domain"]),
+    ("cli", &["domain", "os", "tasks", "tools"]),
     ("counters", &["domain"]),
     ("store", &["counters", "domain", "tasks"]),
     ("tenant", &["counters", "domain"]),
     ("turn", &["budget", "counters", "domain", "tasks"]),
-    ("supply", &["cli", "domain", "os", "policy", "tasks"]),
+    ("supply", &["cli", "domain", "os", "policy", "tasks", "tools"]),
     (
         "session",
         &[
@@ -41,6 +42,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "telemetry",
             "tenant",
             "test_support",
+            "tools",
             "turn",
         ],
     ),
@@ -57,6 +59,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "telemetry",
             "tenant",
             "test_support",
+            "tools",
             "turn",
         ],
     ),
@@ -78,6 +81,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "tasks",
             "telemetry",
             "tenant",
+            "tools",
             "transport",
             "turn",
         ],

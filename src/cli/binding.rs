@@ -2,9 +2,10 @@
 //! session: everything that can be bound after the start. Pure.
 //!
 //! Observed on 2.1.197 and 2.1.330: the first `initialize` fixes the system prompts, the
-//! JSON schema and the agents; other control requests may come before it and change
+//! JSON schema, the agents and the tool servers; other control requests may come before it and change
 //! nothing of that. A model given by `apply_flag_settings` is not tried out with a call of
-//! the API, as one given by `set_model` is on 2.1.330.
+//! the API, as one given by `set_model` is on 2.1.330. `mcp_set_servers` takes the tool servers of
+//! `initialize` away, unless it names them too (2.1.110, 2.1.197 and 2.1.332).
 
 use serde_json::{Map, Value, json};
 
@@ -30,7 +31,9 @@ pub fn binding(options: &Options) -> Vec<ControlRequest> {
     if let Some(tokens) = options.max_thinking_tokens {
         tell(json!({"subtype": "set_max_thinking_tokens", "max_thinking_tokens": tokens}));
     }
-    if let Some(servers) = options.mcp_servers.as_ref().and_then(|text| mcp_servers(&text.0)) {
+    if let Some(mut servers) = options.mcp_servers.as_ref().and_then(|text| mcp_servers(&text.0)) {
+        let hosted = |name: &String| (name.clone(), json!({"type": "sdk", "name": name}));
+        servers.extend(options.tool_servers.iter().map(hosted));
         tell(json!({"subtype": "mcp_set_servers", "servers": servers}));
     }
     requests
@@ -51,10 +54,13 @@ fn flag_settings(options: &Options) -> Map<String, Value> {
 }
 
 /// The servers in what `--mcp-config` takes.
-fn mcp_servers(text: &str) -> Option<Value> {
+fn mcp_servers(text: &str) -> Option<Map<String, Value>> {
     // Checked where it came in.
-    let config: Value = serde_json::from_str(text).ok()?;
-    Some(config.get("mcpServers").cloned().unwrap_or(config))
+    let config: Map<String, Value> = serde_json::from_str(text).ok()?;
+    match config.get("mcpServers") {
+        Some(servers) => servers.as_object().cloned(),
+        None => Some(config),
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +95,7 @@ mod tests {
             mcp_servers: Some(Redacted(r#"{"mcpServers": {"x": {"command": "c"}}}"#.into())),
             agents: text("{}"),
             json_schema: text("{}"),
+            tool_servers: vec!["t".to_owned()],
             env: Redacted([("A".to_owned(), "b".to_owned())].into()),
             ..Options::default()
         };
@@ -100,12 +107,14 @@ mod tests {
             told(&late),
             [
                 json!({"subtype": "initialize", "hooks": {}, "systemPrompt": ["sp"],
-                    "appendSystemPrompt": "asp", "jsonSchema": {}, "agents": {}}),
+                    "appendSystemPrompt": "asp", "jsonSchema": {}, "agents": {},
+                    "sdkMcpServers": ["t"]}),
                 json!({"subtype": "apply_flag_settings",
                     "settings": {"model": "m", "effortLevel": "low", "env": {"A": "b"}}}),
                 json!({"subtype": "set_permission_mode", "mode": "plan"}),
                 json!({"subtype": "set_max_thinking_tokens", "max_thinking_tokens": 7}),
-                json!({"subtype": "mcp_set_servers", "servers": {"x": {"command": "c"}}}),
+                json!({"subtype": "mcp_set_servers", "servers":
+                    {"x": {"command": "c"}, "t": {"type": "sdk", "name": "t"}}}),
             ]
         );
         let early = Options {

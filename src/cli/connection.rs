@@ -19,6 +19,7 @@ use super::{
     request::ControlRequest,
     router::Router,
 };
+use crate::tools::SessionTools;
 
 /// Lines that may wait for a CLI that does not read its input. One prompt and a few
 /// control requests are all that a session has under way.
@@ -128,8 +129,8 @@ impl Connection {
     }
 
     /// Waits for output and adds the frames in it to `frames`; answers to control
-    /// requests go to those who wait for them instead, and requests that nobody answers are
-    /// refused. What was added counts even when an error is returned. Cancel safe.
+    /// requests go to those who wait for them instead, messages to tool servers to these, and
+    /// requests that nobody answers are refused. What was added counts even when an error is returned. Cancel safe.
     pub async fn read(&mut self, frames: &mut Vec<Frame>) -> Result<(), ConnectionError> {
         if self.ended {
             return Err(ConnectionError::Closed);
@@ -149,8 +150,7 @@ impl Connection {
             };
             if let FrameKind::ControlReply(reply) = frame.kind {
                 self.resolve(reply);
-            } else {
-                self.router.sort(&mut frame, &self.outbox);
+            } else if self.router.sort(&mut frame, &self.outbox) {
                 frames.push(frame);
             }
         }
@@ -182,6 +182,11 @@ impl Connection {
     /// Nobody answers any more what the CLI asks.
     pub fn refuse_requests(&mut self) {
         self.router.refuse();
+    }
+
+    /// Serves these tools to the CLI, which has to be told their servers' names in `initialize`.
+    pub fn serve_tools(&mut self, tools: SessionTools) {
+        self.router.serve(tools, &self.outbox);
     }
 
     /// Of a CLI that has ended: whether that was while it printed.

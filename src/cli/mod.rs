@@ -31,7 +31,7 @@
 //!   choose.
 //! - [`binding`] says what makes a process started ahead that of a session.
 //! - [`connection`] joins these over a pair of pipes; what the CLI asks is passed on or refused by
-//!   `router`.
+//!   `router`, or answered by the session's tool servers, as which `mcp` speaks.
 //! - [`cost`] makes costs of turns out of the sums that it tells.
 //! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those,
 //!   without [`snapshots`].
@@ -50,6 +50,7 @@ pub mod frame;
 pub mod json;
 pub mod launch;
 pub mod lines;
+mod mcp;
 pub mod message;
 pub mod mirror;
 pub mod permissions;

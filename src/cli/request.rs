@@ -64,6 +64,8 @@ pub struct Initialize {
     pub json_schema: Option<String>,
     /// Subagents by name, as JSON.
     pub agents: Option<String>,
+    /// Names of tool servers that the service answers for.
+    pub tool_servers: Vec<String>,
 }
 
 impl Initialize {
@@ -74,6 +76,7 @@ impl Initialize {
             append_system_prompt: options.append_system_prompt.clone(),
             json_schema: options.json_schema.clone(),
             agents: options.agents.clone(),
+            tool_servers: options.tool_servers.clone(),
         }
     }
 
@@ -85,6 +88,9 @@ impl Initialize {
         }
         if let Some(text) = &self.append_system_prompt {
             request["appendSystemPrompt"] = json!(text);
+        }
+        if !self.tool_servers.is_empty() {
+            request["sdkMcpServers"] = json!(self.tool_servers);
         }
         for (key, text) in [("jsonSchema", &self.json_schema), ("agents", &self.agents)] {
             // Checked to be JSON where it came in; what is not is left out here.
@@ -272,6 +278,7 @@ mod tests {
         let request = Initialize {
             system_prompt: Some("--dangerously-skip-permissions".into()),
             json_schema: Some(r#"{"type":"object"}"#.into()),
+            tool_servers: vec!["shop".into()],
             ..Initialize::default()
         }
         .request();
@@ -279,6 +286,7 @@ mod tests {
         assert_eq!(message["request_id"], request.id);
         assert_eq!(message["request"]["systemPrompt"], json!(["--dangerously-skip-permissions"]));
         assert_eq!(message["request"]["jsonSchema"], json!({"type": "object"}));
+        assert_eq!(message["request"]["sdkMcpServers"], json!(["shop"]));
         assert!(message["request"].get("agents").is_none());
     }
 }

@@ -1,7 +1,8 @@
 //! What the CLI asks, and who answers it. It waits for an answer to each request, and most kinds
 //! never time out in the CLI. So every request that can be answered is passed on, or refused at
-//! once with the reason; refusals that the CLI does not read are bounded. All requests are
-//! refused while the process is starting, has no session, or is ending.
+//! once with the reason; refusals that the CLI does not read are bounded. Requests to callers are
+//! refused while the process is starting, has no session, or is ending. Messages to the tool
+//! servers of its session are answered from before its `initialize` on, turn or no turn.
 
 use std::collections::VecDeque;
 
@@ -11,8 +12,10 @@ use tracing::debug;
 
 use super::{
     frame::{Frame, FrameKind, RequestKind},
+    mcp::Mcp,
     request::control_refusal,
 };
+use crate::tools::SessionTools;
 
 /// Bytes of refusals that may wait for a CLI that does not read its input. Bounds memory if an
 /// agent forges requests on the CLI's output.
@@ -51,6 +54,8 @@ impl Audience {
 #[derive(Debug)]
 pub struct Router {
     audience: Audience,
+    /// The tool servers of the session.
+    servers: Option<Mcp>,
     /// Refusals for which the CLI's input had no room yet.
     pending: VecDeque<Bytes>,
     pending_bytes: usize,
@@ -59,7 +64,12 @@ pub struct Router {
 impl Router {
     /// Nobody answers yet.
     pub fn new() -> Self {
-        Self { audience: Audience::Nobody, pending: VecDeque::new(), pending_bytes: 0 }
+        Self {
+            audience: Audience::Nobody,
+            servers: None,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+        }
     }
 
     /// Callers answer from here on.
@@ -67,23 +77,36 @@ impl Router {
         self.audience = Audience::Callers;
     }
 
-    /// Nobody answers any more.
+    /// Nobody answers any more; calls of tools that are under way are given up.
     pub fn refuse(&mut self) {
         self.audience = Audience::Nobody;
+        self.servers = None;
+    }
+
+    /// Tool servers answer from here on what is sent to them.
+    pub fn serve(&mut self, tools: SessionTools, outbox: &mpsc::Sender<Bytes>) {
+        self.servers = Some(Mcp::new(tools, outbox));
     }
 
     /// Refuses a request that nobody answers, and turns its frame into [`FrameKind::Other`], so that
     /// it is not shown as a prompt. A request without an id cannot be answered and passes through.
-    pub fn sort(&mut self, frame: &mut Frame, outbox: &mpsc::Sender<Bytes>) {
-        let FrameKind::Prompt(request) = &frame.kind else { return };
-        let Some(why) = self.audience.refusal(request.kind()).filter(|_| !request.id.is_empty())
-        else {
-            return;
-        };
+    /// Returns whether anybody beside the tool servers has to see the frame.
+    pub fn sort(&mut self, frame: &mut Frame, outbox: &mpsc::Sender<Bytes>) -> bool {
+        let FrameKind::Prompt(request) = &frame.kind else { return true };
+        if request.id.is_empty() {
+            return true;
+        }
+        if request.kind() == RequestKind::Mcp
+            && self.servers.as_mut().is_some_and(|servers| servers.take(frame, request))
+        {
+            return false;
+        }
+        let Some(why) = self.audience.refusal(request.kind()) else { return true };
         debug!(kind = ?request.kind(), why, "cli_request_refused");
         self.queue_refusal(control_refusal(&request.raw_id, why));
         self.flush(outbox);
         frame.kind = FrameKind::Other;
+        true
     }
 
     /// Whether a refusal waits for room.

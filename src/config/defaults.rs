@@ -55,28 +55,7 @@ impl Config {
                 start_check: true,
                 visible_paths: Vec::new(),
             },
-            policy: PolicyConfig {
-                permission_modes: ["default", "plan", "acceptEdits", "dontAsk"]
-                    .map(String::from)
-                    .into(),
-                cwd_roots: Vec::new(),
-                mcp_servers: McpServers::None,
-                settings: false,
-                agents: false,
-                env: Vec::new(),
-                setting_sources: Vec::new(),
-                max_prompt_bytes: 10 * MIB,
-                slash_commands: true,
-                file_mentions: FileMentions::Auto,
-                prompt_timeout: Duration::from_secs(600),
-                tenant_max_sessions: 0,
-                tenant_max_processes: 0,
-                tenant_max_queued_turns: 0,
-                tenant_max_streams: 0,
-                tenant_max_memory: 0,
-                tenant_max_spill: 0,
-                tenant_max_cost_usd_per_day: 0.0,
-            },
+            policy: policy(),
             store: StoreConfig {
                 kind: StoreKind::Sqlite,
                 url: String::new(),
@@ -147,4 +126,29 @@ fn default_state_dir(variable: impl Fn(&str) -> Option<String>) -> PathBuf {
         .or_else(|| Some(absolute("HOME")?.join(".local/state")))
         .map(|base| base.join("session-pool"))
         .unwrap_or_default()
+}
+
+fn policy() -> PolicyConfig {
+    PolicyConfig {
+        permission_modes: ["default", "plan", "acceptEdits", "dontAsk"].map(String::from).into(),
+        cwd_roots: Vec::new(),
+        mcp_servers: McpServers::None,
+        settings: false,
+        agents: false,
+        tool_servers: false,
+        tool_call_timeout: Duration::from_secs(5 * 60),
+        env: Vec::new(),
+        setting_sources: Vec::new(),
+        max_prompt_bytes: 10 * MIB,
+        slash_commands: true,
+        file_mentions: FileMentions::Auto,
+        prompt_timeout: Duration::from_secs(600),
+        tenant_max_sessions: 0,
+        tenant_max_processes: 0,
+        tenant_max_queued_turns: 0,
+        tenant_max_streams: 0,
+        tenant_max_memory: 0,
+        tenant_max_spill: 0,
+        tenant_max_cost_usd_per_day: 0.0,
+    }
 }

@@ -229,6 +229,11 @@ pub struct PolicyConfig {
     pub settings: bool,
     /// Whether callers may define subagents. Default false.
     pub agents: bool,
+    /// Whether callers may offer tools to the sessions of their tenant, and sessions use them
+    /// ([tools.md](tools.md)). Default false.
+    pub tool_servers: bool,
+    /// How long a call of such a tool may take. Default 5 min, over 0, at most 1 day.
+    pub tool_call_timeout: Duration,
     /// Environment variables that callers may set: names, or beginnings with a trailing
     /// `*`. Never those that the service relies on or that change what is executed.
     /// Default none, at most 256.

@@ -38,6 +38,8 @@ pub struct Policy {
     pub settings: bool,
     /// Whether callers may define subagents.
     pub agents: bool,
+    /// Whether callers may offer tools, and sessions use them.
+    pub tool_servers: bool,
     /// Names of environment variables that callers may set; a trailing `*` stands for
     /// any ending.
     pub env: Vec<String>,

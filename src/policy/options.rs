@@ -22,6 +22,7 @@ impl Policy {
             settings,
             env: Redacted(env),
             setting_sources,
+            tool_servers,
             // Words for the model, limits, and the tools of the session's own agent: they
             // reach nothing that the session cannot reach without them.
             model: _,
@@ -62,6 +63,11 @@ impl Policy {
         }
         denials.extend(self.judge_variables(env.keys()));
         denials.extend(self.judge_sources(setting_sources));
+        if !tool_servers.is_empty() {
+            denials.extend(
+                self.judge_tool_servers().map(|allowed| Denial::new(".tool_servers", allowed)),
+            );
+        }
         if denials.is_empty() { Ok(options) } else { Err(denials) }
     }
 
@@ -91,6 +97,11 @@ impl Policy {
             }
             None => Some(Denial::new(at, self.cwd_roots.allowed())),
         }
+    }
+
+    /// Why nobody may offer tools, or use them.
+    pub fn judge_tool_servers(&self) -> Option<&'static str> {
+        (!self.tool_servers).then_some("none (policy.tool_servers = false)")
     }
 
     fn judge_settings(&self) -> Vec<Denial> {
@@ -170,6 +181,7 @@ mod tests {
             settings: hidden(r#"{"secret": 1}"#),
             env: Redacted([("TZ".to_owned(), "secret".to_owned())].into()),
             setting_sources: vec!["user".into()],
+            tool_servers: vec!["shop".into()],
             ..Options::default()
         }
     }
@@ -186,6 +198,7 @@ mod tests {
             ".settings",
             ".env.TZ",
             ".setting_sources[0]",
+            ".tool_servers",
         ];
         assert_eq!(places(&denials), wanted);
         assert!(!format!("{denials:?}").contains("secret"), "{denials:?}");
@@ -209,6 +222,7 @@ mod tests {
             agents: true,
             env: vec!["TZ".into()],
             setting_sources: vec!["user".into()],
+            tool_servers: true,
             ..Policy::default()
         };
         let asked = Options {

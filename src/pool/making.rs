@@ -93,7 +93,7 @@ impl SessionPool {
     }
 
     fn session_context(&self, tenant: Arc<Tenant>) -> SessionContext {
-        let Parts { session, supply, store, tenants: _, logs } = &self.shared().parts;
+        let Parts { session, supply, store, tenants: _, logs, tools } = &self.shared().parts;
         SessionContext {
             settings: Arc::clone(session),
             supply: Arc::clone(supply),
@@ -102,6 +102,7 @@ impl SessionPool {
             tenant,
             turns: self.shared().turns.clone(),
             logs: logs.clone(),
+            tools: tools.clone(),
         }
     }
 

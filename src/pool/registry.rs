@@ -32,6 +32,7 @@ use crate::{
     supply::Supply,
     tasks::Tasks,
     tenant::{Share, Tenant, Tenants},
+    tools::ToolServers,
     turn::{
         listener::Listener,
         storage::{Storage, Usage},
@@ -71,6 +72,8 @@ pub struct Parts {
     pub tenants: Tenants,
     /// What the logs of all turns share.
     pub logs: Storage,
+    /// The tools that callers serve.
+    pub tools: ToolServers,
 }
 
 /// The sessions of the service. Cloning gives another handle to the same pool.
@@ -177,6 +180,11 @@ impl SessionPool {
     /// A place for one more stream of a tenant.
     pub fn open_stream(&self, tenant: &TenantId) -> Result<Share, Failure> {
         Ok(self.tenant(tenant).open_stream()?)
+    }
+
+    /// The tools that callers serve.
+    pub fn tools(&self) -> &ToolServers {
+        &self.0.parts.tools
     }
 
     /// Claims so many bytes of memory for a tenant's request, in all with what it claims

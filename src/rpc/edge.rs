@@ -33,6 +33,7 @@ use super::{
         Rejection, Violation, bound_trailers, complete, deadline_passed, of_rejection,
         unauthenticated,
     },
+    tool_stream::FirstMessage,
 };
 use crate::{
     access::AuthError,
@@ -46,6 +47,8 @@ use crate::{
 /// What calls to reflection begin with: their messages come one after the other, for as
 /// long as the caller likes.
 const REFLECTION: &str = "/grpc.reflection.";
+/// Likewise; only the first message has to come in time.
+const SERVE_TOOLS: &str = "/sessionpool.v1.SessionPoolService/ServeTools";
 /// How long the few bytes of a health check may take.
 const HEALTH_BODY_LIMIT: Duration = Duration::from_secs(5);
 
@@ -120,13 +123,14 @@ where
             }
         };
         request.extensions_mut().insert(deadline);
+        request.extensions_mut().insert(FirstMessage(self.layer.limits.body_timeout));
         let path = request.uri().path();
         let health_call =
             path.starts_with(HEALTH).then(|| self.health_call(peer(&request).cloned()));
         let limit = self.layer.limits.body_timeout;
         let limit = match &health_call {
             Some(_) => Some(limit.min(HEALTH_BODY_LIMIT)),
-            None => Some(limit).filter(|_| !path.starts_with(REFLECTION)),
+            None => Some(limit).filter(|_| !path.starts_with(REFLECTION) && path != SERVE_TOOLS),
         };
         let answer = self.inner.call(request.map(|body| Received::new(body, limit)));
         Box::pin(async move {

@@ -1,7 +1,8 @@
 //! Claims memory for the bodies of requests before they are in memory: a message says its
 //! length first. What is claimed stays claimed until the request is dealt with; a Query
-//! takes it along until the CLI has read its prompt. Knows how gRPC frames a message, and
-//! nothing of what is in it.
+//! takes it along until the CLI has read its prompt. Where messages come one after the other, as
+//! much stays claimed as the largest needs. Knows how gRPC frames messages, and nothing of what
+//! is in them.
 //!
 //! Behind the authentication layer: only callers who are known hold memory.
 
@@ -92,35 +93,50 @@ impl Claim {
         Some(held)
     }
 
-    fn grow(&self, pool: &SessionPool, tenant: &TenantId, more: u64) -> Result<(), Status> {
+    /// Claims what the largest message needs: the one before was dealt with.
+    fn cover(&self, pool: &SessionPool, tenant: &TenantId, bytes: u64) -> Result<(), Status> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = held.as_ref().map_or(0, Reservation::bytes) + more;
+        if held.as_ref().is_some_and(|held| held.bytes() >= bytes) {
+            return Ok(());
+        }
         pool.claim_memory(tenant, &mut held, bytes).map_err(|failure| of_failure(&failure))
     }
 }
 
-/// The beginning of a message, which comes in pieces of any length.
+/// Where a body stands among its messages, which come in pieces of any length.
 #[derive(Debug, Default)]
 struct Prefix {
     seen: [u8; PREFIX],
     count: usize,
+    /// Bytes of the message that are still to come.
+    left: u64,
 }
 
 impl Prefix {
-    /// Takes a piece of the body; returns the length of the message once it is known.
-    fn take(&mut self, piece: &[u8]) -> Option<u64> {
-        if self.count == PREFIX {
-            return None;
+    /// Takes a piece of the body; returns the length of the largest message that is known to
+    /// begin in it.
+    fn take(&mut self, mut piece: &[u8]) -> Option<u64> {
+        let mut largest = None;
+        while !piece.is_empty() {
+            let passed = piece.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.left -= passed as u64;
+            piece = &piece[passed..];
+            let taken = piece.len().min(PREFIX - self.count);
+            self.seen[self.count..self.count + taken].copy_from_slice(&piece[..taken]);
+            self.count += taken;
+            piece = &piece[taken..];
+            if self.count == PREFIX {
+                let [_, a, b, c, d] = self.seen;
+                self.left = u32::from_be_bytes([a, b, c, d]).into();
+                self.count = 0;
+                largest = largest.max(Some(self.left));
+            }
         }
-        let taken = piece.len().min(PREFIX - self.count);
-        self.seen[self.count..self.count + taken].copy_from_slice(&piece[..taken]);
-        self.count += taken;
-        let [_, a, b, c, d] = self.seen;
-        (self.count == PREFIX).then(|| u32::from_be_bytes([a, b, c, d]).into())
+        largest
     }
 }
 
-/// A body for whose message memory is claimed as soon as its length is known. Whether the
+/// A body for whose messages memory is claimed as soon as its length is known. Whether the
 /// message may be that long is for the decoder to say.
 struct MeteredBody {
     pool: SessionPool,
@@ -146,7 +162,7 @@ impl http_body::Body for MeteredBody {
         };
         if let Some(length) = frame.data_ref().and_then(|piece| this.prefix.take(piece))
             && length <= this.largest
-            && let Err(refused) = this.claim.grow(&this.pool, &this.tenant, length * COPIES)
+            && let Err(refused) = this.claim.cover(&this.pool, &this.tenant, length * COPIES)
         {
             return Poll::Ready(Some(Err(refused)));
         }
@@ -166,16 +182,26 @@ impl http_body::Body for MeteredBody {
 mod tests {
     use super::*;
 
+    fn lengths(message: &[u8], cut: usize) -> Vec<u64> {
+        let mut prefix = Prefix::default();
+        [&message[..cut], &message[cut..]].iter().filter_map(|piece| prefix.take(piece)).collect()
+    }
+
     #[test]
     fn c7_the_length_of_a_message_is_known_however_it_is_cut() {
         let message = [0, 0, 0x10, 0, 2, b'x', b'y'];
         for cut in 0..message.len() {
-            let mut prefix = Prefix::default();
-            let lengths: Vec<_> = [&message[..cut], &message[cut..]]
-                .iter()
-                .filter_map(|piece| prefix.take(piece))
-                .collect();
-            assert_eq!(lengths, [0x10_0002], "cut at {cut}");
+            assert_eq!(lengths(&message, cut), [0x10_0002], "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn messages_that_follow_each_other_are_told_apart() {
+        let messages = [0, 0, 0, 0, 2, b'x', b'y', 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 9];
+        for cut in 0..messages.len() {
+            let lengths = lengths(&messages, cut);
+            assert_eq!(lengths.iter().max(), Some(&3), "cut at {cut}: {lengths:?}");
+        }
+        assert_eq!(lengths(&messages, 7), [2, 3]);
     }
 }

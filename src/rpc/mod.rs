@@ -6,6 +6,7 @@
 //! - `options`: a session's options in both directions, by the one list of them.
 //! - [`status`]: the one place where a failure becomes a status.
 //! - [`stream`]: a turn's log as a response stream, with the caller's deadline.
+//! - `tool_stream`: the stream of one who serves tools.
 //! - [`deadline`]: what a caller says of its own deadline.
 //! - [`edge`]: what every request is held to: it is gRPC, arrives in time, means one thing.
 //! - [`auth_layer`]: asks every caller who they are, before any service is called.
@@ -23,3 +24,4 @@ pub mod service;
 pub mod snapshot;
 pub mod status;
 pub mod stream;
+mod tool_stream;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use tracing::{Instrument as _, Span, error_span};
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     snapshot::{self, Facts},
     status::{Rejection, Violation, of_failure, of_rejection},
     stream::EventStream,
+    tool_stream::{FirstMessage, Serving, ToolStream},
 };
 use crate::{
     access::Identity,
@@ -84,6 +85,7 @@ fn session_span(caller: &Identity, session_id: Option<&SessionId>) -> Span {
 impl<O: Observe> SessionPoolService for Service<O> {
     type QueryStream = EventStream<proto::QueryResponse>;
     type AttachStream = EventStream<proto::AttachResponse>;
+    type ServeToolsStream = ToolStream;
 
     async fn query(
         &self,
@@ -240,5 +242,20 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
         let report = self.pool.close(&key, forget).await.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(proto::CloseSessionResponse { had_active_turn: report.had_active_turn }))
+    }
+
+    async fn serve_tools(
+        &self,
+        request: Request<Streaming<proto::ServeToolsRequest>>,
+    ) -> Result<Response<Self::ServeToolsStream>, Status> {
+        let deadline = deadline(&request);
+        let tenant = caller(&request)?.tenant;
+        decode::may_serve_tools(&self.policy)?;
+        let first = request.extensions().get::<FirstMessage>().copied();
+        let first = first.ok_or_else(|| Status::internal("the edge was passed by"))?;
+        let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
+        let tools = self.pool.tools().clone();
+        let serving = Serving { tools, tenant, first, deadline, share };
+        Ok(Response::new(serving.begin(request.into_inner())))
     }
 }

@@ -96,6 +96,7 @@ async fn start_one(supply: &ProcessSupply) -> Result<(), Failure> {
         said: None,
         options: Options::default(),
         grants: Grants::default(),
+        tools: None,
         deadline: None,
         cancelled: CancellationToken::new(),
     };

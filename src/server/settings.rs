@@ -63,6 +63,7 @@ pub fn policy(config: &Config) -> anyhow::Result<Policy> {
         mcp_servers: policy.mcp_servers,
         settings: policy.settings,
         agents: policy.agents,
+        tool_servers: policy.tool_servers,
         env: policy.env,
         setting_sources: policy.setting_sources,
         max_prompt_bytes: policy.max_prompt_bytes,

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use crate::{store::Store, supply::Supply, tenant::Tenant, turn::storage::Storage};
+use crate::{
+    store::Store, supply::Supply, tenant::Tenant, tools::ToolServers, turn::storage::Storage,
+};
 
 /// What the configuration says about every session.
 #[derive(Debug, Clone)]
@@ -55,4 +57,6 @@ pub struct SessionContext {
     pub turns: TaskTracker,
     /// What the logs of all turns share.
     pub logs: Storage,
+    /// The tools that callers serve.
+    pub tools: ToolServers,
 }

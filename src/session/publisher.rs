@@ -59,6 +59,11 @@ impl StatusPublisher {
         (Self { status, watchers }, watch)
     }
 
+    /// Another place to watch it.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.watchers.subscribe()
+    }
+
     /// Publishes the snapshot as it is, with so many turns that wait.
     pub fn publish(&mut self, queued: usize) {
         self.status.queued = queued;

@@ -49,6 +49,7 @@ use crate::{
         ids::{CliSessionId, ClientId, SessionKey},
         options::Options,
     },
+    tools::SessionTools,
 };
 
 /// Which conversation a process is to serve.
@@ -111,6 +112,8 @@ pub struct Order {
     pub options: Options,
     /// The rules that it is given before anything else.
     pub grants: Grants,
+    /// The tool servers that it is given.
+    pub tools: Option<SessionTools>,
     /// Until when the caller waits; `None` is as long as the supply lets anybody wait.
     pub deadline: Option<Instant>,
     /// Cancelled when the process is not wanted any more.
@@ -122,6 +125,13 @@ impl Order {
     fn told(&self, rest: Vec<ControlRequest>) -> Vec<ControlRequest> {
         let rules = self.grants.has_rules().then(|| self.grants.request());
         rules.into_iter().chain(rest).collect()
+    }
+
+    /// Serves a process its tools: it may ask for them before it has answered anything.
+    fn serve_tools(&self, connection: &mut Connection) {
+        if let Some(tools) = &self.tools {
+            connection.serve_tools(tools.clone());
+        }
     }
 
     /// No process came up, or nobody wants it any more. What cannot be removed is seen by

@@ -16,6 +16,7 @@ use crate::{
     support::{
         eventually, failure,
         service::{query, query_with, script},
+        tools::{Backend, offer, words},
         turn::Turn,
     },
 };
@@ -210,5 +211,39 @@ async fn an_admin_sees_and_stops_everybody_and_only_when_asked_to() {
     let request = GetSessionRequest { session_id: "s".into() };
     let status = admin.clone().get_session(request).await.expect_err("not its own");
     failure(&status, Code::NotFound, "SESSION_NOT_FOUND");
+    bed.service.stop().await;
+}
+
+#[tokio::test]
+async fn a_tool_server_is_its_tenants_own() {
+    let (a, b) = (token("a", false, None), token("b", false, None));
+    let bed = Bed::with(&[&a, &b], |config| config.policy.tool_servers = true).await;
+    let (a, b) = (bed.client(&a), bed.client(&b));
+    let serve = async |client: &Client| {
+        let mut client = client.clone();
+        let open = Backend::open(|stream| async move { client.serve_tools(stream).await });
+        open.await.expect("let in").register(offer("shop", &["look"])).await.expect("offered")
+    };
+    let mut of_a = serve(&a).await;
+    let options = SessionOptions { tool_servers: vec!["shop".into()], ..SessionOptions::default() };
+    let prompt = script(&["mcp-list shop", "mcp shop look {}", "say after"]);
+    let asking = || query_with("s", &prompt, options.clone());
+    // Under the same names in another tenant there is nothing.
+    let foreign = run(&b, asking()).await;
+    assert!(!foreign.text().contains("look"), "{}", foreign.text());
+    assert!(foreign.tool_result().text.contains("nobody serves the tool server \"shop\""));
+    // Nor does anybody answer calls that are not theirs.
+    let of_b = serve(&b).await;
+    let mut turn = open(&a, asking()).await;
+    let call = of_a.call().await;
+    of_b.answer(&call, words("forged"), false).await;
+    of_a.answer(&call, words("own"), false).await;
+    turn.finish().await;
+    assert_eq!(turn.tool_result().text, "own");
+
+    let nobody = bed.client_saying(None);
+    let mut client = nobody.clone();
+    let refused = Backend::open(|stream| async move { client.serve_tools(stream).await }).await;
+    failure(&refused.err().expect("refused"), Code::Unauthenticated, "UNAUTHENTICATED");
     bed.service.stop().await;
 }

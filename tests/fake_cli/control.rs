@@ -217,6 +217,10 @@ impl Session {
             self.lose_interrupts -= 1;
         }
         let granted = self.busy && !lost;
+        if granted && let Some(call) = self.calling.take() {
+            self.asking = None;
+            self.cancel_call(call);
+        }
         if granted && let Some(asked) = self.asking.take() {
             self.frame(&frames::control_cancel_request(&asked));
         }

@@ -25,6 +25,13 @@ pub fn step(name: &str, rest: &str) -> Result<Step, &'static str> {
             let (tool, input) = rest.split_once(' ').unwrap_or((rest, "{}"));
             Step::Ask { tool: tool.to_owned(), input: json(input)? }
         }
+        "mcp" => {
+            let (server, rest) = rest.split_once(' ').ok_or("needs a server and a tool")?;
+            let (tool, input) = rest.split_once(' ').unwrap_or((rest, "{}"));
+            let (server, tool) = (server.to_owned(), tool.to_owned());
+            Step::Mcp { server, tool, input: json(input)? }
+        }
+        "mcp-list" => Step::McpList(rest.to_owned()),
         "sleep" => Step::Sleep(millis(rest)?),
         "hang" => Step::Hang,
         "deaf" => Step::Deaf,

@@ -37,6 +37,7 @@ mod incoming;
 mod intake;
 mod json;
 mod knobs;
+mod mcp;
 mod output;
 mod result;
 mod script;

@@ -14,6 +14,8 @@
 //! | `tool ID NAME JSON` | an assistant frame that uses a tool |
 //! | `tool-result ID TEXT` | the tool's result, as a user frame |
 //! | `ask TOOL JSON` | uses a tool and asks for the permission over stdio, then prints the result the answer calls for; refused by itself without `--permission-prompt-tool=stdio` |
+//! | `mcp SERVER TOOL JSON` | uses the tool of a server that `initialize` named, without asking, and prints the result that it gives; an interrupt cancels it |
+//! | `mcp-list SERVER` | asks for the tools of such a server and says their names |
 //! | `sleep MS` | silence; can be interrupted |
 //! | `hang` | silence for ever; can be interrupted; end of stdin does not end it |
 //! | `deaf` | from now on interrupts are neither answered nor obeyed, in later turns too |
@@ -82,6 +84,8 @@ pub enum Step {
     Tool { id: String, name: String, input: Value },
     ToolResult { id: String, text: String },
     Ask { tool: String, input: Value },
+    Mcp { server: String, tool: String, input: Value },
+    McpList(String),
     Sleep(Duration),
     Hang,
     Deaf,

@@ -62,6 +62,8 @@ pub struct Session {
     background: Vec<(Instant, BackgroundTask)>,
     /// The permission prompt that waits for an answer.
     pub asking: Option<String>,
+    /// The call of a tool server's tool that waits for an answer: the server, and the id.
+    pub calling: Option<(String, u64)>,
     pub hoard: Vec<Vec<u8>>,
 }
 
@@ -139,6 +141,7 @@ impl Session {
             background: Vec::new(),
             conversation,
             asking: None,
+            calling: None,
             hoard: Vec::new(),
         }
     }

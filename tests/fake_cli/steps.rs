@@ -29,6 +29,7 @@ impl Turn {
             }
             Step::ToolResult { id, text } => self.tool_result(session, &id, &text, false),
             Step::Ask { tool, input } => self.ask(session, &tool, &input)?,
+            Step::Mcp { server, tool, input } => self.call(session, &server, &tool, &input)?,
             Step::Sleep(time) => session.pause(time)?,
             Step::Hang => loop {
                 session.wait(None)?;
@@ -70,6 +71,7 @@ impl Turn {
             Step::Env(name) => {
                 session.settings.variable(&name).unwrap_or_else(|| "unset".to_owned())
             }
+            Step::McpList(server) => session.listed(&server)?,
             Step::Argv => Value::from(session.argv.clone()).to_string(),
             Step::InitializePayload => session.initialize.clone().unwrap_or_default().to_string(),
             Step::Cwd => session.conversation.cwd.clone(),
@@ -129,7 +131,7 @@ impl Turn {
     }
 
     /// An assistant frame of one block.
-    fn block(&mut self, session: &mut Session, block: Json) {
+    pub fn block(&mut self, session: &mut Session, block: Json) {
         let message =
             frames::assistant_message(&ids::prefixed("msg_"), &session.settings.model, &[block]);
         self.assistant(session, &message, false);

@@ -35,5 +35,6 @@ mod resume;
 mod spares;
 mod spending;
 mod subagents;
+mod tools;
 mod turns;
 mod typed;

@@ -14,4 +14,5 @@ mod resting;
 mod rows;
 mod spares;
 mod terminal;
+mod tools;
 mod turns;

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod log;
 pub mod processes;
 pub mod service;
+pub mod tools;
 pub mod turn;
 
 use std::collections::HashMap;

@@ -2,8 +2,8 @@
 
 use prost::Message as _;
 use session_pool::proto::{
-    AttachResponse, EventPart, QueryResponse, TurnEvent, TurnResult, TurnStarted, attach_response,
-    content_block::Block, query_response, turn_event::Kind,
+    AttachResponse, EventPart, QueryResponse, ToolResultBlock, TurnEvent, TurnResult, TurnStarted,
+    attach_response, content_block::Block, query_response, turn_event::Kind,
 };
 use tonic::{Status, Streaming};
 
@@ -149,6 +149,20 @@ impl Turn {
             Some(Kind::Result(result)) => result,
             other => panic!("the last event is not a result: {other:?}"),
         }
+    }
+
+    /// The last result of a tool.
+    #[track_caller]
+    pub fn tool_result(&self) -> &ToolResultBlock {
+        let blocks = self.events.iter().filter_map(|event| match event.kind.as_ref()? {
+            Kind::User(message) => message.content.first(),
+            _ => None,
+        });
+        let mut results = blocks.filter_map(|block| match block.block.as_ref()? {
+            Block::ToolResult(result) => Some(result),
+            _ => None,
+        });
+        results.next_back().expect("a tool result")
     }
 
     #[track_caller]

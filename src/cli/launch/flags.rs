@@ -45,6 +45,7 @@ pub(super) fn option_args(
         append_system_prompt: _,
         agents: _,
         json_schema: _,
+        tool_servers: _,
         // Of the process, not of the command line.
         cwd: _,
         env: _,

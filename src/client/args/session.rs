@@ -66,6 +66,9 @@ pub struct OptionArgs {
     /// MCP servers, as the JSON object that --mcp-config of the CLI takes.
     #[arg(long, value_name = "JSON")]
     pub mcp_servers: Option<String>,
+    /// A tool server that somebody offers by ServeTools.
+    #[arg(long, value_name = "NAME")]
+    pub tool_server: Vec<String>,
     /// Subagents by name, as a JSON object.
     #[arg(long, value_name = "JSON")]
     pub agents: Option<String>,
@@ -124,6 +127,7 @@ impl OptionArgs {
             resume: self.resume,
             fork_session: self.fork_session.then_some(true),
             reset_options: self.reset,
+            tool_servers: self.tool_server,
         }
     }
 }

@@ -60,6 +60,8 @@ macro_rules! each_option {
             env: Redacted<BTreeMap<String, String>> = Told;
             /// Beta headers.
             betas: Vec<String> = Start;
+            /// Names of tool servers that callers of the tenant offer.
+            tool_servers: Vec<String> = Told;
         }
     };
 }

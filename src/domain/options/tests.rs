@@ -87,6 +87,7 @@ fn chosen(choices: &[u8]) -> Options {
             next().map(|choice| ("A".to_owned(), choice.to_string())).into_iter().collect(),
         ),
         betas: list(next()),
+        tool_servers: list(next()),
         reset: BTreeSet::new(),
     }
 }
@@ -116,7 +117,7 @@ fn unlike(one: &Options, other: &Options) -> BTreeSet<String> {
 
 #[test]
 fn d6_every_option_has_a_name_and_can_be_reset_by_it() {
-    let all = chosen(&[1; 21]);
+    let all = chosen(&vec![1; Options::names().count()]);
     let json = serde_json::to_value(&all).expect("JSON");
     let fields: BTreeSet<_> = json.as_object().expect("an object").keys().cloned().collect();
     assert_eq!(fields, Options::names().map(str::to_owned).collect());

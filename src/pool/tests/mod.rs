@@ -32,6 +32,7 @@ use crate::{
     test_support::{
         SECOND, Seen, gated_store::GatedStore, memory_supply::MemorySupply, read, request, settings,
     },
+    tools::ToolServers,
     turn::{listener::Listener, storage::Storage},
 };
 
@@ -88,6 +89,7 @@ impl Bed {
             store: store.clone(),
             tenants: Tenants::new(quotas),
             logs: Storage::in_memory(64 * 1024),
+            tools: ToolServers::new(SECOND),
         };
         let pool = SessionPool::new(pool, parts, tasks.clone());
         pool.start();

@@ -13,6 +13,7 @@ mod input;
 mod media;
 mod options;
 mod surroundings;
+mod tools;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ pub use answer::{Bounds, read_respond};
 use check::Check;
 use input::input;
 use options::options_of;
+pub use tools::{Said, may_serve_tools, offer, said};
 
 pub use crate::policy::Policy;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     check::{Check, MAX_TEXT, shown},
-    surroundings,
+    surroundings, tools as tool_servers,
 };
 use crate::{
     cli::schema,
@@ -62,6 +62,8 @@ fn check_bounds(check: &mut Check, options: &Options) {
         setting_sources,
         env,
         betas,
+        // With their neighbours.
+        tool_servers: _,
         reset: _,
     } = options;
     check.optional_word("options.model", model.as_ref());
@@ -86,6 +88,7 @@ fn check_bounds(check: &mut Check, options: &Options) {
     check.words("options.tools", tools, MAX_RULES, MAX_RULE, no_tools);
     check.words("options.betas", betas, MAX_BETAS, MAX_BETA, false);
     check_sources(check, "options.setting_sources", setting_sources);
+    tool_servers::servers(check, "options.tool_servers", options);
     if let Some(effort) = effort {
         check.one_of("options.effort", effort, &EFFORTS);
     }

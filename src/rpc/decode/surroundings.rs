@@ -61,8 +61,8 @@ pub(super) fn mcp_servers(check: &mut Check, field: &str, text: Option<&Redacted
     for (name, _) in servers.iter().filter(|(_, server)| hosted(server)) {
         // The CLI would wait for ever for answers that nobody gives.
         let problem = format!(
-            "type sdk is a server inside of the program that runs the CLI, and this service \
-             has none: {} must be of type stdio, http or sse",
+            "type sdk is a server inside of the program that runs the CLI, which tool_servers \
+             names: {} must be of type stdio, http or sse",
             shown(name)
         );
         check.bad(field, problem);

@@ -25,6 +25,7 @@ use crate::{
         undone::Undone,
     },
     supply::{Conversation, Lease, Leasing, Miss, Order, SpareUse},
+    tools::SessionTools,
     turn::event::ProcessOrigin,
 };
 
@@ -80,6 +81,7 @@ impl SessionTask {
             said: Some(said),
             options: self.options_at_start(),
             grants: self.status.acquired.grants.clone(),
+            tools: self.tools(),
             deadline: turn.request.patience(),
             cancelled: cancelled.clone(),
         });
@@ -104,6 +106,17 @@ impl SessionTask {
         };
         cancelled.cancel();
         self.give_up(leasing, given_up, before).await
+    }
+
+    /// The tool servers that the session uses.
+    fn tools(&self) -> Option<SessionTools> {
+        let names = self.status.options.tool_servers.clone();
+        let status = self.status.watch();
+        let running = move || status.borrow().running.clone();
+        let servers = self.ctx.tools.clone();
+        let memory = self.accounts.memory.clone();
+        (!names.is_empty())
+            .then(|| SessionTools::new(servers, self.key.clone(), names, memory, running))
     }
 
     /// Where a session goes whose turn cannot begin.

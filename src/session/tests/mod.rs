@@ -32,6 +32,7 @@ use crate::{
         memory_supply::MemorySupply,
         read, text,
     },
+    tools::ToolServers,
     turn::{event::Partials, listener::Listener, storage::Storage},
 };
 
@@ -71,6 +72,7 @@ impl Session {
             tenant: Arc::clone(&tenant),
             turns: TaskTracker::new(),
             logs: Storage::in_memory(64 * 1024),
+            tools: ToolServers::new(SECOND),
         };
         let id = SessionId::parse("s").expect("a name");
         let (task, handle) = SessionTask::new(id, false, context);

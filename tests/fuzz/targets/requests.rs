@@ -20,6 +20,7 @@ fn open() -> Policy {
         mcp_servers: McpServers::Any,
         settings: true,
         agents: true,
+        tool_servers: true,
         env: vec!["A*".into(), "B*".into(), "L*".into(), "P*".into()],
         setting_sources: vec!["user".into(), "project".into(), "local".into()],
         slash_commands: true,

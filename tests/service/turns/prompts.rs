@@ -3,9 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use session_pool::proto::{
-    ContentBlock, PromptAllow, PromptDecision, PromptDeny, PromptEvent, PromptKind,
-    PromptResolved, PromptResolver, RespondRequest, ToolResultBlock, content_block::Block,
-    respond_request::Decision, turn_event::Kind,
+    PromptAllow, PromptDecision, PromptDeny, PromptEvent, PromptKind, PromptResolved,
+    PromptResolver, RespondRequest, respond_request::Decision, turn_event::Kind,
 };
 use tonic::{Code, Status};
 
@@ -37,19 +36,6 @@ async fn respond(
     service.another_client().await.respond(request).await.map(drop)
 }
 
-#[track_caller]
-fn tool_result(turn: &Turn) -> &ToolResultBlock {
-    let blocks = turn.events.iter().filter_map(|event| match event.kind.as_ref()? {
-        Kind::User(message) => message.content.first(),
-        _ => None,
-    });
-    let mut results = blocks.filter_map(|block| match block {
-        ContentBlock { block: Some(Block::ToolResult(result)) } => Some(result),
-        _ => None,
-    });
-    results.next_back().expect("a tool result")
-}
-
 #[tokio::test]
 async fn an_allowed_tool_runs_with_the_input_it_asked_with() {
     let service = Service::start(|_| {}).await;
@@ -63,7 +49,7 @@ async fn an_allowed_tool_runs_with_the_input_it_asked_with() {
     turn.finish().await;
     assert_eq!(turn.result().result, "after");
     assert!(turn.result().permission_denials.is_empty());
-    let result = tool_result(&turn);
+    let result = turn.tool_result();
     assert_eq!(result.tool_use_id, prompt.tool_use_id);
     assert!(!result.is_error && result.text.contains(r#""command":"make""#), "{}", result.text);
     service.stop().await;
@@ -80,7 +66,7 @@ async fn an_allowed_tool_may_run_with_another_input() {
     };
     respond(&service, &prompt, Decision::Allow(allow)).await.expect("taken");
     turn.finish().await;
-    assert_eq!(tool_result(&turn).text, r#"Bash ran with {"command":"make check"}"#);
+    assert_eq!(turn.tool_result().text, r#"Bash ran with {"command":"make check"}"#);
     service.stop().await;
 }
 
@@ -91,7 +77,7 @@ async fn a_denied_tool_does_not_run_and_the_turn_goes_on() {
     let deny = PromptDeny { message: "not today".into(), interrupt: false };
     respond(&service, &prompt, Decision::Deny(deny)).await.expect("taken");
     turn.finish().await;
-    let result = tool_result(&turn);
+    let result = turn.tool_result();
     assert!(result.is_error && result.text.contains("not today"), "{result:?}");
     assert_eq!(turn.result().result, "after");
     let denials = &turn.result().permission_denials;
@@ -121,7 +107,7 @@ async fn a_prompt_is_answered_once() {
     let again = respond(&service, &prompt, Decision::Allow(PromptAllow::default())).await;
     failure(&again.expect_err("answered already"), Code::NotFound, "PROMPT_NOT_FOUND");
     turn.finish().await;
-    assert_eq!(tool_result(&turn).text, r#"Bash ran with {"command":"raw"}"#);
+    assert_eq!(turn.tool_result().text, r#"Bash ran with {"command":"raw"}"#);
     service.stop().await;
 }
 
@@ -198,7 +184,7 @@ async fn a_prompt_that_nobody_answers_in_time_is_refused_and_the_turn_goes_on() 
     assert!(expires >= asked_at + limit - Duration::from_millis(1), "{expires:?}");
     turn.finish().await;
     assert_eq!(turn.result().result, "after");
-    let result = tool_result(&turn);
+    let result = turn.tool_result();
     assert!(result.is_error && result.text.contains("policy.prompt_timeout"), "{result:?}");
     let resolved = resolved(&turn);
     assert_eq!((resolved.len(), resolved[0].by()), (1, PromptResolver::Timeout), "{resolved:?}");

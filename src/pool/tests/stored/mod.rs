@@ -24,6 +24,7 @@ use crate::{
     tasks::Tasks,
     tenant::{Quotas, Tenants},
     test_support::{SECOND, memory_supply::MemorySupply, request, settings as session_settings},
+    tools::ToolServers,
     turn::storage::Storage,
 };
 use watched_store::WatchedStore;
@@ -83,6 +84,7 @@ async fn pool_on(
         store: store.clone(),
         tenants: Tenants::new(quotas),
         logs: Storage::in_memory(64 * 1024),
+        tools: ToolServers::new(Duration::from_secs(300)),
     };
     let pool = SessionPool::new(settings, parts, Tasks::default());
     pool.resume().await.expect("read");
