@@ -1,6 +1,7 @@
 //! Phase: a turn is being stopped. The CLI is asked, asked again because some versions
 //! lose what comes right behind a prompt, and in the end its process is ended.
 
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -33,6 +34,10 @@ impl SessionTask {
         let client_id = active.process.lease.client_id;
         debug!(%session_id, %client_id, "session_pool_interrupting_session");
         let mut frames = Vec::new();
+        // At once: a timer that is due fires with the next millisecond.
+        if stop.ask_at <= Instant::now() {
+            ask(&mut active, &mut stop);
+        }
         loop {
             // As in a turn that runs: a CLI that is being stopped may have much to say yet.
             let full = active.turn.log.is_full();
