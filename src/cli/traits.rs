@@ -54,3 +54,47 @@ impl CliTraits {
         self.announces_prompts || self.quiet_from().is_none_or(|from| from > Instant::now())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn frame(kind: FrameKind) -> Frame {
+        Frame { raw: Bytes::new(), kind }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_may_begin_a_turn_until_shortly_after_its_end() {
+        let mut traits = CliTraits::default();
+        assert!(!traits.may_begin_turns() && traits.quiet_from() == Some(Instant::now()));
+        traits.note(&frame(FrameKind::TaskStarted { id: "b".into() }));
+        assert!(traits.may_begin_turns() && traits.quiet_from().is_none());
+        // Of an unknown one it is told as well.
+        for id in ["b", "unknown"] {
+            traits.note(&frame(FrameKind::TaskEnded { id: id.into() }));
+            assert_eq!(traits.quiet_from(), Some(Instant::now() + TASK_ECHO));
+            assert!(traits.may_begin_turns());
+            tokio::time::advance(TASK_ECHO).await;
+            assert!(!traits.may_begin_turns());
+        }
+    }
+
+    #[test]
+    fn a_process_that_announces_prompts_may_always_begin_a_turn() {
+        let mut traits = CliTraits::default();
+        traits.note(&frame(FrameKind::PromptStarted { uuid: "u".into() }));
+        assert!(traits.may_begin_turns());
+        assert!(traits.tasks.is_empty() && traits.echo.is_none());
+    }
+
+    #[test]
+    fn a_flood_of_tasks_has_a_bound() {
+        let mut traits = CliTraits::default();
+        for id in 0..2 * MOST_TASKS {
+            traits.note(&frame(FrameKind::TaskStarted { id: id.to_string() }));
+        }
+        assert_eq!(traits.tasks.len(), MOST_TASKS);
+    }
+}

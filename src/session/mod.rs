@@ -1,7 +1,7 @@
 //! One session's life. A task owns everything of a session: its process, its queue,
 //! its timers. Others hold a [`SessionHandle`], which sends it commands, and read the
 //! [`status::Status`] that it publishes. Knows `supply`, `cli`, `turn` and `store`;
-//! nothing of gRPC or of other sessions.
+//! nothing of gRPC or of other sessions. What a frame of the CLI means is said by `cli::turn`.
 //!
 //! ```text
 //!             Run                connected               prompt sent
@@ -25,7 +25,7 @@
 //! Values that decide nothing (`state`, `stop`, `turn_end`) stand below those who hand
 //! them on; no two files import each other.
 //!
-//! Each phase is one function that takes what exists only in that phase by value and
+//! Each phase is one function in `phase/` that takes what exists only in it by value and
 //! returns the next; its `select!` lists what can happen there. Whether a command is
 //! taken in a phase is decided by `admission`, a pure table of all commands and all phases.
 //!
@@ -37,6 +37,8 @@
 //!   pool waits for the session's end and asks a new one.
 //! - An interrupt and the natural end of a turn: whichever frame comes first names the
 //!   outcome. An interrupt that a CLI version loses is repeated until the turn ends.
+//! - An interrupt and the death of its turn's process: what that printed last says whether
+//!   there was anything left to stop (`busy`).
 //! - A listener that leaves and a result: a turn that has ended is not interrupted.
 //! - A commit and everything else: one is under way at a time, in every phase (`commits`).
 //!   A turn whose result is not kept yet has ended for an interrupt, but not for its
