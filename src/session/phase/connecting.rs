@@ -266,9 +266,8 @@ impl SessionTask {
         Process::new(lease, &self.status.acquired.grants, &self.accounts.memory, timeout)
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "causes that need no word of their own")]
-    fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {
-        self.ctx.tenant.counters.connect_failures.add_one();
+    /// Says that a process was not to be had, as loudly as somebody has to act on it.
+    fn log_not_connected(&mut self, failure: &Failure) {
         let session_id = self.status.session_id.clone();
         let client_id = failure.client_id.map(tracing::field::display);
         match failure.cause {
@@ -287,8 +286,41 @@ impl SessionTask {
             Cause::HoldsTooMuch { overrun, .. } if let Some(client_id) = failure.client_id => {
                 self.warn_of(overrun, client_id);
             }
-            _ => error!(%session_id, client_id, error = %failure, "session_pool_connection_failed"),
+            Cause::PoolDisabled
+            | Cause::PoolAtCapacity { .. }
+            | Cause::MemoryBudget { .. }
+            | Cause::QueueFull { .. }
+            | Cause::TooManyListeners { .. }
+            | Cause::SessionBusy
+            | Cause::OptionsMismatch { .. }
+            | Cause::BudgetExhausted { .. }
+            | Cause::SessionConflict { .. }
+            | Cause::SessionMoved { .. }
+            | Cause::SessionNotFound
+            | Cause::TurnNotFound
+            | Cause::PromptNotFound { .. }
+            | Cause::InvalidAnswer { .. }
+            | Cause::CliNotFound { .. }
+            | Cause::ConnectFailed { .. }
+            | Cause::FirstChunkTimeout { .. }
+            | Cause::CredentialsRefused { .. }
+            | Cause::StreamStalled { .. }
+            | Cause::CliExited { .. }
+            | Cause::HoldsTooMuch { .. }
+            | Cause::FrameTooLarge { .. }
+            | Cause::Protocol { .. }
+            | Cause::ListenerTooSlow { .. }
+            | Cause::EventsExpired { .. }
+            | Cause::StoreUnavailable { .. }
+            | Cause::Internal { .. } => {
+                error!(%session_id, client_id, error = %failure, "session_pool_connection_failed");
+            }
         }
+    }
+
+    fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {
+        self.ctx.tenant.counters.connect_failures.add_one();
+        self.log_not_connected(&failure);
         let cause = failure.cause.clone();
         self.fail(&turn.log, failure);
         // How long a turn waits for a place is its own caller's affair: the next one may
