@@ -22,7 +22,7 @@ pub mod domain {
 }
 pub mod os {
     //! The operating system.
-    pub use crate::os::{keeper, procfs};
+    pub use crate::os::{procfs, supervisor};
 }
 pub mod policy {
     //! What callers may ask for.

@@ -35,7 +35,7 @@ use tower_layer::Layer as _;
 use tracing::{error, error_span, info, warn};
 
 pub use enclosure::Enclosure;
-pub use program::{check_files, run, run_keeper};
+pub use program::{check_files, run, run_supervisor};
 
 /// A new token for callers, and the entry for it that the tokens file needs.
 pub use crate::access::tokens::fresh as new_token;

@@ -90,7 +90,7 @@ impl Service {
 
     /// What it holds in memory.
     pub fn resident_kb(&self) -> f64 {
-        // The keeper's only child is the service.
+        // The supervisor's only child is the service.
         let id = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
         let pid = children.unwrap_or_default().split_whitespace().next().map(str::to_owned);

@@ -251,7 +251,7 @@ async fn over(bounded: Option<&Tree>) {
 }
 
 /// Waits for the end of what was killed `since`, and sees to it from outside if need be: a
-/// session can stop its own keeper again and again.
+/// session can stop its own supervisor again and again.
 async fn killed(child: &mut TokioChild, root: u32, since: Instant) -> io::Result<ExitStatus> {
     match timeout_at(since + StopGrace::FIRM.after_kill, child.wait()).await {
         Ok(ended) => ended,

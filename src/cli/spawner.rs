@@ -26,7 +26,7 @@ use super::{
 };
 use crate::os::{
     descriptors::{hand_over, restore_in},
-    keeper::bind_to_parent,
+    supervisor::bind_to_parent,
 };
 
 /// Starts that may wait for the thread, which needs about a millisecond for each.

@@ -4,8 +4,8 @@
 //! - [`confined`] opens and removes files below a folder that somebody else may write to.
 //! - [`regular`] reads files that an operator has named.
 //! - [`pem`] takes certificates and keys out of such files.
-//! - [`keeper`] is the supervisor process that outlives the service for a moment, and ends
-//!   what the service has left behind.
+//! - [`supervisor`] is the process that holds the service, and another one each CLI: it outlives
+//!   its child for a moment, and ends what that has left behind.
 //! - [`killing`] kills many processes, also those that fork meanwhile.
 //! - [`limits`] are those that the kernel holds a program and its descendants to.
 //! - [`descriptors`] raises the limit of file descriptors, and says what it is enough for and
@@ -13,9 +13,9 @@
 
 pub mod confined;
 pub mod descriptors;
-pub mod keeper;
 pub mod killing;
 pub mod limits;
 pub mod pem;
 pub mod procfs;
 pub mod regular;
+pub mod supervisor;

@@ -1,5 +1,5 @@
 //! Which sandbox the service uses, decided once before anything else is started, and
-//! whether the service itself runs under a keeper.
+//! whether the service itself runs under a supervisor.
 
 use std::{
     env, io,
@@ -15,7 +15,7 @@ use super::{early::EarlyStop, state::make_state_folder};
 use crate::{
     cli::sandbox::{self, MountPlan, Sandbox, Tried, Unsupported, View},
     config::{Config, SandboxMode, StoreKind},
-    os::keeper::{self, Ending, Strays},
+    os::supervisor::{self, Ending, Strays},
 };
 
 /// The program's own file, also after it was replaced by a newer one.
@@ -39,7 +39,7 @@ impl Enclosure {
         Self::choose_with(config, secrets, Path::new(OURSELVES))
     }
 
-    /// Likewise, with another program that has the keeper as a subcommand.
+    /// Likewise, with another program that has the supervisor as a subcommand.
     pub fn choose_with(
         config: &Config,
         secrets: &[PathBuf],
@@ -77,9 +77,9 @@ impl Enclosure {
         Ok(Self { sandbox, passed_over, attempts })
     }
 
-    /// What the keeper that this process runs under has decided.
-    pub fn of_keeper(config: &Config, secrets: &[PathBuf]) -> Option<Self> {
-        let word = keeper::kept_as()?;
+    /// What the supervisor that this process runs under has decided.
+    pub fn of_supervisor(config: &Config, secrets: &[PathBuf]) -> Option<Self> {
+        let word = supervisor::kept_as()?;
         let Handed { bubblewrap, nesting, passed_over, attempts } =
             serde_json::from_str(&word).ok()?;
         let sandbox = if bubblewrap {
@@ -92,7 +92,7 @@ impl Enclosure {
         Some(Self { sandbox, passed_over, attempts })
     }
 
-    /// What the service has to know of this when it runs under a keeper.
+    /// What the service has to know of this when it runs under a supervisor.
     fn handed_on(&self) -> io::Result<String> {
         let nesting = matches!(&self.sandbox, Sandbox::Bubblewrap(plan) if plan.nesting);
         let handed = Handed {
@@ -104,10 +104,10 @@ impl Enclosure {
         serde_json::to_string(&handed).map_err(io::Error::other)
     }
 
-    /// Whether the service has to run under a keeper: to be outlived by somebody who ends
+    /// Whether the service has to run under a supervisor: to be outlived by somebody who ends
     /// what it leaves, or as the first process of a container, to which fall all that
     /// lose their parents.
-    pub fn needs_keeper(&self) -> bool {
+    pub fn needs_supervisor(&self) -> bool {
         matches!(self.sandbox, Sandbox::ProcessTree(_)) || std::process::id() == 1
     }
 
@@ -118,8 +118,8 @@ impl Enclosure {
         let mut command = Command::new(env::current_exe()?);
         command.arg0(arguments.next().unwrap_or_else(|| "session-pool".into()));
         command.args(arguments);
-        keeper::mark_as_kept(&mut command, &self.handed_on()?);
-        keeper::keep(&mut command, Strays::Die, |_| early.hand_over())
+        supervisor::mark_as_kept(&mut command, &self.handed_on()?);
+        supervisor::keep(&mut command, Strays::Die, |_| early.hand_over())
     }
 }
 
@@ -140,7 +140,7 @@ impl From<Sandbox> for Enclosure {
     }
 }
 
-/// What a keeper hands on to the service that it keeps.
+/// What a supervisor hands on to the service that it keeps.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Handed {
     bubblewrap: bool,
@@ -150,7 +150,7 @@ struct Handed {
 }
 
 /// What sessions may see of this machine.
-fn view<'a>(config: &'a Config, secrets: &'a [PathBuf], keeper: &'a Path) -> View<'a> {
+fn view<'a>(config: &'a Config, secrets: &'a [PathBuf], supervisor: &'a Path) -> View<'a> {
     let visible = config.cli.visible_paths.iter().map(PathBuf::from).collect();
     View {
         state_dir: &config.state_dir,
@@ -159,6 +159,6 @@ fn view<'a>(config: &'a Config, secrets: &'a [PathBuf], keeper: &'a Path) -> Vie
         visible,
         tmp_bytes: config.cli.tmp_limit,
         max_tasks: config.cli.max_tasks as u64,
-        keeper,
+        supervisor,
     }
 }

@@ -1,6 +1,6 @@
 //! The service as a program: what happens between a configuration that was read and the end of
 //! the process. Everything that has to be so before the first thread is started is done here, in
-//! this order: descriptors, signals, the sandbox, the keeper, logging, the runtime.
+//! this order: descriptors, signals, the sandbox, the supervisor, logging, the runtime.
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -8,18 +8,18 @@ use super::{EarlyStop, Enclosure, serve};
 use crate::{
     access::credentials::Credentials,
     config::{Config, UnknownVariable},
-    os::{descriptors, keeper},
+    os::{descriptors, supervisor},
     telemetry,
 };
 
 /// How long threads that wait for a disk are waited for once everything else has ended.
 const STUCK_THREADS: Duration = Duration::from_secs(1);
 
-/// Runs the keeper of one CLI, if these arguments of the program ask for that. It is not one of
+/// Runs the supervisor of one CLI, if these arguments of the program ask for that. It is not one of
 /// the commands: nobody but the service uses it, once for every CLI.
-pub fn run_keeper(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
-    let is_keeper = arguments.next().is_some_and(|first| first == keeper::SUBCOMMAND);
-    is_keeper.then(|| keeper::run_subcommand(arguments))
+pub fn run_supervisor(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let is_supervisor = arguments.next().is_some_and(|first| first == supervisor::SUBCOMMAND);
+    is_supervisor.then(|| supervisor::run_subcommand(arguments))
 }
 
 /// Serves until a signal stops it. Agents are kept from reading the files `secrets`, which the
@@ -50,15 +50,15 @@ pub fn run(
     served
 }
 
-/// Finds out what encloses CLIs, and puts this process itself under a keeper if it needs one.
+/// Finds out what encloses CLIs, and puts this process itself under a supervisor if it needs one.
 fn enclose(config: &Config, secrets: &[PathBuf]) -> anyhow::Result<(Enclosure, EarlyStop)> {
     descriptors::keep_to_ourselves()?;
     let early = EarlyStop::hold_back()?;
-    let enclosure = match Enclosure::of_keeper(config, secrets) {
+    let enclosure = match Enclosure::of_supervisor(config, secrets) {
         Some(enclosure) => Ok(enclosure),
         None => Enclosure::choose(config, secrets).and_then(|enclosure| {
             early.arm()?;
-            if enclosure.needs_keeper() {
+            if enclosure.needs_supervisor() {
                 enclosure.keep_ourselves(&early)?.repeat();
             }
             Ok(enclosure)

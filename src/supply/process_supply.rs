@@ -75,8 +75,8 @@ impl ProcessSupply {
             policy,
             tasks,
         });
-        let keeper = Arc::clone(&shared);
-        shared.tasks.spawn(error_span!("spares"), keeper.keep_spares());
+        let supervisor = Arc::clone(&shared);
+        shared.tasks.spawn(error_span!("spares"), supervisor.keep_spares());
         Self(shared)
     }
 

@@ -197,7 +197,7 @@ async fn sighup_has_the_files_read_again() {
     };
     knock(&old.secret).await.expect("let in");
     fs::write(&real, file_of(&[&new])).expect("written");
-    // To whoever was started, which is the keeper: as an operator does.
+    // To whoever was started, which is the supervisor: as an operator does.
     daemon.signal(Signal::HUP);
     eventually("the new token", async || knock(&new.secret).await.ok()).await;
     daemon.signal(Signal::TERM);

@@ -217,7 +217,7 @@ async fn d8_what_the_cli_reads_by_its_name_is_known_to_the_policy(version: Versi
     let mut read = 0;
     for (number, form) in forms.into_iter().enumerate() {
         let file = format!("secret-{number}.txt");
-        let secret = format!("the lighthouse keeper's number is 7741-{number}-");
+        let secret = format!("the lighthouse supervisor's number is 7741-{number}-");
         fs::write(root.join(&file), &secret).expect("written");
         let prompt = form.replace("FILE", &file);
         let turn = bed.run(query_with("a", &prompt, options.clone())).await;

@@ -76,7 +76,7 @@ async fn environment_agents_and_servers_are_bound(version: Version) {
     ready(&bed).await;
     let options = SessionOptions {
         env: [("FLAVOUR".to_owned(), "sweet".to_owned())].into(),
-        agents: text(r#"{"keeper":{"description":"Keeps the light.","prompt":"Keep it."}}"#),
+        agents: text(r#"{"supervisor":{"description":"Keeps the light.","prompt":"Keep it."}}"#),
         mcp_servers: text(r#"{"mcpServers":{"far":{"type":"http","url":"http://127.0.0.1:9/"}}}"#),
         allowed_tools: bash,
         max_thinking_tokens: Some(4321),
@@ -87,7 +87,7 @@ async fn environment_agents_and_servers_are_bound(version: Version) {
     assert_eq!(origin(&turn), TurnOrigin::CreatedFromSpare);
     assert!(turn.result().result.contains("flavour is sweet"), "{:?}", turn.result());
     let said = init(&turn);
-    assert!(said.agents.iter().any(|agent| agent == "keeper"), "{said:?}");
+    assert!(said.agents.iter().any(|agent| agent == "supervisor"), "{said:?}");
     assert!(said.mcp_servers.iter().any(|server| server.name == "far"), "{said:?}");
     let request = bed.last_request(&turn.started().cli_session_id);
     assert_eq!(request.body["thinking"]["budget_tokens"], 4321);

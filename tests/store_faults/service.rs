@@ -162,7 +162,7 @@ impl Service {
         let mut child = self.child.take().expect("started");
         processes::kill(processes::service_below(child.id().expect("it lives")));
         let ended = timeout(LONGEST_START, child.wait()).await;
-        ended.expect("its keeper ends with it").expect("waited for");
+        ended.expect("its supervisor ends with it").expect("waited for");
         assert_eq!(processes::of_state(self.disk.path()), [0; 0], "processes are left");
     }
 }

@@ -99,7 +99,7 @@ impl Bed {
     }
 }
 
-/// The keeper of the service, which bubblewrap has started.
+/// The supervisor of the service, which bubblewrap has started.
 fn innermost(started: u32) -> u32 {
     let look = Look::take().expect("/proc");
     let mut pid = started;

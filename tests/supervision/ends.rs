@@ -39,7 +39,7 @@ async fn kill_9_of_the_service_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn kill_9_of_the_keeper_leaves_nothing() {
+async fn kill_9_of_the_supervisor_leaves_nothing() {
     let (mut bed, _turns) = stubborn("process-tree", SESSIONS, &[]).await;
     let service = bed.daemon.id();
     assert_ne!(service, bed.daemon.started());
@@ -50,7 +50,7 @@ async fn kill_9_of_the_keeper_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn kill_9_of_a_sessions_keeper_leaves_nothing_of_that_session() {
+async fn kill_9_of_a_sessions_supervisor_leaves_nothing_of_that_session() {
     let bed = Bed::fake("process-tree", &[]).await;
     let mut turn = bed.hang("a", &STUBBORN).await;
     bed.kill_starting_with("session-pool keep");
@@ -80,7 +80,7 @@ async fn sigterm_leaves_nothing() {
             [("SERVER__DRAIN_TIMEOUT", "100ms"), ("POOL__STREAM_INTERRUPT_TIMEOUT", "300ms")];
         let (bed, _turns) = stubborn(mode, SESSIONS, &settings).await;
         let status = bed.stop().await;
-        // Turns were cut, and the keeper says so as the service did.
+        // Turns were cut, and the supervisor says so as the service did.
         assert_eq!(status.code(), Some(1), "{mode}");
     }
 }

@@ -1,5 +1,5 @@
 //! The program as an operator runs it, in both sandboxes: whatever ends a session, the
-//! service or its keeper, nothing of it is left a second later.
+//! service or its supervisor, nothing of it is left a second later.
 //!
 //! Needs bubblewrap, which `.ci/run` installs, and the real CLIs of `.ci/fetch-cli`.
 
@@ -13,7 +13,6 @@ mod bed;
 mod disk;
 mod ends;
 mod escapes;
-mod keeper;
 mod large;
 mod locked;
 mod memory;
@@ -21,6 +20,7 @@ mod modes;
 mod real;
 mod second;
 mod spares;
+mod supervisor;
 mod tasks;
 mod view;
 mod walls;

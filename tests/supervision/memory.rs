@@ -11,7 +11,7 @@ use crate::{
     bed::{Bed, MODES},
     support::{
         failure,
-        processes::is_keeper,
+        processes::is_supervisor,
         service::{query, script},
     },
 };
@@ -64,13 +64,14 @@ async fn an_idle_process_over_the_limit_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_session_that_stops_its_own_keeper_is_bounded_all_the_same() {
+async fn a_session_that_stops_its_own_supervisor_is_bounded_all_the_same() {
     let bed = Bed::fake("process-tree", &[LIMIT]).await;
     bed.run(query("a", "remember me")).await.result();
-    let keeper = bed.alive().into_iter().find(|(pid, _)| is_keeper(*pid)).expect("a keeper").0;
+    let supervisor =
+        bed.alive().into_iter().find(|(pid, _)| is_supervisor(*pid)).expect("a supervisor").0;
     // Again and again, and it talks meanwhile.
     let stopping = async {
-        while kill_process(pid(keeper).expect("an id"), Signal::STOP).is_ok() {
+        while kill_process(pid(supervisor).expect("an id"), Signal::STOP).is_ok() {
             sleep(Duration::from_millis(20)).await;
         }
     };

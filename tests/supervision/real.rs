@@ -143,7 +143,7 @@ async fn every_other_end_leaves_nothing_of_ten_sessions_either() {
 }
 
 #[tokio::test]
-async fn kill_9_of_the_keeper_leaves_nothing_of_ten_sessions() {
+async fn kill_9_of_the_supervisor_leaves_nothing_of_ten_sessions() {
     for version in VERSIONS {
         let Loaded { mut bed, turns } = Loaded::start("process-tree", version, &[]).await;
         bed.daemon.signal(Signal::KILL);

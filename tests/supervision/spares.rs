@@ -35,7 +35,7 @@ async fn kill_9_of_the_service_leaves_no_spare() {
 }
 
 #[tokio::test]
-async fn kill_9_of_the_keeper_leaves_no_spare() {
+async fn kill_9_of_the_supervisor_leaves_no_spare() {
     let mut bed = Bed::fake("process-tree", &[("POOL__SPARES", "4")]).await;
     ready(&bed, 4).await;
     bed.daemon.signal(Signal::KILL);

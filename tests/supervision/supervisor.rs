@@ -1,4 +1,4 @@
-//! The keeper alone, without a service and without a CLI: what it does for its child, what it
+//! The supervisor alone, without a service and without a CLI: what it does for its child, what it
 //! hands on, and what is left when it ends. Children are shells.
 
 use std::{
@@ -11,8 +11,8 @@ use std::{
 
 use rustix::process::Signal;
 use session_pool::internals::os::{
-    keeper::{ANNOUNCE, END_NOW, SUBCOMMAND, bind_to_parent},
     procfs::entry_of,
+    supervisor::{ANNOUNCE, END_NOW, SUBCOMMAND, bind_to_parent},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -31,9 +31,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_session-pool");
 /// How long anything may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A keeper, started as the service starts it, with a shell as its child.
+/// A supervisor, started as the service starts it, with a shell as its child.
 struct Kept {
-    keeper: Child,
+    supervisor: Child,
     /// What the child and all that descends from it have in their environments.
     mark: TempDir,
     input: Option<ChildStdin>,
@@ -41,7 +41,7 @@ struct Kept {
     announcements: Lines<BufReader<ChildStderr>>,
 }
 
-/// A keeper of a program, not started yet. It announces on stderr, of which it has another
+/// A supervisor of a program, not started yet. It announces on stderr, of which it has another
 /// descriptor for that.
 fn command(mark: &TempDir, program: &[&str]) -> StdCommand {
     let mut command = StdCommand::new("sh");
@@ -59,12 +59,12 @@ impl Kept {
     fn start(program: &[&str]) -> Self {
         let mark = TempDir::new().expect("a folder");
         let command = command(&mark, program);
-        let mut keeper = Command::from(command).kill_on_drop(true).spawn().expect("started");
-        let input = keeper.stdin.take();
-        let output = keeper.stdout.take().expect("a pipe");
-        let announcements = keeper.stderr.take().expect("a pipe");
+        let mut supervisor = Command::from(command).kill_on_drop(true).spawn().expect("started");
+        let input = supervisor.stdin.take();
+        let output = supervisor.stdout.take().expect("a pipe");
+        let announcements = supervisor.stderr.take().expect("a pipe");
         Self {
-            keeper,
+            supervisor,
             mark,
             input,
             output: BufReader::new(output).lines(),
@@ -72,7 +72,7 @@ impl Kept {
         }
     }
 
-    /// A keeper of a shell that does this, and says `ready` before it waits.
+    /// A supervisor of a shell that does this, and says `ready` before it waits.
     async fn shell(script: &str) -> Self {
         let mut kept = Self::start(&["sh", "-c", script]);
         assert_eq!(kept.line().await.as_deref(), Some("ready"), "{script}");
@@ -91,14 +91,14 @@ impl Kept {
         input.write_all(b"\n").await.expect("written");
     }
 
-    /// What the keeper says of its start.
+    /// What the supervisor says of its start.
     async fn announced(&mut self) -> String {
         let line = timeout(LIMIT, self.announcements.next_line()).await;
         line.expect("in time").expect("text").expect("an announcement")
     }
 
     fn id(&self) -> u32 {
-        self.keeper.id().expect("it runs")
+        self.supervisor.id().expect("it runs")
     }
 
     fn signal(&self, wanted: Signal) {
@@ -112,17 +112,17 @@ impl Kept {
         found
     }
 
-    /// A process of these words below the keeper.
+    /// A process of these words below the supervisor.
     async fn process(&self, wanted: &[&str]) -> u32 {
         eventually("a process", async || self.alive().into_iter().find(|pid| words(*pid) == wanted))
             .await
     }
 
-    /// How the keeper ended. Nothing is left then: it was the last to end.
+    /// How the supervisor ended. Nothing is left then: it was the last to end.
     async fn ended(mut self) -> ExitStatus {
-        let ended = timeout(LIMIT, self.keeper.wait()).await;
+        let ended = timeout(LIMIT, self.supervisor.wait()).await;
         let status = ended.expect("in time").expect("waited for");
-        assert_eq!(self.alive(), [0; 0], "the keeper ended before what it keeps");
+        assert_eq!(self.alive(), [0; 0], "the supervisor ended before what it keeps");
         status
     }
 }
@@ -210,14 +210,14 @@ async fn a_signal_that_it_was_started_deaf_to_stays_without_effect() {
     let script = format!("trap '' HUP; exec {PROGRAM} {SUBCOMMAND} {ANNOUNCE}9 -- sleep 1000 9>&1");
     let mut command = Command::new("sh");
     command.args(["-c", &script]).stdout(Stdio::piped()).kill_on_drop(true);
-    let mut keeper = command.spawn().expect("started");
-    let mut lines = BufReader::new(keeper.stdout.take().expect("a pipe")).lines();
+    let mut supervisor = command.spawn().expect("started");
+    let mut lines = BufReader::new(supervisor.stdout.take().expect("a pipe")).lines();
     let child = timeout(LIMIT, lines.next_line()).await.expect("in time").expect("text");
     let child: u32 = child.expect("an announcement").parse().expect("an id");
-    let id = keeper.id().expect("it runs");
+    let id = supervisor.id().expect("it runs");
     signal(id, Signal::HUP);
     signal(id, Signal::TERM);
-    let status = timeout(LIMIT, keeper.wait()).await.expect("in time").expect("waited for");
+    let status = timeout(LIMIT, supervisor.wait()).await.expect("in time").expect("waited for");
     assert_eq!(status.signal(), Some(Signal::TERM.as_raw()), "and not of SIGHUP");
     assert!(!lives(child));
 }
@@ -226,7 +226,7 @@ async fn a_signal_that_it_was_started_deaf_to_stays_without_effect() {
 async fn what_its_child_leaves_lives_as_long_as_the_child() {
     let mut kept = Kept::shell("(setsid sleep 1000 &); echo ready; read line; exit 4").await;
     let stray = kept.process(&["sleep", "1000"]).await;
-    eventually("it falls to the keeper", async || {
+    eventually("it falls to the supervisor", async || {
         (entry_of(stray)?.parent == kept.id()).then_some(())
     })
     .await;
@@ -243,7 +243,7 @@ async fn a_daemon_that_forked_twice_does_not_outlive_its_child() {
         "setsid sh -c 'setsid sh -c \"$1\" sh \"$1\" & exit' sh \"$1\" & read line; exit 6";
     let mut kept = Kept::start(&["sh", "-c", script, "sh", last]);
     let daemon: u32 = kept.line().await.expect("its id").parse().expect("an id");
-    eventually("it falls to the keeper", async || {
+    eventually("it falls to the supervisor", async || {
         (entry_of(daemon)?.parent == kept.id()).then_some(())
     })
     .await;
@@ -277,14 +277,14 @@ async fn when_whoever_started_it_is_gone_it_ends_everything() {
     let script = "trap '' TERM HUP INT; (setsid sleep 1000 &); sleep 1000 & echo ready; wait";
     let mut command = command(&mark, &["sh", "-c", script]);
     // To the kernel a parent is the thread that forked.
-    let (started, keeper) = mpsc::channel();
+    let (started, supervisor) = mpsc::channel();
     let (end, ended) = mpsc::channel::<()>();
     let parent = thread::spawn(move || {
         bind_to_parent(&mut command, END_NOW);
         started.send(command.spawn().expect("started")).expect("heard");
         ended.recv().ok();
     });
-    let mut keeper = keeper.recv().expect("started");
+    let mut supervisor = supervisor.recv().expect("started");
     let alive = || {
         let mut found = processes::of_state(mark.path());
         found.retain(|pid| lives(*pid));
@@ -294,7 +294,7 @@ async fn when_whoever_started_it_is_gone_it_ends_everything() {
     eventually("all are there", async || (alive().len() == 3).then_some(())).await;
     drop(end);
     parent.join().expect("no panic");
-    let status = eventually("its end", async || keeper.try_wait().expect("asked")).await;
+    let status = eventually("its end", async || supervisor.try_wait().expect("asked")).await;
     assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
     assert_eq!(alive(), [0; 0]);
 }

@@ -86,7 +86,7 @@ impl Daemon {
         log
     }
 
-    /// The process that was started: the keeper of the service, if it has one.
+    /// The process that was started: the supervisor of the service, if it has one.
     pub fn started(&self) -> u32 {
         self.child.id().expect("it runs")
     }
@@ -101,7 +101,7 @@ impl Daemon {
         kill_process(pid(self.started()).expect("an id"), signal).expect("signalled");
     }
 
-    /// Kills the service itself, and not its keeper.
+    /// Kills the service itself, and not its supervisor.
     pub fn kill_service(&self) {
         kill_process(pid(self.id()).expect("an id"), Signal::KILL).expect("signalled");
     }

@@ -11,7 +11,7 @@ pub fn of_state(state: &Path) -> Vec<u32> {
     let mut found: Vec<u32> = fs::read_dir("/proc")
         .expect("/proc")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| has(*pid, mark.as_bytes()) && !is_keeper(*pid) && !is_bubblewrap(*pid))
+        .filter(|pid| has(*pid, mark.as_bytes()) && !is_supervisor(*pid) && !is_bubblewrap(*pid))
         .collect();
     found.sort_unstable();
     found
@@ -23,7 +23,7 @@ pub fn words(pid: u32) -> Vec<String> {
     String::from_utf8_lossy(&line).split_terminator('\0').map(str::to_owned).collect()
 }
 
-/// The process of the service itself, below the keeper that was started: the same program
+/// The process of the service itself, below the supervisor that was started: the same program
 /// with the same arguments.
 pub fn service_below(started: u32) -> u32 {
     let mut children = Look::take().expect("/proc").children(started).into_iter();
@@ -32,7 +32,7 @@ pub fn service_below(started: u32) -> u32 {
 }
 
 /// Whether a process does nothing but to keep another.
-pub fn is_keeper(pid: u32) -> bool {
+pub fn is_supervisor(pid: u32) -> bool {
     words(pid).get(1).is_some_and(|word| word == "keep")
 }
 

@@ -10,10 +10,10 @@ use super::{
     Open,
     mount_plan::{MountPlan, SHARED_MEMORY},
 };
-use crate::os::keeper;
+use crate::os::supervisor;
 
 /// Where the first process in the sandbox finds its program.
-const KEEPER: &str = "/dev/session-pool";
+const SUPERVISOR: &str = "/dev/session-pool";
 
 /// The program, looked up on PATH.
 pub const BWRAP: &str = "bwrap";
@@ -67,8 +67,11 @@ pub fn arguments(plan: &MountPlan, open: &Open, work: &Path, announce: RawFd) ->
     add("--dev", &[Path::new("/dev")]);
     add("--size", &[Path::new(&tmp_bytes)]);
     add("--tmpfs", &[Path::new(SHARED_MEMORY)]);
-    if let Some(keeper) = &open.keeper {
-        add("--ro-bind-fd", &[Path::new(&keeper.as_raw_fd().to_string()), Path::new(KEEPER)]);
+    if let Some(supervisor) = &open.supervisor {
+        add(
+            "--ro-bind-fd",
+            &[Path::new(&supervisor.as_raw_fd().to_string()), Path::new(SUPERVISOR)],
+        );
     }
     // The devices themselves are mounts of their own and stay as they are.
     add("--remount-ro", &[Path::new("/dev")]);
@@ -99,10 +102,10 @@ pub fn arguments(plan: &MountPlan, open: &Open, work: &Path, announce: RawFd) ->
         add("--remount-ro", &[folder]);
     }
     add("--chdir", &[work]);
-    arguments.extend(["--", KEEPER, keeper::SUBCOMMAND].map(OsString::from));
+    arguments.extend(["--", SUPERVISOR, supervisor::SUBCOMMAND].map(OsString::from));
     let first = match plan.task_wall() {
-        Some(tasks) => format!("{}={tasks}", keeper::FIRST),
-        None => keeper::FIRST.to_owned(),
+        Some(tasks) => format!("{}={tasks}", supervisor::FIRST),
+        None => supervisor::FIRST.to_owned(),
     };
     arguments.push(first.into());
     arguments
@@ -124,7 +127,7 @@ mod tests {
             nesting: false,
             counted: true,
             max_tasks: 2048,
-            keeper: "/proc/self/exe".into(),
+            supervisor: "/proc/self/exe".into(),
         };
         let folder = |path: &str| PinnedDir {
             fd: File::open("/dev/null").expect("opened").into(),
@@ -133,9 +136,9 @@ mod tests {
         let open = Open {
             folders: vec![folder("/var/lib/pool/work"), folder("/srv/shared")],
             filter: Some(File::open("/dev/null").expect("opened").into()),
-            keeper: Some(File::open("/dev/null").expect("opened").into()),
+            supervisor: Some(File::open("/dev/null").expect("opened").into()),
         };
-        let keeper = open.keeper.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
+        let supervisor = open.supervisor.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
         let [work, shared] = [0, 1].map(|index: usize| open.folders[index].fd.as_raw_fd());
         let filter = open.filter.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
         let arguments = arguments(&plan, &open, Path::new("/var/lib/pool/work"), 7);
@@ -151,7 +154,7 @@ mod tests {
                 "--die-with-parent --as-pid-1 --unshare-pid --unshare-ipc --unshare-uts --new-session \
                  --cap-drop ALL --unshare-user --disable-userns --info-fd 7 --seccomp {filter} --ro-bind / / \
                  --dev /dev --size 1000 --tmpfs /dev/shm \
-                 --ro-bind-fd {keeper} /dev/session-pool \
+                 --ro-bind-fd {supervisor} /dev/session-pool \
                  --remount-ro /dev --proc /proc {masked}--remount-ro /proc \
                  --size 65536 --tmpfs /home --size 1000 --tmpfs /tmp \
                  --size 65536 --tmpfs /var/lib/pool \

@@ -1,10 +1,10 @@
 //! What a CLI process is enclosed in, so that nothing of it is left when it ends or when
 //! the service does. Knows commands and processes; nothing of sessions.
 //!
-//! - `process-tree`: under a [`keeper`], which ends whatever descends from
+//! - `process-tree`: under a [`supervisor`], which ends whatever descends from
 //!   the CLI. It sees and can touch whatever the service's user can.
 //! - `bubblewrap`: in namespaces of its own, which the kernel ends as a whole. It sees its
-//!   own processes and folders. The first process in there is a [`keeper`], too: one that a
+//!   own processes and folders. The first process in there is a [`supervisor`], too: one that a
 //!   session cannot touch, since the namespace ends with it and with the service by way of it.
 
 mod argv;
@@ -37,7 +37,7 @@ pub use probe::{Tried, Unsupported, bubblewrap, process_tree, sweep_trials};
 pub use sandboxed_process::SandboxedProcess;
 
 use super::command::{Folders, LaunchCommand};
-use crate::os::keeper;
+use crate::os::supervisor;
 
 /// File descriptors that the command which encloses a CLI works with.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ pub struct Open {
     /// The filter of its system calls.
     pub filter: Option<OwnedFd>,
     /// The program that is the first process in it.
-    pub keeper: Option<OwnedFd>,
+    pub supervisor: Option<OwnedFd>,
 }
 
 impl Open {
@@ -55,21 +55,21 @@ impl Open {
         Ok(Self {
             folders: PinnedDir::all(folders)?,
             filter: Some(syscalls::filter()?),
-            keeper: Some(fs::File::open(&plan.keeper)?.into()),
+            supervisor: Some(fs::File::open(&plan.supervisor)?.into()),
         })
     }
 
     /// All of them, to be handed over.
     pub fn into_fds(self) -> impl Iterator<Item = OwnedFd> {
         let folders = self.folders.into_iter().map(|folder| folder.fd);
-        folders.chain(self.filter).chain(self.keeper)
+        folders.chain(self.filter).chain(self.supervisor)
     }
 }
 
 /// What CLI processes are enclosed in.
 #[derive(Debug, Clone)]
 pub enum Sandbox {
-    /// A keeper each. This is the program that has the keeper as a subcommand.
+    /// A supervisor each. This is the program that has the supervisor as a subcommand.
     ProcessTree(PathBuf),
     /// Namespaces each.
     Bubblewrap(Arc<MountPlan>),
@@ -118,7 +118,7 @@ impl Sandbox {
         announce: RawFd,
     ) -> StdCommand {
         let mut enclosed = match self {
-            Self::ProcessTree(program) => keeper_command(program, announce),
+            Self::ProcessTree(program) => supervisor_command(program, announce),
             Self::Bubblewrap(plan) => {
                 let mut enclosed = StdCommand::new(argv::BWRAP);
                 let work = &command.folders.work;
@@ -134,7 +134,7 @@ impl Sandbox {
     /// What it gets from the kernel when the service dies.
     pub(super) fn death_signal(&self) -> Signal {
         match self {
-            Self::ProcessTree(_) => keeper::END_NOW,
+            Self::ProcessTree(_) => supervisor::END_NOW,
             Self::Bubblewrap(_) => Signal::KILL,
         }
     }
@@ -148,12 +148,12 @@ pub(super) fn announcement() -> io::Result<(OwnedFd, OwnedFd)> {
 /// What the first process in bubblewrap says when it cannot run the command that it keeps, if
 /// that is what it said: the same errors that a start without it has.
 pub fn cannot_run(stderr: &str) -> Option<&str> {
-    stderr.lines().find(|line| line.starts_with(keeper::CANNOT_RUN))
+    stderr.lines().find(|line| line.starts_with(supervisor::CANNOT_RUN))
 }
 
-fn keeper_command(program: &Path, announce: RawFd) -> StdCommand {
+fn supervisor_command(program: &Path, announce: RawFd) -> StdCommand {
     let mut command = StdCommand::new(program);
-    command.arg0("session-pool").arg(keeper::SUBCOMMAND);
-    command.arg(format!("{}{announce}", keeper::ANNOUNCE));
+    command.arg0("session-pool").arg(supervisor::SUBCOMMAND);
+    command.arg(format!("{}{announce}", supervisor::ANNOUNCE));
     command
 }

@@ -39,8 +39,8 @@ pub struct MountPlan {
     pub counted: bool,
     /// Processes and threads that a session may have; 0 is no bound.
     pub max_tasks: u64,
-    /// The program that has the keeper as a subcommand.
-    pub keeper: PathBuf,
+    /// The program that has the supervisor as a subcommand.
+    pub supervisor: PathBuf,
 }
 
 /// What the operator says about what sessions see.
@@ -58,14 +58,14 @@ pub struct View<'a> {
     pub tmp_bytes: u64,
     /// Processes and threads that a session may have; 0 is no bound.
     pub max_tasks: u64,
-    /// The program that has the keeper as a subcommand.
-    pub keeper: &'a Path,
+    /// The program that has the supervisor as a subcommand.
+    pub supervisor: &'a Path,
 }
 
 impl MountPlan {
     /// Looks at this machine.
     pub fn of_this_machine(view: &View<'_>) -> Self {
-        let View { state_dir, secrets, program, visible, tmp_bytes, max_tasks, keeper } =
+        let View { state_dir, secrets, program, visible, tmp_bytes, max_tasks, supervisor } =
             view.clone();
         let home = env::var_os("HOME").map(PathBuf::from);
         let folders = PRIVATE.into_iter().chain(HOMES).map(PathBuf::from);
@@ -82,8 +82,8 @@ impl MountPlan {
         shown.extend(executable(program, &folders));
         let also = visible.iter().filter_map(|path| Some((real(path)?, path.clone())));
         shown.extend(also.filter(|(place, at)| lies_in(place, &folders) || lies_in(at, &folders)));
-        let (keeper, counted) = (keeper.to_owned(), limits::counts_by_namespace());
-        Self { folders, files, shown, tmp_bytes, nesting: false, counted, max_tasks, keeper }
+        let (supervisor, counted) = (supervisor.to_owned(), limits::counts_by_namespace());
+        Self { folders, files, shown, tmp_bytes, nesting: false, counted, max_tasks, supervisor }
     }
 
     /// Processes and threads that the kernel is to let a session have, 0 for no bound; `None`
@@ -199,7 +199,7 @@ mod tests {
             visible: vec![shown.clone(), root.join("not-there")],
             tmp_bytes: 1,
             max_tasks: 0,
-            keeper: Path::new("/proc/self/exe"),
+            supervisor: Path::new("/proc/self/exe"),
         });
         assert!(plan.shown.contains(&(shown.clone(), shown.clone())), "{plan:?}");
         assert!(!plan.hides(&shown) && plan.hides(&hidden));

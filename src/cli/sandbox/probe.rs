@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{MountPlan, Open, Sandbox, View, announcement, argv, devices, keeper_command};
+use super::{MountPlan, Open, Sandbox, View, announcement, argv, devices, supervisor_command};
 use crate::{cli::command::Folders, os::descriptors::hand_over};
 
 /// Tries to break out, and ends well if it cannot. Its arguments are a file that it must not
@@ -90,16 +90,17 @@ pub struct Tried {
     pub attempts: Vec<String>,
 }
 
-/// The sandbox `process-tree`, if it works here. `keeper` is the program that has the
-/// keeper as a subcommand. Waits for a process: not for a runtime's own threads.
-pub fn process_tree(keeper: &Path) -> Result<Tried, Unsupported> {
+/// The sandbox `process-tree`, if it works here. `supervisor` is the program that has the
+/// supervisor as a subcommand. Waits for a process: not for a runtime's own threads.
+pub fn process_tree(supervisor: &Path) -> Result<Tried, Unsupported> {
     let (_reader, announce) = announcement()?;
-    let mut command = keeper_command(keeper, announce.as_raw_fd());
-    command.arg("--").arg(keeper).arg("--version");
+    let mut command = supervisor_command(supervisor, announce.as_raw_fd());
+    command.arg("--").arg(supervisor).arg("--version");
     hand_over(&mut command, announce);
     ended_well(command.stdin(Stdio::null()).output()?)?;
-    let attempts = vec!["keeper: starts a process and ends with it; no wall was tried".to_owned()];
-    Ok(Tried { sandbox: Sandbox::ProcessTree(keeper.to_owned()), attempts })
+    let attempts =
+        vec!["supervisor: starts a process and ends with it; no wall was tried".to_owned()];
+    Ok(Tried { sandbox: Sandbox::ProcessTree(supervisor.to_owned()), attempts })
 }
 
 /// The sandbox `bubblewrap`, if it works here. Makes a folder for the trial in the state

@@ -13,8 +13,9 @@ use crate::{
     cli::usage::InMemory,
     domain::exit::Exit,
     os::{
-        keeper, killing,
+        killing,
         procfs::{self, Look},
+        supervisor,
     },
 };
 
@@ -29,7 +30,7 @@ const DEADLY: [i32; 10] = [4, 5, 6, 7, 8, 9, 11, 24, 25, 31];
 /// An enclosed CLI.
 #[derive(Debug)]
 pub struct SandboxedProcess {
-    /// The keeper, or bubblewrap: the process that is waited for.
+    /// The supervisor, or bubblewrap: the process that is waited for.
     outer: Pid,
     kind: Kind,
 }
@@ -118,7 +119,7 @@ impl SandboxedProcess {
     pub fn kill(&self) {
         match &self.kind {
             Kind::Kept { .. } => {
-                kill_process(self.outer, keeper::END_NOW).ok();
+                kill_process(self.outer, supervisor::END_NOW).ok();
                 // One that its session has stopped hears it only when it goes on.
                 kill_process(self.outer, Signal::CONT).ok();
             }
@@ -140,7 +141,7 @@ impl SandboxedProcess {
     /// Waits until nothing can be left, after the outer process has ended.
     pub async fn collapsed(&self) {
         match &self.kind {
-            // A keeper ends last.
+            // A supervisor ends last.
             Kind::Kept { .. } => {}
             Kind::Namespace { handle, .. } => {
                 // It would end all the same without us; we only wait to see it.

@@ -2,17 +2,17 @@
 //! it. Knows processes and signals; nothing of the service, of sessions or of the CLI.
 //!
 //! ```text
-//! keeper ─▶ session-pool serve ─▶ keeper ─▶ claude ─▶ its shells, and what they leave
-//!                              └▶ bwrap ─▶ keeper --first ─▶ claude …
+//! supervisor ─▶ session-pool serve ─▶ supervisor ─▶ claude ─▶ its shells, and what is left
+//!                                  └▶ bwrap ─▶ supervisor --first ─▶ claude …
 //! ```
 //!
 //! In the sandbox `bubblewrap` it is the first process of the session's namespace, which nothing
 //! in there can look into or change.
 //!
-//! A keeper is a subreaper: what loses its parent below it becomes its child, whatever
-//! session or group or environment it gave itself. When the keeper's child has ended, or
+//! A supervisor is a subreaper: what loses its parent below it becomes its child, whatever
+//! session or group or environment it gave itself. When the supervisor's child has ended, or
 //! [`END_NOW`] comes, it kills whatever descends from it until nothing is left, and then
-//! ends as its child ended. The child itself is killed by the kernel when its keeper dies.
+//! ends as its child ended. The child itself is killed by the kernel when its supervisor dies.
 //! Every other signal that asks a process to end or to do something is passed on to the
 //! child. There are no threads, and no waiting but for signals.
 
@@ -39,8 +39,8 @@ pub use start::{
 
 use crate::os::{killing, procfs::Look};
 
-/// The signal that has a keeper kill everything at once. It is also what a session's
-/// keeper gets from the kernel when the service dies.
+/// The signal that has a supervisor kill everything at once. It is also what a session's
+/// supervisor gets from the kernel when the service dies.
 pub const END_NOW: Signal = Signal::USR1;
 
 /// What is passed on to the child.
@@ -53,10 +53,10 @@ const KILLING: Duration = Duration::from_millis(100);
 /// The wait before looking again for what cannot be found yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// What becomes of a process that lost its parent and fell to the keeper.
+/// What becomes of a process that lost its parent and fell to the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strays {
-    /// It lives on, as it would without a keeper, until the child ends.
+    /// It lives on, as it would without a supervisor, until the child ends.
     Live,
     /// It is killed: whoever was responsible for it is gone.
     Die,
@@ -64,7 +64,7 @@ pub enum Strays {
 
 /// A child and what is known of its end.
 #[derive(Debug)]
-struct Keeper {
+struct Supervisor {
     child: Pid,
     ended: Option<Ending>,
 }
@@ -88,27 +88,27 @@ pub fn keep(
     let mut signals = Signals::new(taken.chain([SIGCHLD, SIGUSR1]))?;
     let child = start::spawn(command)?;
     started(child.as_raw_nonzero().get().unsigned_abs());
-    let mut keeper = Keeper { child, ended: None };
+    let mut supervisor = Supervisor { child, ended: None };
     for signal in signals.forever() {
         match signal {
             SIGCHLD => {
-                let adopted = keeper.reap();
-                if keeper.ended.is_none() && adopted && strays == Strays::Die {
-                    keeper.kill_all(Some(child));
+                let adopted = supervisor.reap();
+                if supervisor.ended.is_none() && adopted && strays == Strays::Die {
+                    supervisor.kill_all(Some(child));
                 }
             }
-            SIGUSR1 => keeper.kill_all(None),
-            signal => keeper.pass_on(signal),
+            SIGUSR1 => supervisor.kill_all(None),
+            signal => supervisor.pass_on(signal),
         }
-        if let Some(ending) = keeper.ended {
-            keeper.kill_all(None);
+        if let Some(ending) = supervisor.ended {
+            supervisor.kill_all(None);
             return Ok(ending);
         }
     }
     Err(io::Error::other("no signals any more"))
 }
 
-impl Keeper {
+impl Supervisor {
     fn pass_on(&self, signal: i32) {
         if let Some(signal) = Signal::from_named_raw(signal) {
             // Once it has been waited for, this is not called any more.

@@ -1,4 +1,4 @@
-//! How keepers come to be: the hidden subcommand, and the start of the child.
+//! How supervisors come to be: the hidden subcommand, and the start of the child.
 
 use std::{
     env,
@@ -40,22 +40,22 @@ pub const FIRST: &str = "--first";
 /// What the first process of a namespace says on stderr, before the program and the reason.
 pub const CANNOT_RUN: &str = "session-pool: cannot run ";
 
-/// Says, to a program that is started under a keeper, which process that is, and one
-/// word of the keeper's.
+/// Says, to a program that is started under a supervisor, which process that is, and one
+/// word of the supervisor's.
 const KEPT: &str = "SESSION_POOL_KEPT";
 
-/// Tells a command that this process is its keeper, and a word.
+/// Tells a command that this process is its supervisor, and a word.
 pub fn mark_as_kept(command: &mut Command, word: &str) {
     command.env(KEPT, format!("{}:{word}", std::process::id()));
 }
 
-/// The word of the keeper that this process runs under; `None` if it runs under none.
+/// The word of the supervisor that this process runs under; `None` if it runs under none.
 pub fn kept_as() -> Option<String> {
     let kept = env::var(KEPT).ok()?;
-    let (keeper, word) = kept.split_once(':')?;
+    let (supervisor, word) = kept.split_once(':')?;
     // Inherited from further up, it says nothing about us.
     let parent = getppid()?.as_raw_nonzero().get();
-    (keeper.parse() == Ok(parent)).then(|| word.to_owned())
+    (supervisor.parse() == Ok(parent)).then(|| word.to_owned())
 }
 
 /// Has the kernel send a signal to the process of a command when the THREAD that starts
@@ -81,7 +81,7 @@ pub fn bind_to_parent(command: &mut Command, signal: Signal) {
 pub(super) fn spawn(command: &mut Command) -> io::Result<Pid> {
     command.process_group(0);
     bind_to_parent(command, Signal::KILL);
-    // Waited for with everything else that falls to the keeper.
+    // Waited for with everything else that falls to the supervisor.
     let id = command.spawn()?.id();
     crate::os::procfs::pid(id).ok_or_else(|| io::Error::other("a process without an id"))
 }
@@ -96,7 +96,7 @@ pub fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> ExitCode
     };
     let mut command = Command::new(program);
     command.args(arguments);
-    rustix::thread::set_name(c"keeper").ok();
+    rustix::thread::set_name(c"supervisor").ok();
     limits::no_cores();
     let option = option.to_string_lossy();
     match (fd_of(&option), option.strip_prefix(FIRST)) {

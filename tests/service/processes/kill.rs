@@ -22,7 +22,7 @@ async fn after_kill_9_of_the_service_no_cli_is_left() {
     assert_eq!(daemon.processes().len(), 5);
     daemon.kill_service();
     let ended = daemon.ended().await;
-    // The keeper ends as the service did, and not before all are gone.
+    // The supervisor ends as the service did, and not before all are gone.
     assert_eq!(ended.signal(), Some(Signal::KILL.as_raw()));
     assert_eq!(daemon.processes(), [0; 0]);
     for mut turn in turns {
@@ -38,7 +38,7 @@ async fn what_a_killed_service_left_is_swept_by_its_next_life() {
     let mut turn = daemon.open(query("a", &prompt)).await;
     turn.until_text("word").await;
     let state = daemon.killed().await;
-    // What even the keeper could not end carries the mark all the same.
+    // What even the supervisor could not end carries the mark all the same.
     let mut left = tokio::process::Command::new("sleep")
         .arg("1000")
         .env("SESSION_POOL_STATE", state.path())

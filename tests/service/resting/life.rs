@@ -233,7 +233,7 @@ impl Life {
     async fn restart(&mut self, violently: bool) {
         self.daemon.signal(if violently { Signal::KILL } else { Signal::TERM });
         if violently {
-            // Of the keeper; the service itself is killed by it, and so is all else.
+            // Of the supervisor; the service itself is killed by it, and so is all else.
             self.daemon.ended().await;
         } else {
             assert_eq!(self.daemon.ended().await.code(), Some(0));
