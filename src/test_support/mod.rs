@@ -18,7 +18,7 @@ use crate::{
     },
     session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, Settings, TurnRequest},
     turn::{
-        event::{Class, Event, Partials, Started},
+        event::{Class, Event, Partials, Started, prompt_of},
         listener::Listener,
     },
 };
@@ -83,7 +83,11 @@ pub async fn read(mut listener: Listener) -> Seen {
                     match event {
                         Event::Started(started) => seen.started.push(started),
                         Event::Frame(class, line) => {
-                            seen.frames.push((class, String::from_utf8_lossy(&line).into_owned()));
+                            let line = match class {
+                                Class::Prompt => prompt_of(&line).1,
+                                _ => &line[..],
+                            };
+                            seen.frames.push((class, String::from_utf8_lossy(line).into_owned()));
                         }
                     }
                 }

@@ -57,7 +57,8 @@ impl Shapes {
     }
 
     pub fn add_turn(&mut self, turn: &Turn) {
-        for event in turn.events.iter().skip(1) {
+        // What the service itself says is no frame of the CLI.
+        for event in turn.events.iter().filter(|event| !event.json.is_empty()) {
             let frame = json(&event.json);
             self.add(kind(&frame), &frame);
         }
