@@ -32,6 +32,9 @@ const FAKE: &str = env!("CARGO_BIN_EXE_fake-claude");
 /// Processes that are kept ready. They are there at rest, too.
 const SPARES: u32 = 2;
 
+/// What the names of the database's files begin with.
+const DATABASE: &str = "/session-pool.db";
+
 /// Bytes of the disk of a service under faults.
 const SMALL_DISK: &str = "192000000";
 
@@ -68,7 +71,12 @@ impl Clock {
 /// What the service holds while nobody asks anything of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Vitals {
+    /// Descriptors, but for those of the database.
     pub files: usize,
+    /// Descriptors of the database. While a process holds a lock on a file, SQLite does not close
+    /// the descriptors of connections that have ended, but gives them to the next ones: there are
+    /// as many as connections have been open at once.
+    pub of_database: usize,
     pub threads: usize,
     pub tasks: u64,
     pub resident: u64,
@@ -76,9 +84,13 @@ pub struct Vitals {
 
 impl fmt::Display for Vitals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { files, threads, tasks, resident } = self;
+        let Self { files, of_database, threads, tasks, resident } = self;
         let mib = resident >> 20;
-        write!(f, "{files} files, {threads} threads, {tasks} tasks, {mib} MiB resident")
+        write!(
+            f,
+            "{files} files, {of_database} of the database, {threads} threads, {tasks} tasks, \
+             {mib} MiB resident"
+        )
     }
 }
 
@@ -221,17 +233,21 @@ impl Daemon {
     /// What can be seen without asking the service anything; no count of its tasks.
     pub fn vitals_from_outside(&self) -> Vitals {
         let pid = self.service();
-        let count = |name: &str| {
-            std::fs::read_dir(format!("/proc/{pid}/{name}")).expect("readable").count()
-        };
+        let entries =
+            |name: &str| std::fs::read_dir(format!("/proc/{pid}/{name}")).expect("readable");
+        // One that is closed just now leads nowhere.
+        let targets = entries("fd").flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        let of_database = |target: &PathBuf| target.to_string_lossy().contains(DATABASE);
+        let (of_database, files): (Vec<_>, Vec<_>) = targets.partition(of_database);
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("readable");
         let resident = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok())
             .map(|kib: u64| kib << 10);
         Vitals {
-            files: count("fd"),
-            threads: count("task"),
+            files: files.len(),
+            of_database: of_database.len(),
+            threads: entries("task").count(),
             tasks: 0,
             resident: resident.expect("a figure"),
         }

@@ -53,6 +53,9 @@ const MOST_RESIDENT: u64 = 200 << 20;
 /// Descriptors of the service: callers and silent connections with room, and 4 a session.
 const MOST_FILES: usize = 1000;
 
+/// Descriptors of the database: two for each of five connections, and the index of its log.
+const MOST_DATABASE_FILES: usize = 11;
+
 /// Each half takes the machine for itself.
 static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -131,6 +134,7 @@ async fn watch(daemon: &Daemon, end: Instant) -> Vitals {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let now = daemon.vitals_from_outside();
         most.files = most.files.max(now.files);
+        most.of_database = most.of_database.max(now.of_database);
         most.threads = most.threads.max(now.threads);
         most.resident = most.resident.max(now.resident);
     }
@@ -166,6 +170,7 @@ async fn bustle(
 
 fn assert_no_growth(before: &Vitals, after: &Vitals) {
     assert!(after.files <= before.files, "files: {before} then {after}");
+    assert!(after.of_database <= MOST_DATABASE_FILES, "files: {before} then {after}");
     assert!(after.threads <= before.threads + 4, "threads: {before} then {after}");
     assert!(after.tasks <= before.tasks, "tasks: {before} then {after}");
     assert!(after.resident <= before.resident + SLACK_BYTES, "memory: {before} then {after}");
