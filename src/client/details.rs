@@ -4,7 +4,7 @@ use super::{
     prompts, proto_json,
     values::{duration, enum_name, one_line, show_cost, show_duration},
 };
-use crate::proto::{Session, SessionPermissions};
+use crate::proto::{QueuedTurn, Session, SessionPermissions};
 
 /// A line for each thing that is known, and then the prompts that wait for an answer.
 pub fn session(session: &Session) -> String {
@@ -46,7 +46,13 @@ pub fn session(session: &Session) -> String {
     let known = known.filter(|(_, value)| !value.is_empty());
     let open = session.open_prompts.iter();
     let open = open.map(|prompt| prompts::open_prompt(&session.session_id, prompt));
-    known.map(|(name, value)| format!("{name:<15}{value}\n")).chain(open).collect()
+    let queue = session.queue.iter().map(queued);
+    known.map(|(name, value)| format!("{name:<15}{value}\n")).chain(queue).chain(open).collect()
+}
+
+fn queued(turn: &QueuedTurn) -> String {
+    let since = turn.since.map(|since| format!(" since {since}")).unwrap_or_default();
+    format!("{:<15}{}{since}\n", format!("waiting {}", turn.position), one_line(&turn.turn_id))
 }
 
 #[cfg(test)]
@@ -79,5 +85,19 @@ mod tests {
             assert!(text.contains(line), "{line:?} is not in {text}");
         }
         assert!(!session(&Session::default()).contains("allowed"));
+    }
+
+    #[test]
+    fn turns_that_wait_are_shown_in_their_order() {
+        let turn = |position, id: &str| QueuedTurn {
+            turn_id: id.into(),
+            position,
+            since: Some(prost_types::Timestamp { seconds: 60, nanos: 0 }),
+        };
+        let queue = vec![turn(1, "next"), turn(2, "last")];
+        let text = session(&Session { queued_turns: 2, queue, ..Session::default() });
+        let wanted = "waiting 1      next since 1970-01-01T00:01:00Z\n\
+                      waiting 2      last since 1970-01-01T00:01:00Z\n";
+        assert!(text.ends_with(wanted), "{text}");
     }
 }

@@ -148,7 +148,9 @@ async fn follow<T: Item>(
             }
         };
         let Some(item) = item else { return Ok(exit) };
-        if let Some(event) = assembler.take(item)? {
+        // What only keeps the connection open is nothing to show, and nothing for a program.
+        let event = assembler.take(item)?.filter(|it| !matches!(it.kind, Some(Kind::Heartbeat(_))));
+        if let Some(event) = event {
             view.show(&event)?;
             prompts.note(&event);
             if let Some(Kind::Result(result)) = &event.kind {

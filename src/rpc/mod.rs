@@ -6,6 +6,7 @@
 //! - `options`: a session's options in both directions, by the one list of them.
 //! - [`status`]: the one place where a failure becomes a status.
 //! - [`stream`]: a turn's log as a response stream, with the caller's deadline.
+//! - `heartbeat`: signs of life in a stream that is quiet.
 //! - `tool_stream`: the stream of one who serves tools.
 //! - [`deadline`]: what a caller says of its own deadline.
 //! - [`edge`]: what every request is held to: it is gRPC, arrives in time, means one thing.
@@ -18,6 +19,7 @@ pub mod deadline;
 pub mod decode;
 pub mod edge;
 pub mod encode;
+mod heartbeat;
 pub mod meter;
 mod options;
 pub mod service;

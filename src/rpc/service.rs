@@ -110,7 +110,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
             .await
             .map_err(|failure| of_failure(&failure))?;
         let stream = EventStream::new(listener, share, session_id, query.payload, deadline);
-        Ok(Response::new(stream))
+        Ok(Response::new(stream.with_heartbeat(query.heartbeat)))
     }
 
     async fn attach(
@@ -120,13 +120,14 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let deadline = deadline(&request);
         let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let decode::Attach { session_id, turn, from, partials, payload } =
+        let decode::Attach { session_id, turn, from, partials, payload, heartbeat } =
             decode::attach(request.into_inner())?;
         let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
         let key = SessionKey::new(tenant, session_id);
         let attached = self.pool.attach(&key, turn, from, partials).await;
         let listener = attached.map_err(|failure| of_failure(&failure))?;
-        Ok(Response::new(EventStream::new(listener, share, Some(key.session), payload, deadline)))
+        let stream = EventStream::new(listener, share, Some(key.session), payload, deadline);
+        Ok(Response::new(stream.with_heartbeat(heartbeat)))
     }
 
     async fn respond(

@@ -1,6 +1,9 @@
 //! Pictures of sessions, figures and reports to the contract's messages.
 
+use std::time::SystemTime;
+
 use prost::Message as _;
+use tokio::time::Instant;
 
 use super::{
     encode::{duration, prompt_kind},
@@ -55,14 +58,16 @@ pub const SHOWN_BYTES: usize = 3 << 20;
 
 /// A session.
 pub fn session(status: &Status) -> proto::Session {
-    let last_used = std::time::SystemTime::now() - status.last_used_at.elapsed();
+    let now = SystemTime::now();
+    let wall = |at: Instant| Some((now - at.elapsed()).into());
+    let queue = (1..).zip(status.queue.iter());
     let mut shown = proto::Session {
         session_id: status.session_id.to_string(),
         status: condition(status.condition).into(),
         client_id: status.client_id.map(|id| id.to_string()).unwrap_or_default(),
         cli_session_id: status.cli_session_id.to_string(),
         create_time: Some(status.create_time.into()),
-        last_used_time: Some(last_used.into()),
+        last_used_time: wall(status.last_used_at),
         age: Some(duration(status.age())),
         idle_time: Some(duration(status.idle_time())),
         message_count: status.message_count,
@@ -77,6 +82,13 @@ pub fn session(status: &Status) -> proto::Session {
         permissions: Some(permissions(&status.acquired.grants)),
         options_not_shown: Vec::new(),
         open_prompts: status.open_prompts.iter().map(open_prompt).collect(),
+        queue: queue
+            .map(|(position, turn)| proto::QueuedTurn {
+                turn_id: turn.id.to_string(),
+                position,
+                since: wall(turn.since),
+            })
+            .collect(),
     };
     leave_out_what_is_too_long(&mut shown);
     shown

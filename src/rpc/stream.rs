@@ -17,6 +17,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use prost::{Message as _, bytes::Bytes};
@@ -27,7 +28,7 @@ use tokio::{
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{decode::Payload, encode, status};
+use super::{decode::Payload, encode, heartbeat::Heartbeat, status};
 use crate::{
     budget::Reservation,
     domain::ids::SessionId,
@@ -96,6 +97,8 @@ struct Source {
     parts: Option<Parts>,
     /// What the events take in memory, where that is for this stream alone.
     held: Option<Reservation>,
+    /// What it says when there is nothing else to say.
+    heartbeat: Option<Heartbeat>,
     /// How the stream ends, when it is to end with an error and nobody has been told yet.
     error: Option<Status>,
     waker: Option<Waker>,
@@ -119,6 +122,7 @@ impl<M: From<Item>> EventStream<M> {
             events: VecDeque::new(),
             parts: None,
             held: None,
+            heartbeat: None,
             error: None,
             waker: None,
         }));
@@ -130,6 +134,13 @@ impl<M: From<Item>> EventStream<M> {
             })
         });
         Self { source, timer, messages: std::marker::PhantomData }
+    }
+
+    /// The same, with a sign of life when nothing else was sent for so long.
+    #[must_use]
+    pub fn with_heartbeat(self, interval: Option<Duration>) -> Self {
+        lock(&self.source).heartbeat = interval.map(Heartbeat::every);
+        self
     }
 }
 
@@ -174,7 +185,18 @@ impl Source {
         Some(part)
     }
 
+    /// The next message, or else a sign of life.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Status>>> {
+        let next = self.poll_turn(cx);
+        let Some(heartbeat) = &mut self.heartbeat else { return next };
+        if next.is_ready() {
+            heartbeat.note_sent();
+            return next;
+        }
+        heartbeat.poll(cx).map(|event| Some(Ok(Item::Event(Box::new(event)))))
+    }
+
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Status>>> {
         if let Some(item) = self.ready() {
             return Poll::Ready(Some(Ok(item)));
         }
@@ -256,8 +278,6 @@ impl<M: From<Item>> Stream for EventStream<M> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::sync::Notify;
     use tokio_stream::StreamExt as _;
 

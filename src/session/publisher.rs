@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     open_prompts::ShownPrompt,
-    status::{SessionState, Status},
+    status::{QueuedTurn, SessionState, Status},
 };
 use crate::{
     counters::Spent,
@@ -64,9 +64,10 @@ impl StatusPublisher {
         self.watchers.subscribe()
     }
 
-    /// Publishes the snapshot as it is, with so many turns that wait.
-    pub fn publish(&mut self, queued: usize) {
+    /// Publishes the snapshot as it is, with so many turns that wait, of which these are first.
+    pub fn publish(&mut self, queued: usize, queue: Arc<[QueuedTurn]>) {
         self.status.queued = queued;
+        self.status.queue = queue;
         self.status.generation += 1;
         self.watchers.send_replace(self.status.clone());
     }
@@ -179,7 +180,7 @@ mod tests {
         publisher.note_prompt();
         assert_eq!(publisher.message_count, 1);
         assert!(!watch.has_changed().expect("it lives"));
-        publisher.publish(3);
+        publisher.publish(3, Arc::default());
         let status = watch.borrow_and_update();
         assert_eq!((status.message_count, status.queued), (1, 3));
         assert_eq!(status.generation, seen + 1);
@@ -190,10 +191,10 @@ mod tests {
         let (mut publisher, watch) = publisher();
         let wanted = Options { system_prompt: Some("x".repeat(1 << 20)), ..Options::default() };
         publisher.ask_anew(&wanted);
-        publisher.publish(0);
+        publisher.publish(0, Arc::default());
         let first = watch.borrow().clone();
         publisher.note_prompt();
-        publisher.publish(0);
+        publisher.publish(0, Arc::default());
         let second = watch.borrow().clone();
         assert!(Arc::ptr_eq(&first.options, &second.options));
         assert!(Arc::ptr_eq(&first.acquired, &second.acquired));

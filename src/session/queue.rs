@@ -14,6 +14,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::{
     command::{DisconnectPolicy, Refusal, TurnRequest, UpdateReport},
     context::Settings,
+    status::QueuedTurn,
 };
 use crate::{
     domain::{ids::TurnId, options::Options},
@@ -23,6 +24,8 @@ use crate::{
 
 /// Ended turns that a session keeps for those who come late.
 const KEPT_TURNS: usize = 8;
+/// Turns that wait and that a session shows.
+const SHOWN_TURNS: usize = 100;
 
 /// A turn that waits.
 #[derive(Debug)]
@@ -66,6 +69,8 @@ pub struct PendingUpdate {
 #[derive(Debug)]
 pub struct TurnQueue {
     waiting: VecDeque<Waiting>,
+    /// What was last shown of those that wait; `None` when they are others since.
+    shown: Option<Arc<[QueuedTurn]>>,
     updates: Vec<PendingUpdate>,
     /// The turn that runs, or is about to. Its end may not have been told yet.
     current: Option<TurnLog>,
@@ -86,6 +91,7 @@ impl TurnQueue {
     pub fn new(settings: &Settings) -> Self {
         Self {
             waiting: VecDeque::new(),
+            shown: None,
             updates: Vec::new(),
             current: None,
             begun: false,
@@ -116,23 +122,36 @@ impl TurnQueue {
         self.waiting.front().map(|turn| &turn.log)
     }
 
+    /// The first of the turns that wait, as they are shown. Made when they have changed, and
+    /// shared by all that is published until they change again.
+    pub fn shown(&mut self) -> Arc<[QueuedTurn]> {
+        let shown =
+            |turn: &Waiting| QueuedTurn { id: turn.log.id().clone(), since: turn.request.asked_at };
+        let first = self.waiting.iter().take(SHOWN_TURNS);
+        Arc::clone(self.shown.get_or_insert_with(|| first.map(shown).collect()))
+    }
+
     /// Adds a turn behind all others.
     pub fn push_back(&mut self, turn: Waiting) {
+        self.shown = None;
         self.waiting.push_back(turn);
     }
 
     /// Adds a turn before all others.
     pub fn push_front(&mut self, turn: Waiting) {
+        self.shown = None;
         self.waiting.push_front(turn);
     }
 
     /// Takes the turn that is next.
     pub fn pop(&mut self) -> Option<Waiting> {
+        self.shown = None;
         self.waiting.pop_front()
     }
 
     /// Takes the turns out that nobody wants any more.
     pub fn drop_abandoned(&mut self) -> Vec<Waiting> {
+        self.shown = None;
         let all = std::mem::take(&mut self.waiting);
         let (left, stay): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|turn| turn.request.on_disconnect.abandons(&turn.log));

@@ -40,6 +40,15 @@ pub enum SessionState {
     Expired,
 }
 
+/// A turn that waits, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedTurn {
+    /// Which.
+    pub id: TurnId,
+    /// When it was asked for.
+    pub since: Instant,
+}
+
 /// A snapshot of a session.
 #[derive(Debug, Clone)]
 pub struct Status {
@@ -59,6 +68,8 @@ pub struct Status {
     pub open_prompts: Vec<ShownPrompt>,
     /// Turns that wait.
     pub queued: usize,
+    /// The first of them.
+    pub queue: Arc<[QueuedTurn]>,
     /// When it was made.
     pub created_at: Instant,
     /// The same, by the wall clock.
@@ -96,6 +107,7 @@ impl Status {
             running: None,
             open_prompts: Vec::new(),
             queued: 0,
+            queue: Arc::default(),
             created_at: now,
             create_time: SystemTime::now(),
             last_used_at: now,

@@ -167,7 +167,7 @@ impl SessionTask {
 
     /// Publishes the snapshot as it is.
     pub(super) fn show(&mut self) {
-        self.status.publish(self.queue.len());
+        self.status.publish(self.queue.len(), self.queue.shown());
     }
 
     /// A failure of this session.

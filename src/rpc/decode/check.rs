@@ -1,6 +1,8 @@
 //! Collects what is wrong with a request, so that all of it is said at once. Knows bounds
 //! and names; nothing of what the fields mean.
 
+use std::{ops::RangeInclusive, time::Duration};
+
 use serde_json::{Map, Value, value::RawValue};
 use tonic::Status;
 
@@ -180,6 +182,24 @@ impl Check {
         map
     }
 
+    /// A time that is said or not, and that has bounds.
+    pub(super) fn duration(
+        &mut self,
+        field: &str,
+        value: Option<prost_types::Duration>,
+        bounds: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let nanos = nanos_of(&value?);
+        let time = u64::try_from(nanos).ok().map(Duration::from_nanos);
+        let time = time.filter(|time| bounds.contains(time));
+        if time.is_none() {
+            let (least, most) = (bounds.start().as_secs(), bounds.end().as_secs());
+            let said = in_seconds(nanos);
+            self.bad(field, format!("must be from {least} s to {most} s, is {said} s"));
+        }
+        time
+    }
+
     pub(super) fn choice<E: TryFrom<i32>>(&mut self, field: &str, value: i32) -> Option<E> {
         let choice = E::try_from(value);
         if choice.is_err() {
@@ -214,6 +234,18 @@ pub(super) fn depth(text: &str) -> usize {
     deepest
 }
 
+/// Whatever comes: the parts may be of different signs, and larger than a duration may be, which
+/// the conversion of `prost-types` 0.14.4 answers with a panic.
+fn nanos_of(value: &prost_types::Duration) -> i128 {
+    i128::from(value.seconds) * 1_000_000_000 + i128::from(value.nanos)
+}
+
+fn in_seconds(nanos: i128) -> String {
+    let (sign, nanos) = (if nanos < 0 { "-" } else { "" }, nanos.unsigned_abs());
+    let text = format!("{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// A bad value for a message.
 pub(super) fn shown(value: &str) -> String {
     format!("{:?}", excerpt(value, MAX_SHOWN))
@@ -236,6 +268,31 @@ mod tests {
         assert!(is_object(&nested(MAX_DEPTH - 1)));
         assert!(!is_object(&nested(MAX_DEPTH)));
         assert!(!is_object(&nested(1_000_000)));
+    }
+
+    #[test]
+    fn a_time_is_said_as_it_came_when_it_is_out_of_bounds() {
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(3600);
+        let refused = |seconds, nanos| {
+            let mut check = Check::default();
+            let value = Some(prost_types::Duration { seconds, nanos });
+            assert_eq!(check.duration("f", value, bounds.clone()), None);
+            check.refused().expect("refused").1
+        };
+        assert_eq!(refused(0, 999_999_999), "must be from 1 s to 3600 s, is 0.999999999 s");
+        assert_eq!(refused(3600, 1), "must be from 1 s to 3600 s, is 3600.000000001 s");
+        assert_eq!(refused(-5, 0), "must be from 1 s to 3600 s, is -5 s");
+        let lowest = "must be from 1 s to 3600 s, is -9223372036854775810.147483648 s";
+        assert_eq!(refused(i64::MIN, i32::MIN), lowest);
+        assert!(refused(i64::MAX, i32::MAX).contains("is 9223372036854775809.147483647 s"));
+        let mut check = Check::default();
+        for seconds in [1, 3600] {
+            let value = Some(prost_types::Duration { seconds, nanos: 0 });
+            let time = check.duration("f", value, bounds.clone());
+            assert_eq!(time.map(|time| time.as_secs()), u64::try_from(seconds).ok());
+        }
+        assert_eq!(check.duration("f", None, bounds), None);
+        assert_eq!(check.refused(), None);
     }
 
     #[test]

@@ -15,12 +15,13 @@ mod options;
 mod surroundings;
 mod tools;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tonic::Status;
 use tracing::Span;
 
+use super::heartbeat::{LONGEST, SHORTEST};
 use crate::{
     domain::{
         ids::{SessionId, TurnId},
@@ -60,6 +61,8 @@ pub struct Query {
     pub request: TurnRequest,
     /// What its events are filled with.
     pub payload: Payload,
+    /// How long its stream may be quiet without a sign of life.
+    pub heartbeat: Option<Duration>,
 }
 
 /// Decodes a Query. Folders that it names are looked at on a thread that may wait.
@@ -95,6 +98,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         on_disconnect,
         on_options_mismatch,
         payload,
+        heartbeat_interval,
     } = request;
     let mut check = Check::default();
     let session_id = match session_id.as_str() {
@@ -115,6 +119,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
     let on_disconnect = disconnect_policy(&mut check, on_disconnect);
     let on_mismatch = mismatch_policy(&mut check, on_options_mismatch);
     let payload = payload_of(&mut check, payload);
+    let heartbeat = heartbeat(&mut check, heartbeat_interval);
     let options = admitted(&mut check, options, policy);
     let request = TurnRequest {
         turn_id,
@@ -131,7 +136,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         span: Span::none(),
         held: None,
     };
-    check.finish(Query { session_id, request, payload })
+    check.finish(Query { session_id, request, payload, heartbeat })
 }
 
 /// Decodes a session id that has to be there.
@@ -154,6 +159,8 @@ pub struct Attach {
     pub partials: Partials,
     /// What events are filled with.
     pub payload: Payload,
+    /// How long the stream may be quiet without a sign of life.
+    pub heartbeat: Option<Duration>,
 }
 
 fn partials(asked: bool) -> Partials {
@@ -168,6 +175,7 @@ pub fn attach(request: proto::AttachRequest) -> Result<Attach, Status> {
         from_sequence: from,
         payload,
         include_partial_messages,
+        heartbeat_interval,
     } = request;
     let partials = partials(include_partial_messages);
     let mut check = Check::default();
@@ -177,7 +185,8 @@ pub fn attach(request: proto::AttachRequest) -> Result<Attach, Status> {
         text => check.name("turn_id", text, TurnId::parse),
     };
     let payload = payload_of(&mut check, payload);
-    let attach = |session_id| Attach { session_id, turn, from, partials, payload };
+    let heartbeat = heartbeat(&mut check, heartbeat_interval);
+    let attach = |session_id| Attach { session_id, turn, from, partials, payload, heartbeat };
     required(check, session_id).map(attach)
 }
 
@@ -267,6 +276,10 @@ fn mismatch_policy(check: &mut Check, value: i32) -> MismatchPolicy {
         Wire::Unspecified | Wire::Fail => MismatchPolicy::Fail,
         Wire::Restart => MismatchPolicy::Restart,
     }
+}
+
+fn heartbeat(check: &mut Check, interval: Option<prost_types::Duration>) -> Option<Duration> {
+    check.duration("heartbeat_interval", interval, SHORTEST..=LONGEST)
 }
 
 fn payload_of(check: &mut Check, value: i32) -> Payload {

@@ -160,3 +160,31 @@ async fn changes_of_options_wait_for_those_who_still_want_them() {
     queue.return_updates(taken);
     assert!(!queue.has_nothing_to_do());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_shown_of_the_queue_follows_it_and_is_made_once() {
+    let mut queue = queue();
+    assert!(queue.shown().is_empty());
+    let began = Instant::now();
+    queue.push_back(turn(&queue, "second"));
+    tokio::time::advance(SECOND).await;
+    queue.push_front(turn(&queue, "first"));
+    let shown = queue.shown();
+    assert_eq!(shown[0], QueuedTurn { id: id("first"), since: began + SECOND });
+    assert_eq!(shown[1], QueuedTurn { id: id("second"), since: began });
+    assert!(Arc::ptr_eq(&shown, &queue.shown()), "nothing has changed");
+    let first = queue.pop().expect("the first");
+    assert_eq!(queue.shown().len(), 1);
+    queue.put_back(first);
+    assert_eq!(queue.shown(), shown);
+    let (left, caller) = asked(&queue, "left", DisconnectPolicy::Interrupt);
+    queue.push_back(left);
+    drop(caller);
+    assert_eq!(queue.shown().len(), 3);
+    assert_eq!(queue.drop_abandoned().len(), 1);
+    assert_eq!(queue.shown(), shown);
+    for name in 0..SHOWN_TURNS {
+        queue.push_back(turn(&queue, &name.to_string()));
+    }
+    assert_eq!((queue.len(), queue.shown().len()), (SHOWN_TURNS + 2, SHOWN_TURNS));
+}

@@ -99,6 +99,8 @@ async fn s14_queued_turns_run_in_order_of_arrival() {
         });
     }
     assert_eq!(service.stats().await.queued_turns, 5);
+    let shown = service.session("a").await.expect("there").queue;
+    assert_eq!(shown.iter().map(|turn| turn.position).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
     service.interrupt("a", true).await;
     let mut ended = Vec::new();
     for turn in waiting {
@@ -106,8 +108,14 @@ async fn s14_queued_turns_run_in_order_of_arrival() {
         let started = turn.started();
         assert!(started.queued_for.is_some_and(|time| time.seconds > 0 || time.nanos > 0));
         let at = started.start_time.expect("a time");
+        // As it was shown while it waited.
+        let waited = &shown[ended.len()];
+        let since = waited.since.expect("a time");
+        assert_eq!(waited.turn_id, started.turn_id);
+        assert!((since.seconds, since.nanos) < (at.seconds, at.nanos));
         ended.push((at.seconds, at.nanos, turn.result().result.clone()));
     }
+    assert!(service.session("a").await.expect("there").queue.is_empty());
     assert!(ended.is_sorted(), "{ended:?}");
     let order: Vec<_> = ended.into_iter().map(|(_, _, result)| result).collect();
     assert_eq!(order, ["echo: 1", "echo: 2", "echo: 3", "echo: 4", "echo: 5"]);

@@ -4,6 +4,7 @@
 mod attach;
 mod background;
 mod deadlines;
+mod heartbeat;
 mod partials;
 mod payload;
 mod prompts;
