@@ -276,7 +276,11 @@ async fn interrupts(channel: &Channel) -> Result<(), Status> {
         }
         let began = Instant::now();
         client
-            .interrupt(InterruptRequest { session_id: "warm".into(), keep_session: true })
+            .interrupt(InterruptRequest {
+                session_id: "warm".into(),
+                keep_session: true,
+                ..InterruptRequest::default()
+            })
             .await?;
         times.push(began.elapsed());
     }

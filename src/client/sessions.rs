@@ -91,8 +91,11 @@ async fn all_sessions(service: &mut Service) -> Result<Vec<Session>, Failure> {
 
 /// `interrupt`
 pub async fn interrupt(service: &mut Service, args: InterruptArgs) -> Outcome {
-    let request =
-        InterruptRequest { session_id: args.session.clone(), keep_session: args.keep_session };
+    let request = InterruptRequest {
+        session_id: args.session.clone(),
+        keep_session: args.keep_session,
+        turn_id: args.turn,
+    };
     let answer = service.interrupt(request).await?.into_inner();
     let exit = match answer.outcome() {
         InterruptOutcome::NotFound => Exit::NotFound,

@@ -31,16 +31,21 @@ impl SessionPool {
         keep_session: bool,
     ) -> Result<Option<InterruptReport>, Failure> {
         let asked = self.ask(key, |handle| async move { handle.interrupt(keep_session).await });
-        match asked.await {
-            Ok(report) => Ok(Some(report)),
-            Err(Failure { cause: Cause::SessionNotFound, .. }) => {
-                if NOT_FOUND.admits() {
-                    warn!(tenant = %key.tenant, session_id = %key.session, "session_not_found");
-                }
-                Ok(None)
-            }
-            Err(failure) => Err(failure),
-        }
+        if_there(key, asked.await)
+    }
+
+    /// Stops one turn of a session, or takes it out of the queue; `None` when there is no such
+    /// session.
+    pub async fn interrupt_turn(
+        &self,
+        key: &SessionKey,
+        turn: TurnId,
+    ) -> Result<Option<InterruptReport>, Failure> {
+        let asked = self.ask(key, |handle| {
+            let turn = turn.clone();
+            async move { handle.interrupt_turn(turn).await }
+        });
+        if_there(key, asked.await)
     }
 
     /// Asks a session, which is woken if need be. One that falls asleep just then is asked
@@ -268,6 +273,23 @@ impl SessionPool {
             }
         })
         .await
+    }
+}
+
+/// What became of an interrupt; a session that is not there is none of its failures.
+fn if_there(
+    key: &SessionKey,
+    asked: Result<InterruptReport, Failure>,
+) -> Result<Option<InterruptReport>, Failure> {
+    match asked {
+        Ok(report) => Ok(Some(report)),
+        Err(Failure { cause: Cause::SessionNotFound, .. }) => {
+            if NOT_FOUND.admits() {
+                warn!(tenant = %key.tenant, session_id = %key.session, "session_not_found");
+            }
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
 }
 

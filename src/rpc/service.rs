@@ -153,9 +153,13 @@ impl<O: Observe> SessionPoolService for Service<O> {
     ) -> Result<Response<proto::InterruptResponse>, Status> {
         let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let proto::InterruptRequest { session_id, keep_session } = request.into_inner();
-        let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
-        let report = self.pool.interrupt(&key, keep_session).await;
+        let decode::Interrupt { session_id, turn, keep_session } =
+            decode::interrupt(request.into_inner())?;
+        let key = SessionKey::new(tenant, session_id);
+        let report = match turn {
+            Some(turn) => self.pool.interrupt_turn(&key, turn).await,
+            None => self.pool.interrupt(&key, keep_session).await,
+        };
         let report = report.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(snapshot::interrupt(report)))
     }

@@ -9,12 +9,15 @@
 //!  Respond    refuse    accept   accept   accept      accept     accept     accept    refuse
 //!  Update     queue     queue    queue    queue       queue      queue      queue     closed
 //!  Interrupt  already   already  already  stop        stop       stop       already   leave
+//!   of a turn already   already  already  stop        stop       stop       already   already
 //!  Hibernate  already   accept   decline  decline     decline    decline    decline   already
 //!  Close      leave     leave    leave    stop        stop       stop       leave     leave
 //! ```
 //!
 //! A turn that is known by its id is joined wherever it is. Without `keep_session` an interrupt
-//! that finds no turn ends the session all the same. A close that leaves busy sessions alone is
+//! that finds no turn ends the session all the same. One that names a turn is about that turn
+//! alone: if it waits it is cancelled in every column, and if another one is there instead, or
+//! none, there is nothing to do. A close that leaves busy sessions alone is
 //! declined by one.
 
 use super::command::{BusyPolicy, CloseReason, Command, HibernateReason};
@@ -62,12 +65,26 @@ pub struct Facts {
     pub max_waiting: usize,
     /// Whether the turn that is asked for is here already.
     pub knows_turn: bool,
+    /// Where the turn is that is to be stopped.
+    pub named: Named,
     /// Whether a turn has ended without its caller having been told.
     pub has_untold: bool,
     /// Whether the process has nothing to do, and nothing that it may yet begin.
     pub may_hibernate: bool,
     /// Whether the process has nothing to do, except perhaps in its background.
     pub may_yield: bool,
+}
+
+/// Where a turn is that an interrupt names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Named {
+    /// Nowhere: it has ended, or was never there.
+    #[default]
+    Gone,
+    /// It waits for others.
+    Waiting,
+    /// It runs, or is about to.
+    Current,
 }
 
 /// What becomes of a command.
@@ -125,6 +142,7 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         }
         (Command::Update { .. }, _) => Verdict::Queue(Position::Last),
 
+        (Command::Interrupt { turn: Some(_), .. }, _) => admit_named(availability, facts.named),
         (Command::Interrupt { .. }, Connecting | Running | Stopping { .. }) => Verdict::StopFirst,
         // It only falls asleep, or goes on elsewhere: who wants it gone has to ask again.
         (
@@ -167,6 +185,19 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         }
         (Command::Close { .. }, Connecting | Running | Stopping { .. }) => Verdict::StopFirst,
         (Command::Close { .. }, Detached | Idle | Between | Settling) => Verdict::Leave,
+    }
+}
+
+/// Decides on an interrupt of one turn, which must not touch another.
+fn admit_named(availability: Availability, named: Named) -> Verdict {
+    use Availability::{Between, Closing, Connecting, Detached, Idle, Running, Settling, Stopping};
+    match (named, availability) {
+        (Named::Waiting, _) => Verdict::Accept,
+        (Named::Current, Connecting | Running | Stopping { .. }) => Verdict::StopFirst,
+        // It has ended and is about to be told, or ends with the session.
+        (Named::Current, Detached | Idle | Between | Settling | Closing(_)) | (Named::Gone, _) => {
+            Verdict::AlreadySo
+        }
     }
 }
 

@@ -292,8 +292,10 @@ pub enum Command {
         /// What changed.
         reply: oneshot::Sender<Result<UpdateReport, Refusal>>,
     },
-    /// Stop the running turn.
+    /// Stop a turn.
     Interrupt {
+        /// Which, of those that run or wait; it alone is touched then. `None`: the running one.
+        turn: Option<TurnId>,
         /// Whether the session stays.
         keep_session: bool,
         /// What became of it.

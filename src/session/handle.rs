@@ -69,7 +69,13 @@ impl SessionHandle {
 
     /// Stops the running turn.
     pub async fn interrupt(&self, keep_session: bool) -> Result<InterruptReport, Refusal> {
-        self.ask(|reply| Command::Interrupt { keep_session, reply }).await
+        self.ask(|reply| Command::Interrupt { turn: None, keep_session, reply }).await
+    }
+
+    /// Stops this turn, or takes it out of the queue. Nothing else is touched.
+    pub async fn interrupt_turn(&self, turn: TurnId) -> Result<InterruptReport, Refusal> {
+        let turn = Some(turn);
+        self.ask(|reply| Command::Interrupt { turn, keep_session: true, reply }).await
     }
 
     /// Lets the process go if it has nothing to do. Answered when it is gone; returns

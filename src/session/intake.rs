@@ -1,12 +1,16 @@
 //! Commands that come in: turns are queued or refused, listeners join. What depends on
 //! the phase's own resources is handed back to the phase.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 use tracing::{Span, debug, error_span, field::Empty};
 
 use super::{
-    admission::{Availability, Facts, Position, Verdict, admit},
-    command::{CloseReason, CloseReport, Command, Refusal, TurnRequest},
+    admission::{Availability, Facts, Named, Position, Verdict, admit},
+    command::{
+        CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport, Refusal, TurnRequest,
+    },
     process::Process,
     queue::{PendingUpdate, Waiting},
     state::Disposition,
@@ -17,6 +21,13 @@ use crate::{
     domain::{failure::Cause, ids::TurnId},
     tenant::Share,
     turn::{event::Partials, listener::Listener, log::TurnLog},
+};
+
+/// The report on a turn that is over.
+const NOTHING_STOPPED: InterruptReport = InterruptReport {
+    outcome: InterruptOutcome::NoActiveTurn,
+    had_active_turn: false,
+    elapsed: Duration::ZERO,
 };
 
 impl SessionTask {
@@ -48,10 +59,16 @@ impl SessionTask {
             (_, Command::Respond { prompt_id, decision, reply }) => {
                 return Disposition::Respond(prompt_id, decision, reply);
             }
-            (Verdict::StopFirst, Command::Interrupt { keep_session, reply }) => {
+            (Verdict::StopFirst, Command::Interrupt { keep_session, reply, turn: _ }) => {
                 return Disposition::Stop(StopFor::Interrupt { keep_session, reply });
             }
-            (Verdict::AlreadySo, Command::Interrupt { reply, .. }) => {
+            (Verdict::Accept, Command::Interrupt { turn: Some(turn), reply, .. }) => {
+                reply.send(self.cancel_waiting(&turn)).ok();
+            }
+            (Verdict::AlreadySo, Command::Interrupt { turn: Some(turn), reply, .. }) => {
+                self.answer_named(&turn, reply);
+            }
+            (Verdict::AlreadySo, Command::Interrupt { turn: None, reply, .. }) => {
                 self.journal.commits.answer_soon(reply, self.nothing_to_stop());
             }
             (_, Command::Interrupt { reply, .. }) => {
@@ -92,10 +109,45 @@ impl SessionTask {
             updates: self.queue.updates(),
             max_waiting: self.ctx.settings.max_queued_turns,
             knows_turn: turn.is_some_and(|id| self.find(Some(id)).is_some()),
+            named: self.named(command),
             has_untold: self.journal.commits.untold().next().is_some(),
             may_hibernate: self.may_hibernate(process),
             may_yield: self.may_yield(process),
         }
+    }
+
+    /// Where the turn is that is to be stopped.
+    fn named(&self, command: &Command) -> Named {
+        let Command::Interrupt { turn: Some(turn), .. } = command else { return Named::Gone };
+        let is_it = |log: &TurnLog| log.id() == turn && !log.is_ended();
+        if self.queue.holds(turn) {
+            Named::Waiting
+        } else if self.queue.current().is_some_and(is_it) {
+            Named::Current
+        } else {
+            Named::Gone
+        }
+    }
+
+    /// Ends a turn that waits.
+    fn cancel_waiting(&mut self, turn: &TurnId) -> InterruptReport {
+        let Some(waiting) = self.queue.take(turn) else { return NOTHING_STOPPED };
+        self.cancel(&waiting.log, &Cause::TurnInterrupted);
+        let outcome = InterruptOutcome::Interrupted;
+        InterruptReport { outcome, had_active_turn: true, ..NOTHING_STOPPED }
+    }
+
+    /// Tells who wants a turn stopped that there is nothing to stop: when its end is told, if
+    /// that is still to come.
+    fn answer_named(&mut self, turn: &TurnId, reply: oneshot::Sender<InterruptReport>) {
+        let is_it = |log: &TurnLog| log.id() == turn && !log.is_ended();
+        if !self.journal.commits.untold().chain(self.queue.current()).any(is_it) {
+            reply.send(NOTHING_STOPPED).ok();
+            return;
+        }
+        let outcome = InterruptOutcome::TurnEnded;
+        let report = InterruptReport { outcome, had_active_turn: true, ..NOTHING_STOPPED };
+        self.journal.commits.answer_soon(reply, report);
     }
 
     fn take_turn(

@@ -149,6 +149,18 @@ impl TurnQueue {
         self.waiting.pop_front()
     }
 
+    /// Whether this turn waits.
+    pub fn holds(&self, id: &TurnId) -> bool {
+        self.waiting.iter().any(|turn| turn.log.id() == id)
+    }
+
+    /// Takes this turn out, wherever it stands.
+    pub fn take(&mut self, id: &TurnId) -> Option<Waiting> {
+        let at = self.waiting.iter().position(|turn| turn.log.id() == id)?;
+        self.shown = None;
+        self.waiting.remove(at)
+    }
+
     /// Takes the turns out that nobody wants any more.
     pub fn drop_abandoned(&mut self) -> Vec<Waiting> {
         self.shown = None;

@@ -92,7 +92,11 @@ async fn nobody_reaches_what_is_not_theirs() {
         assert_eq!(foreign.message(), unknown.message());
     }
     for keep_session in [true, false] {
-        let request = InterruptRequest { session_id: "s".into(), keep_session };
+        let request = InterruptRequest {
+            session_id: "s".into(),
+            keep_session,
+            ..InterruptRequest::default()
+        };
         let answer = b.clone().interrupt(request).await.expect("answered").into_inner();
         assert_eq!(answer.outcome(), InterruptOutcome::NotFound);
     }

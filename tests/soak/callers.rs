@@ -212,8 +212,11 @@ impl Caller {
     }
 
     async fn interrupt(&mut self) {
-        let request =
-            InterruptRequest { session_id: self.session(), keep_session: self.rng.bool() };
+        let request = InterruptRequest {
+            session_id: self.session(),
+            keep_session: self.rng.bool(),
+            ..InterruptRequest::default()
+        };
         let answer = self.client.interrupt(request).await.expect("always answered").into_inner();
         self.tally.note("interrupt", format!("{:?}", answer.outcome()));
     }

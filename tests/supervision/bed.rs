@@ -190,7 +190,11 @@ impl Bed {
     }
 
     pub async fn interrupt(&self, session: &str) {
-        let request = proto::InterruptRequest { session_id: session.into(), keep_session: false };
+        let request = proto::InterruptRequest {
+            session_id: session.into(),
+            keep_session: false,
+            ..proto::InterruptRequest::default()
+        };
         self.daemon.client.clone().interrupt(request).await.expect("answered");
     }
 

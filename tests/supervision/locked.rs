@@ -51,7 +51,11 @@ async fn untold(daemon: &Daemon, name: &str, word: &str) -> Turn {
 }
 
 async fn interrupt(daemon: &Daemon, name: &str) -> InterruptOutcome {
-    let request = InterruptRequest { session_id: name.into(), keep_session: true };
+    let request = InterruptRequest {
+        session_id: name.into(),
+        keep_session: true,
+        ..InterruptRequest::default()
+    };
     let answered = at_once("an interrupt", daemon.client.clone().interrupt(request)).await;
     answered.expect("answered").into_inner().outcome()
 }

@@ -125,7 +125,11 @@ impl Service {
     }
 
     pub async fn interrupt(&self, session: &str, keep: bool) -> proto::InterruptResponse {
-        let request = proto::InterruptRequest { session_id: session.into(), keep_session: keep };
+        let request = proto::InterruptRequest {
+            session_id: session.into(),
+            keep_session: keep,
+            ..proto::InterruptRequest::default()
+        };
         self.client.clone().interrupt(request).await.expect("answered").into_inner()
     }
 

@@ -210,6 +210,9 @@ pub struct InterruptArgs {
     /// Keep the session in the pool, and the turns that wait.
     #[arg(long)]
     pub keep_session: bool,
+    /// Stop this turn alone, or take it out of the queue. The session stays.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub turn: String,
     /// How the answer is written.
     #[command(flatten)]
     pub form: Form,

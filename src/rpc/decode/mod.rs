@@ -105,10 +105,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         "" => None,
         text => check.name("session_id", text, SessionId::parse),
     };
-    let turn_id = match turn_id.as_str() {
-        "" => None,
-        text => check.name("turn_id", text, TurnId::parse),
-    };
+    let turn_id = turn_of(&mut check, &turn_id);
     if turn_id.is_some() && session_id.is_none() {
         check.bad("turn_id", "needs a session_id: without one the session is gone after its turn");
     }
@@ -163,6 +160,13 @@ pub struct Attach {
     pub heartbeat: Option<Duration>,
 }
 
+fn turn_of(check: &mut Check, turn_id: &str) -> Option<TurnId> {
+    match turn_id {
+        "" => None,
+        text => check.name("turn_id", text, TurnId::parse),
+    }
+}
+
 fn partials(asked: bool) -> Partials {
     if asked { Partials::Shown } else { Partials::Hidden }
 }
@@ -180,14 +184,31 @@ pub fn attach(request: proto::AttachRequest) -> Result<Attach, Status> {
     let partials = partials(include_partial_messages);
     let mut check = Check::default();
     let session_id = check.name("session_id", &session_id, SessionId::parse);
-    let turn = match turn_id.as_str() {
-        "" => None,
-        text => check.name("turn_id", text, TurnId::parse),
-    };
+    let turn = turn_of(&mut check, &turn_id);
     let payload = payload_of(&mut check, payload);
     let heartbeat = heartbeat(&mut check, heartbeat_interval);
     let attach = |session_id| Attach { session_id, turn, from, partials, payload, heartbeat };
     required(check, session_id).map(attach)
+}
+
+/// An Interrupt, ready for the pool.
+#[derive(Debug)]
+pub struct Interrupt {
+    /// The session.
+    pub session_id: SessionId,
+    /// The turn; `None` is the running one.
+    pub turn: Option<TurnId>,
+    /// Whether the session stays.
+    pub keep_session: bool,
+}
+
+/// Decodes an Interrupt.
+pub fn interrupt(request: proto::InterruptRequest) -> Result<Interrupt, Status> {
+    let proto::InterruptRequest { session_id, keep_session, turn_id } = request;
+    let mut check = Check::default();
+    let session_id = check.name("session_id", &session_id, SessionId::parse);
+    let turn = turn_of(&mut check, &turn_id);
+    required(check, session_id).map(|session_id| Interrupt { session_id, turn, keep_session })
 }
 
 /// Decodes an UpdateSession. Folders that it names are looked at on a thread that may

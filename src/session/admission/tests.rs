@@ -3,7 +3,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    domain::{decision::Decision, options::Options},
+    domain::{decision::Decision, ids::TurnId, options::Options},
     session::{TurnRequest, tests::request},
     turn::event::Partials,
 };
@@ -33,7 +33,12 @@ fn run(on_busy: BusyPolicy) -> Command {
 }
 
 fn interrupt(keep_session: bool) -> Command {
-    Command::Interrupt { keep_session, reply: oneshot::channel().0 }
+    Command::Interrupt { turn: None, keep_session, reply: oneshot::channel().0 }
+}
+
+fn interrupt_turn(keep_session: bool) -> Command {
+    let turn = TurnId::parse("t").ok();
+    Command::Interrupt { turn, keep_session, reply: oneshot::channel().0 }
 }
 
 fn hibernate(why: HibernateReason) -> Command {
@@ -70,6 +75,7 @@ fn command() -> impl Strategy<Value = Command> {
         Just(()).prop_map(|()| respond()),
         Just(()).prop_map(|()| update()),
         any::<bool>().prop_map(interrupt),
+        any::<bool>().prop_map(interrupt_turn),
         prop::sample::select(vec![
             HibernateReason::Idle,
             HibernateReason::Pressure,
@@ -98,15 +104,21 @@ fn availability() -> impl Strategy<Value = Availability> {
     prop_oneof![6 => living(), 1 => ending]
 }
 
+fn named() -> impl Strategy<Value = Named> {
+    prop::sample::select(vec![Named::Gone, Named::Waiting, Named::Current])
+}
+
 fn facts() -> impl Strategy<Value = Facts> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (0usize..40, 0usize..40, 0usize..20, flags).prop_map(
-        |(waiting, updates, max_waiting, (knows_turn, has_untold, may_hibernate, may_yield))| {
+    (0usize..40, 0usize..40, 0usize..20, flags, named()).prop_map(
+        |(waiting, updates, max_waiting, flags, named)| {
+            let (knows_turn, has_untold, may_hibernate, may_yield) = flags;
             Facts {
                 waiting,
                 updates,
                 max_waiting,
                 knows_turn,
+                named,
                 has_untold,
                 may_hibernate,
                 may_yield,
@@ -225,7 +237,9 @@ proptest! {
     ) {
         let verdict = admit(Availability::Closing(ending), &facts, &command);
         let joins = matches!(command, Command::Attach { .. }) && facts.has_untold;
-        prop_assert_eq!(verdict == Verdict::Accept, joins);
+        let cancels = matches!(command, Command::Interrupt { turn: Some(_), .. })
+            && facts.named == Named::Waiting;
+        prop_assert_eq!(verdict == Verdict::Accept, joins || cancels);
         prop_assert!(!matches!(verdict, Verdict::Queue(_) | Verdict::StopFirst));
     }
 
@@ -248,10 +262,30 @@ proptest! {
         keep in any::<bool>(),
         reason in prop::sample::select(&CLOSE_REASONS[..]),
     ) {
-        for command in [interrupt(keep), close(reason)] {
+        for command in [interrupt(keep), interrupt_turn(keep), close(reason)] {
             let verdict = admit(availability, &facts, &command);
             prop_assert!(!matches!(verdict, Verdict::Refuse(_) | Verdict::Queue(_)));
         }
+    }
+
+    #[test]
+    fn an_interrupt_of_one_turn_touches_nothing_else(
+        availability in availability(),
+        facts in facts(),
+        keep in any::<bool>(),
+    ) {
+        let verdict = admit(availability, &facts, &interrupt_turn(keep));
+        let runs = matches!(
+            availability,
+            Availability::Connecting | Availability::Running | Availability::Stopping { .. }
+        );
+        let wanted = match facts.named {
+            Named::Waiting => Verdict::Accept,
+            Named::Current if runs => Verdict::StopFirst,
+            Named::Current | Named::Gone => Verdict::AlreadySo,
+        };
+        // The session stays in any case, and is never asked to go.
+        prop_assert_eq!(verdict, wanted);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod lifecycle;
 mod locked;
 mod model;
 mod moved;
+mod named;
 mod options;
 mod permissions;
 mod prompts;

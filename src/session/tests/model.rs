@@ -38,26 +38,19 @@ enum Step {
         stays: bool,
     },
     /// A Query with a system prompt of its own, which may need another process.
-    Optioned {
-        restart: bool,
-    },
+    Optioned(bool),
     /// The last Query again, under the same turn id.
     Retry,
     /// A change of model that is accepted, refused or not answered.
-    Update {
-        model: &'static str,
-        mode: Option<&'static str>,
-    },
+    Update(&'static str, Option<&'static str>),
     /// From here on a start takes so long.
     StartTime(u64),
     /// As `Query`, by a caller that leaves at once.
-    Passing {
-        behaviour: &'static str,
-        goes_on: bool,
-    },
-    Interrupt {
-        keep: bool,
-    },
+    Passing(&'static str, bool),
+    /// Of the running turn, keeping the session or not.
+    Interrupt(bool),
+    /// Of the turn that was asked for so many Queries ago.
+    InterruptTurn(usize),
     Attach,
     Cleanup,
     Kill,
@@ -101,14 +94,14 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (behaviour(), 0u8..3, any::<bool>())
             .prop_map(|(behaviour, busy, stays)| Step::Query { behaviour, busy, stays }),
         2 => (behaviour(), any::<bool>())
-            .prop_map(|(behaviour, goes_on)| Step::Passing { behaviour, goes_on }),
-        2 => Just(Step::Interrupt { keep: true }),
-        1 => Just(Step::Interrupt { keep: false }),
+            .prop_map(|(behaviour, goes_on)| Step::Passing(behaviour, goes_on)),
+        3 => prop::sample::select(vec![true, true, false]).prop_map(Step::Interrupt),
+        2 => (0usize..4).prop_map(Step::InterruptTurn),
         1 => Just(Step::Attach),
-        2 => any::<bool>().prop_map(|restart| Step::Optioned { restart }),
+        2 => any::<bool>().prop_map(Step::Optioned),
         2 => Just(Step::Retry),
         1 => (prop::sample::select(vec!["m1", "m2", "mute"]), prop::option::of(Just("refused")))
-            .prop_map(|(model, mode)| Step::Update { model, mode }),
+            .prop_map(|(model, mode)| Step::Update(model, mode)),
         1 => prop::sample::select(vec![0, 50, 4000]).prop_map(Step::StartTime),
         1 => Just(Step::Cleanup),
         1 => Just(Step::Kill),
@@ -162,7 +155,7 @@ impl Play {
                     self.watch(prompt, listener);
                 }
             }
-            Step::Optioned { restart } => {
+            Step::Optioned(restart) => {
                 let mut asked = self.ask("ok");
                 asked.options.system_prompt = Some(format!("sp={}.", self.count));
                 if restart {
@@ -179,7 +172,7 @@ impl Play {
                     self.watch(prompt, listener);
                 }
             }
-            Step::Update { model, mode } => {
+            Step::Update(model, mode) => {
                 let handle = self.session.handle.clone();
                 let options = Options {
                     model: Some(model.into()),
@@ -191,21 +184,16 @@ impl Play {
                 }));
             }
             Step::StartTime(ms) => {
-                let mut time = self.session.supply.start_time.lock().expect("no panic");
-                *time = Duration::from_millis(ms);
+                *self.session.supply.start_time.lock().expect("no panic") =
+                    Duration::from_millis(ms);
             }
-            Step::Passing { behaviour, goes_on } => {
+            Step::Passing(behaviour, goes_on) => {
                 drop(self.query(behaviour, 0, goes_on).await);
             }
-            Step::Interrupt { keep } => {
-                let handle = self.session.handle.clone();
-                self.waiting.push(spawn_owned(async move {
-                    let began = Instant::now();
-                    // A session that has left is no error here.
-                    let stopped = handle.interrupt(keep).await;
-                    let took = began.elapsed();
-                    assert!(stopped.is_err() || took < STOP_LIMIT, "{stopped:?} took {took:?}");
-                }));
+            Step::Interrupt(keep) => self.stop(None, keep),
+            Step::InterruptTurn(back) => {
+                let turn = TurnId::parse(&format!("t{}", self.count.saturating_sub(back)));
+                self.stop(turn.ok(), false);
             }
             Step::Attach => {
                 if let Ok(listener) = self.session.join().await {
@@ -228,8 +216,8 @@ impl Play {
                 self.session.supply.stubborn.store(stubborn, Ordering::SeqCst);
             }
             Step::Recheck(ms) => {
-                let mut time = self.session.supply.recheck_time.lock().expect("no panic");
-                *time = Duration::from_millis(ms);
+                *self.session.supply.recheck_time.lock().expect("no panic") =
+                    Duration::from_millis(ms);
             }
             Step::Respond => {
                 let handle = self.session.handle.clone();
@@ -240,6 +228,20 @@ impl Play {
             }
             Step::Pause(ms) => sleep(Duration::from_millis(ms)).await,
         }
+    }
+
+    fn stop(&mut self, turn: Option<TurnId>, keep: bool) {
+        let handle = self.session.handle.clone();
+        self.waiting.push(spawn_owned(async move {
+            let began = Instant::now();
+            // A session that has left is no error here.
+            let stopped = match turn {
+                Some(turn) => handle.interrupt_turn(turn).await,
+                None => handle.interrupt(keep).await,
+            };
+            let took = began.elapsed();
+            assert!(stopped.is_err() || took < STOP_LIMIT, "{stopped:?} took {took:?}");
+        }));
     }
 
     /// Reads the turn that was asked for last.

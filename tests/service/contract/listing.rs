@@ -144,7 +144,14 @@ async fn the_routing_key_must_be_the_session_of_the_message() {
             .await
             .err(),
         client
-            .interrupt(routed(InterruptRequest { session_id: id(), keep_session: true }, "b"))
+            .interrupt(routed(
+                InterruptRequest {
+                    session_id: id(),
+                    keep_session: true,
+                    ..InterruptRequest::default()
+                },
+                "b",
+            ))
             .await
             .err(),
         client.get_session(routed(GetSessionRequest { session_id: id() }, "b")).await.err(),

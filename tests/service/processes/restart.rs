@@ -137,7 +137,11 @@ async fn calls_about_a_hibernated_session_find_it() {
     let updated = client.update_session(request).await.expect("changed").into_inner();
     assert_eq!(updated.changed_options, ["model"]);
     for (session_id, keep_session) in [("interrupt", false), ("keep", true)] {
-        let request = InterruptRequest { session_id: session_id.into(), keep_session };
+        let request = InterruptRequest {
+            session_id: session_id.into(),
+            keep_session,
+            ..InterruptRequest::default()
+        };
         let answer = client.interrupt(request).await.expect("answered").into_inner();
         assert_eq!(answer.outcome(), InterruptOutcome::NoActiveTurn);
     }

@@ -65,7 +65,11 @@ async fn while_turns_end_everything_is_answered_but_new_turns() {
         let shown = client.clone().get_session(request).await.expect("shown").into_inner();
         assert_eq!(shown.session.expect("a session").status(), proto::SessionStatus::Active);
         // It is the last one.
-        let request = proto::InterruptRequest { session_id: "a".into(), keep_session: true };
+        let request = proto::InterruptRequest {
+            session_id: "a".into(),
+            keep_session: true,
+            ..proto::InterruptRequest::default()
+        };
         client.clone().interrupt(request).await.expect("answered");
         turn.finish().await;
         assert!(turn.result().interrupted);

@@ -178,7 +178,7 @@ impl Life {
     async fn interrupted(&mut self, session: usize, keep_session: bool) {
         let mut turn = self.hanging(session).await;
         let session_id = NAMES[session].to_owned();
-        let request = InterruptRequest { session_id, keep_session };
+        let request = InterruptRequest { session_id, keep_session, ..InterruptRequest::default() };
         let answer = self.daemon.client.interrupt(request).await.expect("answered").into_inner();
         assert!(answer.interrupted && answer.had_active_turn, "{answer:?}");
         turn.finish().await;

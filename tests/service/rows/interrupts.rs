@@ -1,9 +1,12 @@
 //! s15, s17: interrupts of one session and of all, as far as nothing goes wrong.
 
-use session_pool::proto::{InterruptAllRequest, InterruptOutcome, TurnOrigin};
+use session_pool::proto::{
+    InterruptAllRequest, InterruptOutcome, InterruptRequest, QueryRequest, TurnOrigin,
+};
+use tonic::Code;
 
 use crate::support::{
-    log,
+    failure, log,
     service::{Service, query, script},
 };
 
@@ -83,5 +86,53 @@ async fn s17_interrupt_all_counts_what_it_stopped_and_keeps_the_sessions() {
         assert_eq!(next.started().client_id, turn.started().client_id);
     }
     assert_eq!(service.stats().await.total_sessions, 3);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_interrupt_that_names_a_turn_touches_no_other() {
+    let service = Service::start(|_| {}).await;
+    let stop = async |turn: &str| {
+        let request = InterruptRequest {
+            session_id: "a".into(),
+            turn_id: turn.into(),
+            ..InterruptRequest::default()
+        };
+        service.client.clone().interrupt(request).await.map(tonic::Response::into_inner)
+    };
+    let outcome = async |turn: &str| {
+        let report = stop(turn).await.expect("answered");
+        assert!(report.interrupted == (report.outcome() != InterruptOutcome::NotFound));
+        report.outcome()
+    };
+    assert_eq!(outcome("first").await, InterruptOutcome::NotFound);
+    let named =
+        |turn: &str, prompt: &str| QueryRequest { turn_id: turn.into(), ..query("a", prompt) };
+    let hang = script(&["say word", "hang"]);
+    let mut first = service.open(named("first", &hang)).await.expect("taken");
+    first.until_text("word").await;
+    let mut second = service.open(named("second", "2")).await.expect("taken");
+    let mut third = service.open(named("third", "3")).await.expect("taken");
+
+    assert_eq!(outcome("unknown").await, InterruptOutcome::NoActiveTurn);
+    assert_eq!(outcome("second").await, InterruptOutcome::Interrupted);
+    second.finish().await;
+    failure(second.error(), Code::Cancelled, "TURN_INTERRUPTED");
+    let queue = service.session("a").await.expect("there").queue;
+    assert_eq!(queue.iter().map(|turn| turn.turn_id.as_str()).collect::<Vec<_>>(), ["third"]);
+
+    // The session stays, although nobody asked for that.
+    assert_eq!(outcome("first").await, InterruptOutcome::Interrupted);
+    first.finish().await;
+    assert!(first.result().interrupted);
+    third.finish().await;
+    assert_eq!(third.text(), "echo: 3");
+    assert_eq!(third.started().client_id, first.started().client_id);
+    for over in ["first", "second", "third"] {
+        assert_eq!(outcome(over).await, InterruptOutcome::NoActiveTurn, "{over}");
+    }
+    let refused = stop("no name").await.expect_err("refused");
+    failure(&refused, Code::InvalidArgument, "INVALID_ARGUMENT");
+    assert!(refused.message().contains("turn_id"), "{refused:?}");
     service.stop().await;
 }

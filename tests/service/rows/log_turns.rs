@@ -101,7 +101,11 @@ async fn f3_lines_of_a_turn_carry_its_ids_and_libraries_are_silent() {
     let daemon = Daemon::start(&[("LOG__LEVEL", "debug")]).await;
     let mut turn = daemon.open(query("f3-ids", &script(&["say w", "hang"]))).await;
     turn.until_text("w").await;
-    let request = InterruptRequest { session_id: "f3-ids".into(), keep_session: true };
+    let request = InterruptRequest {
+        session_id: "f3-ids".into(),
+        keep_session: true,
+        ..InterruptRequest::default()
+    };
     daemon.client.clone().interrupt(request).await.expect("answered");
     turn.finish().await;
     let turn_id = turn.started().turn_id.clone();
