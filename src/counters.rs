@@ -74,6 +74,7 @@ counters! {
     interrupt_escalations,
     hibernations,
     hibernations_under_pressure,
+    background_work_ended,
     cold_start_micros,
     resume_micros,
     from_spare,

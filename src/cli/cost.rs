@@ -85,7 +85,8 @@ impl Meter {
             FrameKind::Assistant { .. }
                 | FrameKind::User { .. }
                 | FrameKind::StreamEvent
-                | FrameKind::TaskStarted { .. }
+                | FrameKind::TaskStarted(_)
+                | FrameKind::TaskProgress
                 | FrameKind::TaskEnded { .. }
         );
         if works {

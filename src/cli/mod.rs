@@ -41,6 +41,7 @@
 
 pub mod answer;
 pub mod applied;
+pub mod background;
 pub mod binding;
 pub mod command;
 pub mod connection;
@@ -66,6 +67,7 @@ pub mod snapshots;
 mod spawner;
 mod stderr;
 pub mod sweep;
+pub mod timers;
 pub mod traits;
 pub mod transcript;
 pub mod turn;

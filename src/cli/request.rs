@@ -35,6 +35,11 @@ impl ControlRequest {
         Self::new(json!({"subtype": "interrupt"}))
     }
 
+    /// Stops a task that works in the background. One that is not there is stopped already.
+    pub fn stop_task(id: &str) -> Self {
+        Self::new(json!({"subtype": "stop_task", "task_id": id}))
+    }
+
     /// Makes a running process take on an option.
     pub fn change(change: &LiveChange) -> Self {
         Self::new(match change {

@@ -19,6 +19,10 @@ use super::{
     traits::CliTraits,
 };
 
+mod between;
+
+pub use between::{Aside, announcement, begins_turn, is_of_turn};
+
 /// How many repeats of an idle state without a result are taken for the end: a turn's
 /// beginning may still see the idle state of the turn before.
 const IDLE_GRACE: u32 = 2;
@@ -92,44 +96,6 @@ pub struct Facts<'a> {
     pub schema: &'a str,
 }
 
-/// What a frame means that comes when no turn runs, and begins none.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Aside<'f> {
-    /// Nothing.
-    Nothing,
-    /// The CLI is idle.
-    Idle,
-    /// From here on the conversation has this id.
-    Moved(&'f str),
-    /// The end of a turn that nobody saw begin, and what it cost.
-    Over(&'f ResultSummary),
-}
-
-impl<'f> Aside<'f> {
-    /// What a frame means.
-    pub fn of(frame: &'f Frame) -> Self {
-        match &frame.kind {
-            FrameKind::State { idle: true } => Self::Idle,
-            FrameKind::ConversationReset { cli_session_id } => Self::Moved(cli_session_id),
-            FrameKind::Result(summary) => Self::Over(summary),
-            _ => Self::Nothing,
-        }
-    }
-}
-
-/// Whether a frame outside of a turn means that the CLI began one by itself. Echoes of
-/// commands and notes about state come outside of turns too, and mean nothing.
-pub fn begins_turn(frame: &Frame) -> bool {
-    matches!(
-        frame.kind,
-        FrameKind::Init { .. }
-            | FrameKind::State { idle: false }
-            | FrameKind::Assistant { .. }
-            | FrameKind::StreamEvent
-            | FrameKind::Prompt(_)
-    )
-}
-
 /// Reads the frames of one turn.
 #[derive(Debug)]
 pub struct TurnReader {
@@ -137,6 +103,8 @@ pub struct TurnReader {
     prompt: Option<String>,
     has_answer: bool,
     is_certain: bool,
+    /// Whether the CLI has echoed the prompt.
+    is_taken_up: bool,
     has_first_frame: bool,
     has_used_tools: bool,
     /// Whether the CLI has said that it works.
@@ -155,6 +123,7 @@ impl TurnReader {
             has_answer: prompt.is_none(),
             is_certain: prompt.is_none() || !traits.may_begin_turns(),
             prompt: prompt.map(|uuid| uuid.to_string()),
+            is_taken_up: false,
             has_first_frame: false,
             has_used_tools: false,
             has_worked: false,
@@ -204,7 +173,12 @@ impl TurnReader {
     /// What the next frame means.
     pub fn read<'f>(&mut self, frame: &'f Frame, facts: &Facts<'_>) -> Meaning<'f> {
         let kind = &frame.kind;
+        if frame.of_subagent {
+            return self.of_subagent(kind);
+        }
         self.has_answer = self.has_answer || self.is_answer(frame);
+        self.is_taken_up |=
+            matches!(kind, FrameKind::User { echo_of: Some(uuid), .. } if self.is_prompt(uuid));
         self.is_certain = self.is_certain || self.makes_certain(kind);
         let meaning = self.meaning(kind, facts);
         self.count_refusals(kind);
@@ -223,8 +197,10 @@ impl TurnReader {
             FrameKind::ApiRetry { .. }
             | FrameKind::System
             | FrameKind::PermissionMode { .. }
-            | FrameKind::TaskStarted { .. }
-            | FrameKind::TaskEnded { .. } => Meaning::Event(EventKind::System),
+            | FrameKind::TaskStarted(_)
+            | FrameKind::TaskEnded { .. }
+            | FrameKind::TaskProgress
+            | FrameKind::TasksListed(_) => Meaning::Event(EventKind::System),
             FrameKind::Init { cli_session_id, .. } => {
                 self.has_worked = true;
                 Meaning::Moved(EventKind::System, cli_session_id)
@@ -262,6 +238,21 @@ impl TurnReader {
         }
     }
 
+    /// What a subagent prints. It may work behind an earlier turn, and says nothing of what this
+    /// one has got to; only that this turn is not silent while one of its tools waits for it.
+    fn of_subagent(&mut self, kind: &FrameKind) -> Meaning<'static> {
+        self.count_refusals(kind);
+        Meaning::Event(match kind {
+            FrameKind::Assistant { tool_calls } => {
+                self.has_used_tools |= !tool_calls.is_empty();
+                EventKind::Assistant
+            }
+            FrameKind::User { .. } => EventKind::User,
+            FrameKind::StreamEvent => EventKind::StreamEvent,
+            _ => EventKind::Other,
+        })
+    }
+
     fn idle(&mut self) -> Meaning<'static> {
         self.idle_seen = self.idle_seen.saturating_add(1);
         if self.has_worked || self.idle_seen >= IDLE_GRACE {
@@ -287,7 +278,10 @@ impl TurnReader {
     fn is_answer(&self, frame: &Frame) -> bool {
         match &frame.kind {
             FrameKind::State { idle: true }
+            | FrameKind::TaskStarted(_)
             | FrameKind::TaskEnded { .. }
+            | FrameKind::TaskProgress
+            | FrameKind::TasksListed(_)
             | FrameKind::Mirror
             | FrameKind::Other => self
                 .prompt
@@ -310,11 +304,12 @@ impl TurnReader {
     }
 
     /// Newer versions say which prompts a result answers, and that a background task
-    /// asked for it.
+    /// asked for it. A prompt that an older one has taken up in a turn of its own is answered by
+    /// that turn.
     fn is_mine(&self, summary: &ResultSummary) -> bool {
         let Some(prompt) = &self.prompt else { return true };
         if summary.prompt_uuids.is_empty() {
-            return !summary.background;
+            return !summary.background || self.is_taken_up;
         }
         summary.prompt_uuids.contains(prompt)
     }
@@ -334,8 +329,10 @@ fn is_work(kind: &FrameKind) -> bool {
             | FrameKind::State { .. }
             | FrameKind::Mirror
             | FrameKind::PromptStarted { .. }
-            | FrameKind::TaskStarted { .. }
+            | FrameKind::TaskStarted(_)
             | FrameKind::TaskEnded { .. }
+            | FrameKind::TaskProgress
+            | FrameKind::TasksListed(_)
             | FrameKind::User { echo_of: Some(_), .. }
             | FrameKind::Other
     )

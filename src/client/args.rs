@@ -18,8 +18,8 @@ mod session;
 
 pub use configuration::{ConfigAction, ConfigArgs, TokenArgs};
 pub use options::{
-    Answer, AttachArgs, CloseArgs, Form, InterruptArgs, OnBusy, OnDisconnect, OnMismatch,
-    QueryArgs, RespondArgs, SessionsArgs, Show, ShowArgs, UpdateArgs,
+    Answer, AttachArgs, CloseArgs, Form, InterruptArgs, OnBackground, OnBusy, OnDisconnect,
+    OnMismatch, QueryArgs, RespondArgs, SessionsArgs, Show, ShowArgs, StopTaskArgs, UpdateArgs,
 };
 pub use session::OptionArgs;
 
@@ -88,6 +88,8 @@ pub enum AddressedCommand {
     Update(Box<Addressed<UpdateArgs>>),
     /// Stop a session's turn.
     Interrupt(Addressed<InterruptArgs>),
+    /// Stop a subagent or a command that works in a session's background.
+    StopTask(Addressed<StopTaskArgs>),
     /// Stop every session's turn.
     InterruptAll(Addressed<ScopeArgs>),
     /// End a session.
@@ -181,6 +183,8 @@ pub enum ClientCommand {
     Update(Box<UpdateArgs>),
     /// `interrupt`
     Interrupt(InterruptArgs),
+    /// `stop-task`
+    StopTask(StopTaskArgs),
     /// `interrupt-all`
     InterruptAll(ScopeArgs),
     /// `close`
@@ -207,6 +211,7 @@ impl From<AddressedCommand> for Client {
                 with(*args, |args| ClientCommand::Update(args.into()))
             }
             AddressedCommand::Interrupt(args) => with(args, ClientCommand::Interrupt),
+            AddressedCommand::StopTask(args) => with(args, ClientCommand::StopTask),
             AddressedCommand::InterruptAll(args) => with(args, ClientCommand::InterruptAll),
             AddressedCommand::Close(args) => with(args, ClientCommand::Close),
             AddressedCommand::Sessions(args) => with(args, ClientCommand::Sessions),

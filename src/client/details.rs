@@ -4,7 +4,7 @@ use super::{
     prompts, proto_json,
     values::{duration, enum_name, one_line, show_cost, show_duration},
 };
-use crate::proto::{QueuedTurn, Session, SessionPermissions};
+use crate::proto::{BackgroundTask, QueuedTurn, Session, SessionPermissions, SessionTimer};
 
 /// A line for each thing that is known, and then the prompts that wait for an answer.
 pub fn session(session: &Session) -> String {
@@ -46,8 +46,17 @@ pub fn session(session: &Session) -> String {
     let known = known.filter(|(_, value)| !value.is_empty());
     let open = session.open_prompts.iter();
     let open = open.map(|prompt| prompts::open_prompt(&session.session_id, prompt));
+    let works = session.background_tasks.iter().map(|task| {
+        let BackgroundTask { task_id, kind, description, .. } = task;
+        ("in background", one_line(&format!("{task_id} ({kind}) {description}")))
+    });
+    let timers = session.timers.iter().map(|timer| {
+        let SessionTimer { timer_id, schedule, prompt_excerpt, .. } = timer;
+        ("timer", one_line(&format!("{timer_id} ({schedule}) {prompt_excerpt}")))
+    });
+    let lines = known.chain(works).chain(timers);
     let queue = session.queue.iter().map(queued);
-    known.map(|(name, value)| format!("{name:<15}{value}\n")).chain(queue).chain(open).collect()
+    lines.map(|(name, value)| format!("{name:<15}{value}\n")).chain(queue).chain(open).collect()
 }
 
 fn queued(turn: &QueuedTurn) -> String {
@@ -99,5 +108,26 @@ mod tests {
         let wanted = "waiting 1      next since 1970-01-01T00:01:00Z\n\
                       waiting 2      last since 1970-01-01T00:01:00Z\n";
         assert!(text.ends_with(wanted), "{text}");
+    }
+
+    #[test]
+    fn what_works_behind_the_turns_is_shown() {
+        let task = BackgroundTask {
+            task_id: "b1".into(),
+            kind: "local_bash".into(),
+            description: "make\nall".into(),
+            start_time: None,
+        };
+        let timer = SessionTimer {
+            timer_id: "t1".into(),
+            schedule: "* * * * *".into(),
+            prompt_excerpt: "look".into(),
+            ..SessionTimer::default()
+        };
+        let works =
+            Session { background_tasks: vec![task], timers: vec![timer], ..Session::default() };
+        let text = session(&works);
+        assert!(text.contains("in background  b1 (local_bash) make"), "{text}");
+        assert!(text.contains("timer          t1 (* * * * *) look\n"), "{text}");
     }
 }

@@ -97,6 +97,7 @@ async fn ask(service: &mut connect::Service, channel: Channel, command: ClientCo
         ClientCommand::Show(show) => sessions::show(service, show).await,
         ClientCommand::Update(update) => sessions::update(service, *update).await,
         ClientCommand::Interrupt(interrupt) => sessions::interrupt(service, interrupt).await,
+        ClientCommand::StopTask(task) => sessions::stop_task(service, task).await,
         ClientCommand::InterruptAll(form) => sessions::interrupt_all(service, form).await,
         ClientCommand::Close(close) => sessions::close(service, close).await,
         ClientCommand::Sessions(list) => sessions::list(service, list).await,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    args::{CloseArgs, Form, InterruptArgs, ScopeArgs, SessionsArgs, ShowArgs, UpdateArgs},
+    args::{
+        CloseArgs, Form, InterruptArgs, ScopeArgs, SessionsArgs, ShowArgs, StopTaskArgs, UpdateArgs,
+    },
     connect::Service,
     details,
     exit::{Exit, Failure, Outcome},
@@ -12,9 +14,9 @@ use super::{
     values::one_line,
 };
 use crate::proto::{
-    CloseSessionRequest, GetSessionRequest, InterruptAllRequest, InterruptOutcome,
-    InterruptRequest, ListSessionsRequest, ListSessionsResponse, Session, SessionInterruptResult,
-    UpdateSessionRequest,
+    BackgroundTask, CloseSessionRequest, GetSessionRequest, InterruptAllRequest, InterruptOutcome,
+    InterruptRequest, InterruptScope, ListSessionsRequest, ListSessionsResponse, Session,
+    SessionInterruptResult, StopTaskRequest, UpdateSessionRequest,
 };
 
 /// Time between two looks at the sessions.
@@ -95,6 +97,7 @@ pub async fn interrupt(service: &mut Service, args: InterruptArgs) -> Outcome {
         session_id: args.session.clone(),
         keep_session: args.keep_session,
         turn_id: args.turn,
+        scope: if args.all { InterruptScope::All } else { InterruptScope::Turn }.into(),
     };
     let answer = service.interrupt(request).await?.into_inner();
     let exit = match answer.outcome() {
@@ -114,7 +117,19 @@ pub async fn interrupt(service: &mut Service, args: InterruptArgs) -> Outcome {
         tenant: String::new(),
     };
     print(&tables::interrupt_line(&result))?;
+    for (what, tasks) in [("stopped", &answer.stopped), ("goes on", &answer.still_running)] {
+        for BackgroundTask { task_id, kind, description, .. } in tasks {
+            print(&one_line(&format!("{what}: {task_id} ({kind}) {description}")))?;
+        }
+    }
     Ok(exit)
+}
+
+/// `stop-task`
+pub async fn stop_task(service: &mut Service, args: StopTaskArgs) -> Outcome {
+    let StopTaskArgs { session: session_id, task: task_id } = args;
+    service.stop_task(StopTaskRequest { session_id, task_id }).await?;
+    Ok(Exit::Fine)
 }
 
 /// `interrupt-all`

@@ -83,7 +83,7 @@ fn counter_lines(stats: &GetStatsResponse) -> Lines {
 }
 
 /// The counters by their names in the contract.
-fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 27] {
+fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 28] {
     let c = counters.copied().unwrap_or_default();
     [
         ("turns", c.turns),
@@ -107,6 +107,7 @@ fn counters(counters: Option<&PoolCounters>) -> [(&'static str, u64); 27] {
         ("interrupt_escalations", c.interrupt_escalations),
         ("hibernations", c.hibernations),
         ("hibernations_under_pressure", c.hibernations_under_pressure),
+        ("background_work_ended", c.background_work_ended),
         ("spare_misses_none_ready", c.spare_misses_none_ready),
         ("spare_misses_options", c.spare_misses_options),
         ("spare_misses_conversation", c.spare_misses_conversation),

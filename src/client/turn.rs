@@ -5,7 +5,7 @@ use std::{future::Future, path::Path, time::Duration};
 use tonic::{Request, Streaming};
 
 use super::{
-    args::{AttachArgs, OnBusy, OnDisconnect, OnMismatch, QueryArgs, Show},
+    args::{AttachArgs, OnBackground, OnBusy, OnDisconnect, OnMismatch, QueryArgs, Show},
     assemble::{Assembler, Item},
     connect::Service,
     exit::{Exit, Failure, Outcome, read_file},
@@ -16,8 +16,9 @@ use super::{
     terminal::Terminal,
 };
 use crate::proto::{
-    AttachRequest, BusyPolicy, DisconnectPolicy, InputBlock, InputMedia, OptionsMismatchPolicy,
-    QueryRequest, QueryResponse, TurnEvent, input_block::Block, query_response, turn_event::Kind,
+    AttachRequest, BackgroundPolicy, BusyPolicy, DisconnectPolicy, InputBlock, InputMedia,
+    OptionsMismatchPolicy, QueryRequest, QueryResponse, TurnEvent, input_block::Block,
+    query_response, turn_event::Kind,
 };
 
 /// Runs a turn.
@@ -58,6 +59,7 @@ fn query_request(args: QueryArgs, is_screen: bool) -> Result<QueryRequest, Failu
         new_conversation: args.new_conversation,
         on_busy: busy_policy(args.on_busy).into(),
         on_disconnect: disconnect_policy(args.on_disconnect).into(),
+        on_background: background_policy(args.on_background).into(),
         on_options_mismatch: mismatch_policy(args.on_options_mismatch).into(),
         ..QueryRequest::default()
     };
@@ -102,6 +104,15 @@ fn disconnect_policy(on_disconnect: OnDisconnect) -> DisconnectPolicy {
     match on_disconnect {
         OnDisconnect::Interrupt => DisconnectPolicy::Interrupt,
         OnDisconnect::Continue => DisconnectPolicy::Continue,
+    }
+}
+
+fn background_policy(on_background: Option<OnBackground>) -> BackgroundPolicy {
+    match on_background {
+        None => BackgroundPolicy::Unspecified,
+        Some(OnBackground::Keep) => BackgroundPolicy::Keep,
+        Some(OnBackground::Wait) => BackgroundPolicy::Wait,
+        Some(OnBackground::Stop) => BackgroundPolicy::Stop,
     }
 }
 

@@ -95,6 +95,8 @@ impl Default for PoolConfig {
             session_ttl: Duration::from_secs(3600),
             idle_threshold: Duration::from_secs(600),
             hibernate_after: Duration::from_secs(120),
+            background_max_age: Duration::from_secs(3600),
+            background_timeout: Duration::from_secs(600),
             cleanup_interval: Duration::from_secs(300),
             connection_recovery: true,
             stuck_threshold: Duration::from_secs(900),

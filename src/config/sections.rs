@@ -106,6 +106,12 @@ pub struct PoolConfig {
     /// Idle time after which a session's process is let go; the next turn resumes it.
     /// Default 2 min, 0 is never, at most 30 days.
     pub hibernate_after: Duration,
+    /// How long a subagent, a command in the background or a timer keeps its session's
+    /// process; then it is ended. Default 1 h, 0 is for ever, at most 30 days.
+    pub background_max_age: Duration,
+    /// How long a Query with `on_background` WAIT waits for what its turn has begun in the
+    /// background. Default 10 min, over 0, at most 30 days.
+    pub background_timeout: Duration,
     /// Time between cleanups. Default 5 min, over 0, at most 1 day.
     pub cleanup_interval: Duration,
     /// Whether a process that was lost is replaced, and the conversation resumed,

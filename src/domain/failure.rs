@@ -128,6 +128,18 @@ pub enum Cause {
     /// No such turn, or none any more.
     #[error("no such turn, or it is not kept any more")]
     TurnNotFound,
+    /// No task with this id works behind the turns.
+    #[error("no task works in the background by the id {task_id:?}")]
+    TaskNotFound {
+        /// The id.
+        task_id: String,
+    },
+    /// What a turn has begun in the background goes on for longer than its caller may wait.
+    #[error("the background work of the turn has not ended in {limit:?} (pool.background_timeout)")]
+    BackgroundTimeout {
+        /// `pool.background_timeout`.
+        limit: Duration,
+    },
     /// Nothing of that id waits for an answer.
     #[error("no prompt {prompt_id:?} waits for an answer")]
     PromptNotFound {
@@ -268,6 +280,8 @@ impl Cause {
             Self::SessionNotFound => "SESSION_NOT_FOUND",
             Self::TurnNotFound => "TURN_NOT_FOUND",
             Self::PromptNotFound { .. } => "PROMPT_NOT_FOUND",
+            Self::TaskNotFound { .. } => "TASK_NOT_FOUND",
+            Self::BackgroundTimeout { .. } => "BACKGROUND_TIMEOUT",
             Self::InvalidAnswer { .. } => "INVALID_ARGUMENT",
             Self::CliNotFound { .. } => "CLI_NOT_FOUND",
             Self::ConnectFailed { .. } => "CONNECT_FAILED",

@@ -34,6 +34,27 @@ impl SessionPool {
         if_there(key, asked.await)
     }
 
+    /// Stops a session's turn, and all that works behind its turns; `None` when there is no such
+    /// session.
+    pub async fn interrupt_work(
+        &self,
+        key: &SessionKey,
+        keep_session: bool,
+    ) -> Result<Option<InterruptReport>, Failure> {
+        let asked =
+            self.ask(key, |handle| async move { handle.interrupt_work(keep_session).await });
+        if_there(key, asked.await)
+    }
+
+    /// Stops a task that works behind a session's turns.
+    pub async fn stop_task(&self, key: &SessionKey, task_id: String) -> Result<(), Failure> {
+        self.ask(key, |handle| {
+            let task_id = task_id.clone();
+            async move { handle.stop_task(task_id).await }
+        })
+        .await
+    }
+
     /// Stops one turn of a session, or takes it out of the queue; `None` when there is no such
     /// session.
     pub async fn interrupt_turn(

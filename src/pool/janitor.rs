@@ -180,7 +180,7 @@ impl SessionPool {
     /// Why a session is to go, if it is.
     fn due(&self, status: &Status) -> Option<CloseReason> {
         let settings = &self.shared().settings;
-        if status.is_busy() {
+        if status.is_at_work() {
             return None;
         }
         match status.condition_at(settings.session_ttl) {

@@ -22,6 +22,7 @@ use crate::{
     domain::ids::{SessionId, SessionKey},
     pool::{PoolStats, Scope, SessionPool},
     proto::{self, session_pool_service_server::SessionPoolService},
+    session::InterruptScope,
 };
 
 /// The metadata key that proxies route by.
@@ -153,15 +154,30 @@ impl<O: Observe> SessionPoolService for Service<O> {
     ) -> Result<Response<proto::InterruptResponse>, Status> {
         let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let decode::Interrupt { session_id, turn, keep_session } =
+        let decode::Interrupt { session_id, turn, keep_session, scope } =
             decode::interrupt(request.into_inner())?;
         let key = SessionKey::new(tenant, session_id);
         let report = match turn {
             Some(turn) => self.pool.interrupt_turn(&key, turn).await,
+            None if scope == InterruptScope::All => {
+                self.pool.interrupt_work(&key, keep_session).await
+            }
             None => self.pool.interrupt(&key, keep_session).await,
         };
         let report = report.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(snapshot::interrupt(report)))
+    }
+
+    async fn stop_task(
+        &self,
+        request: Request<proto::StopTaskRequest>,
+    ) -> Result<Response<proto::StopTaskResponse>, Status> {
+        let tenant = caller(&request)?.tenant;
+        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let (session_id, task_id) = decode::stop_task(request.into_inner())?;
+        let stopped = self.pool.stop_task(&SessionKey::new(tenant, session_id), task_id).await;
+        stopped.map_err(|failure| of_failure(&failure))?;
+        Ok(Response::new(proto::StopTaskResponse {}))
     }
 
     async fn interrupt_all(

@@ -10,7 +10,11 @@ use super::{
     options,
 };
 use crate::{
-    cli::versions::{NEWEST_TESTED, OLDEST},
+    cli::{
+        background::Task,
+        timers::{Timer, TimerKind},
+        versions::{NEWEST_TESTED, OLDEST},
+    },
     counters::Counters,
     domain::{grants::Grants, ids::SessionKey, usage::TokenUsage},
     pool::PoolStats,
@@ -89,6 +93,8 @@ pub fn session(status: &Status) -> proto::Session {
                 since: wall(turn.since),
             })
             .collect(),
+        background_tasks: status.work.tasks.iter().map(|task| background_task(task)).collect(),
+        timers: status.work.timers.iter().map(|timer| session_timer(timer)).collect(),
     };
     leave_out_what_is_too_long(&mut shown);
     shown
@@ -120,6 +126,26 @@ fn open_prompt(prompt: &ShownPrompt) -> proto::OpenPrompt {
         kind: prompt_kind(&subtype, &tool_name).into(),
         tool_name,
         input_excerpt: input,
+    }
+}
+
+fn background_task(task: &Task) -> proto::BackgroundTask {
+    let Task { id, kind, description, start_time, began: _ } = task.clone();
+    let start_time = Some(start_time.into());
+    proto::BackgroundTask { task_id: id, kind, description, start_time }
+}
+
+fn session_timer(timer: &Timer) -> proto::SessionTimer {
+    proto::SessionTimer {
+        timer_id: timer.id.clone(),
+        kind: match timer.kind {
+            TimerKind::Cron => proto::TimerKind::Cron,
+            TimerKind::Wakeup => proto::TimerKind::Wakeup,
+        }
+        .into(),
+        schedule: timer.schedule.clone(),
+        prompt_excerpt: timer.prompt.clone(),
+        create_time: Some(timer.create_time.into()),
     }
 }
 
@@ -234,6 +260,7 @@ fn counters(counters: &Counters) -> proto::PoolCounters {
         interrupt_escalations: counters.interrupt_escalations.get(),
         hibernations: counters.hibernations.get(),
         hibernations_under_pressure: counters.hibernations_under_pressure.get(),
+        background_work_ended: counters.background_work_ended.get(),
         cold_start_time: Some(micros(counters.cold_start_micros.get())),
         resume_time: Some(micros(counters.resume_micros.get())),
         spare_misses_none_ready: counters.spare_misses_none_ready.get(),
@@ -263,12 +290,16 @@ pub fn interrupt(report: Option<InterruptReport>) -> proto::InterruptResponse {
             had_active_turn: report.had_active_turn,
             outcome: outcome(report.outcome).into(),
             elapsed: Some(duration(report.elapsed)),
+            stopped: report.stopped.iter().map(|task| background_task(task)).collect(),
+            still_running: report.still_running.iter().map(|task| background_task(task)).collect(),
         },
         None => proto::InterruptResponse {
             interrupted: false,
             had_active_turn: false,
             outcome: proto::InterruptOutcome::NotFound.into(),
             elapsed: Some(duration(std::time::Duration::ZERO)),
+            stopped: Vec::new(),
+            still_running: Vec::new(),
         },
     }
 }

@@ -71,7 +71,8 @@ fn classify(cause: &Cause) -> (Code, Option<Duration>) {
         Cause::SessionMoved { .. } => (Code::Unavailable, soon),
         Cause::SessionNotFound => (Code::NotFound, None),
         Cause::TurnNotFound => (Code::NotFound, None),
-        Cause::PromptNotFound { .. } => (Code::NotFound, None),
+        Cause::PromptNotFound { .. } | Cause::TaskNotFound { .. } => (Code::NotFound, None),
+        Cause::BackgroundTimeout { .. } => (Code::DeadlineExceeded, None),
         Cause::InvalidAnswer { .. } => (Code::InvalidArgument, None),
         Cause::CliNotFound { .. } => (Code::FailedPrecondition, None),
         Cause::ConnectFailed { .. } => (Code::Unavailable, soon),
@@ -229,12 +230,12 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
         Cause::CliExited { exit, stderr_tail, tool_use_seen } => {
             put_exit(put, *exit);
             put(STDERR_TAIL, stderr_tail.clone());
-            put("tool_use_seen", tool_use_seen.to_string());
+            put_seen(put, *tool_use_seen);
         }
         Cause::HoldsTooMuch { overrun, tool_use_seen } => {
             put("limit", overrun.limit.to_string());
             put("used", overrun.used.to_string());
-            put("tool_use_seen", tool_use_seen.to_string());
+            put_seen(put, *tool_use_seen);
         }
         Cause::OptionsMismatch { options, remedy, .. } => {
             put("options", options.join(","));
@@ -252,10 +253,10 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
                 put("mcp_servers", mcp_servers.join(","));
             }
         }
-        Cause::StreamStalled { limit } => put("limit", format!("{limit:?}")),
-        Cause::CredentialsRefused { tool_use_seen } => {
-            put("tool_use_seen", tool_use_seen.to_string());
+        Cause::StreamStalled { limit } | Cause::BackgroundTimeout { limit } => {
+            put("limit", format!("{limit:?}"));
         }
+        Cause::CredentialsRefused { tool_use_seen } => put_seen(put, *tool_use_seen),
         Cause::ListenerTooSlow { first_kept, bound } => put_bound(put, bound, first_kept),
         Cause::EventsExpired { first_kept } => put("limit", first_kept.to_string()),
         Cause::MemoryBudget { key, limit } => put_bound(put, key, limit),
@@ -268,6 +269,7 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
         Cause::SessionConflict { owner, .. } => put("owner_session_id", owner.to_string()),
         Cause::ConversationNotFound { .. } => put("field", "options.resume".to_owned()),
         Cause::PromptNotFound { .. } => put("field", "prompt_id".to_owned()),
+        Cause::TaskNotFound { .. } => put("field", "task_id".to_owned()),
         Cause::InvalidAnswer { field, .. } => put("field", field.clone()),
         Cause::PoolDisabled
         | Cause::SessionBusy
@@ -280,6 +282,11 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
         | Cause::ShuttingDown
         | Cause::Internal { .. } => {}
     }
+}
+
+/// Whether a tool may have run in a turn that failed.
+fn put_seen(put: &mut impl FnMut(&'static str, String), tool_use_seen: bool) {
+    put("tool_use_seen", tool_use_seen.to_string());
 }
 
 /// What was exceeded, and its bound.

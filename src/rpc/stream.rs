@@ -35,7 +35,10 @@ use crate::{
     proto,
     tasks::spawn_owned,
     tenant::Share,
-    turn::{event::Event, listener::Listener},
+    turn::{
+        event::Event,
+        listener::{Follow, Listener},
+    },
 };
 
 /// An event whose encoding is over this travels in parts: callers accept 4 MiB by
@@ -85,8 +88,10 @@ pub struct EventStream<M> {
 /// What a stream and its timer share.
 #[derive(Debug)]
 struct Source {
-    /// `None` once the stream has ended.
+    /// `None` once its turn has ended.
     listener: Option<Listener>,
+    /// What comes behind the turn; `None` once nothing does.
+    follow: Option<Follow>,
     /// Its share of the tenant's streams.
     share: Share,
     session_id: Option<SessionId>,
@@ -107,13 +112,14 @@ struct Source {
 impl<M: From<Item>> EventStream<M> {
     /// The events that `listener` hears, until `deadline`.
     pub fn new(
-        listener: Listener,
+        mut listener: Listener,
         share: Share,
         session_id: Option<SessionId>,
         payload: Payload,
         deadline: Option<Instant>,
     ) -> Self {
         let source = Arc::new(Mutex::new(Source {
+            follow: listener.take_follow(),
             listener: Some(listener),
             share,
             session_id,
@@ -200,9 +206,7 @@ impl Source {
         if let Some(item) = self.ready() {
             return Poll::Ready(Some(Ok(item)));
         }
-        let Some(listener) = &mut self.listener else {
-            return Poll::Ready(self.error.take().map(Err));
-        };
+        let Some(listener) = &mut self.listener else { return self.poll_follow(cx) };
         let end = match listener.poll_batch(cx) {
             Poll::Ready(Ok(Some(batch))) => {
                 self.next = batch.first;
@@ -210,6 +214,10 @@ impl Source {
                 self.held = batch.held;
                 let item = self.ready().map(Ok);
                 return Poll::Ready(item);
+            }
+            Poll::Ready(Ok(None)) if self.follow.is_some() => {
+                self.listener = None;
+                return self.poll_follow(cx);
             }
             Poll::Ready(Ok(None)) => None,
             Poll::Ready(Err(failure)) => {
@@ -226,10 +234,34 @@ impl Source {
         Poll::Ready(end)
     }
 
+    /// The next message of the turn that comes next, if one does.
+    fn poll_follow(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Status>>> {
+        let Some(follow) = &mut self.follow else {
+            return Poll::Ready(self.error.take().map(Err));
+        };
+        let end = match follow.poll_next(cx) {
+            Poll::Ready(Some(Ok(listener))) => {
+                self.listener = Some(listener);
+                return self.poll_turn(cx);
+            }
+            Poll::Ready(Some(Err(failure))) => {
+                let failure = failure.concerning(self.session_id.as_ref(), None);
+                Some(Err(status::of_failure(&failure)))
+            }
+            Poll::Ready(None) => None,
+            Poll::Pending => {
+                self.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        };
+        self.let_go();
+        Poll::Ready(end)
+    }
+
     /// Ends the stream because its deadline has passed, whether or not it is polled. A
     /// stream that has ended by itself is left alone.
     fn expire(&mut self) {
-        if self.listener.is_none() {
+        if self.listener.is_none() && self.follow.is_none() {
             return;
         }
         self.let_go();
@@ -242,6 +274,7 @@ impl Source {
     /// Gives back all that the stream holds of the turn and of the tenant's quota.
     fn let_go(&mut self) {
         self.listener = None;
+        self.follow = None;
         self.share = Share::default();
         self.events = VecDeque::new();
         self.parts = None;
@@ -277,107 +310,4 @@ impl<M: From<Item>> Stream for EventStream<M> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::sync::Notify;
-    use tokio_stream::StreamExt as _;
-
-    use super::*;
-    use crate::{
-        domain::ids::{CliSessionId, ClientId, TenantId, TurnId},
-        tenant::{Quotas, Tenant},
-        turn::{
-            event::{Class, Partials, ProcessOrigin, Started},
-            log::TurnLog,
-            storage::Storage,
-        },
-    };
-
-    /// A turn, and what is told when nobody listens to it any more.
-    fn turn() -> (TurnLog, Arc<Notify>) {
-        let gone = Arc::new(Notify::new());
-        let storage = Storage::in_memory(1 << 20);
-        let accounts = storage.accounts(&TenantId::default());
-        (storage.log(TurnId::fresh(), &accounts, Arc::clone(&gone), tracing::Span::none()), gone)
-    }
-
-    fn until(log: &TurnLog, share: Share, at: Instant) -> EventStream<proto::QueryResponse> {
-        let listener = log.listen(2, Partials::Hidden).expect("room");
-        EventStream::new(listener, share, None, Payload::Json, Some(at))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn c5_a_deadline_passes_although_nobody_polls_the_stream() {
-        let (log, gone) = turn();
-        let tenant =
-            Tenant::new(TenantId::default(), Quotas { streams: Some(1), ..Quotas::default() });
-        let share = tenant.open_stream().expect("the only one");
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let mut stream = until(&log, share, deadline);
-        gone.notified().await;
-        assert_eq!(Instant::now(), deadline, "the listener leaves at the deadline");
-        assert_eq!(log.listeners(), 0);
-        assert!(tenant.open_stream().is_ok(), "its share is free again");
-        // Whoever reads on is told, and then the stream has ended.
-        let status = stream.next().await.expect("an end").expect_err("a deadline");
-        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
-        assert!(stream.next().await.is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn c5_a_deadline_passes_in_the_middle_of_what_is_not_sent_yet() {
-        let (log, gone) = turn();
-        log.start(Started {
-            session_id: SessionId::anonymous(),
-            turn_id: log.id().clone(),
-            client_id: ClientId::fresh(),
-            cli_session_id: CliSessionId::fresh(),
-            origin: ProcessOrigin::Created,
-            queued_for: Duration::ZERO,
-            connect_time: Duration::ZERO,
-            start_time: std::time::SystemTime::UNIX_EPOCH,
-            background: false,
-        });
-        log.append((0..9).map(|_| (Class::Other, Bytes::from_static(b"{}"))));
-        let mut stream = until(&log, Share::default(), Instant::now() + Duration::from_secs(2));
-        assert!(stream.next().await.expect("an event").is_ok());
-        gone.notified().await;
-        let status = stream.next().await.expect("an end").expect_err("a deadline");
-        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn c5_a_stream_that_waits_is_woken_at_its_deadline() {
-        let (log, _gone) = turn();
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let mut stream = until(&log, Share::default(), deadline);
-        let status = stream.next().await.expect("an end").expect_err("a deadline");
-        assert_eq!((status.code(), Instant::now()), (tonic::Code::DeadlineExceeded, deadline));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn c5_a_turn_that_ended_in_time_ends_well_after_the_deadline_too() {
-        let (log, _gone) = turn();
-        assert!(log.end(Ok(())));
-        let mut stream = until(&log, Share::default(), Instant::now() + Duration::from_secs(2));
-        assert!(stream.next().await.is_none());
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        assert!(stream.next().await.is_none());
-    }
-
-    #[test]
-    fn a_large_event_is_the_sum_of_its_parts() {
-        let event =
-            proto::TurnEvent { sequence: 7, kind: None, json: "x".repeat(2 * LARGEST_EVENT + 5) };
-        let rest = event.encode_to_vec().into();
-        let mut all = Parts { sequence: 7, index: 0, rest, _held: None };
-        let mut parts = vec![all.next()];
-        while parts.last().is_some_and(|part| !part.last) {
-            parts.push(all.next());
-        }
-        assert_eq!(parts.len(), 3);
-        assert!(parts.iter().all(|part| part.data.len() <= LARGEST_EVENT && part.sequence == 7));
-        assert_eq!(parts.iter().map(|part| part.last).collect::<Vec<_>>(), [false, false, true]);
-        let whole: Vec<u8> = parts.into_iter().flat_map(|part| part.data).collect();
-        assert_eq!(proto::TurnEvent::decode(whole.as_slice()).expect("decodes"), event);
-    }
-}
+mod tests;

@@ -242,6 +242,8 @@ pub fn session_settings(config: &Config) -> Settings {
         hibernate_after: unless_zero(pool.hibernate_after),
         commit_timeout: config.store.commit_timeout,
         prompt_timeout: unless_zero(config.policy.prompt_timeout),
+        background_max_age: unless_zero(config.pool.background_max_age),
+        background_timeout: config.pool.background_timeout,
     }
 }
 

@@ -10,6 +10,8 @@
 //!  Update     queue     queue    queue    queue       queue      queue      queue     closed
 //!  Interrupt  already   already  already  stop        stop       stop       already   leave
 //!   of a turn already   already  already  stop        stop       stop       already   already
+//!   of all     already   accept   accept   stop        stop       stop       accept    leave
+//!  StopTask   refuse    accept   accept   refuse      accept     accept     accept    refuse
 //!  Hibernate  already   accept   decline  decline     decline    decline    decline   already
 //!  Close      leave     leave    leave    stop        stop       stop       leave     leave
 //! ```
@@ -20,7 +22,7 @@
 //! none, there is nothing to do. A close that leaves busy sessions alone is
 //! declined by one.
 
-use super::command::{BusyPolicy, CloseReason, Command, HibernateReason};
+use super::command::{BusyPolicy, CloseReason, Command, HibernateReason, InterruptScope};
 use crate::domain::failure::Cause;
 
 /// What the session does, as far as it matters for what it is asked.
@@ -69,6 +71,8 @@ pub struct Facts {
     pub named: Named,
     /// Whether a turn has ended without its caller having been told.
     pub has_untold: bool,
+    /// Whether something works behind the turns.
+    pub works_behind: bool,
     /// Whether the process has nothing to do, and nothing that it may yet begin.
     pub may_hibernate: bool,
     /// Whether the process has nothing to do, except perhaps in its background.
@@ -142,21 +146,16 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         }
         (Command::Update { .. }, _) => Verdict::Queue(Position::Last),
 
+        (Command::StopTask { .. }, Closing(_)) => Verdict::Refuse(Cause::SessionNotFound),
+        (Command::StopTask { task_id, .. }, Detached | Connecting) => {
+            Verdict::Refuse(Cause::TaskNotFound { task_id: task_id.clone() })
+        }
+        (Command::StopTask { .. }, _) => Verdict::Accept,
+
         (Command::Interrupt { turn: Some(_), .. }, _) => admit_named(availability, facts.named),
-        (Command::Interrupt { .. }, Connecting | Running | Stopping { .. }) => Verdict::StopFirst,
-        // It only falls asleep, or goes on elsewhere: who wants it gone has to ask again.
-        (
-            Command::Interrupt { keep_session: false, .. },
-            Closing(CloseReason::Unloaded | CloseReason::Moved),
-        ) => Verdict::Closed,
-        // It is going, which is what they wanted.
-        (Command::Interrupt { .. }, Closing(_)) => Verdict::Leave,
-        (Command::Interrupt { keep_session, .. }, Detached | Idle | Between | Settling) => {
-            if *keep_session {
-                Verdict::AlreadySo
-            } else {
-                Verdict::Leave
-            }
+        (Command::Interrupt { keep_session, scope, .. }, _) => {
+            let works = *scope == InterruptScope::All && facts.works_behind;
+            admit_interrupt(availability, *keep_session, works)
         }
 
         (Command::Hibernate { .. }, Closing(_)) => Verdict::AlreadySo,
@@ -179,12 +178,28 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         }
         (Command::Close { .. }, Closing(_)) => Verdict::Leave,
         (Command::Close { reason, .. }, _)
-            if reason.skips_busy() && (!availability.is_free() || facts.waiting > 0) =>
+            if reason.skips_busy()
+                && (!availability.is_free() || facts.waiting > 0 || facts.works_behind) =>
         {
             Verdict::Decline
         }
         (Command::Close { .. }, Connecting | Running | Stopping { .. }) => Verdict::StopFirst,
         (Command::Close { .. }, Detached | Idle | Between | Settling) => Verdict::Leave,
+    }
+}
+
+/// Decides on an interrupt of whichever turn runs, and perhaps of what works behind the turns.
+fn admit_interrupt(availability: Availability, keep_session: bool, works: bool) -> Verdict {
+    use Availability::{Between, Closing, Connecting, Detached, Idle, Running, Settling, Stopping};
+    match availability {
+        Connecting | Running | Stopping { .. } => Verdict::StopFirst,
+        // It only falls asleep, or goes on elsewhere: who wants it gone has to ask again.
+        Closing(CloseReason::Unloaded | CloseReason::Moved) if !keep_session => Verdict::Closed,
+        // It is going, which is what they wanted.
+        Closing(_) => Verdict::Leave,
+        Detached | Idle | Between | Settling if !keep_session => Verdict::Leave,
+        Idle | Between | Settling if works => Verdict::Accept,
+        Detached | Idle | Between | Settling => Verdict::AlreadySo,
     }
 }
 

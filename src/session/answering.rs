@@ -69,6 +69,7 @@ impl SessionTask {
     /// Gives the process the answers that are due. One that grants something is sent once the grant
     /// is committed.
     fn give_answers(&mut self, process: &mut Process) {
+        self.settle_work_stops(process);
         self.take_deferred(process);
         self.refuse_expired(process);
         loop {
@@ -157,13 +158,26 @@ impl SessionTask {
     /// Gives the process the answers that are due, and tells all who follow the turn.
     pub(super) fn answer_in_turn(&mut self, active: &mut Active, stopping: bool) {
         self.give_answers(&mut active.process);
+        self.expire_followers();
         self.tell_resolved(active, stopping);
     }
 
     /// The same where nobody follows a turn who could be told.
     pub(super) fn answer_between_turns(&mut self, process: &mut Process) {
         self.give_answers(process);
+        self.expire_followers();
+        self.followers.rest(&process.traits);
         drop(process.prompts.take_resolved());
+    }
+
+    /// When to look once more at what is due to callers: answers, prompts, work that is being
+    /// stopped, and those who wait for what works behind the turns.
+    pub(super) fn answers_due(
+        &self,
+        process: &Process,
+        followers: Option<Instant>,
+    ) -> Option<Instant> {
+        process.answers_due().into_iter().chain(followers).min()
     }
 
     /// Tells all who follow the turn how prompts were resolved. The turn's own beginning comes

@@ -7,6 +7,7 @@ use tracing::Span;
 
 use crate::{
     budget::Reservation,
+    cli::background::Task,
     domain::{
         decision::Decision,
         failure::{Cause, Failure},
@@ -14,7 +15,14 @@ use crate::{
         input::Input,
         options::Options,
     },
-    turn::{event::Partials, listener::Listener, log::TurnLog},
+    turn::{
+        event::Partials,
+        listener::{Following, Listener},
+    },
+};
+
+pub use super::policies::{
+    BackgroundPolicy, BusyPolicy, DisconnectPolicy, InterruptScope, MismatchPolicy,
 };
 
 /// Why a session did not take a command.
@@ -32,45 +40,6 @@ impl<T: Into<Failure>> From<T> for Refusal {
     fn from(failure: T) -> Self {
         Self::Failed(failure.into())
     }
-}
-
-/// What happens to a turn while another runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum BusyPolicy {
-    /// It waits its turn.
-    #[default]
-    Queue,
-    /// It is refused.
-    Reject,
-    /// The other is stopped.
-    Interrupt,
-}
-
-/// What happens to a turn when its last listener goes away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DisconnectPolicy {
-    /// It is interrupted.
-    #[default]
-    Interrupt,
-    /// It goes on.
-    Continue,
-}
-
-impl DisconnectPolicy {
-    /// Whether nobody wants a turn any more that is asked for so.
-    pub fn abandons(self, turn: &TurnLog) -> bool {
-        self == Self::Interrupt && turn.listeners() == 0
-    }
-}
-
-/// What happens when options cannot be changed on the running process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MismatchPolicy {
-    /// The turn fails.
-    #[default]
-    Fail,
-    /// The process is replaced.
-    Restart,
 }
 
 /// A conversation to start from.
@@ -99,6 +68,10 @@ pub struct TurnRequest {
     pub on_busy: BusyPolicy,
     /// When its last listener leaves.
     pub on_disconnect: DisconnectPolicy,
+    /// What becomes of what it leaves behind in the background.
+    pub on_background: BackgroundPolicy,
+    /// Who waits for that.
+    pub following: Option<Following>,
     /// When options cannot be applied.
     pub on_mismatch: MismatchPolicy,
     /// Whether the caller sees partial messages.
@@ -135,7 +108,7 @@ pub enum InterruptOutcome {
 }
 
 /// What became of an interrupt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterruptReport {
     /// How it ended.
     pub outcome: InterruptOutcome,
@@ -143,9 +116,29 @@ pub struct InterruptReport {
     pub had_active_turn: bool,
     /// How long it took.
     pub elapsed: Duration,
+    /// What worked behind the turns and was stopped with it.
+    pub stopped: Vec<Arc<Task>>,
+    /// What still works there.
+    pub still_running: Vec<Arc<Task>>,
 }
 
 impl InterruptReport {
+    /// One that concerns the turn alone.
+    pub const fn of_turn(
+        outcome: InterruptOutcome,
+        had_active_turn: bool,
+        elapsed: Duration,
+    ) -> Self {
+        Self { outcome, had_active_turn, elapsed, stopped: Vec::new(), still_running: Vec::new() }
+    }
+
+    /// The same where the session ends, and with it all that works in it.
+    #[must_use]
+    pub fn of_session(mut self) -> Self {
+        self.stopped.append(&mut self.still_running);
+        self
+    }
+
     /// Whether the turn, if any, stopped without its process having to be ended.
     pub fn interrupted(&self) -> bool {
         self.outcome != InterruptOutcome::Terminated
@@ -298,8 +291,17 @@ pub enum Command {
         turn: Option<TurnId>,
         /// Whether the session stays.
         keep_session: bool,
+        /// What is stopped with the turn.
+        scope: InterruptScope,
         /// What became of it.
         reply: oneshot::Sender<InterruptReport>,
+    },
+    /// Stop a task that works behind the turns.
+    StopTask {
+        /// Which.
+        task_id: String,
+        /// Told when it has ended.
+        reply: oneshot::Sender<Result<(), Refusal>>,
     },
     /// Let the process go.
     Hibernate {
@@ -325,7 +327,7 @@ impl Command {
             Self::Run { reply, .. } | Self::Attach { reply, .. } => {
                 reply.send(Err(refusal)).ok();
             }
-            Self::Respond { reply, .. } => {
+            Self::Respond { reply, .. } | Self::StopTask { reply, .. } => {
                 reply.send(Err(refusal)).ok();
             }
             Self::Update { reply, .. } => {
@@ -345,6 +347,7 @@ impl fmt::Debug for Command {
             Self::Respond { .. } => "Respond(..)",
             Self::Update { .. } => "Update(..)",
             Self::Interrupt { .. } => "Interrupt(..)",
+            Self::StopTask { .. } => "StopTask(..)",
             Self::Hibernate { .. } => "Hibernate(..)",
             Self::Close { .. } => "Close(..)",
         })

@@ -34,6 +34,10 @@ pub struct Settings {
     pub named_turn_retention: Duration,
     /// Idle time after which a process is let go; `None` is never.
     pub hibernate_after: Option<Duration>,
+    /// How long what works behind a session's turns keeps its process; `None` is for ever.
+    pub background_max_age: Option<Duration>,
+    /// How long a Query that waits for what its turn has begun in the background waits.
+    pub background_timeout: Duration,
     /// How long the store tries what it is asked while somebody else has it.
     pub commit_timeout: Duration,
     /// How long a prompt of the CLI waits for an answer; `None` is for ever.

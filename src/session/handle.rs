@@ -4,8 +4,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     command::{
-        CloseReason, CloseReport, Command, HibernateReason, InterruptReport, Refusal, TurnRequest,
-        UpdateReport,
+        CloseReason, CloseReport, Command, HibernateReason, InterruptReport, InterruptScope,
+        Refusal, TurnRequest, UpdateReport,
     },
     status::Status,
 };
@@ -69,13 +69,26 @@ impl SessionHandle {
 
     /// Stops the running turn.
     pub async fn interrupt(&self, keep_session: bool) -> Result<InterruptReport, Refusal> {
-        self.ask(|reply| Command::Interrupt { turn: None, keep_session, reply }).await
+        let scope = InterruptScope::Turn;
+        self.ask(|reply| Command::Interrupt { turn: None, keep_session, scope, reply }).await
+    }
+
+    /// Stops the running turn, and all that works behind the turns.
+    pub async fn interrupt_work(&self, keep_session: bool) -> Result<InterruptReport, Refusal> {
+        let scope = InterruptScope::All;
+        self.ask(|reply| Command::Interrupt { turn: None, keep_session, scope, reply }).await
+    }
+
+    /// Stops a task that works behind the turns. Answered when it has ended.
+    pub async fn stop_task(&self, task_id: String) -> Result<(), Refusal> {
+        self.ask(|reply| Command::StopTask { task_id, reply }).await?
     }
 
     /// Stops this turn, or takes it out of the queue. Nothing else is touched.
     pub async fn interrupt_turn(&self, turn: TurnId) -> Result<InterruptReport, Refusal> {
         let turn = Some(turn);
-        self.ask(|reply| Command::Interrupt { turn, keep_session: true, reply }).await
+        let scope = InterruptScope::Turn;
+        self.ask(|reply| Command::Interrupt { turn, keep_session: true, scope, reply }).await
     }
 
     /// Lets the process go if it has nothing to do. Answered when it is gone; returns

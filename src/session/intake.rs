@@ -9,26 +9,29 @@ use tracing::{Span, debug, error_span, field::Empty};
 use super::{
     admission::{Availability, Facts, Named, Position, Verdict, admit},
     command::{
-        CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport, Refusal, TurnRequest,
+        BackgroundPolicy, CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport,
+        Refusal, TurnRequest,
     },
     process::Process,
     queue::{PendingUpdate, Waiting},
     state::Disposition,
     stop::StopFor,
     task::SessionTask,
+    work_stops::{StopReply, WorkStop, WorkToStop},
 };
 use crate::{
     domain::{failure::Cause, ids::TurnId},
     tenant::Share,
-    turn::{event::Partials, listener::Listener, log::TurnLog},
+    turn::{
+        event::Partials,
+        listener::{Follow, Listener},
+        log::TurnLog,
+    },
 };
 
 /// The report on a turn that is over.
-const NOTHING_STOPPED: InterruptReport = InterruptReport {
-    outcome: InterruptOutcome::NoActiveTurn,
-    had_active_turn: false,
-    elapsed: Duration::ZERO,
-};
+const NOTHING_STOPPED: InterruptReport =
+    InterruptReport::of_turn(InterruptOutcome::NoActiveTurn, false, Duration::ZERO);
 
 impl SessionTask {
     /// Deals with a command as far as that does not depend on the phase's resources.
@@ -59,8 +62,16 @@ impl SessionTask {
             (_, Command::Respond { prompt_id, decision, reply }) => {
                 return Disposition::Respond(prompt_id, decision, reply);
             }
-            (Verdict::StopFirst, Command::Interrupt { keep_session, reply, turn: _ }) => {
-                return Disposition::Stop(StopFor::Interrupt { keep_session, reply });
+            (_, Command::StopTask { task_id, reply }) => {
+                let what = WorkToStop::Task(task_id);
+                return Disposition::StopWork(WorkStop { what, reply: StopReply::Task(reply) });
+            }
+            (Verdict::StopFirst, Command::Interrupt { keep_session, scope, reply, turn: _ }) => {
+                return Disposition::Stop(StopFor::Interrupt { keep_session, scope, reply });
+            }
+            (Verdict::Accept, Command::Interrupt { turn: None, reply, .. }) => {
+                let reply = StopReply::Interrupt(reply, self.nothing_to_stop());
+                return Disposition::StopWork(WorkStop { what: WorkToStop::All, reply });
             }
             (Verdict::Accept, Command::Interrupt { turn: Some(turn), reply, .. }) => {
                 reply.send(self.cancel_waiting(&turn)).ok();
@@ -72,7 +83,7 @@ impl SessionTask {
                 self.journal.commits.answer_soon(reply, self.nothing_to_stop());
             }
             (_, Command::Interrupt { reply, .. }) => {
-                self.replies.interrupts.push((reply, self.nothing_to_stop()));
+                self.replies.interrupts.push((reply, self.nothing_to_stop().of_session()));
                 return Disposition::Leave(CloseReason::Interrupted);
             }
             (Verdict::Accept, Command::Hibernate { why, reply }) => {
@@ -111,6 +122,7 @@ impl SessionTask {
             knows_turn: turn.is_some_and(|id| self.find(Some(id)).is_some()),
             named: self.named(command),
             has_untold: self.journal.commits.untold().next().is_some(),
+            works_behind: !self.status.work.is_empty(),
             may_hibernate: self.may_hibernate(process),
             may_yield: self.may_yield(process),
         }
@@ -163,7 +175,8 @@ impl SessionTask {
         }
         if let Some(log) = request.turn_id.as_ref().and_then(|id| self.find(Some(id))) {
             debug!(turn_id = %log.id(), "turn_joined_by_its_id");
-            reply.send(log.listen(1, request.partials).map_err(Refusal::from)).ok();
+            let listener = log.listen(1, request.partials).map_err(Refusal::from);
+            reply.send(listener).ok();
             return Disposition::Done;
         }
         if let (Availability::Running, Some(current)) = (availability, self.queue.current()) {
@@ -184,9 +197,13 @@ impl SessionTask {
             }
         };
         let partials = request.partials;
-        let waiting = self.admitted(request, queued);
+        let waits = request.on_background == BackgroundPolicy::Wait;
+        let follow = waits.then(|| Follow::channel(self.queue.listeners_gone_notifier()));
+        let (following, follow) = follow.unzip();
+        let waiting = self.admitted(TurnRequest { following, ..request }, queued);
+        let listener = waiting.log.listen(1, partials).map_err(Refusal::from);
         // The caller may be gone already; then the turn has no listener and is dropped.
-        reply.send(waiting.log.listen(1, partials).map_err(Refusal::from)).ok();
+        reply.send(listener.map(|listener| listener.followed_by(follow))).ok();
         self.ctx.tenant.counters.turns.add_one();
         if matches!(verdict, Verdict::StopFirst | Verdict::Queue(Position::Next)) {
             self.queue.push_front(waiting);

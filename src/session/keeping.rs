@@ -21,10 +21,13 @@ use super::{
     undone::Undone,
 };
 use crate::{
-    cli::{frame::Frame, mirror, process::StopGrace},
+    cli::{
+        background::BackgroundWork, frame::Frame, mirror, process::StopGrace, traits::CliTraits,
+    },
     domain::{
         acquired::Acquired,
-        ids::{CliSessionId, TurnId},
+        failure::Cause,
+        ids::{CliSessionId, ClientId, TurnId},
         options::Options,
     },
     store::{KeptEnding, KeptTurn, Record},
@@ -146,8 +149,12 @@ impl SessionTask {
     /// began by itself just then is cut; what that cost counts, and what was spent in its
     /// background.
     pub(super) async fn part_with(&mut self, process: Process, grace: StopGrace) {
-        let Process { mut lease, answers, .. } = process;
+        let Process { mut lease, answers, traits, work_stops, .. } = process;
+        self.note_ended_work(&traits, lease.client_id);
         self.refuse_answers(answers);
+        self.end_work_stops(work_stops);
+        let failure = self.failure(Cause::TurnInterrupted).on_client(lease.client_id);
+        self.followers.fail(|| failure.clone());
         // Nobody can answer what it asks any more.
         lease.connection.refuse_requests();
         self.show_prompts(&[]);
@@ -160,6 +167,22 @@ impl SessionTask {
         // It works nowhere any more.
         self.journal.commits.take_expelled();
         self.keep_on();
+    }
+
+    /// What works behind the turns of a process ends with it, which is not to go unseen.
+    fn note_ended_work(&self, traits: &CliTraits, client_id: ClientId) {
+        let BackgroundWork { tasks, timers } = traits.background.shown();
+        if tasks.is_empty() && timers.is_empty() {
+            return;
+        }
+        self.ctx.tenant.counters.background_work_ended.add_one();
+        warn!(
+            session_id = %self.status.session_id,
+            %client_id,
+            tasks = tasks.len(),
+            timers = timers.len(),
+            "background_work_ended"
+        );
     }
 
     /// Begins to keep what is not kept yet; behind the commit that is under way, if there is
@@ -301,7 +324,8 @@ impl SessionTask {
             true => InterruptOutcome::TurnEnded,
             false => InterruptOutcome::NoActiveTurn,
         };
-        InterruptReport { outcome, had_active_turn, elapsed: Duration::ZERO }
+        let report = InterruptReport::of_turn(outcome, had_active_turn, Duration::ZERO);
+        InterruptReport { still_running: self.status.work.tasks.clone(), ..report }
     }
 
     /// The report of a close that comes when no turn runs.

@@ -57,6 +57,7 @@ pub mod command;
 mod commits;
 mod context;
 mod deadline;
+mod followers;
 mod given_rules;
 mod handle;
 mod intake;
@@ -67,6 +68,7 @@ mod open_turns;
 mod ownership;
 mod permissions;
 mod phase;
+mod policies;
 mod process;
 mod publisher;
 mod queue;
@@ -77,15 +79,18 @@ mod spending;
 mod state;
 pub mod status;
 mod stop;
+mod stopping_work;
 mod task;
 #[cfg(test)]
 pub(crate) mod tests;
 mod turn_end;
 mod undone;
+mod work_stops;
 
 pub use command::{
-    BusyPolicy, CloseReason, CloseReport, DisconnectPolicy, HibernateReason, InterruptOutcome,
-    InterruptReport, MismatchPolicy, Refusal, TurnRequest, UpdateReport,
+    BackgroundPolicy, BusyPolicy, CloseReason, CloseReport, DisconnectPolicy, HibernateReason,
+    InterruptOutcome, InterruptReport, InterruptScope, MismatchPolicy, Refusal, TurnRequest,
+    UpdateReport,
 };
 pub use commits::failed as store_failed;
 pub use context::{SessionContext, Settings};

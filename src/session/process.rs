@@ -7,13 +7,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{answers::Answers, given_rules::Given, open_prompts::OpenPrompts};
+use super::{
+    answers::Answers, given_rules::Given, open_prompts::OpenPrompts, work_stops::WorkStops,
+};
 use crate::{
     budget::Account,
-    cli::{frame::Frame, traits::CliTraits},
+    cli::{frame::Frame, traits::CliTraits, turn::announcement},
     domain::grants::Grants,
     supply::Lease,
 };
+
+/// Frames before a turn that the CLI begins by itself: three for each task that has ended. A
+/// bound for an agent that speaks in the CLI's name.
+const MOST_ANNOUNCED: usize = 100;
 
 /// A process that serves a session.
 #[derive(Debug)]
@@ -28,8 +34,14 @@ pub struct Process {
     pub prompts: OpenPrompts,
     /// Answers that it is still to be given.
     pub answers: Answers,
+    /// Work behind its turns that is being stopped.
+    pub work_stops: WorkStops,
     /// Frames that a phase has left for the next.
     pub leftover: Vec<Frame>,
+    /// What came between turns and tells what the next turn of the CLI's own is about.
+    pub announced: Vec<Frame>,
+    /// The version of what works behind its turns that is shown.
+    pub shown_work: u64,
 }
 
 impl Process {
@@ -48,13 +60,24 @@ impl Process {
             given: Given::at_start(rules),
             prompts: OpenPrompts::new(memory, prompt_timeout),
             answers: Answers::default(),
+            work_stops: WorkStops::default(),
             leftover: Vec::new(),
+            announced: Vec::new(),
+            shown_work: 0,
         }
     }
 
-    /// When an answer that waits, or a prompt that does, has waited long enough.
+    /// Takes note of a frame between turns that may be one of the next turn's.
+    pub fn announce(&mut self, frame: &Frame) {
+        if self.announced.len() < MOST_ANNOUNCED {
+            self.announced.extend(announcement(frame));
+        }
+    }
+
+    /// When an answer that waits, a prompt that does, or a stop of work has waited long enough.
     pub fn answers_due(&self) -> Option<Instant> {
-        let times = [self.answers.deadline(), self.prompts.expires_at()];
+        let (answers, prompts) = (self.answers.deadline(), self.prompts.expires_at());
+        let times = [answers, prompts, self.work_stops.deadline()];
         times.into_iter().flatten().min()
     }
 }

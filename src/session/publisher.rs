@@ -11,6 +11,7 @@ use super::{
     status::{QueuedTurn, SessionState, Status},
 };
 use crate::{
+    cli::background::BackgroundWork,
     counters::Spent,
     domain::{
         acquired::Acquired,
@@ -81,6 +82,9 @@ impl StatusPublisher {
         self.status.running = running;
         self.status.open_prompts = open_prompts;
         self.status.can_hibernate = can_hibernate;
+        if process.is_none() {
+            self.set_work(BackgroundWork::default());
+        }
     }
 
     /// Whether its process has nothing to do and could be let go.
@@ -101,6 +105,13 @@ impl StatusPublisher {
     /// Which prompts wait for an answer.
     pub fn set_open_prompts(&mut self, open: Vec<ShownPrompt>) {
         self.status.open_prompts = open;
+    }
+
+    /// What works behind the turns of its process.
+    pub fn set_work(&mut self, work: BackgroundWork) {
+        if *self.status.work != work {
+            self.status.work = Arc::new(work);
+        }
     }
 
     /// The end of a turn was told.

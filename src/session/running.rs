@@ -9,7 +9,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use uuid::Uuid;
 
 use super::{
-    command::{DisconnectPolicy, TurnRequest},
+    command::{BackgroundPolicy, DisconnectPolicy, TurnRequest},
     queue::Again,
 };
 use crate::{
@@ -23,7 +23,8 @@ use crate::{
     counters::Spent,
     domain::failure::Cause,
     turn::{
-        event::{Class, Started},
+        event::{Class, Partials, Started},
+        listener::Following,
         log::TurnLog,
     },
 };
@@ -44,6 +45,12 @@ pub struct Running {
     /// What the process had asked when it began: requests with this number and those behind it
     /// are of the turn.
     pub asked: u64,
+    /// The number of the task that its process began next when it began.
+    pub tasks_from: u64,
+    /// What becomes of what it leaves behind in the background.
+    pub on_background: BackgroundPolicy,
+    /// Who waits for that, and whether with partial messages.
+    pub following: Option<(Following, Partials)>,
     /// Whether its caller named it: the name is kept with its result.
     pub named: bool,
     /// What it has cost, as far as its process has said so.
@@ -118,6 +125,9 @@ impl Running {
             reader,
             on_disconnect,
             asked,
+            tasks_from: traits.background.number(),
+            on_background: BackgroundPolicy::Keep,
+            following: None,
             named: false,
             spent: Spent::default(),
             overspent: None,

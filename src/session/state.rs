@@ -9,6 +9,7 @@ use super::{
     queue::Waiting,
     running::Running,
     stop::{Stop, StopFor},
+    work_stops::WorkStop,
 };
 use crate::{domain::decision::Decision, turn::log::TurnLog};
 
@@ -72,6 +73,8 @@ pub enum Disposition {
     Leave(CloseReason),
     /// Let the process go, which has nothing to do.
     Hibernate(HibernateReason, oneshot::Sender<bool>),
+    /// Stop what works behind the turns.
+    StopWork(WorkStop),
     /// Answer a prompt of the CLI.
     Respond(String, Decision, oneshot::Sender<Result<(), Refusal>>),
 }

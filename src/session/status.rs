@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::open_prompts::ShownPrompt;
 use crate::{
+    cli::background::BackgroundWork,
     counters::Spent,
     domain::{
         acquired::Acquired,
@@ -66,6 +67,8 @@ pub struct Status {
     pub running: Option<TurnId>,
     /// What of its prompts waits for an answer.
     pub open_prompts: Vec<ShownPrompt>,
+    /// What works behind the turns of its process.
+    pub work: Arc<BackgroundWork>,
     /// Turns that wait.
     pub queued: usize,
     /// The first of them.
@@ -106,6 +109,7 @@ impl Status {
             cli_session_id,
             running: None,
             open_prompts: Vec::new(),
+            work: Arc::default(),
             queued: 0,
             queue: Arc::default(),
             created_at: now,
@@ -165,19 +169,24 @@ impl Status {
         self.running.is_some() || self.queued > 0
     }
 
+    /// Whether it does anything: a turn runs or waits, or something works behind its turns.
+    pub fn is_at_work(&self) -> bool {
+        self.is_busy() || !self.work.is_empty()
+    }
+
     /// Time since it was made.
     pub fn age(&self) -> Duration {
         self.created_at.elapsed()
     }
 
-    /// Time since it was last used; none while it is busy.
+    /// Time since it was last used; none while it is at work.
     pub fn idle_time(&self) -> Duration {
-        if self.is_busy() { Duration::ZERO } else { self.last_used_at.elapsed() }
+        if self.is_at_work() { Duration::ZERO } else { self.last_used_at.elapsed() }
     }
 
     /// What it is doing, seen by a clock that knows its time to live.
     pub fn condition_at(&self, session_ttl: Duration) -> SessionState {
-        if !self.is_busy() && self.age() >= session_ttl {
+        if !self.is_at_work() && self.age() >= session_ttl {
             return SessionState::Expired;
         }
         self.condition

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::command::{CloseReason, CloseReport, InterruptReport};
+use super::command::{CloseReason, CloseReport, InterruptReport, InterruptScope};
 
 /// The wait before the CLI is asked again; it doubles each time.
 const FIRST_REPEAT: Duration = Duration::from_millis(50);
@@ -31,6 +31,8 @@ pub enum StopFor {
     Interrupt {
         /// Whether the session stays.
         keep_session: bool,
+        /// What is stopped with the turn.
+        scope: InterruptScope,
         /// Who is told what became of it.
         reply: oneshot::Sender<InterruptReport>,
     },
@@ -63,6 +65,8 @@ pub struct Stop {
     pub closers: Vec<oneshot::Sender<CloseReport>>,
     /// What becomes of the session.
     pub then: AfterInterrupt,
+    /// Whether all that works behind the turns is stopped, too.
+    pub all: bool,
     /// Whether it is for another caller, because the turn is silent (row s12).
     pub ongoing_timeout: bool,
     /// When it began.
@@ -82,6 +86,7 @@ impl Stop {
             waiters: Vec::new(),
             closers: Vec::new(),
             then,
+            all: false,
             ongoing_timeout: false,
             began: now,
             deadline: now + limit,
@@ -95,6 +100,11 @@ impl Stop {
         Self { ongoing_timeout: true, ..self }
     }
 
+    /// Whether the CLI was asked before, and the turn goes on.
+    pub fn is_repeated(&self) -> bool {
+        self.repeat > FIRST_REPEAT
+    }
+
     /// The CLI is asked now; it is asked again after a wait that doubles.
     pub fn note_asked(&mut self) {
         self.ask_at = Instant::now() + self.repeat;
@@ -105,8 +115,13 @@ impl Stop {
     pub fn join(&mut self, purpose: StopFor) {
         match purpose {
             StopFor::NextTurn => {}
-            StopFor::Interrupt { keep_session, reply } => {
+            StopFor::Interrupt { keep_session, scope, reply } => {
                 self.waiters.push(reply);
+                if scope == InterruptScope::All && !self.all {
+                    self.all = true;
+                    // What was asked before was about the turn alone.
+                    self.ask_at = Instant::now();
+                }
                 if !keep_session {
                     self.leave(CloseReason::Interrupted);
                 }

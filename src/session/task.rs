@@ -7,6 +7,7 @@ use super::{
     answers::Answers,
     command::{CloseReason, Command},
     context::SessionContext,
+    followers::Followers,
     handle::SessionHandle,
     journal::Journal,
     open_turns::OpenTurns,
@@ -17,6 +18,7 @@ use super::{
     state::{DetachReason, Phase},
     status::{SessionState, Status},
     undone::Undone,
+    work_stops::WorkStop,
 };
 use crate::{
     domain::{
@@ -53,6 +55,10 @@ pub struct SessionTask {
     pub(super) replies: PendingReplies,
     /// Answers to what its process asks, from a time when that was not at hand.
     pub(super) deferred: Answers,
+    /// Wishes to stop work, likewise.
+    pub(super) deferred_stops: Vec<WorkStop>,
+    /// Callers who wait for what their turns have begun in the background.
+    pub(super) followers: Followers,
     /// Why it is to leave as soon as it can, or leaves.
     pub(super) leaving: Option<CloseReason>,
     /// What of it is kept, and is to be.
@@ -87,6 +93,8 @@ impl SessionTask {
             reported: None,
             replies: PendingReplies::default(),
             deferred: Answers::default(),
+            deferred_stops: Vec::new(),
+            followers: Followers::default(),
             leaving: None,
         };
         (task, handle)

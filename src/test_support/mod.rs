@@ -16,7 +16,9 @@ use crate::{
         input::Input,
         options::Options,
     },
-    session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, Settings, TurnRequest},
+    session::{
+        BackgroundPolicy, BusyPolicy, DisconnectPolicy, MismatchPolicy, Settings, TurnRequest,
+    },
     turn::{
         event::{Class, Event, Partials, Started, prompt_of},
         listener::Listener,
@@ -41,6 +43,8 @@ pub fn settings() -> Settings {
         hibernate_after: None,
         commit_timeout: LOCK_LIMIT,
         prompt_timeout: Some(600 * SECOND),
+        background_max_age: Some(3600 * SECOND),
+        background_timeout: 600 * SECOND,
     }
 }
 
@@ -53,6 +57,8 @@ pub fn request(prompt: &str) -> TurnRequest {
         new_conversation: false,
         on_busy: BusyPolicy::Queue,
         on_disconnect: DisconnectPolicy::Interrupt,
+        on_background: BackgroundPolicy::Keep,
+        following: None,
         on_mismatch: MismatchPolicy::Fail,
         partials: Partials::Hidden,
         asked_at: Instant::now(),

@@ -6,7 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
 
 use super::{
     event::{Event, Partials},
@@ -20,6 +23,9 @@ use crate::{
 
 /// Bytes that are read from a file at a time: each reader has a copy of its own.
 const READ_BYTES: usize = 64 * 1024;
+
+/// Turns behind the first that may wait for one reader. Their logs have bounds of their own.
+const MOST_TURNS: usize = 256;
 
 /// One reader's place in a log. Dropping it is how a reader leaves.
 #[derive(Debug)]
@@ -35,6 +41,22 @@ pub struct Listener {
     number: u64,
     /// A read from a file that is under way.
     reading: Option<JoinHandle<Option<Read>>>,
+    /// What comes behind the turn, for who waits for that.
+    follow: Option<Follow>,
+}
+
+/// What comes behind a turn for a reader who waits for it: the turns that the CLI begins by
+/// itself, one after the other, and how that ends. Dropping it is how the reader leaves.
+#[derive(Debug)]
+pub struct Follow {
+    turns: mpsc::Receiver<Result<Listener, Failure>>,
+    gone: Arc<Notify>,
+}
+
+/// The session's end of a [`Follow`].
+#[derive(Debug, Clone)]
+pub struct Following {
+    turns: mpsc::Sender<Result<Listener, Failure>>,
 }
 
 impl Listener {
@@ -45,7 +67,19 @@ impl Listener {
         from: u64,
         (next, number): (u64, u64),
     ) -> Self {
-        Self { log, key, partials, from, next, number, reading: None }
+        Self { log, key, partials, from, next, number, reading: None, follow: None }
+    }
+
+    /// The same for a reader who waits for what comes behind the turn.
+    #[must_use]
+    pub fn followed_by(mut self, follow: Option<Follow>) -> Self {
+        self.follow = follow;
+        self
+    }
+
+    /// What comes behind the turn, once.
+    pub fn take_follow(&mut self) -> Option<Follow> {
+        self.follow.take()
     }
 
     /// The turn.
@@ -153,6 +187,40 @@ impl Listener {
         }
         let held = copied.then(|| self.claim(events.iter().map(Event::bytes).sum()));
         Poll::Ready(Ok(Some(Batch { first, events, held })))
+    }
+}
+
+impl Follow {
+    /// Both ends. `gone` is told when the reader leaves.
+    pub fn channel(gone: Arc<Notify>) -> (Following, Self) {
+        let (sender, turns) = mpsc::channel(MOST_TURNS);
+        (Following { turns: sender }, Self { turns, gone })
+    }
+
+    /// The next turn, or why there is none; `None` once there is nothing to come.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Listener, Failure>>> {
+        self.turns.poll_recv(cx)
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        // The session looks at the other end when it is told.
+        self.turns.close();
+        self.gone.notify_one();
+    }
+}
+
+impl Following {
+    /// Passes a turn on, or why there is none. Returns whether there was room for it: a reader
+    /// who has left needs neither.
+    pub fn send(&self, turn: Result<Listener, Failure>) -> bool {
+        self.turns.try_send(turn).is_ok()
+    }
+
+    /// Whether the reader has left.
+    pub fn is_abandoned(&self) -> bool {
+        self.turns.is_closed()
     }
 }
 

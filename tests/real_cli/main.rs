@@ -11,6 +11,7 @@ mod stand_in;
 mod support;
 
 mod bed;
+mod behind;
 mod compare;
 mod lossless;
 mod rebuild;

@@ -8,13 +8,14 @@
 //! takes nothing from the rest. Lines of the two frequent types are scanned once and
 //! nothing in them is allocated.
 
+mod parts;
 mod wire;
 
 use bytes::Bytes;
 use memchr::memmem;
 
 use super::{message::name_of, questions};
-use crate::domain::usage::TokenUsage;
+pub use parts::{ControlReply, ResultSummary, TaskInfo, ToolTexts};
 use wire::Names;
 
 /// How often a frame is looked for in a line that is none as a whole.
@@ -27,6 +28,8 @@ pub struct Frame {
     pub raw: Bytes,
     /// What it is.
     pub kind: FrameKind,
+    /// Whether it is of a subagent (`parent_tool_use_id`), and not of the conversation itself.
+    pub of_subagent: bool,
 }
 
 /// What a line is, as far as the pool acts on it.
@@ -61,16 +64,20 @@ pub enum FrameKind {
         idle: bool,
     },
     /// `system` / `task_started`: a background task or a subagent runs.
-    TaskStarted {
-        /// The task.
-        id: String,
-    },
+    TaskStarted(Box<TaskInfo>),
     /// `system` / `task_updated` with a final status, and `task_notification`: it ended,
     /// which may begin a turn.
     TaskEnded {
         /// The task.
         id: String,
+        /// Whether it was stopped before it was done.
+        stopped: bool,
     },
+    /// `system` / `task_progress`: it works.
+    TaskProgress,
+    /// `system` / `background_tasks_changed`: all tasks that no turn waits for (not in older
+    /// versions).
+    TasksListed(Vec<TaskInfo>),
     /// `command_lifecycle` / `started`: a prompt is taken up (not in older versions).
     PromptStarted {
         /// The prompt's id.
@@ -108,15 +115,6 @@ pub enum FrameKind {
     Mirror,
     /// Any other type.
     Other,
-}
-
-/// The answer to a control request of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ControlReply {
-    /// The request's id.
-    pub request_id: String,
-    /// What was answered: the payload as JSON (`null` without one), or the error.
-    pub outcome: Result<String, String>,
 }
 
 /// The CLI asks something and waits for a control response.
@@ -184,31 +182,6 @@ impl Prompt {
     }
 }
 
-/// The figures of a `result`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ResultSummary {
-    /// Whether the turn failed.
-    pub is_error: bool,
-    /// Why it ended, for example `aborted_tools`.
-    pub terminal_reason: String,
-    /// The error or the answer in words, cut to 300 characters.
-    pub text: String,
-    /// Cost in US dollars, summed over the life of the process; `None` if it is not told.
-    pub total_cost_usd: Option<f64>,
-    /// What of it was spent since the result before, from versions that say so.
-    pub cost_since_last_usd: Option<f64>,
-    /// The structured output, as JSON.
-    pub structured_output: Option<String>,
-    /// Tokens of the turn.
-    pub usage: TokenUsage,
-    /// Ids of the prompts that it answers, from versions that say so.
-    pub prompt_uuids: Vec<String>,
-    /// Whether it ends a turn that a background task began (`origin.kind`).
-    pub background: bool,
-    /// The conversation's id.
-    pub cli_session_id: String,
-}
-
 /// A line is not a JSON object. What it is instead may be somebody's words: not told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a line that is not a JSON object")]
@@ -223,11 +196,13 @@ impl Frame {
             let mended = String::from_utf8_lossy(&raw).into_owned();
             return Self::parse(Bytes::from(mended));
         };
-        if let Some(kind) = classify(text) {
-            return Ok(Self { raw, kind });
+        if let Some((kind, of_subagent)) = classify(text) {
+            return Ok(Self { raw, kind, of_subagent });
         }
         match behind_rubbish(text) {
-            Some((from, kind)) => Ok(Self { raw: raw.slice(from..), kind }),
+            Some((from, kind, of_subagent)) => {
+                Ok(Self { raw: raw.slice(from..), kind, of_subagent })
+            }
             None => Err(NotAFrame),
         }
     }
@@ -258,20 +233,20 @@ pub fn excerpt(text: &str, limit: usize) -> String {
 
 /// A frame that stands behind something else on its line: what wrote there had no line
 /// end. Only what is surely a frame is taken for one.
-fn behind_rubbish(line: &str) -> Option<(usize, FrameKind)> {
+fn behind_rubbish(line: &str) -> Option<(usize, FrameKind, bool)> {
     memmem::find_iter(line.as_bytes(), b"{\"")
         .filter(|from| *from > 0)
         .take(MOST_LOOKS)
-        .filter_map(|from| Some((from, classify(&line[from..])?)))
-        .find(|(_, kind)| *kind != FrameKind::Other)
+        .filter_map(|from| classify(&line[from..]).map(|(kind, parent)| (from, kind, parent)))
+        .find(|(_, kind, _)| *kind != FrameKind::Other)
 }
 
-/// `None` when the line is not a JSON object. Only what is asked of the CLI's state is
-/// looked for in the frequent types.
-fn classify(line: &str) -> Option<FrameKind> {
-    let (kind, subtype) = wire::head(line)?;
+/// What a line is, and whether it is of a subagent; `None` when it is not a JSON object. Only
+/// what is asked of the CLI's state is looked for in the frequent types.
+fn classify(line: &str) -> Option<(FrameKind, bool)> {
+    let wire::Head { kind, subtype, has_parent } = wire::head(line)?;
     let names = || Names::parse(line).unwrap_or_default();
-    Some(match &*kind.0 {
+    let kind = match &*kind.0 {
         "assistant" => FrameKind::Assistant { tool_calls: block_ids(line, "tool_use") },
         "stream_event" => FrameKind::StreamEvent,
         "user" => user(line),
@@ -293,7 +268,8 @@ fn classify(line: &str) -> Option<FrameKind> {
             cli_session_id: names().new_conversation_id.into_string(),
         },
         _ => FrameKind::Other,
-    })
+    };
+    Some((kind, has_parent))
 }
 
 fn system<'a>(subtype: &str, names: impl FnOnce() -> Names<'a>) -> FrameKind {
@@ -316,8 +292,32 @@ fn system<'a>(subtype: &str, names: impl FnOnce() -> Names<'a>) -> FrameKind {
             state => FrameKind::State { idle: state == "idle" },
         },
         "api_retry" => FrameKind::ApiRetry { status: names().error_status },
-        "task_started" => FrameKind::TaskStarted { id: names().task_id.into_string() },
-        "task_notification" => FrameKind::TaskEnded { id: names().task_id.into_string() },
+        "task_started" => {
+            let Names { task_id, task_type, description, is_backgrounded, .. } = names();
+            FrameKind::TaskStarted(Box::new(TaskInfo {
+                id: task_id.into_string(),
+                kind: task_type.into_string(),
+                description: description.into_string(),
+                foreground: is_backgrounded == Some(false),
+            }))
+        }
+        "task_progress" => FrameKind::TaskProgress,
+        "task_notification" => {
+            let Names { task_id, status, .. } = names();
+            FrameKind::TaskEnded { id: task_id.into_string(), stopped: is_stopped(&status.0) }
+        }
+        "background_tasks_changed" => FrameKind::TasksListed(
+            names()
+                .tasks
+                .into_iter()
+                .map(|task| TaskInfo {
+                    id: task.task_id.into_string(),
+                    kind: task.task_type.into_string(),
+                    description: task.description.into_string(),
+                    foreground: false,
+                })
+                .collect(),
+        ),
         // Comes just before the notification; tasks that are stopped may have only this.
         "task_updated" => match names() {
             Names { patch, task_id, .. }
@@ -326,12 +326,23 @@ fn system<'a>(subtype: &str, names: impl FnOnce() -> Names<'a>) -> FrameKind {
                     "completed" | "failed" | "killed" | "stopped" | "cancelled"
                 ) =>
             {
-                FrameKind::TaskEnded { id: task_id.into_string() }
+                let stopped = is_stopped(&patch.status.0);
+                FrameKind::TaskEnded { id: task_id.into_string(), stopped }
             }
             _ => FrameKind::System,
         },
         _ => FrameKind::System,
     }
+}
+
+/// Whether a task with this final status was stopped before it was done.
+fn is_stopped(status: &str) -> bool {
+    matches!(status, "killed" | "stopped" | "cancelled")
+}
+
+/// The tool calls and results of an `assistant` or `user` frame.
+pub fn tool_texts(line: &str) -> Vec<ToolTexts> {
+    Names::parse(line).map_or_else(Vec::new, |names| wire::tool_texts(&names.message))
 }
 
 fn user(line: &str) -> FrameKind {

@@ -3,7 +3,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{ControlReply, Prompt, ResultSummary, excerpt};
+use super::{ControlReply, Prompt, ResultSummary, ToolTexts, excerpt};
 use crate::cli::json::{Json, Text, is_null, members, read_or_default, view};
 use crate::cli::message::{cost_since, has_failed, name_of, total_cost};
 use crate::domain::usage::TokenUsage;
@@ -24,6 +24,16 @@ view! {
         "error_status" => error_status: u32,
         /// A background task.
         "task_id" => task_id: Text<'a>,
+        /// What kind of task.
+        "task_type" => task_type: Text<'a>,
+        /// What it is for.
+        "description" => description: Text<'a>,
+        /// Whether no turn waits for it, from versions that say so.
+        "is_backgrounded" => is_backgrounded: Option<bool>,
+        /// What became of it.
+        "status" => status: Text<'a>,
+        /// The background tasks that there are.
+        "tasks" => tasks: Vec<ListedTask<'a>>,
         /// A prompt.
         "command_uuid" => command_uuid: Text<'a>,
         /// What became of it; of the CLI, in `session_state_changed`.
@@ -54,6 +64,18 @@ view! {
 }
 
 view! {
+    /// A background task in a list of them.
+    ListedTask {
+        /// Its id.
+        "task_id" => task_id: Text<'a>,
+        /// What kind of task.
+        "task_type" => task_type: Text<'a>,
+        /// What it is for.
+        "description" => description: Text<'a>,
+    }
+}
+
+view! {
     /// A message.
     Message {
         /// Its blocks, or a text.
@@ -70,6 +92,14 @@ view! {
         "id" => id: Text<'a>,
         /// Of a tool's result.
         "tool_use_id" => tool_use_id: Text<'a>,
+        /// The tool that is called.
+        "name" => name: Text<'a>,
+        /// What it is given.
+        "input" => input: Json<'a>,
+        /// What it gave: a text, or blocks.
+        "content" => content: Json<'a>,
+        /// Of a text.
+        "text" => text: Text<'a>,
     }
 }
 
@@ -155,13 +185,27 @@ view! {
     }
 }
 
-/// The `type` and the `subtype` of a line; `None` if it is no JSON object.
-pub(super) fn head(line: &str) -> Option<(Text<'_>, Text<'_>)> {
-    let (mut kind, mut subtype) = (None, None);
+/// What the first look at a line tells.
+pub(super) struct Head<'a> {
+    /// Its type.
+    pub kind: Text<'a>,
+    /// Its subtype.
+    pub subtype: Text<'a>,
+    /// Whether it names a tool call that it belongs to: it is a subagent's.
+    pub has_parent: bool,
+}
+
+/// The head of a line; `None` if it is no JSON object.
+pub(super) fn head(line: &str) -> Option<Head<'_>> {
+    let (mut kind, mut subtype, mut has_parent) = (None, None, false);
     let is_object = members(line, |key, _, value| {
         let field = match key {
             "type" => &mut kind,
             "subtype" => &mut subtype,
+            "parent_tool_use_id" => {
+                has_parent = value.get().starts_with('"') && value.get() != "\"\"";
+                return;
+            }
             _ => return,
         };
         // One that comes twice, and the second time as something else, is as it was.
@@ -169,7 +213,11 @@ pub(super) fn head(line: &str) -> Option<(Text<'_>, Text<'_>)> {
             *field = Some(value);
         }
     });
-    is_object.then(|| (read_or_default(kind), read_or_default(subtype)))
+    is_object.then(|| Head {
+        kind: read_or_default(kind),
+        subtype: read_or_default(subtype),
+        has_parent,
+    })
 }
 
 /// The answer to a control request of ours.
@@ -215,6 +263,35 @@ pub(super) fn block_ids(message: &Message<'_>, wanted: &str) -> Vec<String> {
         .map(Text::into_string)
         .filter(|id| !id.is_empty())
         .collect()
+}
+
+/// The tool calls and results of a message.
+pub(super) fn tool_texts(message: &Message<'_>) -> Vec<ToolTexts> {
+    let blocks: Vec<Block<'_>> = read_or_default(message.content);
+    let read = |block: Block<'_>| match &*block.kind.0 {
+        "tool_use" => Some(ToolTexts {
+            id: block.id.into_string(),
+            name: block.name.into_string(),
+            text: block.input.map(|raw| raw.get().to_owned()).unwrap_or_default(),
+        }),
+        "tool_result" => Some(ToolTexts {
+            id: block.tool_use_id.into_string(),
+            name: String::new(),
+            text: text_of(block.content),
+        }),
+        _ => None,
+    };
+    blocks.into_iter().filter_map(read).collect()
+}
+
+/// What a tool gave, as far as it is text.
+fn text_of(content: Json<'_>) -> String {
+    let Some(raw) = content else { return String::new() };
+    if raw.get().starts_with('"') {
+        return read_or_default::<Text<'_>>(content).into_string();
+    }
+    let blocks: Vec<Block<'_>> = read_or_default(content);
+    blocks.into_iter().map(|block| block.text.into_string()).collect::<Vec<_>>().join("\n")
 }
 
 /// The figures of a result.

@@ -308,7 +308,7 @@ fn credentials_are_refused_when_the_api_says_so_three_times_in_a_row() {
 fn between_turns_few_frames_mean_anything_and_some_begin_a_turn() {
     for line in ANY {
         let frame = frame(line);
-        let begins = [INIT, RUNNING, TEXT, CALL, PIECE, ASKS].contains(&line);
+        let begins = [INIT, TEXT, CALL, PIECE].contains(&line);
         assert_eq!(begins_turn(&frame), begins, "{line}");
         let aside = match Aside::of(&frame) {
             Aside::Nothing => "nothing",
@@ -329,7 +329,7 @@ fn between_turns_few_frames_mean_anything_and_some_begin_a_turn() {
 /// A call of many tools at once, by an agent that speaks in the CLI's name.
 fn flood(from: usize) -> Frame {
     let tool_calls = (from..from + MOST_TOOLS / 2).map(|id| id.to_string()).collect();
-    Frame { raw: Bytes::new(), kind: FrameKind::Assistant { tool_calls } }
+    Frame { raw: Bytes::new(), kind: FrameKind::Assistant { tool_calls }, of_subagent: false }
 }
 
 fn any_frame() -> impl Strategy<Value = Frame> {

@@ -62,6 +62,10 @@ pub struct QueryArgs {
     /// What becomes of the turn when this command ends before it.
     #[arg(long, value_name = "WHAT", value_enum, default_value = "interrupt")]
     pub on_disconnect: OnDisconnect,
+    /// What becomes of what the turn has begun in the background. Default: it goes on, and
+    /// without a session is waited for.
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub on_background: Option<OnBackground>,
     /// What to do about options that the session's process cannot take on.
     #[arg(long, value_name = "WHAT", value_enum, default_value = "fail")]
     pub on_options_mismatch: OnMismatch,
@@ -94,6 +98,17 @@ pub enum OnDisconnect {
     Interrupt,
     /// It goes on; `attach` joins it.
     Continue,
+}
+
+/// What becomes of what a turn has begun in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnBackground {
+    /// It goes on.
+    Keep,
+    /// It goes on, and is waited for.
+    Wait,
+    /// It is stopped when the turn has ended.
+    Stop,
 }
 
 /// What happens about options that only another process can have.
@@ -210,12 +225,24 @@ pub struct InterruptArgs {
     /// Keep the session in the pool, and the turns that wait.
     #[arg(long)]
     pub keep_session: bool,
+    /// Stop all that works behind the turns, too: subagents and commands in the background.
+    #[arg(long, conflicts_with = "turn")]
+    pub all: bool,
     /// Stop this turn alone, or take it out of the queue. The session stays.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub turn: String,
     /// How the answer is written.
     #[command(flatten)]
     pub form: Form,
+}
+
+/// Arguments of `stop-task`.
+#[derive(Debug, Args)]
+pub struct StopTaskArgs {
+    /// The session.
+    pub session: String,
+    /// The task, as `show` names it.
+    pub task: String,
 }
 
 /// Arguments of `close`.

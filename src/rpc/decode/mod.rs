@@ -28,7 +28,9 @@ use crate::{
         options::Options,
     },
     proto,
-    session::{BusyPolicy, DisconnectPolicy, MismatchPolicy, TurnRequest},
+    session::{
+        BackgroundPolicy, BusyPolicy, DisconnectPolicy, InterruptScope, MismatchPolicy, TurnRequest,
+    },
     turn::event::Partials,
 };
 pub use answer::respond;
@@ -99,6 +101,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         on_options_mismatch,
         payload,
         heartbeat_interval,
+        on_background,
     } = request;
     let mut check = Check::default();
     let session_id = match session_id.as_str() {
@@ -114,6 +117,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
     let (options, resume) = options_of(&mut check, options.unwrap_or_default());
     let on_busy = busy_policy(&mut check, on_busy);
     let on_disconnect = disconnect_policy(&mut check, on_disconnect);
+    let on_background = background_policy(&mut check, on_background, session_id.is_some());
     let on_mismatch = mismatch_policy(&mut check, on_options_mismatch);
     let payload = payload_of(&mut check, payload);
     let heartbeat = heartbeat(&mut check, heartbeat_interval);
@@ -126,6 +130,8 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         new_conversation,
         on_busy,
         on_disconnect,
+        on_background,
+        following: None,
         on_mismatch,
         partials: partials(asked.unwrap_or_default()),
         asked_at: Instant::now(),
@@ -135,6 +141,9 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
     };
     check.finish(Query { session_id, request, payload, heartbeat })
 }
+
+/// Bytes of the id of a task: more than any CLI's has.
+const LONGEST_TASK_ID: usize = 200;
 
 /// Decodes a session id that has to be there.
 pub fn session_id(text: &str) -> Result<SessionId, Status> {
@@ -200,15 +209,35 @@ pub struct Interrupt {
     pub turn: Option<TurnId>,
     /// Whether the session stays.
     pub keep_session: bool,
+    /// What is stopped with the turn.
+    pub scope: InterruptScope,
+}
+
+/// Decodes a StopTask: the session and the task.
+pub fn stop_task(request: proto::StopTaskRequest) -> Result<(SessionId, String), Status> {
+    let proto::StopTaskRequest { session_id, task_id } = request;
+    let mut check = Check::default();
+    let session_id = check.name("session_id", &session_id, SessionId::parse);
+    if task_id.is_empty() || task_id.len() > LONGEST_TASK_ID {
+        let length = task_id.len();
+        let bounds = format!("must have 1 to {LONGEST_TASK_ID} bytes, has {length}");
+        check.bad("task_id", bounds);
+    }
+    required(check, session_id).map(|session_id| (session_id, task_id))
 }
 
 /// Decodes an Interrupt.
 pub fn interrupt(request: proto::InterruptRequest) -> Result<Interrupt, Status> {
-    let proto::InterruptRequest { session_id, keep_session, turn_id } = request;
+    let proto::InterruptRequest { session_id, keep_session, turn_id, scope } = request;
     let mut check = Check::default();
     let session_id = check.name("session_id", &session_id, SessionId::parse);
     let turn = turn_of(&mut check, &turn_id);
-    required(check, session_id).map(|session_id| Interrupt { session_id, turn, keep_session })
+    let scope = interrupt_scope(&mut check, scope);
+    if turn.is_some() && scope == InterruptScope::All {
+        check.bad("scope", "must not be ALL with a turn_id, which names one turn alone");
+    }
+    let interrupt = |session_id| Interrupt { session_id, turn, keep_session, scope };
+    required(check, session_id).map(interrupt)
 }
 
 /// Decodes an UpdateSession. Folders that it names are looked at on a thread that may
@@ -288,6 +317,25 @@ fn disconnect_policy(check: &mut Check, value: i32) -> DisconnectPolicy {
     match check.choice("on_disconnect", value).unwrap_or(Wire::Unspecified) {
         Wire::Unspecified | Wire::Interrupt => DisconnectPolicy::Interrupt,
         Wire::Continue => DisconnectPolicy::Continue,
+    }
+}
+
+fn background_policy(check: &mut Check, value: i32, is_named: bool) -> BackgroundPolicy {
+    use proto::BackgroundPolicy as Wire;
+    match check.choice("on_background", value).unwrap_or(Wire::Unspecified) {
+        // What a session of its own has begun ends with it.
+        Wire::Unspecified if !is_named => BackgroundPolicy::Wait,
+        Wire::Unspecified | Wire::Keep => BackgroundPolicy::Keep,
+        Wire::Wait => BackgroundPolicy::Wait,
+        Wire::Stop => BackgroundPolicy::Stop,
+    }
+}
+
+fn interrupt_scope(check: &mut Check, value: i32) -> InterruptScope {
+    use proto::InterruptScope as Wire;
+    match check.choice("scope", value).unwrap_or(Wire::Unspecified) {
+        Wire::Unspecified | Wire::Turn => InterruptScope::Turn,
+        Wire::All => InterruptScope::All,
     }
 }
 

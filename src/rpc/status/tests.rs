@@ -138,6 +138,7 @@ fn cause() -> impl Strategy<Value = Cause> {
         }),
         text().prop_map(|resume| Cause::ConversationNotFound { resume }),
         text().prop_map(|prompt_id| Cause::PromptNotFound { prompt_id }),
+        text().prop_map(|task_id| Cause::TaskNotFound { task_id }),
         (text(), text()).prop_map(|(field, problem)| Cause::InvalidAnswer { field, problem }),
         (text(), text())
             .prop_map(|(path, detail)| Cause::CliNotFound { path: PathBuf::from(path), detail }),

@@ -33,12 +33,22 @@ fn run(on_busy: BusyPolicy) -> Command {
 }
 
 fn interrupt(keep_session: bool) -> Command {
-    Command::Interrupt { turn: None, keep_session, reply: oneshot::channel().0 }
+    Command::Interrupt {
+        turn: None,
+        keep_session,
+        scope: InterruptScope::Turn,
+        reply: oneshot::channel().0,
+    }
 }
 
 fn interrupt_turn(keep_session: bool) -> Command {
     let turn = TurnId::parse("t").ok();
-    Command::Interrupt { turn, keep_session, reply: oneshot::channel().0 }
+    Command::Interrupt {
+        turn,
+        keep_session,
+        scope: InterruptScope::Turn,
+        reply: oneshot::channel().0,
+    }
 }
 
 fn hibernate(why: HibernateReason) -> Command {
@@ -109,10 +119,10 @@ fn named() -> impl Strategy<Value = Named> {
 }
 
 fn facts() -> impl Strategy<Value = Facts> {
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = any::<(bool, bool, bool, bool, bool)>();
     (0usize..40, 0usize..40, 0usize..20, flags, named()).prop_map(
         |(waiting, updates, max_waiting, flags, named)| {
-            let (knows_turn, has_untold, may_hibernate, may_yield) = flags;
+            let (knows_turn, has_untold, works_behind, may_hibernate, may_yield) = flags;
             Facts {
                 waiting,
                 updates,
@@ -120,6 +130,7 @@ fn facts() -> impl Strategy<Value = Facts> {
                 knows_turn,
                 named,
                 has_untold,
+                works_behind,
                 may_hibernate,
                 may_yield,
             }
@@ -250,7 +261,7 @@ proptest! {
         reason in prop::sample::select(&CLEANUP_REASONS[..]),
     ) {
         prop_assert!(reason.skips_busy());
-        let busy = !availability.is_free() || facts.waiting > 0;
+        let busy = !availability.is_free() || facts.waiting > 0 || facts.works_behind;
         let verdict = admit(availability, &facts, &close(reason));
         prop_assert_eq!(verdict == Verdict::Decline, busy);
     }

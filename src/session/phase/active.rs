@@ -13,7 +13,7 @@ use crate::{
         applied::{Choice, chosen, question},
         connection::Meanwhile,
         frame::{Ask, Frame},
-        turn::{Facts, Meaning, Outcome},
+        turn::{Facts, Meaning, Outcome, is_of_turn},
     },
     session::{
         admission::Availability,
@@ -61,7 +61,7 @@ impl SessionTask {
             let waits = self.journal.holds_too_much();
             waits_since = waits.then(|| waits_since.unwrap_or_else(Instant::now));
             let unkept = waits_since.map(|since| since + self.ctx.settings.commit_timeout);
-            let answers_due = active.process.answers_due();
+            let due = self.answers_due(&active.process, self.followers.until());
             tokio::select! {
                 () = active.turn.log.room(), if full => active.turn.touch(),
                 read = active.process.lease.connection.read(&mut frames), if !full && !waits => {
@@ -90,7 +90,7 @@ impl SessionTask {
                     return self.stop(active, AfterInterrupt::Stay);
                 },
                 // Given by the next round.
-                () = at(answers_due) => {}
+                () = at(due) => {}
                 () = at(unkept) => return self.bite(active, Watchdog::Unkept).await,
                 () = at(dog.map(|(_, at)| at)) => if let Some((dog, _)) = dog {
                     return self.bite(active, dog).await;
@@ -174,7 +174,7 @@ impl SessionTask {
         }
         frames.drain(..used);
         // Before the event, which somebody may answer by what is shown.
-        self.show_prompts(&active.process.prompts.shown());
+        self.show_asked_and_work(&mut active.process);
         active.turn.write(&mut events);
         self.tell_resolved(active, stopping);
         over
@@ -196,6 +196,7 @@ impl SessionTask {
         over: TurnEnd,
     ) -> Phase {
         self.hear_choice(&mut active, &mut rest).await;
+        self.leave_behind(&mut active);
         let Active { process, turn } = active;
         let settled = over.settled;
         self.conclude(turn, process.lease.client_id, End::Result(over));
@@ -233,9 +234,12 @@ impl SessionTask {
         settled: bool,
     ) -> Phase {
         process.leftover = rest;
-        if self.ephemeral && self.queue.is_empty() {
+        if self.is_useless() {
             return Phase::Closing(Some(process), CloseReason::Ephemeral);
         }
+        // With subagents behind its turns the CLI does not say that it is idle before the last of
+        // them has ended (2.1.332): nobody is to wait for that.
+        let settled = settled || process.traits.background.has_tasks();
         if settled { Phase::Idle(process) } else { Phase::Settling(process) }
     }
 
@@ -266,6 +270,11 @@ impl SessionTask {
                 reply.send(false).ok();
                 Ok(active)
             }
+            Disposition::StopWork(stop) => {
+                let mut active = active;
+                self.stop_work(&mut active.process, stop);
+                Ok(active)
+            }
             Disposition::Respond(prompt_id, decision, reply) => {
                 let mut active = active;
                 self.respond(&mut active.process, Answer { prompt_id, decision, reply });
@@ -286,8 +295,9 @@ fn event_line(prompts: &OpenPrompts, frame: &Frame) -> Bytes {
 
 /// The process has printed something, which may be of the turn.
 fn note_output(active: &mut Active, frames: &[Frame]) {
-    // To answer the pool is no sign of a turn that goes on.
-    if !active.process.lease.connection.take_answered() || !frames.is_empty() {
+    // To answer the pool is no sign of a turn that goes on, nor is work behind the turns.
+    let answered = active.process.lease.connection.take_answered();
+    if (frames.is_empty() && !answered) || frames.iter().any(is_of_turn) {
         active.turn.touch();
     }
 }

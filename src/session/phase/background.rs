@@ -2,18 +2,21 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
 use tracing::{Span, debug};
 
 use crate::{
     cli::frame::Frame,
-    domain::ids::TurnId,
+    domain::{failure::Cause, ids::TurnId},
     session::{
-        command::DisconnectPolicy,
+        command::{BackgroundPolicy, DisconnectPolicy},
+        followers::leaves_nothing,
         process::Process,
         running::Running,
         state::{Active, Phase},
         task::SessionTask,
         turn_end::Ending,
+        work_stops::{StopReply, WorkStop, WorkToStop},
     },
     supply::Lease,
     turn::{
@@ -41,13 +44,68 @@ impl SessionTask {
     pub(super) fn background_turn(&mut self, mut process: Process, frames: Vec<Frame>) -> Phase {
         let log = self.background_log(&process.lease);
         self.queue.begin(&log);
-        process.leftover = frames;
+        // What tells why it begins came first.
+        process.leftover = std::mem::take(&mut process.announced);
+        process.leftover.extend(frames);
         let counted = self.ctx.turns.token();
         // Nobody need listen to it.
         let policy = DisconnectPolicy::Continue;
         let asked = process.prompts.number();
         let turn = Running::new(log, None, policy, &process.traits, asked, counted);
         Phase::Active(Active { process, turn })
+    }
+
+    /// Shows what the process asks, and what works behind its turns.
+    pub(super) fn show_asked_and_work(&mut self, process: &mut Process) {
+        self.show_prompts(&process.prompts.shown());
+        self.show_work(process);
+    }
+
+    /// Shows what works behind the turns.
+    fn show_work(&mut self, process: &mut Process) {
+        let background = &process.traits.background;
+        if background.version() != process.shown_work {
+            process.shown_work = background.version();
+            self.status.set_work(background.shown());
+            self.show();
+        }
+    }
+
+    /// A turn ends. What it leaves behind in the background goes on, is stopped, or is waited for
+    /// by its caller.
+    pub(super) fn leave_behind(&mut self, active: &mut Active) {
+        let Active { process, turn } = active;
+        let tasks = process.traits.background.since(turn.tasks_from);
+        if !turn.reader.is_asked_for() {
+            self.followers.extend(&tasks);
+        }
+        match turn.on_background {
+            BackgroundPolicy::Keep => {}
+            BackgroundPolicy::Stop => {
+                let what = WorkToStop::Tasks(tasks);
+                self.stop_work(process, WorkStop { what, reply: StopReply::Nobody });
+            }
+            BackgroundPolicy::Wait => {
+                let waits = !leaves_nothing(&process.traits.background, &tasks);
+                // Without anything to wait for its end is the stream's.
+                if let Some((following, partials)) = turn.following.take().filter(|_| waits) {
+                    let until = Instant::now() + self.ctx.settings.background_timeout;
+                    self.followers.add(following, partials, tasks, until);
+                }
+            }
+        }
+    }
+
+    /// Those who have waited for too long for what works behind the turns are told so.
+    pub(in crate::session) fn expire_followers(&mut self) {
+        let limit = self.ctx.settings.background_timeout;
+        let failure = self.failure(Cause::BackgroundTimeout { limit });
+        self.followers.expire(|| failure.clone());
+    }
+
+    /// Whether the session was made for one turn, and nobody waits for anything any more.
+    pub(super) fn is_useless(&self) -> bool {
+        self.ephemeral && self.queue.is_empty() && self.followers.is_empty()
     }
 
     fn background_log(&mut self, lease: &Lease) -> TurnLog {
@@ -65,6 +123,7 @@ impl SessionTask {
             start_time: SystemTime::now(),
             background: true,
         });
+        self.followers.begin(&log);
         log
     }
 }

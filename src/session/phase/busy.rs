@@ -160,6 +160,7 @@ impl SessionTask {
             Disposition::Hibernate(_, reply) => {
                 reply.send(false).ok();
             }
+            Disposition::StopWork(stop) => self.stop_work_later(stop),
             Disposition::Respond(prompt_id, decision, reply) => {
                 self.respond_later(Answer { prompt_id, decision, reply });
             }
@@ -208,9 +209,8 @@ impl SessionTask {
     pub(super) fn answer_stop(&mut self, purpose: StopFor, outcome: InterruptOutcome) {
         match purpose {
             StopFor::NextTurn => {}
-            StopFor::Interrupt { keep_session, reply } => {
-                let elapsed = Duration::ZERO;
-                let report = InterruptReport { outcome, had_active_turn: true, elapsed };
+            StopFor::Interrupt { keep_session, scope: _, reply } => {
+                let report = InterruptReport::of_turn(outcome, true, Duration::ZERO);
                 if !keep_session {
                     self.replies.interrupts.push((reply, report));
                     self.leave(CloseReason::Interrupted);

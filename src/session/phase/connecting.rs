@@ -192,11 +192,8 @@ impl SessionTask {
         began: Instant,
     ) {
         if let Some((keep, reply)) = interrupt {
-            let report = InterruptReport {
-                outcome: InterruptOutcome::Interrupted,
-                had_active_turn: true,
-                elapsed: began.elapsed(),
-            };
+            let outcome = InterruptOutcome::Interrupted;
+            let report = InterruptReport::of_turn(outcome, true, began.elapsed());
             if keep {
                 reply.send(report).ok();
             } else {
@@ -299,6 +296,8 @@ impl SessionTask {
             | Cause::SessionNotFound
             | Cause::TurnNotFound
             | Cause::PromptNotFound { .. }
+            | Cause::TaskNotFound { .. }
+            | Cause::BackgroundTimeout { .. }
             | Cause::InvalidAnswer { .. }
             | Cause::CliNotFound { .. }
             | Cause::ConnectFailed { .. }
@@ -363,7 +362,7 @@ impl SessionTask {
                 self.cancel(&turn.log, &Cause::TurnInterrupted);
                 Some(Phase::Detached.into())
             }
-            Disposition::Stop(StopFor::Interrupt { keep_session, reply }) => {
+            Disposition::Stop(StopFor::Interrupt { keep_session, scope: _, reply }) => {
                 self.cancel(&turn.log, &Cause::TurnInterrupted);
                 let next = if keep_session {
                     Phase::Detached
@@ -384,7 +383,7 @@ impl SessionTask {
                 Some(Phase::Closing(None, reason).into())
             }
             // There is no process.
-            Disposition::Hibernate(..) => None,
+            Disposition::Hibernate(..) | Disposition::StopWork(_) => None,
             Disposition::Respond(prompt_id, decision, reply) => {
                 self.respond_later(Answer { prompt_id, decision, reply });
                 None

@@ -44,7 +44,10 @@ impl SessionTask {
                             let cause = Cause::PromptNotFound { prompt_id };
                             reply.send(Err(self.failure(cause).into())).ok();
                         }
-                        Disposition::Done | Disposition::Stop(_) | Disposition::Hibernate(..) => {}
+                        Disposition::Done
+                        | Disposition::Stop(_)
+                        | Disposition::StopWork(_)
+                        | Disposition::Hibernate(..) => {}
                     }
                 }
                 () = self.queue.listeners_gone() => self.drop_abandoned(),

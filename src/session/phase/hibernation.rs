@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::{
     cli::process::StopGrace,
@@ -21,10 +21,18 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(1);
 
 impl SessionTask {
-    /// From when on the process has nothing to do and nothing that it may yet begin: a task
-    /// in its background would end with it. `None` is not before something happens.
+    /// From when on the process has nothing to do and nothing that it may yet begin: what works
+    /// behind its turns would end with it, and is left to do so for `pool.background_max_age`.
+    /// `None` is not before something happens.
     pub(super) fn hibernatable_from(&self, process: &Process) -> Option<Instant> {
-        process.traits.quiet_from().filter(|_| self.may_yield(Some(process)))
+        let quiet = process.traits.quiet_from();
+        quiet.or_else(|| self.works_until(process)).filter(|_| self.may_yield(Some(process)))
+    }
+
+    /// Until when what works behind the turns of a process is left to do so; `None` if nothing
+    /// works, or for ever.
+    fn works_until(&self, process: &Process) -> Option<Instant> {
+        process.traits.background.is_of_age_at(self.ctx.settings.background_max_age?)
     }
 
     /// Whether the process, if there is one, could be let go now.
@@ -56,7 +64,9 @@ impl SessionTask {
 
     /// When the process is let go if nothing happens until then.
     pub(super) fn hibernates_at(&self, process: &Process) -> Option<Instant> {
-        let after = self.ctx.settings.hibernate_after?;
+        let works = process.traits.background.has_work();
+        // Work that has gone on for too long is ended whether or not idle processes are let go.
+        let after = self.ctx.settings.hibernate_after.or(works.then_some(Duration::ZERO))?;
         self.hibernatable_from(process).map(|from| from.max(self.status.last_used_at + after))
     }
 
@@ -76,7 +86,7 @@ impl SessionTask {
         // Nobody else need ask for it.
         self.status.set_can_hibernate(false);
         self.show();
-        let client_id = process.lease.client_id;
+        let works = process.traits.background.has_work();
         self.part_with(process, StopGrace::GENTLE).await;
         self.detach_reason = DetachReason::Hibernated;
         let counters = &self.ctx.tenant.counters;
@@ -84,13 +94,19 @@ impl SessionTask {
         match why {
             HibernateReason::Idle => {}
             HibernateReason::Pressure => counters.hibernations_under_pressure.add_one(),
-            HibernateReason::Fairness => {
-                counters.hibernations_under_pressure.add_one();
-                warn!(session_id = %self.status.session_id, %client_id, "background_work_ended");
-                let told = "its background work was ended: a tenant with fewer processes waited";
-                self.status.note_failure(told.to_owned());
-                self.journal.remember();
-            }
+            HibernateReason::Fairness => counters.hibernations_under_pressure.add_one(),
+        }
+        if works {
+            let told = match why {
+                HibernateReason::Fairness => {
+                    "its background work was ended: a tenant with fewer processes waited"
+                }
+                HibernateReason::Idle | HibernateReason::Pressure => {
+                    "its background work was ended: it had gone on for pool.background_max_age"
+                }
+            };
+            self.status.note_failure(told.to_owned());
+            self.journal.remember();
         }
         Phase::Detached
     }

@@ -68,9 +68,9 @@ impl SessionTask {
                     Next::Phase(next) => return *next,
                 }
             }
-            let (retention, answers_due) = (self.queue.drop_old(), process.answers_due());
+            let retention = self.queue.drop_old();
             let hibernates = self.hibernates_at(&process).filter(|_| settle_until.is_none());
-            let rests = self.hibernatable_from(&process).filter(|_| !self.status.can_hibernate);
+            let due = self.due_between_turns(&process, settle_until.is_none());
             let waits = self.journal.holds_too_much();
             tokio::select! {
                 read = process.lease.connection.read(&mut frames), if !waits => match read {
@@ -92,12 +92,19 @@ impl SessionTask {
                 () = self.queue.listeners_gone() => self.drop_abandoned(),
                 () = at(settle_until) => return Phase::Idle(process),
                 () = at(retention) => {}
-                () = at(answers_due) => {}
-                // Shown by the next round.
-                () = at(rests), if settle_until.is_none() => {}
+                () = at(due) => {}
                 () = at(hibernates) => return self.hibernate(process, HibernateReason::Idle).await,
             }
         }
+    }
+
+    /// When to look once more between turns, although nothing has happened.
+    fn due_between_turns(&self, process: &Process, settled: bool) -> Option<Instant> {
+        let rests = self.hibernatable_from(process);
+        // Shown by the next round.
+        let rests = rests.filter(|_| settled && !self.status.can_hibernate);
+        let others = self.followers.due(&process.traits).into_iter().chain(rests).min();
+        self.answers_due(process, others)
     }
 
     /// Another service has taken the session over: its process serves nobody any more.
@@ -137,6 +144,7 @@ impl SessionTask {
         self.hear_cost(&mut process.lease.meter);
         for frame in frames.drain(..) {
             self.hear_frame(process, &frame);
+            process.announce(&frame);
             match Aside::of(&frame) {
                 Aside::Nothing => {}
                 Aside::Idle => idle = true,
@@ -146,7 +154,7 @@ impl SessionTask {
                 }
             }
         }
-        self.show_prompts(&process.prompts.shown());
+        self.show_asked_and_work(process);
         idle
     }
 
@@ -164,6 +172,10 @@ impl SessionTask {
             Disposition::Done | Disposition::Stop(_) => Ok(process),
             Disposition::Respond(prompt_id, decision, reply) => {
                 self.respond(&mut process, Answer { prompt_id, decision, reply });
+                Ok(process)
+            }
+            Disposition::StopWork(stop) => {
+                self.stop_work(&mut process, stop);
                 Ok(process)
             }
             Disposition::Hibernate(why, reply) => {

@@ -1,11 +1,13 @@
 //! Phase: a turn is being stopped. The CLI is asked, asked again because some versions
 //! lose what comes right behind a prompt, and in the end its process is ended.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    cli::{frame::Frame, process::StopGrace, request::ControlRequest},
+    cli::{background::Task, frame::Frame, process::StopGrace, request::ControlRequest},
     domain::{failure::Cause, ids::ClientId},
     session::{
         admission::Availability,
@@ -34,6 +36,8 @@ impl SessionTask {
         let client_id = active.process.lease.client_id;
         debug!(%session_id, %client_id, "session_pool_interrupting_session");
         let mut frames = Vec::new();
+        // What was stopped before was told to others.
+        drop(active.process.traits.background.take_stopped());
         // At once: a timer that is due fires with the next millisecond.
         if stop.ask_at <= Instant::now() {
             ask(&mut active, &mut stop);
@@ -97,6 +101,7 @@ impl SessionTask {
             Disposition::Hibernate(_, reply) => {
                 reply.send(false).ok();
             }
+            Disposition::StopWork(stop) => self.stop_work(&mut active.process, stop),
             Disposition::Respond(prompt_id, decision, reply) => {
                 self.respond(&mut active.process, Answer { prompt_id, decision, reply });
                 active.turn.touch();
@@ -105,17 +110,26 @@ impl SessionTask {
     }
 
     /// The turn has stopped, and the process lives.
-    fn stopped(&mut self, active: Active, stop: Stop, rest: Vec<Frame>, over: TurnEnd) -> Phase {
+    fn stopped(
+        &mut self,
+        mut active: Active,
+        stop: Stop,
+        rest: Vec<Frame>,
+        over: TurnEnd,
+    ) -> Phase {
+        self.leave_behind(&mut active);
         let outcome = if over.interrupted {
             InterruptOutcome::Interrupted
         } else {
             InterruptOutcome::TurnEnded
         };
-        let Active { process, turn } = active;
+        let Active { mut process, turn } = active;
         let (client_id, settled) = (process.lease.client_id, over.settled);
+        let background = &mut process.traits.background;
+        let (ended, works) = (background.take_stopped(), background.shown().tasks);
         self.note_stopped(&stop, client_id, outcome);
         self.conclude(turn, client_id, End::Result(over));
-        match self.answer(stop, outcome) {
+        match self.answer(stop, outcome, ended, works) {
             AfterInterrupt::Stay | AfterInterrupt::StayUnlessKilled(_) => {
                 self.after_turn(process, rest, settled)
             }
@@ -161,8 +175,11 @@ impl SessionTask {
         {
             self.leave(reason);
         }
+        let background = &mut active.process.traits.background;
+        let mut ended = background.take_stopped();
+        ended.extend(background.shown().tasks);
         self.part_with(active.process, StopGrace::FIRM).await;
-        match self.answer(stop, InterruptOutcome::Terminated) {
+        match self.answer(stop, InterruptOutcome::Terminated, ended, Vec::new()) {
             AfterInterrupt::Stay if self.ephemeral && self.queue.is_empty() => {
                 Phase::Closing(None, CloseReason::Ephemeral)
             }
@@ -185,14 +202,20 @@ impl SessionTask {
     }
 
     /// Answers those who wait: soon if the session stays, else when it is gone.
-    fn answer(&mut self, stop: Stop, outcome: InterruptOutcome) -> AfterInterrupt {
-        let elapsed = stop.began.elapsed();
-        let report = InterruptReport { outcome, had_active_turn: true, elapsed };
+    fn answer(
+        &mut self,
+        stop: Stop,
+        outcome: InterruptOutcome,
+        stopped: Vec<Arc<Task>>,
+        still_running: Vec<Arc<Task>>,
+    ) -> AfterInterrupt {
+        let report = InterruptReport::of_turn(outcome, true, stop.began.elapsed());
+        let report = InterruptReport { stopped, still_running, ..report };
         for reply in stop.waiters {
             if matches!(stop.then, AfterInterrupt::Leave(_)) {
-                self.replies.interrupts.push((reply, report));
+                self.replies.interrupts.push((reply, report.clone().of_session()));
             } else {
-                self.journal.commits.answer_soon(reply, report);
+                self.journal.commits.answer_soon(reply, report.clone());
             }
         }
         let report = CloseReport { closed: true, had_active_turn: true, not_forgotten: None };
@@ -203,10 +226,21 @@ impl SessionTask {
 }
 
 fn ask(active: &mut Active, stop: &mut Stop) {
+    let repeated = stop.is_repeated();
     stop.note_asked();
+    let connection = &mut active.process.lease.connection;
+    // Before the interrupt, so that what the CLI says of it comes before the end of the turn. An
+    // interrupt ends subagents, too; 2.1.110 does not, and ends no turn before them.
+    for task in active.process.traits.background.shown().tasks {
+        if (stop.all || (repeated && task.is_subagent()))
+            && let Err(blocked) = connection.request(ControlRequest::stop_task(&task.id))
+        {
+            debug!(error = %blocked, "interrupt_not_written");
+        }
+    }
     // Its answer says nothing that the end of the turn does not say better. A CLI that
     // does not read its input is ended at the deadline.
-    if let Err(blocked) = active.process.lease.connection.request(ControlRequest::interrupt()) {
+    if let Err(blocked) = connection.request(ControlRequest::interrupt()) {
         debug!(error = %blocked, "interrupt_not_written");
     }
 }

@@ -81,7 +81,7 @@ impl SessionTask {
                 Err(kept) => Next::Again(*kept),
             };
         }
-        if self.ephemeral && self.queue.is_empty() {
+        if self.is_useless() {
             return Next::Phase(Box::new(Phase::Closing(Some(process), CloseReason::Ephemeral)));
         }
         self.show_can_hibernate(&process);
@@ -119,7 +119,9 @@ impl SessionTask {
             self.show();
             return Err(Box::new(process));
         }
-        if self.status.age() >= self.ctx.settings.session_ttl {
+        // What works behind its turns would end with the process.
+        let works = process.traits.background.has_work();
+        if self.status.age() >= self.ctx.settings.session_ttl && !works {
             self.expire(Some(client_id));
             return Ok(self.replace(process, turn).await);
         }
@@ -326,9 +328,12 @@ impl SessionTask {
         let lease = &mut process.lease;
         let policy = request.on_disconnect;
         let asked = process.prompts.number();
+        process.announced.clear();
         let mut turn = Running::new(log, Some(uuid), policy, &process.traits, asked, counted);
         turn.prompt_held = request.held.clone();
         turn.named = request.turn_id.is_some();
+        turn.on_background = request.on_background;
+        turn.following = request.following.clone().map(|it| (it, request.partials));
         let started = Started {
             session_id: self.status.session_id.clone(),
             turn_id: turn.log.id().clone(),

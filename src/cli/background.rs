@@ -1,0 +1,241 @@
+//! What a process works at behind its turns: tasks (subagents and commands) that go on when the
+//! turn that began them has ended, and timers by which the CLI will begin a turn. Read off what
+//! the process prints; it ends with the process. The session decides what is done about it.
+//!
+//! Facts, as seen on 2.1.197 and 2.1.332: `task_started` and `task_updated` (or only
+//! `task_notification`) enclose every task; 2.1.332 also lists those behind turns in
+//! `background_tasks_changed`, before `task_started`. Each end begins a turn of the CLI's own some
+//! milliseconds later, but for subagents that an interrupt has ended. An agent that writes in its
+//! CLI's name can say anything of this: everything here has a bound, and nothing else follows
+//! from it than what is shown and how long a process is kept.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use super::{
+    frame::{Frame, FrameKind, TaskInfo},
+    timers::{Timer, Timers},
+};
+
+/// How long after the end of a task the turn that it begins is waited for.
+const TASK_ECHO: Duration = Duration::from_secs(1);
+
+/// Tasks at the same time.
+const MOST_TASKS: usize = 10_000;
+
+/// The kind of subagents.
+const SUBAGENT: &str = "local_agent";
+
+/// Bytes of a task's id. No CLI has longer ones, and half an id is none.
+const LONGEST_ID: usize = 200;
+
+/// Characters of a task's kind and description.
+const MOST_TEXT: usize = 200;
+
+/// Tasks that are shown, and tasks that have been stopped and of which nobody has been told.
+const MOST_SHOWN: usize = 100;
+
+/// A task that works behind the turns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Its id, by which it can be stopped.
+    pub id: String,
+    /// `local_agent`, `local_bash`, …
+    pub kind: String,
+    /// What it is for, in the model's words.
+    pub description: String,
+    /// When it began, by the wall clock.
+    pub start_time: SystemTime,
+    /// When it began.
+    pub began: Instant,
+}
+
+impl Task {
+    /// Whether it is a subagent.
+    pub fn is_subagent(&self) -> bool {
+        self.kind == SUBAGENT
+    }
+}
+
+/// A task, and what is known of it beside.
+#[derive(Debug)]
+struct Known {
+    task: Arc<Task>,
+    /// Its number in the order in which they began.
+    number: u64,
+    /// Whether a turn waits for it, as far as the CLI says.
+    foreground: bool,
+    /// Whether it was in the last list of those behind turns.
+    listed: bool,
+}
+
+/// What works behind the turns of a process.
+#[derive(Debug, Default)]
+pub struct Background {
+    tasks: Vec<Known>,
+    timers: Timers,
+    next: u64,
+    /// Until when a task that has ended may yet begin its turn.
+    echo: Option<Instant>,
+    /// Tasks that were stopped before they were done.
+    stopped: Vec<Arc<Task>>,
+    /// Grows with every change of what is shown.
+    version: u64,
+}
+
+/// What is shown of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackgroundWork {
+    /// The tasks, the oldest first; 100 at most.
+    pub tasks: Vec<Arc<Task>>,
+    /// The timers, the oldest first.
+    pub timers: Vec<Arc<Timer>>,
+}
+
+impl BackgroundWork {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.timers.is_empty()
+    }
+}
+
+impl Background {
+    /// Takes note of a frame.
+    pub fn note(&mut self, frame: &Frame) {
+        match &frame.kind {
+            FrameKind::TaskStarted(task) => self.begin(task),
+            FrameKind::TaskEnded { id, stopped } => self.end(id, *stopped),
+            FrameKind::TasksListed(tasks) => self.list(tasks),
+            _ => self.version += u64::from(self.timers.note(frame)),
+        }
+    }
+
+    fn begin(&mut self, info: &TaskInfo) {
+        if let Some(known) = self.tasks.iter_mut().find(|known| known.task.id == info.id) {
+            known.foreground = info.foreground && !known.listed;
+            self.version += 1;
+            return;
+        }
+        if self.tasks.len() >= MOST_TASKS || info.id.is_empty() || info.id.len() > LONGEST_ID {
+            return;
+        }
+        let cut = |text: &str| text.chars().take(MOST_TEXT).collect();
+        let task = Arc::new(Task {
+            id: info.id.clone(),
+            kind: cut(&info.kind),
+            description: cut(&info.description),
+            start_time: SystemTime::now(),
+            began: Instant::now(),
+        });
+        let (number, foreground) = (self.next, info.foreground);
+        self.tasks.push(Known { task, number, foreground, listed: false });
+        self.next += 1;
+        self.version += 1;
+    }
+
+    fn end(&mut self, id: &str, stopped: bool) {
+        // Of a task that is not known as well: it may begin a turn.
+        self.echo = Some(Instant::now() + TASK_ECHO);
+        let Some(index) = self.tasks.iter().position(|known| known.task.id == id) else { return };
+        let known = self.tasks.remove(index);
+        if stopped && self.stopped.len() < MOST_SHOWN {
+            self.stopped.push(known.task);
+        }
+        self.version += 1;
+    }
+
+    /// The CLI says which tasks there are behind its turns.
+    fn list(&mut self, tasks: &[TaskInfo]) {
+        for info in tasks {
+            self.begin(info);
+        }
+        let ids: HashSet<&str> = tasks.iter().map(|info| info.id.as_str()).collect();
+        let before = self.tasks.len();
+        // One that was in the list and is in it no more has ended, whatever was said of that.
+        self.tasks.retain(|known| !known.listed || ids.contains(known.task.id.as_str()));
+        if self.tasks.len() < before {
+            self.echo = Some(Instant::now() + TASK_ECHO);
+        }
+        for known in &mut self.tasks {
+            known.listed = ids.contains(known.task.id.as_str());
+            known.foreground &= !known.listed;
+        }
+        self.version += 1;
+    }
+
+    /// Whether a task works behind the turns.
+    pub fn has_tasks(&self) -> bool {
+        self.tasks.iter().any(|known| !known.foreground)
+    }
+
+    /// Whether a task or a timer works behind the turns.
+    pub fn has_work(&self) -> bool {
+        self.has_tasks() || self.timers.began().next().is_some()
+    }
+
+    /// Whether there is a task with this id, whether or not a turn waits for it.
+    pub fn has_task(&self, id: &str) -> bool {
+        self.tasks.iter().any(|known| known.task.id == id)
+    }
+
+    /// Those of these tasks that work.
+    pub fn find(&self, ids: &[String]) -> Vec<Arc<Task>> {
+        let known = self.tasks.iter().map(|known| &known.task);
+        known.filter(|task| ids.contains(&task.id)).cloned().collect()
+    }
+
+    /// When a task last ended, as far as that may begin a turn yet.
+    pub fn last_end(&self) -> Option<Instant> {
+        self.echo.map(|echo| echo - TASK_ECHO)
+    }
+
+    /// The number of the task that begins next.
+    pub fn number(&self) -> u64 {
+        self.next
+    }
+
+    /// The ids of the tasks that have begun since `number` was the next, and still work.
+    pub fn since(&self, number: u64) -> Vec<String> {
+        let behind = self.tasks.iter().filter(|known| !known.foreground);
+        behind.filter(|known| known.number >= number).map(|it| it.task.id.clone()).collect()
+    }
+
+    /// From when on it begins no turn by itself; `None` while it has tasks or timers.
+    pub fn quiet_from(&self) -> Option<Instant> {
+        let over = self.timers.over_from().filter(|_| self.tasks.is_empty())?;
+        Some(self.echo.map_or(over, |echo| echo.max(over)))
+    }
+
+    /// When what works the last has worked for `age`; `None` if nothing works.
+    pub fn is_of_age_at(&self, age: Duration) -> Option<Instant> {
+        let tasks = self.tasks.iter().map(|known| known.task.began);
+        tasks.chain(self.timers.began()).max().map(|began| began + age)
+    }
+
+    /// The tasks that were stopped before they were done; each is named once.
+    pub fn take_stopped(&mut self) -> Vec<Arc<Task>> {
+        std::mem::take(&mut self.stopped)
+    }
+
+    /// What is shown of it.
+    pub fn shown(&self) -> BackgroundWork {
+        let tasks = self.tasks.iter().filter(|known| !known.foreground);
+        BackgroundWork {
+            tasks: tasks.take(MOST_SHOWN).map(|known| Arc::clone(&known.task)).collect(),
+            timers: self.timers.shown(),
+        }
+    }
+
+    /// Grows whenever what is shown changes.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+#[cfg(test)]
+mod tests;

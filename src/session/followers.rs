@@ -1,0 +1,126 @@
+//! Callers who wait beyond the end of their turn for what it has begun in the background
+//! (`on_background` WAIT). Each turn that the CLI begins by itself meanwhile is passed on to them.
+//! One has all of it when its tasks have ended and the CLI has nothing to say about that any
+//! more; when that takes too long, or the process ends before, they are told so.
+
+use std::{collections::HashSet, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    cli::{background::Background, traits::CliTraits},
+    domain::failure::Failure,
+    turn::{event::Partials, listener::Following, log::TurnLog},
+};
+
+/// How long after the end of the last task the turn that it begins is waited for: until the CLI
+/// is idle and a moment more, or where it does not say so for a second.
+const IDLE_GRACE: Duration = Duration::from_millis(100);
+const GRACE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Follower {
+    /// What is waited for.
+    tasks: HashSet<String>,
+    partials: Partials,
+    /// Who waits.
+    following: Following,
+    until: Instant,
+}
+
+/// Those who wait.
+#[derive(Debug, Default)]
+pub struct Followers {
+    all: Vec<Follower>,
+    /// Since when no turn runs.
+    rests: Option<Instant>,
+}
+
+impl Followers {
+    /// Somebody waits for these tasks from here on.
+    pub fn add(
+        &mut self,
+        following: Following,
+        partials: Partials,
+        tasks: Vec<String>,
+        until: Instant,
+    ) {
+        let tasks = tasks.into_iter().collect();
+        self.all.push(Follower { tasks, partials, following, until });
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// The CLI has begun a turn by itself.
+    pub fn begin(&mut self, turn: &TurnLog) {
+        self.rests = None;
+        // Who is that far behind is let go.
+        self.all.retain(|it| it.following.send(turn.listen(1, it.partials)));
+    }
+
+    /// A turn that the CLI had begun by itself has left these tasks behind.
+    pub fn extend(&mut self, tasks: &[String]) {
+        for follower in &mut self.all {
+            follower.tasks.extend(tasks.iter().cloned());
+        }
+    }
+
+    /// No turn runs. Lets those go who have all that they wait for, and those who have left.
+    pub fn rest(&mut self, traits: &CliTraits) {
+        let (rests, now) = (*self.rests.get_or_insert_with(Instant::now), Instant::now());
+        let background = &traits.background;
+        self.all.retain_mut(|follower| {
+            follower.tasks.retain(|id| background.has_task(id));
+            let done = follower.tasks.is_empty() && quiet_at(traits, rests) <= now;
+            !done && !follower.following.is_abandoned()
+        });
+    }
+
+    /// When to look again, as far as no frame says so; `None` if nobody waits.
+    pub fn due(&self, traits: &CliTraits) -> Option<Instant> {
+        let rests = self.rests?;
+        let any_done = self.all.iter().any(|follower| follower.tasks.is_empty());
+        let quiet = any_done.then(|| quiet_at(traits, rests));
+        quiet.into_iter().chain(self.until()).min()
+    }
+
+    /// Until when the first of them waits.
+    pub fn until(&self) -> Option<Instant> {
+        self.all.iter().map(|follower| follower.until).min()
+    }
+
+    /// Those who have waited for too long are told so.
+    pub fn expire(&mut self, failure: impl Fn() -> Failure) {
+        let now = Instant::now();
+        for late in self.all.extract_if(.., |follower| follower.until <= now) {
+            late.following.send(Err(failure()));
+        }
+    }
+
+    /// Nobody gets what they wait for.
+    pub fn fail(&mut self, failure: impl Fn() -> Failure) {
+        self.rests = None;
+        for follower in self.all.drain(..) {
+            follower.following.send(Err(failure()));
+        }
+    }
+}
+
+/// From when on the CLI has nothing to say about tasks that have ended.
+fn quiet_at(traits: &CliTraits, rests: Instant) -> Instant {
+    let ended = traits.background.last_end();
+    let grace = if traits.is_idle() { IDLE_GRACE } else { GRACE };
+    match (traits.is_idle(), ended) {
+        (true, ended) => ended.map_or(rests, |ended| ended + grace),
+        (false, ended) => ended.map_or(rests, |ended| ended.max(rests)) + grace,
+    }
+}
+
+/// Whether a turn that has ended leaves nothing behind that its caller could wait for.
+pub fn leaves_nothing(background: &Background, tasks: &[String]) -> bool {
+    let now = Instant::now();
+    tasks.is_empty() && background.quiet_from().is_none_or(|from| from <= now)
+}

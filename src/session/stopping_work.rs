@@ -1,0 +1,137 @@
+//! Stops what works behind the turns, because a caller wants it or a turn ended that was not to
+//! leave anything behind. The CLI is asked and says of each task when it has ended; nobody waits
+//! for that but the caller.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    command::InterruptReport,
+    process::Process,
+    task::SessionTask,
+    work_stops::{Pending, StopReply, WorkStop, WorkStops, WorkToStop},
+};
+use crate::{
+    cli::{background::Task, request::ControlRequest},
+    domain::failure::Cause,
+};
+
+/// Stops under way at the same time.
+const MOST: usize = 64;
+
+impl SessionTask {
+    /// Begins to stop work. The answer comes when it has ended.
+    pub(super) fn stop_work(&mut self, process: &mut Process, stop: WorkStop) {
+        let WorkStop { what, reply } = stop;
+        let background = &process.traits.background;
+        let tasks = match &what {
+            WorkToStop::Task(id) => background.find(std::slice::from_ref(id)),
+            WorkToStop::Tasks(ids) => background.find(ids),
+            WorkToStop::All => background.shown().tasks,
+        };
+        if let (WorkToStop::Task(id), true) = (&what, tasks.is_empty()) {
+            return self.refuse_stop(reply, Cause::TaskNotFound { task_id: id.clone() });
+        }
+        if process.work_stops.pending.len() >= MOST {
+            return self.refuse_stop(reply, Cause::QueueFull { limit: MOST });
+        }
+        let connection = &mut process.lease.connection;
+        // Subagents end without a word to the model by an interrupt, and by `stop_task` with a
+        // turn of the CLI's own about it. Where no turn runs an interrupt stops nothing else.
+        let interrupt = matches!(what, WorkToStop::All).then(ControlRequest::interrupt);
+        let stops = tasks.iter().map(|task| ControlRequest::stop_task(&task.id));
+        let sent = interrupt.into_iter().chain(stops).try_for_each(|request| {
+            // The frames that say that a task has ended say more than the answer.
+            connection.request(request).map(drop)
+        });
+        if let Err(blocked) = sent {
+            return self.refuse_stop(reply, Cause::Protocol { detail: blocked.to_string() });
+        }
+        let began = Instant::now();
+        let deadline = began + self.ctx.settings.interrupt_timeout;
+        process.work_stops.pending.push(Pending { tasks, reply, began, deadline });
+        self.settle_work_stops(process);
+    }
+
+    /// The same where no process is at hand: it is asked as soon as it is.
+    pub(super) fn stop_work_later(&mut self, stop: WorkStop) {
+        if self.deferred_stops.len() < MOST {
+            self.deferred_stops.push(stop);
+        } else {
+            self.refuse_stop(stop.reply, Cause::QueueFull { limit: MOST });
+        }
+    }
+
+    /// Tells those whose work has stopped, or does not stop.
+    pub(super) fn settle_work_stops(&mut self, process: &mut Process) {
+        for stop in std::mem::take(&mut self.deferred_stops) {
+            self.stop_work(process, stop);
+        }
+        let now = Instant::now();
+        for stop in std::mem::take(&mut process.work_stops.pending) {
+            let background = &process.traits.background;
+            let works = |task: &Arc<Task>| background.has_task(&task.id);
+            if stop.deadline > now && stop.tasks.iter().any(works) {
+                process.work_stops.pending.push(stop);
+                continue;
+            }
+            let Pending { tasks, reply, began, .. } = stop;
+            let (going_on, stopped) = tasks.into_iter().partition(works);
+            let still_running = background.shown().tasks;
+            self.answer_stop_of(reply, &began, (going_on, stopped), still_running);
+        }
+    }
+
+    fn answer_stop_of(
+        &self,
+        reply: StopReply,
+        began: &Instant,
+        (going_on, stopped): (Vec<Arc<Task>>, Vec<Arc<Task>>),
+        still_running: Vec<Arc<Task>>,
+    ) {
+        match reply {
+            StopReply::Nobody => {}
+            StopReply::Task(reply) => {
+                let answer = match going_on.is_empty() {
+                    true => Ok(()),
+                    false => Err(self.failure(not_stopped(began.elapsed())).into()),
+                };
+                reply.send(answer).ok();
+            }
+            StopReply::Interrupt(reply, report) => {
+                let elapsed = began.elapsed();
+                reply.send(InterruptReport { elapsed, stopped, still_running, ..report }).ok();
+            }
+        }
+    }
+
+    /// The process ends, and with it what works in it.
+    pub(super) fn end_work_stops(&mut self, stops: WorkStops) {
+        for Pending { tasks, reply, began, .. } in stops.pending {
+            self.answer_stop_of(reply, &began, (Vec::new(), tasks), Vec::new());
+        }
+        for stop in std::mem::take(&mut self.deferred_stops) {
+            self.answer_stop_of(stop.reply, &Instant::now(), Default::default(), Vec::new());
+        }
+    }
+
+    fn refuse_stop(&self, reply: StopReply, cause: Cause) {
+        match reply {
+            StopReply::Nobody => {}
+            StopReply::Task(reply) => {
+                reply.send(Err(self.failure(cause).into())).ok();
+            }
+            StopReply::Interrupt(reply, report) => {
+                reply.send(report).ok();
+            }
+        }
+    }
+}
+
+fn not_stopped(after: Duration) -> Cause {
+    let after = humantime::format_duration(Duration::from_millis(
+        u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+    ));
+    Cause::Protocol { detail: format!("the CLI did not stop the task in {after}") }
+}
