@@ -91,12 +91,9 @@ async fn nobody_reaches_what_is_not_theirs() {
         failure(&foreign, Code::NotFound, "SESSION_NOT_FOUND");
         assert_eq!(foreign.message(), unknown.message());
     }
-    for keep_session in [true, false] {
-        let request = InterruptRequest {
-            session_id: "s".into(),
-            keep_session,
-            ..InterruptRequest::default()
-        };
+    for (keep_session, named) in [(true, ""), (false, ""), (true, turn_id.as_str())] {
+        let request =
+            InterruptRequest { session_id: "s".into(), keep_session, turn_id: named.into() };
         let answer = b.clone().interrupt(request).await.expect("answered").into_inner();
         assert_eq!(answer.outcome(), InterruptOutcome::NotFound);
     }

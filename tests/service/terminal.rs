@@ -399,6 +399,11 @@ async fn f2_json_is_what_grpcurl_prints() {
         (&["sessions", "--json"], "ListSessions", "{}"),
         (&["stats", "--json"], "GetStats", "{}"),
         (&["interrupt", "nobody", "--json"], "Interrupt", r#"{"session_id":"nobody"}"#),
+        (
+            &["interrupt", "j", "--turn", "over", "--json"],
+            "Interrupt",
+            r#"{"session_id":"j","turn_id":"over"}"#,
+        ),
     ] {
         let ours = run(&service, words, "").await;
         let ours: Value = serde_json::from_slice(&ours.stdout).expect("JSON");
