@@ -29,7 +29,7 @@ use session_pool::{
             versions::Installed,
         },
         domain::{
-            ids::{CliSessionId, ClientId},
+            ids::{CliSessionId, ClientId, TenantId},
             input::Input,
             options::Options,
         },
@@ -214,12 +214,13 @@ async fn parked_by_hand(program: &Path, api: &str) -> Outcome<Times> {
         state_dir: place.path().to_owned(),
         sandbox: Sandbox::ProcessTree(SERVICE.into()),
         installed: Installed::default(),
+        rules: Vec::new(),
     };
     let options = Options { system_prompt: Some(SYSTEM_PROMPT.into()), ..Options::default() };
     let origin = ConversationOrigin::New(CliSessionId::fresh());
     let inherited = |name: &str| std::env::var(name).ok();
-    let command =
-        settings.command(origin, &Options::default(), &folders, ClientId::fresh(), inherited);
+    let (tenant, mark) = (TenantId::default(), ClientId::fresh());
+    let command = settings.command(&tenant, origin, &Options::default(), &folders, mark, inherited);
     let mut child = Command::new(&command.program)
         .args(&command.args)
         .env_clear()

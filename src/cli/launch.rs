@@ -6,6 +6,7 @@
 //! value of a list). The environment is built from nothing, never inherited.
 
 mod flags;
+mod rules;
 
 use std::{
     collections::BTreeMap,
@@ -19,9 +20,10 @@ use super::{
     scratch,
     versions::Installed,
 };
-use crate::domain::ids::{CliSessionId, ClientId};
-use crate::domain::options::Options;
+use crate::domain::ids::{CliSessionId, ClientId, TenantId};
+use crate::domain::{operator_rule::OperatorRule, options::Options};
 use flags::{option_args, withheld_tools};
+use rules::rule_args;
 
 /// Carries the [`ClientId`] in the environment of a process and of all that it
 /// starts, so that what it leaves behind can be told from anything else.
@@ -78,12 +80,15 @@ pub struct LaunchSettings {
     pub sandbox: Sandbox,
     /// The version of the executable.
     pub installed: Installed,
+    /// Permission rules that hold whatever callers say.
+    pub rules: Vec<OperatorRule>,
 }
 
 impl LaunchSettings {
     /// The command of one process. `inherited` is the service's own environment.
     pub fn command(
         &self,
+        tenant: &TenantId,
         origin: ConversationOrigin,
         options: &Options,
         folders: &Folders,
@@ -96,6 +101,7 @@ impl LaunchSettings {
         args.extend(origin_args(origin));
         args.extend(option_args(origin, options, &env));
         args.extend(withheld_tools(options, self.installed.version()));
+        args.extend(rule_args(&self.rules, tenant, options, self.installed.version()));
         args.extend(self.extra_args.iter().cloned());
         LaunchCommand {
             program: self.program.clone(),
@@ -205,6 +211,7 @@ mod tests {
             state_dir: "/state".into(),
             sandbox: Sandbox::ProcessTree("session-pool".into()),
             installed: Installed::default(),
+            rules: Vec::new(),
         }
     }
 
@@ -213,7 +220,8 @@ mod tests {
     }
 
     fn command(origin: ConversationOrigin, options: &Options) -> LaunchCommand {
-        settings().command(origin, options, &folders(), ClientId::fresh(), |name| match name {
+        let (tenant, mark) = (TenantId::default(), ClientId::fresh());
+        settings().command(&tenant, origin, options, &folders(), mark, |name| match name {
             "PATH" => Some("/bin".into()),
             "HTTPS_PROXY" => Some("http://proxy".into()),
             "ANTHROPIC_API_KEY" | "AWS_SECRET_ACCESS_KEY" => Some("secret".into()),

@@ -23,6 +23,10 @@ pub const NEWEST_TESTED: Version = Version(2, 1, 332);
 /// (`get_session_cost`). 2.1.150 was seen not to.
 const TELLS_COST: Version = Version(2, 1, 197);
 
+/// The oldest version that was seen to take managed settings from its command line
+/// (`--managed-settings`). 2.1.110 does not start with it.
+const TAKES_MANAGED_SETTINGS: Version = Version(2, 1, 197);
+
 /// The version that the executable has told last. It is not known until the executable has
 /// been asked, and all clones know the same.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +54,11 @@ impl Version {
     /// Whether a process of this version says what it has spent when it is asked.
     pub fn tells_cost(self) -> bool {
         self >= TELLS_COST
+    }
+
+    /// Whether a process of this version can be given settings that no others undo.
+    pub fn takes_managed_settings(self) -> bool {
+        self >= TAKES_MANAGED_SETTINGS
     }
 
     /// The first version in a text: a wrapper may print its own words around it.

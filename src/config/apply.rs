@@ -9,6 +9,7 @@ use toml::Value;
 use super::{
     Config, FileMentions, LogFormat, SandboxMode, StoreKind, ValueOrigin, Violation,
     fields::{ENV_TABLE, Slot, fields},
+    rules,
     secrets::{HIDDEN, is_secret},
     source::{Setting, Settings},
     spares,
@@ -73,7 +74,8 @@ fn shown(key: &str, setting: &Setting) -> Option<String> {
     if delicate || is_secret(key.trim_start_matches("auth.")) || (!plain && !known) {
         return Some(HIDDEN.into());
     }
-    Some(setting.value.to_string())
+    // Whatever is wrong with rules names its table, and there may be hundreds of them.
+    (key != "policy.rule").then(|| setting.value.to_string())
 }
 
 fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
@@ -110,6 +112,7 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
             **place = named(text(value)?, SandboxMode::ALL, SandboxMode::as_str)?;
         }
         Slot::Spares(place) => **place = spares::read(value)?,
+        Slot::Rules(place) => **place = rules::read(value)?,
         Slot::Variables(..) => {
             return Err("must be a table of strings like { NAME = \"value\" }".into());
         }

@@ -141,6 +141,7 @@ fn policy() -> PolicyConfig {
         tool_call_timeout: Duration::from_secs(5 * 60),
         env: Vec::new(),
         setting_sources: Vec::new(),
+        rule: Vec::new(),
         max_prompt_bytes: 10 * MIB,
         slash_commands: true,
         file_mentions: FileMentions::Auto,

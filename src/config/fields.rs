@@ -6,8 +6,8 @@ use std::{
 
 use super::{
     AuthConfig, CliConfig, Config, FileMentions, LimitsConfig, LogConfig, LogFormat, PolicyConfig,
-    PoolConfig, SandboxMode, ServerConfig, SpareConfig, StoreConfig, StoreKind, TlsConfig,
-    spares::MOST_SPARES,
+    PoolConfig, RuleConfig, SandboxMode, ServerConfig, SpareConfig, StoreConfig, StoreKind,
+    TlsConfig, spares::MOST_SPARES,
 };
 use crate::policy::McpServers;
 
@@ -73,6 +73,8 @@ pub enum Slot<'a> {
     FileMentions(&'a mut FileMentions),
     /// Classes of spares.
     Spares(&'a mut Vec<SpareConfig>),
+    /// Permission rules.
+    Rules(&'a mut Vec<RuleConfig>),
     /// A table of texts, at most so many.
     Variables(&'a mut BTreeMap<String, String>, usize),
 }
@@ -280,6 +282,7 @@ fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_
         tool_call_timeout,
         env,
         setting_sources,
+        rule,
         max_prompt_bytes,
         slash_commands,
         file_mentions,
@@ -302,6 +305,7 @@ fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_
         duration("policy.tool_call_timeout", tool_call_timeout, DAY),
         field("policy.env", Slot::Texts(env, 256)),
         field("policy.setting_sources", Slot::Texts(setting_sources, 3)),
+        field("policy.rule", Slot::Rules(rule)),
         field("policy.max_prompt_bytes", Slot::Bytes(max_prompt_bytes, 1..=GIB)),
         field("policy.slash_commands", Slot::Flag(slash_commands)),
         field("policy.file_mentions", Slot::FileMentions(file_mentions)),

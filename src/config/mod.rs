@@ -27,6 +27,7 @@ mod fields;
 mod memory;
 mod names;
 mod print;
+mod rules;
 mod secrets;
 mod sections;
 mod shares;
@@ -40,6 +41,7 @@ mod variables;
 pub use choices::{FileMentions, LogFormat, SandboxMode, StoreKind};
 pub use error::{ConfigError, ValueOrigin, Violation};
 pub use print::print;
+pub use rules::{RuleConfig, RuleDecision};
 pub use sections::{
     AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, PolicyConfig, PoolConfig, ServerConfig,
     StoreConfig, TlsConfig,

@@ -5,6 +5,7 @@ use toml::{Table, Value};
 use super::{
     Config,
     fields::{Slot, fields},
+    rules,
     secrets::{shown_argument, shown_value},
     spares,
     units::{show_bytes, show_duration},
@@ -57,6 +58,7 @@ fn value(slot: Slot<'_>) -> Value {
         Slot::McpServers(place) => Value::String(place.as_str().into()),
         Slot::Sandbox(place) => Value::String(place.as_str().into()),
         Slot::Spares(place) => spares::show(place),
+        Slot::Rules(place) => rules::show(place),
         Slot::Variables(place, _) => {
             let variables: Table = place
                 .iter()

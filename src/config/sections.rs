@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    SpareConfig,
+    RuleConfig, SpareConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
 };
 use crate::policy::McpServers;
@@ -247,6 +247,12 @@ pub struct PolicyConfig {
     /// Settings files that callers may have loaded: `user`, `project`, `local`. Those of
     /// a working folder can hold hooks, and an agent can write them. Default none.
     pub setting_sources: Vec<String>,
+    /// A permission rule that callers cannot loosen, as a table: `decision` is `allow`, `deny` or
+    /// `ask`, `rule` is one of the CLI's, such as `Bash(git:*)`, and `tenant` says whose sessions
+    /// it is for (left out: all). A refusal goes before all else, a question before what is
+    /// allowed ([access.md](access.md)). Default none, at most 500 rules of 1000 characters, and
+    /// 32 KiB in all.
+    pub rule: Vec<RuleConfig>,
     /// Bytes in one prompt. Default 10 MiB, 1 B to 1 GiB.
     pub max_prompt_bytes: usize,
     /// Whether a prompt may be a slash command of the CLI. Default true.

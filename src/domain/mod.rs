@@ -9,6 +9,7 @@ pub mod failure;
 pub mod grants;
 pub mod ids;
 pub mod input;
+pub mod operator_rule;
 pub mod options;
 pub mod redacted;
 pub mod usage;

@@ -14,12 +14,14 @@
 //! - [`prompts`]: which commands and files a prompt may name.
 //! - [`folders`]: which folders of the machine a session may work in.
 //! - [`variables`]: which environment variables a caller may set.
+//! - [`rules`]: what the operator's permission rules may look like.
 //! - [`json`]: what MCP servers, subagents and permission updates may say.
 
 pub mod folders;
 pub mod json;
 pub mod options;
 pub mod prompts;
+pub mod rules;
 pub mod variables;
 
 pub use folders::Roots;

@@ -10,8 +10,8 @@ use crate::{
         env_files::EnvFiles, launch::LaunchSettings, sandbox::Sandbox, usage::Allowed,
         versions::Installed,
     },
-    config::{Config, SpareConfig},
-    domain::{ids::TenantId, options::Options, redacted::Redacted},
+    config::{Config, RuleConfig, SpareConfig},
+    domain::{ids::TenantId, operator_rule::OperatorRule, options::Options, redacted::Redacted},
     policy::{Policy, Roots},
     pool::PoolSettings,
     rpc::edge::EdgeLimits,
@@ -96,7 +96,14 @@ pub fn launch(config: &Config, sandbox: Sandbox, installed: Installed) -> Launch
         state_dir: config.state_dir.clone(),
         sandbox,
         installed,
+        rules: config.policy.rule.iter().map(operator_rule).collect(),
     }
+}
+
+fn operator_rule(rule: &RuleConfig) -> OperatorRule {
+    let RuleConfig { decision, rule, tenant } = rule;
+    // Its name was checked when the configuration was read.
+    OperatorRule { decision: *decision, rule: rule.clone(), tenant: TenantId::parse(tenant).ok() }
 }
 
 /// The bounds of the supply.

@@ -183,7 +183,7 @@ impl Shared {
         let (client_id, cli_session_id) = (ClientId::fresh(), CliSessionId::fresh());
         let origin = ConversationOrigin::New(cli_session_id);
         let work = folders.work.clone();
-        let spawned = self.spawn(origin, &options, &folders, client_id).await;
+        let spawned = self.spawn(tenant, origin, &options, &folders, client_id).await;
         let (process, connection) = match spawned {
             Ok(spawned) => spawned,
             Err(cause) => {

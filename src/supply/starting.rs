@@ -25,7 +25,7 @@ use crate::{
     },
     domain::{
         failure::{Cause, Failure},
-        ids::ClientId,
+        ids::{ClientId, TenantId},
         options::Options,
     },
 };
@@ -121,7 +121,8 @@ impl Shared {
         }
         folders.extra = order.options.add_dirs.iter().map(Into::into).collect();
         let Prepared { origin, folders, saved_cost_usd } = self.prepared(order, folders).await?;
-        let (process, connection) = self.spawn(origin, &order.options, &folders, client_id).await?;
+        let (process, connection) =
+            self.spawn(&order.session.tenant, origin, &order.options, &folders, client_id).await?;
         let mut lease = Lease {
             client_id,
             cli_session_id: origin.cli_session_id(),
@@ -173,6 +174,7 @@ impl Shared {
     /// Spawns a process, which is not up yet.
     pub(super) async fn spawn(
         &self,
+        tenant: &TenantId,
         origin: ConversationOrigin,
         options: &Options,
         folders: &Folders,
@@ -180,7 +182,7 @@ impl Shared {
     ) -> Result<(Process, Connection), Cause> {
         let inherited = |name: &str| std::env::var(name).ok();
         let settings = self.settings.with_variables(self.variables().await?);
-        let command = settings.command(origin, options, folders, client_id, inherited);
+        let command = settings.command(tenant, origin, options, folders, client_id, inherited);
         debug!(%client_id, args = ?command.shown_args(), "cli_starting");
         let started = Process::start(command, &self.settings.sandbox, self.limits.max_frame_bytes);
         let (process, connection) = started.await.map_err(|error| self.not_started(&error))?;

@@ -23,6 +23,7 @@ const WITH_VALUE: &[&str] = &[
     "--mcp-config",
     "--add-dir",
     "--settings",
+    "--managed-settings",
     "--fallback-model",
     "--max-thinking-tokens",
     "--effort",

@@ -13,7 +13,7 @@ use session_pool::{
             versions::Installed,
         },
         domain::{
-            ids::{CliSessionId, ClientId},
+            ids::{CliSessionId, ClientId, TenantId},
             options::{LiveChange, Options},
         },
     },
@@ -149,8 +149,10 @@ async fn replies(program: std::path::PathBuf, api: &StandIn) -> Shapes {
         state_dir: state.path().to_owned(),
         sandbox: process_tree(),
         installed: Installed::default(),
+        rules: Vec::new(),
     };
     let command = settings.command(
+        &TenantId::default(),
         ConversationOrigin::New(CliSessionId::fresh()),
         &Options::default(),
         &folders,

@@ -33,6 +33,7 @@ mod questions;
 mod recovery;
 mod resting;
 mod resume;
+mod rules;
 mod spares;
 mod spending;
 mod subagents;

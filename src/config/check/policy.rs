@@ -25,8 +25,14 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
             findings.refuse("policy.setting_sources", format!("{source:?}"), problem);
         }
     }
-    let own = config.cli.extra_args.iter().any(|argument| flag(argument) == "--settings");
-    if policy.settings && own {
+    let has = |wanted: &str| config.cli.extra_args.iter().any(|argument| flag(argument) == wanted);
+    for own in ["--settings", "--managed-settings"].into_iter().filter(|own| has(own)) {
+        if !policy.rule.is_empty() {
+            let problem = "must be none while cli.extra_args has {own}: the CLI takes one";
+            findings.refuse("policy.rule", "not empty", problem.replace("{own}", own));
+        }
+    }
+    if policy.settings && has("--settings") {
         let problem = "must be false while cli.extra_args has --settings: the CLI takes one";
         findings.refuse("policy.settings", "true", problem);
     }

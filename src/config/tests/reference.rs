@@ -82,7 +82,11 @@ fn reference() -> String {
     text += "| key | meaning | default and bounds |\n|---|---|---|\n";
     for field in fields(&mut Config::defaults(|_| None)) {
         let (meaning, default) = meaning_and_default(field.key);
-        let key = if field.key == "spare" { "[[spare]]" } else { field.key };
+        let key = match field.key {
+            "spare" => "[[spare]]",
+            "policy.rule" => "[[policy.rule]]",
+            key => key,
+        };
         text += &format!("| `{key}` | {} | {} |\n", meaning, default.replace('|', "\\|"));
     }
     text

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
-use session_pool::{internals::{cli::{command::Folders, env_files::EnvFiles, launch::{LaunchSettings, ConversationOrigin}, request::user_message, sandbox::Sandbox, versions::Installed}, domain::{options::Options, ids::{CliSessionId, ClientId}}, policy::{Policy, variables}, rpc::decode}, config::{McpServers, Mentions}, proto};
+use session_pool::{internals::{cli::{command::Folders, env_files::EnvFiles, launch::{LaunchSettings, ConversationOrigin}, request::user_message, sandbox::Sandbox, versions::Installed}, domain::{options::Options, ids::{CliSessionId, ClientId, TenantId}}, policy::{Policy, variables}, rpc::decode}, config::{McpServers, Mentions}, proto};
 
 fn closed() -> Policy {
     Policy {
@@ -92,11 +92,13 @@ fn check(options: &Options, policy: &Policy) {
         state_dir: "/state".into(),
         sandbox: Sandbox::ProcessTree("session-pool".into()),
         installed: Installed::default(),
+        rules: Vec::new(),
     };
     let folders =
         Folders { work: "/w".into(), config: "/c".into(), home: "/h".into(), extra: vec![] };
     let origin = ConversationOrigin::New(CliSessionId::fresh());
-    let command = settings.command(origin, options, &folders, ClientId::fresh(), |_| None);
+    let tenant = TenantId::default();
+    let command = settings.command(&tenant, origin, options, &folders, ClientId::fresh(), |_| None);
     for arg in &command.args {
         assert!(arg.starts_with("--") && !arg.contains('\0') && arg.len() < 128 * 1024);
         assert!(!arg.starts_with("--dangerously"), "{arg}");
