@@ -18,6 +18,7 @@ mod locked;
 mod memory;
 mod modes;
 mod real;
+mod rules;
 mod second;
 mod spares;
 mod supervisor;
