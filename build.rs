@@ -17,6 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .boxed(".sessionpool.v1.TurnEvent.kind.started")
         .boxed(".sessionpool.v1.QueryResponse.item.event")
         .boxed(".sessionpool.v1.AttachResponse.item.event")
+        .boxed(".sessionpool.v1.WatchSessionResponse.item.event")
+        .boxed(".sessionpool.v1.WatchSessionResponse.item.session")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -20,6 +20,7 @@ pub use configuration::{ConfigAction, ConfigArgs, TokenArgs};
 pub use options::{
     Answer, AttachArgs, CloseArgs, Form, InterruptArgs, OnBackground, OnBusy, OnDisconnect,
     OnMismatch, QueryArgs, RespondArgs, SessionsArgs, Show, ShowArgs, StopTaskArgs, UpdateArgs,
+    WatchArgs,
 };
 pub use session::OptionArgs;
 
@@ -80,6 +81,8 @@ pub enum AddressedCommand {
     Query(Box<Addressed<QueryArgs>>),
     /// Join a turn that is running or ended a moment ago.
     Attach(Addressed<AttachArgs>),
+    /// Follow a session over all of its turns, until it is closed.
+    Watch(Addressed<WatchArgs>),
     /// Answer what the CLI asks in a turn: whether a tool may run, first of all.
     Respond(Addressed<RespondArgs>),
     /// Show one session.
@@ -175,6 +178,8 @@ pub enum ClientCommand {
     Query(Box<QueryArgs>),
     /// `attach`
     Attach(AttachArgs),
+    /// `watch`
+    Watch(WatchArgs),
     /// `respond`
     Respond(RespondArgs),
     /// `show`
@@ -205,6 +210,7 @@ impl From<AddressedCommand> for Client {
         match command {
             AddressedCommand::Query(args) => with(*args, |args| ClientCommand::Query(args.into())),
             AddressedCommand::Attach(args) => with(args, ClientCommand::Attach),
+            AddressedCommand::Watch(args) => with(args, ClientCommand::Watch),
             AddressedCommand::Respond(args) => with(args, ClientCommand::Respond),
             AddressedCommand::Show(args) => with(args, ClientCommand::Show),
             AddressedCommand::Update(args) => {
@@ -225,7 +231,9 @@ impl ClientCommand {
     /// How it ends by Ctrl-C, which is the usual end of watching, and what is said then.
     pub(super) fn when_interrupted(&self) -> (Exit, String) {
         let (exit, said) = match self {
-            Self::Sessions(SessionsArgs { watch: true, .. }) => return (Exit::Fine, String::new()),
+            Self::Sessions(SessionsArgs { watch: true, .. }) | Self::Watch(_) => {
+                return (Exit::Fine, String::new());
+            }
             Self::Query(query) => {
                 let session = one_line(&query.session);
                 let of =

@@ -4,7 +4,8 @@ use prost::Message as _;
 use tonic::Status;
 
 use crate::proto::{
-    AttachResponse, EventPart, QueryResponse, TurnEvent, attach_response, query_response,
+    AttachResponse, EventPart, QueryResponse, TurnEvent, WatchSessionResponse, attach_response,
+    query_response, watch_session_response,
 };
 
 /// An item of a stream of events.
@@ -37,6 +38,17 @@ impl Item for AttachResponse {
             attach_response::Item::Event(event) => Piece::Event(event),
             attach_response::Item::Part(part) => Piece::Part(part),
         })
+    }
+}
+
+impl Item for WatchSessionResponse {
+    fn into_piece(self) -> Option<Piece> {
+        use watch_session_response::Item as Wire;
+        match self.item? {
+            Wire::Event(watched) => watched.event.map(|event| Piece::Event(event.into())),
+            Wire::Part(watched) => watched.part.map(Piece::Part),
+            Wire::Phase(_) | Wire::Gap(_) | Wire::Session(_) | Wire::Failure(_) => None,
+        }
     }
 }
 

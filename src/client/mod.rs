@@ -5,7 +5,8 @@
 //! - [`exit`] says how a command ended: exit codes, and errors as one line.
 //! - [`documents`] writes completions and manual pages, made of the command line.
 //! - `connect` makes the connection, `tls` reads the files for it; `assemble` joins events that came in parts.
-//! - `turn` runs `query` and `attach`; `render` turns events into text for people.
+//! - `turn` runs `query` and `attach`, `watch` follows a session over all of its turns; `view` shows
+//!   the events of a turn, and `render` turns them into text for people.
 //!   `prompts` answers what the CLI asks, by the person at the `terminal` or by `respond`.
 //! - `proto_json` writes every `--json`, in the form that grpcurl prints.
 //! - `sessions` runs the commands about sessions, `overview` those about the service;
@@ -35,6 +36,8 @@ mod terminal;
 mod tls;
 mod turn;
 mod values;
+mod view;
+mod watch;
 
 use crate::config::{Sources, is_setting};
 use args::{Client, ClientCommand};
@@ -93,6 +96,7 @@ async fn ask(service: &mut connect::Service, channel: Channel, command: ClientCo
     match command {
         ClientCommand::Query(query) => turn::query(service, *query).await,
         ClientCommand::Attach(attach) => turn::attach(service, attach).await,
+        ClientCommand::Watch(args) => watch::watch(service, args).await,
         ClientCommand::Respond(respond) => prompts::respond(service, respond).await,
         ClientCommand::Show(show) => sessions::show(service, show).await,
         ClientCommand::Update(update) => sessions::update(service, *update).await,

@@ -46,6 +46,12 @@ impl Prompts {
         }
     }
 
+    /// Those of a session whose turns may have begun before.
+    pub fn of_session(mut self, session_id: &str) -> Self {
+        session_id.clone_into(&mut self.session_id);
+        self
+    }
+
     /// Takes note of an event, which may ask something or show that it is answered.
     pub fn note(&mut self, event: &TurnEvent) {
         match &event.kind {

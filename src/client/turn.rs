@@ -9,16 +9,14 @@ use super::{
     assemble::{Assembler, Item},
     connect::Service,
     exit::{Exit, Failure, Outcome, read_file},
-    output::{has_colours, is_screen, print, remark, screen_width},
+    output::is_screen,
     prompts::Prompts,
-    proto_json,
-    render::{Renderer, Screen},
     terminal::Terminal,
+    view::View,
 };
 use crate::proto::{
     AttachRequest, BackgroundPolicy, BusyPolicy, DisconnectPolicy, InputBlock, InputMedia,
-    OptionsMismatchPolicy, QueryRequest, QueryResponse, TurnEvent, input_block::Block,
-    query_response, turn_event::Kind,
+    OptionsMismatchPolicy, QueryRequest, input_block::Block, turn_event::Kind,
 };
 
 /// Runs a turn.
@@ -172,52 +170,6 @@ async fn follow<T: Item>(
                 };
             }
         }
-    }
-}
-
-/// How events are shown.
-enum View {
-    People(Box<Renderer>),
-    Programs,
-}
-
-impl View {
-    fn new(show: Show) -> Self {
-        if show.form.json {
-            return Self::Programs;
-        }
-        let (colour, remarks_colour) = has_colours();
-        let (is_screen, width) = (is_screen(), screen_width());
-        Self::People(Renderer::new(Screen { is_screen, colour, remarks_colour, width }).into())
-    }
-
-    fn show(&mut self, event: &TurnEvent) -> Result<(), Failure> {
-        match self {
-            Self::People(renderer) => {
-                let rendered = renderer.render(event);
-                if !rendered.answer.is_empty() {
-                    print(&rendered.answer)?;
-                }
-                if !rendered.remarks.is_empty() {
-                    remark(&rendered.remarks);
-                }
-            }
-            // Whole, whatever it came in.
-            Self::Programs => {
-                let item = query_response::Item::Event(event.clone().into());
-                print(&proto_json::line("QueryResponse", &QueryResponse { item: Some(item) })?)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<(), Failure> {
-        if let Self::People(renderer) = self {
-            let rendered = renderer.finish();
-            print(&rendered.answer)?;
-            remark(&rendered.remarks);
-        }
-        Ok(())
     }
 }
 

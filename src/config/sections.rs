@@ -275,7 +275,7 @@ pub struct PolicyConfig {
     /// Turns that wait, in all sessions of one tenant. Default likewise 256 or 0; at most
     /// 1 000 000.
     pub tenant_max_queued_turns: usize,
-    /// Open streams of `Query` and `Attach` of one tenant. Default likewise 1000 or 0; at
+    /// Open streams of one tenant, of all rpcs that stream. Default likewise 1000 or 0; at
     /// most 1 000 000.
     pub tenant_max_streams: usize,
     /// Bytes of `pool.memory_budget` that one tenant may hold. Default likewise three quarters

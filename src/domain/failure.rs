@@ -61,8 +61,8 @@ pub enum Cause {
         /// `pool.max_queued_turns`.
         limit: usize,
     },
-    /// Too many listen to the turn.
-    #[error("{limit} callers listen to the turn already")]
+    /// Too many listen to the turn, or follow the session.
+    #[error("{limit} callers listen already")]
     TooManyListeners {
         /// How many may.
         limit: usize,
@@ -245,6 +245,12 @@ pub enum Cause {
         /// The first sequence that is still kept.
         first_kept: u64,
     },
+    /// A place in what is kept of a session that is not kept any more.
+    #[error("cursor: what it stands before is not kept any more; the first that is: {first_kept}")]
+    CursorExpired {
+        /// The cursor before the first event behind it that is kept.
+        first_kept: String,
+    },
     /// The store cannot keep or give what it should just now.
     #[error("{detail}")]
     StoreUnavailable {
@@ -298,7 +304,7 @@ impl Cause {
             Self::FrameTooLarge { .. } => "FRAME_TOO_LARGE",
             Self::Protocol { .. } => "PROTOCOL_ERROR",
             Self::ListenerTooSlow { .. } => "LISTENER_TOO_SLOW",
-            Self::EventsExpired { .. } => "EVENTS_EXPIRED",
+            Self::EventsExpired { .. } | Self::CursorExpired { .. } => "EVENTS_EXPIRED",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::StoreUnavailable { .. } => "STORE_UNAVAILABLE",
             Self::Internal { .. } => "INTERNAL",

@@ -80,6 +80,8 @@ impl SessionPool {
         if timeout(STOP_LIMIT, closes.join_all()).await.is_err() {
             error!(left = self.handles(&Scope::All).len(), "session_pool_stop_timeout");
         }
+        // Who follows a session has seen its turns end by now.
+        self.lock().feeds.shut();
         let settings = &self.shared().settings;
         debug!(
             max_sessions = settings.max_sessions,

@@ -115,9 +115,12 @@ impl Lookup {
 
     /// Records that the store has removed it from the pool.
     pub(super) fn left(mut self) {
+        let mut sessions = self.pool.lock();
         if !std::mem::take(&mut self.has_left) {
-            self.pool.lock().one_less(&self.key.tenant);
+            sessions.one_less(&self.key.tenant);
         }
+        // Who follows it waits for a task that it does not get any more.
+        sessions.feeds.session_ended(&self.key);
     }
 
     /// Makes a session of what the store knows.

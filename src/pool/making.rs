@@ -85,7 +85,8 @@ impl SessionPool {
     ) -> SessionHandle {
         let was_stored = record.as_ref().is_some_and(|record| record.in_pool);
         let context = self.session_context(self.tenant(&key.tenant));
-        let (task, handle) = SessionTask::new(key.session.clone(), ephemeral, context);
+        let feed = sessions.feeds.of(key, || context.logs.accounts(&key.tenant).memory);
+        let (task, handle) = SessionTask::new(key.session.clone(), ephemeral, feed, context);
         let generation = self.shared().generations.fetch_add(1, Ordering::Relaxed);
         sessions.live(key, handle.clone(), generation, was_stored);
         self.spawn(key.clone(), generation, task.knowing(record));

@@ -10,12 +10,16 @@
 //! that ran it, and only then are those answered who waited for its end: whoever asks
 //! next finds no session, or a new one, never a dying one.
 //!
+//! What happens in a session can be followed (`watching`) whether or not it has a task: who
+//! follows one that has none waits until it has.
+//!
 //! A closing session keeps its place in the map until its process is gone. A Query that
 //! meets it waits for that, so that two processes never serve one conversation.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod calls;
+mod feeds;
 mod janitor;
 mod lifecycle;
 mod lookup;
@@ -27,7 +31,9 @@ mod sessions;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 pub use registry::{Parts, PoolSettings, SessionPool};
 pub use sessions::Scope;
 pub use stats::PoolStats;
+pub use watching::{Told, Watch};

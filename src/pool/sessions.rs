@@ -9,6 +9,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
+use super::feeds::Feeds;
 use crate::{
     domain::ids::{SessionId, SessionKey, TenantId},
     session::{Remains, SessionHandle},
@@ -65,6 +66,8 @@ pub(super) struct Sessions {
     entries: BTreeMap<SessionKey, Entry>,
     /// Sessions of each tenant that are in the pool without having a task.
     stored: HashMap<TenantId, usize>,
+    /// What those who follow sessions read.
+    pub(super) feeds: Feeds,
 }
 
 impl Sessions {
@@ -119,10 +122,13 @@ impl Sessions {
         }
         self.entries.remove(key);
         match remains {
-            Remains::Stored => *self.stored.entry(key.tenant.clone()).or_default() += 1,
-            Remains::Nothing => {}
+            Remains::Stored | Remains::Elsewhere => {
+                *self.stored.entry(key.tenant.clone()).or_default() += 1;
+            }
+            Remains::Nothing | Remains::Kept => {}
             Remains::Unnoted => drop(self.entries.insert(key.clone(), Entry::Left)),
         }
+        self.feeds.task_ended(key, remains);
     }
 
     /// A session that only the store had is in the pool no more.

@@ -8,6 +8,7 @@
 //! - [`stream`]: a turn's log as a response stream, with the caller's deadline.
 //! - `heartbeat`: signs of life in a stream that is quiet.
 //! - `tool_stream`: the stream of one who serves tools.
+//! - `watch_stream`: the stream of one who follows a session.
 //! - [`deadline`]: what a caller says of its own deadline.
 //! - [`edge`]: what every request is held to: it is gRPC, arrives in time, means one thing.
 //! - [`auth_layer`]: asks every caller who they are, before any service is called.
@@ -27,3 +28,4 @@ pub mod snapshot;
 pub mod status;
 pub mod stream;
 mod tool_stream;
+mod watch_stream;

@@ -16,6 +16,7 @@ use super::{
     status::{Rejection, Violation, of_failure, of_rejection},
     stream::EventStream,
     tool_stream::{FirstMessage, Serving, ToolStream},
+    watch_stream::{Following, WatchStream},
 };
 use crate::{
     access::Identity,
@@ -87,6 +88,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
     type QueryStream = EventStream<proto::QueryResponse>;
     type AttachStream = EventStream<proto::AttachResponse>;
     type ServeToolsStream = ToolStream;
+    type WatchSessionStream = WatchStream;
 
     async fn query(
         &self,
@@ -129,6 +131,22 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let listener = attached.map_err(|failure| of_failure(&failure))?;
         let stream = EventStream::new(listener, share, Some(key.session), payload, deadline);
         Ok(Response::new(stream.with_heartbeat(heartbeat)))
+    }
+
+    async fn watch_session(
+        &self,
+        request: Request<proto::WatchSessionRequest>,
+    ) -> Result<Response<Self::WatchSessionStream>, Status> {
+        let deadline = deadline(&request);
+        let tenant = caller(&request)?.tenant;
+        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        let decode::Watch { session_id, from, partials, payload } =
+            decode::watch(request.into_inner())?;
+        let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
+        let key = SessionKey::new(tenant, session_id);
+        let watch = self.pool.watch(&key, from, partials).await;
+        let watch = watch.map_err(|failure| of_failure(&failure))?;
+        Ok(Response::new(Following { watch, payload, deadline, share }.begin()))
     }
 
     async fn respond(

@@ -85,7 +85,7 @@ fn classify(cause: &Cause) -> (Code, Option<Duration>) {
         Cause::FrameTooLarge { .. } => (Code::Internal, None),
         Cause::Protocol { .. } => (Code::Internal, None),
         Cause::ListenerTooSlow { .. } => (Code::DataLoss, None),
-        Cause::EventsExpired { .. } => (Code::OutOfRange, None),
+        Cause::EventsExpired { .. } | Cause::CursorExpired { .. } => (Code::OutOfRange, None),
         // It may be a backup that ends soon, or a disk that an operator has to make room on.
         Cause::StoreUnavailable { .. } => (Code::Unavailable, Some(Duration::from_secs(5))),
         Cause::ShuttingDown => (Code::Unavailable, soon),
@@ -233,8 +233,7 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
             put_seen(put, *tool_use_seen);
         }
         Cause::HoldsTooMuch { overrun, tool_use_seen } => {
-            put("limit", overrun.limit.to_string());
-            put("used", overrun.used.to_string());
+            put_used(put, overrun.limit, overrun.used);
             put_seen(put, *tool_use_seen);
         }
         Cause::OptionsMismatch { options, remedy, .. } => {
@@ -259,6 +258,7 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
         Cause::CredentialsRefused { tool_use_seen } => put_seen(put, *tool_use_seen),
         Cause::ListenerTooSlow { first_kept, bound } => put_bound(put, bound, first_kept),
         Cause::EventsExpired { first_kept } => put("limit", first_kept.to_string()),
+        Cause::CursorExpired { first_kept } => put_bound(put, "cursor", first_kept),
         Cause::MemoryBudget { key, limit } => put_bound(put, key, limit),
         Cause::NotAllowed { field, allowed } => put_bound(put, field, allowed),
         Cause::BudgetExhausted { limit, spent } => {
@@ -282,6 +282,12 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
         | Cause::ShuttingDown
         | Cause::Internal { .. } => {}
     }
+}
+
+/// What may be held, and what is.
+fn put_used(put: &mut impl FnMut(&'static str, String), limit: u64, used: u64) {
+    put("limit", limit.to_string());
+    put("used", used.to_string());
 }
 
 /// Whether a tool may have run in a turn that failed.

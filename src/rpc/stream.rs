@@ -43,7 +43,7 @@ use crate::{
 
 /// An event whose encoding is over this travels in parts: callers accept 4 MiB by
 /// default, and a message has some bytes around the event.
-const LARGEST_EVENT: usize = 3 * 1024 * 1024;
+pub(super) const LARGEST_EVENT: usize = 3 * 1024 * 1024;
 
 /// One message of a stream of events, whichever rpc it is for.
 #[derive(Debug)]
@@ -178,7 +178,7 @@ impl Source {
         }
         let rest: Bytes = event.encode_to_vec().into();
         let held = self.listener.as_ref().map(|listener| listener.claim(rest.len()));
-        self.parts = Some(Parts { sequence, index: 0, rest, _held: held });
+        self.parts = Some(Parts::new(sequence, rest, held));
         self.next_part().map(Item::Part)
     }
 
@@ -284,7 +284,7 @@ impl Source {
 
 /// An event that is too large for one message, cut as it is sent.
 #[derive(Debug)]
-struct Parts {
+pub(super) struct Parts {
     sequence: u64,
     index: u32,
     /// What is not sent yet of its encoding.
@@ -293,7 +293,13 @@ struct Parts {
 }
 
 impl Parts {
-    fn next(&mut self) -> proto::EventPart {
+    /// All of an event's encoding, for which this is claimed.
+    pub(super) fn new(sequence: u64, rest: Bytes, held: Option<Reservation>) -> Self {
+        Self { sequence, index: 0, rest, _held: held }
+    }
+
+    /// The next of them; the last one says so.
+    pub(super) fn next(&mut self) -> proto::EventPart {
         let data = self.rest.split_to(self.rest.len().min(LARGEST_EVENT)).to_vec();
         let index = self.index;
         self.index += 1;

@@ -162,12 +162,14 @@ impl SessionTask {
         self.tell_resolved(active, stopping);
     }
 
-    /// The same where nobody follows a turn who could be told.
+    /// The same where no turn runs: those who follow the session are told.
     pub(super) fn answer_between_turns(&mut self, process: &mut Process) {
         self.give_answers(process);
         self.expire_followers();
         self.followers.rest(&process.traits);
-        drop(process.prompts.take_resolved());
+        for resolved in process.prompts.take_resolved() {
+            self.feed.aside(Class::PromptResolved, resolved.to_bytes());
+        }
     }
 
     /// When to look once more at what is due to callers: answers, prompts, work that is being

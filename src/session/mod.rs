@@ -18,6 +18,7 @@
 //! A process that has connected goes on to Active at once, since a turn waits for it; it is Idle
 //! where that turn was given up meanwhile.
 //!
+//! What happened is read by others from the session's `feed`, which outlives the task.
 //! What outlives a phase has an owner with rules of its own: `queue` the turns,
 //! `publisher` what others see of the session, `journal` what the store is given of it,
 //! `ownership` its conversations, `replies` the answers that are due when it is gone; and
@@ -57,6 +58,7 @@ pub mod command;
 mod commits;
 mod context;
 mod deadline;
+pub mod feed;
 mod followers;
 mod given_rules;
 mod handle;

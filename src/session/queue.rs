@@ -1,7 +1,8 @@
 //! The turns of a session: those that wait, the one that runs, and those that ended lately and
 //! can still be joined; and the changes of options that wait for a turn to end. Knows what is
 //! asked and the logs of turns; nothing of processes, phases or the store. Nothing here waits
-//! for anything: what becomes of a turn is for the session to say.
+//! for anything: what becomes of a turn is for the session to say. What it lets go of is let go
+//! by the session's feed, too.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -14,6 +15,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::{
     command::{DisconnectPolicy, Refusal, TurnRequest, UpdateReport},
     context::Settings,
+    feed::Feed,
     status::QueuedTurn,
 };
 use crate::{
@@ -84,11 +86,13 @@ pub struct TurnQueue {
     listeners_gone: Arc<Notify>,
     /// How long an ended turn can be joined.
     retention: Duration,
+    /// What others read of the turns.
+    feed: Arc<Feed>,
 }
 
 impl TurnQueue {
     /// A session without turns.
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings, feed: Arc<Feed>) -> Self {
         Self {
             waiting: VecDeque::new(),
             shown: None,
@@ -99,6 +103,7 @@ impl TurnQueue {
             recent: VecDeque::new(),
             listeners_gone: Arc::default(),
             retention: settings.turn_retention,
+            feed,
         }
     }
 
@@ -244,7 +249,7 @@ impl TurnQueue {
         }
         self.drop_old();
         if self.recent.len() == KEPT_TURNS {
-            self.recent.pop_front();
+            self.let_go();
         }
         self.recent.push_back((Instant::now(), turn));
     }
@@ -252,9 +257,18 @@ impl TurnQueue {
     /// Lets go of ended turns that are past their time; returns when the next one is.
     pub fn drop_old(&mut self) -> Option<Instant> {
         while self.recent.front().is_some_and(|(ended, _)| ended.elapsed() >= self.retention) {
-            self.recent.pop_front();
+            self.let_go();
         }
-        self.recent.front().map(|(ended, _)| *ended + self.retention)
+        let turn = self.recent.front().map(|(ended, _)| *ended);
+        let aside = self.feed.forget_asides(self.retention);
+        turn.into_iter().chain(aside).min().map(|first| first + self.retention)
+    }
+
+    /// Lets go of the turn that ended first.
+    fn let_go(&mut self) {
+        if let Some((_, turn)) = self.recent.pop_front() {
+            self.feed.forget(turn.id());
+        }
     }
 
     /// Until when the turn can be joined that ended last.

@@ -13,6 +13,10 @@ use crate::domain::failure::Cause;
 pub enum Remains {
     /// It is in the pool, and the store has all of it.
     Stored,
+    /// Likewise, but another service has it.
+    Elsewhere,
+    /// The service ends; the next one finds it where it was.
+    Kept,
     /// It is in the pool no more.
     #[default]
     Nothing,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     command::{BackgroundPolicy, DisconnectPolicy, TurnRequest},
+    feed::Feed,
     queue::Again,
 };
 use crate::{
@@ -82,6 +83,8 @@ pub struct Unanswered {
     pub request: TurnRequest,
     /// What its caller is told once it is answered.
     pub started: Started,
+    /// Where those who follow the session are told.
+    pub feed: Arc<Feed>,
 }
 
 /// What a frame is for callers.
@@ -189,7 +192,9 @@ impl Running {
     /// Tells on which process the turn runs: it runs on no other from here on.
     pub fn begin_for_good(&mut self) {
         if let Some(unanswered) = self.unanswered.take() {
-            self.log.start(unanswered.started);
+            let Unanswered { request: _, started, feed } = *unanswered;
+            self.log.start(started);
+            feed.begin(&self.log);
         }
     }
 

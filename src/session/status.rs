@@ -9,8 +9,8 @@ use std::{
 use tokio::time::Instant;
 
 use super::open_prompts::ShownPrompt;
+pub use crate::cli::background::BackgroundWork;
 use crate::{
-    cli::background::BackgroundWork,
     counters::Spent,
     domain::{
         acquired::Acquired,

@@ -1,5 +1,7 @@
 //! The task of a session: what it owns in every phase, and the loop over phases.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 use tracing::{Instrument as _, debug, warn};
 
@@ -7,6 +9,7 @@ use super::{
     answers::Answers,
     command::{CloseReason, Command},
     context::SessionContext,
+    feed::Feed,
     followers::Followers,
     handle::SessionHandle,
     journal::Journal,
@@ -63,6 +66,8 @@ pub struct SessionTask {
     pub(super) leaving: Option<CloseReason>,
     /// What of it is kept, and is to be.
     pub(super) journal: Journal,
+    /// What others read of what happens in it.
+    pub(super) feed: Arc<Feed>,
 }
 
 impl SessionTask {
@@ -71,16 +76,19 @@ impl SessionTask {
     pub fn new(
         session_id: SessionId,
         ephemeral: bool,
+        feed: Arc<Feed>,
         ctx: SessionContext,
     ) -> (Self, SessionHandle) {
         let key = SessionKey::new(ctx.tenant.id().clone(), session_id.clone());
         let cli_session_id = CliSessionId::fresh();
         let status = Status::new(session_id, cli_session_id, Options::default());
         let (status, watch) = StatusPublisher::new(status);
+        feed.load(watch.clone());
         let (handle, inbox) = SessionHandle::new(watch);
         let task = Self {
             accounts: ctx.logs.accounts(ctx.tenant.id()),
-            queue: TurnQueue::new(&ctx.settings),
+            queue: TurnQueue::new(&ctx.settings, Arc::clone(&feed)),
+            feed,
             ownership: Ownership::new(&ctx, key.clone(), cli_session_id),
             journal: Journal::new(&ctx, key.clone(), !ephemeral),
             ctx,

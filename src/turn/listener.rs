@@ -11,10 +11,11 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use super::state::Batch;
 use super::{
     event::{Event, Partials},
     shared::{Read, Shared},
-    state::{Batch, Next},
+    state::{Next, Role},
 };
 use crate::{
     budget::Reservation,
@@ -32,6 +33,7 @@ const MOST_TURNS: usize = 256;
 pub struct Listener {
     log: Arc<Shared>,
     key: u64,
+    role: Role,
     partials: Partials,
     /// The first number that it wants to see.
     from: u64,
@@ -62,12 +64,12 @@ pub struct Following {
 impl Listener {
     pub(super) fn new(
         log: Arc<Shared>,
-        key: u64,
+        (key, role): (u64, Role),
         partials: Partials,
         from: u64,
         (next, number): (u64, u64),
     ) -> Self {
-        Self { log, key, partials, from, next, number, reading: None, follow: None }
+        Self { log, key, role, partials, from, next, number, reading: None, follow: None }
     }
 
     /// The same for a reader who waits for what comes behind the turn.
@@ -116,7 +118,8 @@ impl Listener {
                 }
                 Next::Ended(end) => {
                     place.into_iter().for_each(|place| place.done = true);
-                    state.read_to_end = true;
+                    // Whoever watches leaves it for those whose turn it is.
+                    state.read_to_end |= self.role == Role::Caller;
                     drop(state);
                     self.log.close_if_read();
                     return Poll::Ready(end.map(|()| None));
@@ -228,7 +231,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         let mut state = self.log.lock();
         state.listeners.retain(|place| place.key != self.key);
-        let last = state.listeners.is_empty();
+        let last = self.role == Role::Caller && state.callers() == 0;
         drop(state);
         if last {
             self.log.listeners_gone.notify_one();

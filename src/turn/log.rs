@@ -23,7 +23,7 @@ use super::{
     event::{Class, Partials, Started},
     listener::Listener,
     shared::Shared,
-    state::Place,
+    state::{Place, Role},
     storage::{Accounts, Storage},
 };
 use crate::domain::{
@@ -48,7 +48,7 @@ pub struct TurnLog {
 // Here, since its storage knows of a log only what it can give back.
 impl Storage {
     /// An empty log of a tenant's turn that is asked for now. `listeners_gone` is told whenever
-    /// the last listener goes away.
+    /// the last caller who listens goes away.
     pub fn log(
         &self,
         id: TurnId,
@@ -149,21 +149,41 @@ impl TurnLog {
         self.shared.lock().end.is_some()
     }
 
-    /// How many listeners there are.
+    /// Whether it has ended otherwise than well.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.shared.lock().end, Some(Err(_)))
+    }
+
+    /// How many callers listen.
     pub fn listeners(&self) -> usize {
-        self.shared.lock().listeners.len()
+        self.shared.lock().callers()
+    }
+
+    /// How many events a listener with these `partials` has been able to see so far.
+    pub fn count(&self, partials: Partials) -> u64 {
+        self.shared.lock().count(partials)
     }
 
     /// Listens from sequence `from` on (0 counts as 1), by the count of what a listener
     /// with these `partials` sees.
     pub fn listen(&self, from: u64, partials: Partials) -> Result<Listener, Failure> {
+        self.join(from, partials, Role::Caller)
+    }
+
+    /// The same for one who follows the session and for whom no turn goes on.
+    pub fn watch(&self, from: u64, partials: Partials) -> Result<Listener, Failure> {
+        self.join(from, partials, Role::Watcher)
+    }
+
+    fn join(&self, from: u64, partials: Partials, role: Role) -> Result<Listener, Failure> {
         let mut state = self.shared.lock();
         let from = from.max(1);
         let first_kept = state.first_kept(partials);
         if from < first_kept && !(from == 1 && first_kept == 2) {
             return Err(self.shared.failure(Cause::EventsExpired { first_kept }));
         }
-        if state.listeners.len() >= MAX_LISTENERS {
+        // Those who watch have a bound of their own.
+        if role == Role::Caller && state.callers() >= MAX_LISTENERS {
             return Err(self.shared.failure(Cause::TooManyListeners { limit: MAX_LISTENERS }));
         }
         if partials == Partials::Shown {
@@ -171,10 +191,10 @@ impl TurnLog {
         }
         let key = state.next_listener;
         state.next_listener += 1;
-        state.listeners.push(Place { key, partials, waker: None, done: false });
+        state.listeners.push(Place { key, role, partials, waker: None, done: false });
         let place = state.place_of(from, partials);
         drop(state);
-        Ok(Listener::new(Arc::clone(&self.shared), key, partials, from, place))
+        Ok(Listener::new(Arc::clone(&self.shared), (key, role), partials, from, place))
     }
 }
 

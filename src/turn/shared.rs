@@ -62,7 +62,7 @@ pub(super) struct Shared {
     pub(super) spill: Mutex<Option<Spill>>,
     /// Told when there may be room for more.
     pub room: Notify,
-    /// Told when the last listener goes.
+    /// Told when the last caller who listens goes.
     pub listeners_gone: Arc<Notify>,
     emptied: AtomicBool,
 }
@@ -288,7 +288,7 @@ impl Reclaimable for Shared {
 
     fn drop_events(self: Arc<Self>, bound: &'static str) -> Option<u64> {
         let mut state = self.lock();
-        if state.end.is_none() || !state.listeners.is_empty() {
+        if state.end.is_none() || state.callers() > 0 {
             return None;
         }
         let before = state.held.bytes();
@@ -307,7 +307,7 @@ impl Reclaimable for Shared {
 
     fn drop_files(self: Arc<Self>, bound: &'static str) -> Option<u64> {
         let mut state = self.lock();
-        if state.end.is_none() || !state.listeners.is_empty() || state.files.is_none() {
+        if state.end.is_none() || state.callers() > 0 || state.files.is_none() {
             return None;
         }
         state.lost_to = bound;

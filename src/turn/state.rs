@@ -75,10 +75,21 @@ pub enum Asked {
     Yes,
 }
 
+/// What a listener is to its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The turn is for it: one that all callers have left may be given up.
+    Caller,
+    /// It follows the session, whatever becomes of the turn. What has ended gives way without
+    /// regard to it.
+    Watcher,
+}
+
 /// A listener, as its log sees it.
 #[derive(Debug)]
 pub struct Place {
     pub key: u64,
+    pub role: Role,
     pub partials: Partials,
     pub waker: Option<Waker>,
     /// Whether it has read to the end.
@@ -185,6 +196,23 @@ impl State {
                 1 + self.files.map_or(self.whole_before_memory, |files| files.whole_before)
             }
         }
+    }
+
+    /// How many events such a listener has been able to see so far.
+    pub fn count(&self, partials: Partials) -> u64 {
+        match partials {
+            Partials::Shown => self.next_sequence() - 1,
+            Partials::Hidden if self.started.is_none() => 0,
+            Partials::Hidden => {
+                let whole = self.frames.iter().filter(|(class, _)| !class.is_partial());
+                self.whole_before_memory + whole.count() as u64
+            }
+        }
+    }
+
+    /// How many callers listen.
+    pub fn callers(&self) -> usize {
+        self.listeners.iter().filter(|place| place.role == Role::Caller).count()
     }
 
     /// A place at or before the event that such a listener numbers `from`: its sequence in

@@ -6,8 +6,8 @@ use std::time::Duration;
 use session_pool::proto::{
     AttachRequest, CloseSessionRequest, GetSessionRequest, GetStatsRequest, InterruptAllRequest,
     InterruptOutcome, InterruptRequest, ListSessionsRequest, PromptAllow, QueryRequest,
-    RespondRequest, SessionOptions, SessionStatus, UpdateSessionRequest, respond_request::Decision,
-    turn_event::Kind,
+    RespondRequest, SessionOptions, SessionStatus, UpdateSessionRequest, WatchSessionRequest,
+    respond_request::Decision, turn_event::Kind,
 };
 use tonic::{Code, Status};
 
@@ -47,6 +47,8 @@ async fn try_everything(
     let mut client = client.clone();
     let attach = AttachRequest { session_id: session_id.clone(), ..AttachRequest::default() };
     let by_turn = AttachRequest { turn_id: turn.into(), ..attach.clone() };
+    let watch = WatchSessionRequest { session_id: session_id.clone(), ..Default::default() };
+    let from_start = WatchSessionRequest { from_start: true, ..watch.clone() };
     let allow = Decision::Allow(PromptAllow::default());
     let respond = RespondRequest {
         session_id: session_id.clone(),
@@ -58,6 +60,8 @@ async fn try_everything(
         client.get_session(GetSessionRequest { session_id: session_id.clone() }).await.map(drop),
         client.attach(attach).await.map(drop),
         client.attach(by_turn).await.map(drop),
+        client.watch_session(watch).await.map(drop),
+        client.watch_session(from_start).await.map(drop),
         client.respond(respond).await.map(drop),
         client
             .update_session(UpdateSessionRequest { session_id: session_id.clone(), options })
@@ -92,8 +96,12 @@ async fn nobody_reaches_what_is_not_theirs() {
         assert_eq!(foreign.message(), unknown.message());
     }
     for (keep_session, named) in [(true, ""), (false, ""), (true, turn_id.as_str())] {
-        let request =
-            InterruptRequest { session_id: "s".into(), keep_session, turn_id: named.into() };
+        let request = InterruptRequest {
+            session_id: "s".into(),
+            keep_session,
+            turn_id: named.into(),
+            ..InterruptRequest::default()
+        };
         let answer = b.clone().interrupt(request).await.expect("answered").into_inner();
         assert_eq!(answer.outcome(), InterruptOutcome::NotFound);
     }

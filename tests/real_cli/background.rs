@@ -1,10 +1,15 @@
 //! Turns that nobody asked for, and a slash command that moves to another conversation.
 
-use session_pool::proto::{TurnOrigin, turn_event::Kind};
+use session_pool::proto::{TurnEvent, TurnOrigin, turn_event::Kind};
 
 use crate::{
     bed::{Bed, Version, each_version, has_command, kinds, origin},
-    support::{eventually, processes::kill, turn::Turn},
+    support::{
+        eventually,
+        follower::{Follower, from_start},
+        processes::kill,
+        turn::Turn,
+    },
 };
 
 each_version!(
@@ -29,6 +34,21 @@ async fn background_turn(bed: &Bed, session: &str) -> Turn {
     turn
 }
 
+/// These turns were told to who follows their session, in this order; others may be between.
+#[track_caller]
+fn assert_followed(follower: &Follower, turns: &[&Turn]) {
+    let ids: Vec<_> = turns.iter().map(|turn| turn.started().turn_id.clone()).collect();
+    let mut told = follower.turns();
+    told.retain(|turn| ids.contains(turn));
+    assert_eq!(told, ids);
+    // The bed asks for JSON too, and who follows does not.
+    let typed = |event: &TurnEvent| TurnEvent { json: String::new(), ..event.clone() };
+    for turn in turns {
+        let events: Vec<_> = turn.events.iter().map(typed).collect();
+        assert_eq!(follower.of_turn(&turn.started().turn_id), events);
+    }
+}
+
 async fn the_end_of_a_background_task_is_a_turn_of_its_own(version: Version) {
     let bed = Bed::start(version).await;
     let first = bed.query("a", "[[bash-background sleep 1; echo done]] [[say started]]").await;
@@ -39,9 +59,13 @@ async fn the_end_of_a_background_task_is_a_turn_of_its_own(version: Version) {
     assert_ne!(background.started().turn_id, first.started().turn_id);
     assert_eq!(background.started().client_id, first.started().client_id);
 
+    let mut follower = Follower::open(&bed.service.client, from_start("a")).await.expect("taken");
     let next = bed.query("a", "hello").await;
     assert!(next.result().result.starts_with("You said: \"hello\"."), "{:?}", next.result());
     assert!(!next.started().background);
+    follower.until_result(&next.started().turn_id).await;
+    assert_followed(&follower, &[&first, &background, &next]);
+    assert_eq!(follower.turns().len(), 3);
     bed.stop().await;
 }
 
@@ -49,7 +73,8 @@ async fn a_background_turn_and_a_query_do_not_mix(version: Version) {
     let bed = Bed::start(version).await;
     let prompt = "[[bash-background sleep 0.3; echo done]] [[say started]]";
     let first = bed.query("a", prompt).await;
-    let mut ids = vec![first.started().turn_id.clone()];
+    let mut follower = Follower::open(&bed.service.client, from_start("a")).await.expect("taken");
+    let mut turns = vec![first];
     // Some of these meet the task's end.
     for round in 1..=6 {
         let mark = format!("round {round}");
@@ -59,8 +84,12 @@ async fn a_background_turn_and_a_query_do_not_mix(version: Version) {
         assert!(result.starts_with(&format!("You said: \"[[pause 80]] {mark}\"")), "{result}");
         assert!(!turn.text().contains("Noted."), "another turn's answer: {}", turn.text());
         assert!(!turn.started().background);
-        ids.push(turn.started().turn_id.clone());
+        turns.push(turn);
     }
+    let mut ids: Vec<_> = turns.iter().map(|turn| turn.started().turn_id.clone()).collect();
+    // Whenever the CLI began its own turn, who follows sees each of them whole, once and in order.
+    follower.until_result(&ids[ids.len() - 1]).await;
+    assert_followed(&follower, &turns.iter().collect::<Vec<_>>());
     let count = ids.len();
     ids.sort_unstable();
     ids.dedup();

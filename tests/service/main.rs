@@ -8,6 +8,7 @@ mod clone;
 mod contract;
 mod errors;
 mod faults;
+mod following;
 mod policy;
 mod processes;
 mod resting;

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 pub mod daemon;
+pub mod follower;
 pub mod log;
 pub mod processes;
 pub mod service;

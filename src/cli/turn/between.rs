@@ -1,5 +1,6 @@
 //! What frames mean that are not of the turn that runs, or come where none does.
 
+use super::EventKind;
 use crate::cli::frame::{Frame, FrameKind, ResultSummary};
 
 /// What a frame means that comes when no turn runs, and begins none.
@@ -47,6 +48,18 @@ pub fn announcement(frame: &Frame) -> Option<Frame> {
         kind: FrameKind::System,
         of_subagent: false,
     })
+}
+
+/// What a frame outside of a turn is for those who follow the session, if it is anything: what
+/// the CLI asks, and which tasks begin and end.
+pub fn told_aside(frame: &Frame) -> Option<EventKind> {
+    match frame.kind {
+        FrameKind::Prompt(_) => Some(EventKind::Prompt),
+        FrameKind::TaskStarted(_) | FrameKind::TaskEnded { .. } | FrameKind::TasksListed(_) => {
+            Some(EventKind::System)
+        }
+        _ => None,
+    }
 }
 
 /// Whether a frame shows that the turn goes on, and not what works behind the turns.

@@ -136,6 +136,22 @@ pub struct AttachArgs {
     pub show: Show,
 }
 
+/// Arguments of `watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// The session.
+    pub session: String,
+    /// Go on where another watch stood, as its --json tells. Default: from now on.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub cursor: String,
+    /// Begin with the first turn that is kept.
+    #[arg(long, conflicts_with = "cursor")]
+    pub from_start: bool,
+    /// How the turns are shown.
+    #[command(flatten)]
+    pub show: Show,
+}
+
 /// Arguments of `respond`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("one_answer").required(true).args(["decision", "response_json", "answer"]))]

@@ -10,6 +10,7 @@ mod relief;
 mod retries;
 mod stopping;
 mod stored;
+mod watching;
 
 use std::sync::Arc;
 

@@ -9,6 +9,7 @@
 
 mod answer;
 mod check;
+mod following;
 mod input;
 mod media;
 mod options;
@@ -37,6 +38,7 @@ pub use answer::respond;
 #[cfg(feature = "test-tools")]
 pub use answer::{Bounds, read_respond};
 use check::Check;
+pub use following::{Attach, Watch, attach, watch};
 use input::input;
 use options::options_of;
 pub use tools::{Said, may_serve_tools, offer, said};
@@ -152,23 +154,6 @@ pub fn session_id(text: &str) -> Result<SessionId, Status> {
     required(check, id)
 }
 
-/// An Attach, ready for the pool.
-#[derive(Debug)]
-pub struct Attach {
-    /// The session.
-    pub session_id: SessionId,
-    /// The turn; `None` is the running one, else the last.
-    pub turn: Option<TurnId>,
-    /// The first sequence that is wanted.
-    pub from: u64,
-    /// Whether the caller sees partial messages.
-    pub partials: Partials,
-    /// What events are filled with.
-    pub payload: Payload,
-    /// How long the stream may be quiet without a sign of life.
-    pub heartbeat: Option<Duration>,
-}
-
 fn turn_of(check: &mut Check, turn_id: &str) -> Option<TurnId> {
     match turn_id {
         "" => None,
@@ -178,26 +163,6 @@ fn turn_of(check: &mut Check, turn_id: &str) -> Option<TurnId> {
 
 fn partials(asked: bool) -> Partials {
     if asked { Partials::Shown } else { Partials::Hidden }
-}
-
-/// Decodes an Attach.
-pub fn attach(request: proto::AttachRequest) -> Result<Attach, Status> {
-    let proto::AttachRequest {
-        session_id,
-        turn_id,
-        from_sequence: from,
-        payload,
-        include_partial_messages,
-        heartbeat_interval,
-    } = request;
-    let partials = partials(include_partial_messages);
-    let mut check = Check::default();
-    let session_id = check.name("session_id", &session_id, SessionId::parse);
-    let turn = turn_of(&mut check, &turn_id);
-    let payload = payload_of(&mut check, payload);
-    let heartbeat = heartbeat(&mut check, heartbeat_interval);
-    let attach = |session_id| Attach { session_id, turn, from, partials, payload, heartbeat };
-    required(check, session_id).map(attach)
 }
 
 /// An Interrupt, ready for the pool.

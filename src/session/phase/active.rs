@@ -286,7 +286,7 @@ impl SessionTask {
 }
 
 /// What a frame is as an event. What the CLI asks says until when.
-fn event_line(prompts: &OpenPrompts, frame: &Frame) -> Bytes {
+pub(super) fn event_line(prompts: &OpenPrompts, frame: &Frame) -> Bytes {
     match frame.ask() {
         Some(Ask::Made(prompt)) => prompt_event(prompts.expire_time(&prompt.id), &frame.raw),
         Some(Ask::Withdrawn(_)) | None => frame.raw.clone(),

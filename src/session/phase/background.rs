@@ -124,6 +124,7 @@ impl SessionTask {
             background: true,
         });
         self.followers.begin(&log);
+        self.feed.begin(&log);
         log
     }
 }

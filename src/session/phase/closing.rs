@@ -130,10 +130,10 @@ impl SessionTask {
     /// What is left of the session in the pool.
     fn remains(&self, reason: CloseReason, not_forgotten: bool) -> Remains {
         let unnoted = match reason {
-            CloseReason::Unloaded | CloseReason::Moved => return Remains::Stored,
-            _ if self.journal.moved().is_some() => return Remains::Stored,
-            // The service ends; the next one finds it where it was.
-            CloseReason::Shutdown => return Remains::Nothing,
+            CloseReason::Moved => return Remains::Elsewhere,
+            _ if self.journal.moved().is_some() => return Remains::Elsewhere,
+            CloseReason::Unloaded => return Remains::Stored,
+            CloseReason::Shutdown => return Remains::Kept,
             _ if self.ephemeral => false,
             _ if reason.forgets() => not_forgotten,
             CloseReason::Requested { .. }

@@ -310,6 +310,7 @@ impl SessionTask {
             | Cause::Protocol { .. }
             | Cause::ListenerTooSlow { .. }
             | Cause::EventsExpired { .. }
+            | Cause::CursorExpired { .. }
             | Cause::StoreUnavailable { .. }
             | Cause::Internal { .. } => {
                 error!(%session_id, client_id, error = %failure, "session_pool_connection_failed");

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::starting::Next;
+use super::{active::event_line, starting::Next};
 use crate::{
     cli::{
         frame::Frame,
         process::StopGrace,
-        turn::{Aside, begins_turn},
+        turn::{Aside, begins_turn, told_aside},
     },
     session::{
         admission::Availability,
@@ -19,6 +19,7 @@ use crate::{
         command::{CloseReason, Command, HibernateReason},
         deadline::at,
         process::Process,
+        running::class_of,
         state::{Disposition, Phase},
         task::SessionTask,
     },
@@ -145,6 +146,9 @@ impl SessionTask {
         for frame in frames.drain(..) {
             self.hear_frame(process, &frame);
             process.announce(&frame);
+            if let Some(kind) = told_aside(&frame) {
+                self.feed.aside(class_of(kind), event_line(&process.prompts, &frame));
+            }
             match Aside::of(&frame) {
                 Aside::Nothing => {}
                 Aside::Idle => idle = true,

@@ -25,7 +25,7 @@ use crate::{
 impl Running {
     /// The turn as it was before it began.
     fn withdrawn(self, unanswered: Unanswered) -> Waiting {
-        let Unanswered { request, started } = unanswered;
+        let Unanswered { request, started, feed: _ } = unanswered;
         let again = Again {
             queued_for: started.queued_for,
             began: self.began,

@@ -4,6 +4,7 @@
 
 use std::{
     iter,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -364,7 +365,8 @@ impl SessionTask {
             warn!(client_id = %lease.client_id, error = %blocked, "prompt_not_written");
             turn.unsent = true;
         }
-        turn.unanswered = Some(Box::new(Unanswered { request, started }));
+        let feed = Arc::clone(&self.feed);
+        turn.unanswered = Some(Box::new(Unanswered { request, started, feed }));
         if let Some(again) = again {
             turn.resume_clock(again);
         } else {

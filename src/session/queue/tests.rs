@@ -5,7 +5,7 @@ use tracing::Span;
 
 use super::*;
 use crate::{
-    domain::ids::TenantId,
+    domain::ids::{SessionId, TenantId},
     session::{
         command::DisconnectPolicy,
         tests::{SECOND, request, settings},
@@ -18,7 +18,9 @@ fn id(name: &str) -> TurnId {
 }
 
 fn queue() -> TurnQueue {
-    TurnQueue::new(&settings())
+    let memory = Storage::in_memory(1024).accounts(&TenantId::default()).memory;
+    let session = SessionId::parse("s").expect("a name");
+    TurnQueue::new(&settings(), Arc::new(Feed::new(session, memory)))
 }
 
 /// A turn that was just asked for, and the place of its caller.

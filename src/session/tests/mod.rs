@@ -3,6 +3,7 @@
 
 mod busy;
 mod dying;
+mod followed;
 mod hibernation;
 mod journal;
 mod lifecycle;
@@ -21,14 +22,14 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use super::{Refusal, SessionContext, SessionHandle, SessionTask, Settings};
+use super::{Refusal, SessionContext, SessionHandle, SessionTask, Settings, feed::Feed};
 use crate::{
     domain::ids::{CliSessionId, SessionId, TenantId},
     store::Store as _,
     tasks::spawn_owned,
     tenant::{Quotas, Tenant},
     test_support::{
-        Seen, cause,
+        Seen, answered, cause,
         gated_store::{self, GatedStore},
         memory_supply::MemorySupply,
         read, text,
@@ -45,6 +46,7 @@ struct Session {
     supply: Arc<MemorySupply>,
     store: Arc<GatedStore>,
     tenant: Arc<Tenant>,
+    feed: Arc<Feed>,
 }
 
 impl Session {
@@ -76,8 +78,10 @@ impl Session {
             tools: ToolServers::new(SECOND),
         };
         let id = SessionId::parse("s").expect("a name");
-        let (task, handle) = SessionTask::new(id, false, context);
-        (task, Self { handle, supply, store, tenant })
+        let memory = context.logs.accounts(tenant.id()).memory;
+        let feed = Arc::new(Feed::new(id.clone(), memory));
+        let (task, handle) = SessionTask::new(id, false, Arc::clone(&feed), context);
+        (task, Self { handle, supply, store, tenant, feed })
     }
 
     /// How many lines of a conversation are kept.

@@ -39,7 +39,8 @@ fuzz_target!(|data: &[u8]| {
             decode::read_respond(request, &decode::Bounds { policy: &policy, own_folder: None })
                 .map(drop)
         }),
-        112..120 => other(proto::AttachRequest::decode(bytes), |r| decode::attach(r).map(drop)),
+        112..116 => other(proto::AttachRequest::decode(bytes), |r| decode::attach(r).map(drop)),
+        116..120 => other(proto::WatchSessionRequest::decode(bytes), |r| decode::watch(r).map(drop)),
         _ => other(proto::ListSessionsRequest::decode(bytes), |r| decode::list(r).map(drop)),
     };
     if let Err(status) = refused {
