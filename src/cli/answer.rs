@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{
     frame::{Prompt, RequestKind},
+    hooks,
     questions::{Unanswered, answered, has_answers},
     request::{control_refusal, control_response},
 };
@@ -23,15 +24,27 @@ pub enum Unfit {
     WithoutAnswers,
     /// Answers that do not fit the questions.
     Answers(Vec<Unanswered>),
+    /// What a hook says, to a prompt that is no call of one.
+    NoHook,
+    /// An answer to a hook that is none: this field.
+    ToHook(&'static str),
+    /// What does not belong to the hook's event: a field, and what it must be. There is one at
+    /// least.
+    Hook(Vec<(&'static str, String)>),
 }
 
 impl Unfit {
     /// The field of the contract that is wrong.
-    pub fn field(&self) -> &'static str {
+    pub fn field(&self) -> String {
         match self {
-            Self::NoQuestion => "answers",
-            Self::WithoutAnswers => "allow.updated_input_json",
-            Self::Answers(_) => "answers.answers",
+            Self::NoQuestion => "answers".to_owned(),
+            Self::WithoutAnswers => "allow.updated_input_json".to_owned(),
+            Self::Answers(_) => "answers.answers".to_owned(),
+            Self::NoHook => "hook".to_owned(),
+            Self::ToHook(field) => (*field).to_owned(),
+            Self::Hook(wrong) => {
+                wrong.first().map_or("hook".to_owned(), |(field, _)| format!("hook.{field}"))
+            }
         }
     }
 }
@@ -47,6 +60,15 @@ impl fmt::Display for Unfit {
                 let wrong: Vec<_> = wrong.iter().map(Unanswered::to_string).collect();
                 f.write_str(&wrong.join("; "))
             }
+            Self::NoHook => f.write_str("must answer a prompt of kind HOOK"),
+            Self::ToHook(_) => {
+                f.write_str("must not answer a prompt of kind HOOK, which `hook` answers")
+            }
+            Self::Hook(wrong) => {
+                let (first, rest) = wrong.split_at(wrong.len().min(1));
+                first.iter().try_for_each(|(_, problem)| f.write_str(problem))?;
+                rest.iter().try_for_each(|(field, problem)| write!(f, "; hook.{field} {problem}"))
+            }
         }
     }
 }
@@ -57,7 +79,18 @@ impl fmt::Display for Unfit {
 /// The answer does not fit the prompt, which stays open.
 pub fn answer_to(prompt: &Prompt, decision: &Decision) -> Result<Bytes, Unfit> {
     let is_question = prompt.kind() == RequestKind::Question;
+    let is_hook = prompt.kind() == RequestKind::Hook;
     let answer = match decision {
+        Decision::Allow { .. } if is_hook => return Err(Unfit::ToHook("allow")),
+        Decision::Deny { .. } if is_hook => return Err(Unfit::ToHook("deny")),
+        Decision::Hook(decision) => {
+            let Some(hook) = prompt.hook() else { return Err(Unfit::NoHook) };
+            let wrong = hooks::misfits(hook.event, decision);
+            if !wrong.is_empty() {
+                return Err(Unfit::Hook(wrong));
+            }
+            hooks::output(hook.event, decision)
+        }
         Decision::Allow { updated_input, updated_permissions } => {
             let input = updated_input.as_deref().unwrap_or(&prompt.input);
             if is_question && !(updated_input.is_some() && has_answers(input)) {
@@ -85,11 +118,24 @@ pub fn refusal_of(prompt: &Prompt, why: &str) -> Bytes {
         }
         RequestKind::Elicitation => json!({"action": "cancel"}),
         RequestKind::Dialog => json!({"behavior": "cancelled"}),
-        RequestKind::Hook | RequestKind::Mcp | RequestKind::Unknown => {
+        RequestKind::Hook => match prompt.hook() {
+            Some(hook) => {
+                let answer = hooks::unanswered(hook.event, why);
+                return control_response(&prompt.raw_id, &answer);
+            }
+            None => return control_refusal(&prompt.raw_id, why),
+        },
+        RequestKind::Mcp | RequestKind::Unknown => {
             return control_refusal(&prompt.raw_id, why);
         }
     };
     control_response(&prompt.raw_id, &answer.to_string())
+}
+
+/// Whether [`refusal_of`] refuses something. Where it does not the CLI goes on as if it had not
+/// asked.
+pub fn is_refused(prompt: &Prompt) -> bool {
+    prompt.hook().is_none_or(|hook| hook.event.guards())
 }
 
 /// The CLI wants the input back with every permission: without it 2.1.197 takes the
@@ -104,7 +150,10 @@ fn allowed(input: &str, updated_permissions: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::domain::hook::{HookDecision, ToolVerdict};
 
     fn prompt(tool_name: &str, input: &str) -> Prompt {
         Prompt {
@@ -113,6 +162,15 @@ mod tests {
             subtype: "can_use_tool".into(),
             tool_name: tool_name.into(),
             input: input.into(),
+            callback: String::new(),
+        }
+    }
+
+    fn call(callback: &str) -> Prompt {
+        Prompt {
+            subtype: "hook_callback".into(),
+            callback: callback.into(),
+            ..prompt("Bash", "{}")
         }
     }
 
@@ -165,6 +223,54 @@ mod tests {
         let unfit = answer_to(&question, &Decision::Answers([("Who?".into(), "A".into())].into()));
         let unfit = unfit.expect_err("it does not fit");
         let said = r#"must have an answer to "Which?"; must not have an answer to "Who?", which was not asked"#;
-        assert_eq!((unfit.field(), unfit.to_string().as_str()), ("answers.answers", said));
+        assert_eq!((unfit.field().as_str(), unfit.to_string().as_str()), ("answers.answers", said));
+    }
+
+    #[test]
+    fn a_hook_is_answered_as_its_event_can_be_and_nothing_else_is() {
+        let denied = HookDecision { verdict: Some(ToolVerdict::Deny), ..HookDecision::default() };
+        let decision = Decision::Hook(denied.into());
+        let tool = call("0 PreToolUse 60000 Bash");
+        assert!(line(&tool, &decision).contains(r#""permissionDecision":"deny""#));
+        for (decision, field) in [
+            (allow(None, None), "allow"),
+            (Decision::Deny { message: "no".into(), interrupt: false }, "deny"),
+            (Decision::Answers(BTreeMap::new()), "answers"),
+        ] {
+            let unfit = answer_to(&tool, &decision).expect_err("it is a hook");
+            assert_eq!(unfit.field(), field);
+        }
+        for other in [prompt("Bash", "{}"), prompt("AskUserQuestion", "{}"), call("other")] {
+            assert_eq!(answer_to(&other, &decision), Err(Unfit::NoHook));
+        }
+        let both = HookDecision {
+            verdict: Some(ToolVerdict::Deny),
+            context: "more".into(),
+            ..HookDecision::default()
+        };
+        let unfit =
+            answer_to(&call("0 Stop 60000 "), &Decision::Hook(both.into())).expect_err("Stop");
+        let said = "must not be set for a hook at Stop; \
+            hook.additional_context must not be set for a hook at Stop";
+        assert_eq!(
+            (unfit.field().as_str(), unfit.to_string().as_str()),
+            ("hook.permission_decision", said)
+        );
+        let raw = Decision::Raw(r#"{"continue":false}"#.into());
+        assert!(line(&tool, &raw).contains(r#""response":{"continue":false}"#));
+    }
+
+    #[test]
+    fn a_hook_that_nobody_answers_refuses_what_it_guards_and_nothing_else() {
+        let refused = |prompt: &Prompt| {
+            let line = refusal_of(prompt, "late");
+            (is_refused(prompt), String::from_utf8(line.to_vec()).expect("text"))
+        };
+        let (is_refused, line) = refused(&call("0 PreToolUse 60000 "));
+        assert!(is_refused && line.contains(r#""permissionDecisionReason":"late""#), "{line}");
+        let (is_refused, line) = refused(&call("0 Stop 60000 "));
+        assert!(!is_refused && line.contains(r#""response":{}"#), "{line}");
+        let (is_refused, line) = refused(&call("other"));
+        assert!(is_refused && line.contains(r#""error":"late""#), "{line}");
     }
 }

@@ -2,7 +2,7 @@
 //! session: everything that can be bound after the start. Pure.
 //!
 //! Observed on 2.1.197 and 2.1.330: the first `initialize` fixes the system prompts, the
-//! JSON schema, the agents and the tool servers; other control requests may come before it and change
+//! JSON schema, the agents, the hooks and the tool servers; other control requests may come before it and change
 //! nothing of that. A model given by `apply_flag_settings` is not tried out with a call of
 //! the API, as one given by `set_model` is on 2.1.330. `mcp_set_servers` takes the tool servers of
 //! `initialize` away, unless it names them too (2.1.110, 2.1.197 and 2.1.332).
@@ -66,7 +66,10 @@ fn mcp_servers(text: &str) -> Option<Map<String, Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::redacted::Redacted;
+    use crate::domain::{
+        hook::{DEFAULT_TIMEOUT, Hook},
+        redacted::Redacted,
+    };
 
     fn told(options: &Options) -> Vec<Value> {
         let request = |request: ControlRequest| {
@@ -85,6 +88,8 @@ mod tests {
     #[test]
     fn what_can_be_bound_late_and_what_only_a_start_can_give_are_all_options() {
         let text = |text: &str| Some(text.to_owned());
+        let stop =
+            Hook { event: "Stop".to_owned(), matcher: String::new(), timeout: DEFAULT_TIMEOUT };
         let late = Options {
             model: text("m"),
             system_prompt: text("sp"),
@@ -96,6 +101,7 @@ mod tests {
             agents: text("{}"),
             json_schema: text("{}"),
             tool_servers: vec!["t".to_owned()],
+            hooks: vec![stop],
             env: Redacted([("A".to_owned(), "b".to_owned())].into()),
             ..Options::default()
         };
@@ -106,7 +112,8 @@ mod tests {
         assert_eq!(
             told(&late),
             [
-                json!({"subtype": "initialize", "hooks": {}, "systemPrompt": ["sp"],
+                json!({"subtype": "initialize", "systemPrompt": ["sp"], "hooks":
+                    {"Stop": [{"hookCallbackIds": ["0 Stop 60000 "], "timeout": 120}]},
                     "appendSystemPrompt": "asp", "jsonSchema": {}, "agents": {},
                     "sdkMcpServers": ["t"]}),
                 json!({"subtype": "apply_flag_settings",

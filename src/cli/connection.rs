@@ -15,11 +15,12 @@ use tracing::{debug, warn};
 
 use super::{
     frame::{ControlReply, Frame, FrameKind},
+    hooks::callbacks,
     lines::{LineError, LineReader},
     request::ControlRequest,
     router::Router,
 };
-use crate::tools::SessionTools;
+use crate::{domain::hook::Hook, tools::SessionTools};
 
 /// Lines that may wait for a CLI that does not read its input. One prompt and a few
 /// control requests are all that a session has under way.
@@ -187,6 +188,12 @@ impl Connection {
     /// Serves these tools to the CLI, which has to be told their servers' names in `initialize`.
     pub fn serve_tools(&mut self, tools: SessionTools) {
         self.router.serve(tools, &self.outbox);
+    }
+
+    /// The CLI is told of these hooks in `initialize`: calls of them are passed on, and of no
+    /// others.
+    pub fn register_hooks(&mut self, hooks: &[Hook]) {
+        self.router.register(callbacks(hooks));
     }
 
     /// Of a CLI that has ended: whether that was while it printed.

@@ -26,6 +26,7 @@
 //! - [`request`] makes the lines that go to the CLI.
 //! - [`answer`] makes those that answer its prompts; [`questions`] reads what the model asks the
 //!   user, and puts the answers where it reads them.
+//! - [`hooks`] registers hooks that callers answer, and makes the answers to their calls.
 //! - [`permissions`] reads what callers granted in their answers, and tells a process of it.
 //! - [`applied`] is what a process says of its mode and its model, and what of it a prompt may
 //!   choose.
@@ -48,6 +49,7 @@ pub mod connection;
 pub mod cost;
 pub mod env_files;
 pub mod frame;
+pub mod hooks;
 pub mod json;
 pub mod launch;
 pub mod lines;

@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
+use super::hooks;
 use crate::domain::{
+    hook::Hook,
     input::{Input, InputBlock, MediaKind},
     options::{LiveChange, Options},
 };
@@ -71,6 +73,8 @@ pub struct Initialize {
     pub agents: Option<String>,
     /// Names of tool servers that the service answers for.
     pub tool_servers: Vec<String>,
+    /// Hooks that callers answer.
+    pub hooks: Vec<Hook>,
 }
 
 impl Initialize {
@@ -82,12 +86,14 @@ impl Initialize {
             json_schema: options.json_schema.clone(),
             agents: options.agents.clone(),
             tool_servers: options.tool_servers.clone(),
+            hooks: options.hooks.clone(),
         }
     }
 
     /// The request.
     pub fn request(&self) -> ControlRequest {
-        let mut request = json!({"subtype": "initialize", "hooks": {}});
+        let hooks = hooks::registered(&self.hooks);
+        let mut request = json!({"subtype": "initialize", "hooks": hooks});
         if let Some(text) = &self.system_prompt {
             request["systemPrompt"] = json!([text]);
         }

@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::{
-    frame::{Frame, FrameKind, RequestKind},
+    answer::refusal_of,
+    frame::{Frame, FrameKind, Prompt, RequestKind},
     mcp::Mcp,
     request::control_refusal,
 };
@@ -36,11 +37,12 @@ impl Audience {
     fn refusal(self, kind: RequestKind) -> Option<&'static str> {
         match (self, kind) {
             (Self::Nobody, _) => Some("no session has this process: nobody can answer"),
-            (Self::Callers, RequestKind::Hook) => Some("no hook is registered by this name"),
             (Self::Callers, RequestKind::Mcp) => Some("no MCP server is registered by this name"),
             (
                 Self::Callers,
-                RequestKind::ToolPermission
+                // Those that are registered.
+                RequestKind::Hook
+                | RequestKind::ToolPermission
                 | RequestKind::Question
                 | RequestKind::Elicitation
                 | RequestKind::Dialog
@@ -56,6 +58,8 @@ pub struct Router {
     audience: Audience,
     /// The tool servers of the session.
     servers: Option<Mcp>,
+    /// The callbacks of its hooks.
+    hooks: Vec<String>,
     /// Refusals for which the CLI's input had no room yet.
     pending: VecDeque<Bytes>,
     pending_bytes: usize,
@@ -67,6 +71,7 @@ impl Router {
         Self {
             audience: Audience::Nobody,
             servers: None,
+            hooks: Vec::new(),
             pending: VecDeque::new(),
             pending_bytes: 0,
         }
@@ -88,6 +93,19 @@ impl Router {
         self.servers = Some(Mcp::new(tools, outbox));
     }
 
+    /// These callbacks of hooks are registered.
+    pub fn register(&mut self, hooks: Vec<String>) {
+        self.hooks = hooks;
+    }
+
+    /// Why a request is refused; `None` if somebody answers it.
+    fn refusal(&self, request: &Prompt) -> Option<&'static str> {
+        let is_unknown =
+            request.kind() == RequestKind::Hook && !self.hooks.contains(&request.callback);
+        let unknown = is_unknown.then_some("no hook is registered by this name");
+        unknown.or_else(|| self.audience.refusal(request.kind()))
+    }
+
     /// Refuses a request that nobody answers, and turns its frame into [`FrameKind::Other`], so that
     /// it is not shown as a prompt. A request without an id cannot be answered and passes through.
     /// Returns whether anybody beside the tool servers has to see the frame.
@@ -101,9 +119,14 @@ impl Router {
         {
             return false;
         }
-        let Some(why) = self.audience.refusal(request.kind()) else { return true };
+        let Some(why) = self.refusal(request) else { return true };
         debug!(kind = ?request.kind(), why, "cli_request_refused");
-        self.queue_refusal(control_refusal(&request.raw_id, why));
+        let refusal = match request.hook() {
+            // What it guards is not to happen while the process ends: an error would let it.
+            Some(_) => refusal_of(request, why),
+            None => control_refusal(&request.raw_id, why),
+        };
+        self.queue_refusal(refusal);
         self.flush(outbox);
         frame.kind = FrameKind::Other;
         true

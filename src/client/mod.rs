@@ -23,6 +23,7 @@ mod connect;
 mod details;
 pub mod documents;
 pub mod exit;
+mod hooks;
 mod output;
 mod overview;
 mod prompts;

@@ -9,6 +9,7 @@ use super::{
     args::{Answer, RespondArgs},
     connect::Service,
     exit::{Exit, Failure, Outcome},
+    hooks,
     output::{print, remark},
     proto_json,
     questions::Questions,
@@ -16,8 +17,9 @@ use super::{
     values::{cut, one_line},
 };
 use crate::proto::{
-    AttachRequest, OpenPrompt, PromptAllow, PromptAnswers, PromptDeny, PromptEvent, PromptKind,
-    RespondRequest, TurnEvent, content_block::Block, respond_request::Decision, turn_event::Kind,
+    AttachRequest, GetSessionRequest, HookCall, OpenPrompt, PromptAllow, PromptAnswers, PromptDeny,
+    PromptEvent, PromptKind, RespondRequest, TurnEvent, content_block::Block,
+    respond_request::Decision, turn_event::Kind,
 };
 
 /// Columns of a tool's input that a question shows: it is to be read before it is answered.
@@ -60,10 +62,8 @@ impl Prompts {
                 let can_ask = match prompt.kind() {
                     PromptKind::ToolPermission => true,
                     PromptKind::Question => !prompt.questions.is_empty(),
-                    PromptKind::Unspecified
-                    | PromptKind::Hook
-                    | PromptKind::Elicitation
-                    | PromptKind::Dialog => false,
+                    PromptKind::Hook => prompt.hook.is_some(),
+                    PromptKind::Unspecified | PromptKind::Elicitation | PromptKind::Dialog => false,
                 };
                 if self.terminal.is_none() || !can_ask {
                     remark(&hint(&self.session_id, prompt));
@@ -133,6 +133,15 @@ impl Prompts {
                 }
                 self.questions.all(&prompt.questions).map(Decision::Answers)
             }
+            PromptKind::Hook => {
+                let event = prompt.hook.as_ref().map_or("", |hook| hook.event.as_str());
+                let said = answer_of(&line)
+                    .and_then(|answer| hooks::decision(event, answer, hooks::Words::default()));
+                if said.is_none() {
+                    remark(hooks::asked(event));
+                }
+                said.map(Decision::Hook)
+            }
             _ => {
                 let answer = answer_of(&line);
                 if answer.is_none() {
@@ -164,6 +173,10 @@ fn question(prompt: &PromptEvent) -> String {
     if let Some(question) = Questions::default().shown(&prompt.questions) {
         return question;
     }
+    if let Some(hook) = &prompt.hook {
+        let call = hooks::call(hook, &prompt.input_json, SHOWN_INPUT);
+        return format!("? {call}\n  {}", hooks::asked(&hook.event));
+    }
     let input = cut(&prompt.input_json, SHOWN_INPUT);
     let about = one_line(&format!("{} {}", prompt.description, prompt.decision_reason));
     let about = if about.is_empty() { String::new() } else { format!("  ({about})\n") };
@@ -175,13 +188,20 @@ fn question(prompt: &PromptEvent) -> String {
 
 /// A prompt that is shown with its session, and how it is answered.
 pub fn open_prompt(session: &str, prompt: &OpenPrompt) -> String {
-    let OpenPrompt { prompt_id, kind, tool_name, input_excerpt, expire_time } = prompt.clone();
+    let OpenPrompt { prompt_id, kind, tool_name, input_excerpt, expire_time, hook_event } =
+        prompt.clone();
     let input_json = input_excerpt;
+    let hook = (!hook_event.is_empty()).then(|| HookCall {
+        event: hook_event,
+        tool_name: tool_name.clone(),
+        ..HookCall::default()
+    });
     let prompt = PromptEvent {
         prompt_id,
         kind,
         tool_name,
         input_json,
+        hook,
         expire_time,
         ..PromptEvent::default()
     };
@@ -190,16 +210,18 @@ pub fn open_prompt(session: &str, prompt: &OpenPrompt) -> String {
 
 /// How somebody else can answer.
 fn hint(session: &str, prompt: &PromptEvent) -> String {
-    let (tool, input) = (one_line(&prompt.tool_name), cut(&prompt.input_json, 200));
+    let asks = match &prompt.hook {
+        Some(hook) => hooks::call(hook, &prompt.input_json, 200),
+        None => format!("{} {}", one_line(&prompt.tool_name), cut(&prompt.input_json, 200)),
+    };
     let answer = match prompt.kind() {
         PromptKind::ToolPermission => "yes|no|always".to_owned(),
+        PromptKind::Hook => "yes|no".to_owned(),
         PromptKind::Question => "--answer 'QUESTION=ANSWER'".to_owned(),
         _ => "--response-json JSON".to_owned(),
     };
     let (session, id) = (one_line(session), one_line(&prompt.prompt_id));
-    format!(
-        "? {tool} {input}\n  waits for an answer: session-pool respond {session} {id} {answer}\n"
-    )
+    format!("? {asks}\n  waits for an answer: session-pool respond {session} {id} {answer}\n")
 }
 
 fn decision(answer: Answer, prompt: &PromptEvent) -> Decision {
@@ -232,7 +254,21 @@ fn from_now_on(prompt: &PromptEvent) -> String {
 /// `respond`
 pub async fn respond(service: &mut Service, args: RespondArgs) -> Outcome {
     let RespondArgs { session, prompt_id, decision, response_json, .. } = args;
+    let hook_event = match decision {
+        Some(_) => hook_event(service, &session, &prompt_id).await?,
+        None => None,
+    };
     let decision = match (decision, response_json) {
+        (Some(answer), _) if hook_event.is_some() || !args.context.is_empty() => {
+            let Some(event) = hook_event else {
+                return Err(Failure::Usage("--context goes with an answer to a hook".to_owned()));
+            };
+            let words =
+                hooks::Words { message: args.message, input: args.input, context: args.context };
+            let said = hooks::decision(&event, answer, words).filter(|_| !args.interrupt);
+            let usage = "a hook is answered yes or no, without --interrupt";
+            Decision::Hook(said.ok_or_else(|| Failure::Usage(usage.to_owned()))?)
+        }
         (None, None) if !args.answer.is_empty() => {
             Decision::Answers(PromptAnswers { answers: args.answer.into_iter().collect() })
         }
@@ -258,6 +294,19 @@ pub async fn respond(service: &mut Service, args: RespondArgs) -> Outcome {
         format!("{}: answered\n", one_line(&session))
     })?;
     Ok(Exit::Fine)
+}
+
+/// The event of a hook that is called, if the prompt is a call of one. Whether there is such a
+/// prompt at all its answer will tell.
+async fn hook_event(
+    service: &mut Service,
+    session: &str,
+    id: &str,
+) -> Result<Option<String>, Failure> {
+    let request = GetSessionRequest { session_id: session.to_owned() };
+    let session = service.get_session(request).await?.into_inner().session.unwrap_or_default();
+    let mut hooks = session.open_prompts.into_iter().filter(|prompt| prompt.prompt_id == id);
+    Ok(hooks.next().map(|prompt| prompt.hook_event).filter(|event| !event.is_empty()))
 }
 
 /// A prompt of the running turn.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::hook::HookDecision;
+
 /// A caller's answer to a prompt of the CLI.
 #[derive(Debug, Clone)]
 pub enum Decision {
@@ -21,6 +23,8 @@ pub enum Decision {
     },
     /// Answers to the model's questions, by the questions' texts.
     Answers(BTreeMap<String, String>),
+    /// What a hook says.
+    Hook(Box<HookDecision>),
     /// The answer to a prompt of another kind, as JSON.
     Raw(String),
 }

@@ -7,6 +7,7 @@ pub mod decision;
 pub mod exit;
 pub mod failure;
 pub mod grants;
+pub mod hook;
 pub mod ids;
 pub mod input;
 pub mod operator_rule;

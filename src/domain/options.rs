@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::redacted::Redacted;
+use crate::domain::{hook::Hook, redacted::Redacted};
 pub(crate) use list::each_option;
 use table::TABLE;
 

@@ -38,6 +38,9 @@ impl Policy {
             effort: _,
             json_schema: _,
             betas: _,
+            // What they ask callers can answer as they answer prompts, and rules that refuse a tool
+            // hold whatever a hook says.
+            hooks: _,
             reset: _,
         } = &mut options;
         if permission_mode.as_ref().is_some_and(|mode| !self.permission_modes.contains(mode)) {

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     domain::{
+        hook::{DEFAULT_TIMEOUT, Hook},
         options::{Options, each_option},
         redacted::Redacted,
     },
@@ -143,6 +144,28 @@ impl<T: Wire> Wire for Option<T> {
 
     fn shown(self) -> Self::Form {
         self.map(T::shown)
+    }
+}
+
+impl Wire for Vec<Hook> {
+    type Form = Vec<proto::Hook>;
+
+    fn said(form: Self::Form) -> Self {
+        let hook = |hook: proto::Hook| {
+            let proto::Hook { event, matcher, timeout } = hook;
+            let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
+            Hook { event, matcher, timeout: timeout.unwrap_or(DEFAULT_TIMEOUT) }
+        };
+        form.into_iter().map(hook).collect()
+    }
+
+    fn shown(self) -> Self::Form {
+        let hook = |hook: Hook| {
+            let Hook { event, matcher, timeout } = hook;
+            // Ten minutes at most: it has a form.
+            proto::Hook { event, matcher, timeout: timeout.try_into().ok() }
+        };
+        self.into_iter().map(hook).collect()
     }
 }
 

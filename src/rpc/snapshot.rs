@@ -119,13 +119,14 @@ fn leave_out_what_is_too_long(session: &mut proto::Session) {
 }
 
 fn open_prompt(prompt: &ShownPrompt) -> proto::OpenPrompt {
-    let ShownPrompt { id, subtype, tool_name, input, expire_time } = prompt.clone();
+    let ShownPrompt { id, subtype, tool_name, input, hook_event, expire_time } = prompt.clone();
     proto::OpenPrompt {
         prompt_id: id,
         expire_time: expire_time.map(Into::into),
         kind: prompt_kind(&subtype, &tool_name).into(),
         tool_name,
         input_excerpt: input,
+        hook_event: hook_event.to_owned(),
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cli::{
-        answer::{answer_to, refusal_of},
+        answer::{answer_to, is_refused, refusal_of},
         frame::{Prompt, RequestKind},
     },
     domain::{
@@ -27,6 +27,7 @@ use crate::{
         decision::Decision,
         failure::Cause,
         grants::{MOST_BYTES, MOST_FOLDERS, MOST_RULES, Update},
+        hook::{HookDecision, ToolVerdict},
     },
     turn::event::{Class, Resolution, Resolver},
 };
@@ -130,6 +131,7 @@ impl SessionTask {
         let (resolution, message) = match decision {
             Decision::Allow { .. } => (Resolution::Allowed, ""),
             Decision::Deny { message, .. } => (Resolution::Denied, message.as_str()),
+            Decision::Hook(hook) => resolution_of(hook),
             Decision::Answers(_) | Decision::Raw(_) => (Resolution::Answered, ""),
         };
         process.prompts.resolve(prompt_id, Resolver::Caller, Some(resolution), message);
@@ -141,16 +143,19 @@ impl SessionTask {
     /// and the turn goes on.
     fn refuse_expired(&mut self, process: &mut Process) {
         while let Some(prompt) = process.prompts.expired().cloned() {
-            let limit = self.ctx.settings.prompt_timeout.unwrap_or_default();
-            let why = format!(
-                "Nobody answered within {} (policy.prompt_timeout).",
-                humantime::format_duration(limit)
-            );
+            let limit = process.prompts.time_of(&prompt).unwrap_or_default();
+            let key = match self.ctx.settings.prompt_timeout == Some(limit) {
+                true => "policy.prompt_timeout",
+                false => "timeout of the hook",
+            };
+            let why =
+                format!("Nobody answered within {} ({key}).", humantime::format_duration(limit));
             info!(session_id = %self.status.session_id, limit_seconds = limit.as_secs(), "prompt_expired");
             // A CLI that does not read its input has more to fear than this.
             process.lease.connection.send(refusal_of(&prompt, &why)).ok();
-            let denied = Some(Resolution::Denied);
-            process.prompts.resolve(&prompt.id, Resolver::Timeout, denied, &why);
+            let denied = is_refused(&prompt).then_some(Resolution::Denied);
+            let told = denied.map_or("", |_| why.as_str());
+            process.prompts.resolve(&prompt.id, Resolver::Timeout, denied, told);
             self.show_prompts(&process.prompts.shown());
         }
     }
@@ -200,7 +205,7 @@ impl SessionTask {
     /// An answer as the CLI reads it. One that does not fit is refused, and the prompt stays open.
     fn line_of(&self, prompt: &Prompt, decision: &Decision) -> Result<Bytes, Refusal> {
         answer_to(prompt, decision).map_err(|unfit| {
-            let (field, problem) = (unfit.field().to_owned(), unfit.to_string());
+            let (field, problem) = (unfit.field(), unfit.to_string());
             self.failure(Cause::InvalidAnswer { field, problem }).into()
         })
     }
@@ -317,11 +322,24 @@ impl SessionTask {
     }
 }
 
+/// How a hook resolves its prompt, and what it says of a refusal.
+fn resolution_of(hook: &HookDecision) -> (Resolution, &str) {
+    match hook.verdict {
+        Some(ToolVerdict::Deny) => (Resolution::Denied, &hook.reason),
+        Some(ToolVerdict::Allow) => (Resolution::Allowed, ""),
+        Some(ToolVerdict::Ask) | None if hook.block => (Resolution::Denied, &hook.reason),
+        Some(ToolVerdict::Ask) | None => (Resolution::Answered, ""),
+    }
+}
+
 /// The permission updates in an answer.
 fn updates_of(decision: &Decision) -> Vec<Update> {
     match decision {
         Decision::Allow { updated_permissions: Some(updates), .. } => Update::read_all(updates),
-        Decision::Allow { .. } | Decision::Deny { .. } | Decision::Answers(_) => Vec::new(),
+        Decision::Allow { .. }
+        | Decision::Deny { .. }
+        | Decision::Answers(_)
+        | Decision::Hook(_) => Vec::new(),
         Decision::Raw(answer) => Update::read_answer(answer),
     }
 }

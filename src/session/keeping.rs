@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     cli::{
-        background::BackgroundWork, frame::Frame, mirror, process::StopGrace, traits::CliTraits,
+        answer::refusal_of, background::BackgroundWork, frame::Frame, mirror, process::StopGrace,
+        traits::CliTraits,
     },
     domain::{
         acquired::Acquired,
@@ -149,12 +150,17 @@ impl SessionTask {
     /// began by itself just then is cut; what that cost counts, and what was spent in its
     /// background.
     pub(super) async fn part_with(&mut self, process: Process, grace: StopGrace) {
-        let Process { mut lease, answers, traits, work_stops, .. } = process;
+        let Process { mut lease, answers, prompts, traits, work_stops, .. } = process;
         self.note_ended_work(&traits, lease.client_id);
         self.refuse_answers(answers);
         self.end_work_stops(work_stops);
         let failure = self.failure(Cause::TurnInterrupted).on_client(lease.client_id);
         self.followers.fail(|| failure.clone());
+        for hook in prompts.guards() {
+            // Where its input ends, 2.1.197 lets run what a hook has not refused yet.
+            let why = "The process of the session ends: nobody can answer.";
+            lease.connection.send(refusal_of(hook, why)).ok();
+        }
         // Nobody can answer what it asks any more.
         lease.connection.refuse_requests();
         self.show_prompts(&[]);

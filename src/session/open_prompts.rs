@@ -3,7 +3,7 @@
 //! name for as long as it likes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::{Duration, SystemTime},
 };
 
@@ -44,6 +44,8 @@ pub struct ShownPrompt {
     pub tool_name: String,
     /// The beginning of the tool's input.
     pub input: String,
+    /// The event of the hook that is called; empty if it is no call of one.
+    pub hook_event: &'static str,
     /// When it is refused if nobody has answered by then; `None` is never.
     pub expire_time: Option<SystemTime>,
 }
@@ -69,10 +71,12 @@ struct Open {
 #[derive(Debug)]
 pub struct OpenPrompts {
     by_id: HashMap<String, Open>,
-    /// Their ids; the first expires first.
+    /// Their ids, in the order in which they came.
     in_order: BTreeMap<u64, String>,
+    /// The numbers of those that expire. A hook can have less time than others.
+    expiring: BTreeSet<(Instant, u64)>,
     next: u64,
-    /// How long each waits; `None` is for ever.
+    /// How long each waits at most; `None` is for ever.
     timeout: Option<Duration>,
     /// How some were resolved, which nobody has been told yet.
     resolved: Vec<PromptResolved>,
@@ -86,6 +90,7 @@ impl OpenPrompts {
         Self {
             by_id: HashMap::new(),
             in_order: BTreeMap::new(),
+            expiring: BTreeSet::new(),
             next: 0,
             timeout,
             resolved: Vec::new(),
@@ -123,10 +128,11 @@ impl OpenPrompts {
         let (bytes, held) = (bytes_of(prompt), self.held.bytes());
         let fits = self.by_id.len() < MOST && held + bytes <= MOST_BYTES;
         if fits && self.held.resize(held + bytes).is_ok() {
-            let expires = self.timeout.map(|timeout| Expiry {
+            let expires = self.time_of(prompt).map(|timeout| Expiry {
                 at: Instant::now() + timeout,
                 time: SystemTime::now() + timeout,
             });
+            self.expiring.extend(expires.map(|expires| (expires.at, self.next)));
             let open = Open { number: self.next, prompt: prompt.clone(), expires };
             self.by_id.insert(prompt.id.clone(), open);
             self.in_order.insert(self.next, prompt.id.clone());
@@ -141,6 +147,12 @@ impl OpenPrompts {
         self.by_id.get(id).map(|open| &open.prompt)
     }
 
+    /// The calls of hooks that guard something.
+    pub fn guards(&self) -> impl Iterator<Item = &Prompt> {
+        let all = self.by_id.values().map(|open| &open.prompt);
+        all.filter(|prompt| prompt.hook().is_some_and(|hook| hook.event.guards()))
+    }
+
     /// When the prompt of this id is refused if nobody has answered by then.
     pub fn expire_time(&self, id: &str) -> Option<SystemTime> {
         self.by_id.get(id)?.expires.map(|expires| expires.time)
@@ -148,14 +160,19 @@ impl OpenPrompts {
 
     /// When the next one is refused; `None` if none ever is.
     pub fn expires_at(&self) -> Option<Instant> {
-        let (_, first) = self.in_order.first_key_value()?;
-        self.by_id.get(first)?.expires.map(|expires| expires.at)
+        self.expiring.first().map(|(at, _)| *at)
+    }
+
+    /// How long a prompt waits; `None` is for ever.
+    pub fn time_of(&self, prompt: &Prompt) -> Option<Duration> {
+        let own = prompt.hook().map(|hook| hook.timeout);
+        own.into_iter().chain(self.timeout).min()
     }
 
     /// The next one whose time has passed.
     pub fn expired(&self) -> Option<&Prompt> {
-        self.expires_at().filter(|at| *at <= Instant::now())?;
-        let (_, id) = self.in_order.first_key_value()?;
+        let (at, number) = self.expiring.first()?;
+        let id = self.in_order.get(number).filter(|_| *at <= Instant::now())?;
         self.get(id)
     }
 
@@ -189,14 +206,18 @@ impl OpenPrompts {
             subtype: cut(&prompt.subtype, SHOWN_NAME),
             tool_name: cut(&prompt.tool_name, SHOWN_NAME),
             input: cut(&prompt.input, SHOWN_INPUT),
+            hook_event: prompt.hook().map_or("", |hook| hook.event.name()),
         });
         shown.collect()
     }
 
     /// It is not asked any more. Returns whether it was open.
     fn let_go(&mut self, id: &str) -> bool {
-        let Some(Open { number, prompt, .. }) = self.by_id.remove(id) else { return false };
+        let Some(Open { number, prompt, expires }) = self.by_id.remove(id) else { return false };
         self.in_order.remove(&number);
+        if let Some(expires) = expires {
+            self.expiring.remove(&(expires.at, number));
+        }
         self.held.set(self.held.bytes() - bytes_of(&prompt));
         true
     }
@@ -204,8 +225,8 @@ impl OpenPrompts {
 
 /// What a prompt takes.
 fn bytes_of(prompt: &Prompt) -> u64 {
-    let Prompt { id, raw_id, subtype, tool_name, input } = prompt;
-    let texts = [id, id, id, raw_id, subtype, tool_name, input];
+    let Prompt { id, raw_id, subtype, tool_name, input, callback } = prompt;
+    let texts = [id, id, id, raw_id, subtype, tool_name, input, callback];
     (PROMPT_BYTES + texts.map(String::len).iter().sum::<usize>()) as u64
 }
 
@@ -224,6 +245,7 @@ mod tests {
             subtype: "can_use_tool".into(),
             tool_name: "Bash".into(),
             input: "x".repeat(length),
+            callback: String::new(),
         }
     }
 
@@ -286,5 +308,37 @@ mod tests {
         // The id of the small one again: only the newest is asked.
         open.hold(&prompt("small", 2000));
         assert_eq!(open.get("small").map(|prompt| prompt.input.len()), Some(2000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hook_waits_as_long_as_it_says_and_no_longer_than_other_prompts() {
+        let memory = budget(1 << 40);
+        let second = Duration::from_secs(1);
+        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()), Some(60 * second));
+        let hook = |id: &str, seconds: u64| Prompt {
+            subtype: "hook_callback".into(),
+            callback: format!("0 Stop {} ", seconds * 1000),
+            ..prompt(id, 1)
+        };
+        open.hold(&prompt("tool", 1));
+        for (id, seconds) in [("long", 600), ("short", 5), ("gone", 1)] {
+            open.hold(&hook(id, seconds));
+        }
+        open.let_go("gone");
+        for (id, after) in [("short", 5), ("tool", 60), ("long", 60)] {
+            let at = open.expires_at().expect("a time");
+            tokio::time::sleep_until(at - Duration::from_millis(1)).await;
+            assert!(after == 60 && id == "long" || open.expired().is_none(), "{id}");
+            tokio::time::sleep_until(at).await;
+            assert_eq!(open.expired().map(|prompt| prompt.id.as_str()), Some(id));
+            open.let_go(id);
+        }
+        assert_eq!((open.expires_at(), open.expiring.len()), (None, 0));
+        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()), None);
+        open.hold(&prompt("tool", 1));
+        assert_eq!(open.expires_at(), None);
+        open.hold(&hook("hook", 5));
+        assert_eq!(open.expires_at(), Some(Instant::now() + 5 * second));
+        assert_eq!(open.shown()[1].hook_event, "Stop");
     }
 }

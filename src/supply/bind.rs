@@ -70,7 +70,7 @@ impl Shared {
         let mut options = order.options.clone();
         variables.append(&mut options.env.0);
         options.env.0 = variables;
-        order.serve_tools(&mut spare.connection);
+        order.serve(&mut spare.connection);
         let told = handshake::bind(
             &mut spare.connection,
             &mut spare.process,

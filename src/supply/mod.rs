@@ -127,8 +127,10 @@ impl Order {
         rules.into_iter().chain(rest).collect()
     }
 
-    /// Serves a process its tools: it may ask for them before it has answered anything.
-    fn serve_tools(&self, connection: &mut Connection) {
+    /// Serves a process its tools and its hooks: it may ask for them before it has answered
+    /// anything.
+    fn serve(&self, connection: &mut Connection) {
+        connection.register_hooks(&self.options.hooks);
         if let Some(tools) = &self.tools {
             connection.serve_tools(tools.clone());
         }

@@ -135,7 +135,7 @@ impl Shared {
             child: Box::new(process),
             slot: Some(slot),
         };
-        order.serve_tools(&mut lease.connection);
+        order.serve(&mut lease.connection);
         let handshake = handshake::bind(
             &mut lease.connection,
             lease.child.as_mut(),

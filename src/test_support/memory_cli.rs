@@ -78,7 +78,8 @@ async fn print(output: &mut Output, frame: &Value) {
 
 /// A request of the CLI.
 fn asks(id: &str, subtype: &str) -> Value {
-    let request = json!({"subtype": subtype, "tool_name": "Bash", "input": {"command": "x"}});
+    let request = json!({"subtype": subtype, "tool_name": "Bash", "input": {"command": "x"},
+        "callback_id": "0 PreToolUse 5000 Bash"});
     json!({"type": "control_request", "request_id": id, "request": request})
 }
 

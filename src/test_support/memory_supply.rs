@@ -178,13 +178,15 @@ impl Supply for MemorySupply {
                 alive.fetch_sub(1, Ordering::SeqCst);
                 counted.send_replace(true);
             }));
+            let mut connection = Connection::new(output, input, 1 << 20);
+            connection.register_hooks(&order.options.hooks);
             Ok(Lease {
                 client_id: ClientId::fresh(),
                 cli_session_id: id,
                 resumed,
                 spare: SpareUse::NotKept,
                 connect_time: start_time,
-                connection: Connection::new(output, input, 1 << 20),
+                connection,
                 meter: Meter::default(),
                 outdated: false,
                 child: Box::new(child),

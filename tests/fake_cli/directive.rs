@@ -31,6 +31,10 @@ pub fn step(name: &str, rest: &str) -> Result<Step, &'static str> {
             let (server, tool) = (server.to_owned(), tool.to_owned());
             Step::Mcp { server, tool, input: json(input)? }
         }
+        "hook" => {
+            let (event, input) = rest.split_once(' ').unwrap_or((rest, "{}"));
+            Step::Hook { event: event.to_owned(), input: json(input)? }
+        }
         "mcp-list" => Step::McpList(rest.to_owned()),
         "sleep" => Step::Sleep(millis(rest)?),
         "hang" => Step::Hang,

@@ -31,6 +31,7 @@ mod conversation;
 mod directive;
 mod ending;
 mod frames;
+mod hooks;
 mod ids;
 mod inbox;
 mod incoming;

@@ -16,6 +16,7 @@
 //! | `ask TOOL JSON` | uses a tool and asks for the permission over stdio, then prints the result the answer calls for; refused by itself without `--permission-prompt-tool=stdio` |
 //! | `mcp SERVER TOOL JSON` | uses the tool of a server that `initialize` named, without asking, and prints the result that it gives; an interrupt cancels it |
 //! | `mcp-list SERVER` | asks for the tools of such a server and says their names |
+//! | `hook EVENT JSON` | calls the hooks of this event that `initialize` registered, and says what was answered |
 //! | `sleep MS` | silence; can be interrupted |
 //! | `hang` | silence for ever; can be interrupted; end of stdin does not end it |
 //! | `deaf` | from now on interrupts are neither answered nor obeyed, in later turns too |
@@ -86,6 +87,7 @@ pub enum Step {
     Ask { tool: String, input: Value },
     Mcp { server: String, tool: String, input: Value },
     McpList(String),
+    Hook { event: String, input: Value },
     Sleep(Duration),
     Hang,
     Deaf,

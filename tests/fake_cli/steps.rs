@@ -71,6 +71,7 @@ impl Turn {
             Step::Env(name) => {
                 session.settings.variable(&name).unwrap_or_else(|| "unset".to_owned())
             }
+            Step::Hook { event, input } => session.hook(&event, &input)?,
             Step::McpList(server) => session.listed(&server)?,
             Step::Argv => Value::from(session.argv.clone()).to_string(),
             Step::InitializePayload => session.initialize.clone().unwrap_or_default().to_string(),

@@ -22,6 +22,7 @@ mod creation;
 mod failures;
 mod flags;
 mod frames;
+mod hooks;
 mod interrupts;
 mod kept;
 mod live_options;

@@ -222,11 +222,20 @@ fn stream_event(event: &proto::StreamEvent) -> Value {
 
 fn prompt(event: &proto::PromptEvent) -> Value {
     let request = raw(&event.request_json);
-    assert_eq!(request["tool_name"].as_str().unwrap_or_default(), event.tool_name);
+    // What is asked of a hook is about a tool one level further in.
+    let (about, input) = match &event.hook {
+        Some(hook) => {
+            assert_eq!(request["input"], raw(&hook.input_json));
+            assert_eq!(hook.tool_name, event.tool_name);
+            (&request["input"], "tool_input")
+        }
+        None => (&request, "input"),
+    };
+    assert_eq!(about["tool_name"].as_str().unwrap_or_default(), event.tool_name);
+    assert_eq!(about[input], raw(&event.input_json));
     assert_eq!(request["tool_use_id"].as_str().unwrap_or_default(), event.tool_use_id);
     assert_eq!(request["description"].as_str().unwrap_or_default(), event.description);
     assert_eq!(request["decision_reason"].as_str().unwrap_or_default(), event.decision_reason);
-    assert_eq!(request["input"], raw(&event.input_json));
     assert_eq!(request["permission_suggestions"], raw(&event.suggestions_json));
     let members =
         json!({"type": "control_request", "request_id": event.prompt_id, "request": request});

@@ -9,6 +9,7 @@ mod contract;
 mod errors;
 mod faults;
 mod following;
+mod hooks;
 mod policy;
 mod processes;
 mod resting;

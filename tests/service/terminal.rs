@@ -28,13 +28,13 @@ const LIMIT: Duration = Duration::from_secs(20);
 const CTRL_C: &str = "\u{3}";
 
 /// A command in a terminal of its own.
-struct Screen {
+pub struct Screen {
     child: Child,
     shown: String,
 }
 
 impl Screen {
-    fn open(service: &Service, words: &[&str], env: &[(&str, &str)]) -> Self {
+    pub fn open(service: &Service, words: &[&str], env: &[(&str, &str)]) -> Self {
         let quoted = |word: &&str| format!("'{}'", word.replace('\'', r"'\''"));
         let line: Vec<String> = [&[PROGRAM], words].concat().iter().map(quoted).collect();
         let mut command = Command::new("script");
@@ -60,7 +60,7 @@ impl Screen {
         Self { child: command.spawn().expect("script, of util-linux"), shown: String::new() }
     }
 
-    async fn until(&mut self, wanted: &str) {
+    pub async fn until(&mut self, wanted: &str) {
         let found = timeout(LIMIT, async {
             while !self.shown.contains(wanted) {
                 let mut bytes = [0; 4096];
@@ -73,14 +73,14 @@ impl Screen {
         assert!(found.await.is_ok(), "no {wanted:?}: {}", self.shown);
     }
 
-    async fn type_in(&mut self, keys: &str) {
+    pub async fn type_in(&mut self, keys: &str) {
         let stdin = self.child.stdin.as_mut().expect("a pipe");
         stdin.write_all(keys.as_bytes()).await.expect("typed");
         stdin.flush().await.expect("typed");
     }
 
     /// Everything that it showed, and its exit code.
-    async fn end(mut self) -> (String, Option<i32>) {
+    pub async fn end(mut self) -> (String, Option<i32>) {
         let mut rest = Vec::new();
         let stdout = self.child.stdout.as_mut().expect("a pipe");
         let read = timeout(LIMIT, stdout.read_to_end(&mut rest)).await;
@@ -91,7 +91,7 @@ impl Screen {
 }
 
 /// A command without a terminal.
-async fn run(service: &Service, words: &[&str], stdin: &str) -> Output {
+pub async fn run(service: &Service, words: &[&str], stdin: &str) -> Output {
     let mut child = Command::new(PROGRAM)
         .args(words)
         .env("SESSION_POOL_ADDRESS", &service.address)
@@ -107,7 +107,7 @@ async fn run(service: &Service, words: &[&str], stdin: &str) -> Output {
     timeout(LIMIT, child.wait_with_output()).await.expect("it ends").expect("waited for")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

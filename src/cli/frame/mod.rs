@@ -14,7 +14,7 @@ mod wire;
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::{message::name_of, questions};
+use super::{hooks::Called, message::name_of, questions};
 pub use parts::{ControlReply, ResultSummary, TaskInfo, ToolTexts};
 use wire::Names;
 
@@ -128,8 +128,11 @@ pub struct Prompt {
     pub subtype: String,
     /// The tool's name; empty when it is about none.
     pub tool_name: String,
-    /// The tool's input as JSON; empty when there is none. The CLI wants it back.
+    /// The tool's input as JSON; empty when there is none. The CLI wants it back. Of a hook that
+    /// is about no tool: what the CLI tells of the call.
     pub input: String,
+    /// The callback that a hook was registered by; empty when it is no call of one.
+    pub callback: String,
 }
 
 /// What a request is about.
@@ -179,6 +182,11 @@ impl Prompt {
     /// What it is about.
     pub fn kind(&self) -> RequestKind {
         RequestKind::of(&self.subtype, &self.tool_name)
+    }
+
+    /// The hook that is called; `None` if it is no call of one.
+    pub fn hook(&self) -> Option<Called<'_>> {
+        (self.kind() == RequestKind::Hook).then(|| Called::by(&self.callback)).flatten()
     }
 }
 

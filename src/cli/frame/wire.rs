@@ -3,7 +3,8 @@
 
 use serde_json::value::RawValue;
 
-use super::{ControlReply, Prompt, ResultSummary, ToolTexts, excerpt};
+use super::{ControlReply, Prompt, RequestKind, ResultSummary, ToolTexts, excerpt};
+use crate::cli::hooks;
 use crate::cli::json::{Json, Text, is_null, members, read_or_default, view};
 use crate::cli::message::{cost_since, has_failed, name_of, total_cost};
 use crate::domain::usage::TokenUsage;
@@ -126,6 +127,8 @@ view! {
         "tool_name" => tool_name: Text<'a>,
         /// The tool's input.
         "input" => input: Json<'a>,
+        /// The callback of a hook.
+        "callback_id" => callback: Text<'a>,
     }
 }
 
@@ -244,12 +247,19 @@ pub(super) fn prompt(line: &str) -> Prompt {
         _ => {}
     });
     let body: Asked<'_> = read_or_default(request);
+    let mut tool_name = body.tool_name.into_string();
+    let mut input = body.input.map_or("", RawValue::get);
+    let is_hook = RequestKind::of(&body.subtype.0, "") == RequestKind::Hook;
+    if let Some(told) = body.input.filter(|_| is_hook) {
+        (tool_name, input) = hooks::subject(told);
+    }
     Prompt {
         id: request_id.map(name_of).unwrap_or_default(),
         raw_id: request_id.map_or_else(|| "null".to_owned(), |raw| raw.get().to_owned()),
         subtype: body.subtype.into_string(),
-        tool_name: body.tool_name.into_string(),
-        input: body.input.map_or_else(String::new, |raw| raw.get().to_owned()),
+        tool_name,
+        input: input.to_owned(),
+        callback: body.callback.into_string(),
     }
 }
 

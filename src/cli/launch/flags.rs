@@ -46,6 +46,7 @@ pub(super) fn option_args(
         agents: _,
         json_schema: _,
         tool_servers: _,
+        hooks: _,
         // Of the process, not of the command line.
         cwd: _,
         env: _,

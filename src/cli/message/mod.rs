@@ -302,6 +302,8 @@ view! {
         "description" => description: Text<'a>,
         /// Why the CLI asks.
         "decision_reason" => decision_reason: Text<'a>,
+        /// The callback of a hook.
+        "callback_id" => callback: Text<'a>,
         /// The MCP server that asks.
         "mcp_server_name" => mcp_server_name: Text<'a>,
         /// What it asks.

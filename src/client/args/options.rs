@@ -163,7 +163,7 @@ pub struct RespondArgs {
     /// The answer: yes (y), no (n), or always (a): yes, and do not ask again in this session.
     #[arg(value_enum)]
     pub decision: Option<Answer>,
-    /// What the model is told of a no.
+    /// What the model is told of a no. With a hook other than PreToolUse: why something is blocked.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub message: String,
     /// End the turn, too, with a no.
@@ -172,6 +172,9 @@ pub struct RespondArgs {
     /// The tool's input in place of the one that it asked with, as a JSON object.
     #[arg(long, value_name = "JSON", default_value = "", hide_default_value = true)]
     pub input: String,
+    /// What the model is told beside the answer to a hook.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub context: String,
     /// The answer to a question of the model; once for each question. Several choices as one
     /// text, joined by ", ".
     #[arg(long, value_name = "QUESTION=ANSWER", value_parser = question_and_answer)]

@@ -4,7 +4,10 @@ use std::sync::LazyLock;
 
 use clap::{Args, builder::PossibleValuesParser};
 
-use crate::{client::proto_json, proto::SessionOptions};
+use crate::{
+    client::proto_json,
+    proto::{Hook, SessionOptions},
+};
 
 /// The options that are no part of a session, which has nothing to reset of them.
 const NOT_KEPT: [&str; 4] = ["include_partial_messages", "resume", "fork_session", "reset_options"];
@@ -69,6 +72,9 @@ pub struct OptionArgs {
     /// A tool server that somebody offers by ServeTools.
     #[arg(long, value_name = "NAME")]
     pub tool_server: Vec<String>,
+    /// A hook, of whose calls those who follow a turn are asked: PreToolUse, PostToolUse, Stop, …
+    #[arg(long, value_name = "EVENT[=MATCHER]", value_parser = hook)]
+    pub hook: Vec<Hook>,
     /// Subagents by name, as a JSON object.
     #[arg(long, value_name = "JSON")]
     pub agents: Option<String>,
@@ -128,12 +134,22 @@ impl OptionArgs {
             fork_session: self.fork_session.then_some(true),
             reset_options: self.reset,
             tool_servers: self.tool_server,
+            hooks: self.hook,
         }
     }
 }
 
 fn kept() -> PossibleValuesParser {
     PossibleValuesParser::new(KEPT.iter().map(String::as_str))
+}
+
+/// How long calls wait is left to the service.
+fn hook(text: &str) -> Result<Hook, String> {
+    let (event, matcher) = text.split_once('=').unwrap_or((text, ""));
+    match event {
+        "" => Err("must have the form EVENT or EVENT=MATCHER".into()),
+        _ => Ok(Hook { event: event.into(), matcher: matcher.into(), timeout: None }),
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

@@ -62,6 +62,8 @@ macro_rules! each_option {
             betas: Vec<String> = Start;
             /// Names of tool servers that callers of the tenant offer.
             tool_servers: Vec<String> = Told;
+            /// Points of its work at which it asks.
+            hooks: Vec<Hook> = Told;
         }
     };
 }

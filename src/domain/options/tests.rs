@@ -1,5 +1,7 @@
 //! The algebra of options: what differs, what is updated, what is taken away.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use crate::domain::options::*;
@@ -63,6 +65,11 @@ fn chosen(choices: &[u8]) -> Options {
         choice.map(|choice| choice.to_string())
     }
     let list = |choice| text(choice).into_iter().collect();
+    let hook = |choice: u8| Hook {
+        event: "Stop".into(),
+        matcher: String::new(),
+        timeout: Duration::from_secs(choice.into()),
+    };
     Options {
         model: text(next()),
         fallback_model: text(next()),
@@ -88,6 +95,7 @@ fn chosen(choices: &[u8]) -> Options {
         ),
         betas: list(next()),
         tool_servers: list(next()),
+        hooks: next().map(hook).into_iter().collect(),
         reset: BTreeSet::new(),
     }
 }

@@ -12,7 +12,7 @@ use tonic::Status;
 use super::{
     Policy, apart,
     check::{Check, MAX_DEPTH, MAX_TEXT, depth, shown},
-    required,
+    hooks, required,
 };
 use crate::{
     cli::{
@@ -72,7 +72,7 @@ pub fn read_respond(
     check.word("prompt_id", &prompt_id, MAX_PROMPT_ID);
     let decision = match decision {
         None => {
-            check.bad("decision", "must be set: allow, deny, answers or response_json");
+            check.bad("decision", "must be set: allow, deny, answers, hook or response_json");
             None
         }
         Some(Wire::Allow(allow)) => Some(allow_of(&mut check, allow, bounds)),
@@ -89,6 +89,7 @@ pub fn read_respond(
         Some(Wire::Answers(proto::PromptAnswers { answers })) => {
             Some(answers_of(&mut check, answers))
         }
+        Some(Wire::Hook(said)) => Some(Decision::Hook(hooks::decision(&mut check, said).into())),
     };
     required(check, session_id.zip(decision)).map(|(id, decision)| (id, prompt_id, decision))
 }

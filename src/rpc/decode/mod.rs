@@ -10,6 +10,7 @@
 mod answer;
 mod check;
 mod following;
+mod hooks;
 mod input;
 mod media;
 mod options;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     check::{Check, MAX_TEXT, shown},
-    surroundings, tools as tool_servers,
+    hooks, surroundings, tools as tool_servers,
 };
 use crate::{
     cli::schema,
@@ -27,6 +27,7 @@ pub(super) fn options_of(
     check: &mut Check,
     options: proto::SessionOptions,
 ) -> (Options, Option<ResumeFrom>) {
+    hooks::hooks(check, "options.hooks", &options.hooks);
     let (mut options, Beside { resume, fork_session, reset_options }) = said(options);
     check_bounds(check, &options);
     options.reset = reset_of(check, &reset_options, &options);
@@ -64,6 +65,8 @@ fn check_bounds(check: &mut Check, options: &Options) {
         betas,
         // With their neighbours.
         tool_servers: _,
+        // In the form that they came in.
+        hooks: _,
         reset: _,
     } = options;
     check.optional_word("options.model", model.as_ref());

@@ -8,6 +8,7 @@ use super::json;
 use crate::{
     cli::{
         frame::RequestKind,
+        hooks::{self, Called},
         message as cli,
         questions::{self, Question},
     },
@@ -37,19 +38,25 @@ pub fn prompt(expires: Option<SystemTime>, line: &str) -> Option<proto::PromptEv
         proto::PromptKind::Question => request.input.map_or("", RawValue::get),
         _ => "",
     };
+    let hook = (kind == proto::PromptKind::Hook).then(|| hook(&request));
     let elicitation = (kind == proto::PromptKind::Elicitation).then(|| proto::Elicitation {
         server: request.mcp_server_name.into_string(),
         message: request.message.into_string(),
         schema_json: json(request.requested_schema),
     });
+    let (tool_name, input_json) = match request.input.filter(|_| hook.is_some()) {
+        Some(told) => hooks::tool(told),
+        None => (request.tool_name.into_string(), request.input),
+    };
     Some(proto::PromptEvent {
         expire_time: expires.map(Into::into),
         prompt_id: frame.request_id.map(cli::name_of).unwrap_or_default(),
         kind: kind.into(),
         questions: questions::questions(questions).into_iter().map(question).collect(),
         elicitation,
-        tool_name: request.tool_name.into_string(),
-        input_json: json(request.input),
+        hook,
+        tool_name,
+        input_json: json(input_json),
         suggestions_json: json(request.suggestions),
         tool_use_id: request.tool_use_id.into_string(),
         description: request.description.into_string(),
@@ -57,6 +64,17 @@ pub fn prompt(expires: Option<SystemTime>, line: &str) -> Option<proto::PromptEv
         extra_json: frame.extra,
         request_json: raw.to_owned(),
     })
+}
+
+fn hook(request: &cli::PromptRequest<'_>) -> proto::HookCall {
+    let told = request.input;
+    let called = Called::by(&request.callback.0);
+    proto::HookCall {
+        event: called.map_or("", |called| called.event.name()).to_owned(),
+        matcher: called.map_or("", |called| called.matcher).to_owned(),
+        tool_name: told.map(|told| hooks::tool(told).0).unwrap_or_default(),
+        input_json: json(told),
+    }
 }
 
 fn question(question: Question<'_>) -> proto::Question {

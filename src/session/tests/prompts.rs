@@ -3,10 +3,15 @@
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{SECOND, Session, cause, read, settings};
+use super::{SECOND, Session, cause, read, request, settings};
 use crate::{
-    domain::{decision::Decision, failure::Cause},
-    session::{Refusal, Settings},
+    domain::{
+        decision::Decision,
+        failure::Cause,
+        hook::{Hook, HookDecision, ToolVerdict},
+        options::Options,
+    },
+    session::{CloseReason, Refusal, Settings, TurnRequest},
 };
 
 impl Session {
@@ -86,8 +91,81 @@ async fn a_hook_that_nobody_registered_is_refused_at_once() {
     assert_eq!(session.open(), ["q"]);
     let answers = session.answers();
     assert_eq!(answers.len(), 1, "{answers:?}");
-    assert_eq!((&answers[0]["subtype"], &answers[0]["request_id"]), (&json!("error"), &json!("p")));
-    assert!(answers[0]["error"].as_str().is_some_and(|why| why.contains("hook")), "{answers:?}");
+    // An error would let the tool run.
+    assert_eq!(answers[0]["request_id"], "p");
+    let output = &answers[0]["response"]["hookSpecificOutput"];
+    assert_eq!(output["permissionDecision"], "deny", "{answers:?}");
+}
+
+/// A session with the hook that the CLI of these tests calls, and 5 s for each call.
+async fn hooked(prompt: &str) -> Session {
+    let session = Session::start(settings());
+    let hook = Hook { event: "PreToolUse".into(), matcher: "Bash".into(), timeout: 5 * SECOND };
+    let options = Options { hooks: vec![hook], ..Options::default() };
+    let asked = session.handle.run(TurnRequest { options, ..request(prompt) }).await;
+    assert!(read(asked.expect("taken")).await.end.is_ok());
+    session
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_is_registered_is_held_until_it_is_answered_once() {
+    let session = hooked("a hook").await;
+    assert_eq!(session.open(), ["p", "q"]);
+    let events: Vec<_> =
+        session.handle.status().open_prompts.iter().map(|prompt| prompt.hook_event).collect();
+    assert_eq!(events, ["PreToolUse", ""]);
+    let deny = HookDecision { verdict: Some(ToolVerdict::Deny), ..HookDecision::default() };
+    let say = |id: &str, decision| session.handle.respond(id.to_owned(), decision);
+    for (id, decision, wanted) in [
+        ("p", Decision::Deny { message: String::new(), interrupt: false }, "deny"),
+        ("p", Decision::Hook(HookDecision { block: true, ..deny.clone() }.into()), "hook.block"),
+        ("q", Decision::Hook(deny.clone().into()), "hook"),
+    ] {
+        let refused = say(id, decision).await;
+        let Err(Refusal::Failed(failure)) = refused else { panic!("{refused:?}") };
+        let Cause::InvalidAnswer { field, .. } = failure.cause else { panic!("{failure}") };
+        assert_eq!(field, wanted);
+    }
+    assert_eq!((session.open().len(), session.answers().len()), (2, 0), "both are still open");
+    say("p", Decision::Hook(deny.clone().into())).await.expect("taken");
+    assert_not_found(say("p", Decision::Hook(deny.into())).await);
+    sleep(SECOND).await;
+    let output = &session.answers()[0]["response"]["hookSpecificOutput"];
+    assert_eq!(output["permissionDecision"], "deny");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_nobody_answers_has_its_own_time_and_refuses_the_tool() {
+    let session = hooked("a hook").await;
+    sleep(4 * SECOND).await;
+    assert_eq!(session.open(), ["p", "q"]);
+    sleep(2 * SECOND).await;
+    assert_eq!(session.open(), ["q"], "the other has more time");
+    let answers = session.answers();
+    let output = &answers[0]["response"]["hookSpecificOutput"];
+    assert_eq!(output["permissionDecision"], "deny");
+    let why = output["permissionDecisionReason"].as_str().expect("a reason");
+    assert!(why.contains("5s") && why.contains("hook"), "{why}");
+    sleep(600 * SECOND).await;
+    assert_eq!(session.answers().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_hook_guards_does_not_happen_when_its_process_ends() {
+    let session = hooked("a hook").await;
+    session.handle.close(CloseReason::Requested { forget: false }).await.expect("closed");
+    let answers = session.answers();
+    let output = &answers[0]["response"]["hookSpecificOutput"];
+    assert_eq!((answers.len(), &output["permissionDecision"]), (1, &json!("deny")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_process_has_the_hooks_too() {
+    let session = hooked("a ok").await;
+    session.supply.kill();
+    sleep(SECOND).await;
+    read(session.run("b hook").await).await;
+    assert_eq!(session.open(), ["p", "q"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -230,13 +230,13 @@ async fn d6_only_options_that_are_not_set_can_be_reset_each_once() {
     ] {
         assert!(told[at].description.contains(words), "{words} is not in {:?}", told[at]);
     }
-    let many = vec!["model"; 23];
+    let many = vec!["model"; 24];
     let update = proto::UpdateSessionRequest {
         session_id: "a".into(),
         options: Some(SessionOptions { max_turns: None, ..reset(&many) }),
     };
     let status = service.client.clone().update_session(update).await.expect_err("refused");
-    let bound = "must have at most 22 entries, has 23";
+    let bound = "must have at most 23 entries, has 24";
     assert_eq!(fields(&status)[0], "options.reset_options");
     assert!(status.message().contains(bound), "{}", status.message());
     service.stop().await;
