@@ -26,7 +26,7 @@ use super::{
 const TASK_ECHO: Duration = Duration::from_secs(1);
 
 /// Tasks at the same time.
-const MOST_TASKS: usize = 10_000;
+const MOST_TASKS: usize = 1000;
 
 /// The kind of subagents.
 const SUBAGENT: &str = "local_agent";
@@ -151,7 +151,8 @@ impl Background {
 
     /// The CLI says which tasks there are behind its turns.
     fn list(&mut self, tasks: &[TaskInfo]) {
-        for info in tasks {
+        let known: HashSet<String> = self.tasks.iter().map(|it| it.task.id.clone()).collect();
+        for info in tasks.iter().filter(|info| !known.contains(&info.id)).take(MOST_TASKS) {
             self.begin(info);
         }
         let ids: HashSet<&str> = tasks.iter().map(|info| info.id.as_str()).collect();
@@ -211,10 +212,10 @@ impl Background {
         Some(self.echo.map_or(over, |echo| echo.max(over)))
     }
 
-    /// When what works the last has worked for `age`; `None` if nothing works.
+    /// When what has worked for the longest has done so for `age`; `None` if nothing works.
     pub fn is_of_age_at(&self, age: Duration) -> Option<Instant> {
         let tasks = self.tasks.iter().map(|known| known.task.began);
-        tasks.chain(self.timers.began()).max().map(|began| began + age)
+        tasks.chain(self.timers.began()).min().map(|began| began + age)
     }
 
     /// The tasks that were stopped before they were done; each is named once.
@@ -231,9 +232,9 @@ impl Background {
         }
     }
 
-    /// Grows whenever what is shown changes.
-    pub fn version(&self) -> u64 {
-        self.version
+    /// Another whenever what is shown changes. Timers pass without a word of the CLI.
+    pub fn version(&self) -> (u64, usize) {
+        (self.version, self.timers.began().count())
     }
 }
 

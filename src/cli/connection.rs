@@ -22,9 +22,10 @@ use super::{
 };
 use crate::{domain::hook::Hook, tools::SessionTools};
 
-/// Lines that may wait for a CLI that does not read its input. One prompt and a few
-/// control requests are all that a session has under way.
-const OUTBOX_LINES: usize = 32;
+/// Lines that may wait for a CLI that does not read its input. A session has one prompt and a few
+/// control requests under way, and at most times refusals of hooks and stops of tasks, of which
+/// there may be a hundred at once.
+const OUTBOX_LINES: usize = 256;
 
 /// Bytes of frames that may come while an answer is waited for, twice the largest frame that
 /// `cli.max_frame_bytes` allows by default: answers come within milliseconds. A bound for an

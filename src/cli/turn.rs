@@ -21,7 +21,7 @@ use super::{
 
 mod between;
 
-pub use between::{Aside, announcement, begins_turn, is_of_turn, told_aside};
+pub use between::{Aside, announcement, begins_turn, is_of_turn, taken_up, told_aside};
 
 /// How many repeats of an idle state without a result are taken for the end: a turn's
 /// beginning may still see the idle state of the turn before.

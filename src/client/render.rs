@@ -92,7 +92,7 @@ impl Renderer {
             Some(Kind::Prompt(_)) => self.end_line(&mut out),
             Some(Kind::PromptResolved(resolved)) => self.resolved(resolved, &mut out),
             Some(Kind::Result(result)) => self.result(result, &mut out),
-            Some(Kind::Other(_) | Kind::Heartbeat(_)) | None => {}
+            Some(Kind::Other(_) | Kind::Heartbeat(_) | Kind::Steered(_)) | None => {}
         }
         out
     }

@@ -95,6 +95,7 @@ fn busy_policy(on_busy: OnBusy) -> BusyPolicy {
         OnBusy::Queue => BusyPolicy::Queue,
         OnBusy::Reject => BusyPolicy::Reject,
         OnBusy::Interrupt => BusyPolicy::Interrupt,
+        OnBusy::Steer => BusyPolicy::Steer,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{cmp::Reverse, collections::HashSet, future::pending};
 
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Duration, Instant, sleep, sleep_until},
 };
 use tracing::debug;
 
@@ -18,6 +18,9 @@ use crate::{
     session::{HibernateReason, SessionHandle, status::SessionState},
     supply::Contest,
 };
+
+/// How long after a session has declined the next one is asked.
+const DECLINED: Duration = Duration::from_millis(100);
 
 /// Sleeps until then; for ever without a time.
 async fn at(time: Option<Instant>) {
@@ -51,7 +54,10 @@ impl SessionPool {
             if let Some((relief, handle)) = contested {
                 under_way.push(relief.clone());
                 reliefs.spawn(async move {
-                    handle.hibernate(HibernateReason::Fairness).await;
+                    if !handle.hibernate(HibernateReason::Fairness).await {
+                        // It has begun something: it is not asked again at once.
+                        sleep(DECLINED).await;
+                    }
                     relief
                 });
             }

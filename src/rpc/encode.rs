@@ -27,6 +27,9 @@ pub fn event(sequence: u64, event: &Event, payload: Payload) -> proto::TurnEvent
         Event::Frame(Class::PromptResolved, bytes) => {
             return told(prompts::resolved(bytes).map(Kind::PromptResolved));
         }
+        Event::Frame(Class::Steered, bytes) => {
+            return told(prompts::steered(bytes).map(Kind::Steered));
+        }
         Event::Frame(Class::Prompt, bytes) => {
             let (expires, line) = prompt_of(bytes);
             let kind = || prompts::prompt(expires, text(line)).map(Kind::Prompt);
@@ -67,7 +70,7 @@ fn typed(class: Class, line: &str) -> Option<Kind> {
             cli::TurnResult::parse(line).map(|frame| Kind::Result(result(frame, class)))
         }
         // Prompts have more to them than a line, and are made above.
-        Class::Prompt | Class::PromptResolved | Class::Other => None,
+        Class::Prompt | Class::PromptResolved | Class::Steered | Class::Other => None,
     }
 }
 

@@ -223,7 +223,13 @@ impl Source {
             Poll::Ready(Err(failure)) => {
                 let failure =
                     failure.concerning(self.session_id.as_ref(), Some(listener.turn_id()));
-                Some(Err(status::of_failure(&failure)))
+                let status = status::of_failure(&failure);
+                if self.follow.is_some() {
+                    // Told if nothing comes behind it.
+                    (self.listener, self.error) = (None, Some(status));
+                    return self.poll_follow(cx);
+                }
+                Some(Err(status))
             }
             Poll::Pending => {
                 self.waker = Some(cx.waker().clone());
@@ -241,14 +247,14 @@ impl Source {
         };
         let end = match follow.poll_next(cx) {
             Poll::Ready(Some(Ok(listener))) => {
-                self.listener = Some(listener);
+                (self.listener, self.error) = (Some(listener), None);
                 return self.poll_turn(cx);
             }
             Poll::Ready(Some(Err(failure))) => {
                 let failure = failure.concerning(self.session_id.as_ref(), None);
                 Some(Err(status::of_failure(&failure)))
             }
-            Poll::Ready(None) => None,
+            Poll::Ready(None) => self.error.take().map(Err),
             Poll::Pending => {
                 self.waker = Some(cx.waker().clone());
                 return Poll::Pending;

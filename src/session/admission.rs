@@ -11,12 +11,13 @@
 //!  Interrupt  already   already  already  stop        stop       stop       already   leave
 //!   of a turn already   already  already  stop        stop       stop       already   already
 //!   of all     already   accept   accept   stop        stop       stop       accept    leave
-//!  StopTask   refuse    accept   accept   refuse      accept     accept     accept    refuse
+//!  StopTask   refuse    accept   accept   accept      accept     accept     accept    refuse
 //!  Hibernate  already   accept   decline  decline     decline    decline    decline   already
 //!  Close      leave     leave    leave    stop        stop       stop       leave     leave
 //! ```
 //!
-//! A turn that is known by its id is joined wherever it is. Without `keep_session` an interrupt
+//! What works behind the turns is stopped only where something does. A turn that may be a message for the one that runs (`on_busy` STEER) is handed to that, and
+//! waits in every other column. A turn that is known by its id is joined wherever it is. Without `keep_session` an interrupt
 //! that finds no turn ends the session all the same. One that names a turn is about that turn
 //! alone: if it waits it is cancelled in every column, and if another one is there instead, or
 //! none, there is nothing to do. A close that leaves busy sessions alone is
@@ -67,6 +68,8 @@ pub struct Facts {
     pub max_waiting: usize,
     /// Whether the turn that is asked for is here already.
     pub knows_turn: bool,
+    /// Whether the turn that is asked for may be a message for the one that runs.
+    pub may_steer: bool,
     /// Where the turn is that is to be stopped.
     pub named: Named,
     /// Whether a turn has ended without its caller having been told.
@@ -100,6 +103,8 @@ pub enum Verdict {
     Queue(Position),
     /// The turn is stopped first: one that is asked for goes next, all else goes with the stop.
     StopFirst,
+    /// It is handed to the turn that runs.
+    Steer,
     /// The session ends, and the answer comes when it is gone.
     Leave,
     /// There is nothing left to do for it.
@@ -147,7 +152,7 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         (Command::Update { .. }, _) => Verdict::Queue(Position::Last),
 
         (Command::StopTask { .. }, Closing(_)) => Verdict::Refuse(Cause::SessionNotFound),
-        (Command::StopTask { task_id, .. }, Detached | Connecting) => {
+        (Command::StopTask { task_id, .. }, _) if !facts.works_behind => {
             Verdict::Refuse(Cause::TaskNotFound { task_id: task_id.clone() })
         }
         (Command::StopTask { .. }, _) => Verdict::Accept,
@@ -233,6 +238,7 @@ fn admit_turn(availability: Availability, facts: &Facts, on_busy: BusyPolicy) ->
     }
     match (on_busy, availability) {
         (BusyPolicy::Reject, _) => Verdict::Refuse(Cause::SessionBusy),
+        (BusyPolicy::Steer, Availability::Running) if facts.may_steer => Verdict::Steer,
         _ if waiting >= max_waiting => Verdict::Refuse(Cause::QueueFull { limit: max_waiting }),
         (BusyPolicy::Interrupt, Availability::Running | Availability::Connecting) => {
             Verdict::StopFirst
@@ -240,7 +246,9 @@ fn admit_turn(availability: Availability, facts: &Facts, on_busy: BusyPolicy) ->
         (BusyPolicy::Interrupt, Availability::Stopping { .. } | Availability::Settling) => {
             Verdict::Queue(Position::Next)
         }
-        (BusyPolicy::Interrupt | BusyPolicy::Queue, _) => Verdict::Queue(Position::Last),
+        (BusyPolicy::Interrupt | BusyPolicy::Queue | BusyPolicy::Steer, _) => {
+            Verdict::Queue(Position::Last)
+        }
     }
 }
 

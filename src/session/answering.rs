@@ -165,6 +165,7 @@ impl SessionTask {
         self.give_answers(&mut active.process);
         self.expire_followers();
         self.tell_resolved(active, stopping);
+        self.tell_steered(active);
     }
 
     /// The same where no turn runs: those who follow the session are told.

@@ -6,6 +6,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     cli::{background::Background, traits::CliTraits},
@@ -26,6 +27,8 @@ struct Follower {
     /// Who waits.
     following: Following,
     until: Instant,
+    /// Counted by whoever waits for turns to end.
+    _counted: TaskTrackerToken,
 }
 
 /// Those who wait.
@@ -44,9 +47,10 @@ impl Followers {
         partials: Partials,
         tasks: Vec<String>,
         until: Instant,
+        counted: TaskTrackerToken,
     ) {
         let tasks = tasks.into_iter().collect();
-        self.all.push(Follower { tasks, partials, following, until });
+        self.all.push(Follower { tasks, partials, following, until, _counted: counted });
     }
 
     /// Whether nobody waits.
@@ -54,9 +58,14 @@ impl Followers {
         self.all.is_empty()
     }
 
+    /// A turn begins. What the CLI has to say about tasks that end meanwhile comes behind it.
+    pub fn turn_begins(&mut self) {
+        self.rests = None;
+    }
+
     /// The CLI has begun a turn by itself.
     pub fn begin(&mut self, turn: &TurnLog) {
-        self.rests = None;
+        self.turn_begins();
         // Who is that far behind is let go.
         self.all.retain(|it| it.following.send(turn.listen(1, it.partials)));
     }
@@ -102,7 +111,6 @@ impl Followers {
 
     /// Nobody gets what they wait for.
     pub fn fail(&mut self, failure: impl Fn() -> Failure) {
-        self.rests = None;
         for follower in self.all.drain(..) {
             follower.following.send(Err(failure()));
         }
@@ -119,8 +127,11 @@ fn quiet_at(traits: &CliTraits, rests: Instant) -> Instant {
     }
 }
 
-/// Whether a turn that has ended leaves nothing behind that its caller could wait for.
-pub fn leaves_nothing(background: &Background, tasks: &[String]) -> bool {
-    let now = Instant::now();
-    tasks.is_empty() && background.quiet_from().is_none_or(|from| from <= now)
+/// Whether a turn that began then and ends now leaves nothing behind that its caller could wait
+/// for: of a task that has ended in it the CLI may have to say something.
+pub fn leaves_nothing(background: &Background, tasks: &[String], began: Instant) -> bool {
+    tasks.is_empty() && background.last_end().is_none_or(|ended| ended < began)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,8 @@ use tracing::{Span, debug, error_span, field::Empty};
 use super::{
     admission::{Availability, Facts, Named, Position, Verdict, admit},
     command::{
-        BackgroundPolicy, CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport,
-        Refusal, TurnRequest,
+        BackgroundPolicy, BusyPolicy, CloseReason, CloseReport, Command, InterruptOutcome,
+        InterruptReport, Refusal, TurnRequest,
     },
     process::Process,
     queue::{PendingUpdate, Waiting},
@@ -120,12 +120,19 @@ impl SessionTask {
             updates: self.queue.updates(),
             max_waiting: self.ctx.settings.max_queued_turns,
             knows_turn: turn.is_some_and(|id| self.find(Some(id)).is_some()),
+            may_steer: self.is_steering(command),
             named: self.named(command),
             has_untold: self.journal.commits.untold().next().is_some(),
             works_behind: !self.status.work.is_empty(),
             may_hibernate: self.may_hibernate(process),
             may_yield: self.may_yield(process),
         }
+    }
+
+    /// Whether a command is a message for the turn that runs.
+    fn is_steering(&self, command: &Command) -> bool {
+        let Command::Run { request, .. } = command else { return false };
+        request.on_busy == BusyPolicy::Steer && self.may_steer(request)
     }
 
     /// Where the turn is that is to be stopped.
@@ -196,6 +203,9 @@ impl SessionTask {
                 return Disposition::Done;
             }
         };
+        if verdict == Verdict::Steer {
+            return Disposition::Steer(Box::new(self.new_steer(request, queued, reply)));
+        }
         let partials = request.partials;
         let waits = request.on_background == BackgroundPolicy::Wait;
         let follow = waits.then(|| Follow::channel(self.queue.listeners_gone_notifier()));
@@ -229,7 +239,7 @@ impl SessionTask {
         if *verdict == Verdict::Accept { Ok(Share::default()) } else { tenant.queue_turn() }
     }
 
-    fn admitted(&mut self, request: TurnRequest, queued: Share) -> Waiting {
+    pub(super) fn admitted(&mut self, request: TurnRequest, queued: Share) -> Waiting {
         let id = request.turn_id.clone().unwrap_or_else(TurnId::fresh);
         let log = self.new_log(id, &request.span);
         Waiting { request, log, counted: self.ctx.turns.token(), again: None, _queued: queued }

@@ -64,6 +64,7 @@ impl SessionTask {
     /// Takes note of what a frame says of the process and of the session, of whatever turn it is.
     pub(super) fn hear_frame(&mut self, process: &mut Process, frame: &Frame) {
         process.traits.note(frame);
+        process.steers.note(frame);
         process.prompts.hear(frame);
         process.lease.meter.note(&frame.kind);
         self.hear_state(frame);
@@ -99,6 +100,7 @@ impl SessionTask {
             | Class::StreamEvent
             | Class::Prompt
             | Class::PromptResolved
+            | Class::Steered
             | Class::Other => None,
         });
         let (Some((ending, line)), Some(started)) = (result, log.started()) else { return };
@@ -150,11 +152,15 @@ impl SessionTask {
     /// began by itself just then is cut; what that cost counts, and what was spent in its
     /// background.
     pub(super) async fn part_with(&mut self, process: Process, grace: StopGrace) {
-        let Process { mut lease, answers, prompts, traits, work_stops, .. } = process;
+        let Process { mut lease, answers, prompts, steers, traits, work_stops, .. } = process;
         self.note_ended_work(&traits, lease.client_id);
+        // Whoever wants it stopped from here on has nothing to wait for.
+        self.status.set_work(BackgroundWork::default());
         self.refuse_answers(answers);
         self.end_work_stops(work_stops);
-        let failure = self.failure(Cause::TurnInterrupted).on_client(lease.client_id);
+        self.take_back_steers(steers);
+        let cause = self.leaving.map_or(Cause::TurnInterrupted, |reason| reason.cause());
+        let failure = self.failure(cause).on_client(lease.client_id);
         self.followers.fail(|| failure.clone());
         for hook in prompts.guards() {
             // Where its input ends, 2.1.197 lets run what a hook has not refused yet.

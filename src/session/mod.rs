@@ -44,6 +44,9 @@
 //! - A commit and everything else: one is under way at a time, in every phase (`commits`).
 //!   A turn whose result is not kept yet has ended for an interrupt, but not for its
 //!   callers, and the next turn waits for it.
+//! - A message for the running turn and that turn's end: one that no frame of the turn names is
+//!   the prompt of the turn that the CLI begins next, and one that a dying process has not named
+//!   waits for the next process (`steering`).
 //! - A prompt and the death of its process: one that no frame answered runs on another
 //!   process (`resending`).
 
@@ -80,6 +83,8 @@ mod said;
 mod spending;
 mod state;
 pub mod status;
+mod steering;
+mod steers;
 mod stop;
 mod stopping_work;
 mod task;

@@ -12,6 +12,8 @@ pub enum BusyPolicy {
     Reject,
     /// The other is stopped.
     Interrupt,
+    /// It is handed to the other as a message, and is a turn only if that ends first.
+    Steer,
 }
 
 /// What happens to a turn when its last listener goes away.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    answers::Answers, given_rules::Given, open_prompts::OpenPrompts, work_stops::WorkStops,
+    answers::Answers, given_rules::Given, open_prompts::OpenPrompts, steers::Steers,
+    work_stops::WorkStops,
 };
 use crate::{
     budget::Account,
@@ -34,6 +35,8 @@ pub struct Process {
     pub prompts: OpenPrompts,
     /// Answers that it is still to be given.
     pub answers: Answers,
+    /// Messages that it was handed in a turn and has not taken up.
+    pub steers: Steers,
     /// Work behind its turns that is being stopped.
     pub work_stops: WorkStops,
     /// Frames that a phase has left for the next.
@@ -41,7 +44,7 @@ pub struct Process {
     /// What came between turns and tells what the next turn of the CLI's own is about.
     pub announced: Vec<Frame>,
     /// The version of what works behind its turns that is shown.
-    pub shown_work: u64,
+    pub shown_work: (u64, usize),
 }
 
 impl Process {
@@ -60,10 +63,11 @@ impl Process {
             given: Given::at_start(rules),
             prompts: OpenPrompts::new(memory, prompt_timeout),
             answers: Answers::default(),
+            steers: Steers::default(),
             work_stops: WorkStops::default(),
             leftover: Vec::new(),
             announced: Vec::new(),
-            shown_work: 0,
+            shown_work: (0, 0),
         }
     }
 

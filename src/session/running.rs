@@ -52,6 +52,8 @@ pub struct Running {
     pub on_background: BackgroundPolicy,
     /// Who waits for that, and whether with partial messages.
     pub following: Option<(Following, Partials)>,
+    /// The message that became this turn, which nobody has been told yet.
+    pub steered: Option<Uuid>,
     /// Whether its caller named it: the name is kept with its result.
     pub named: bool,
     /// What it has cost, as far as its process has said so.
@@ -131,6 +133,7 @@ impl Running {
             tasks_from: traits.background.number(),
             on_background: BackgroundPolicy::Keep,
             following: None,
+            steered: None,
             named: false,
             spent: Spent::default(),
             overspent: None,

@@ -8,6 +8,7 @@ use super::{
     process::Process,
     queue::Waiting,
     running::Running,
+    steers::Steer,
     stop::{Stop, StopFor},
     work_stops::WorkStop,
 };
@@ -73,6 +74,8 @@ pub enum Disposition {
     Leave(CloseReason),
     /// Let the process go, which has nothing to do.
     Hibernate(HibernateReason, oneshot::Sender<bool>),
+    /// Hand a message to the turn that runs.
+    Steer(Box<Steer>),
     /// Stop what works behind the turns.
     StopWork(WorkStop),
     /// Answer a prompt of the CLI.

@@ -38,8 +38,10 @@ impl SessionTask {
         }
         let connection = &mut process.lease.connection;
         // Subagents end without a word to the model by an interrupt, and by `stop_task` with a
-        // turn of the CLI's own about it. Where no turn runs an interrupt stops nothing else.
-        let interrupt = matches!(what, WorkToStop::All).then(ControlRequest::interrupt);
+        // turn of the CLI's own about it. Where no turn runs an interrupt stops nothing else; one
+        // may have begun since the wish was taken.
+        let alone = matches!(what, WorkToStop::All) && self.queue.current().is_none();
+        let interrupt = alone.then(ControlRequest::interrupt);
         let stops = tasks.iter().map(|task| ControlRequest::stop_task(&task.id));
         let sent = interrupt.into_iter().chain(stops).try_for_each(|request| {
             // The frames that say that a task has ended say more than the answer.
@@ -54,12 +56,19 @@ impl SessionTask {
         self.settle_work_stops(process);
     }
 
-    /// The same where no process is at hand: it is asked as soon as it is.
+    /// The same where the process is not at hand: it is asked as soon as it is. Where nothing works
+    /// any more, because the process ends or there is none, there is nothing to wait for.
     pub(super) fn stop_work_later(&mut self, stop: WorkStop) {
-        if self.deferred_stops.len() < MOST {
-            self.deferred_stops.push(stop);
-        } else {
+        if self.deferred_stops.len() >= MOST {
             self.refuse_stop(stop.reply, Cause::QueueFull { limit: MOST });
+        } else if self.status.work.tasks.is_empty() {
+            let task_id = match stop.what {
+                WorkToStop::Task(task_id) => task_id,
+                WorkToStop::Tasks(_) | WorkToStop::All => String::new(),
+            };
+            self.refuse_stop(stop.reply, Cause::TaskNotFound { task_id });
+        } else {
+            self.deferred_stops.push(stop);
         }
     }
 

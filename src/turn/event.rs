@@ -68,6 +68,8 @@ pub enum Class {
     UnstructuredResult,
     /// A prompt does not wait any more: no frame, but a [`PromptResolved`].
     PromptResolved,
+    /// What became of a message for the turn that ran: no frame, but a [`Steered`].
+    Steered,
 }
 
 impl Class {
@@ -133,6 +135,37 @@ pub enum Resolution {
 
 impl PromptResolved {
     /// As an event of the class [`Class::PromptResolved`].
+    pub fn to_bytes(&self) -> Bytes {
+        // Nothing in it fails to be written.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    /// Reads what [`Self::to_bytes`] made.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+/// What became of a message that was handed to the turn that ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steered {
+    /// The message's id.
+    pub message_uuid: String,
+    /// What became of it.
+    pub state: SteerState,
+}
+
+/// What became of a message that was handed to the turn that ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SteerState {
+    /// The turn has taken it up.
+    Taken,
+    /// The turn ended first, and this one is the message's.
+    BecameTurn,
+}
+
+impl Steered {
+    /// As an event of the class [`Class::Steered`].
     pub fn to_bytes(&self) -> Bytes {
         // Nothing in it fails to be written.
         serde_json::to_vec(self).unwrap_or_default().into()

@@ -233,7 +233,7 @@ fn split_event(bytes: &mut Bytes) -> io::Result<Option<(Class, Bytes)>> {
     Ok(Some((class, event.split_off(HEADER))))
 }
 
-const CLASSES: [Class; 10] = [
+const CLASSES: [Class; 11] = [
     Class::System,
     Class::Assistant,
     Class::User,
@@ -244,6 +244,7 @@ const CLASSES: [Class; 10] = [
     Class::Other,
     Class::UnstructuredResult,
     Class::PromptResolved,
+    Class::Steered,
 ];
 
 impl From<Class> for u8 {

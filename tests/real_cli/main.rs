@@ -37,6 +37,7 @@ mod resume;
 mod rules;
 mod spares;
 mod spending;
+mod steering;
 mod subagents;
 mod tools;
 mod turns;

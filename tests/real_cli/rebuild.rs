@@ -51,7 +51,9 @@ fn says_nothing(field: &Value) -> bool {
 pub fn frame_of(kind: &Kind) -> Value {
     match kind {
         Kind::Started(_) => panic!("started twice"),
-        Kind::PromptResolved(_) | Kind::Heartbeat(_) => panic!("no frame of the CLI"),
+        Kind::PromptResolved(_) | Kind::Steered(_) | Kind::Heartbeat(_) => {
+            panic!("no frame of the CLI")
+        }
         Kind::System(message) => system(message),
         Kind::Assistant(message) => assistant(message),
         Kind::User(message) => user(message),

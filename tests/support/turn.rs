@@ -89,9 +89,9 @@ impl Turn {
                 }
                 other => panic!("neither event nor part: {other:?}"),
             };
-            let expected = self.events.last().map_or(event.sequence, |last| match last.kind {
-                // A turn of the CLI's own that follows in the same stream.
-                Some(Kind::Result(_)) => 1,
+            let expected = self.events.last().map_or(event.sequence, |last| match event.kind {
+                // A turn that follows in the same stream.
+                Some(Kind::Started(_)) => 1,
                 _ => last.sequence + 1,
             });
             assert_eq!(event.sequence, expected, "a gap");

@@ -62,6 +62,17 @@ pub fn told_aside(frame: &Frame) -> Option<EventKind> {
     }
 }
 
+/// The ids of the prompts that a frame shows to have been taken up.
+pub fn taken_up(frame: &Frame) -> Vec<&str> {
+    match &frame.kind {
+        FrameKind::User { echo_of: Some(uuid), .. } | FrameKind::PromptStarted { uuid } => {
+            vec![uuid]
+        }
+        FrameKind::Result(summary) => summary.prompt_uuids.iter().map(String::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// Whether a frame shows that the turn goes on, and not what works behind the turns.
 pub fn is_of_turn(frame: &Frame) -> bool {
     let behind = matches!(

@@ -89,6 +89,8 @@ pub enum OnBusy {
     Reject,
     /// Stop it.
     Interrupt,
+    /// Hand the prompt to it as a message.
+    Steer,
 }
 
 /// What becomes of a turn that nobody watches any more.

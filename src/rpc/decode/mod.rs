@@ -119,6 +119,10 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
     let input = input(&mut check, prompt, content, policy);
     let (options, resume) = options_of(&mut check, options.unwrap_or_default());
     let on_busy = busy_policy(&mut check, on_busy);
+    if on_busy == BusyPolicy::Steer && turn_id.is_some() {
+        let why = "must be empty with on_busy STEER: a message that a turn takes up has none";
+        check.bad("turn_id", why);
+    }
     let on_disconnect = disconnect_policy(&mut check, on_disconnect);
     let on_background = background_policy(&mut check, on_background, session_id.is_some());
     let on_mismatch = mismatch_policy(&mut check, on_options_mismatch);
@@ -275,6 +279,7 @@ fn busy_policy(check: &mut Check, value: i32) -> BusyPolicy {
         Wire::Unspecified | Wire::Queue => BusyPolicy::Queue,
         Wire::Reject => BusyPolicy::Reject,
         Wire::Interrupt => BusyPolicy::Interrupt,
+        Wire::Steer => BusyPolicy::Steer,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
         questions::{self, Question},
     },
     proto,
-    turn::event::{PromptResolved, Resolution, Resolver},
+    turn::event::{PromptResolved, Resolution, Resolver, SteerState, Steered},
 };
 
 /// What a prompt of this subtype asks, which may be about a tool.
@@ -26,6 +26,16 @@ pub fn prompt_kind(subtype: &str, tool_name: &str) -> proto::PromptKind {
         RequestKind::Dialog => proto::PromptKind::Dialog,
         RequestKind::Mcp | RequestKind::Unknown => proto::PromptKind::Unspecified,
     }
+}
+
+/// What became of a message for the turn that ran; `None` if the bytes are none.
+pub fn steered(bytes: &[u8]) -> Option<proto::Steered> {
+    let Steered { message_uuid, state } = Steered::read(bytes)?;
+    let state = match state {
+        SteerState::Taken => proto::SteeredState::Taken,
+        SteerState::BecameTurn => proto::SteeredState::BecameTurn,
+    };
+    Some(proto::Steered { message_uuid, state: state.into() })
 }
 
 /// A prompt, which is refused at this time; `None` if the line is no request.

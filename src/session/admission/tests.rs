@@ -75,7 +75,12 @@ fn update() -> Command {
 }
 
 fn busy_policy() -> impl Strategy<Value = BusyPolicy> {
-    prop::sample::select(vec![BusyPolicy::Queue, BusyPolicy::Reject, BusyPolicy::Interrupt])
+    prop::sample::select(vec![
+        BusyPolicy::Queue,
+        BusyPolicy::Reject,
+        BusyPolicy::Interrupt,
+        BusyPolicy::Steer,
+    ])
 }
 
 fn command() -> impl Strategy<Value = Command> {
@@ -119,15 +124,16 @@ fn named() -> impl Strategy<Value = Named> {
 }
 
 fn facts() -> impl Strategy<Value = Facts> {
-    let flags = any::<(bool, bool, bool, bool, bool)>();
+    let flags = any::<(bool, bool, bool, bool, bool, bool)>();
     (0usize..40, 0usize..40, 0usize..20, flags, named()).prop_map(
         |(waiting, updates, max_waiting, flags, named)| {
-            let (knows_turn, has_untold, works_behind, may_hibernate, may_yield) = flags;
+            let (knows_turn, may_steer, has_untold, works_behind, may_hibernate, may_yield) = flags;
             Facts {
                 waiting,
                 updates,
                 max_waiting,
                 knows_turn,
+                may_steer,
                 named,
                 has_untold,
                 works_behind,
@@ -136,6 +142,24 @@ fn facts() -> impl Strategy<Value = Facts> {
             }
         },
     )
+}
+
+#[test]
+fn a_message_goes_to_the_turn_that_runs_or_waits_as_a_turn() {
+    let steer = run(BusyPolicy::Steer);
+    let may = Facts { may_steer: true, ..roomy() };
+    assert_eq!(admit(Availability::Running, &may, &steer), Verdict::Steer);
+    assert_eq!(admit(Availability::Running, &roomy(), &steer), Verdict::Queue(Position::Last));
+    for busy in [Availability::Connecting, Availability::Settling] {
+        assert_eq!(admit(busy, &may, &steer), Verdict::Queue(Position::Last));
+    }
+    assert_eq!(admit(Availability::Idle, &may, &steer), Verdict::Accept);
+    let full = Facts { waiting: 1, ..may };
+    assert_eq!(
+        admit(Availability::Running, &full, &steer),
+        Verdict::Steer,
+        "others wait for turns"
+    );
 }
 
 fn roomy() -> Facts {

@@ -234,6 +234,10 @@ impl SessionTask {
         settled: bool,
     ) -> Phase {
         process.leftover = rest;
+        let process = match self.begin_steered(process) {
+            Ok(next) => return next,
+            Err(kept) => *kept,
+        };
         if self.is_useless() {
             return Phase::Closing(Some(process), CloseReason::Ephemeral);
         }
@@ -268,6 +272,11 @@ impl SessionTask {
             }
             Disposition::Hibernate(_, reply) => {
                 reply.send(false).ok();
+                Ok(active)
+            }
+            Disposition::Steer(steer) => {
+                let mut active = active;
+                self.steer(&mut active.process, *steer);
                 Ok(active)
             }
             Disposition::StopWork(stop) => {

@@ -74,6 +74,7 @@ impl SessionTask {
     /// A turn ends. What it leaves behind in the background goes on, is stopped, or is waited for
     /// by its caller.
     pub(super) fn leave_behind(&mut self, active: &mut Active) {
+        self.tell_steered(active);
         let Active { process, turn } = active;
         let tasks = process.traits.background.since(turn.tasks_from);
         if !turn.reader.is_asked_for() {
@@ -86,11 +87,12 @@ impl SessionTask {
                 self.stop_work(process, WorkStop { what, reply: StopReply::Nobody });
             }
             BackgroundPolicy::Wait => {
-                let waits = !leaves_nothing(&process.traits.background, &tasks);
+                let waits = !leaves_nothing(&process.traits.background, &tasks, turn.began);
                 // Without anything to wait for its end is the stream's.
                 if let Some((following, partials)) = turn.following.take().filter(|_| waits) {
                     let until = Instant::now() + self.ctx.settings.background_timeout;
-                    self.followers.add(following, partials, tasks, until);
+                    let counted = self.ctx.turns.token();
+                    self.followers.add(following, partials, tasks, until, counted);
                 }
             }
         }

@@ -13,12 +13,15 @@ use crate::{
     session::{
         admission::Availability,
         answers::Answer,
-        command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
+        command::{
+            CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport, InterruptScope,
+        },
         commits::Stir,
         state::{Active, Disposition, Phase},
         stop::{AfterInterrupt, Stop, StopFor},
         task::SessionTask,
         undone::Undone,
+        work_stops::{StopReply, WorkStop, WorkToStop},
     },
     turn::log::TurnLog,
 };
@@ -160,6 +163,7 @@ impl SessionTask {
             Disposition::Hibernate(_, reply) => {
                 reply.send(false).ok();
             }
+            Disposition::Steer(steer) => self.steer_later(*steer),
             Disposition::StopWork(stop) => self.stop_work_later(stop),
             Disposition::Respond(prompt_id, decision, reply) => {
                 self.respond_later(Answer { prompt_id, decision, reply });
@@ -209,8 +213,16 @@ impl SessionTask {
     pub(super) fn answer_stop(&mut self, purpose: StopFor, outcome: InterruptOutcome) {
         match purpose {
             StopFor::NextTurn => {}
-            StopFor::Interrupt { keep_session, scope: _, reply } => {
+            StopFor::Interrupt { keep_session, scope, reply } => {
+                let still_running = self.status.work.tasks.clone();
+                let works = !still_running.is_empty();
                 let report = InterruptReport::of_turn(outcome, true, Duration::ZERO);
+                let report = InterruptReport { still_running, ..report };
+                if keep_session && works && scope == InterruptScope::All {
+                    // The turn has not begun, and its process has other things to do.
+                    let reply = StopReply::Interrupt(reply, report);
+                    return self.stop_work_later(WorkStop { what: WorkToStop::All, reply });
+                }
                 if !keep_session {
                     self.replies.interrupts.push((reply, report));
                     self.leave(CloseReason::Interrupted);

@@ -358,17 +358,17 @@ impl SessionTask {
             return Some(Phase::Closing(None, CloseReason::Shutdown).into());
         };
         match self.take(command, Availability::Connecting) {
-            Disposition::Done => None,
+            // There is no process that could be let go.
+            Disposition::Done | Disposition::Hibernate(..) => None,
             Disposition::Stop(StopFor::NextTurn) => {
                 self.cancel(&turn.log, &Cause::TurnInterrupted);
                 Some(Phase::Detached.into())
             }
             Disposition::Stop(StopFor::Interrupt { keep_session, scope: _, reply }) => {
                 self.cancel(&turn.log, &Cause::TurnInterrupted);
-                let next = if keep_session {
-                    Phase::Detached
-                } else {
-                    Phase::Closing(None, CloseReason::Interrupted)
+                let next = match keep_session {
+                    true => Phase::Detached,
+                    false => Phase::Closing(None, CloseReason::Interrupted),
                 };
                 Some(GiveUp { next, interrupt: Some((keep_session, reply)) })
             }
@@ -383,8 +383,14 @@ impl SessionTask {
                 self.cancel(&turn.log, &reason.cause());
                 Some(Phase::Closing(None, reason).into())
             }
-            // There is no process.
-            Disposition::Hibernate(..) | Disposition::StopWork(_) => None,
+            Disposition::StopWork(stop) => {
+                self.stop_work_later(stop);
+                None
+            }
+            Disposition::Steer(steer) => {
+                self.steer_later(*steer);
+                None
+            }
             Disposition::Respond(prompt_id, decision, reply) => {
                 self.respond_later(Answer { prompt_id, decision, reply });
                 None

@@ -44,10 +44,9 @@ impl SessionTask {
                             let cause = Cause::PromptNotFound { prompt_id };
                             reply.send(Err(self.failure(cause).into())).ok();
                         }
-                        Disposition::Done
-                        | Disposition::Stop(_)
-                        | Disposition::StopWork(_)
-                        | Disposition::Hibernate(..) => {}
+                        Disposition::Steer(steer) => self.steer_later(*steer),
+                        Disposition::StopWork(stop) => self.stop_work_later(stop),
+                        Disposition::Done | Disposition::Stop(_) | Disposition::Hibernate(..) => {}
                     }
                 }
                 () = self.queue.listeners_gone() => self.drop_abandoned(),

@@ -26,7 +26,8 @@ impl SessionTask {
     /// `None` is not before something happens.
     pub(super) fn hibernatable_from(&self, process: &Process) -> Option<Instant> {
         let quiet = process.traits.quiet_from();
-        quiet.or_else(|| self.works_until(process)).filter(|_| self.may_yield(Some(process)))
+        let from = quiet.or_else(|| self.works_until(process));
+        from.filter(|_| self.may_yield(Some(process)) && !self.ephemeral)
     }
 
     /// Until when what works behind the turns of a process is left to do so; `None` if nothing
@@ -39,13 +40,13 @@ impl SessionTask {
     pub(in crate::session) fn may_hibernate(&self, process: Option<&Process>) -> bool {
         let quiet =
             |process| self.hibernatable_from(process).is_some_and(|from| from <= Instant::now());
-        process.map_or_else(|| self.may_yield(None), quiet)
+        process.map_or_else(|| self.may_yield(None) && !self.ephemeral, quiet)
     }
 
     /// The same although something may work in its background.
     pub(in crate::session) fn may_yield(&self, process: Option<&Process>) -> bool {
         let all_read = process.is_none_or(|process| process.leftover.is_empty());
-        all_read && self.queue.has_nothing_to_do() && !self.ephemeral
+        all_read && self.queue.has_nothing_to_do()
     }
 
     /// Shows whether the process could be let go, if that has changed since the phase began,

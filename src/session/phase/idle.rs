@@ -178,9 +178,19 @@ impl SessionTask {
                 self.respond(&mut process, Answer { prompt_id, decision, reply });
                 Ok(process)
             }
+            Disposition::Steer(steer) => {
+                self.steer_later(*steer);
+                Ok(process)
+            }
             Disposition::StopWork(stop) => {
                 self.stop_work(&mut process, stop);
                 Ok(process)
+            }
+            // Who waits for what works in a session of its own is told that it has ended.
+            Disposition::Hibernate(_, reply) if self.ephemeral => {
+                self.part_with(process, StopGrace::GENTLE).await;
+                reply.send(true).ok();
+                Err(Box::new(Phase::Closing(None, CloseReason::Ephemeral)))
             }
             Disposition::Hibernate(why, reply) => {
                 let next = self.hibernate(process, why).await;

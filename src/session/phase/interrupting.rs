@@ -101,6 +101,7 @@ impl SessionTask {
             Disposition::Hibernate(_, reply) => {
                 reply.send(false).ok();
             }
+            Disposition::Steer(steer) => self.steer_later(*steer),
             Disposition::StopWork(stop) => self.stop_work(&mut active.process, stop),
             Disposition::Respond(prompt_id, decision, reply) => {
                 self.respond(&mut active.process, Answer { prompt_id, decision, reply });

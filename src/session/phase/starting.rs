@@ -67,7 +67,8 @@ impl SessionTask {
             return Next::Phase(Box::new(Phase::Idle(process)));
         }
         // Answers that came while options changed have waited for the process.
-        if !process.leftover.is_empty() || !self.deferred.is_empty() {
+        let deferred = !self.deferred.is_empty() || !self.deferred_stops.is_empty();
+        if !process.leftover.is_empty() || deferred {
             return Next::Again(process);
         }
         if self.spends_too_much(&process) {
@@ -324,17 +325,48 @@ impl SessionTask {
         origin: ProcessOrigin,
         came: Instant,
     ) -> Phase {
-        let Waiting { request, log, counted, again, _queued: _ } = waiting;
-        let uuid = Uuid::new_v4();
+        let (uuid, again) = (Uuid::new_v4(), waiting.again);
+        let input = Arc::clone(&waiting.request.input);
+        let mut turn = self.running(&mut process, waiting, uuid, origin, came);
         let lease = &mut process.lease;
-        let policy = request.on_disconnect;
-        let asked = process.prompts.number();
+        if input.may_be_command() {
+            // A process that takes no more input has nobody to ask.
+            turn.applied_before = lease.connection.request(applied::question()).ok();
+        }
+        // The outbox is empty between turns: what does not take the prompt takes nothing.
+        if let Err(blocked) = lease.connection.send(user_message(&input, uuid)) {
+            warn!(client_id = %lease.client_id, error = %blocked, "prompt_not_written");
+            turn.unsent = true;
+        }
+        if let Some(again) = again {
+            turn.resume_clock(again);
+        } else {
+            self.status.note_prompt();
+            self.ctx.tenant.counters.messages.add_one();
+        }
+        Phase::Active(Active { process, turn })
+    }
+
+    /// A turn that runs on a process, which has the prompt of this id or is about to get it.
+    pub(in crate::session) fn running(
+        &mut self,
+        process: &mut Process,
+        waiting: Waiting,
+        uuid: Uuid,
+        origin: ProcessOrigin,
+        came: Instant,
+    ) -> Running {
+        let Waiting { request, log, counted, again, _queued: _ } = waiting;
         process.announced.clear();
+        self.followers.turn_begins();
+        let asked = process.prompts.number();
+        let policy = request.on_disconnect;
         let mut turn = Running::new(log, Some(uuid), policy, &process.traits, asked, counted);
         turn.prompt_held = request.held.clone();
         turn.named = request.turn_id.is_some();
         turn.on_background = request.on_background;
         turn.following = request.following.clone().map(|it| (it, request.partials));
+        let lease = &process.lease;
         let started = Started {
             session_id: self.status.session_id.clone(),
             turn_id: turn.log.id().clone(),
@@ -345,10 +377,9 @@ impl SessionTask {
                 || came.saturating_duration_since(request.asked_at),
                 |again| again.queued_for,
             ),
-            connect_time: if origin == ProcessOrigin::Reused {
-                Duration::ZERO
-            } else {
-                lease.connect_time
+            connect_time: match origin == ProcessOrigin::Reused {
+                true => Duration::ZERO,
+                false => lease.connect_time,
             },
             start_time: SystemTime::now(),
             background: false,
@@ -356,27 +387,12 @@ impl SessionTask {
         turn.log.span().record("client_id", tracing::field::display(lease.client_id));
         self.queue.begin(&turn.log);
         self.status.note_use();
-        if request.input.may_be_command() {
-            // A process that takes no more input has nobody to ask.
-            turn.applied_before = lease.connection.request(applied::question()).ok();
-        }
-        // The outbox is empty between turns: what does not take the prompt takes nothing.
-        if let Err(blocked) = lease.connection.send(user_message(&request.input, uuid)) {
-            warn!(client_id = %lease.client_id, error = %blocked, "prompt_not_written");
-            turn.unsent = true;
-        }
         let feed = Arc::clone(&self.feed);
         turn.unanswered = Some(Box::new(Unanswered { request, started, feed }));
-        if let Some(again) = again {
-            turn.resume_clock(again);
-        } else {
-            self.status.note_prompt();
-            self.ctx.tenant.counters.messages.add_one();
-        }
         if again.is_some() || !self.ctx.settings.connection_recovery {
             // No other process follows this one.
             turn.begin_for_good();
         }
-        Phase::Active(Active { process, turn })
+        turn
     }
 }

@@ -60,7 +60,9 @@ impl SessionTask {
 
     /// A turn has ended by itself, and its process is of no use any more. Those who wanted it
     /// stopped came too late.
-    async fn lose(&mut self, active: Active, end: End, stops: Vec<StopFor>) -> Phase {
+    async fn lose(&mut self, mut active: Active, end: End, stops: Vec<StopFor>) -> Phase {
+        // Who waits for what it has left behind is told that the process has ended.
+        self.leave_behind(&mut active);
         let Active { process, turn } = active;
         self.conclude(turn, process.lease.client_id, end);
         for purpose in stops {
