@@ -155,7 +155,7 @@ class LiveService:
         self.bin_dir, self.cli, self.settings = bin_dir, cli, settings or {}
         self.folder = Path(tempfile.mkdtemp(prefix="session-pool-"))
         self.daemons: list[Daemon] = []
-        self.address = ""
+        self.address = self.url = ""
 
     def __enter__(self) -> Self:
         try:
@@ -173,21 +173,35 @@ class LiveService:
         self._clean_up()
 
     def _start(self) -> None:
-        stand_in, url = start_stand_in(self.bin_dir, self.folder)
+        stand_in, self.url = start_stand_in(self.bin_dir, self.folder)
         self.daemons.append(stand_in)
+        self._start_service()
+
+    def _start_service(self) -> None:
         settings = {
             "SERVER__LISTEN": "127.0.0.1:0",
             "CLI__PATH": str(self.cli),
             "STATE_DIR": str(self.folder / "state"),
             "LOG__FORMAT": "json",
         }
-        env = service_environment() | stand_in_settings(url)
+        env = service_environment() | stand_in_settings(self.url)
         env |= {f"SESSION_POOL__{key}": value for key, value in (settings | self.settings).items()}
         service = Daemon(self.bin_dir / SERVICE, "serve", env=env, log=self.folder / "service.log")
         self.daemons.append(service)
         self.address = service.wait_for(listening_address)
         # It listens before a CLI has answered; what the documents show is a service at work.
         service.wait_for(lambda line: line if '"message":"ready"' in line else None)
+
+    def kill(self) -> None:
+        """Ends the service as a crash would."""
+        service = self.daemons.pop()
+        service.process.kill()
+        service.process.wait()
+
+    def start_again(self) -> None:
+        """Starts a service that was killed, at the same address and with the same state."""
+        self.settings = self.settings | {"SERVER__LISTEN": self.address}
+        self._start_service()
 
     def stop(self) -> None:
         """Ends both, the service first, and fails if it ended badly or left a process behind."""

@@ -18,9 +18,9 @@ mod session;
 
 pub use configuration::{ConfigAction, ConfigArgs, TokenArgs};
 pub use options::{
-    Answer, AttachArgs, CloseArgs, Form, InterruptArgs, OnBackground, OnBusy, OnDisconnect,
-    OnMismatch, QueryArgs, RespondArgs, SessionsArgs, Show, ShowArgs, StopTaskArgs, UpdateArgs,
-    WatchArgs,
+    Answer, AttachArgs, ChatArgs, CloseArgs, Form, InterruptArgs, OnBackground, OnBusy,
+    OnDisconnect, OnMismatch, QueryArgs, RespondArgs, SessionsArgs, Show, ShowArgs, StopTaskArgs,
+    UpdateArgs, WatchArgs,
 };
 pub use session::OptionArgs;
 
@@ -79,8 +79,21 @@ pub enum Command {
 pub enum AddressedCommand {
     /// Run one turn and show it as it happens.
     Query(Box<Addressed<QueryArgs>>),
-    /// Join a turn that is running or ended a moment ago.
+    /// Talk with a session; with --turn, or elsewhere than at a terminal, join a turn.
+    ///
+    /// At a terminal, without --turn, --from and --json: follows the session over all of its turns
+    /// and over restarts of the service, asks what the CLI asks (y, n, a: always, e: edit the input in
+    /// $EDITOR), and sends what is typed as prompts. A line is a prompt; one that ends in \ goes on
+    /// with the next; :edit writes one in $EDITOR. Ctrl-C interrupts the running turn, and leaves at
+    /// the second time within 2 seconds or when none runs; Ctrl-D leaves. The session stays.
+    ///
+    /// Otherwise: shows the turn, which is running or ended a moment ago, and ends with it.
     Attach(Addressed<AttachArgs>),
+    /// Talk with a session of its own, at a terminal, as attach does.
+    ///
+    /// The first prompt makes the session with the options that are given here. It is closed when one
+    /// leaves; its conversation stays, unless --forget is given, and `attach` takes it up again.
+    Chat(Box<Addressed<ChatArgs>>),
     /// Follow a session over all of its turns, until it is closed.
     Watch(Addressed<WatchArgs>),
     /// Answer what the CLI asks in a turn: whether a tool may run, first of all.
@@ -178,6 +191,8 @@ pub enum ClientCommand {
     Query(Box<QueryArgs>),
     /// `attach`
     Attach(AttachArgs),
+    /// `chat`
+    Chat(Box<ChatArgs>),
     /// `watch`
     Watch(WatchArgs),
     /// `respond`
@@ -210,6 +225,7 @@ impl From<AddressedCommand> for Client {
         match command {
             AddressedCommand::Query(args) => with(*args, |args| ClientCommand::Query(args.into())),
             AddressedCommand::Attach(args) => with(args, ClientCommand::Attach),
+            AddressedCommand::Chat(args) => with(*args, |args| ClientCommand::Chat(args.into())),
             AddressedCommand::Watch(args) => with(args, ClientCommand::Watch),
             AddressedCommand::Respond(args) => with(args, ClientCommand::Respond),
             AddressedCommand::Show(args) => with(args, ClientCommand::Show),

@@ -5,9 +5,10 @@
 //! - [`exit`] says how a command ended: exit codes, and errors as one line.
 //! - [`documents`] writes completions and manual pages, made of the command line.
 //! - `connect` makes the connection, `tls` reads the files for it; `assemble` joins events that came in parts.
-//! - `turn` runs `query` and `attach`, `watch` follows a session over all of its turns; `view` shows
-//!   the events of a turn, and `render` turns them into text for people.
-//!   `prompts` answers what the CLI asks, by the person at the `terminal` or by `respond`.
+//! - `turn` runs `query` and `attach`, `watch` shows a session over all of its turns, which
+//!   `following` follows; `converse` talks with one, by `attach` at a terminal and by `chat`.
+//!   `view` shows the events of a turn, and `render` turns them into text for people.
+//!   `prompts` answers what the CLI asks, by the person at the `terminal`; `respond` does by name.
 //! - `proto_json` writes every `--json`, in the form that grpcurl prints.
 //! - `sessions` runs the commands about sessions, `overview` those about the service;
 //!   `tables`, `stats` and `values` write what they answer.
@@ -20,9 +21,11 @@ use tonic::transport::Channel;
 pub mod args;
 mod assemble;
 mod connect;
+mod converse;
 mod details;
 pub mod documents;
 pub mod exit;
+mod following;
 mod hooks;
 mod output;
 mod overview;
@@ -30,6 +33,7 @@ mod prompts;
 mod proto_json;
 mod questions;
 mod render;
+mod respond;
 mod sessions;
 mod stats;
 mod tables;
@@ -50,17 +54,19 @@ use exit::{Exit, Failure, Outcome};
 /// Ctrl-C ends it at once: the connection closes, by which the service knows that
 /// nobody waits for the turn any more. The command runs as a task of its own, so that
 /// this works also while it is stuck writing to a pipe that nobody reads; the caller
-/// must not wait for such a task when it stops the runtime.
+/// must not wait for such a task when it stops the runtime. A conversation decides about Ctrl-C by
+/// itself; until it does, the signal ends the program.
 pub async fn run(client: Client) -> Exit {
     warn_of_variables();
     let (interrupted, said) = client.command.when_interrupted();
+    let is_conversation = converse::is_meant(&client.command);
     let mut command = JoinSet::new();
     command.spawn(execute(client));
     let outcome = tokio::select! {
         Some(joined) = command.join_next() => joined.unwrap_or_else(|panic| {
             Err(Failure::Output(io::Error::other(panic)))
         }),
-        Ok(()) = tokio::signal::ctrl_c() => {
+        Ok(()) = tokio::signal::ctrl_c(), if !is_conversation => {
             output::remark(&said);
             Ok(interrupted)
         }
@@ -94,11 +100,14 @@ async fn execute(client: Client) -> Outcome {
 }
 
 async fn ask(service: &mut connect::Service, channel: Channel, command: ClientCommand) -> Outcome {
+    let is_conversation = converse::is_meant(&command);
     match command {
         ClientCommand::Query(query) => turn::query(service, *query).await,
+        ClientCommand::Attach(attach) if is_conversation => converse::attach(service, attach).await,
         ClientCommand::Attach(attach) => turn::attach(service, attach).await,
+        ClientCommand::Chat(chat) => converse::chat(service, *chat).await,
         ClientCommand::Watch(args) => watch::watch(service, args).await,
-        ClientCommand::Respond(respond) => prompts::respond(service, respond).await,
+        ClientCommand::Respond(respond) => respond::respond(service, respond).await,
         ClientCommand::Show(show) => sessions::show(service, show).await,
         ClientCommand::Update(update) => sessions::update(service, *update).await,
         ClientCommand::Interrupt(interrupt) => sessions::interrupt(service, interrupt).await,

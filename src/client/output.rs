@@ -31,8 +31,11 @@ pub fn has_colours() -> (bool, bool) {
     (wanted && io::stdout().is_terminal(), wanted && io::stderr().is_terminal())
 }
 
-/// Columns of the screen, as far as the shell tells.
+/// Columns of the screen, as they are now: of the terminal, or as far as the shell tells.
 pub fn screen_width() -> usize {
-    let told = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    told.filter(|columns| (20..=1000).contains(columns)).unwrap_or(80)
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+    let of_terminal = size.map(|size| usize::from(size.ws_col));
+    let told = || env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let is_width = |columns: &usize| (20..=1000).contains(columns);
+    of_terminal.filter(is_width).or_else(|| told().filter(is_width)).unwrap_or(80)
 }

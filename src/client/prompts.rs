@@ -1,25 +1,22 @@
-//! What the CLI asks in a turn, and the answers: by a person at the terminal, or by
-//! `respond`.
+//! What the CLI asks in a turn, and the answers of a person at the terminal.
 
 use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
 use super::{
-    args::{Answer, RespondArgs},
+    args::Answer,
     connect::Service,
-    exit::{Exit, Failure, Outcome},
+    exit::Failure,
     hooks,
-    output::{print, remark},
-    proto_json,
+    output::remark,
     questions::Questions,
     terminal::{Terminal, answer_of},
     values::{cut, one_line},
 };
 use crate::proto::{
-    AttachRequest, GetSessionRequest, HookCall, OpenPrompt, PromptAllow, PromptAnswers, PromptDeny,
-    PromptEvent, PromptKind, RespondRequest, TurnEvent, content_block::Block,
-    respond_request::Decision, turn_event::Kind,
+    HookCall, OpenPrompt, PromptAllow, PromptDeny, PromptEvent, PromptKind, RespondRequest,
+    TurnEvent, content_block::Block, respond_request::Decision, turn_event::Kind,
 };
 
 /// Columns of a tool's input that a question shows: it is to be read before it is answered.
@@ -30,6 +27,8 @@ const SHOWN_INPUT: usize = 2000;
 pub struct Prompts {
     service: Service,
     terminal: Option<Terminal>,
+    /// Somebody is asked in a conversation, which takes the lines itself and hands them on.
+    in_conversation: bool,
     session_id: String,
     open: VecDeque<PromptEvent>,
     /// Answers to the questions of the first, if it has some.
@@ -42,6 +41,7 @@ impl Prompts {
         Self {
             service,
             terminal,
+            in_conversation: false,
             session_id: String::new(),
             open: VecDeque::new(),
             questions: Questions::default(),
@@ -52,6 +52,35 @@ impl Prompts {
     pub fn of_session(mut self, session_id: &str) -> Self {
         session_id.clone_into(&mut self.session_id);
         self
+    }
+
+    /// Asked of the person who talks with the session, whose lines `take` is given.
+    pub fn in_conversation(mut self) -> Self {
+        self.in_conversation = true;
+        self
+    }
+
+    /// The one that is asked.
+    pub fn asked(&self) -> Option<&PromptEvent> {
+        self.open.front()
+    }
+
+    /// Lets go of all but those that are still open, and says which of these are new.
+    pub fn reconcile(&mut self, still: &[OpenPrompt]) -> Vec<String> {
+        self.settle(|prompt| still.iter().all(|open| open.prompt_id != prompt.prompt_id));
+        let ids = still.iter().map(|open| &open.prompt_id);
+        ids.filter(|id| !self.is_open(id)).cloned().collect()
+    }
+
+    fn is_open(&self, id: &str) -> bool {
+        self.open.iter().any(|prompt| prompt.prompt_id == id)
+    }
+
+    /// Says how those can be answered that are left open.
+    pub fn leave(&mut self) {
+        for prompt in self.open.drain(..) {
+            remark(&hint(&self.session_id, &prompt));
+        }
     }
 
     /// Takes note of an event, which may ask something or show that it is answered.
@@ -65,7 +94,11 @@ impl Prompts {
                     PromptKind::Hook => prompt.hook.is_some(),
                     PromptKind::Unspecified | PromptKind::Elicitation | PromptKind::Dialog => false,
                 };
-                if self.terminal.is_none() || !can_ask {
+                // The session's picture may have told of it before.
+                if self.is_open(&prompt.prompt_id) {
+                    return;
+                }
+                if (self.terminal.is_none() && !self.in_conversation) || !can_ask {
                     remark(&hint(&self.session_id, prompt));
                     return;
                 }
@@ -104,11 +137,14 @@ impl Prompts {
         }
     }
 
-    fn ask(&mut self) {
+    /// Asks the first one, again if it was asked before.
+    pub fn ask(&mut self) {
         self.questions = Questions::default();
-        if let (Some(prompt), Some(terminal)) = (self.open.front(), &mut self.terminal) {
+        if let Some(terminal) = &mut self.terminal {
             terminal.forget();
-            remark(&question(prompt));
+        }
+        if let Some(prompt) = self.open.front() {
+            remark(&question(prompt, self.in_conversation));
         }
     }
 
@@ -125,9 +161,16 @@ impl Prompts {
             self.open.clear();
             return Ok(());
         };
+        self.take(&line).await;
+        Ok(())
+    }
+
+    /// Takes a line as the answer to the one that is asked, and asks on.
+    pub async fn take(&mut self, line: &str) {
+        let Some(prompt) = self.open.front() else { return };
         let decision = match prompt.kind() {
             PromptKind::Question => {
-                self.questions.take(&prompt.questions, &line);
+                self.questions.take(&prompt.questions, line);
                 if let Some(next) = self.questions.shown(&prompt.questions) {
                     remark(&next);
                 }
@@ -135,7 +178,7 @@ impl Prompts {
             }
             PromptKind::Hook => {
                 let event = prompt.hook.as_ref().map_or("", |hook| hook.event.as_str());
-                let said = answer_of(&line)
+                let said = answer_of(line)
                     .and_then(|answer| hooks::decision(event, answer, hooks::Words::default()));
                 if said.is_none() {
                     remark(hooks::asked(event));
@@ -143,16 +186,22 @@ impl Prompts {
                 said.map(Decision::Hook)
             }
             _ => {
-                let answer = answer_of(&line);
+                let answer = answer_of(line);
                 if answer.is_none() {
                     remark("[y]es, [n]o or [a]lways? ");
                 }
                 answer.map(|answer| decision(answer, prompt))
             }
         };
-        if decision.is_none() {
-            return Ok(());
+        if let Some(decision) = decision {
+            self.give(decision).await;
         }
+    }
+
+    /// Answers the one that is asked, and asks on.
+    pub async fn give(&mut self, decision: Decision) {
+        let Some(prompt) = self.open.front() else { return };
+        let decision = Some(decision);
         let (session_id, prompt_id) = (self.session_id.clone(), prompt.prompt_id.clone());
         let request = RespondRequest { session_id, prompt_id, decision };
         match self.service.respond(request).await {
@@ -165,11 +214,10 @@ impl Prompts {
             }
         }
         self.ask();
-        Ok(())
     }
 }
 
-fn question(prompt: &PromptEvent) -> String {
+fn question(prompt: &PromptEvent, in_conversation: bool) -> String {
     if let Some(question) = Questions::default().shown(&prompt.questions) {
         return question;
     }
@@ -180,8 +228,9 @@ fn question(prompt: &PromptEvent) -> String {
     let input = cut(&prompt.input_json, SHOWN_INPUT);
     let about = one_line(&format!("{} {}", prompt.description, prompt.decision_reason));
     let about = if about.is_empty() { String::new() } else { format!("  ({about})\n") };
+    let edit = if in_conversation { ", [e]dit its input" } else { "" };
     format!(
-        "? {} {input}\n{about}  Allow it? [y]es, [n]o, [a]lways in this session: ",
+        "? {} {input}\n{about}  Allow it? [y]es, [n]o, [a]lways in this session{edit}: ",
         one_line(&prompt.tool_name)
     )
 }
@@ -236,7 +285,7 @@ fn decision(answer: Answer, prompt: &PromptEvent) -> Decision {
 }
 
 /// The permission updates that the CLI suggests, for this session; without any, the tool.
-fn from_now_on(prompt: &PromptEvent) -> String {
+pub fn from_now_on(prompt: &PromptEvent) -> String {
     let suggested: Option<Vec<Value>> = serde_json::from_str(&prompt.suggestions_json).ok();
     let mut updates = suggested.unwrap_or_default();
     if updates.is_empty() {
@@ -249,78 +298,6 @@ fn from_now_on(prompt: &PromptEvent) -> String {
         }
     }
     Value::Array(updates).to_string()
-}
-
-/// `respond`
-pub async fn respond(service: &mut Service, args: RespondArgs) -> Outcome {
-    let RespondArgs { session, prompt_id, decision, response_json, .. } = args;
-    let hook_event = match decision {
-        Some(_) => hook_event(service, &session, &prompt_id).await?,
-        None => None,
-    };
-    let decision = match (decision, response_json) {
-        (Some(answer), _) if hook_event.is_some() || !args.context.is_empty() => {
-            let Some(event) = hook_event else {
-                return Err(Failure::Usage("--context goes with an answer to a hook".to_owned()));
-            };
-            let words =
-                hooks::Words { message: args.message, input: args.input, context: args.context };
-            let said = hooks::decision(&event, answer, words).filter(|_| !args.interrupt);
-            let usage = "a hook is answered yes or no, without --interrupt";
-            Decision::Hook(said.ok_or_else(|| Failure::Usage(usage.to_owned()))?)
-        }
-        (None, None) if !args.answer.is_empty() => {
-            Decision::Answers(PromptAnswers { answers: args.answer.into_iter().collect() })
-        }
-        (None, json) => Decision::ResponseJson(json.unwrap_or_default()),
-        (Some(Answer::No), _) => {
-            Decision::Deny(PromptDeny { message: args.message, interrupt: args.interrupt })
-        }
-        (Some(answer), _) => {
-            let mut allow = PromptAllow { updated_input_json: args.input, ..Default::default() };
-            if answer == Answer::Always {
-                let prompt = find(service, &session, &prompt_id).await?;
-                allow.updated_permissions_json = from_now_on(&prompt);
-            }
-            Decision::Allow(allow)
-        }
-    };
-    let request =
-        RespondRequest { session_id: session.clone(), prompt_id, decision: Some(decision) };
-    let answered = service.respond(request).await?.into_inner();
-    print(&if args.form.json {
-        proto_json::line("RespondResponse", &answered)?
-    } else {
-        format!("{}: answered\n", one_line(&session))
-    })?;
-    Ok(Exit::Fine)
-}
-
-/// The event of a hook that is called, if the prompt is a call of one. Whether there is such a
-/// prompt at all its answer will tell.
-async fn hook_event(
-    service: &mut Service,
-    session: &str,
-    id: &str,
-) -> Result<Option<String>, Failure> {
-    let request = GetSessionRequest { session_id: session.to_owned() };
-    let session = service.get_session(request).await?.into_inner().session.unwrap_or_default();
-    let mut hooks = session.open_prompts.into_iter().filter(|prompt| prompt.prompt_id == id);
-    Ok(hooks.next().map(|prompt| prompt.hook_event).filter(|event| !event.is_empty()))
-}
-
-/// A prompt of the running turn.
-async fn find(service: &mut Service, session: &str, id: &str) -> Result<PromptEvent, Failure> {
-    let request = AttachRequest { session_id: session.to_owned(), ..AttachRequest::default() };
-    let mut stream = service.attach(request).await?.into_inner();
-    let mut assembler = super::assemble::Assembler::default();
-    while let Some(item) = stream.message().await? {
-        match assembler.take(item)?.and_then(|event| event.kind) {
-            Some(Kind::Prompt(prompt)) if prompt.prompt_id == id => return Ok(prompt),
-            _ => {}
-        }
-    }
-    Err(tonic::Status::not_found(format!("no prompt {id:?} waits for an answer")).into())
 }
 
 #[cfg(test)]

@@ -79,6 +79,11 @@ impl Renderer {
         }
     }
 
+    /// Lines from now on may take so many columns.
+    pub fn resize(&mut self, width: usize) {
+        self.screen.width = width;
+    }
+
     /// The text for the next event.
     pub fn render(&mut self, event: &TurnEvent) -> Rendered {
         let mut out = Rendered::default();

@@ -32,6 +32,8 @@ impl View {
     pub fn show(&mut self, event: &TurnEvent) -> Result<(), Failure> {
         match self {
             Self::People(renderer) => {
+                // A terminal can be made wider or narrower at any time.
+                renderer.resize(screen_width());
                 let rendered = renderer.render(event);
                 if !rendered.answer.is_empty() {
                     print(&rendered.answer)?;

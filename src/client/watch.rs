@@ -1,17 +1,13 @@
 //! `watch`: a session over all of its turns, and over restarts of the service. Shows what happens
 //! and answers nothing; prompts are told with the command that answers them.
 
-use std::time::Duration;
-
-use tokio::time::sleep;
-use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use std::collections::HashSet;
 
 use super::{
     args::{Show, WatchArgs},
-    assemble::Assembler,
     connect::Service,
     exit::{Exit, Failure, Outcome},
+    following::{Followed, Following},
     output::{is_screen, print, remark},
     prompts::Prompts,
     proto_json,
@@ -19,18 +15,14 @@ use super::{
     view::View,
 };
 use crate::proto::{
-    TurnEvent, WatchSessionRequest, WatchSessionResponse, WatchedEvent, WatchedFailure,
-    turn_event::Kind, watch_session_response::Item,
+    TurnEvent, WatchSessionRequest, WatchSessionResponse, WatchedFailure, turn_event::Kind,
+    watch_session_response::Item,
 };
-
-/// How long a service that has gone is left alone, at first and at most.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Follows a session until it is closed. A service that goes is waited for.
 pub async fn watch(service: &mut Service, args: WatchArgs) -> Outcome {
     let partials = args.show.partial(is_screen());
-    let mut request = WatchSessionRequest {
+    let request = WatchSessionRequest {
         session_id: args.session,
         cursor: args.cursor,
         from_start: args.from_start,
@@ -38,123 +30,53 @@ pub async fn watch(service: &mut Service, args: WatchArgs) -> Outcome {
         ..WatchSessionRequest::default()
     };
     let prompts = Prompts::new(service.clone(), None).of_session(&request.session_id);
-    let mut shown = Shown { show: args.show, turn: None, prompts };
-    let mut pause = None;
+    let mut shown = Shown::new(args.show, prompts);
+    let mut following = Following::new(service.clone(), request);
     loop {
-        let (ended, came) = follow(service, &mut request, &mut shown).await;
-        shown.leave_turn()?;
-        let Err(failure) = ended else { return Ok(Exit::Fine) };
-        if came {
-            pause = None;
-        }
-        let has_begun = came || pause.is_some();
-        match next(&failure) {
-            Next::FromThere(cursor) if has_begun => {
-                shown.missing();
-                request.cursor = cursor;
-            }
-            Next::Again if has_begun => {
-                if pause.is_none() {
-                    remark(&format!(
-                        "{}; waiting for the service\n",
-                        one_line(&failure.to_string())
-                    ));
-                }
-            }
-            Next::FromThere(_) | Next::Again | Next::Nothing => return Err(failure),
-        }
-        sleep(pause.unwrap_or(FIRST_PAUSE)).await;
-        pause = Some(pause.map_or(FIRST_PAUSE, |pause| (2 * pause).min(LONGEST_PAUSE)));
-    }
-}
-
-/// What is to be done about a stream that has ended.
-enum Next {
-    /// Call again.
-    Again,
-    /// Call again with this cursor: what was before it has gone.
-    FromThere(String),
-    /// Nothing helps.
-    Nothing,
-}
-
-fn next(failure: &Failure) -> Next {
-    let Failure::Call(status) = failure else {
-        return if matches!(failure, Failure::Lost) { Next::Again } else { Next::Nothing };
-    };
-    match status.code() {
-        Code::Unavailable | Code::ResourceExhausted => Next::Again,
-        Code::OutOfRange => first_kept(status).map_or(Next::Nothing, Next::FromThere),
-        _ => Next::Nothing,
-    }
-}
-
-fn first_kept(status: &Status) -> Option<String> {
-    let info = status.get_details_error_info().filter(|info| info.reason == "EVENTS_EXPIRED")?;
-    info.metadata.get("limit").cloned()
-}
-
-/// One call. Says whether anything came; where to go on is in the request then.
-async fn follow(
-    service: &mut Service,
-    request: &mut WatchSessionRequest,
-    shown: &mut Shown,
-) -> (Result<(), Failure>, bool) {
-    let mut came = false;
-    let ended = async {
-        let mut stream = service.watch_session(request.clone()).await?.into_inner();
-        let mut assembler = Assembler::default();
-        while let Some(response) = stream.message().await? {
-            came = true;
-            let Some(response) = whole(&mut assembler, response)? else { continue };
-            let cursor = cursor(&response).to_owned();
-            shown.show(response)?;
-            // Behind what was shown: a call that breaks off in between shows it again.
-            if !cursor.is_empty() {
-                (request.cursor, request.from_start) = (cursor, false);
+        match following.next().await {
+            Ok(Some(followed)) => shown.take(followed)?,
+            ended => {
+                shown.leave_turn()?;
+                return ended.map(|_| Exit::Fine);
             }
         }
-        Ok(())
-    };
-    (ended.await, came)
-}
-
-/// An item with its event whole, whatever that came in; `None` until all of it is there.
-fn whole(
-    assembler: &mut Assembler,
-    response: WatchSessionResponse,
-) -> Result<Option<WatchSessionResponse>, Failure> {
-    let (turn_id, cursor) = match &response.item {
-        Some(Item::Event(event)) => (event.turn_id.clone(), event.cursor.clone()),
-        Some(Item::Part(part)) => (part.turn_id.clone(), part.cursor.clone()),
-        _ => return Ok(Some(response)),
-    };
-    let event = assembler.take(response)?;
-    Ok(event.map(|event| {
-        let event = WatchedEvent { turn_id, event: Some(event), cursor };
-        WatchSessionResponse { item: Some(Item::Event(event.into())), cursor: String::new() }
-    }))
-}
-
-/// Where to go on behind an item; empty where it says nothing of that.
-fn cursor(response: &WatchSessionResponse) -> &str {
-    match &response.item {
-        Some(Item::Event(event)) => &event.cursor,
-        Some(Item::Failure(failure)) => &failure.cursor,
-        Some(Item::Gap(gap)) => &gap.before,
-        _ => &response.cursor,
     }
 }
 
 /// What is shown of a session.
-struct Shown {
+pub struct Shown {
     show: Show,
     /// The turn that is shown.
     turn: Option<(String, View)>,
-    prompts: Prompts,
+    /// What is asked in the session.
+    pub prompts: Prompts,
+    /// Turns that need no heading: who reads this has begun them.
+    pub own: HashSet<String>,
 }
 
 impl Shown {
+    /// Nothing yet.
+    pub fn new(show: Show, prompts: Prompts) -> Self {
+        Self { show, turn: None, prompts, own: HashSet::new() }
+    }
+
+    /// Shows what came next.
+    pub fn take(&mut self, followed: Followed) -> Result<(), Failure> {
+        match followed {
+            Followed::Item(response) => self.show(*response),
+            Followed::Missing => {
+                self.leave_turn()?;
+                self.missing();
+                Ok(())
+            }
+            Followed::Waiting(failure) => {
+                self.leave_turn()?;
+                remark(&format!("{}; waiting for the service\n", one_line(&failure.to_string())));
+                Ok(())
+            }
+        }
+    }
+
     fn show(&mut self, response: WatchSessionResponse) -> Result<(), Failure> {
         if self.show.form.json {
             print(&proto_json::line("WatchSessionResponse", &response)?)?;
@@ -182,7 +104,7 @@ impl Shown {
     fn event(&mut self, turn_id: &str, event: &TurnEvent) -> Result<(), Failure> {
         if self.turn.as_ref().is_none_or(|(turn, _)| turn != turn_id) {
             self.leave_turn()?;
-            if !turn_id.is_empty() {
+            if !turn_id.is_empty() && !self.own.contains(turn_id) {
                 remark(&heading(turn_id, event));
             }
         }
@@ -194,7 +116,7 @@ impl Shown {
     }
 
     /// Whatever comes is not of the turn that is shown.
-    fn leave_turn(&mut self) -> Result<(), Failure> {
+    pub fn leave_turn(&mut self) -> Result<(), Failure> {
         match self.turn.take() {
             Some((_, mut view)) => view.finish(),
             None => Ok(()),

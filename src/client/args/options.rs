@@ -127,7 +127,7 @@ pub enum OnMismatch {
 pub struct AttachArgs {
     /// The session.
     pub session: String,
-    /// The turn. Default: the running one, else the last.
+    /// Join this turn. Default at a terminal: all turns; elsewhere the running one, else the last.
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     pub turn: String,
     /// The first event wanted, counted from 1.
@@ -136,6 +136,27 @@ pub struct AttachArgs {
     /// How the turn is shown.
     #[command(flatten)]
     pub show: Show,
+}
+
+/// Arguments of `chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// Forget the conversation when one leaves.
+    #[arg(long)]
+    pub forget: bool,
+    /// Show text when it is complete, not while the model still writes it.
+    #[arg(long)]
+    pub no_partial: bool,
+    /// What the session is to be.
+    #[command(flatten)]
+    pub options: OptionArgs,
+}
+
+impl ChatArgs {
+    /// How its turns are shown.
+    pub fn show(&self) -> Show {
+        Show { partial: false, no_partial: self.no_partial, form: Form { json: false } }
+    }
 }
 
 /// Arguments of `watch`.
