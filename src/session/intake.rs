@@ -123,7 +123,7 @@ impl SessionTask {
             may_steer: self.is_steering(command),
             named: self.named(command),
             has_untold: self.journal.commits.untold().next().is_some(),
-            works_behind: !self.status.work.is_empty(),
+            works_behind: self.works_behind(process),
             may_hibernate: self.may_hibernate(process),
             may_yield: self.may_yield(process),
         }

@@ -111,11 +111,12 @@ async fn a_subagent_is_no_stuck_turn(version: Version) {
         config.pool.cleanup_interval = Duration::from_millis(200);
     })
     .await;
-    let first = bed.run(query_with("a", &format!("{} [[say on]]", subagent(9)), options())).await;
-    assert_eq!(first.result().result, "on");
-    let background = background_turn(&bed).await;
-    assert_eq!(background.result().result, "Noted.");
-    assert_eq!(background.started().client_id, first.started().client_id);
+    let prompt = format!("{} [[say on]]", subagent(9));
+    let mut turn = bed.open(leaving(&prompt, BackgroundPolicy::Wait)).await;
+    turn.finish().await;
+    turn.result();
+    let said: Vec<_> = results(&turn).iter().map(|result| result.result.as_str()).collect();
+    assert_eq!(said, ["on", "Noted."]);
     let counters = bed.service.stats().await.counters.expect("counters");
     assert_eq!((counters.stuck, counters.background_work_ended), (0, 0));
     bed.stop().await;

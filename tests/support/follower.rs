@@ -150,7 +150,9 @@ impl Follower {
     pub fn turns(&self) -> Vec<String> {
         let mut turns: Vec<String> = Vec::new();
         for (told, _) in &self.told {
+            // What belongs to no turn comes in between.
             if let Told::Event(turn, _) = told
+                && !turn.is_empty()
                 && turns.last() != Some(turn)
             {
                 assert!(!turns.contains(turn), "{turn} goes on behind another");

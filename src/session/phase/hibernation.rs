@@ -30,6 +30,14 @@ impl SessionTask {
         from.filter(|_| self.may_yield(Some(process)) && !self.ephemeral)
     }
 
+    /// Whether something works behind the turns, or has just ended so that the CLI may begin a turn
+    /// about it, or somebody waits for that.
+    pub(in crate::session) fn works_behind(&self, process: Option<&Process>) -> bool {
+        let quiet_from = |process: &Process| process.traits.quiet_from();
+        let echoes = process.is_some_and(|it| quiet_from(it).is_none_or(|at| at > Instant::now()));
+        echoes || !self.status.work.is_empty() || !self.followers.is_empty()
+    }
+
     /// Until when what works behind the turns of a process is left to do so; `None` if nothing
     /// works, or for ever.
     fn works_until(&self, process: &Process) -> Option<Instant> {

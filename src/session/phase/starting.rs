@@ -122,7 +122,7 @@ impl SessionTask {
             return Err(Box::new(process));
         }
         // What works behind its turns would end with the process.
-        let works = process.traits.background.has_work();
+        let works = self.works_behind(Some(&process));
         if self.status.age() >= self.ctx.settings.session_ttl && !works {
             self.expire(Some(client_id));
             return Ok(self.replace(process, turn).await);
