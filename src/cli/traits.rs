@@ -1,12 +1,18 @@
 //! What a process shows of itself, turn after turn: what its version does, and what works in
 //! its background.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{
     background::Background,
     frame::{Frame, FrameKind},
 };
+
+/// How long after it has said that it works a process may take to begin a turn: some milliseconds
+/// were seen.
+const BEGINNING: Duration = Duration::from_millis(300);
 
 /// What a process has shown of itself in earlier turns.
 #[derive(Debug, Default)]
@@ -15,6 +21,8 @@ pub struct CliTraits {
     announces_prompts: bool,
     /// It has said that it is idle, and nothing else since.
     idle: bool,
+    /// When it said that it works, if it has begun nothing since.
+    works_since: Option<Instant>,
     /// What works behind its turns, and may begin one by itself.
     pub background: Background,
 }
@@ -24,11 +32,25 @@ impl CliTraits {
     pub fn note(&mut self, frame: &Frame) {
         self.announces_prompts |= matches!(frame.kind, FrameKind::PromptStarted { .. });
         match &frame.kind {
-            FrameKind::State { idle } => self.idle = *idle,
-            FrameKind::Init { .. } => self.idle = false,
+            FrameKind::State { idle } => {
+                self.idle = *idle;
+                self.works_since = (!idle).then(Instant::now);
+            }
+            FrameKind::TaskEnded { .. } if !self.announces_prompts => {
+                self.works_since = Some(Instant::now());
+            }
+            FrameKind::Init { .. } => (self.idle, self.works_since) = (false, None),
             _ => {}
         }
         self.background.note(frame);
+    }
+
+    /// Until when it may be about to begin a turn by itself, because it has just said that it works, or
+    /// that a task has ended:
+    /// a prompt that comes now could be taken for that turn's by versions that do not name what
+    /// a result answers.
+    pub fn begins_until(&self) -> Option<Instant> {
+        self.works_since.map(|since| since + BEGINNING).filter(|until| *until > Instant::now())
     }
 
     /// Whether it has said that it is idle, and has not begun anything since.

@@ -104,7 +104,9 @@ impl SessionTask {
         let rests = self.hibernatable_from(process);
         // Shown by the next round.
         let rests = rests.filter(|_| settled && !self.status.can_hibernate);
-        let others = self.followers.due(&process.traits).into_iter().chain(rests).min();
+        let begins = process.traits.begins_until().filter(|_| !self.queue.is_empty());
+        let others = self.followers.due(&process.traits).into_iter().chain(rests).chain(begins);
+        let others = others.min();
         self.answers_due(process, others)
     }
 

@@ -75,7 +75,8 @@ impl SessionTask {
             return Next::Phase(Box::new(self.stop_spending(process).await));
         }
         self.drop_abandoned();
-        if self.may_begin_turn()
+        if process.traits.begins_until().is_none()
+            && self.may_begin_turn()
             && let Some(turn) = self.next_turn()
         {
             return match self.start_turn(process, turn).await {
