@@ -110,6 +110,8 @@ async fn every_other_end_leaves_nothing_of_ten_sessions_either() {
         ("POOL__STREAM_FIRST_CHUNK_TIMEOUT", "15s"),
         ("POOL__STREAM_ONGOING_TIMEOUT", "16s"),
         ("POOL__SESSION_TTL", "17s"),
+        ("POOL__HIBERNATE_AFTER", "1s"),
+        ("POOL__BACKGROUND_MAX_AGE", "5s"),
         ("POOL__CLEANUP_INTERVAL", "200ms"),
     ];
     for version in VERSIONS {
@@ -126,7 +128,7 @@ async fn every_other_end_leaves_nothing_of_ten_sessions_either() {
                 loaded.ended(0..number + 1).await;
             }
             // A session that is busy outlives its time; one that is done does not, although
-            // it has something in the background.
+            // it has something in the background, once that is past its own.
             for number in 4..6 {
                 let foreground = format!("sleep {}{number}", loaded.bed.unique);
                 loaded.bed.end_foreground(&foreground);
