@@ -1,11 +1,26 @@
 //! Where tasks are spawned: every one has an owner that joins or aborts it. Calling
-//! `tokio::spawn` elsewhere is refused by the linter. Knows nothing of what tasks do.
+//! `tokio::spawn` elsewhere is refused by the linter. Also how they wait for a time that may be
+//! none. Knows nothing of what tasks do.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::{Future, pending},
+    time::Duration,
+};
 
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, Span};
+
+/// Sleeps until then; for ever without a time.
+pub async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
 
 /// Spawns a task that its caller owns: it keeps the handle and aborts or joins it.
 #[expect(clippy::disallowed_methods, reason = "the caller owns the handle")]

@@ -23,7 +23,7 @@ use super::{
 };
 
 /// How long after the end of a task the turn that it begins is waited for.
-const TASK_ECHO: Duration = Duration::from_secs(1);
+pub const TASK_ECHO: Duration = Duration::from_secs(1);
 
 /// Tasks at the same time.
 const MOST_TASKS: usize = 1000;
@@ -32,7 +32,7 @@ const MOST_TASKS: usize = 1000;
 const SUBAGENT: &str = "local_agent";
 
 /// Bytes of a task's id. No CLI has longer ones, and half an id is none.
-const LONGEST_ID: usize = 200;
+pub const LONGEST_ID: usize = 200;
 
 /// Characters of a task's kind and description.
 const MOST_TEXT: usize = 200;
@@ -80,8 +80,8 @@ pub struct Background {
     tasks: Vec<Known>,
     timers: Timers,
     next: u64,
-    /// Until when a task that has ended may yet begin its turn.
-    echo: Option<Instant>,
+    /// When a task last ended: it may yet begin its turn.
+    ended: Option<Instant>,
     /// Tasks that were stopped before they were done.
     stopped: Vec<Arc<Task>>,
     /// Grows with every change of what is shown.
@@ -140,7 +140,7 @@ impl Background {
 
     fn end(&mut self, id: &str, stopped: bool) {
         // Of a task that is not known as well: it may begin a turn.
-        self.echo = Some(Instant::now() + TASK_ECHO);
+        self.ended = Some(Instant::now());
         let Some(index) = self.tasks.iter().position(|known| known.task.id == id) else { return };
         let known = self.tasks.remove(index);
         if stopped && self.stopped.len() < MOST_SHOWN {
@@ -160,7 +160,7 @@ impl Background {
         // One that was in the list and is in it no more has ended, whatever was said of that.
         self.tasks.retain(|known| !known.listed || ids.contains(known.task.id.as_str()));
         if self.tasks.len() < before {
-            self.echo = Some(Instant::now() + TASK_ECHO);
+            self.ended = Some(Instant::now());
         }
         for known in &mut self.tasks {
             known.listed = ids.contains(known.task.id.as_str());
@@ -190,9 +190,9 @@ impl Background {
         known.filter(|task| ids.contains(&task.id)).cloned().collect()
     }
 
-    /// When a task last ended, as far as that may begin a turn yet.
+    /// When a task last ended.
     pub fn last_end(&self) -> Option<Instant> {
-        self.echo.map(|echo| echo - TASK_ECHO)
+        self.ended
     }
 
     /// The number of the task that begins next.
@@ -209,7 +209,7 @@ impl Background {
     /// From when on it begins no turn by itself; `None` while it has tasks or timers.
     pub fn quiet_from(&self) -> Option<Instant> {
         let over = self.timers.over_from().filter(|_| self.tasks.is_empty())?;
-        Some(self.echo.map_or(over, |echo| echo.max(over)))
+        Some(self.ended.map_or(over, |ended| over.max(ended + TASK_ECHO)))
     }
 
     /// When what has worked for the longest has done so for `age`; `None` if nothing works.

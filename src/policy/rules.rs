@@ -1,6 +1,6 @@
 //! What the operator's permission rules may look like. They are matched by the CLI, which leaves
 //! a rule out without a word that it does not understand: a rule that would hold nothing has to
-//! be found here. Knows the form of rules, as the CLI checks it (2.1.110), and no tools.
+//! be found here. Knows the form of rules, as the CLI checks it (2.1.110).
 
 use crate::domain::ids::TenantId;
 pub use crate::domain::operator_rule::RuleDecision;

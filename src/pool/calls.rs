@@ -15,8 +15,8 @@ use crate::{
         options::Options,
     },
     session::{
-        CloseReason, CloseReport, InterruptReport, Refusal, SessionHandle, UpdateReport,
-        forgotten_too_late, longest_forgetting, status::Status, store_failed,
+        CloseReason, CloseReport, InterruptReport, InterruptTarget, Refusal, SessionHandle,
+        UpdateReport, forgotten_too_late, longest_forgetting, status::Status, store_failed,
     },
     store::{Record, StoreError},
     telemetry::log_limit::NOT_FOUND,
@@ -24,25 +24,17 @@ use crate::{
 };
 
 impl SessionPool {
-    /// Stops a session's turn; `None` when there is no such session.
+    /// Stops a turn of a session, or whatever works in it; `None` when there is no such session.
     pub async fn interrupt(
         &self,
         key: &SessionKey,
+        target: InterruptTarget,
         keep_session: bool,
     ) -> Result<Option<InterruptReport>, Failure> {
-        let asked = self.ask(key, |handle| async move { handle.interrupt(keep_session).await });
-        if_there(key, asked.await)
-    }
-
-    /// Stops a session's turn, and all that works behind its turns; `None` when there is no such
-    /// session.
-    pub async fn interrupt_work(
-        &self,
-        key: &SessionKey,
-        keep_session: bool,
-    ) -> Result<Option<InterruptReport>, Failure> {
-        let asked =
-            self.ask(key, |handle| async move { handle.interrupt_work(keep_session).await });
+        let asked = self.ask(key, |handle| {
+            let target = target.clone();
+            async move { handle.stop(target, keep_session).await }
+        });
         if_there(key, asked.await)
     }
 
@@ -53,20 +45,6 @@ impl SessionPool {
             async move { handle.stop_task(task_id).await }
         })
         .await
-    }
-
-    /// Stops one turn of a session, or takes it out of the queue; `None` when there is no such
-    /// session.
-    pub async fn interrupt_turn(
-        &self,
-        key: &SessionKey,
-        turn: TurnId,
-    ) -> Result<Option<InterruptReport>, Failure> {
-        let asked = self.ask(key, |handle| {
-            let turn = turn.clone();
-            async move { handle.interrupt_turn(turn).await }
-        });
-        if_there(key, asked.await)
     }
 
     /// Asks a session, which is woken if need be. One that falls asleep just then is asked
@@ -100,7 +78,8 @@ impl SessionPool {
         for (key, handle) in handles {
             interrupts.spawn(async move {
                 // A session that ends meanwhile has no turn to stop.
-                handle.interrupt(true).await.ok().map(|report| (key, report))
+                let report = handle.stop(InterruptTarget::Running, true).await;
+                report.ok().map(|report| (key, report))
             });
         }
         let mut reports: Vec<_> = interrupts.join_all().await.into_iter().flatten().collect();

@@ -4,11 +4,11 @@
 //! idle; but a tenant that holds fewer processes waits for those of others at most
 //! `pool.background_grace`: then the one that was used least recently gives its place.
 
-use std::{cmp::Reverse, collections::HashSet, future::pending};
+use std::{cmp::Reverse, collections::HashSet};
 
 use tokio::{
     task::JoinSet,
-    time::{Duration, Instant, sleep, sleep_until},
+    time::{Duration, Instant, sleep},
 };
 use tracing::debug;
 
@@ -17,18 +17,11 @@ use crate::{
     domain::ids::{SessionKey, TenantId},
     session::{HibernateReason, SessionHandle, status::SessionState},
     supply::Contest,
+    tasks::at,
 };
 
 /// How long after a session has declined the next one is asked.
 const DECLINED: Duration = Duration::from_millis(100);
-
-/// Sleeps until then; for ever without a time.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => pending().await,
-    }
-}
 
 /// A session that is letting its process go, and for whose sake.
 #[derive(Debug, Clone, PartialEq, Eq)]

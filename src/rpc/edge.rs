@@ -17,7 +17,6 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{ALLOW, AUTHORIZATION, CONTENT_TYPE},
 };
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tower_layer::Layer;
@@ -37,6 +36,7 @@ use super::{
 };
 use crate::{
     access::AuthError,
+    tasks::at,
     telemetry::log_limit::{HEALTH_CALL_REVOKED, NOT_GRPC},
     transport::{
         Peer, UnauthenticatedCall,
@@ -177,14 +177,6 @@ impl HealthCall {
 
 fn peer<B>(request: &Request<B>) -> Option<&Peer> {
     request.extensions().get()
-}
-
-/// Ends when the caller's own deadline passes.
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn revocation(call: Option<&HealthCall>) {

@@ -23,7 +23,6 @@ use crate::{
     domain::ids::{SessionId, SessionKey},
     pool::{PoolStats, Scope, SessionPool},
     proto::{self, session_pool_service_server::SessionPoolService},
-    session::InterruptScope,
 };
 
 /// The metadata key that proxies route by.
@@ -172,16 +171,10 @@ impl<O: Observe> SessionPoolService for Service<O> {
     ) -> Result<Response<proto::InterruptResponse>, Status> {
         let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let decode::Interrupt { session_id, turn, keep_session, scope } =
+        let decode::Interrupt { session_id, target, keep_session } =
             decode::interrupt(request.into_inner())?;
         let key = SessionKey::new(tenant, session_id);
-        let report = match turn {
-            Some(turn) => self.pool.interrupt_turn(&key, turn).await,
-            None if scope == InterruptScope::All => {
-                self.pool.interrupt_work(&key, keep_session).await
-            }
-            None => self.pool.interrupt(&key, keep_session).await,
-        };
+        let report = self.pool.interrupt(&key, target, keep_session).await;
         let report = report.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(snapshot::interrupt(report)))
     }

@@ -11,7 +11,7 @@ use std::{
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     domain::{failure::Cause, ids::TenantId},
     proto::{self, serve_tools_response::Message as Told},
-    tasks::spawn_owned,
+    tasks::{at, spawn_owned},
     tenant::Share,
     tools::{Backend, Call, MAX_BACKENDS, MAX_TOOLS, Message, Refused, ToolServers},
 };
@@ -151,13 +151,6 @@ async fn next<'a>(
 ) -> Option<(mpsc::Permit<'a, Result<proto::ServeToolsResponse, Status>>, Message)> {
     let permit = outbox.reserve().await.ok()?;
     Some((permit, backend.next().await))
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn deadline_of_first(limit: Duration) -> Status {

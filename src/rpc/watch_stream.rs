@@ -8,11 +8,7 @@ use std::{
 };
 
 use prost::Message as _;
-use tokio::{
-    sync::mpsc,
-    task::JoinHandle,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_stream::Stream;
 use tonic::Status;
 use tonic_types::StatusExt as _;
@@ -28,7 +24,7 @@ use crate::{
     pool::{Told, Watch},
     proto::{self, watch_session_response::Item},
     session::feed::Step,
-    tasks::spawn_owned,
+    tasks::{at, spawn_owned},
     tenant::Share,
     turn::event::Event,
 };
@@ -195,11 +191,4 @@ fn failed(turn_id: String, failure: &Failure, cursor: String) -> proto::WatchedF
     let (reason, metadata) = info.map(|info| (info.reason, info.metadata)).unwrap_or_default();
     let message = status.message().to_owned();
     proto::WatchedFailure { turn_id, reason, message, metadata, cursor }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

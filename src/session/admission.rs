@@ -23,7 +23,7 @@
 //! none, there is nothing to do. A close that leaves busy sessions alone is
 //! declined by one.
 
-use super::command::{BusyPolicy, CloseReason, Command, HibernateReason, InterruptScope};
+use super::command::{BusyPolicy, CloseReason, Command, HibernateReason, InterruptTarget};
 use crate::domain::failure::Cause;
 
 /// What the session does, as far as it matters for what it is asked.
@@ -157,11 +157,13 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         }
         (Command::StopTask { .. }, _) => Verdict::Accept,
 
-        (Command::Interrupt { turn: Some(_), .. }, _) => admit_named(availability, facts.named),
-        (Command::Interrupt { keep_session, scope, .. }, _) => {
-            let works = *scope == InterruptScope::All && facts.works_behind;
-            admit_interrupt(availability, *keep_session, works)
-        }
+        (Command::Interrupt { target, keep_session, .. }, _) => match target {
+            InterruptTarget::Named(_) => admit_named(availability, facts.named),
+            InterruptTarget::Running => admit_interrupt(availability, *keep_session, false),
+            InterruptTarget::All => {
+                admit_interrupt(availability, *keep_session, facts.works_behind)
+            }
+        },
 
         (Command::Hibernate { .. }, Closing(_)) => Verdict::AlreadySo,
         (Command::Hibernate { why, .. }, Detached | Idle) => {

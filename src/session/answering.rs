@@ -3,7 +3,7 @@
 //! meanwhile the session reads its CLI and handles commands. Answers go to the CLI in the order
 //! in which they were given; the first to a prompt counts.
 
-use std::{iter, sync::Arc};
+use std::{iter, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -31,6 +31,9 @@ use crate::{
     },
     turn::event::{Class, Resolution, Resolver},
 };
+
+/// When a refusal for which the CLI's input had no room is tried again.
+const RETRY: Duration = Duration::from_millis(100);
 
 impl SessionTask {
     /// Takes an answer to what the process asks.
@@ -150,9 +153,12 @@ impl SessionTask {
             };
             let why =
                 format!("Nobody answered within {} ({key}).", humantime::format_duration(limit));
+            if process.lease.connection.send(refusal_of(&prompt, &why)).is_err() {
+                // It still asks, and is told when it reads its input again.
+                process.prompts.postpone(&prompt.id, Instant::now() + RETRY);
+                continue;
+            }
             info!(session_id = %self.status.session_id, limit_seconds = limit.as_secs(), "prompt_expired");
-            // A CLI that does not read its input has more to fear than this.
-            process.lease.connection.send(refusal_of(&prompt, &why)).ok();
             let denied = is_refused(&prompt).then_some(Resolution::Denied);
             let told = denied.map_or("", |_| why.as_str());
             process.prompts.resolve(&prompt.id, Resolver::Timeout, denied, told);

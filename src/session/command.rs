@@ -15,14 +15,11 @@ use crate::{
         input::Input,
         options::Options,
     },
-    turn::{
-        event::Partials,
-        listener::{Following, Listener},
-    },
+    turn::{event::Partials, listener::Listener},
 };
 
 pub use super::policies::{
-    BackgroundPolicy, BusyPolicy, DisconnectPolicy, InterruptScope, MismatchPolicy,
+    BackgroundPolicy, BusyPolicy, DisconnectPolicy, InterruptTarget, MismatchPolicy,
 };
 
 /// Why a session did not take a command.
@@ -70,8 +67,6 @@ pub struct TurnRequest {
     pub on_disconnect: DisconnectPolicy,
     /// What becomes of what it leaves behind in the background.
     pub on_background: BackgroundPolicy,
-    /// Who waits for that.
-    pub following: Option<Following>,
     /// When options cannot be applied.
     pub on_mismatch: MismatchPolicy,
     /// Whether the caller sees partial messages.
@@ -132,9 +127,9 @@ impl InterruptReport {
         Self { outcome, had_active_turn, elapsed, stopped: Vec::new(), still_running: Vec::new() }
     }
 
-    /// The same where the session ends, and with it all that works in it.
+    /// The same where the process ends, and with it all that works in it.
     #[must_use]
-    pub fn of_session(mut self) -> Self {
+    pub fn with_all_stopped(mut self) -> Self {
         self.stopped.append(&mut self.still_running);
         self
     }
@@ -287,12 +282,10 @@ pub enum Command {
     },
     /// Stop a turn.
     Interrupt {
-        /// Which, of those that run or wait; it alone is touched then. `None`: the running one.
-        turn: Option<TurnId>,
-        /// Whether the session stays.
+        /// What.
+        target: InterruptTarget,
+        /// Whether the session stays; it does in any case where one turn is named.
         keep_session: bool,
-        /// What is stopped with the turn.
-        scope: InterruptScope,
         /// What became of it.
         reply: oneshot::Sender<InterruptReport>,
     },

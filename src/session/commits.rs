@@ -12,14 +12,13 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 
 use super::{
     command::{InterruptReport, UpdateReport},
-    deadline::at,
     queue::UpdateReply,
     turn_end::Untold,
 };
 use crate::{
     domain::{failure::Cause, ids::CliSessionId},
     store::{Line, StoreError},
-    tasks::spawn_owned,
+    tasks::{at, spawn_owned},
     tenant::Hold,
     turn::log::TurnLog,
 };

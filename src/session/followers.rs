@@ -9,15 +9,17 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
-    cli::{background::Background, traits::CliTraits},
+    cli::{
+        background::{Background, TASK_ECHO},
+        traits::CliTraits,
+    },
     domain::failure::Failure,
     turn::{event::Partials, listener::Following, log::TurnLog},
 };
 
-/// How long after the end of the last task the turn that it begins is waited for: until the CLI
-/// is idle and a moment more, or where it does not say so for a second.
+/// How long after the end of the last task the turn that it begins is waited for where the CLI
+/// says that it is idle; where it does not, [`TASK_ECHO`].
 const IDLE_GRACE: Duration = Duration::from_millis(100);
-const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Follower {
@@ -119,12 +121,8 @@ impl Followers {
 
 /// From when on the CLI has nothing to say about tasks that have ended.
 fn quiet_at(traits: &CliTraits, rests: Instant) -> Instant {
-    let ended = traits.background.last_end();
-    let grace = if traits.is_idle() { IDLE_GRACE } else { GRACE };
-    match (traits.is_idle(), ended) {
-        (true, ended) => ended.map_or(rests, |ended| ended + grace),
-        (false, ended) => ended.map_or(rests, |ended| ended.max(rests)) + grace,
-    }
+    let ended = traits.background.last_end().unwrap_or(rests);
+    if traits.is_idle() { ended + IDLE_GRACE } else { ended.max(rests) + TASK_ECHO }
 }
 
 /// Whether a turn that began then and ends now leaves nothing behind that its caller could wait

@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     command::{
-        CloseReason, CloseReport, Command, HibernateReason, InterruptReport, InterruptScope,
+        CloseReason, CloseReport, Command, HibernateReason, InterruptReport, InterruptTarget,
         Refusal, TurnRequest, UpdateReport,
     },
     status::Status,
@@ -67,28 +67,18 @@ impl SessionHandle {
         self.ask(|reply| Command::Update { options: Box::new(options), reply }).await?
     }
 
-    /// Stops the running turn.
-    pub async fn interrupt(&self, keep_session: bool) -> Result<InterruptReport, Refusal> {
-        let scope = InterruptScope::Turn;
-        self.ask(|reply| Command::Interrupt { turn: None, keep_session, scope, reply }).await
-    }
-
-    /// Stops the running turn, and all that works behind the turns.
-    pub async fn interrupt_work(&self, keep_session: bool) -> Result<InterruptReport, Refusal> {
-        let scope = InterruptScope::All;
-        self.ask(|reply| Command::Interrupt { turn: None, keep_session, scope, reply }).await
+    /// Stops a turn, or whatever works in the session.
+    pub async fn stop(
+        &self,
+        target: InterruptTarget,
+        keep_session: bool,
+    ) -> Result<InterruptReport, Refusal> {
+        self.ask(|reply| Command::Interrupt { target, keep_session, reply }).await
     }
 
     /// Stops a task that works behind the turns. Answered when it has ended.
     pub async fn stop_task(&self, task_id: String) -> Result<(), Refusal> {
         self.ask(|reply| Command::StopTask { task_id, reply }).await?
-    }
-
-    /// Stops this turn, or takes it out of the queue. Nothing else is touched.
-    pub async fn interrupt_turn(&self, turn: TurnId) -> Result<InterruptReport, Refusal> {
-        let turn = Some(turn);
-        let scope = InterruptScope::Turn;
-        self.ask(|reply| Command::Interrupt { turn, keep_session: true, scope, reply }).await
     }
 
     /// Lets the process go if it has nothing to do. Answered when it is gone; returns

@@ -10,7 +10,7 @@ use super::{
     admission::{Availability, Facts, Named, Position, Verdict, admit},
     command::{
         BackgroundPolicy, BusyPolicy, CloseReason, CloseReport, Command, InterruptOutcome,
-        InterruptReport, Refusal, TurnRequest,
+        InterruptReport, InterruptTarget, Refusal, TurnRequest,
     },
     process::Process,
     queue::{PendingUpdate, Waiting},
@@ -66,25 +66,8 @@ impl SessionTask {
                 let what = WorkToStop::Task(task_id);
                 return Disposition::StopWork(WorkStop { what, reply: StopReply::Task(reply) });
             }
-            (Verdict::StopFirst, Command::Interrupt { keep_session, scope, reply, turn: _ }) => {
-                return Disposition::Stop(StopFor::Interrupt { keep_session, scope, reply });
-            }
-            (Verdict::Accept, Command::Interrupt { turn: None, reply, .. }) => {
-                let reply = StopReply::Interrupt(reply, self.nothing_to_stop());
-                return Disposition::StopWork(WorkStop { what: WorkToStop::All, reply });
-            }
-            (Verdict::Accept, Command::Interrupt { turn: Some(turn), reply, .. }) => {
-                reply.send(self.cancel_waiting(&turn)).ok();
-            }
-            (Verdict::AlreadySo, Command::Interrupt { turn: Some(turn), reply, .. }) => {
-                self.answer_named(&turn, reply);
-            }
-            (Verdict::AlreadySo, Command::Interrupt { turn: None, reply, .. }) => {
-                self.journal.commits.answer_soon(reply, self.nothing_to_stop());
-            }
-            (_, Command::Interrupt { reply, .. }) => {
-                self.replies.interrupts.push((reply, self.nothing_to_stop().of_session()));
-                return Disposition::Leave(CloseReason::Interrupted);
+            (verdict, Command::Interrupt { target, keep_session, reply }) => {
+                return self.take_interrupt(verdict, target, keep_session, reply);
             }
             (Verdict::Accept, Command::Hibernate { why, reply }) => {
                 return Disposition::Hibernate(why, reply);
@@ -103,6 +86,39 @@ impl SessionTask {
             (_, Command::Close { reason, reply }) => {
                 self.replies.closes.push((reply, self.nothing_to_close()));
                 return Disposition::Leave(reason);
+            }
+        }
+        Disposition::Done
+    }
+
+    fn take_interrupt(
+        &mut self,
+        verdict: Verdict,
+        target: InterruptTarget,
+        keep_session: bool,
+        reply: oneshot::Sender<InterruptReport>,
+    ) -> Disposition {
+        match (verdict, target) {
+            (Verdict::StopFirst, target) => {
+                // Who names a turn does not mean the session.
+                let named = matches!(target, InterruptTarget::Named(_));
+                let (keep_session, all) = (keep_session || named, target == InterruptTarget::All);
+                return Disposition::Stop(StopFor::Interrupt { keep_session, all, reply });
+            }
+            (Verdict::Accept, InterruptTarget::Named(turn)) => {
+                reply.send(self.cancel_waiting(&turn)).ok();
+            }
+            (_, InterruptTarget::Named(turn)) => self.answer_named(&turn, reply),
+            (Verdict::Accept, InterruptTarget::Running | InterruptTarget::All) => {
+                let reply = StopReply::Interrupt(reply, self.nothing_to_stop());
+                return Disposition::StopWork(WorkStop { what: WorkToStop::All, reply });
+            }
+            (Verdict::AlreadySo, InterruptTarget::Running | InterruptTarget::All) => {
+                self.journal.commits.answer_soon(reply, self.nothing_to_stop());
+            }
+            (_, InterruptTarget::Running | InterruptTarget::All) => {
+                self.replies.interrupts.push((reply, self.nothing_to_stop().with_all_stopped()));
+                return Disposition::Leave(CloseReason::Interrupted);
             }
         }
         Disposition::Done
@@ -137,7 +153,9 @@ impl SessionTask {
 
     /// Where the turn is that is to be stopped.
     fn named(&self, command: &Command) -> Named {
-        let Command::Interrupt { turn: Some(turn), .. } = command else { return Named::Gone };
+        let Command::Interrupt { target: InterruptTarget::Named(turn), .. } = command else {
+            return Named::Gone;
+        };
         let is_it = |log: &TurnLog| log.id() == turn && !log.is_ended();
         if self.queue.holds(turn) {
             Named::Waiting
@@ -210,7 +228,7 @@ impl SessionTask {
         let waits = request.on_background == BackgroundPolicy::Wait;
         let follow = waits.then(|| Follow::channel(self.queue.listeners_gone_notifier()));
         let (following, follow) = follow.unzip();
-        let waiting = self.admitted(TurnRequest { following, ..request }, queued);
+        let waiting = Waiting { following, ..self.admitted(request, queued) };
         let listener = waiting.log.listen(1, partials).map_err(Refusal::from);
         // The caller may be gone already; then the turn has no listener and is dropped.
         reply.send(listener.map(|listener| listener.followed_by(follow))).ok();
@@ -242,7 +260,14 @@ impl SessionTask {
     pub(super) fn admitted(&mut self, request: TurnRequest, queued: Share) -> Waiting {
         let id = request.turn_id.clone().unwrap_or_else(TurnId::fresh);
         let log = self.new_log(id, &request.span);
-        Waiting { request, log, counted: self.ctx.turns.token(), again: None, _queued: queued }
+        Waiting {
+            request,
+            log,
+            counted: self.ctx.turns.token(),
+            following: None,
+            again: None,
+            _queued: queued,
+        }
     }
 
     /// A log for a turn of this session, which the call of that span asks for.

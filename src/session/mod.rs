@@ -60,7 +60,6 @@ mod claim;
 pub mod command;
 mod commits;
 mod context;
-mod deadline;
 pub mod feed;
 mod followers;
 mod given_rules;
@@ -96,7 +95,7 @@ mod work_stops;
 
 pub use command::{
     BackgroundPolicy, BusyPolicy, CloseReason, CloseReport, DisconnectPolicy, HibernateReason,
-    InterruptOutcome, InterruptReport, InterruptScope, MismatchPolicy, Refusal, TurnRequest,
+    InterruptOutcome, InterruptReport, InterruptTarget, MismatchPolicy, Refusal, TurnRequest,
     UpdateReport,
 };
 pub use commits::failed as store_failed;

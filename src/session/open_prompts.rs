@@ -176,6 +176,16 @@ impl OpenPrompts {
         self.get(id)
     }
 
+    /// It is refused at this time instead, if nobody has answered by then.
+    pub fn postpone(&mut self, id: &str, at: Instant) {
+        let Some(open) = self.by_id.get_mut(id) else { return };
+        if let Some(expires) = &mut open.expires {
+            self.expiring.remove(&(expires.at, open.number));
+            expires.at = at;
+            self.expiring.insert((at, open.number));
+        }
+    }
+
     /// It does not wait any more, for this reason, which is to be told.
     pub fn resolve(
         &mut self,
@@ -271,6 +281,29 @@ mod tests {
         assert!(open.by_id.len() <= MOST);
         drop(open);
         assert_eq!(memory.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_refusal_is_not_taken_is_refused_later_and_the_others_in_their_time() {
+        let memory = budget(1 << 40);
+        let timeout = Duration::from_secs(60);
+        let mut open = OpenPrompts::new(&memory.account(&TenantId::default()), Some(timeout));
+        open.hold(&prompt("first", 1));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        open.hold(&prompt("second", 1));
+        tokio::time::advance(timeout).await;
+        let id = |open: &OpenPrompts| open.expired().map(|prompt| prompt.id.clone());
+        assert_eq!(id(&open).as_deref(), Some("first"));
+        let later = Instant::now() + Duration::from_secs(1);
+        open.postpone("first", later);
+        open.postpone("unknown", later);
+        assert_eq!(id(&open).as_deref(), Some("second"));
+        open.resolve("second", Resolver::Timeout, None, "");
+        assert_eq!((id(&open), open.expires_at()), (None, Some(later)));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(id(&open).as_deref(), Some("first"));
+        open.resolve("first", Resolver::Timeout, None, "");
+        assert_eq!((open.expires_at(), memory.used()), (None, 0));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What callers can choose about their turns, beside the session's options.
 
-use crate::turn::log::TurnLog;
+use crate::{domain::ids::TurnId, turn::log::TurnLog};
 
 /// What happens to a turn while another runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,13 +46,14 @@ pub enum BackgroundPolicy {
 }
 
 /// What an interrupt stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum InterruptScope {
-    /// The turn, and what the CLI stops with it.
-    #[default]
-    Turn,
-    /// The turn, and all that works behind the turns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InterruptTarget {
+    /// The turn that runs, and what the CLI stops with it.
+    Running,
+    /// The turn that runs, and all that works behind the turns.
     All,
+    /// This turn alone, wherever it is: it leaves the queue if it waits. The session stays.
+    Named(TurnId),
 }
 
 /// What happens when options cannot be changed on the running process.

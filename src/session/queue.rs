@@ -21,7 +21,7 @@ use super::{
 use crate::{
     domain::{ids::TurnId, options::Options},
     tenant::Share,
-    turn::log::TurnLog,
+    turn::{listener::Following, log::TurnLog},
 };
 
 /// Ended turns that a session keeps for those who come late.
@@ -38,6 +38,8 @@ pub struct Waiting {
     pub log: TurnLog,
     /// Counted by whoever waits for turns to end.
     pub counted: TaskTrackerToken,
+    /// Who waits for what it will leave behind in the background.
+    pub following: Option<Following>,
     /// What it has behind it, if a process died before it answered the prompt.
     pub again: Option<Again>,
     /// Its share of the tenant's queued turns, for as long as it waits for another.

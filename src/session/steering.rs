@@ -2,14 +2,14 @@
 //! the CLI has not taken up when its process ends waits for the next. Nothing runs twice: one that
 //! it has taken up is the turn's, whatever becomes of that.
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
 use super::{
     command::{BackgroundPolicy, Refusal, TurnRequest},
     process::Process,
     state::{Active, Phase},
-    steers::Steer,
+    steers::{Steer, Steers},
     task::SessionTask,
 };
 use crate::{
@@ -56,8 +56,6 @@ impl SessionTask {
     pub(super) fn steer(&mut self, process: &mut Process, steer: Steer) {
         let line = user_message(&steer.waiting.request.input, steer.uuid);
         if process.steers.has_room() && process.lease.connection.send(line).is_ok() {
-            self.status.note_prompt();
-            self.ctx.tenant.counters.messages.add_one();
             process.steers.push(steer);
         } else {
             self.steer_later(steer);
@@ -85,6 +83,7 @@ impl SessionTask {
             active.turn.log.append([(Class::Steered, steered.to_bytes())]);
         }
         for Steer { waiting, .. } in taken {
+            self.count_prompt();
             // Nobody hears it: its caller hears the turn that has taken it up.
             self.open_turns.remove(&waiting.log);
             waiting.log.end(Ok(()));
@@ -102,7 +101,8 @@ impl SessionTask {
             other.hear(&waiting.log);
         }
         self.ctx.tenant.counters.turns.add_one();
-        let came = tokio::time::Instant::now();
+        self.count_prompt();
+        let came = Instant::now();
         let mut turn = self.running(&mut process, waiting, uuid, ProcessOrigin::Reused, came);
         turn.steered = Some(uuid);
         // Its caller may have left meanwhile, which nobody has noticed.
@@ -110,8 +110,14 @@ impl SessionTask {
         Ok(Phase::Active(Active { process, turn }))
     }
 
+    /// A prompt is the CLI's: it is not sent again.
+    fn count_prompt(&mut self) {
+        self.status.note_prompt();
+        self.ctx.tenant.counters.messages.add_one();
+    }
+
     /// The process ends. What it has not taken up waits for the next, unless the session ends.
-    pub(super) fn take_back_steers(&mut self, mut steers: super::steers::Steers) {
+    pub(super) fn take_back_steers(&mut self, mut steers: Steers) {
         for steer in steers.take_taken() {
             self.open_turns.remove(&steer.waiting.log);
             steer.waiting.log.end(Ok(()));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::command::{CloseReason, CloseReport, InterruptReport, InterruptScope};
+use super::command::{CloseReason, CloseReport, InterruptReport};
 
 /// The wait before the CLI is asked again; it doubles each time.
 const FIRST_REPEAT: Duration = Duration::from_millis(50);
@@ -31,8 +31,8 @@ pub enum StopFor {
     Interrupt {
         /// Whether the session stays.
         keep_session: bool,
-        /// What is stopped with the turn.
-        scope: InterruptScope,
+        /// Whether all that works behind the turns is stopped with the turn.
+        all: bool,
         /// Who is told what became of it.
         reply: oneshot::Sender<InterruptReport>,
     },
@@ -115,9 +115,9 @@ impl Stop {
     pub fn join(&mut self, purpose: StopFor) {
         match purpose {
             StopFor::NextTurn => {}
-            StopFor::Interrupt { keep_session, scope, reply } => {
+            StopFor::Interrupt { keep_session, all, reply } => {
                 self.waiters.push(reply);
-                if scope == InterruptScope::All && !self.all {
+                if all && !self.all {
                     self.all = true;
                     // What was asked before was about the turn alone.
                     self.ask_at = Instant::now();

@@ -86,42 +86,40 @@ impl SessionTask {
                 continue;
             }
             let Pending { tasks, reply, began, .. } = stop;
-            let (going_on, stopped) = tasks.into_iter().partition(works);
-            let still_running = background.shown().tasks;
-            self.answer_stop_of(reply, &began, (going_on, stopped), still_running);
-        }
-    }
-
-    fn answer_stop_of(
-        &self,
-        reply: StopReply,
-        began: &Instant,
-        (going_on, stopped): (Vec<Arc<Task>>, Vec<Arc<Task>>),
-        still_running: Vec<Arc<Task>>,
-    ) {
-        match reply {
-            StopReply::Nobody => {}
-            StopReply::Task(reply) => {
-                let answer = match going_on.is_empty() {
-                    true => Ok(()),
-                    false => Err(self.failure(not_stopped(began.elapsed())).into()),
-                };
-                reply.send(answer).ok();
-            }
-            StopReply::Interrupt(reply, report) => {
-                let elapsed = began.elapsed();
-                reply.send(InterruptReport { elapsed, stopped, still_running, ..report }).ok();
+            let has_stopped = !tasks.iter().any(works);
+            let stopped = tasks.into_iter().filter(|task| !works(task)).collect();
+            let elapsed = began.elapsed();
+            match reply {
+                StopReply::Nobody => {}
+                StopReply::Task(reply) if has_stopped => {
+                    reply.send(Ok(())).ok();
+                }
+                StopReply::Task(reply) => {
+                    reply.send(Err(self.failure(not_stopped(elapsed)).into())).ok();
+                }
+                StopReply::Interrupt(reply, report) => {
+                    let still_running = background.shown().tasks;
+                    reply.send(InterruptReport { elapsed, stopped, still_running, ..report }).ok();
+                }
             }
         }
     }
 
     /// The process ends, and with it what works in it.
     pub(super) fn end_work_stops(&mut self, stops: WorkStops) {
-        for Pending { tasks, reply, began, .. } in stops.pending {
-            self.answer_stop_of(reply, &began, (Vec::new(), tasks), Vec::new());
-        }
-        for stop in std::mem::take(&mut self.deferred_stops) {
-            self.answer_stop_of(stop.reply, &Instant::now(), Default::default(), Vec::new());
+        let pending = stops.pending.into_iter().map(|stop| stop.reply);
+        let deferred = std::mem::take(&mut self.deferred_stops).into_iter().map(|stop| stop.reply);
+        for reply in pending.chain(deferred) {
+            match reply {
+                StopReply::Nobody => {}
+                StopReply::Task(reply) => {
+                    reply.send(Ok(())).ok();
+                }
+                // What worked when it was asked for.
+                StopReply::Interrupt(reply, report) => {
+                    reply.send(report.with_all_stopped()).ok();
+                }
+            }
         }
     }
 

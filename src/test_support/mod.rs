@@ -58,7 +58,6 @@ pub fn request(prompt: &str) -> TurnRequest {
         on_busy: BusyPolicy::Queue,
         on_disconnect: DisconnectPolicy::Interrupt,
         on_background: BackgroundPolicy::Keep,
-        following: None,
         on_mismatch: MismatchPolicy::Fail,
         partials: Partials::Hidden,
         asked_at: Instant::now(),

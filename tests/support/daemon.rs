@@ -21,7 +21,7 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-use super::{processes, turn::Turn};
+use super::{processes, service::query, turn::Turn};
 
 /// A running program with a state folder of its own.
 pub struct Daemon {
@@ -72,6 +72,13 @@ impl Daemon {
 
     pub async fn open(&self, request: QueryRequest) -> Turn {
         Turn::new(self.client.clone().query(request).await.expect("taken").into_inner())
+    }
+
+    /// Runs a turn to its end, however that is.
+    pub async fn run(&self, session: &str, prompt: &str) -> Turn {
+        let mut turn = self.open(query(session, prompt)).await;
+        turn.finish().await;
+        turn
     }
 
     /// What it has logged so far.

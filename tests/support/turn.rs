@@ -89,9 +89,12 @@ impl Turn {
                 }
                 other => panic!("neither event nor part: {other:?}"),
             };
-            let expected = self.events.last().map_or(event.sequence, |last| match event.kind {
-                // A turn that follows in the same stream.
-                Some(Kind::Started(_)) => 1,
+            let expected = self.events.last().map_or(event.sequence, |last| match &event.kind {
+                // A turn that follows in the same stream is another one.
+                Some(Kind::Started(started)) => {
+                    assert_ne!(started.turn_id, self.started().turn_id, "begun twice");
+                    1
+                }
                 _ => last.sequence + 1,
             });
             assert_eq!(event.sequence, expected, "a gap");

@@ -3,7 +3,7 @@
 use super::{Bed, Given, id, key};
 use crate::{
     domain::{decision::Decision, failure::Cause, ids::TenantId, options::Options},
-    session::{Settings, status::SessionState},
+    session::{InterruptTarget, Settings, status::SessionState},
     test_support::{SECOND, answered, read, settings, until},
     turn::event::Partials,
 };
@@ -71,7 +71,7 @@ async fn whoever_asks_for_a_session_that_is_not_there_is_told_so() {
     assert_eq!(updated.expect_err("none").cause, not_found);
     assert_eq!(bed.pool.close(&key, false).await.expect_err("none").cause, not_found);
     assert_eq!(bed.pool.close(&key, true).await.expect_err("none").cause, not_found);
-    assert_eq!(bed.pool.interrupt(&key, true).await, Ok(None));
+    assert_eq!(bed.pool.interrupt(&key, InterruptTarget::Running, true).await, Ok(None));
     assert_eq!(bed.absence("s").await, not_found);
     assert!(bed.pool.is_empty(), "nobody makes one by asking");
 }

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::{Bed, Given, Scope, id, key, tenant};
 use crate::{
     domain::failure::Cause,
-    session::InterruptOutcome,
+    session::{InterruptOutcome, InterruptTarget},
     tasks::spawn_owned,
     test_support::{
         SECOND, answered, cause, gated_store::Gate, read, request, settings, settle, text, until,
@@ -105,11 +105,12 @@ async fn who_wants_a_session_forgotten_that_is_closing_waits_as_long_as_for_one(
 async fn an_interrupt_that_does_not_keep_the_session_is_answered_when_it_is_gone() {
     let bed = Bed::start(Given::default());
     let _turn = answered(bed.begin("s", "a hang").await).await;
-    let report = bed.pool.interrupt(&key("s"), false).await.expect("answered");
+    let report =
+        bed.pool.interrupt(&key("s"), InterruptTarget::Running, false).await.expect("answered");
     let report = report.expect("it is there");
     assert_eq!(report.outcome, InterruptOutcome::Interrupted);
     assert_eq!((bed.pool.len(), bed.supply.alive()), (0, 0));
-    let again = bed.pool.interrupt(&key("s"), false).await;
+    let again = bed.pool.interrupt(&key("s"), InterruptTarget::Running, false).await;
     assert_eq!(again, Ok(None), "there is none any more");
 }
 

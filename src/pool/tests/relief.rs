@@ -4,7 +4,7 @@ use tokio::time::sleep;
 
 use super::{Bed, Given, Scope, key};
 use crate::{
-    session::status::SessionState,
+    session::{InterruptTarget, status::SessionState},
     test_support::{SECOND, answered, read, request, settle, until},
 };
 
@@ -74,7 +74,11 @@ async fn a_session_with_a_turn_gives_nothing_until_it_has_ended() {
         bed.conditions(["a", "b", "c"]).await,
         [SessionState::Active, SessionState::Active, SessionState::Connecting]
     );
-    bed.pool.interrupt(&key("b"), true).await.expect("answered").expect("it is there");
+    bed.pool
+        .interrupt(&key("b"), InterruptTarget::Running, true)
+        .await
+        .expect("answered")
+        .expect("it is there");
     assert!(waiting.await.expect("no panic").end.is_ok());
     assert_eq!(bed.conditions(["a", "b"]).await, [SessionState::Active, SessionState::Hibernated]);
     assert_eq!(bed.pool.stats(&Scope::All).streaming_turns, 1, "the turn of a goes on");
@@ -111,7 +115,11 @@ async fn a_waiter_that_leaves_costs_nobody_the_next_process() {
     let busy = answered(bed.begin("a", "1 hang").await).await;
     drop(bed.begin("b", "1 ok").await);
     until("it waits no more", || bed.pool.stats(&Scope::All).streaming_turns == 1).await;
-    bed.pool.interrupt(&key("a"), true).await.expect("answered").expect("it is there");
+    bed.pool
+        .interrupt(&key("a"), InterruptTarget::Running, true)
+        .await
+        .expect("answered")
+        .expect("it is there");
     assert!(read(busy).await.end.is_ok());
     settle().await;
     assert_eq!(bed.condition("a").await, SessionState::Active, "nobody needs its process");

@@ -3,7 +3,7 @@
 use super::{Bed, Given, Scope, key, named};
 use crate::{
     domain::failure::Cause,
-    session::{DisconnectPolicy, TurnRequest},
+    session::{DisconnectPolicy, InterruptTarget, TurnRequest},
     test_support::{SECOND, answered, cause, read},
     turn::event::{Class, ProcessOrigin},
 };
@@ -42,7 +42,11 @@ async fn a_retry_of_a_turn_that_waits_keeps_its_place() {
     let again = bed.ask("s", named("t", "b ok")).await.expect("joined");
     drop(first);
     assert_eq!(bed.status("s").await.queued, 2);
-    bed.pool.interrupt(&key("s"), true).await.expect("answered").expect("it is there");
+    bed.pool
+        .interrupt(&key("s"), InterruptTarget::Running, true)
+        .await
+        .expect("answered")
+        .expect("it is there");
     assert!(read(running).await.end.is_ok() && read(again).await.end.is_ok());
     assert_eq!(bed.supply.heard(), [["a hang", "b ok", "c ok"]]);
 }
@@ -75,7 +79,11 @@ async fn an_interrupted_turn_is_told_again_as_interrupted() {
     let bed = Bed::start(Given::default());
     let turn = bed.ask("s", named("t", "a hang")).await.expect("taken");
     let turn = answered(turn).await;
-    bed.pool.interrupt(&key("s"), false).await.expect("answered").expect("it is there");
+    bed.pool
+        .interrupt(&key("s"), InterruptTarget::Running, false)
+        .await
+        .expect("answered")
+        .expect("it is there");
     assert!(read(turn).await.end.is_ok());
     let again = read(bed.ask("s", named("t", "a hang")).await.expect("told again")).await;
     assert!(matches!(again.frames[..], [(Class::InterruptedResult, _)]), "{again:?}");

@@ -25,13 +25,15 @@ use tracing::Span;
 
 use super::heartbeat::{LONGEST, SHORTEST};
 use crate::{
+    cli::background::LONGEST_ID,
     domain::{
         ids::{SessionId, TurnId},
         options::Options,
     },
     proto,
     session::{
-        BackgroundPolicy, BusyPolicy, DisconnectPolicy, InterruptScope, MismatchPolicy, TurnRequest,
+        BackgroundPolicy, BusyPolicy, DisconnectPolicy, InterruptTarget, MismatchPolicy,
+        TurnRequest,
     },
     turn::event::Partials,
 };
@@ -138,7 +140,6 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         on_busy,
         on_disconnect,
         on_background,
-        following: None,
         on_mismatch,
         partials: partials(asked.unwrap_or_default()),
         asked_at: Instant::now(),
@@ -148,9 +149,6 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
     };
     check.finish(Query { session_id, request, payload, heartbeat })
 }
-
-/// Bytes of the id of a task: more than any CLI's has.
-const LONGEST_TASK_ID: usize = 200;
 
 /// Decodes a session id that has to be there.
 pub fn session_id(text: &str) -> Result<SessionId, Status> {
@@ -175,12 +173,10 @@ fn partials(asked: bool) -> Partials {
 pub struct Interrupt {
     /// The session.
     pub session_id: SessionId,
-    /// The turn; `None` is the running one.
-    pub turn: Option<TurnId>,
+    /// What is stopped.
+    pub target: InterruptTarget,
     /// Whether the session stays.
     pub keep_session: bool,
-    /// What is stopped with the turn.
-    pub scope: InterruptScope,
 }
 
 /// Decodes a StopTask: the session and the task.
@@ -188,9 +184,9 @@ pub fn stop_task(request: proto::StopTaskRequest) -> Result<(SessionId, String),
     let proto::StopTaskRequest { session_id, task_id } = request;
     let mut check = Check::default();
     let session_id = check.name("session_id", &session_id, SessionId::parse);
-    if task_id.is_empty() || task_id.len() > LONGEST_TASK_ID {
+    if task_id.is_empty() || task_id.len() > LONGEST_ID {
         let length = task_id.len();
-        let bounds = format!("must have 1 to {LONGEST_TASK_ID} bytes, has {length}");
+        let bounds = format!("must have 1 to {LONGEST_ID} bytes, has {length}");
         check.bad("task_id", bounds);
     }
     required(check, session_id).map(|session_id| (session_id, task_id))
@@ -202,11 +198,8 @@ pub fn interrupt(request: proto::InterruptRequest) -> Result<Interrupt, Status> 
     let mut check = Check::default();
     let session_id = check.name("session_id", &session_id, SessionId::parse);
     let turn = turn_of(&mut check, &turn_id);
-    let scope = interrupt_scope(&mut check, scope);
-    if turn.is_some() && scope == InterruptScope::All {
-        check.bad("scope", "must not be ALL with a turn_id, which names one turn alone");
-    }
-    let interrupt = |session_id| Interrupt { session_id, turn, keep_session, scope };
+    let target = interrupt_target(&mut check, scope, turn);
+    let interrupt = |session_id| Interrupt { session_id, target, keep_session };
     required(check, session_id).map(interrupt)
 }
 
@@ -302,11 +295,16 @@ fn background_policy(check: &mut Check, value: i32, is_named: bool) -> Backgroun
     }
 }
 
-fn interrupt_scope(check: &mut Check, value: i32) -> InterruptScope {
+fn interrupt_target(check: &mut Check, value: i32, turn: Option<TurnId>) -> InterruptTarget {
     use proto::InterruptScope as Wire;
-    match check.choice("scope", value).unwrap_or(Wire::Unspecified) {
-        Wire::Unspecified | Wire::Turn => InterruptScope::Turn,
-        Wire::All => InterruptScope::All,
+    match (check.choice("scope", value).unwrap_or(Wire::Unspecified), turn) {
+        (Wire::All, Some(turn)) => {
+            check.bad("scope", "must not be ALL with a turn_id, which names one turn alone");
+            InterruptTarget::Named(turn)
+        }
+        (Wire::Unspecified | Wire::Turn, Some(turn)) => InterruptTarget::Named(turn),
+        (Wire::Unspecified | Wire::Turn, None) => InterruptTarget::Running,
+        (Wire::All, None) => InterruptTarget::All,
     }
 }
 

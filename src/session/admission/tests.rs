@@ -34,19 +34,17 @@ fn run(on_busy: BusyPolicy) -> Command {
 
 fn interrupt(keep_session: bool) -> Command {
     Command::Interrupt {
-        turn: None,
+        target: InterruptTarget::Running,
         keep_session,
-        scope: InterruptScope::Turn,
         reply: oneshot::channel().0,
     }
 }
 
 fn interrupt_turn(keep_session: bool) -> Command {
-    let turn = TurnId::parse("t").ok();
+    let turn = TurnId::parse("t").expect("a name");
     Command::Interrupt {
-        turn,
+        target: InterruptTarget::Named(turn),
         keep_session,
-        scope: InterruptScope::Turn,
         reply: oneshot::channel().0,
     }
 }
@@ -272,7 +270,7 @@ proptest! {
     ) {
         let verdict = admit(Availability::Closing(ending), &facts, &command);
         let joins = matches!(command, Command::Attach { .. }) && facts.has_untold;
-        let cancels = matches!(command, Command::Interrupt { turn: Some(_), .. })
+        let cancels = matches!(command, Command::Interrupt { target: InterruptTarget::Named(_), .. })
             && facts.named == Named::Waiting;
         prop_assert_eq!(verdict == Verdict::Accept, joins || cancels);
         prop_assert!(!matches!(verdict, Verdict::Queue(_) | Verdict::StopFirst));

@@ -119,7 +119,7 @@ async fn a_cli_that_says_nothing_about_the_end_is_waited_for_a_second() {
     let (mut follow, _gone) = bed.follow(&["a"]);
     bed.ended("a");
     bed.rest();
-    assert_eq!(bed.until_due().await, GRACE);
+    assert_eq!(bed.until_due().await, TASK_ECHO);
     assert!(next(&mut follow).await.is_none());
 }
 
@@ -133,7 +133,7 @@ async fn what_a_turn_of_the_clis_own_has_begun_is_waited_for_too() {
     bed.task("b");
     bed.followers.extend(&["b".to_owned()]);
     bed.state("idle");
-    tokio::time::advance(GRACE * 2).await;
+    tokio::time::advance(TASK_ECHO * 2).await;
     bed.rest();
     assert!(!bed.followers.is_empty());
     bed.ended("b");
@@ -150,11 +150,11 @@ async fn a_turn_in_between_does_not_end_the_wait() {
     bed.rest();
     bed.followers.turn_begins();
     bed.ended("a");
-    tokio::time::advance(GRACE * 5).await;
+    tokio::time::advance(TASK_ECHO * 5).await;
     // The turn has its result, and what the CLI says about the task comes behind it.
     bed.rest();
     assert!(!bed.followers.is_empty());
-    assert_eq!(bed.until_due().await, GRACE);
+    assert_eq!(bed.until_due().await, TASK_ECHO);
     assert!(bed.followers.is_empty());
 }
 
@@ -196,9 +196,9 @@ async fn a_turn_leaves_nothing_that_began_nothing_and_in_which_nothing_ended() {
     bed.task("of another turn");
     assert!(!leaves(&bed, &[], Instant::now()));
     let began = Instant::now();
-    tokio::time::advance(GRACE).await;
+    tokio::time::advance(TASK_ECHO).await;
     bed.ended("of another turn");
-    tokio::time::advance(GRACE * 5).await;
+    tokio::time::advance(TASK_ECHO * 5).await;
     assert!(leaves(&bed, &[], began), "the CLI may have to say something about it");
     assert!(!leaves(&bed, &[], Instant::now()));
 }

@@ -19,7 +19,6 @@ use crate::{
         admission::Availability,
         answers::Answer,
         command::{CloseReason, Command},
-        deadline::at,
         open_prompts::{OpenPrompts, ShownPrompt},
         process::Process,
         running::{class_of, class_of_result},
@@ -28,6 +27,7 @@ use crate::{
         task::SessionTask,
         turn_end::{End, TurnEnd},
     },
+    tasks::at,
     turn::event::prompt_event,
 };
 

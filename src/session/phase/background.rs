@@ -100,6 +100,9 @@ impl SessionTask {
 
     /// Those who have waited for too long for what works behind the turns are told so.
     pub(in crate::session) fn expire_followers(&mut self) {
+        if self.followers.until().is_none_or(|until| until > Instant::now()) {
+            return;
+        }
         let limit = self.ctx.settings.background_timeout;
         let failure = self.failure(Cause::BackgroundTimeout { limit });
         self.followers.expire(|| failure.clone());

@@ -13,9 +13,7 @@ use crate::{
     session::{
         admission::Availability,
         answers::Answer,
-        command::{
-            CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport, InterruptScope,
-        },
+        command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
         commits::Stir,
         state::{Active, Disposition, Phase},
         stop::{AfterInterrupt, Stop, StopFor},
@@ -213,12 +211,12 @@ impl SessionTask {
     pub(super) fn answer_stop(&mut self, purpose: StopFor, outcome: InterruptOutcome) {
         match purpose {
             StopFor::NextTurn => {}
-            StopFor::Interrupt { keep_session, scope, reply } => {
+            StopFor::Interrupt { keep_session, all, reply } => {
                 let still_running = self.status.work.tasks.clone();
                 let works = !still_running.is_empty();
                 let report = InterruptReport::of_turn(outcome, true, Duration::ZERO);
                 let report = InterruptReport { still_running, ..report };
-                if keep_session && works && scope == InterruptScope::All {
+                if keep_session && works && all {
                     // The turn has not begun, and its process has other things to do.
                     let reply = StopReply::Interrupt(reply, report);
                     return self.stop_work_later(WorkStop { what: WorkToStop::All, reply });

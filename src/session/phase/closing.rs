@@ -20,12 +20,11 @@ use crate::{
         command::{CloseReason, Command, Refusal},
         commits::{Commits, Stir},
         context::Settings,
-        deadline::at,
         process::Process,
         replies::{PendingReplies, Remains},
         task::SessionTask,
     },
-    tasks::spawn_owned,
+    tasks::{at, spawn_owned},
 };
 
 /// How long the answer to who ends a session waits for the store, so that who has it finds

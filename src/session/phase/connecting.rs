@@ -364,7 +364,7 @@ impl SessionTask {
                 self.cancel(&turn.log, &Cause::TurnInterrupted);
                 Some(Phase::Detached.into())
             }
-            Disposition::Stop(StopFor::Interrupt { keep_session, scope: _, reply }) => {
+            Disposition::Stop(StopFor::Interrupt { keep_session, all: _, reply }) => {
                 self.cancel(&turn.log, &Cause::TurnInterrupted);
                 let next = match keep_session {
                     true => Phase::Detached,

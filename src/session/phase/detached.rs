@@ -8,10 +8,10 @@ use crate::{
     session::{
         admission::Availability,
         command::{CloseReason, UpdateReport},
-        deadline::at,
         state::{DetachReason, Disposition, Phase},
         task::SessionTask,
     },
+    tasks::at,
 };
 
 impl SessionTask {

@@ -17,12 +17,12 @@ use crate::{
         admission::Availability,
         answers::Answer,
         command::{CloseReason, Command, HibernateReason},
-        deadline::at,
         process::Process,
         running::class_of,
         state::{Disposition, Phase},
         task::SessionTask,
     },
+    tasks::at,
 };
 
 /// How long after a result the idle state is waited for: 2 to 15 ms were seen, and

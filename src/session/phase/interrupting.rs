@@ -13,12 +13,12 @@ use crate::{
         admission::Availability,
         answers::Answer,
         command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
-        deadline::at,
         state::{Active, Disposition, Phase},
         stop::{AfterInterrupt, Stop},
         task::SessionTask,
         turn_end::{End, TurnEnd},
     },
+    tasks::at,
 };
 
 impl SessionTask {
@@ -214,7 +214,7 @@ impl SessionTask {
         let report = InterruptReport { stopped, still_running, ..report };
         for reply in stop.waiters {
             if matches!(stop.then, AfterInterrupt::Leave(_)) {
-                self.replies.interrupts.push((reply, report.clone().of_session()));
+                self.replies.interrupts.push((reply, report.clone().with_all_stopped()));
             } else {
                 self.journal.commits.answer_soon(reply, report.clone());
             }

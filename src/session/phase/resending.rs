@@ -31,8 +31,9 @@ impl Running {
             began: self.began,
             silent_for: self.began.elapsed(),
         };
-        let Self { log, counted, .. } = self;
-        Waiting { request, log, counted, again: Some(again), _queued: Share::default() }
+        let Self { log, counted, following, .. } = self;
+        let (following, again) = (following.map(|(following, _)| following), Some(again));
+        Waiting { request, log, counted, following, again, _queued: Share::default() }
     }
 }
 

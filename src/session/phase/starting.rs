@@ -357,7 +357,7 @@ impl SessionTask {
         origin: ProcessOrigin,
         came: Instant,
     ) -> Running {
-        let Waiting { request, log, counted, again, _queued: _ } = waiting;
+        let Waiting { request, log, counted, following, again, _queued: _ } = waiting;
         process.announced.clear();
         self.followers.turn_begins();
         let asked = process.prompts.number();
@@ -366,7 +366,7 @@ impl SessionTask {
         turn.prompt_held = request.held.clone();
         turn.named = request.turn_id.is_some();
         turn.on_background = request.on_background;
-        turn.following = request.following.clone().map(|it| (it, request.partials));
+        turn.following = following.map(|it| (it, request.partials));
         let lease = &process.lease;
         let started = Started {
             session_id: self.status.session_id.clone(),

@@ -31,7 +31,10 @@ fn asked(queue: &TurnQueue, name: &str, on_disconnect: DisconnectPolicy) -> (Wai
     let listener = log.listen(1, Partials::Hidden).expect("from its first event on");
     let request = TurnRequest { on_disconnect, ..request("hello") };
     let counted = TaskTracker::new().token();
-    (Waiting { request, log, counted, again: None, _queued: Share::default() }, listener)
+    (
+        Waiting { request, log, counted, following: None, again: None, _queued: Share::default() },
+        listener,
+    )
 }
 
 fn turn(queue: &TurnQueue, name: &str) -> Waiting {

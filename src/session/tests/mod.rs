@@ -22,7 +22,10 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use super::{Refusal, SessionContext, SessionHandle, SessionTask, Settings, feed::Feed};
+use super::{
+    InterruptReport, InterruptTarget, Refusal, SessionContext, SessionHandle, SessionTask,
+    Settings, feed::Feed,
+};
 use crate::{
     domain::ids::{CliSessionId, SessionId, TenantId},
     store::Store as _,
@@ -39,6 +42,13 @@ use crate::{
 };
 
 pub(super) use crate::test_support::{SECOND, request, settings};
+
+impl SessionHandle {
+    /// Stops the turn that runs.
+    pub(crate) async fn interrupt(&self, keep: bool) -> Result<InterruptReport, Refusal> {
+        self.stop(InterruptTarget::Running, keep).await
+    }
+}
 
 /// A session and the supply that serves it.
 struct Session {

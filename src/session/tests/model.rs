@@ -23,7 +23,8 @@ use super::{
 use crate::{
     domain::{decision::Decision, ids::TurnId, input::Input, options::Options},
     session::{
-        BusyPolicy, CloseReason, DisconnectPolicy, MismatchPolicy, Refusal, Settings, TurnRequest,
+        BusyPolicy, CloseReason, DisconnectPolicy, InterruptTarget, MismatchPolicy, Refusal,
+        Settings, TurnRequest,
     },
     tasks::spawn_owned,
     turn::{event::Class, listener::Listener},
@@ -235,10 +236,8 @@ impl Play {
         self.waiting.push(spawn_owned(async move {
             let began = Instant::now();
             // A session that has left is no error here.
-            let stopped = match turn {
-                Some(turn) => handle.interrupt_turn(turn).await,
-                None => handle.interrupt(keep).await,
-            };
+            let target = turn.map_or(InterruptTarget::Running, InterruptTarget::Named);
+            let stopped = handle.stop(target, keep).await;
             let took = began.elapsed();
             assert!(stopped.is_err() || took < STOP_LIMIT, "{stopped:?} took {took:?}");
         }));

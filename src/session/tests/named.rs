@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep};
 use super::{SECOND, Seen, Session, cause, gated_store::Gate, read, request, settings, text};
 use crate::{
     domain::{failure::Cause, ids::TurnId},
-    session::{CloseReason, InterruptOutcome, InterruptReport},
+    session::{CloseReason, InterruptOutcome, InterruptReport, InterruptTarget},
     tasks::spawn_owned,
     turn::listener::Listener,
 };
@@ -23,7 +23,7 @@ impl Session {
     }
 
     async fn stop(&self, name: &str) -> InterruptReport {
-        self.handle.interrupt_turn(id(name)).await.expect("answered")
+        self.handle.stop(InterruptTarget::Named(id(name)), false).await.expect("answered")
     }
 
     /// Asked to stop a turn that is over or unknown, it does nothing.

@@ -13,19 +13,12 @@ use crate::support::{
     daemon::Daemon,
     follower::{Follower, Told, from, from_start, of},
     service::{query, script},
-    turn::Turn,
 };
-
-async fn run(daemon: &Daemon, session: &str, prompt: &str) -> Turn {
-    let mut turn = daemon.open(query(session, prompt)).await;
-    turn.finish().await;
-    turn
-}
 
 #[tokio::test]
 async fn a_cursor_of_a_service_that_was_killed_is_a_gap_and_what_follows_is_told_once() {
     let daemon = Daemon::start(&[]).await;
-    run(&daemon, "a", "first").await.result();
+    daemon.run("a", "first").await.result();
     let mut follower = Follower::open(&daemon.client, from_start("a")).await.expect("taken");
     follower.until_live().await;
     let mut cut = daemon.open(query("a", &script(&["say half", "hang"]))).await;
@@ -43,10 +36,10 @@ async fn a_cursor_of_a_service_that_was_killed_is_a_gap_and_what_follows_is_told
     // Before the session has a task again, and after a turn that nobody followed.
     let mut early = Follower::open(&daemon.client, from("a", &cursor)).await.expect("taken");
     early.until_live().await;
-    let second = run(&daemon, "a", "second").await;
+    let second = daemon.run("a", "second").await;
     let mut late = Follower::open(&daemon.client, from("a", &cursor)).await.expect("taken");
     late.until_live().await;
-    let third = run(&daemon, "a", "third").await;
+    let third = daemon.run("a", "third").await;
     for follower in [&mut early, &mut late] {
         follower.until_result(&third.started().turn_id).await;
         let [gap] = &follower.gaps()[..] else { panic!("{:?}", follower.gaps()) };
@@ -69,7 +62,7 @@ async fn a_cursor_of_a_service_that_was_killed_is_a_gap_and_what_follows_is_told
 #[tokio::test]
 async fn the_program_follows_a_session_over_a_restart_to_its_end() {
     let daemon = Daemon::start(&[]).await;
-    run(&daemon, "a", "first").await.result();
+    daemon.run("a", "first").await.result();
     let address = daemon.address.clone();
     let mut child = Command::new(env!("CARGO_BIN_EXE_session-pool"))
         .args(["watch", "a", "--from-start", "--json", "--address", &address])
@@ -95,7 +88,7 @@ async fn the_program_follows_a_session_over_a_restart_to_its_end() {
     let listen = address.trim_start_matches("http://");
     let daemon = Daemon::start_in(state, &[("SERVER__LISTEN", listen)]).await;
     until("WATCH_PHASE_LIVE", &mut printed).await;
-    let second = run(&daemon, "a", "second").await;
+    let second = daemon.run("a", "second").await;
     until("echo: second", &mut printed).await;
     let close = CloseSessionRequest { session_id: "a".into(), forget: false };
     daemon.client.clone().close_session(close).await.expect("closed");
@@ -122,12 +115,12 @@ async fn events_are_followed_in_order_however_often_the_service_is_killed() {
     let mut cursor = None;
     for life in 0..3 {
         let daemon = Daemon::start_in(state, &[]).await;
-        run(&daemon, "a", &format!("life {life}")).await.result();
+        daemon.run("a", &format!("life {life}")).await.result();
         let request = cursor.as_ref().map_or_else(|| of("a"), |cursor: &String| from("a", cursor));
         let mut follower = Follower::open(&daemon.client, request).await.expect("taken");
         follower.until_live().await;
         assert_eq!(follower.gaps().len(), usize::from(life > 0));
-        let turn = run(&daemon, "a", &format!("in life {life}")).await;
+        let turn = daemon.run("a", &format!("in life {life}")).await;
         follower.until_result(&turn.started().turn_id).await;
         let said = follower.told.iter().filter_map(|(told, _)| match told {
             Told::Event(_, event) => match &event.kind {

@@ -16,17 +16,10 @@ use crate::support::{
     daemon::Daemon,
     failure,
     service::{query, script},
-    turn::Turn,
 };
 
-async fn run(daemon: &Daemon, session: &str, prompt: &str) -> Turn {
-    let mut turn = daemon.open(query(session, prompt)).await;
-    turn.finish().await;
-    turn
-}
-
 async fn recite(daemon: &Daemon, session: &str) -> Vec<String> {
-    let turn = run(daemon, session, &script(&["recite"])).await;
+    let turn = daemon.run(session, &script(&["recite"])).await;
     let said = turn.result().result.lines().map(str::to_owned);
     // What it was asked to recite before is a part of the conversation too.
     said.filter(|line| !line.contains("recite")).collect()
@@ -62,7 +55,7 @@ async fn get(daemon: &Daemon, session: &str) -> Result<Session, Status> {
 async fn a_service_that_was_stopped_goes_on_where_it_was() {
     let daemon = Daemon::start(&[]).await;
     for session in ["a", "b", "c"] {
-        run(&daemon, session, &format!("I am {session}")).await.result();
+        daemon.run(session, &format!("I am {session}")).await.result();
     }
     let before = get(&daemon, "a").await.expect("there");
     let daemon = Daemon::start_in(stop(daemon).await, &[]).await;
@@ -83,7 +76,7 @@ async fn a_service_that_was_stopped_goes_on_where_it_was() {
     assert_eq!(stats.total_messages, 3, "totals go on");
     assert!(stats.total_cost_usd > 0.0);
 
-    let turn = run(&daemon, "b", &script(&["recite"])).await;
+    let turn = daemon.run("b", &script(&["recite"])).await;
     assert_eq!(turn.result().result, "I am b");
     assert_eq!(turn.started().origin(), TurnOrigin::Resumed);
     // Live and hibernated sessions share the pages.
@@ -99,7 +92,7 @@ async fn what_a_caller_was_told_survives_a_kill_at_that_instant() {
     let mut said = Vec::new();
     for number in 0..50 {
         let prompt = format!("number {number}");
-        run(&daemon, "s", &prompt).await.result();
+        daemon.run("s", &prompt).await.result();
         said.push(prompt);
         daemon = Daemon::start_in(daemon.killed().await, &[]).await;
     }
@@ -110,7 +103,7 @@ async fn what_a_caller_was_told_survives_a_kill_at_that_instant() {
 #[tokio::test]
 async fn a_turn_that_was_cut_is_lost_and_nothing_before_it() {
     let daemon = Daemon::start(&[]).await;
-    run(&daemon, "s", "remember me").await.result();
+    daemon.run("s", "remember me").await.result();
     let mut turn = daemon.open(query("s", &script(&["say half", "hang"]))).await;
     turn.until_text("half").await;
     let daemon = Daemon::start_in(daemon.killed().await, &[]).await;
@@ -124,7 +117,7 @@ async fn a_turn_that_was_cut_is_lost_and_nothing_before_it() {
 async fn calls_about_a_hibernated_session_find_it() {
     let daemon = Daemon::start(&[]).await;
     for session in ["attach", "close", "forget", "interrupt", "keep", "update"] {
-        run(&daemon, session, "remember me").await.result();
+        daemon.run(session, "remember me").await.result();
     }
     let daemon = Daemon::start_in(stop(daemon).await, &[]).await;
     let mut client = daemon.client.clone();
@@ -179,7 +172,7 @@ fn holds(folder: &Path, text: &str) -> bool {
 #[tokio::test]
 async fn what_is_forgotten_is_in_no_file_any_more() {
     let daemon = Daemon::start(&[]).await;
-    run(&daemon, "s", "an-unmistakable-secret").await.result();
+    daemon.run("s", "an-unmistakable-secret").await.result();
     assert!(holds(daemon.state.path(), "an-unmistakable-secret"));
     let request = CloseSessionRequest { session_id: "s".into(), forget: true };
     daemon.client.clone().close_session(request).await.expect("closed");
@@ -195,7 +188,7 @@ async fn what_nobody_used_for_long_is_forgotten() {
         ("POOL__CLEANUP_INTERVAL", "100ms"),
     ];
     let daemon = Daemon::start(&settings).await;
-    run(&daemon, "s", "another-secret").await.result();
+    daemon.run("s", "another-secret").await.result();
     crate::support::eventually("it is forgotten", async || {
         let gone = get(&daemon, "s").await.is_err();
         (gone && !holds(&daemon.state.path().join("tenants"), "another-secret")).then_some(())
@@ -209,13 +202,13 @@ async fn what_nobody_used_for_long_is_forgotten() {
 async fn hibernated_sessions_count_and_leave_when_they_are_idle_for_long() {
     let daemon = Daemon::start(&[]).await;
     for session in ["a", "b"] {
-        run(&daemon, session, "hello").await.result();
+        daemon.run(session, "hello").await.result();
     }
     let settings = [("POOL__MAX_SESSIONS", "2")];
     let daemon = Daemon::start_in(stop(daemon).await, &settings).await;
     let status = daemon.client.clone().query(query("c", "hello")).await.expect_err("full");
     failure(&status, Code::ResourceExhausted, "POOL_AT_CAPACITY");
-    run(&daemon, "a", "again").await.result();
+    daemon.run("a", "again").await.result();
     let settings = [("POOL__IDLE_THRESHOLD", "1ms"), ("POOL__CLEANUP_INTERVAL", "50ms")];
     let daemon = Daemon::start_in(stop(daemon).await, &settings).await;
     crate::support::eventually("they leave", async || {
@@ -232,7 +225,7 @@ async fn a_budget_of_the_day_is_not_new_after_a_restart() {
     // A session without a name leaves nothing but what it cost.
     for session in ["s", ""] {
         let daemon = Daemon::start(&settings).await;
-        assert!(run(&daemon, session, "hello").await.result().total_cost_usd > 0.0);
+        assert!(daemon.run(session, "hello").await.result().total_cost_usd > 0.0);
         crate::support::eventually("the end of a session without a name", async || {
             let stats = daemon.client.clone().get_stats(GetStatsRequest::default()).await;
             let sessions = stats.expect("answered").into_inner().total_sessions;
@@ -250,7 +243,7 @@ async fn a_budget_of_the_day_is_not_new_after_a_restart() {
 async fn a_store_in_memory_ends_with_the_service() {
     let settings = [("STORE__KIND", "memory")];
     let daemon = Daemon::start(&settings).await;
-    run(&daemon, "s", "remember me").await.result();
+    daemon.run("s", "remember me").await.result();
     let daemon = Daemon::start_in(stop(daemon).await, &settings).await;
     assert!(listed(&daemon).await.is_empty());
     assert!(!daemon.state.path().join("session-pool.db").exists());
@@ -260,7 +253,7 @@ async fn a_store_in_memory_ends_with_the_service() {
 #[tokio::test]
 async fn a_transcript_that_was_damaged_is_written_back() {
     let daemon = Daemon::start(&[]).await;
-    let first = run(&daemon, "s", "one").await;
+    let first = daemon.run("s", "one").await;
     let name = format!("{}.jsonl", first.started().cli_session_id);
     let find = |state: &Path| -> std::path::PathBuf {
         let projects = state.join("tenants/default/claude/projects");
@@ -281,7 +274,7 @@ async fn a_transcript_that_was_damaged_is_written_back() {
         }
         daemon = Daemon::start_in(state, &[]).await;
         assert_eq!(recite(&daemon, "s").await, said, "{damage}");
-        run(&daemon, "s", damage).await.result();
+        daemon.run("s", damage).await.result();
         said.push(damage.to_owned());
     }
     stop(daemon).await;

@@ -1,7 +1,9 @@
 //! Several calls at once for a session that only the store has, and a store that fails.
 
 use super::{key, pool_on, settings, store_with, turn, watched_store::Answers, *};
-use crate::{domain::decision::Decision, tasks::spawn_owned, turn::event::Partials};
+use crate::{
+    domain::decision::Decision, session::InterruptTarget, tasks::spawn_owned, turn::event::Partials,
+};
 
 #[tokio::test(start_paused = true)]
 async fn two_calls_at_once_make_one_session() {
@@ -69,7 +71,7 @@ async fn a_store_that_fails_does_not_say_that_there_is_no_session() {
     for cause in [
         cause(turn(&pool, "s").await),
         cause(pool.get(&key("s")).await),
-        cause(pool.interrupt(&key("s"), true).await),
+        cause(pool.interrupt(&key("s"), InterruptTarget::Running, true).await),
         cause(pool.attach(&key("s"), None, 0, Partials::Hidden).await),
         cause(pool.respond(&key("s"), "p".into(), respond).await),
         cause(pool.update(&key("s"), Options::default()).await),
@@ -94,7 +96,7 @@ async fn a_session_that_was_closed_while_the_store_fails_is_not_there() {
     assert!(pool.close(&key("s"), false).await.expect("it is there").closed);
     let is_gone = async || {
         assert_eq!(cause(pool.get(&key("s")).await), Cause::SessionNotFound);
-        assert_eq!(pool.interrupt(&key("s"), true).await, Ok(None));
+        assert_eq!(pool.interrupt(&key("s"), InterruptTarget::Running, true).await, Ok(None));
         let (page, more) = pool.list(&TenantId::default(), None, 1).await.expect("listed");
         assert_eq!((page[0].session_id.as_str(), page.len(), more), ("other", 1, false));
         assert_eq!(pool.len(), 1);
