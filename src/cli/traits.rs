@@ -19,6 +19,8 @@ const BEGINNING: Duration = Duration::from_millis(300);
 pub struct CliTraits {
     /// It says when it takes up a prompt, before anything else of the turn.
     announces_prompts: bool,
+    /// It echoes a prompt when it has taken it up.
+    echoes_prompts: bool,
     /// It has said that it is idle, and nothing else since.
     idle: bool,
     /// When it said that it works, if it has begun nothing since.
@@ -40,6 +42,7 @@ impl CliTraits {
                 self.works_since = Some(Instant::now());
             }
             FrameKind::Init { .. } => (self.idle, self.works_since) = (false, None),
+            FrameKind::User { echo_of: Some(_), .. } => self.echoes_prompts = true,
             _ => {}
         }
         self.background.note(frame);
@@ -51,6 +54,11 @@ impl CliTraits {
     /// a result answers.
     pub fn begins_until(&self) -> Option<Instant> {
         self.works_since.map(|since| since + BEGINNING).filter(|until| *until > Instant::now())
+    }
+
+    /// Whether it echoes a prompt when it has taken it up.
+    pub fn echoes_prompts(&self) -> bool {
+        self.echoes_prompts
     }
 
     /// Whether it has said that it is idle, and has not begun anything since.

@@ -6,7 +6,9 @@
 //! Versions differ. Older ones say neither when they take up a prompt nor which prompts a result
 //! answers; newer ones say both. A CLI may also begin a turn by itself, when a background task has
 //! ended, just before it reads a prompt: until it says that it has taken the prompt up, what it
-//! prints may be of either turn ([`TurnReader::is_certain`]).
+//! prints may be of either turn ([`TurnReader::is_certain`]). Older versions echo a prompt before
+//! they tell its result, whatever becomes of it, unless it is a command (seen on 2.1.110 and
+//! 2.1.197): where a task has just ended, a result without an echo is of the turn about that.
 
 use std::collections::HashSet;
 
@@ -105,6 +107,10 @@ pub struct TurnReader {
     is_certain: bool,
     /// Whether the CLI has echoed the prompt.
     is_taken_up: bool,
+    /// Whether the CLI echoes the prompt before it tells the result.
+    is_echoed: bool,
+    /// Whether the CLI may be about to begin a turn by itself: a task has just ended.
+    other_is_due: bool,
     has_first_frame: bool,
     has_used_tools: bool,
     /// Whether the CLI has said that it works.
@@ -124,6 +130,8 @@ impl TurnReader {
             is_certain: prompt.is_none() || !traits.may_begin_turns(),
             prompt: prompt.map(|uuid| uuid.to_string()),
             is_taken_up: false,
+            is_echoed: prompt.is_some() && traits.echoes_prompts(),
+            other_is_due: traits.begins_until().is_some(),
             has_first_frame: false,
             has_used_tools: false,
             has_worked: false,
@@ -131,6 +139,11 @@ impl TurnReader {
             refusals: 0,
             tools: HashSet::new(),
         }
+    }
+
+    /// The prompt is a command of the CLI, which is not echoed.
+    pub fn expect_no_echo(&mut self) {
+        self.is_echoed = false;
     }
 
     /// Whether a caller asked for the turn, and not the CLI itself.
@@ -180,6 +193,7 @@ impl TurnReader {
         self.is_taken_up |=
             matches!(kind, FrameKind::User { echo_of: Some(uuid), .. } if self.is_prompt(uuid));
         self.is_certain = self.is_certain || self.makes_certain(kind);
+        self.other_is_due |= matches!(kind, FrameKind::TaskEnded { .. });
         let meaning = self.meaning(kind, facts);
         self.count_refusals(kind);
         self.has_first_frame |= is_work(kind);
@@ -233,6 +247,7 @@ impl TurnReader {
                 self.has_worked = false;
                 self.idle_seen = 0;
                 self.tools.clear();
+                self.other_is_due = false;
                 Meaning::OtherOver(summary)
             }
         }
@@ -304,12 +319,13 @@ impl TurnReader {
     }
 
     /// Newer versions say which prompts a result answers, and that a background task
-    /// asked for it. A prompt that an older one has taken up in a turn of its own is answered by
-    /// that turn.
+    /// asked for it. Of older ones the echo of the prompt has to have come. A prompt that one has
+    /// taken up in a turn of its own is answered by that turn.
     fn is_mine(&self, summary: &ResultSummary) -> bool {
         let Some(prompt) = &self.prompt else { return true };
         if summary.prompt_uuids.is_empty() {
-            return !summary.background || self.is_taken_up;
+            let is_unechoed = self.is_echoed && self.other_is_due;
+            return self.is_taken_up || !(summary.background || is_unechoed);
         }
         summary.prompt_uuids.contains(prompt)
     }

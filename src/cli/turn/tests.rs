@@ -208,6 +208,41 @@ fn a_result_of_a_turn_that_the_cli_began_by_itself_is_not_that_of_the_prompt() {
     }
 }
 
+/// A turn on a process of an older version, which has echoed a prompt before, beside a task.
+fn asked_of_one_that_echoes() -> TurnReader {
+    let mut traits = CliTraits::default();
+    traits.note(&frame(&echo()));
+    traits.note(&frame(TASK));
+    TurnReader::new(Some(PROMPT), &traits)
+}
+
+#[test]
+fn a_result_without_an_echo_of_the_prompt_is_of_the_turn_about_a_task_that_has_ended() {
+    let other = [
+        (TASK_OVER, "System event"),
+        (INIT, "System event, moves to c"),
+        (TEXT, "Assistant event"),
+        (DONE, "another turn is over"),
+    ];
+    let mine = [(INIT, "System event, moves to c"), (&echo(), "echo"), (DONE, "over: Completed")];
+    let mut reader = asked_of_one_that_echoes();
+    means(&mut reader, &other);
+    // Another task ends.
+    means(&mut reader, &other);
+    assert!(!reader.is_certain());
+    means(&mut reader, &mine);
+
+    // The turn about the task took the prompt up.
+    let mut reader = asked_of_one_that_echoes();
+    means(&mut reader, &other[..2]);
+    means(&mut reader, &[(&echo(), "echo"), (DONE, "over: Completed")]);
+    // No task has ended, or the prompt is one that is not echoed.
+    means(&mut asked_of_one_that_echoes(), &[(DONE, "over: Completed")]);
+    let mut command = asked_of_one_that_echoes();
+    command.expect_no_echo();
+    means(&mut command, &[(TASK_OVER, "System event"), (DONE, "over: Completed")]);
+}
+
 #[test]
 fn from_when_on_frames_are_certain_to_be_of_the_turn() {
     assert!(asked().is_certain(), "nothing works in the background");
