@@ -42,11 +42,18 @@ struct Kept {
 }
 
 /// A supervisor of a program, not started yet. It announces on stderr, of which it has another
-/// descriptor for that.
+/// descriptor for that. It is deaf to no signal, also where the tests run behind a shell's `&` and
+/// are deaf to SIGINT and SIGQUIT.
 fn command(mark: &TempDir, program: &[&str]) -> StdCommand {
-    let mut command = StdCommand::new("sh");
+    let mut command = StdCommand::new("env");
     command
-        .args(["-c", &format!("exec {PROGRAM} {SUBCOMMAND} {ANNOUNCE}9 -- \"$@\" 9>&2"), "sh"])
+        .args([
+            "--default-signal",
+            "sh",
+            "-c",
+            &format!("exec {PROGRAM} {SUBCOMMAND} {ANNOUNCE}9 -- \"$@\" 9>&2"),
+            "sh",
+        ])
         .args(program)
         .env("SESSION_POOL_STATE", mark.path())
         .stdin(Stdio::piped())

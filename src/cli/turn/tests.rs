@@ -208,7 +208,7 @@ fn a_result_of_a_turn_that_the_cli_began_by_itself_is_not_that_of_the_prompt() {
     }
 }
 
-/// A turn on a process of an older version, which has echoed a prompt before, beside a task.
+/// The same on a process of an older version, which has echoed a prompt before.
 fn asked_of_one_that_echoes() -> TurnReader {
     let mut traits = CliTraits::default();
     traits.note(&frame(&echo()));
@@ -224,23 +224,19 @@ fn a_result_without_an_echo_of_the_prompt_is_of_the_turn_about_a_task_that_has_e
         (TEXT, "Assistant event"),
         (DONE, "another turn is over"),
     ];
-    let mine = [(INIT, "System event, moves to c"), (&echo(), "echo"), (DONE, "over: Completed")];
+    let mine = [other[1], (&echo(), "echo"), (DONE, "over: Completed")];
     let mut reader = asked_of_one_that_echoes();
-    means(&mut reader, &other);
-    // Another task ends.
-    means(&mut reader, &other);
+    means(&mut reader, &[other, other].concat());
     assert!(!reader.is_certain());
     means(&mut reader, &mine);
-
-    // The turn about the task took the prompt up.
     let mut reader = asked_of_one_that_echoes();
     means(&mut reader, &other[..2]);
     means(&mut reader, &[(&echo(), "echo"), (DONE, "over: Completed")]);
-    // No task has ended, or the prompt is one that is not echoed.
+    // No task has ended, or the prompt is not echoed.
     means(&mut asked_of_one_that_echoes(), &[(DONE, "over: Completed")]);
     let mut command = asked_of_one_that_echoes();
     command.expect_no_echo();
-    means(&mut command, &[(TASK_OVER, "System event"), (DONE, "over: Completed")]);
+    means(&mut command, &[other[0], (DONE, "over: Completed")]);
 }
 
 #[test]
