@@ -80,25 +80,49 @@ impl Version {
 /// Makes a test for each version of each of these scenarios, which are functions of a
 /// [`Version`]: two pinned versions and the chosen one, see [`Version::chosen`]. A bound
 /// other than [`LIMIT`] goes first: `within LONG:`.
+///
+/// Behind `pinned:` are those for which the oldest version takes the same way through the service
+/// as the other two. On the chosen version they run when all tests are asked for
+/// (`tests/cli-versions`): each process of a CLI costs a second and a half of a core.
 macro_rules! each_version {
-    (within $limit:ident: $($scenario:ident),* $(,)?) => {
-        $crate::bed::on_version!(v2_1_197, $crate::bed::Version::V2_1_197, $limit, $($scenario),*);
-        $crate::bed::on_version!(newest, $crate::bed::Version::NEWEST, $limit, $($scenario),*);
-        $crate::bed::on_version!(chosen, $crate::bed::Version::chosen(), $limit, $($scenario),*);
+    (within $limit:ident: $($every:ident),* $(,)?; pinned: $($pinned:ident),* $(,)?) => {
+        $crate::bed::on_version!(
+            v2_1_197, $crate::bed::Version::V2_1_197, $limit, $($every,)* $($pinned,)*;
+        );
+        $crate::bed::on_version!(
+            newest, $crate::bed::Version::NEWEST, $limit, $($every,)* $($pinned,)*;
+        );
+        $crate::bed::on_version!(
+            chosen, $crate::bed::Version::chosen(), $limit, $($every,)*; $($pinned,)*
+        );
     };
-    ($($scenario:ident),* $(,)?) => {
-        $crate::bed::each_version!(within LIMIT: $($scenario),*);
+    (within $limit:ident: pinned: $($pinned:ident),* $(,)?) => {
+        $crate::bed::each_version!(within $limit: ; pinned: $($pinned),*);
+    };
+    (within $limit:ident: $($every:ident),* $(,)?) => {
+        $crate::bed::each_version!(within $limit: $($every),*; pinned:);
+    };
+    (pinned: $($pinned:ident),* $(,)?) => {
+        $crate::bed::each_version!(within LIMIT: ; pinned: $($pinned),*);
+    };
+    ($($every:ident),* $(,)?) => {
+        $crate::bed::each_version!(within LIMIT: $($every),*; pinned:);
     };
 }
 pub(crate) use each_version;
 
-/// A module with one test for each scenario.
+/// A module with one test for each scenario; those behind the semicolon run when all are asked for.
 macro_rules! on_version {
-    ($module:ident, $version:expr, $limit:ident, $($scenario:ident),*) => {
+    ($module:ident, $version:expr, $limit:ident, $($every:ident,)*; $($ignored:ident,)*) => {
         mod $module {
             $(#[tokio::test]
-            async fn $scenario() {
-                $crate::bed::in_time($crate::bed::$limit, super::$scenario($version)).await;
+            async fn $every() {
+                $crate::bed::in_time($crate::bed::$limit, super::$every($version)).await;
+            })*
+            $(#[tokio::test]
+            #[ignore = "runs with tests/cli-versions"]
+            async fn $ignored() {
+                $crate::bed::in_time($crate::bed::$limit, super::$ignored($version)).await;
             })*
         }
     };

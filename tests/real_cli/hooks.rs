@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-each_version!(within LONG:
+each_version!(within LONG: pinned:
     a_tool_runs_with_the_input_that_a_hook_gives_and_asks_nobody,
     a_hook_refuses_a_tool_or_has_it_asked_about,
     what_a_hook_adds_the_model_is_told_next,

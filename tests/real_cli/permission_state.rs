@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-each_version!(within LONG:
+each_version!(within LONG: pinned:
     e3_a_copy_has_the_rules_of_its_original,
     e3_a_new_conversation_has_no_rules,
     e3_a_plan_is_asked_for_again_after_one_was_approved,

@@ -13,7 +13,7 @@ use crate::{
     support::{failure, service::query_with},
 };
 
-each_version!(
+each_version!(pinned:
     servers_agents_and_settings,
     variables,
     folders,

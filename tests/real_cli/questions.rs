@@ -12,7 +12,7 @@ use crate::{
     support::{reason, service::query, turn::Turn},
 };
 
-each_version!(
+each_version!(pinned:
     one_question_and_several_are_answered,
     a_question_without_an_answer_stays_open,
     a_question_can_be_refused,

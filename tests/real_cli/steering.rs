@@ -22,10 +22,11 @@ use crate::{
 each_version!(within LONG:
     a_message_in_mid_tool_is_taken_up_by_the_turn,
     a_message_in_mid_stream_becomes_a_turn,
+    whenever_a_message_comes_it_reaches_the_model_once,
+    ; pinned:
     several_messages_reach_the_model_once_each,
     a_message_outlives_the_interrupt_of_its_turn,
     a_message_that_a_dying_process_has_not_taken_up_runs_on_the_next,
-    whenever_a_message_comes_it_reaches_the_model_once,
     a_message_that_needs_a_turn_of_its_own_waits,
 );
 

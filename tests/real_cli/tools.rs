@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-each_version!(
+each_version!(pinned:
     the_model_is_told_what_a_tool_gives,
     the_model_is_told_why_a_tool_gives_nothing,
     a_tool_asks_like_any_other_and_a_spare_has_it,
