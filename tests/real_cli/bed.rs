@@ -14,8 +14,8 @@ use session_pool::{
     config::Config,
     internals::cli::versions::OLDEST,
     proto::{
-        self, ContentBlock, Payload, QueryRequest, SessionOptions, TurnOrigin,
-        content_block::Block, turn_event::Kind,
+        self, ContentBlock, Payload, PromptDecision, PromptResolver, QueryRequest, SessionOptions,
+        TurnOrigin, content_block::Block, turn_event::Kind,
     },
 };
 use tonic::Status;
@@ -101,6 +101,9 @@ macro_rules! each_version {
     };
     (within $limit:ident: $($every:ident),* $(,)?) => {
         $crate::bed::each_version!(within $limit: $($every),*; pinned:);
+    };
+    ($($every:ident),* $(,)?; pinned: $($pinned:ident),* $(,)?) => {
+        $crate::bed::each_version!(within LIMIT: $($every),*; pinned: $($pinned),*);
     };
     (pinned: $($pinned:ident),* $(,)?) => {
         $crate::bed::each_version!(within LIMIT: ; pinned: $($pinned),*);
@@ -345,6 +348,15 @@ pub fn init(turn: &Turn) -> &proto::SystemInit {
 #[track_caller]
 pub fn has_command(turn: &Turn, name: &str) -> bool {
     init(turn).slash_commands.iter().any(|command| command == name)
+}
+
+/// How the prompts of a turn were resolved, in order.
+pub fn resolved(turn: &Turn) -> Vec<(PromptResolver, PromptDecision)> {
+    let resolved = kinds(turn).filter_map(|kind| match kind {
+        Kind::PromptResolved(resolved) => Some((resolved.by(), resolved.decision())),
+        _ => None,
+    });
+    resolved.collect()
 }
 
 /// The kinds of a turn's events, without `started`.

@@ -11,7 +11,7 @@ use session_pool::proto::{
 use tonic::{Code, Status};
 
 use crate::{
-    bed::{Bed, Version, each_version, init, json, kinds, tool_results},
+    bed::{Bed, Version, each_version, init, json, kinds, resolved, tool_results},
     lossless,
     support::{
         eventually, failure,
@@ -93,15 +93,6 @@ async fn answer(bed: &Bed, turn: &mut Turn, event: &str, decision: HookDecision)
 async fn finish(turn: &mut Turn) {
     turn.finish().await;
     lossless::check(turn);
-}
-
-/// How the prompts of a turn were resolved, in order.
-fn resolved(turn: &Turn) -> Vec<(PromptResolver, PromptDecision)> {
-    let resolved = kinds(turn).filter_map(|kind| match kind {
-        Kind::PromptResolved(resolved) => Some((resolved.by(), resolved.decision())),
-        _ => None,
-    });
-    resolved.collect()
 }
 
 /// What the API was last told in the turn's conversation.

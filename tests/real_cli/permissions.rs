@@ -1,13 +1,15 @@
 //! Permission prompts: a tool asks, the caller answers over another call.
 
+use std::{path::Path, time::Duration};
+
 use session_pool::proto::{
-    InterruptOutcome, PromptAllow, PromptDeny, PromptEvent, PromptKind, content_block::Block,
-    respond_request::Decision, turn_event::Kind,
+    DisconnectPolicy, InterruptOutcome, PromptAllow, PromptDecision, PromptDeny, PromptEvent,
+    PromptKind, PromptResolver, content_block::Block, respond_request::Decision, turn_event::Kind,
 };
 use tonic::Code;
 
 use crate::{
-    bed::{Bed, Version, each_version, init, json, kinds},
+    bed::{Bed, Version, each_version, init, json, kinds, resolved},
     lossless,
     support::{failure, service::query, turn::Turn},
 };
@@ -18,6 +20,9 @@ each_version!(
     refused_and_stopped,
     interrupted_while_it_waits,
     what_the_cli_suggests_can_be_granted,
+    ; pinned:
+    what_nobody_answers_in_time_does_not_run,
+    another_caller_answers_where_the_first_has_gone,
 );
 
 /// Waits for a prompt.
@@ -182,8 +187,38 @@ async fn interrupted_while_it_waits(version: Version) {
     assert!(cancelled, "nobody was told that the question is off");
     let late = bed.respond("a", &prompt.prompt_id, allow()).await.expect_err("too late");
     failure(&late, Code::NotFound, "PROMPT_NOT_FOUND");
-    assert!(!std::path::Path::new(&init(&turn).cwd).join("no.txt").exists());
+    assert!(!Path::new(&init(&turn).cwd).join("no.txt").exists());
     let next = bed.query("a", "hello").await;
     assert_eq!(next.started().client_id, turn.started().client_id);
+    bed.stop().await;
+}
+
+async fn what_nobody_answers_in_time_does_not_run(version: Version) {
+    let bed = Bed::with(version, |config| {
+        config.policy.prompt_timeout = Duration::from_millis(500);
+    })
+    .await;
+    let turn = bed.query("a", "[[write no.txt x]] [[say went on]]").await;
+    let (text, is_error) = tool_result(&turn);
+    assert!(is_error && text.contains("policy.prompt_timeout"), "{text}");
+    assert_eq!(turn.result().result, "went on");
+    assert!(!Path::new(&init(&turn).cwd).join("no.txt").exists());
+    assert_eq!(resolved(&turn), [(PromptResolver::Timeout, PromptDecision::Denied)]);
+    bed.stop().await;
+}
+
+async fn another_caller_answers_where_the_first_has_gone(version: Version) {
+    let bed = Bed::start(version).await;
+    let mut request = query("a", "[[write made.txt theirs]] [[say end]]");
+    request.set_on_disconnect(DisconnectPolicy::Continue);
+    let mut turn = bed.open(request).await;
+    let prompt = asked(&mut turn).await;
+    let mut other = bed.service.attach("a", "", 0).await.expect("joined");
+    turn.leave();
+    bed.respond("a", &prompt.prompt_id, allow()).await.expect("it waits");
+    other.finish().await;
+    assert_eq!(other.result().result, "end");
+    let made = Path::new(&init(&other).cwd).join("made.txt");
+    assert_eq!(std::fs::read_to_string(made).expect("written"), "theirs");
     bed.stop().await;
 }
