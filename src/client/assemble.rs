@@ -47,7 +47,11 @@ impl Item for WatchSessionResponse {
         match self.item? {
             Wire::Event(watched) => watched.event.map(|event| Piece::Event(event.into())),
             Wire::Part(watched) => watched.part.map(Piece::Part),
-            Wire::Phase(_) | Wire::Gap(_) | Wire::Session(_) | Wire::Failure(_) => None,
+            Wire::Phase(_)
+            | Wire::Gap(_)
+            | Wire::Session(_)
+            | Wire::Failure(_)
+            | Wire::Heartbeat(_) => None,
         }
     }
 }

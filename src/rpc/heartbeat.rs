@@ -42,16 +42,18 @@ impl Heartbeat {
 
     /// Ready when nothing was sent for as long as the interval. To be polled when there is
     /// nothing else to send.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<proto::TurnEvent> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if std::mem::take(&mut self.stale) {
             self.timer.as_mut().reset(Instant::now() + self.interval);
         }
-        self.timer.as_mut().poll(cx).map(|()| {
-            self.stale = true;
-            let kind = Some(Kind::Heartbeat(proto::Heartbeat {}));
-            proto::TurnEvent { sequence: 0, kind, json: String::new() }
-        })
+        self.timer.as_mut().poll(cx).map(|()| self.stale = true)
     }
+}
+
+/// A sign of life among the events of a turn.
+pub fn event() -> proto::TurnEvent {
+    let kind = Some(Kind::Heartbeat(proto::Heartbeat {}));
+    proto::TurnEvent { sequence: 0, kind, json: String::new() }
 }
 
 #[cfg(test)]
@@ -73,8 +75,7 @@ mod tests {
         let began = Instant::now();
         let mut heartbeat = Heartbeat::every(Duration::from_secs(5));
         for beat in 1..=3 {
-            let event = poll_fn(|cx| heartbeat.poll(cx)).await;
-            assert_eq!(event.sequence, 0);
+            poll_fn(|cx| heartbeat.poll(cx)).await;
             assert_eq!(began.elapsed(), Duration::from_secs(5) * beat);
         }
     }

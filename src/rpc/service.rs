@@ -139,13 +139,13 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let deadline = deadline(&request);
         let tenant = caller(&request)?.tenant;
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let decode::Watch { session_id, from, partials, payload } =
+        let decode::Watch { session_id, from, partials, payload, heartbeat } =
             decode::watch(request.into_inner())?;
         let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
         let key = SessionKey::new(tenant, session_id);
         let watch = self.pool.watch(&key, from, partials).await;
         let watch = watch.map_err(|failure| of_failure(&failure))?;
-        Ok(Response::new(Following { watch, payload, deadline, share }.begin()))
+        Ok(Response::new(Following { watch, payload, heartbeat, deadline, share }.begin()))
     }
 
     async fn respond(

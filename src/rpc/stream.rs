@@ -28,7 +28,12 @@ use tokio::{
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{decode::Payload, encode, heartbeat::Heartbeat, status};
+use super::{
+    decode::Payload,
+    encode,
+    heartbeat::{self, Heartbeat},
+    status,
+};
 use crate::{
     budget::Reservation,
     domain::ids::SessionId,
@@ -199,7 +204,7 @@ impl Source {
             heartbeat.note_sent();
             return next;
         }
-        heartbeat.poll(cx).map(|event| Some(Ok(Item::Event(Box::new(event)))))
+        heartbeat.poll(cx).map(|()| Some(Ok(Item::Event(Box::new(heartbeat::event())))))
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, Status>>> {

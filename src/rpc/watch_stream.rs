@@ -3,8 +3,10 @@
 //! who does not read holds up nobody, and what is told of the session is as new as it can be.
 
 use std::{
-    pin::Pin,
+    future::{pending, poll_fn},
+    pin::{Pin, pin},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use prost::Message as _;
@@ -15,7 +17,9 @@ use tonic_types::StatusExt as _;
 
 use super::{
     decode::Payload,
-    encode, snapshot,
+    encode,
+    heartbeat::Heartbeat,
+    snapshot,
     status::{deadline_passed, of_failure},
     stream::{LARGEST_EVENT, Parts},
 };
@@ -57,6 +61,8 @@ pub struct Following {
     pub watch: Watch,
     /// What events are filled with.
     pub payload: Payload,
+    /// How long the stream may be quiet without a sign of life.
+    pub heartbeat: Option<Duration>,
     /// When the caller's time is over.
     pub deadline: Option<Instant>,
     /// Its share of the tenant's streams.
@@ -80,12 +86,12 @@ impl Following {
     }
 
     async fn run(self, responses: mpsc::Sender<Result<proto::WatchSessionResponse, Status>>) {
-        let Self { watch, payload, deadline, share } = self;
+        let Self { watch, payload, heartbeat, deadline, share } = self;
         let outbox = Outbox { responses: responses.clone(), payload };
         let told = async move {
             // Both go when the caller's time is over.
             let (_share, mut watch) = (share, watch);
-            outbox.tell_all(&mut watch).await
+            outbox.tell_all(&mut watch, heartbeat.map(Heartbeat::every)).await
         };
         let ended = tokio::select! {
             ended = told => ended,
@@ -99,22 +105,46 @@ impl Following {
 
 impl Outbox {
     /// Tells all that there is to tell. Returns how the stream ends.
-    async fn tell_all(&self, watch: &mut Watch) -> Result<Result<(), Status>, Left> {
+    async fn tell_all(
+        &self,
+        watch: &mut Watch,
+        mut heartbeat: Option<Heartbeat>,
+    ) -> Result<Result<(), Status>, Left> {
         self.send(Item::Phase(proto::WatchPhase::Replay.into()), String::new()).await?;
         loop {
-            // Not before there is room: it may be another thing by then.
-            drop(self.responses.reserve().await.map_err(|_| Left)?);
-            let told = tokio::select! {
-                told = watch.next() => told,
-                () = self.responses.closed() => return Err(Left),
-            };
-            match told {
+            match self.next(watch, &mut heartbeat).await? {
                 Told::Status(status) => {
                     self.send(Item::Session(snapshot::session(&status).into()), String::new())
                         .await?;
                 }
                 Told::Step(Step::Over(end)) => return Ok(end.map_err(|it| of_failure(&it))),
                 Told::Step(step) => self.tell(watch, step).await?,
+            }
+        }
+    }
+
+    /// What to tell next. Says meanwhile that the stream lives. Whatever was told before has just
+    /// been sent.
+    async fn next(
+        &self,
+        watch: &mut Watch,
+        heartbeat: &mut Option<Heartbeat>,
+    ) -> Result<Told, Left> {
+        if let Some(heartbeat) = heartbeat {
+            heartbeat.note_sent();
+        }
+        // One wait, however often the stream says that it lives: the store may be slower than that.
+        let mut next = pin!(watch.next());
+        loop {
+            // Not before there is room: it may be another thing by then.
+            drop(self.responses.reserve().await.map_err(|_| Left)?);
+            tokio::select! {
+                biased;
+                told = &mut next => return Ok(told),
+                () = self.responses.closed() => return Err(Left),
+                () = beat(heartbeat) => {
+                    self.send(Item::Heartbeat(proto::Heartbeat {}), String::new()).await?;
+                }
             }
         }
     }
@@ -181,6 +211,14 @@ impl Outbox {
     async fn send(&self, item: Item, cursor: String) -> Result<(), Left> {
         let response = proto::WatchSessionResponse { item: Some(item), cursor };
         self.responses.send(Ok(response)).await.map_err(|_| Left)
+    }
+}
+
+/// Waits until the stream has been quiet for too long; for ever, if nobody minds.
+async fn beat(heartbeat: &mut Option<Heartbeat>) {
+    match heartbeat {
+        Some(heartbeat) => poll_fn(|cx| heartbeat.poll(cx)).await,
+        None => pending().await,
     }
 }
 

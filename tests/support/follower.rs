@@ -96,6 +96,8 @@ impl Follower {
                     (Told::Phase(phase), response.cursor)
                 }
                 Item::Gap(gap) => (Told::Gap(gap.clone()), gap.before),
+                // Not told, nor kept anywhere.
+                Item::Heartbeat(_) => continue,
                 Item::Failure(failure) => (Told::Failure(failure.clone()), failure.cursor),
             };
             self.told.push((told.clone(), cursor));

@@ -60,6 +60,8 @@ pub struct Watch {
     pub partials: Partials,
     /// What events are filled with.
     pub payload: Payload,
+    /// How long the stream may be quiet without a sign of life.
+    pub heartbeat: Option<Duration>,
 }
 
 /// Decodes a WatchSession.
@@ -70,11 +72,13 @@ pub fn watch(request: proto::WatchSessionRequest) -> Result<Watch, Status> {
         from_start,
         payload,
         include_partial_messages,
+        heartbeat_interval,
     } = request;
     let partials = partials(include_partial_messages);
     let mut check = Check::default();
     let session_id = check.name("session_id", &session_id, SessionId::parse);
     let payload = payload_of(&mut check, payload);
+    let heartbeat = heartbeat(&mut check, heartbeat_interval);
     let from = match (cursor.is_empty(), from_start) {
         (true, true) => From::Start,
         (true, false) => From::Now,
@@ -87,7 +91,8 @@ pub fn watch(request: proto::WatchSessionRequest) -> Result<Watch, Status> {
             of.and_then(|id| place(&mut check, cursor, id, partials)).unwrap_or(From::Now)
         }
     };
-    required(check, session_id.map(|session_id| Watch { session_id, from, partials, payload }))
+    let watch = |session_id| Watch { session_id, from, partials, payload, heartbeat };
+    required(check, session_id).map(watch)
 }
 
 fn place(check: &mut Check, text: String, of: &SessionId, partials: Partials) -> Option<From> {

@@ -1,5 +1,6 @@
 //! Sessions that are followed over all of their turns.
 
+mod heartbeat;
 mod lasting;
 mod program;
 mod refused;

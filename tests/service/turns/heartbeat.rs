@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use session_pool::proto::{
-    AttachRequest, Heartbeat, Payload, QueryRequest, TurnEvent, attach_response, query_response,
-    turn_event::Kind,
+    AttachRequest, Heartbeat, Payload, QueryRequest, TurnEvent, WatchSessionRequest,
+    attach_response, query_response, turn_event::Kind,
 };
 use tokio::time::Instant;
 use tonic::Code;
 
 use crate::support::{
-    failure,
+    failure, follower,
     service::{Service, query, script},
 };
 
@@ -97,6 +97,10 @@ async fn an_interval_has_bounds() {
             ..AttachRequest::default()
         };
         let status = service.client.clone().attach(request).await.expect_err("refused");
+        assert!(status.message().contains(told), "{status:?}");
+        let request = WatchSessionRequest { heartbeat_interval, ..follower::of("a") };
+        let status = service.client.clone().watch_session(request).await.expect_err("refused");
+        failure(&status, Code::InvalidArgument, "INVALID_ARGUMENT");
         assert!(status.message().contains(told), "{status:?}");
     }
     service.stop().await;
