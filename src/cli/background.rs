@@ -17,6 +17,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use self::lineage::Calls;
 use super::{
     frame::{Frame, FrameKind, TaskInfo},
     timers::{Timer, Timers},
@@ -38,7 +39,7 @@ pub const LONGEST_ID: usize = 200;
 const MOST_TEXT: usize = 200;
 
 /// Tasks that are shown, and tasks that have been stopped and of which nobody has been told.
-const MOST_SHOWN: usize = 100;
+pub const MOST_SHOWN: usize = 100;
 
 /// A task that works behind the turns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +67,11 @@ impl Task {
 #[derive(Debug)]
 struct Known {
     task: Arc<Task>,
-    /// Its number in the order in which they began.
-    number: u64,
+    /// Its number in the order in which they began, or that of the task that began the one that
+    /// began it: a subagent's tasks are of the turn that the subagent is of.
+    family: u64,
+    /// The tool call by which it was begun.
+    call: String,
     /// Whether a turn waits for it, as far as the CLI says.
     foreground: bool,
     /// Whether it was in the last list of those behind turns.
@@ -78,6 +82,7 @@ struct Known {
 #[derive(Debug, Default)]
 pub struct Background {
     tasks: Vec<Known>,
+    calls: Calls,
     timers: Timers,
     next: u64,
     /// When a task last ended: it may yet begin its turn.
@@ -111,13 +116,22 @@ impl Background {
             FrameKind::TaskStarted(task) => self.begin(task),
             FrameKind::TaskEnded { id, stopped } => self.end(id, *stopped),
             FrameKind::TasksListed(tasks) => self.list(tasks),
-            _ => self.version += u64::from(self.timers.note(frame)),
+            _ => {
+                self.calls.note(frame);
+                self.version += u64::from(self.timers.note(frame));
+            }
         }
     }
 
     fn begin(&mut self, info: &TaskInfo) {
-        if let Some(known) = self.tasks.iter_mut().find(|known| known.task.id == info.id) {
+        if let Some(index) = self.tasks.iter().position(|known| known.task.id == info.id) {
+            let family = self.family_of(info);
+            let known = &mut self.tasks[index];
             known.foreground = info.foreground && !known.listed;
+            known.family = family.unwrap_or(known.family);
+            if info.call.len() <= LONGEST_ID {
+                known.call.clone_from(&info.call);
+            }
             self.version += 1;
             return;
         }
@@ -132,10 +146,18 @@ impl Background {
             start_time: SystemTime::now(),
             began: Instant::now(),
         });
-        let (number, foreground) = (self.next, info.foreground);
-        self.tasks.push(Known { task, number, foreground, listed: false });
+        let family = self.family_of(info).unwrap_or(self.next);
+        let call = info.call.chars().take(LONGEST_ID).collect();
+        self.tasks.push(Known { task, family, call, foreground: info.foreground, listed: false });
         self.next += 1;
         self.version += 1;
+    }
+
+    /// The family of the task that has begun this one, if one has.
+    fn family_of(&self, info: &TaskInfo) -> Option<u64> {
+        let mut known = self.tasks.iter().filter(|known| known.task.id != info.id);
+        let parent = known.find(|it| self.calls.is_child(info, &it.task.id, &it.call))?;
+        Some(parent.family)
     }
 
     fn end(&mut self, id: &str, stopped: bool) {
@@ -200,10 +222,33 @@ impl Background {
         self.next
     }
 
-    /// The ids of the tasks that have begun since `number` was the next, and still work.
+    /// The ids of the tasks that have begun since `number` was the next, and still work; but for
+    /// those that an older task has begun.
     pub fn since(&self, number: u64) -> Vec<String> {
         let behind = self.tasks.iter().filter(|known| !known.foreground);
-        behind.filter(|known| known.number >= number).map(|it| it.task.id.clone()).collect()
+        behind.filter(|known| known.family >= number).map(|it| it.task.id.clone()).collect()
+    }
+
+    /// What these tasks, and those that they begin, have in common.
+    pub fn families(&self, ids: &[String]) -> HashSet<u64> {
+        let those = self.tasks.iter().filter(|known| ids.contains(&known.task.id));
+        those.map(|known| known.family).collect()
+    }
+
+    /// Whether a task of one of these families works.
+    pub fn has_family(&self, families: &HashSet<u64>) -> bool {
+        self.tasks.iter().any(|known| families.contains(&known.family))
+    }
+
+    /// The ids of all tasks, whether or not turns wait for them.
+    pub fn ids(&self) -> HashSet<&str> {
+        self.tasks.iter().map(|known| known.task.id.as_str()).collect()
+    }
+
+    /// All tasks that work behind the turns, the oldest first; more than are shown.
+    pub fn behind(&self) -> Vec<Arc<Task>> {
+        let tasks = self.tasks.iter().filter(|known| !known.foreground);
+        tasks.map(|known| Arc::clone(&known.task)).collect()
     }
 
     /// From when on it begins no turn by itself; `None` while it has tasks or timers.
@@ -238,5 +283,6 @@ impl Background {
     }
 }
 
+mod lineage;
 #[cfg(test)]
 mod tests;

@@ -247,6 +247,22 @@ impl Connection {
         Ok(waiting)
     }
 
+    /// Sends control requests whose answers nobody needs, however many: all of them or none.
+    pub fn request_all(
+        &mut self,
+        requests: impl IntoIterator<Item = ControlRequest>,
+    ) -> Result<(), InputBlocked> {
+        let (ids, lines): (Vec<_>, Vec<_>) =
+            requests.into_iter().map(|request| (request.id, request.line)).unzip();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        // One place in the outbox: that has room for less than a CLI may have tasks.
+        self.send(lines.concat().into())?;
+        self.awaited.extend(ids.into_iter().map(|id| (id, oneshot::channel().0)));
+        Ok(())
+    }
+
     /// Sends a control request and waits for its answer until then. The frames that come
     /// meanwhile count even when an error is returned.
     pub async fn call(

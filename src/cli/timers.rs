@@ -1,7 +1,9 @@
 //! Timers by which the CLI will begin a turn: those that the model sets with its tools CronCreate
 //! and ScheduleWakeup, and takes back with CronDelete. They live in the process alone. They are
 //! read off the tool calls and their results, which say the id of a timer in a sentence:
-//! `Scheduled recurring job dbaa00bf (Every minute). …` (2.1.197 and 2.1.332).
+//! `Scheduled recurring job dbaa00bf (Every minute). …` (2.1.197 and 2.1.332). No frame names the
+//! timer whose time has come. One that fires once is over when its prompt is in the transcript as
+//! one that nobody has sent.
 
 use std::{
     collections::VecDeque,
@@ -15,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     frame::{Frame, FrameKind, ToolTexts, tool_texts},
     json::{Json, Text, view},
+    mirror,
 };
 
 /// Timers at the same time, and calls whose results are waited for.
@@ -29,6 +32,9 @@ const MOST_TEXT: usize = 200;
 /// What the names of the tools have in common with nothing else that is frequent.
 const CRON: &[u8] = b"\"Cron";
 const WAKEUP: &[u8] = b"\"ScheduleWakeup\"";
+
+/// What the prompts of timers have in a transcript.
+const META: &[u8] = b"\"isMeta\":true";
 
 /// How late a wake-up may be before it is taken for gone.
 const LATE: Duration = Duration::from_secs(120);
@@ -59,6 +65,8 @@ pub struct Timer {
     pub began: Instant,
     /// When it is over; `None` for a time table.
     ends: Option<Instant>,
+    /// Whether it begins one turn and is over then.
+    once: bool,
 }
 
 /// The timers of a process.
@@ -83,6 +91,24 @@ view! {
     }
 }
 
+view! {
+    /// An entry of a transcript.
+    Entry {
+        /// Whether nobody has written it: the CLI itself has.
+        "isMeta" => is_meta: bool,
+        /// What it says.
+        "message" => message: Json<'a>,
+    }
+}
+
+view! {
+    /// What an entry says.
+    Message {
+        /// Where that is a text; empty where it is not.
+        "content" => content: Text<'a>,
+    }
+}
+
 impl Timers {
     /// Takes note of a frame. Returns whether what is shown changes.
     pub fn note(&mut self, frame: &Frame) -> bool {
@@ -95,8 +121,33 @@ impl Timers {
             FrameKind::User { tool_results, .. } if !tool_results.is_empty() => {
                 !self.asked.is_empty() && self.hear_results(frame.text())
             }
+            FrameKind::Mirror => {
+                self.set.iter().any(|timer| timer.once)
+                    && memmem::find(&frame.raw, META).is_some()
+                    && self.hear_transcript(&frame.raw)
+            }
             _ => false,
         }
+    }
+
+    /// The prompt of a timer is in the transcript once the timer has begun its turn.
+    fn hear_transcript(&mut self, line: &[u8]) -> bool {
+        let Some(mirrored) = mirror::read(line).filter(|it| it.subpath.is_empty()) else {
+            return false;
+        };
+        let before = self.set.len();
+        for (_, entry) in mirrored.entries {
+            let Some(entry) = Entry::parse(&entry).filter(|it| it.is_meta) else { continue };
+            let Some(message) = entry.message.and_then(|raw| Message::parse(raw.get())) else {
+                continue;
+            };
+            let prompt: String = message.content.0.chars().take(MOST_TEXT).collect();
+            let fired = self.set.iter().position(|timer| timer.once && timer.prompt == prompt);
+            if let Some(index) = fired.filter(|_| !prompt.is_empty()) {
+                self.set.remove(index);
+            }
+        }
+        self.set.len() < before
     }
 
     fn hear_calls(&mut self, line: &str) -> bool {
@@ -140,6 +191,7 @@ impl Timers {
             create_time: SystemTime::now(),
             began: now,
             ends,
+            once: false,
         };
         if self.asked.len() == MOST {
             self.asked.pop_front();
@@ -193,11 +245,17 @@ fn named(timer: Timer, result: &str) -> Option<Timer> {
     match timer.kind {
         TimerKind::Wakeup => result.contains("wakeup scheduled").then_some(timer),
         TimerKind::Cron => {
-            let mut words = result.strip_prefix("Scheduled ")?.split_whitespace();
+            let result = result.strip_prefix("Scheduled ")?;
+            let once = result.starts_with("one-shot ");
+            let mut words = result.split_whitespace();
             let id =
                 words.by_ref().find(|word| ["job", "task"].contains(word)).and(words.next())?;
             let id = id.trim_end_matches(['.', ',', ':']);
-            (!id.is_empty() && id.len() <= LONGEST_ID).then(|| Timer { id: id.into(), ..timer })
+            (!id.is_empty() && id.len() <= LONGEST_ID).then(|| Timer {
+                id: id.into(),
+                once,
+                ..timer
+            })
         }
     }
 }

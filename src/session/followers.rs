@@ -13,7 +13,7 @@ use crate::{
         background::{Background, TASK_ECHO},
         traits::CliTraits,
     },
-    domain::failure::Failure,
+    domain::failure::{Cause, Failure},
     turn::{event::Partials, listener::Following, log::TurnLog},
 };
 
@@ -21,10 +21,13 @@ use crate::{
 /// says that it is idle; where it does not, [`TASK_ECHO`].
 const IDLE_GRACE: Duration = Duration::from_millis(100);
 
+/// What bounds the turns behind a caller's own that wait to be read.
+const TURNS_BEHIND: &str = "256 turns";
+
 #[derive(Debug)]
 struct Follower {
-    /// What is waited for.
-    tasks: HashSet<String>,
+    /// What is waited for, and all that it begins (`Background::families`).
+    families: HashSet<u64>,
     partials: Partials,
     /// Who waits.
     following: Following,
@@ -47,12 +50,11 @@ impl Followers {
         &mut self,
         following: Following,
         partials: Partials,
-        tasks: Vec<String>,
+        families: HashSet<u64>,
         until: Instant,
         counted: TaskTrackerToken,
     ) {
-        let tasks = tasks.into_iter().collect();
-        self.all.push(Follower { tasks, partials, following, until, _counted: counted });
+        self.all.push(Follower { families, partials, following, until, _counted: counted });
     }
 
     /// Whether nobody waits.
@@ -68,14 +70,26 @@ impl Followers {
     /// The CLI has begun a turn by itself.
     pub fn begin(&mut self, turn: &TurnLog) {
         self.turn_begins();
-        // Who is that far behind is let go.
-        self.all.retain(|it| it.following.send(turn.listen(1, it.partials)));
+        // Who is that far behind is let go, and told so behind all that is there to be read.
+        self.all.retain(|it| {
+            let told = it.following.send(turn.listen(1, it.partials));
+            if !told {
+                let (first_kept, bound) = (1, TURNS_BEHIND);
+                it.following.send(Err(Cause::ListenerTooSlow { first_kept, bound }.into()));
+            }
+            told
+        });
+    }
+
+    /// Those who have left need nothing any more.
+    pub fn let_go(&mut self) {
+        self.all.retain(|follower| !follower.following.is_abandoned());
     }
 
     /// A turn that the CLI had begun by itself has left these tasks behind.
-    pub fn extend(&mut self, tasks: &[String]) {
+    pub fn extend(&mut self, families: &HashSet<u64>) {
         for follower in &mut self.all {
-            follower.tasks.extend(tasks.iter().cloned());
+            follower.families.extend(families);
         }
     }
 
@@ -83,9 +97,9 @@ impl Followers {
     pub fn rest(&mut self, traits: &CliTraits) {
         let (rests, now) = (*self.rests.get_or_insert_with(Instant::now), Instant::now());
         let background = &traits.background;
-        self.all.retain_mut(|follower| {
-            follower.tasks.retain(|id| background.has_task(id));
-            let done = follower.tasks.is_empty() && quiet_at(traits, rests) <= now;
+        let is_quiet = quiet_at(traits, rests) <= now;
+        self.all.retain(|follower| {
+            let done = is_quiet && !background.has_family(&follower.families);
             !done && !follower.following.is_abandoned()
         });
     }
@@ -93,7 +107,8 @@ impl Followers {
     /// When to look again, as far as no frame says so; `None` if nobody waits.
     pub fn due(&self, traits: &CliTraits) -> Option<Instant> {
         let rests = self.rests?;
-        let any_done = self.all.iter().any(|follower| follower.tasks.is_empty());
+        let background = &traits.background;
+        let any_done = self.all.iter().any(|it| !background.has_family(&it.families));
         let quiet = any_done.then(|| quiet_at(traits, rests));
         quiet.into_iter().chain(self.until()).min()
     }

@@ -156,8 +156,10 @@ impl SessionTask {
         self.note_ended_work(&traits, lease.client_id);
         // Whoever wants it stopped from here on has nothing to wait for.
         self.status.set_work(BackgroundWork::default());
+        // Before they are answered who wait for that: they may look.
+        self.show();
         self.refuse_answers(answers);
-        self.end_work_stops(work_stops);
+        self.end_work_stops(work_stops, &traits.background);
         self.take_back_steers(steers);
         let cause = self.leaving.map_or(Cause::TurnInterrupted, |reason| reason.cause());
         let failure = self.failure(cause).on_client(lease.client_id);

@@ -22,6 +22,9 @@ use crate::{
 /// bound for an agent that speaks in the CLI's name.
 const MOST_ANNOUNCED: usize = 100;
 
+/// Bytes of them, likewise: each has some hundred.
+const ANNOUNCED_BYTES: usize = 1 << 20;
+
 /// A process that serves a session.
 #[derive(Debug)]
 pub struct Process {
@@ -73,7 +76,9 @@ impl Process {
 
     /// Takes note of a frame between turns that may be one of the next turn's.
     pub fn announce(&mut self, frame: &Frame) {
-        if self.announced.len() < MOST_ANNOUNCED {
+        let bytes: usize = self.announced.iter().map(|frame| frame.raw.len()).sum();
+        let has_room = bytes + frame.raw.len() <= ANNOUNCED_BYTES;
+        if has_room && self.announced.len() < MOST_ANNOUNCED {
             self.announced.extend(announcement(frame));
         }
     }

@@ -13,7 +13,10 @@ use super::{
     work_stops::{Pending, StopReply, WorkStop, WorkStops, WorkToStop},
 };
 use crate::{
-    cli::{background::Task, request::ControlRequest},
+    cli::{
+        background::{Background, MOST_SHOWN, Task},
+        request::ControlRequest,
+    },
     domain::failure::Cause,
 };
 
@@ -28,7 +31,7 @@ impl SessionTask {
         let tasks = match &what {
             WorkToStop::Task(id) => background.find(std::slice::from_ref(id)),
             WorkToStop::Tasks(ids) => background.find(ids),
-            WorkToStop::All => background.shown().tasks,
+            WorkToStop::All => background.behind(),
         };
         if let (WorkToStop::Task(id), true) = (&what, tasks.is_empty()) {
             return self.refuse_stop(reply, Cause::TaskNotFound { task_id: id.clone() });
@@ -43,11 +46,8 @@ impl SessionTask {
         let alone = matches!(what, WorkToStop::All) && self.queue.current().is_none();
         let interrupt = alone.then(ControlRequest::interrupt);
         let stops = tasks.iter().map(|task| ControlRequest::stop_task(&task.id));
-        let sent = interrupt.into_iter().chain(stops).try_for_each(|request| {
-            // The frames that say that a task has ended say more than the answer.
-            connection.request(request).map(drop)
-        });
-        if let Err(blocked) = sent {
+        // The frames that say that a task has ended say more than the answers.
+        if let Err(blocked) = connection.request_all(interrupt.into_iter().chain(stops)) {
             return self.refuse_stop(reply, Cause::Protocol { detail: blocked.to_string() });
         }
         let began = Instant::now();
@@ -78,16 +78,20 @@ impl SessionTask {
             self.stop_work(process, stop);
         }
         let now = Instant::now();
+        let background = &process.traits.background;
+        if process.work_stops.pending.is_empty() {
+            return;
+        }
+        let working = background.ids();
+        let works = |task: &Arc<Task>| working.contains(task.id.as_str());
         for stop in std::mem::take(&mut process.work_stops.pending) {
-            let background = &process.traits.background;
-            let works = |task: &Arc<Task>| background.has_task(&task.id);
             if stop.deadline > now && stop.tasks.iter().any(works) {
                 process.work_stops.pending.push(stop);
                 continue;
             }
             let Pending { tasks, reply, began, .. } = stop;
             let has_stopped = !tasks.iter().any(works);
-            let stopped = tasks.into_iter().filter(|task| !works(task)).collect();
+            let stopped = tasks.into_iter().filter(|task| !works(task)).take(MOST_SHOWN).collect();
             let elapsed = began.elapsed();
             match reply {
                 StopReply::Nobody => {}
@@ -106,10 +110,19 @@ impl SessionTask {
     }
 
     /// The process ends, and with it what works in it.
-    pub(super) fn end_work_stops(&mut self, stops: WorkStops) {
-        let pending = stops.pending.into_iter().map(|stop| stop.reply);
-        let deferred = std::mem::take(&mut self.deferred_stops).into_iter().map(|stop| stop.reply);
-        for reply in pending.chain(deferred) {
+    pub(super) fn end_work_stops(&mut self, stops: WorkStops, background: &Background) {
+        let mut replies: Vec<_> = stops.pending.into_iter().map(|stop| stop.reply).collect();
+        for WorkStop { what, reply } in std::mem::take(&mut self.deferred_stops) {
+            match what {
+                WorkToStop::Task(task_id) if !background.has_task(&task_id) => {
+                    self.refuse_stop(reply, Cause::TaskNotFound { task_id });
+                }
+                WorkToStop::Task(_) | WorkToStop::Tasks(_) | WorkToStop::All => {
+                    replies.push(reply);
+                }
+            }
+        }
+        for reply in replies {
             match reply {
                 StopReply::Nobody => {}
                 StopReply::Task(reply) => {

@@ -196,7 +196,7 @@ impl Listener {
 impl Follow {
     /// Both ends. `gone` is told when the reader leaves.
     pub fn channel(gone: Arc<Notify>) -> (Following, Self) {
-        let (sender, turns) = mpsc::channel(MOST_TURNS);
+        let (sender, turns) = mpsc::channel(MOST_TURNS + 1);
         (Following { turns: sender }, Self { turns, gone })
     }
 
@@ -218,7 +218,9 @@ impl Following {
     /// Passes a turn on, or why there is none. Returns whether there was room for it: a reader
     /// who has left needs neither.
     pub fn send(&self, turn: Result<Listener, Failure>) -> bool {
-        self.turns.try_send(turn).is_ok()
+        // The last place is for the failure: who is slow is to hear of it, too.
+        let has_room = turn.is_err() || self.turns.capacity() > 1;
+        has_room && self.turns.try_send(turn).is_ok()
     }
 
     /// Whether the reader has left.

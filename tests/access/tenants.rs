@@ -6,8 +6,8 @@ use std::time::Duration;
 use session_pool::proto::{
     AttachRequest, CloseSessionRequest, GetSessionRequest, GetStatsRequest, InterruptAllRequest,
     InterruptOutcome, InterruptRequest, ListSessionsRequest, PromptAllow, QueryRequest,
-    RespondRequest, SessionOptions, SessionStatus, UpdateSessionRequest, WatchSessionRequest,
-    respond_request::Decision, turn_event::Kind,
+    RespondRequest, SessionOptions, SessionStatus, StopTaskRequest, UpdateSessionRequest,
+    WatchSessionRequest, respond_request::Decision, turn_event::Kind,
 };
 use tonic::{Code, Status};
 
@@ -55,6 +55,7 @@ async fn try_everything(
         prompt_id: prompt.into(),
         decision: Some(allow),
     };
+    let stop = StopTaskRequest { session_id: session_id.clone(), task_id: "b1".into() };
     let options = Some(SessionOptions { model: Some("opus".into()), ..SessionOptions::default() });
     vec![
         client.get_session(GetSessionRequest { session_id: session_id.clone() }).await.map(drop),
@@ -63,6 +64,7 @@ async fn try_everything(
         client.watch_session(watch).await.map(drop),
         client.watch_session(from_start).await.map(drop),
         client.respond(respond).await.map(drop),
+        client.stop_task(stop).await.map(drop),
         client
             .update_session(UpdateSessionRequest { session_id: session_id.clone(), options })
             .await

@@ -105,6 +105,15 @@ impl Session {
             "get_binary_version" => Answer::value(
                 &json!({"version": frames::VERSION, "buildTime": "2026-11-20T17:34:37Z"}),
             ),
+            "stop_task" => {
+                let id = request["task_id"].as_str().unwrap_or_default();
+                if self.stop_background_task(id) {
+                    Answer::Success(None)
+                } else {
+                    let text = format!("No task found with ID: {id}");
+                    Answer::Error { text, code: "not_found" }
+                }
+            }
             "cancel_async_message" => {
                 let cancelled = self.cancel_queued(request["message_uuid"].as_str());
                 Answer::value(&json!({ "cancelled": !cancelled.is_empty() }))

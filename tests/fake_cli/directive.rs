@@ -77,6 +77,11 @@ fn process_step(name: &str, rest: &str) -> Result<Step, &'static str> {
         "close-stdout" => Step::CloseStdout,
         "child" => Step::Child(Kind::named(rest.trim()).ok_or("no such kind of child")?),
         "background-turn" => Step::BackgroundTurn(millis(rest)?),
+        "tasks" => two(rest).map(|(count, size)| Step::Tasks { count, size })?,
+        "later" => {
+            let (after, line) = rest.split_once(' ').ok_or("needs a time and a line")?;
+            Step::Later(millis(after)?, line.to_owned())
+        }
         "allocate" => Step::Allocate(number(rest)?),
         _ => return Err("no such directive"),
     })

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::frames;
+use crate::ids;
 use crate::json::{Json, object};
 use crate::result::{self, Outcome, Rounds, TurnFacts};
 use crate::session::{Flow, Session, Stop};
@@ -31,6 +32,18 @@ pub struct BackgroundTask {
     pub after: Duration,
     pub id: String,
     pub tool_use_id: String,
+    /// Its end was told already.
+    pub told: bool,
+    /// All that it does is to print this line.
+    pub line: Option<String>,
+}
+
+impl BackgroundTask {
+    /// One of this id, which ends at once.
+    pub fn named(id: &str) -> Self {
+        let tool_use_id = ids::prefixed("toolu_");
+        Self { after: Duration::ZERO, id: id.to_owned(), tool_use_id, told: false, line: None }
+    }
 }
 
 impl Turn {

@@ -46,7 +46,9 @@
 //! | `ignore-term`, `ignore-eof` | from now on SIGTERM, the end of stdin have no effect |
 //! | `close-stdout` | closes stdout; the process lives on |
 //! | `child KIND` | starts a child that sleeps and says its `KIND PID`: `group` in the same process group, `setsid` in a session of its own, `nohup` likewise and deaf to SIGTERM and SIGHUP, `stdout-holder` as `setsid` but keeping stdout open, `bare` as `nohup` with an empty environment, `hog` as `group` holding 300 MB |
-//! | `background-turn MS` | so long after this turn's end, a turn that nobody asked for |
+//! | `background-turn MS` | so long after this turn's end, a turn that nobody asked for; `stop_task` stops what it waits for |
+//! | `tasks N SIZE` | N tasks begin in the background, `task-000000000001` and so on, with descriptions of SIZE bytes; each works until `stop_task` stops it, and begins no turn |
+//! | `later MS LINE` | so long after this turn's end, a line, as it stands |
 //! | `allocate MB` | takes so much memory and keeps it |
 
 use std::time::Duration;
@@ -118,6 +120,8 @@ pub enum Step {
     CloseStdout,
     Child(Kind),
     BackgroundTurn(Duration),
+    Tasks { count: usize, size: usize },
+    Later(Duration, String),
     Allocate(usize),
 }
 

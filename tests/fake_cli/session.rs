@@ -3,7 +3,7 @@
 //! One thread does all of it; what comes in meanwhile is [`crate::intake`]'s business.
 
 use std::collections::{HashSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -60,6 +60,8 @@ pub struct Session {
     pub seen: HashSet<String>,
     /// Tasks that go on between turns, and when they end.
     background: Vec<(Instant, BackgroundTask)>,
+    /// Tasks that work until they are stopped.
+    pub tasks: HashSet<String>,
     /// The permission prompt that waits for an answer.
     pub asking: Option<String>,
     /// The call of a tool server's tool that waits for an answer: the server, and the id.
@@ -139,6 +141,7 @@ impl Session {
             queue: VecDeque::new(),
             seen: conversation.known.iter().cloned().collect(),
             background: Vec::new(),
+            tasks: HashSet::new(),
             conversation,
             asking: None,
             calling: None,
@@ -222,6 +225,23 @@ impl Session {
     pub fn start_in_background(&mut self, task: BackgroundTask) {
         self.background.push((Instant::now() + task.after, task));
         self.background.sort_by_key(|(end, _)| *end);
+    }
+
+    /// Stops a task that goes on between turns. Its end is told at once, and begins a turn if the task would have.
+    pub fn stop_background_task(&mut self, id: &str) -> bool {
+        if self.tasks.remove(id) {
+            let task = BackgroundTask::named(id);
+            turn::tell_end(self, &task, "killed", "stopped");
+            return true;
+        }
+        let Some(index) = self.background.iter().position(|(_, task)| task.id == id) else {
+            return false;
+        };
+        let (_, mut task) = self.background.remove(index);
+        turn::tell_end(self, &task, "killed", "stopped");
+        (task.after, task.told) = (Duration::ZERO, true);
+        self.start_in_background(task);
+        true
     }
 
     /// Tells what became of a message; of one without a uuid nothing can be told.

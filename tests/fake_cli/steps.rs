@@ -56,6 +56,11 @@ impl Turn {
             Step::MirrorAfterResult => self.ending.mirror_after_result = true,
             Step::ExitAfterResult(code) => self.ending.exit_after_result = Some(code),
             Step::BackgroundTurn(after) => self.start_background_task(session, after),
+            Step::Tasks { count, size } => return start_tasks(session, count, size),
+            Step::Later(after, line) => {
+                let task = BackgroundTask::named("");
+                self.ending.background.push(BackgroundTask { after, line: Some(line), ..task });
+            }
             step => return self.report(session, step),
         }
         Ok(())
@@ -223,8 +228,7 @@ impl Turn {
     }
 
     fn start_background_task(&mut self, session: &mut Session, after: std::time::Duration) {
-        let task =
-            BackgroundTask { after, id: ids::prefixed("b"), tool_use_id: ids::prefixed("toolu_") };
+        let task = BackgroundTask { after, ..BackgroundTask::named(&ids::prefixed("b")) };
         let fields = [
             ("task_id", frames::text(&task.id)),
             ("tool_use_id", frames::text(&task.tool_use_id)),
@@ -236,6 +240,21 @@ impl Turn {
         session.frame(&frame);
         self.ending.background.push(task);
     }
+}
+
+/// Tasks that work until they are stopped.
+fn start_tasks(session: &mut Session, count: usize, size: usize) -> Flow {
+    let id = format!("task-{}", burst::NUMBER);
+    let fields = [
+        ("task_id", frames::text(&id)),
+        ("description", frames::text(&filler(size))),
+        ("is_backgrounded", Json("true".to_owned())),
+        ("task_type", frames::text("local_bash")),
+    ];
+    let frame = frames::system(&session.conversation.session, "task_started", &fields);
+    let (printed, flow) = burst::print(session, &frame.0, count);
+    session.tasks.extend((1..=printed).map(|number| format!("task-{number:012}")));
+    flow
 }
 
 /// The frame with the last part of its uuid made the place for a burst's number.

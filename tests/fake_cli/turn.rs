@@ -82,23 +82,13 @@ pub fn run(session: &mut Session, messages: Vec<UserMessage>) -> Flow {
 
 /// Runs a turn that nobody asked for: a background task has ended.
 pub fn run_background(session: &mut Session, task: &BackgroundTask) -> Flow {
-    let id = session.conversation.session.clone();
-    let updated = [
-        ("task_id", frames::text(&task.id)),
-        ("patch", object! { "status": "completed", "end_time": ids::now_ms() }),
-    ];
-    session.frame(&frames::system(&id, "task_updated", &updated));
-    let notification = [
-        ("task_id", frames::text(&task.id)),
-        ("tool_use_id", frames::text(&task.tool_use_id)),
-        ("status", frames::text("completed")),
-        (
-            "output_file",
-            frames::text(&format!("{}/tasks/{}.output", session.conversation.cwd, task.id)),
-        ),
-        ("summary", frames::text("Background command \"fake\" completed (exit code 0)")),
-    ];
-    session.frame(&frames::system(&id, "task_notification", &notification));
+    if let Some(line) = &task.line {
+        session.frame(&Json(line.clone()));
+        return Ok(());
+    }
+    if !task.told {
+        tell_end(session, task, "completed", "completed");
+    }
     session.busy = true;
     session.state("running");
     let mut turn = Turn::new(Vec::new(), true);
@@ -106,6 +96,27 @@ pub fn run_background(session: &mut Session, task: &BackgroundTask) -> Flow {
         Script { init: Init::AtOnce, steps: vec![Step::Say("background task done".to_owned())] };
     let outcome = turn.play(session, script, &[]);
     turn.end(session, outcome)
+}
+
+/// Prints how a background task ended, in the words of its two frames.
+pub fn tell_end(session: &mut Session, task: &BackgroundTask, status: &str, notified: &str) {
+    let id = session.conversation.session.clone();
+    let updated = [
+        ("task_id", frames::text(&task.id)),
+        ("patch", object! { "status": status, "end_time": ids::now_ms() }),
+    ];
+    session.frame(&frames::system(&id, "task_updated", &updated));
+    let notification = [
+        ("task_id", frames::text(&task.id)),
+        ("tool_use_id", frames::text(&task.tool_use_id)),
+        ("status", frames::text(notified)),
+        (
+            "output_file",
+            frames::text(&format!("{}/tasks/{}.output", session.conversation.cwd, task.id)),
+        ),
+        ("summary", frames::text("Background command \"fake\" completed (exit code 0)")),
+    ];
+    session.frame(&frames::system(&id, "task_notification", &notification));
 }
 
 impl Turn {

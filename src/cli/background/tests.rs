@@ -103,6 +103,69 @@ fn tasks_that_were_stopped_are_named_once() {
     assert!(background.take_stopped().is_empty());
 }
 
+/// A task that begins by this call, as far as the version says so by this parent.
+fn begun(id: &str, call: &str, parent: &str) -> String {
+    let parent = match parent {
+        "" => String::new(),
+        parent => format!(r#","parent_task_id":"{parent}""#),
+    };
+    format!(
+        r#"{{"type":"system","subtype":"task_started","task_id":"{id}","tool_use_id":"{call}"{parent}}}"#
+    )
+}
+
+fn called(call: &str, by: &str) -> String {
+    format!(
+        r#"{{"type":"assistant","message":{{"content":[{{"type":"tool_use","id":"{call}","name":"Bash"}}]}},"parent_tool_use_id":{by}}}"#
+    )
+}
+
+#[test]
+fn what_a_subagent_begins_is_of_the_turn_that_began_the_subagent() {
+    let mut background = Background::default();
+    background.note(&frame(&begun("agent", "t1", "")));
+    let of_agent = background.families(&["agent".to_owned()]);
+    // Another turn runs by now.
+    let from = background.number();
+    // 2.1.332 says so, in its list as well.
+    background.note(&frame(
+        r#"{"type":"system","subtype":"background_tasks_changed","tasks":[{"task_id":"agent"},{"task_id":"listed","parent_task_id":"agent"}]}"#,
+    ));
+    background.note(&frame(&begun("named", "t2", "agent")));
+    // 2.1.197 says by which call each began, and who made it.
+    background.note(&frame(&called("t3", "\"t1\"")));
+    background.note(&frame(&begun("by call", "t3", "")));
+    background.note(&frame(&called("t4", "\"t3\"")));
+    background.note(&frame(&begun("by its own", "t4", "")));
+    assert_eq!(background.since(from), [""; 0]);
+    // What the turn itself calls is its own, and so is what nobody knows.
+    background.note(&frame(&called("t5", "null")));
+    for (id, call, parent) in [("own", "t5", ""), ("odd", "", "gone"), ("self", "t6", "self")] {
+        background.note(&frame(&begun(id, call, parent)));
+    }
+    assert_eq!(background.since(from), ["own", "odd", "self"]);
+    background.note(&frame(&updated("agent", "completed")));
+    assert!(background.has_family(&of_agent), "its tasks go on");
+    for id in ["listed", "named", "by call", "by its own"] {
+        background.note(&frame(&updated(id, "completed")));
+    }
+    assert!(!background.has_family(&of_agent));
+}
+
+#[test]
+fn calls_of_subagents_have_a_bound() {
+    let mut background = Background::default();
+    for number in 0..5000 {
+        background.note(&frame(&called(&format!("c{number}"), "\"t1\"")));
+    }
+    background.note(&frame(&called("x", &format!("\"{}\"", "t".repeat(1000)))));
+    background.note(&frame(&begun("agent", "t1", "")));
+    let from = background.number();
+    background.note(&frame(&begun("late", "c4999", "")));
+    background.note(&frame(&begun("forgotten", "c0", "")));
+    assert_eq!(background.since(from), ["forgotten"]);
+}
+
 #[test]
 fn a_flood_has_a_bound() {
     let mut background = Background::default();

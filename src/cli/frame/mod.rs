@@ -301,12 +301,14 @@ fn system<'a>(subtype: &str, names: impl FnOnce() -> Names<'a>) -> FrameKind {
         },
         "api_retry" => FrameKind::ApiRetry { status: names().error_status },
         "task_started" => {
-            let Names { task_id, task_type, description, is_backgrounded, .. } = names();
+            let names = names();
             FrameKind::TaskStarted(Box::new(TaskInfo {
-                id: task_id.into_string(),
-                kind: task_type.into_string(),
-                description: description.into_string(),
-                foreground: is_backgrounded == Some(false),
+                id: names.task_id.into_string(),
+                kind: names.task_type.into_string(),
+                description: names.description.into_string(),
+                call: names.tool_use_id.into_string(),
+                parent: names.parent_task_id.into_string(),
+                foreground: names.is_backgrounded == Some(false),
             }))
         }
         "task_progress" => FrameKind::TaskProgress,
@@ -322,6 +324,8 @@ fn system<'a>(subtype: &str, names: impl FnOnce() -> Names<'a>) -> FrameKind {
                     id: task.task_id.into_string(),
                     kind: task.task_type.into_string(),
                     description: task.description.into_string(),
+                    call: String::new(),
+                    parent: task.parent_task_id.into_string(),
                     foreground: false,
                 })
                 .collect(),

@@ -20,6 +20,10 @@ pub struct TaskInfo {
     pub kind: String,
     /// What it is for.
     pub description: String,
+    /// The tool call by which it was begun; empty where that is not said.
+    pub call: String,
+    /// The task that began it; empty where that is not said.
+    pub parent: String,
     /// Whether a turn waits for it, as far as the version says so.
     pub foreground: bool,
 }

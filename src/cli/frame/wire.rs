@@ -25,6 +25,10 @@ view! {
         "error_status" => error_status: u32,
         /// A background task.
         "task_id" => task_id: Text<'a>,
+        /// The tool call by which it was begun.
+        "tool_use_id" => tool_use_id: Text<'a>,
+        /// The task that began it, from versions that say so.
+        "parent_task_id" => parent_task_id: Text<'a>,
         /// What kind of task.
         "task_type" => task_type: Text<'a>,
         /// What it is for.
@@ -69,6 +73,8 @@ view! {
     ListedTask {
         /// Its id.
         "task_id" => task_id: Text<'a>,
+        /// The task that began it, from versions that say so.
+        "parent_task_id" => parent_task_id: Text<'a>,
         /// What kind of task.
         "task_type" => task_type: Text<'a>,
         /// What it is for.

@@ -60,6 +60,56 @@ fn the_form_of_a_result_does_not_matter_but_what_it_says() {
     }
 }
 
+/// What is added to the transcript when a timer fires, or a caller sends this.
+fn transcript(prompt: &str, is_meta: bool, file: &str) -> Frame {
+    let path = format!("/home/projects/p/94eb55ee-5fb6-4a47-8ae6-e891d9752ba8{file}.jsonl");
+    let mut entry =
+        serde_json::json!({"type": "user", "message": {"role": "user", "content": prompt}});
+    if is_meta {
+        entry["isMeta"] = true.into();
+    }
+    let enqueued =
+        serde_json::json!({"type": "queue-operation", "operation": "enqueue", "content": prompt});
+    frame(
+        &serde_json::json!({"type": "transcript_mirror", "filePath": path, "entries": [enqueued, entry]}),
+    )
+}
+
+#[test]
+fn one_that_fires_once_is_over_when_it_has_fired() {
+    let mut timers = Timers::default();
+    let long = "long ".repeat(100);
+    for (call_id, kind, prompt) in [
+        ("t1", "one-shot task", "look"),
+        ("t2", "one-shot task", "look"),
+        ("t3", "recurring job", "look"),
+        ("t4", "one-shot task", long.as_str()),
+    ] {
+        let recurring = kind != "one-shot task";
+        let input =
+            serde_json::json!({"cron": "25 12 29 11 *", "prompt": prompt, "recurring": recurring});
+        timers.note(&call(call_id, "CronCreate", input));
+        timers
+            .note(&result(call_id, format!("Scheduled {kind} {call_id} (25 12 29 11 *).").into()));
+    }
+    // A caller's prompt is none, nor is what a subagent is told, nor another.
+    for other in [
+        transcript("look", false, ""),
+        transcript("look", true, "/subagents/agent-1"),
+        transcript("look there", true, ""),
+        transcript("", true, ""),
+    ] {
+        assert!(!timers.note(&other));
+    }
+    for left in [vec!["t2", "t3", "t4"], vec!["t3", "t4"]] {
+        assert!(timers.note(&transcript("look", true, "")));
+        assert_eq!(ids(&timers), left);
+    }
+    assert!(!timers.note(&transcript("look", true, "")), "that is the recurring one");
+    assert!(timers.note(&transcript(&long, true, "")));
+    assert_eq!(ids(&timers), ["t3"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn there_is_one_wake_up_and_it_passes() {
     let mut timers = Timers::default();

@@ -57,11 +57,12 @@ impl Bed {
     fn follow(&mut self, tasks: &[&str]) -> (Follow, Arc<Notify>) {
         let gone = Arc::new(Notify::new());
         let (following, follow) = Follow::channel(Arc::clone(&gone));
-        let tasks = tasks.iter().map(|id| (*id).to_owned()).collect();
+        let tasks: Vec<String> = tasks.iter().map(|id| (*id).to_owned()).collect();
+        let families = self.traits.background.families(&tasks);
         self.followers.add(
             following,
             Partials::Hidden,
-            tasks,
+            families,
             Instant::now() + TIMEOUT,
             TaskTracker::new().token(),
         );
@@ -131,7 +132,7 @@ async fn what_a_turn_of_the_clis_own_has_begun_is_waited_for_too() {
     bed.ended("a");
     bed.followers.begin(&bed.turn());
     bed.task("b");
-    bed.followers.extend(&["b".to_owned()]);
+    bed.followers.extend(&bed.traits.background.families(&["b".to_owned()]));
     bed.state("idle");
     tokio::time::advance(TASK_ECHO * 2).await;
     bed.rest();
@@ -176,14 +177,20 @@ async fn who_waits_for_too_long_is_told_and_who_leaves_is_let_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_read_the_turns_that_follow_is_let_go() {
+async fn who_does_not_read_the_turns_that_follow_is_let_go_and_told_so() {
     let mut bed = Bed::new();
     bed.task("a");
-    let (_follow, _gone) = bed.follow(&["a"]);
+    let (mut follow, _gone) = bed.follow(&["a"]);
     for _ in 0..1000 {
         bed.followers.begin(&bed.turn());
     }
     assert!(bed.followers.is_empty());
+    for _ in 0..256 {
+        next(&mut follow).await.expect("a turn").expect("it can be heard");
+    }
+    let told = next(&mut follow).await.expect("told").expect_err("too slow");
+    assert!(matches!(told.cause, Cause::ListenerTooSlow { .. }), "{told}");
+    assert!(next(&mut follow).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]

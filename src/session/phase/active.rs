@@ -53,6 +53,9 @@ impl SessionTask {
                 return self.moved(active, cause).await;
             }
             self.answer_in_turn(&mut active, false);
+            if self.runs_for_nobody(&active) {
+                return self.stop(active, AfterInterrupt::Leave(CloseReason::Ephemeral));
+            }
             let asked = active.process.prompts.any_since(active.turn.asked);
             let dog = active.turn.watchdog(&self.ctx.settings, !self.queue.is_empty(), asked);
             // While older events are on their way to a file, the CLI is not read; nor while

@@ -15,7 +15,7 @@ use crate::{
         running::Running,
         state::{Active, Phase},
         task::SessionTask,
-        turn_end::Ending,
+        turn_end::{End, TurnEnd},
         work_stops::{StopReply, WorkStop, WorkToStop},
     },
     supply::Lease,
@@ -30,14 +30,14 @@ impl SessionTask {
     /// the one that runs.
     pub(super) fn foreign_turn(&mut self, active: &mut Active, result: &Frame) {
         let log = self.background_log(&active.process.lease);
-        let mut frames = active.turn.take_foreign();
-        frames.push((Class::Result, result.raw.clone()));
-        log.append(frames);
-        self.end_turn(
-            &log,
-            Ok(Ending { spent: std::mem::take(&mut active.turn.spent), ..Ending::default() }),
-        );
-        self.queue.end(log);
+        log.append(active.turn.take_foreign());
+        let (process, counted) = (&active.process, self.ctx.turns.token());
+        let (policy, asked) = (DisconnectPolicy::Continue, process.prompts.number());
+        let mut turn = Running::new(log, None, policy, &process.traits, asked, counted);
+        turn.spent = std::mem::take(&mut active.turn.spent);
+        let untold = vec![(Class::Result, result.raw.clone())];
+        let over = TurnEnd { interrupted: false, is_error: false, settled: false, untold };
+        self.conclude(turn, process.lease.client_id, End::Result(over));
     }
 
     /// A turn that the CLI begins by itself, with the frames seen so far.
@@ -78,7 +78,7 @@ impl SessionTask {
         let Active { process, turn } = active;
         let tasks = process.traits.background.since(turn.tasks_from);
         if !turn.reader.is_asked_for() {
-            self.followers.extend(&tasks);
+            self.followers.extend(&process.traits.background.families(&tasks));
         }
         match turn.on_background {
             BackgroundPolicy::Keep => {}
@@ -92,7 +92,8 @@ impl SessionTask {
                 if let Some((following, partials)) = turn.following.take().filter(|_| waits) {
                     let until = Instant::now() + self.ctx.settings.background_timeout;
                     let counted = self.ctx.turns.token();
-                    self.followers.add(following, partials, tasks, until, counted);
+                    let families = process.traits.background.families(&tasks);
+                    self.followers.add(following, partials, families, until, counted);
                 }
             }
         }
@@ -106,6 +107,16 @@ impl SessionTask {
         let limit = self.ctx.settings.background_timeout;
         let failure = self.failure(Cause::BackgroundTimeout { limit });
         self.followers.expire(|| failure.clone());
+    }
+
+    /// Whether a turn of the CLI's own runs in a session that was made for one turn, and nobody
+    /// waits for it any more.
+    pub(super) fn runs_for_nobody(&mut self, active: &Active) -> bool {
+        if !self.ephemeral || active.turn.reader.is_asked_for() {
+            return false;
+        }
+        self.followers.let_go();
+        self.is_useless()
     }
 
     /// Whether the session was made for one turn, and nobody waits for anything any more.

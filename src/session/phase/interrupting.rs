@@ -232,16 +232,12 @@ fn ask(active: &mut Active, stop: &mut Stop) {
     let connection = &mut active.process.lease.connection;
     // Before the interrupt, so that what the CLI says of it comes before the end of the turn. An
     // interrupt ends subagents, too; 2.1.110 does not, and ends no turn before them.
-    for task in active.process.traits.background.shown().tasks {
-        if (stop.all || (repeated && task.is_subagent()))
-            && let Err(blocked) = connection.request(ControlRequest::stop_task(&task.id))
-        {
-            debug!(error = %blocked, "interrupt_not_written");
-        }
-    }
+    let stopped = active.process.traits.background.behind();
+    let stopped = stopped.iter().filter(|task| stop.all || (repeated && task.is_subagent()));
+    let stops = stopped.map(|task| ControlRequest::stop_task(&task.id));
     // Its answer says nothing that the end of the turn does not say better. A CLI that
     // does not read its input is ended at the deadline.
-    if let Err(blocked) = connection.request(ControlRequest::interrupt()) {
+    if let Err(blocked) = connection.request_all(stops.chain([ControlRequest::interrupt()])) {
         debug!(error = %blocked, "interrupt_not_written");
     }
 }
