@@ -6,7 +6,8 @@
 //! first frame), `hang` (one message, then silence), `silent` (nothing at all), `retry
 //! MS` (one retry every MS, for ever), `die`, `rubbish`, `deaf` (as `hang`, and interrupts
 //! are not heard), `lose N` (as `hang`, and N interrupts are lost), `mute-end` (idle
-//! without a result), `background` (as `ok`, and then a turn that nobody asked for),
+//! without a result), `background` (as `ok`, and then a turn that nobody asked for), `behind-own`
+//! (such a turn first, as if it had begun just before, and then as `slow`),
 //! `move` (as `ok`, and it goes on in another conversation), `ask` (as `ok`, and it asks `p`
 //! whether a tool may run, and `q`, a question of an unknown kind, and waits for neither), `hook` (the same, where `p` is a hook that nobody has
 //! registered), `ask-behind` (as `ok`, and then it asks `p` outside of a turn),
@@ -143,6 +144,9 @@ impl MemoryCli {
                 self.heard.lock().expect("no panic").remove(&self.id).unwrap_or_default();
             heard.push(prompt.clone());
             self.heard.lock().expect("no panic").insert(self.id, heard);
+            if prompt.ends_with("behind-own") {
+                self.unasked(output).await;
+            }
             self.turn(&prompt, &uuid, lines, output).await;
             if prompt.ends_with("background") {
                 self.unasked(output).await;
@@ -329,7 +333,7 @@ impl MemoryCli {
             _ => {}
         }
         for n in 1..=2 {
-            if behaviour == "slow" {
+            if behaviour == "slow" || prompt.ends_with("behind-own") {
                 sleep(pause).await;
             }
             say(message(n)).await;

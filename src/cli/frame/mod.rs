@@ -300,17 +300,7 @@ fn system<'a>(subtype: &str, names: impl FnOnce() -> Names<'a>) -> FrameKind {
             state => FrameKind::State { idle: state == "idle" },
         },
         "api_retry" => FrameKind::ApiRetry { status: names().error_status },
-        "task_started" => {
-            let names = names();
-            FrameKind::TaskStarted(Box::new(TaskInfo {
-                id: names.task_id.into_string(),
-                kind: names.task_type.into_string(),
-                description: names.description.into_string(),
-                call: names.tool_use_id.into_string(),
-                parent: names.parent_task_id.into_string(),
-                foreground: names.is_backgrounded == Some(false),
-            }))
-        }
+        "task_started" => FrameKind::TaskStarted(Box::new(begun(names()))),
         "task_progress" => FrameKind::TaskProgress,
         "task_notification" => {
             let Names { task_id, status, .. } = names();
@@ -348,6 +338,18 @@ fn system<'a>(subtype: &str, names: impl FnOnce() -> Names<'a>) -> FrameKind {
 }
 
 /// Whether a task with this final status was stopped before it was done.
+/// The task that has begun.
+fn begun(names: Names<'_>) -> TaskInfo {
+    TaskInfo {
+        id: names.task_id.into_string(),
+        kind: names.task_type.into_string(),
+        description: names.description.into_string(),
+        call: names.tool_use_id.into_string(),
+        parent: names.parent_task_id.into_string(),
+        foreground: names.is_backgrounded == Some(false),
+    }
+}
+
 fn is_stopped(status: &str) -> bool {
     matches!(status, "killed" | "stopped" | "cancelled")
 }

@@ -53,9 +53,6 @@ impl SessionTask {
                 return self.moved(active, cause).await;
             }
             self.answer_in_turn(&mut active, false);
-            if self.runs_for_nobody(&active) {
-                return self.stop(active, AfterInterrupt::Leave(CloseReason::Ephemeral));
-            }
             let asked = active.process.prompts.any_since(active.turn.asked);
             let dog = active.turn.watchdog(&self.ctx.settings, !self.queue.is_empty(), asked);
             // While older events are on their way to a file, the CLI is not read; nor while
@@ -105,7 +102,7 @@ impl SessionTask {
     /// Listeners have gone: whether the running turn is to end because of that.
     fn is_abandoned(&mut self, active: &Active) -> bool {
         self.drop_abandoned();
-        let is_abandoned = active.turn.is_abandoned();
+        let is_abandoned = active.turn.is_abandoned() || self.runs_for_nobody(active);
         if is_abandoned {
             debug!(turn_id = %active.turn.log.id(), "turn_abandoned");
         }

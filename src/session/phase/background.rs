@@ -107,6 +107,8 @@ impl SessionTask {
         let limit = self.ctx.settings.background_timeout;
         let failure = self.failure(Cause::BackgroundTimeout { limit });
         self.followers.expire(|| failure.clone());
+        // A turn of the CLI's own may run for nobody from here on.
+        self.queue.listeners_gone_notifier().notify_one();
     }
 
     /// Whether a turn of the CLI's own runs in a session that was made for one turn, and nobody

@@ -5,7 +5,7 @@ use std::{sync::Arc, sync::atomic::Ordering};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::{SECOND, Session, answered, cause, read, request, settings};
+use super::{SECOND, Session, answered, cause, gated_store::Gate, read, request, settings};
 use crate::{
     domain::{decision::Decision, failure::Cause},
     session::{
@@ -142,4 +142,28 @@ async fn what_is_told_is_kept_as_long_as_turns_can_be_joined() {
         read(session.handle.run(request("d ok")).await.expect("taken")).await;
     }
     assert_eq!(session.follow().all().await.started.len(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_the_cli_began_just_before_a_prompt_is_told_when_it_is_kept() {
+    let session = Session::start(settings());
+    assert!(read(session.run("first ok").await).await.end.is_ok());
+    let completed = || session.tenant.counters.turns_completed.get();
+    assert_eq!(completed(), 1);
+    let mut follower = session.follow();
+    assert_eq!(follower.all().await.results, 1);
+    let asked = session.run("a slow 5000 behind-own").await;
+    session.store.set(Gate::Locked);
+    sleep(SECOND).await;
+    assert_eq!(completed(), 1, "told before it is kept");
+    session.store.set(Gate::Open);
+    sleep(SECOND).await;
+    assert_eq!(completed(), 2, "its own turn goes on");
+    let seen = read(asked).await;
+    assert!(seen.end.is_ok(), "{seen:?}");
+    // Each comes from its own log.
+    let told = follower.all().await;
+    assert_eq!((told.results, told.failed.len()), (2, 0), "{told:?}");
+    assert_eq!(told.started.iter().filter(|started| started.background).count(), 1);
+    assert_eq!(completed(), 3);
 }
