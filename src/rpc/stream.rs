@@ -230,8 +230,9 @@ impl Source {
                     failure.concerning(self.session_id.as_ref(), Some(listener.turn_id()));
                 let status = status::of_failure(&failure);
                 if self.follow.is_some() {
-                    // Told if nothing comes behind it.
-                    (self.listener, self.error) = (None, Some(status));
+                    // Told at the end of what comes behind it.
+                    self.listener = None;
+                    self.error.get_or_insert(status);
                     return self.poll_follow(cx);
                 }
                 Some(Err(status))
@@ -252,12 +253,15 @@ impl Source {
         };
         let end = match follow.poll_next(cx) {
             Poll::Ready(Some(Ok(listener))) => {
-                (self.listener, self.error) = (Some(listener), None);
+                self.listener = Some(listener);
+                if follow.brings_own_turn() {
+                    self.error = None;
+                }
                 return self.poll_turn(cx);
             }
             Poll::Ready(Some(Err(failure))) => {
                 let failure = failure.concerning(self.session_id.as_ref(), None);
-                Some(Err(status::of_failure(&failure)))
+                Some(Err(self.error.take().unwrap_or_else(|| status::of_failure(&failure))))
             }
             Poll::Ready(None) => self.error.take().map(Err),
             Poll::Pending => {

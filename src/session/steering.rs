@@ -47,7 +47,7 @@ impl SessionTask {
             Some(turn) => turn.listen(turn.count(partials) + 1, partials),
             None => waiting.log.listen(1, partials),
         };
-        let heard = heard.map(|listener| listener.followed_by(Some(follow)));
+        let heard = heard.map(|listener| listener.followed_by(Some(follow.bringing_own_turn())));
         reply.send(heard.map_err(Refusal::from)).ok();
         Steer { uuid: Uuid::new_v4(), waiting, stream }
     }

@@ -53,6 +53,7 @@ pub struct Listener {
 pub struct Follow {
     turns: mpsc::Receiver<Result<Listener, Failure>>,
     gone: Arc<Notify>,
+    brings_own_turn: bool,
 }
 
 /// The session's end of a [`Follow`].
@@ -197,7 +198,20 @@ impl Follow {
     /// Both ends. `gone` is told when the reader leaves.
     pub fn channel(gone: Arc<Notify>) -> (Following, Self) {
         let (sender, turns) = mpsc::channel(MOST_TURNS + 1);
-        (Following { turns: sender }, Self { turns, gone })
+        (Following { turns: sender }, Self { turns, gone, brings_own_turn: false })
+    }
+
+    /// The same where the reader's own turn comes in it: how another's ended before is nothing to
+    /// the reader.
+    #[must_use]
+    pub fn bringing_own_turn(mut self) -> Self {
+        self.brings_own_turn = true;
+        self
+    }
+
+    /// Whether the reader's own turn comes in it.
+    pub fn brings_own_turn(&self) -> bool {
+        self.brings_own_turn
     }
 
     /// The next turn, or why there is none; `None` once there is nothing to come.

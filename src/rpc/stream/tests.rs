@@ -5,7 +5,10 @@ use tokio_stream::StreamExt as _;
 
 use super::*;
 use crate::{
-    domain::ids::{CliSessionId, ClientId, TenantId, TurnId},
+    domain::{
+        failure::Cause,
+        ids::{CliSessionId, ClientId, TenantId, TurnId},
+    },
     tenant::{Quotas, Tenant},
     turn::{
         event::{Class, Partials, ProcessOrigin, Started},
@@ -83,6 +86,35 @@ async fn c5_a_turn_that_ended_in_time_ends_well_after_the_deadline_too() {
     assert!(stream.next().await.is_none());
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(stream.next().await.is_none());
+}
+
+/// How a stream ends whose first turn failed and whose second did not.
+async fn end_after_a_failure(brings_own_turn: bool) -> Option<Result<(), tonic::Code>> {
+    let ((first, gone), (second, _)) = (turn(), turn());
+    let (following, mut follow) = Follow::channel(gone);
+    if brings_own_turn {
+        follow = follow.bringing_own_turn();
+    }
+    let listener = first.listen(1, Partials::Hidden).expect("room").followed_by(Some(follow));
+    let mut stream = EventStream::<proto::QueryResponse>::new(
+        listener,
+        Share::default(),
+        None,
+        Payload::Json,
+        None,
+    );
+    let lost = Cause::StoreUnavailable { detail: "no room".into() };
+    assert!(first.end(Err(lost.into())) && second.end(Ok(())));
+    assert!(following.send(second.listen(1, Partials::Hidden)));
+    drop(following);
+    let end = stream.next().await;
+    end.map(|end| end.map(drop).map_err(|status| status.code()))
+}
+
+#[tokio::test]
+async fn what_comes_behind_a_turn_does_not_hide_that_it_failed() {
+    assert_eq!(end_after_a_failure(false).await, Some(Err(tonic::Code::Unavailable)));
+    assert_eq!(end_after_a_failure(true).await, None, "the first was another's");
 }
 
 #[test]
