@@ -354,9 +354,18 @@ fn is_work(kind: &FrameKind) -> bool {
     )
 }
 
+/// Whether a frame ends a turn that the CLI was asked to stop, and did.
+pub fn was_aborted(frame: &Frame) -> bool {
+    matches!(&frame.kind, FrameKind::Result(summary) if has_aborted(summary))
+}
+
+fn has_aborted(summary: &ResultSummary) -> bool {
+    summary.terminal_reason.starts_with("aborted")
+}
+
 /// How a turn with this result ended. One that was to be stopped may have come to its end before.
 fn outcome(summary: &ResultSummary, facts: &Facts<'_>) -> Outcome {
-    let was_aborted = summary.is_error || summary.terminal_reason.starts_with("aborted");
+    let was_aborted = summary.is_error || has_aborted(summary);
     let answer = || summary.structured_output.as_deref().unwrap_or_default();
     if facts.stopping && was_aborted {
         Outcome::Interrupted

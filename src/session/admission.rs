@@ -16,8 +16,8 @@
 //!  Close      leave     leave    leave    stop        stop       stop       leave     leave
 //! ```
 //!
-//! What works behind the turns is stopped only where something does. A turn that may be a message for the one that runs (`on_busy` STEER) is handed to that, and
-//! waits in every other column. A turn that is known by its id is joined wherever it is. Without `keep_session` an interrupt
+//! What works behind the turns is stopped only where something does. A turn that may be a message for the one that runs (`on_busy` STEER) is handed to that, if
+//! there is room and none before it waits, and waits in every other column. A turn that is known by its id is joined wherever it is. Without `keep_session` an interrupt
 //! that finds no turn ends the session all the same. One that names a turn is about that turn
 //! alone: if it waits it is cancelled in every column, and if another one is there instead, or
 //! none, there is nothing to do. A close that leaves busy sessions alone is

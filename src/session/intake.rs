@@ -39,7 +39,7 @@ impl SessionTask {
         self.take_with(command, availability, None)
     }
 
-    /// The same where this process has nothing to do.
+    /// The same where this process is at hand.
     pub(super) fn take_with(
         &mut self,
         command: Command,
@@ -136,7 +136,7 @@ impl SessionTask {
             updates: self.queue.updates(),
             max_waiting: self.ctx.settings.max_queued_turns,
             knows_turn: turn.is_some_and(|id| self.find(Some(id)).is_some()),
-            may_steer: self.is_steering(command),
+            may_steer: process.is_some_and(|process| self.is_steering(command, process)),
             named: self.named(command),
             has_untold: self.journal.commits.untold().next().is_some(),
             works_behind: self.works_behind(process),
@@ -145,10 +145,14 @@ impl SessionTask {
         }
     }
 
-    /// Whether a command is a message for the turn that runs.
-    fn is_steering(&self, command: &Command) -> bool {
+    /// Whether a command is a message for the turn that runs on a process. Where earlier ones wait
+    /// for a turn it must not overtake them.
+    fn is_steering(&self, command: &Command, process: &Process) -> bool {
         let Command::Run { request, .. } = command else { return false };
-        request.on_busy == BusyPolicy::Steer && self.may_steer(request)
+        request.on_busy == BusyPolicy::Steer
+            && self.may_steer(request)
+            && process.steers.has_room()
+            && !self.queue.holds_message()
     }
 
     /// Where the turn is that is to be stopped.
@@ -266,6 +270,7 @@ impl SessionTask {
             counted: self.ctx.turns.token(),
             following: None,
             again: None,
+            steered: false,
             _queued: queued,
         }
     }

@@ -40,6 +40,8 @@ pub struct Process {
     pub answers: Answers,
     /// Messages that it was handed in a turn and has not taken up.
     pub steers: Steers,
+    /// Whether it was asked to stop the turn that has just ended, and may yet stop the next.
+    pub stop_goes_on: bool,
     /// Work behind its turns that is being stopped.
     pub work_stops: WorkStops,
     /// Frames that a phase has left for the next.
@@ -67,6 +69,7 @@ impl Process {
             prompts: OpenPrompts::new(memory, prompt_timeout),
             answers: Answers::default(),
             steers: Steers::default(),
+            stop_goes_on: false,
             work_stops: WorkStops::default(),
             leftover: Vec::new(),
             announced: Vec::new(),

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
-    command::{DisconnectPolicy, Refusal, TurnRequest, UpdateReport},
+    command::{BusyPolicy, DisconnectPolicy, Refusal, TurnRequest, UpdateReport},
     context::Settings,
     feed::Feed,
     status::QueuedTurn,
@@ -42,6 +42,8 @@ pub struct Waiting {
     pub following: Option<Following>,
     /// What it has behind it, if a process died before it answered the prompt.
     pub again: Option<Again>,
+    /// Whether it was a message for the turn before it, which is told once it begins.
+    pub steered: bool,
     /// Its share of the tenant's queued turns, for as long as it waits for another.
     pub _queued: Share,
 }
@@ -148,6 +150,19 @@ impl TurnQueue {
     pub fn push_front(&mut self, turn: Waiting) {
         self.shown = None;
         self.waiting.push_front(turn);
+    }
+
+    /// Adds a turn that was a message for the one that ran: before all others, but behind those
+    /// that were messages before it.
+    pub fn push_steered(&mut self, turn: Waiting) {
+        self.shown = None;
+        let last = self.waiting.iter().rposition(|turn| turn.steered);
+        self.waiting.insert(last.map_or(0, |last| last + 1), turn);
+    }
+
+    /// Whether a message for a running turn waits that had to become a turn of its own.
+    pub fn holds_message(&self) -> bool {
+        self.waiting.iter().any(|turn| turn.request.on_busy == BusyPolicy::Steer)
     }
 
     /// Takes the turn that is next.

@@ -54,6 +54,9 @@ pub struct Running {
     pub following: Option<(Following, Partials)>,
     /// The message that became this turn, which nobody has been told yet.
     pub steered: Option<Uuid>,
+    /// Whether the CLI may stop it although nobody wants that: it was asked to stop the turn before
+    /// it, and had ended that already.
+    pub may_be_stopped: bool,
     /// Whether its caller named it: the name is kept with its result.
     pub named: bool,
     /// What it has cost, as far as its process has said so.
@@ -134,6 +137,7 @@ impl Running {
             on_background: BackgroundPolicy::Keep,
             following: None,
             steered: None,
+            may_be_stopped: false,
             named: false,
             spent: Spent::default(),
             overspent: None,

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     command::{BackgroundPolicy, Refusal, TurnRequest},
     process::Process,
+    queue::Waiting,
     state::{Active, Phase},
     steers::{Steer, Steers},
     task::SessionTask,
@@ -42,7 +43,7 @@ impl SessionTask {
     ) -> Steer {
         let partials = request.partials;
         let (stream, follow) = Follow::channel(self.queue.listeners_gone_notifier());
-        let waiting = self.admitted(request, share);
+        let waiting = Waiting { steered: true, ..self.admitted(request, share) };
         let heard = match self.queue.current() {
             Some(turn) => turn.listen(turn.count(partials) + 1, partials),
             None => waiting.log.listen(1, partials),
@@ -62,10 +63,11 @@ impl SessionTask {
         }
     }
 
-    /// A message becomes a turn that waits, before all others.
+    /// A message becomes a turn that waits, before all others but earlier messages.
     pub(super) fn steer_later(&mut self, steer: Steer) {
         steer.hear(&steer.waiting.log);
-        self.queue.push_front(steer.waiting);
+        self.ctx.tenant.counters.turns.add_one();
+        self.queue.push_steered(steer.waiting);
         self.show();
     }
 
@@ -92,6 +94,7 @@ impl SessionTask {
 
     /// The CLI begins a turn with a message that the one that has just ended did not take up.
     pub(super) fn begin_steered(&mut self, mut process: Process) -> Result<Phase, Box<Process>> {
+        let may_be_stopped = std::mem::take(&mut process.stop_goes_on);
         let Some(Steer { uuid, waiting, stream }) = process.steers.take_next() else {
             return Err(Box::new(process));
         };
@@ -104,7 +107,7 @@ impl SessionTask {
         self.count_prompt();
         let came = Instant::now();
         let mut turn = self.running(&mut process, waiting, uuid, ProcessOrigin::Reused, came);
-        turn.steered = Some(uuid);
+        turn.may_be_stopped = may_be_stopped;
         // Its caller may have left meanwhile, which nobody has noticed.
         self.queue.listeners_gone_notifier().notify_one();
         Ok(Phase::Active(Active { process, turn }))
@@ -123,15 +126,18 @@ impl SessionTask {
             steer.waiting.log.end(Ok(()));
         }
         let mut pending = steers.take_pending();
+        // They came before those that wait already.
         while let Some(steer) = pending.pop() {
+            steer.hear(&steer.waiting.log);
+            self.ctx.tenant.counters.turns.add_one();
             match self.leaving {
-                None => self.steer_later(steer),
+                None => self.queue.push_front(steer.waiting),
                 Some(reason) => {
-                    steer.hear(&steer.waiting.log);
                     let failure = self.failure(reason.cause());
                     self.fail(&steer.waiting.log, failure);
                 }
             }
         }
+        self.show();
     }
 }

@@ -105,6 +105,11 @@ impl Stop {
         self.repeat > FIRST_REPEAT
     }
 
+    /// Whether the CLI was asked more than once: more of that may reach it than it needed.
+    pub fn was_asked_again(&self) -> bool {
+        self.repeat > FIRST_REPEAT * 2
+    }
+
     /// The CLI is asked now; it is asked again after a wait that doubles.
     pub fn note_asked(&mut self) {
         self.ask_at = Instant::now() + self.repeat;

@@ -13,10 +13,16 @@
 //! registered), `ask-behind` (as `ok`, and then it asks `p` outside of a turn),
 //! `untaken` (it is not even taken up), `shut MS` (it asks `p`, says one message, closes its output
 //! and ends so much later), `much N` (N large entries of its transcript, one
-//! after the other, and then as `ok`).
+//! after the other, and then as `ok`), `stop-late` (as `hang`, and an interrupt comes when it has
+//! just said its last: it is heard by what comes next), `task MS` (as `ok`, and it leaves a task behind, named as the
+//! number in the first word, that ends so much later and of which it then speaks in a turn that nobody asked for).
+//!
+//! What is said in mid-turn is taken up by that turn behind its tool, or else by the next, all of
+//! it together. It says so in the words of the newest version, or of older ones that name nothing
+//! but what they take up.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -28,13 +34,13 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, WriteHalf, split},
     sync::{mpsc, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use crate::domain::{exit::Exit, ids::CliSessionId};
 
-/// Bytes of a large entry: a little less than a frame may have.
-const LARGE: usize = 900_000;
+mod script;
+mod tasks;
 
 /// How long the child of a CLI is silent, and then holds the output open.
 const ORPHAN_SILENT: Duration = Duration::from_millis(50);
@@ -56,6 +62,12 @@ pub(super) struct MemoryCli {
     pub answers: Arc<Mutex<Vec<Value>>>,
     /// Whether it ends only when it is killed.
     pub stubborn: Arc<AtomicBool>,
+    /// Whether it says which prompts it takes up and answers, as newer versions do.
+    pub names_prompts: Arc<AtomicBool>,
+    /// What works behind its turns: when each ends, and its id.
+    pub tasks: Mutex<Vec<(Instant, String)>>,
+    /// Tasks that have ended and of which it has not spoken in a turn of its own.
+    pub echoes: AtomicUsize,
     /// What a child of its own prints that holds its output open when it has ended.
     pub orphan: Arc<Mutex<Option<Vec<Value>>>>,
     pub end: watch::Sender<Option<Exit>>,
@@ -71,6 +83,20 @@ enum TurnEnd {
 }
 
 type Output = WriteHalf<DuplexStream>;
+
+/// Something that was said to it: the words and their id.
+type Message = (String, String);
+
+fn message_of(line: &Value) -> Message {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    (text(&line["message"]["content"]), text(&line["uuid"]))
+}
+
+/// A message that is taken up.
+fn echo(words: &str, uuid: &str) -> Value {
+    json!({"type": "user", "isReplay": true, "uuid": uuid,
+        "message": {"role": "user", "content": words}})
+}
 
 async fn print(output: &mut Output, frame: &Value) {
     // Who does not read any more does not miss it.
@@ -120,16 +146,35 @@ impl MemoryCli {
     }
 
     async fn serve(&self, lines: &mut mpsc::Receiver<Value>, output: &mut Output) {
-        while let Some(line) = lines.recv().await {
-            if line["type"] == "control_request" {
-                self.answer(&line, output).await;
-                continue;
+        let mut waiting = VecDeque::new();
+        loop {
+            if waiting.is_empty() {
+                if self.echoes.load(Ordering::SeqCst) > 0 {
+                    self.echoes.fetch_sub(1, Ordering::SeqCst);
+                    self.unasked(output).await;
+                    continue;
+                }
+                let line = tokio::select! {
+                    biased;
+                    line = lines.recv() => line,
+                    id = self.task_over() => {
+                        self.end_task(&id, "completed", output).await;
+                        continue;
+                    }
+                };
+                let Some(line) = line else { return };
+                if line["type"] == "control_request" {
+                    self.answer(&line, output).await;
+                    continue;
+                }
+                if line["type"] == "control_response" {
+                    self.hear_answer(&line, output).await;
+                    continue;
+                }
+                waiting.push_back(message_of(&line));
             }
-            if line["type"] == "control_response" {
-                self.hear_answer(&line, output).await;
-                continue;
-            }
-            let prompt = line["message"]["content"].as_str().unwrap_or_default().to_owned();
+            let together: Vec<Message> = waiting.drain(..).collect();
+            let prompt = together[0].0.clone();
             let one_less = |count: usize| count.checked_sub(1);
             let count = &self.die_at_prompt;
             if count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
@@ -139,16 +184,18 @@ impl MemoryCli {
             if prompt.ends_with("untaken") {
                 std::future::pending::<()>().await;
             }
-            let uuid = line["uuid"].as_str().unwrap_or_default().to_owned();
-            let mut heard =
-                self.heard.lock().expect("no panic").remove(&self.id).unwrap_or_default();
-            heard.push(prompt.clone());
-            self.heard.lock().expect("no panic").insert(self.id, heard);
+            self.hear(&together);
             if prompt.ends_with("behind-own") {
                 self.unasked(output).await;
             }
-            self.turn(&prompt, &uuid, lines, output).await;
+            self.turn(&together, &mut waiting, lines, output).await;
             if prompt.ends_with("background") {
+                // Whose turns nothing tells apart says why it begins one.
+                if !self.names_prompts.load(Ordering::SeqCst) {
+                    let ended = json!({"type": "system", "subtype": "task_notification",
+                        "task_id": "unknown", "status": "completed"});
+                    print(output, &ended).await;
+                }
                 self.unasked(output).await;
             }
             if prompt.ends_with("ask-behind") {
@@ -162,6 +209,10 @@ impl MemoryCli {
     /// `refused` an error, and one called `refused-late` the same after three seconds.
     async fn answer(&self, request: &Value, output: &mut Output) {
         let id = &request["request_id"];
+        if request["request"]["subtype"] == "stop_task" {
+            let task = request["request"]["task_id"].as_str().unwrap_or_default();
+            self.end_task(task, "killed", output).await;
+        }
         let body = match (&request["request"]["model"], &request["request"]["mode"]) {
             (model, _) if model == "mute" => return,
             (model, _) if model == "fatal" => return end_with(&self.end, Exit::Signal(9)),
@@ -186,6 +237,53 @@ impl MemoryCli {
         self.answers.lock().expect("no panic").push(answer);
     }
 
+    /// The model is told of this.
+    fn hear(&self, messages: &[Message]) {
+        let mut heard = self.heard.lock().expect("no panic");
+        let words = messages.iter().map(|(words, _)| words.clone());
+        heard.entry(self.id).or_default().extend(words);
+    }
+
+    /// Says what it takes up: each by itself, or all of them together.
+    async fn take_up(&self, messages: &[Message], together: bool, output: &mut Output) {
+        let names = self.names_prompts.load(Ordering::SeqCst);
+        let alone = if together { messages.len() - 1 } else { messages.len() };
+        for (words, uuid) in &messages[..alone] {
+            print(output, &echo(words, uuid)).await;
+        }
+        for (_, uuid) in messages.iter().filter(|_| names) {
+            let started =
+                json!({"type": "command_lifecycle", "command_uuid": uuid, "state": "started"});
+            print(output, &started).await;
+        }
+        if let (true, Some((_, last))) = (together && !(names && alone == 0), messages.last()) {
+            let words: Vec<&str> = messages.iter().map(|(words, _)| words.as_str()).collect();
+            print(output, &echo(&words.join("\n"), last)).await;
+        }
+    }
+
+    /// Prints a frame of a turn. Returns the ids of what is taken up behind it.
+    async fn say(
+        &self,
+        frame: &Value,
+        waiting: &mut VecDeque<Message>,
+        output: &mut Output,
+    ) -> Vec<String> {
+        print(output, frame).await;
+        if let Some(lasts) = frame["lasts"].as_u64() {
+            let end = Instant::now() + Duration::from_millis(lasts);
+            let id = frame["task_id"].as_str().unwrap_or_default().to_owned();
+            self.tasks.lock().expect("no panic").push((end, id));
+        }
+        if frame["message"]["content"][0]["type"] != "tool_result" {
+            return Vec::new();
+        }
+        let messages: Vec<Message> = waiting.drain(..).collect();
+        self.hear(&messages);
+        self.take_up(&messages, false, output).await;
+        messages.into_iter().map(|(_, uuid)| uuid).collect()
+    }
+
     async fn state(&self, state: &str, output: &mut Output) {
         let frame = json!({"type": "system", "subtype": "session_state_changed", "state": state});
         print(output, &frame).await;
@@ -193,19 +291,20 @@ impl MemoryCli {
 
     async fn turn(
         &self,
-        prompt: &str,
-        uuid: &str,
+        together: &[Message],
+        waiting: &mut VecDeque<Message>,
         lines: &mut mpsc::Receiver<Value>,
         output: &mut Output,
     ) {
-        let started =
-            json!({"type": "command_lifecycle", "command_uuid": uuid, "state": "started"});
-        print(output, &started).await;
+        let prompt = together[0].0.as_str();
+        let mut answered: Vec<String> = together.iter().map(|(_, uuid)| uuid.clone()).collect();
+        self.take_up(together, true, output).await;
         let mut lost = match prompt.split_once("lose ") {
             Some((_, count)) => count.parse().unwrap_or(0),
             None if prompt.contains("deaf") => usize::MAX,
             None => 0,
         };
+        let mut late = None;
         let end = {
             let (frames, mut to_print) = mpsc::channel(16);
             let mut script = std::pin::pin!(self.script(prompt, frames));
@@ -216,8 +315,15 @@ impl MemoryCli {
                         if line["type"] == "control_response" {
                             self.hear_answer(&line, output).await;
                         }
+                        if line["type"] == "user" {
+                            waiting.push_back(message_of(&line));
+                        }
                         if line["type"] != "control_request" {
                             continue;
+                        }
+                        if prompt.contains("stop-late") && line["request"]["subtype"] == "interrupt" {
+                            late = Some(line);
+                            break TurnEnd::Result;
                         }
                         if lost == usize::MAX {
                             continue;
@@ -230,10 +336,13 @@ impl MemoryCli {
                             lost -= 1;
                         }
                     }
-                    Some(frame) = to_print.recv() => print(output, &frame).await,
+                    Some(frame) = to_print.recv() => {
+                        answered.extend(self.say(&frame, waiting, output).await);
+                    }
+                    id = self.task_over() => self.end_task(&id, "completed", output).await,
                     end = &mut script => {
                         while let Ok(frame) = to_print.try_recv() {
-                            print(output, &frame).await;
+                            answered.extend(self.say(&frame, waiting, output).await);
                         }
                         break end;
                     }
@@ -255,104 +364,27 @@ impl MemoryCli {
             TurnEnd::Mute => {}
             TurnEnd::Result | TurnEnd::Aborted => {
                 let reason = if aborted { "aborted_streaming" } else { "completed" };
-                let result = json!({"is_error": aborted, "terminal_reason": reason,
-                    "result": prompt, "user_message_uuid": uuid, "type": "result"});
+                let mut result = json!({"is_error": aborted, "terminal_reason": reason,
+                    "result": prompt, "type": "result"});
+                if self.names_prompts.load(Ordering::SeqCst) {
+                    result["user_message_uuid"] = json!(answered[0]);
+                    result["user_message_uuids"] = json!(answered);
+                }
                 print(output, &result).await;
             }
         }
-        self.state("idle", output).await;
-    }
-
-    /// The frames of a turn, each with its prompt in it.
-    async fn script(&self, prompt: &str, frames: mpsc::Sender<Value>) -> TurnEnd {
-        let words: Vec<&str> = prompt.split_whitespace().collect();
-        let behaviour = words.get(1).copied().unwrap_or("ok");
-        let pause = words.get(2).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let pause = Duration::from_millis(pause);
-        let say = |frame: Value| {
-            let frames = frames.clone();
-            async move { frames.send(frame).await.ok() }
-        };
-        let message = |n: usize| {
-            json!({"type": "assistant", "message":
-                {"content": [{"type": "text", "text": format!("{prompt} #{n} {}", self.system_prompt)}]}})
-        };
-        match behaviour {
-            "silent" => std::future::pending().await,
-            "late" => sleep(pause).await,
-            _ => {}
+        if let (Some(late), false) = (&late, waiting.is_empty()) {
+            let messages: Vec<Message> = waiting.drain(..).collect();
+            self.hear(&messages);
+            self.take_up(&messages, true, output).await;
+            self.answer(late, output).await;
+            let uuids: Vec<&String> = messages.iter().map(|(_, uuid)| uuid).collect();
+            let result = json!({"is_error": true, "terminal_reason": "aborted_streaming",
+                "user_message_uuid": uuids[0], "user_message_uuids": uuids, "type": "result"});
+            print(output, &result).await;
         }
-        say(json!({"type": "system", "subtype": "session_state_changed", "state": "running"}))
-            .await;
-        say(json!({"type": "system", "subtype": "init", "session_id": self.id.to_string()})).await;
-        match behaviour {
-            "die" => return TurnEnd::Dead,
-            "mute-end" => return TurnEnd::Mute,
-            "shut" => {
-                say(asks("p", "can_use_tool")).await;
-                say(message(1)).await;
-                return TurnEnd::Shut(pause);
-            }
-            "rubbish" => {
-                say(json!("not an object")).await;
-            }
-            "hang" | "deaf" | "lose" => {
-                say(message(1)).await;
-                std::future::pending().await
-            }
-            "much" => {
-                for n in 0..pause.as_millis() {
-                    let entry = json!({"uuid": format!("{prompt} {n}"), "text": "x".repeat(LARGE)});
-                    let path = format!("/p/{}.jsonl", self.id);
-                    say(json!({"type": "transcript_mirror", "filePath": path, "entries": [entry]}))
-                        .await;
-                }
-            }
-            "move" => {
-                let moved = CliSessionId::fresh().to_string();
-                say(json!({"type": "conversation_reset", "new_conversation_id": moved})).await;
-            }
-            "ask" | "hook" => {
-                let subtype = if behaviour == "ask" { "can_use_tool" } else { "hook_callback" };
-                say(asks("p", subtype)).await;
-                say(asks("q", "news")).await;
-            }
-            "retry" => loop {
-                say(json!({"type": "system", "subtype": "api_retry", "attempt": 1})).await;
-                sleep(pause).await;
-            },
-            "tool" => {
-                say(json!({"type": "assistant", "message": {"content":
-                    [{"type": "tool_use", "id": "t", "name": "Bash", "input": {}}]}}))
-                .await;
-                sleep(pause).await;
-                say(json!({"type": "user", "message": {"content":
-                    [{"type": "tool_result", "tool_use_id": "t", "content": "done"}]}}))
-                .await;
-            }
-            _ => {}
+        if waiting.is_empty() {
+            self.state("idle", output).await;
         }
-        for n in 1..=2 {
-            if behaviour == "slow" || prompt.ends_with("behind-own") {
-                sleep(pause).await;
-            }
-            say(message(n)).await;
-        }
-        TurnEnd::Result
-    }
-
-    /// A turn that nobody asked for.
-    async fn unasked(&self, output: &mut Output) {
-        sleep(Duration::from_millis(5)).await;
-        self.state("running", output).await;
-        let init = json!({"type": "system", "subtype": "init", "session_id": self.id.to_string()});
-        print(output, &init).await;
-        let text = json!({"type": "assistant", "message":
-            {"content": [{"type": "text", "text": "unasked"}]}});
-        print(output, &text).await;
-        let result = json!({"type": "result", "is_error": false, "result": "unasked",
-            "origin": {"kind": "task-notification"}});
-        print(output, &result).await;
-        self.state("idle", output).await;
     }
 }

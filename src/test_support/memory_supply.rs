@@ -52,6 +52,8 @@ pub struct MemorySupply {
     pub answers: Arc<Mutex<Vec<Value>>>,
     /// Whether CLIs end only when they are killed.
     pub stubborn: Arc<AtomicBool>,
+    /// Whether CLIs say which prompts they take up and answer.
+    pub names_prompts: Arc<AtomicBool>,
     /// Whether children of CLIs that have ended hold their output open for a while, and what they
     /// print.
     pub orphan: Arc<Mutex<Option<Vec<Value>>>>,
@@ -82,6 +84,7 @@ impl MemorySupply {
             die_at_prompt: Arc::default(),
             answers: Arc::default(),
             stubborn: Arc::default(),
+            names_prompts: Arc::new(AtomicBool::new(true)),
             orphan: Arc::default(),
             recheck_time: Mutex::default(),
             panics: AtomicBool::new(false),
@@ -132,6 +135,7 @@ impl Supply for MemorySupply {
         let die_at_prompt = Arc::clone(&self.die_at_prompt);
         let answers = Arc::clone(&self.answers);
         let stubborn = Arc::clone(&self.stubborn);
+        let names_prompts = Arc::clone(&self.names_prompts);
         let orphan = Arc::clone(&self.orphan);
         let slots = self.slots.clone();
         Box::pin(async move {
@@ -170,6 +174,9 @@ impl Supply for MemorySupply {
                 die_at_prompt,
                 answers,
                 stubborn,
+                names_prompts,
+                tasks: Mutex::default(),
+                echoes: AtomicUsize::new(0),
                 orphan,
                 end,
             };

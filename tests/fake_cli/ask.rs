@@ -58,9 +58,8 @@ impl Turn {
                 self.tool_result(session, &id, &format!("{tool} ran with {input}"), false)
             }
             Verdict::Refuse { text } => self.tool_result(session, &id, &text, true),
-            Verdict::Interrupt => return Err(Stop::Interrupted),
+            Verdict::Interrupt => Err(Stop::Interrupted),
         }
-        Ok(())
     }
 }
 

@@ -131,6 +131,18 @@ impl Conversation {
         self.add(entry.finish());
     }
 
+    /// Records a message that a running turn has taken up.
+    pub fn add_taken_up(&mut self, uuid: Option<&str>, words: &str) {
+        let mut queued = self.queue_operation("enqueue");
+        self.add(queued.put("content", words).finish());
+        let removed = self.queue_operation("remove").finish();
+        self.add(removed);
+        let attachment = object! { "type": "queued_command", "prompt": words, "source_uuid": uuid };
+        let mut entry = self.entry("attachment", &ids::uuid());
+        entry.put("attachment", &attachment);
+        self.add(entry.finish());
+    }
+
     fn queue_operation(&self, operation: &str) -> Object {
         let mut entry = Object::new();
         entry

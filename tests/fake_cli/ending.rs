@@ -67,6 +67,7 @@ impl Turn {
         let text = std::mem::take(&mut self.last_text);
         session.last_result_failed = error.is_some();
         session.mirror();
+        self.tell_taken_up(session);
         if !self.ending.no_result {
             let (rounds, outcome) = match &error {
                 Some(text) => {
@@ -114,11 +115,19 @@ impl Turn {
         self.after_result(session, "cancelled")
     }
 
+    /// What it has taken up is done with before its result.
+    fn tell_taken_up(&self, session: &mut Session) {
+        for message in &self.messages[self.started_by..] {
+            session.lifecycle(Some(message), "completed");
+        }
+    }
+
     pub fn print_result(&mut self, session: &mut Session, rounds: Rounds, outcome: &Outcome<'_>) {
         let facts = TurnFacts {
             session: &session.conversation.session,
             model: &session.settings.model,
-            messages: &self.messages,
+            messages: self.named(session),
+            started_by: self.started_by,
             denials: &self.denials,
             rounds,
             took: self.took(),
@@ -154,7 +163,7 @@ impl Turn {
     /// Tells that the turn is over. With messages waiting there is no idle event: the next turn starts at once.
     pub fn settle(&mut self, session: &mut Session, lifecycle: &str) {
         if !self.ending.no_result {
-            for message in &self.messages {
+            for message in &self.messages[..self.started_by] {
                 session.lifecycle(Some(message), lifecycle);
             }
         }

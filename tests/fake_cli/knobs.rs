@@ -12,6 +12,7 @@
 //! | `ignore-eof` | does not exit when stdin closes |
 //! | `deaf` | never answers nor obeys an interrupt |
 //! | `counts-from-zero` | counts its cost from 0 after a resume too and saves none of it, as 2.1.197 does |
+//! | `names-no-prompts` | says neither when it takes up a prompt nor which prompts a result answers, as 2.1.197 does |
 //! | `garbage-first` | prints a line that is not JSON before anything else |
 //!
 //! A knob that is not in the table stops the start with exit code 2, so that a misspelt test cannot pass.
@@ -32,6 +33,7 @@ pub struct Knobs {
     pub ignore_eof: bool,
     pub deaf: bool,
     pub counts_from_zero: bool,
+    pub names_no_prompts: bool,
     pub garbage_first: bool,
 }
 
@@ -67,6 +69,7 @@ impl Knobs {
             "ignore-eof" => self.ignore_eof = true,
             "deaf" => self.deaf = true,
             "counts-from-zero" => self.counts_from_zero = true,
+            "names-no-prompts" => self.names_no_prompts = true,
             "garbage-first" => self.garbage_first = true,
             _ => return Err(format!("fake-claude: no such knob: '{knob}'")),
         }

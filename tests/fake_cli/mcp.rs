@@ -26,8 +26,7 @@ impl Turn {
             Value::Null => (answer["error"]["message"].as_str().unwrap_or(CLOSED).to_owned(), true),
             result => (words(&result["content"]), result["isError"] == true),
         };
-        self.tool_result(session, &id, &text, failed);
-        Ok(())
+        self.tool_result(session, &id, &text, failed)
     }
 }
 

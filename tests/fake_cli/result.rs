@@ -165,6 +165,8 @@ pub struct TurnFacts<'a> {
     pub session: &'a str,
     pub model: &'a str,
     pub messages: &'a [String],
+    /// How many of them started the turn; the others it has taken up.
+    pub started_by: usize,
     pub denials: &'a [Json],
     pub rounds: Rounds,
     pub took: Duration,
@@ -282,7 +284,7 @@ fn put_timings(frame: &mut Object, facts: &TurnFacts<'_>, outcome: &Outcome<'_>)
             .put("time_to_request_ms", &1u64)
             .put("first_content_frame_ms", &5u64);
     }
-    if let Some(last) = facts.messages.last() {
+    if let Some(last) = facts.messages.iter().take(facts.started_by).next_back() {
         frame.put("user_message_uuid", last).put("user_message_uuids", facts.messages);
     }
 }

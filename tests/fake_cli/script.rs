@@ -12,7 +12,7 @@
 //! | `big SIZE` | one assistant frame of about SIZE bytes |
 //! | `thinking TEXT` | an assistant frame with a thinking block |
 //! | `tool ID NAME JSON` | an assistant frame that uses a tool |
-//! | `tool-result ID TEXT` | the tool's result, as a user frame |
+//! | `tool-result ID TEXT` | the tool's result, as a user frame; behind it, as behind every tool, the turn takes up what was said meanwhile |
 //! | `ask TOOL JSON` | uses a tool and asks for the permission over stdio, then prints the result the answer calls for; refused by itself without `--permission-prompt-tool=stdio` |
 //! | `mcp SERVER TOOL JSON` | uses the tool of a server that `initialize` named, without asking, and prints the result that it gives; an interrupt cancels it |
 //! | `mcp-list SERVER` | asks for the tools of such a server and says their names |

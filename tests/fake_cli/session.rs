@@ -48,6 +48,8 @@ pub struct Session {
     /// The code to exit with when the next prompt comes.
     pub exit_at_prompt: Option<i32>,
     pub answers_initialize: bool,
+    /// Whether it says when it takes up a prompt, and which prompts a result answers.
+    pub names_prompts: bool,
     pub lose_interrupts: u32,
     /// Whether the process asked for `session_state_changed` frames.
     state_events: bool,
@@ -132,6 +134,7 @@ impl Session {
             deaf: knobs.deaf,
             exit_at_prompt: knobs.exit_at_prompt,
             answers_initialize: !knobs.no_init,
+            names_prompts: !knobs.names_no_prompts,
             lose_interrupts: 0,
             state_events: std::env::var("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS").as_deref()
                 == Ok("1"),
@@ -178,7 +181,7 @@ impl Session {
     }
 
     /// The messages of the next turn: all that wait, since the CLI folds them into one, but a `/clear` is alone.
-    fn next_messages(&mut self) -> Vec<UserMessage> {
+    pub fn next_messages(&mut self) -> Vec<UserMessage> {
         let mut messages: Vec<UserMessage> = Vec::new();
         while let Some(next) = self.queue.front() {
             if !messages.is_empty() && (turn::is_clear(next) || turn::is_clear(&messages[0])) {
@@ -205,6 +208,14 @@ impl Session {
 
     pub fn frame(&mut self, frame: &Json) {
         self.out.frame(frame);
+    }
+
+    /// Repeats a message, when the process was asked to: it is taken up.
+    pub fn replay(&mut self, uuid: &str, words: &str) {
+        if self.args.replay_user_messages {
+            let frame = frames::replay(&self.conversation.session, uuid, words);
+            self.out.frame(&frame);
+        }
     }
 
     /// Prints the mirror of what was recorded, when the process was asked to mirror.
@@ -246,7 +257,7 @@ impl Session {
 
     /// Tells what became of a message; of one without a uuid nothing can be told.
     pub fn lifecycle(&mut self, message: Option<&str>, state: &str) {
-        if let Some(message) = message {
+        if let Some(message) = message.filter(|_| self.names_prompts) {
             let frame = frames::command_lifecycle(&self.conversation.session, message, state);
             self.out.frame(&frame);
         }

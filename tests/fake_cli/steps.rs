@@ -27,7 +27,7 @@ impl Turn {
                 self.block(session, frames::tool_use_block(&id, &name, &input));
                 self.open_tools.push(id);
             }
-            Step::ToolResult { id, text } => self.tool_result(session, &id, &text, false),
+            Step::ToolResult { id, text } => self.tool_result(session, &id, &text, false)?,
             Step::Ask { tool, input } => self.ask(session, &tool, &input)?,
             Step::Mcp { server, tool, input } => self.call(session, &server, &tool, &input)?,
             Step::Sleep(time) => session.pause(time)?,
@@ -143,11 +143,19 @@ impl Turn {
         self.assistant(session, &message, false);
     }
 
-    pub fn tool_result(&mut self, session: &mut Session, id: &str, text: &str, is_error: bool) {
+    /// The result of a tool, and behind it what has been said meanwhile.
+    pub fn tool_result(
+        &mut self,
+        session: &mut Session,
+        id: &str,
+        text: &str,
+        is_error: bool,
+    ) -> Flow {
         self.open_tools.retain(|open| open != id);
         self.tool_results += 1;
         let told = if is_error { format!("Error: {text}") } else { text.to_owned() };
         self.user(session, &frames::tool_result_block(id, text, is_error), Some(&told));
+        self.take_up(session)
     }
 
     /// A text of `count` equal deltas, with its stream events when the process was asked for them.

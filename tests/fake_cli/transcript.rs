@@ -81,17 +81,17 @@ impl Loaded {
 
     /// What the user said, in order.
     pub fn prompts(&self) -> Vec<String> {
-        let from_user = |entry: &&Value| {
-            entry["type"] == "user"
-                && entry["isMeta"] != true
-                && entry["message"]["content"].is_string()
+        let words = |entry: &'_ Value| match entry["type"].as_str()? {
+            "user" if entry["isMeta"] != true => {
+                entry["message"]["content"].as_str().map(str::to_owned)
+            }
+            // A message that a running turn has taken up.
+            "attachment" if entry["attachment"]["type"] == "queued_command" => {
+                entry["attachment"]["prompt"].as_str().map(str::to_owned)
+            }
+            _ => None,
         };
-        self.chain
-            .iter()
-            .filter(from_user)
-            .filter_map(|entry| entry["message"]["content"].as_str())
-            .map(str::to_owned)
-            .collect()
+        self.chain.iter().filter_map(words).collect()
     }
 }
 
@@ -104,7 +104,9 @@ pub fn load(path: &Path) -> Option<Loaded> {
         .collect();
     let by_uuid: HashMap<&str, &Value> =
         entries.iter().filter_map(|entry| Some((entry["uuid"].as_str()?, entry))).collect();
-    let is_message = |entry: &&Value| entry["type"] == "user" || entry["type"] == "assistant";
+    let is_message = |entry: &&Value| {
+        matches!(entry["type"].as_str(), Some("user" | "assistant" | "attachment"))
+    };
     let mut at = entries.iter().rfind(is_message);
     let mut chain = Vec::new();
     // The bound keeps a file whose entries are each other's parents from being read for ever.

@@ -14,8 +14,11 @@ use crate::session::{Flow, Session, Stop};
 /// What a running turn has come to.
 pub struct Turn {
     pub started: Instant,
-    /// The uuids of the messages that started it, of those that have one.
+    /// The uuids of the messages that it answers, of those that have one: those that started it, and those that it has
+    /// taken up.
     pub messages: Vec<String>,
+    /// How many of them started it.
+    pub started_by: usize,
     pub init_printed: bool,
     /// Results of tools so far: each costs an API round of its own.
     pub tool_results: u64,
@@ -23,6 +26,8 @@ pub struct Turn {
     pub open_tools: Vec<String>,
     /// The message whose stream events an interrupt cut off.
     pub cut_stream: Option<String>,
+    /// The messages that came while it ran and that it has taken up.
+    pub taken_up: Vec<String>,
     pub last_text: String,
     pub denials: Vec<Json>,
     pub ending: Ending,
@@ -33,11 +38,13 @@ impl Turn {
     fn new(messages: Vec<String>, background: bool) -> Self {
         Self {
             started: Instant::now(),
+            started_by: messages.len(),
             messages,
             init_printed: false,
             tool_results: 0,
             open_tools: Vec::new(),
             cut_stream: None,
+            taken_up: Vec::new(),
             last_text: String::new(),
             denials: Vec::new(),
             ending: Ending::default(),
@@ -60,6 +67,10 @@ pub fn run(session: &mut Session, messages: Vec<UserMessage>) -> Flow {
         })?);
     }
     let uuids: Vec<String> = messages.iter().filter_map(|message| message.uuid.clone()).collect();
+    // Of several that wait each but the last is repeated by itself, and then all of them together.
+    for message in &messages[..messages.len() - 1] {
+        session.replay(message.uuid.as_deref().unwrap_or_default(), &message.text);
+    }
     for uuid in &uuids {
         session.lifecycle(Some(uuid), "started");
     }
@@ -76,7 +87,8 @@ pub fn run(session: &mut Session, messages: Vec<UserMessage>) -> Flow {
         return Ok(());
     }
     let outcome = turn.play(session, script, &messages);
-    session.conversation.prompts.extend(messages.into_iter().map(|message| message.text));
+    let prompts = messages.into_iter().map(|message| message.text);
+    session.conversation.prompts.extend(prompts.chain(turn.taken_up.drain(..)));
     turn.end(session, outcome)
 }
 
@@ -134,11 +146,9 @@ impl Turn {
             self.print_init(session);
         }
         session.mirror();
-        if session.args.replay_user_messages {
-            for (message, uuid) in messages.iter().zip(&uuids) {
-                let frame = frames::replay(&session.conversation.session, uuid, &message.text);
-                session.frame(&frame);
-            }
+        if let Some(last) = uuids.last() {
+            let words: Vec<&str> = messages.iter().map(|message| message.text.as_str()).collect();
+            session.replay(last, &words.join("\n"));
         }
         for step in script.steps {
             session.poll()?;
@@ -148,6 +158,31 @@ impl Turn {
             }
         }
         Ok(())
+    }
+
+    /// Takes up the messages that have come meanwhile, as the real one does behind a tool: the model is told of them in
+    /// this turn. A script in one of them is not run.
+    pub fn take_up(&mut self, session: &mut Session) -> Flow {
+        session.poll()?;
+        let messages: Vec<UserMessage> = session.next_messages();
+        for message in &messages {
+            session.replay(message.uuid.as_deref().unwrap_or_default(), &message.text);
+            session.conversation.add_taken_up(message.uuid.as_deref(), &message.text);
+        }
+        for uuid in messages.iter().filter_map(|message| message.uuid.clone()) {
+            session.lifecycle(Some(&uuid), "started");
+            self.messages.push(uuid);
+        }
+        if !messages.is_empty() {
+            session.mirror();
+        }
+        self.taken_up.extend(messages.into_iter().map(|message| message.text));
+        Ok(())
+    }
+
+    /// The messages that it answers, as far as this version names them.
+    pub fn named(&self, session: &Session) -> &[String] {
+        if session.names_prompts { &self.messages } else { &[] }
     }
 
     pub fn print_init(&mut self, session: &mut Session) {
@@ -160,7 +195,7 @@ impl Turn {
             permission_mode: &session.settings.permission_mode,
             memory_path: &session.conversation.memory_path(),
             mcp_servers: session.settings.mcp_servers.iter().map(server).collect(),
-            messages: &self.messages,
+            messages: self.named(session),
         });
         session.frame(&frame);
     }
@@ -172,7 +207,7 @@ impl Turn {
             uuid: &uuid,
             aborted,
             failed: self.ending.error.is_some(),
-            messages: &self.messages,
+            messages: self.named(session),
         };
         let frame = frames::assistant(&session.conversation.session, message, notes);
         session.frame(&frame);

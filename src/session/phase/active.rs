@@ -13,7 +13,7 @@ use crate::{
         applied::{Choice, chosen, question},
         connection::Meanwhile,
         frame::{Ask, Frame},
-        turn::{Facts, Meaning, Outcome, is_of_turn},
+        turn::{Facts, Meaning, Outcome, is_of_turn, was_aborted},
     },
     session::{
         admission::Availability,
@@ -134,6 +134,7 @@ impl SessionTask {
             used += 1;
             self.hear_frame(&mut active.process, frame);
             let schema = self.status.options.json_schema.as_deref().unwrap_or_default();
+            let stopping = stopping || (active.turn.may_be_stopped && was_aborted(frame));
             match active.turn.hear(frame, &Facts { stopping, schema }) {
                 Meaning::Hidden => {}
                 Meaning::Echo => active.turn.record(Bytes::new(), None, &mut events),
@@ -260,7 +261,7 @@ impl SessionTask {
         let Some(command) = command else {
             return Err(Box::new(self.stop(active, AfterInterrupt::Leave(CloseReason::Shutdown))));
         };
-        match self.take(command, Availability::Running) {
+        match self.take_with(command, Availability::Running, Some(&active.process)) {
             Disposition::Done => Ok(active),
             Disposition::Stop(purpose) => {
                 let mut stop = self.new_stop(AfterInterrupt::Stay);

@@ -74,6 +74,8 @@ impl SessionTask {
     /// A turn ends. What it leaves behind in the background goes on, is stopped, or is waited for
     /// by its caller.
     pub(super) fn leave_behind(&mut self, active: &mut Active) {
+        // It runs on no other process, and what comes before its end is told now.
+        active.turn.begin_for_good();
         self.tell_steered(active);
         let Active { process, turn } = active;
         let tasks = process.traits.background.since(turn.tasks_from);

@@ -13,6 +13,7 @@ use crate::{
     },
     session::{
         running::Running,
+        state::Active,
         task::SessionTask,
         turn_end::{End, Ending, TurnEnd, Untold},
     },
@@ -94,6 +95,13 @@ impl SessionTask {
                 self.fail_turn(&mut turn, client_id, cause);
             }
         }
+    }
+
+    /// Ends the turn that runs, which failed. What has become of messages for it is told first.
+    pub(super) fn fail_active(&mut self, active: &mut Active, cause: Cause) {
+        active.turn.begin_for_good();
+        self.tell_steered(active);
+        self.fail_turn(&mut active.turn, active.process.lease.client_id, cause);
     }
 
     /// Ends the running turn, which failed.

@@ -126,6 +126,8 @@ impl SessionTask {
         };
         let Active { mut process, turn } = active;
         let (client_id, settled) = (process.lease.client_id, over.settled);
+        // What came too late for the turn may stop what the CLI does next.
+        process.stop_goes_on = !over.interrupted || stop.was_asked_again();
         let background = &mut process.traits.background;
         let (ended, works) = (background.take_stopped(), background.shown().tasks);
         self.note_stopped(&stop, client_id, outcome);
@@ -171,7 +173,7 @@ impl SessionTask {
         } else {
             Cause::TurnInterrupted
         };
-        self.fail_turn(&mut active.turn, client_id, cause);
+        self.fail_active(&mut active, cause);
         if let AfterInterrupt::StayUnlessKilled(reason) | AfterInterrupt::Leave(reason) = stop.then
         {
             self.leave(reason);

@@ -31,9 +31,11 @@ impl Running {
             began: self.began,
             silent_for: self.began.elapsed(),
         };
-        let Self { log, counted, following, .. } = self;
+        // Whether it is a message's is told when it has begun for good.
+        let Self { log, counted, following, steered, .. } = self;
         let (following, again) = (following.map(|(following, _)| following), Some(again));
-        Waiting { request, log, counted, following, again, _queued: Share::default() }
+        let (steered, _queued) = (steered.is_some(), Share::default());
+        Waiting { request, log, counted, following, again, steered, _queued }
     }
 }
 

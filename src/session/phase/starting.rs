@@ -358,15 +358,15 @@ impl SessionTask {
         origin: ProcessOrigin,
         came: Instant,
     ) -> Running {
-        let Waiting { request, log, counted, following, again, _queued: _ } = waiting;
+        let Waiting { request, log, counted, following, again, steered, _queued: _ } = waiting;
         process.announced.clear();
         self.followers.turn_begins();
-        let asked = process.prompts.number();
-        let policy = request.on_disconnect;
+        let (asked, policy) = (process.prompts.number(), request.on_disconnect);
         let mut turn = Running::new(log, Some(uuid), policy, &process.traits, asked, counted);
         turn.prompt_held = request.held.clone();
         turn.named = request.turn_id.is_some();
         turn.on_background = request.on_background;
+        turn.steered = steered.then_some(uuid);
         turn.following = following.map(|it| (it, request.partials));
         let lease = &process.lease;
         let started = Started {

@@ -129,7 +129,7 @@ impl SessionTask {
     pub(in crate::session) async fn moved(&mut self, mut active: Active, cause: Cause) -> Phase {
         let (session_id, client_id) = (&self.status.session_id, active.process.lease.client_id);
         warn!(%session_id, %client_id, error = %cause, "session_moved");
-        self.fail_turn(&mut active.turn, client_id, cause);
+        self.fail_active(&mut active, cause);
         self.leave(CloseReason::Moved);
         self.part_with(active.process, StopGrace::FIRM).await;
         Phase::Closing(None, CloseReason::Moved)
@@ -154,7 +154,7 @@ impl SessionTask {
         self.ctx.tenant.counters.first_chunk_timeouts.add_one();
         let mcp_servers = self.status.options.mcp_server_names();
         let cause = Cause::FirstChunkTimeout { limit, mcp_servers };
-        self.fail_turn(&mut active.turn, client_id, cause);
+        self.fail_active(&mut active, cause);
         debug!(%session_id, %client_id, was_interrupted = false,
             was_first_chunk_timeout = true, was_ongoing_timeout = false,
             "session_pool_stream_cleared");
@@ -180,7 +180,7 @@ impl SessionTask {
                 let limit = self.ctx.settings.stall_timeout.unwrap_or_default();
                 warn!(%session_id, %client_id, idle_seconds, ?limit, limit_seconds = limit.as_secs_f64(), "turn_stalled");
                 self.ctx.tenant.counters.stalled.add_one();
-                self.fail_turn(&mut active.turn, client_id, Cause::StreamStalled { limit });
+                self.fail_active(&mut active, Cause::StreamStalled { limit });
                 self.stop(active, AfterInterrupt::Stay)
             }
             Watchdog::Refused => {
@@ -188,7 +188,7 @@ impl SessionTask {
                 warn!(%session_id, %client_id, tool_use_seen, "credentials_refused");
                 self.ctx.tenant.counters.credentials_refused.add_one();
                 let cause = Cause::CredentialsRefused { tool_use_seen };
-                self.fail_turn(&mut active.turn, client_id, cause);
+                self.fail_active(&mut active, cause);
                 // It keeps the credentials that it was started with. The next one gets those
                 // that are in force by then.
                 self.part_with(active.process, StopGrace::FIRM).await;
@@ -196,7 +196,7 @@ impl SessionTask {
             }
             Watchdog::Overspent => {
                 let cause = active.turn.overspent().cloned().unwrap_or(Cause::TurnInterrupted);
-                self.fail_turn(&mut active.turn, client_id, cause);
+                self.fail_active(&mut active, cause);
                 self.stop_spending(active.process).await
             }
             Watchdog::Unkept => {
@@ -206,7 +206,7 @@ impl SessionTask {
                     detail: format!("what the turn says was not kept in {limit:?}"),
                 });
                 warn!(%session_id, %client_id, ?limit, error = %cause, "turn_not_kept");
-                self.fail_turn(&mut active.turn, client_id, cause);
+                self.fail_active(&mut active, cause);
                 self.stop(active, AfterInterrupt::Stay)
             }
             Watchdog::Stuck => {

@@ -32,7 +32,15 @@ fn asked(queue: &TurnQueue, name: &str, on_disconnect: DisconnectPolicy) -> (Wai
     let request = TurnRequest { on_disconnect, ..request("hello") };
     let counted = TaskTracker::new().token();
     (
-        Waiting { request, log, counted, following: None, again: None, _queued: Share::default() },
+        Waiting {
+            request,
+            log,
+            counted,
+            following: None,
+            again: None,
+            steered: false,
+            _queued: Share::default(),
+        },
         listener,
     )
 }

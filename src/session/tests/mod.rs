@@ -16,6 +16,7 @@ mod permissions;
 mod prompts;
 mod sent_again;
 mod starting;
+mod steering;
 mod watchdogs;
 
 use std::sync::Arc;

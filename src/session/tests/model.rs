@@ -2,7 +2,9 @@
 //! hold: sequence numbers have no gaps, each event belongs to its own turn, each Query
 //! ends exactly once, a prompt is heard at most once, a result is kept when it is told, an
 //! interrupt is answered whatever the store does, a turn runs with the options that
-//! it asked for, no session has two processes, and none is left at the end.
+//! it asked for, no session has two processes, and none is left at the end. A message for the
+//! running turn is heard once if its caller got a result, and told of once; to stop a task is
+//! always answered; and when all is quiet no task is shown.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -23,99 +25,18 @@ use super::{
 use crate::{
     domain::{decision::Decision, ids::TurnId, input::Input, options::Options},
     session::{
-        BusyPolicy, CloseReason, DisconnectPolicy, InterruptTarget, MismatchPolicy, Refusal,
-        Settings, TurnRequest,
+        BackgroundPolicy, BusyPolicy, CloseReason, DisconnectPolicy, InterruptTarget,
+        MismatchPolicy, Refusal, Settings, TurnRequest,
     },
     tasks::spawn_owned,
-    turn::{event::Class, listener::Listener},
+    turn::listener::{Follow, Listener},
 };
 
-/// One step of somebody.
-#[derive(Debug, Clone)]
-enum Step {
-    Query {
-        behaviour: &'static str,
-        busy: u8,
-        stays: bool,
-    },
-    /// A Query with a system prompt of its own, which may need another process.
-    Optioned(bool),
-    /// The last Query again, under the same turn id.
-    Retry,
-    /// A change of model that is accepted, refused or not answered.
-    Update(&'static str, Option<&'static str>),
-    /// From here on a start takes so long.
-    StartTime(u64),
-    /// As `Query`, by a caller that leaves at once.
-    Passing(&'static str, bool),
-    /// Of the running turn, keeping the session or not.
-    Interrupt(bool),
-    /// Of the turn that was asked for so many Queries ago.
-    InterruptTurn(usize),
-    Attach,
-    Cleanup,
-    Kill,
-    /// The next CLIs that read a prompt die without a word.
-    DieAtPrompt(usize),
-    /// From here on the store is so.
-    Store(Gate),
-    /// From here on what is read from the store waits, or does not.
-    Reads(bool),
-    /// From here on CLIs end only when they are killed, or by themselves.
-    Stubborn(bool),
-    /// From here on a look at the folders of a process takes so long.
-    Recheck(u64),
-    /// An answer to what a CLI has asked.
-    Respond,
-    Pause(u64),
-}
+mod checks;
+mod step;
 
-fn step() -> impl Strategy<Value = Step> {
-    let behaviour = || {
-        prop::sample::select(vec![
-            "ok",
-            "ok",
-            "slow 40",
-            "late 900",
-            "hang",
-            "silent",
-            "die",
-            "deaf",
-            "lose 2",
-            "rubbish",
-            "mute-end",
-            "tool 5000",
-            "retry 700",
-            "background",
-            "ask",
-            "move",
-        ])
-    };
-    prop_oneof![
-        6 => (behaviour(), 0u8..3, any::<bool>())
-            .prop_map(|(behaviour, busy, stays)| Step::Query { behaviour, busy, stays }),
-        2 => (behaviour(), any::<bool>())
-            .prop_map(|(behaviour, goes_on)| Step::Passing(behaviour, goes_on)),
-        3 => prop::sample::select(vec![true, true, false]).prop_map(Step::Interrupt),
-        2 => (0usize..4).prop_map(Step::InterruptTurn),
-        1 => Just(Step::Attach),
-        2 => any::<bool>().prop_map(Step::Optioned),
-        2 => Just(Step::Retry),
-        1 => (prop::sample::select(vec!["m1", "m2", "mute"]), prop::option::of(Just("refused")))
-            .prop_map(|(model, mode)| Step::Update(model, mode)),
-        1 => prop::sample::select(vec![0, 50, 4000]).prop_map(Step::StartTime),
-        1 => Just(Step::Cleanup),
-        1 => Just(Step::Kill),
-        1 => (1usize..4).prop_map(Step::DieAtPrompt),
-        2 => prop::sample::select(vec![Gate::Open, Gate::Open, Gate::Locked, Gate::Broken])
-            .prop_map(Step::Store),
-        1 => prop::sample::select(vec![true, false, false]).prop_map(Step::Reads),
-        1 => any::<bool>().prop_map(Step::Stubborn),
-        1 => prop::sample::select(vec![0, 0, 2000]).prop_map(Step::Recheck),
-        1 => Just(Step::Respond),
-        4 => prop::sample::select(vec![0, 1, 30, 200, 3000, 90_000]).prop_map(Step::Pause),
-    ]
-}
+use checks::{belongs, check, check_message, heard_once};
+use step::{Step, step};
 
 /// Ended turns are kept to the end: one that is not kept any more would rightly run again.
 fn limits() -> Settings {
@@ -124,6 +45,9 @@ fn limits() -> Settings {
 
 /// What is known of a turn: its prompt, and what its caller saw.
 type Turn = (String, JoinHandle<Seen>);
+
+/// What is known of a message: its words, and what its caller saw, one turn after the other.
+type Message = (String, JoinHandle<Vec<Seen>>);
 
 /// An interrupt may take so long, whatever the store does: its own bound and the steps of ending
 /// a process, for which it may have to wait twice.
@@ -138,9 +62,27 @@ async fn read_kept(listener: Listener, store: Arc<GatedStore>, turn: TurnId) -> 
     seen
 }
 
+/// Reads a turn, and what comes behind it for who waits for that.
+async fn read_behind(mut listener: Listener) -> Vec<Seen> {
+    async fn next(follow: &mut Option<Follow>) -> Option<Listener> {
+        let follow = follow.as_mut()?;
+        // Why nothing comes any more is no end of a turn.
+        std::future::poll_fn(|cx| follow.poll_next(cx)).await?.ok()
+    }
+    let mut follow = listener.take_follow();
+    let mut all = vec![read(listener).await];
+    while let Some(listener) = next(&mut follow).await {
+        all.push(read(listener).await);
+    }
+    all
+}
+
 struct Play {
     session: Session,
     turns: Vec<Turn>,
+    messages: Vec<Message>,
+    /// What earlier sessions have heard.
+    heard: Vec<String>,
     joined: Vec<JoinHandle<Seen>>,
     waiting: Vec<JoinHandle<()>>,
     last: Option<(TurnRequest, String)>,
@@ -150,11 +92,42 @@ struct Play {
 impl Play {
     async fn step(&mut self, step: Step) {
         match step {
-            Step::Query { behaviour, busy, stays } => {
+            Step::Query { behaviour, busy, stays, behind } => {
                 let goes_on = !stays;
-                if let Some((prompt, listener)) = self.query(behaviour, busy, goes_on).await {
+                if let Some((prompt, mut listener)) =
+                    self.query(behaviour, busy, goes_on, behind).await
+                {
+                    if let Some(mut follow) = listener.take_follow() {
+                        self.waiting.push(spawn_owned(async move {
+                            while std::future::poll_fn(|cx| follow.poll_next(cx)).await.is_some() {}
+                        }));
+                    }
                     self.watch(prompt, listener);
                 }
+            }
+            Step::Steer(behaviour) => {
+                let mut asked = self.ask(behaviour);
+                asked.turn_id = None;
+                let asked = TurnRequest { on_busy: BusyPolicy::Steer, ..asked };
+                if let Some((prompt, listener)) = self.send(asked).await {
+                    self.messages.push((prompt, spawn_owned(read_behind(listener))));
+                }
+                self.last = None;
+            }
+            Step::StopTask(back) => {
+                let handle = self.session.handle.clone();
+                let task = format!("{}", self.count.saturating_sub(back));
+                self.waiting.push(spawn_owned(async move {
+                    let began = Instant::now();
+                    let stopped = handle.stop_task(task).await;
+                    let took = began.elapsed();
+                    let closed = matches!(stopped, Err(Refusal::Closed));
+                    assert!(closed || took < STOP_LIMIT, "{stopped:?} took {took:?}");
+                }));
+            }
+            Step::InterruptAll(keep) => self.stop_target(InterruptTarget::All, keep),
+            Step::NamesPrompts(names) => {
+                self.session.supply.names_prompts.store(names, Ordering::SeqCst);
             }
             Step::Optioned(restart) => {
                 let mut asked = self.ask("ok");
@@ -189,7 +162,7 @@ impl Play {
                     Duration::from_millis(ms);
             }
             Step::Passing(behaviour, goes_on) => {
-                drop(self.query(behaviour, 0, goes_on).await);
+                drop(self.query(behaviour, 0, goes_on, BackgroundPolicy::Keep).await);
             }
             Step::Interrupt(keep) => self.stop(None, keep),
             Step::InterruptTurn(back) => {
@@ -232,11 +205,14 @@ impl Play {
     }
 
     fn stop(&mut self, turn: Option<TurnId>, keep: bool) {
+        self.stop_target(turn.map_or(InterruptTarget::Running, InterruptTarget::Named), keep);
+    }
+
+    fn stop_target(&mut self, target: InterruptTarget, keep: bool) {
         let handle = self.session.handle.clone();
         self.waiting.push(spawn_owned(async move {
             let began = Instant::now();
             // A session that has left is no error here.
-            let target = turn.map_or(InterruptTarget::Running, InterruptTarget::Named);
             let stopped = handle.stop(target, keep).await;
             let took = began.elapsed();
             assert!(stopped.is_err() || took < STOP_LIMIT, "{stopped:?} took {took:?}");
@@ -255,10 +231,12 @@ impl Play {
         behaviour: &str,
         busy: u8,
         goes_on: bool,
+        behind: BackgroundPolicy,
     ) -> Option<(String, Listener)> {
         let mut asked = self.ask(behaviour);
         asked.on_busy =
             [BusyPolicy::Queue, BusyPolicy::Reject, BusyPolicy::Interrupt][busy as usize];
+        asked.on_background = behind;
         if goes_on {
             asked.on_disconnect = DisconnectPolicy::Continue;
         }
@@ -286,23 +264,32 @@ impl Play {
                 let old = std::mem::replace(&mut self.session, Session::start(limits()));
                 assert_eq!(old.supply.alive(), 0, "a session ended before its process");
                 heard_once(&old);
+                self.heard.extend(old.supply.heard().into_iter().flatten());
                 self.last = None;
                 None
             }
         }
     }
 
-    async fn finish(self) -> (Vec<(String, Seen)>, Vec<Seen>) {
+    async fn finish(mut self) -> (Vec<(String, Seen)>, Vec<Seen>) {
         self.session.store.set(Gate::Open);
         self.session.store.let_reads_wait(false);
         // Every watchdog has bitten by then.
         sleep(Duration::from_secs(4000)).await;
+        let work = Arc::clone(&self.session.handle.status().work);
+        assert!(work.is_empty(), "{work:?} is shown although it has ended");
         drop(self.session.handle.close(CloseReason::Requested { forget: false }).await);
         self.session.handle.ended().await;
+        self.heard.extend(self.session.supply.heard().into_iter().flatten());
         let supply = &self.session.supply;
         assert_eq!(supply.alive(), 0, "a process without a session");
         heard_once(&self.session);
         assert!(supply.most_alive.load(Ordering::SeqCst) <= 1, "two processes for one session");
+        for (prompt, seen) in self.messages {
+            assert!(seen.is_finished(), "a message whose caller hears no end: {prompt}");
+            let all = seen.await.expect("no panic");
+            check_message(&prompt, &all, &self.heard);
+        }
         let mut turns = Vec::new();
         for (prompt, seen) in self.turns {
             assert!(seen.is_finished(), "a Query that never ends: {prompt}");
@@ -321,50 +308,6 @@ impl Play {
     }
 }
 
-/// No prompt reached the CLI twice, whoever asked for it again.
-fn heard_once(session: &Session) {
-    let heard = session.supply.heard.lock().expect("no panic");
-    let mut prompts: Vec<&String> = heard.values().flatten().collect();
-    prompts.sort();
-    let all = prompts.len();
-    prompts.dedup();
-    assert_eq!(prompts.len(), all, "a prompt was heard twice: {prompts:?}");
-}
-
-fn check(seen: &Seen) {
-    let expected: Vec<u64> = (1..=seen.sequences.len() as u64).collect();
-    assert_eq!(seen.sequences, expected, "gaps");
-    assert!(seen.started.len() <= 1, "started twice: {seen:?}");
-    let results = seen
-        .frames
-        .iter()
-        .filter(|(class, _)| matches!(class, Class::Result | Class::InterruptedResult))
-        .count();
-    match &seen.end {
-        Ok(()) => {
-            assert_eq!(results, 1, "{seen:?}");
-            let last = seen.frames.last().map(|(class, _)| *class);
-            assert!(matches!(last, Some(Class::Result | Class::InterruptedResult)), "{seen:?}");
-        }
-        Err(_) => assert_eq!(results, 0, "{seen:?}"),
-    }
-}
-
-fn belongs(prompt: &str, seen: &Seen) {
-    let own = prompt.split_whitespace().next().expect("a tag");
-    let wanted = prompt.split_whitespace().find(|word| word.starts_with("sp="));
-    for (class, line) in &seen.frames {
-        if let (Some(wanted), Class::Assistant) = (wanted, class) {
-            assert!(line.contains(wanted), "{line} without {wanted}");
-        }
-        // Messages and results carry the prompt that they answer.
-        if let Some((_, rest)) = line.split_once('<') {
-            assert!(format!("<{rest}").starts_with(own), "{line} in the turn {prompt}");
-        }
-        assert!(!line.contains("unasked"), "{line} in the turn {prompt}");
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
@@ -380,6 +323,8 @@ proptest! {
             let mut play = Play {
                 session: Session::start(limits()),
                 turns: Vec::new(),
+                messages: Vec::new(),
+                heard: Vec::new(),
                 joined: Vec::new(),
                 waiting: Vec::new(),
                 last: None,

@@ -10,5 +10,6 @@ mod partials;
 mod payload;
 mod prompts;
 mod retry;
+mod steering;
 mod waiting;
 mod work;
