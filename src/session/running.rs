@@ -19,7 +19,7 @@ use crate::{
         connection::ControlAnswer,
         frame::Frame,
         traits::CliTraits,
-        turn::{EventKind, Facts, Meaning, Outcome, TurnReader},
+        turn::{EventKind, Facts, Meaning, Outcome, TurnReader, was_aborted},
     },
     counters::Spent,
     domain::failure::Cause,
@@ -186,7 +186,8 @@ impl Running {
 
     /// What a frame means. The first that may be of the turn is its process's answer to the prompt.
     pub fn hear<'f>(&mut self, frame: &'f Frame, facts: &Facts<'_>) -> Meaning<'f> {
-        let meaning = self.reader.read(frame, facts);
+        let stopping = facts.stopping || (self.may_be_stopped && was_aborted(frame));
+        let meaning = self.reader.read(frame, &Facts { stopping, ..*facts });
         if self.reader.has_answer() {
             self.begin_for_good();
         }

@@ -13,7 +13,7 @@ use crate::{
         applied::{Choice, chosen, question},
         connection::Meanwhile,
         frame::{Ask, Frame},
-        turn::{Facts, Meaning, Outcome, is_of_turn, was_aborted},
+        turn::{Facts, Meaning, Outcome, is_of_turn},
     },
     session::{
         admission::Availability,
@@ -134,7 +134,6 @@ impl SessionTask {
             used += 1;
             self.hear_frame(&mut active.process, frame);
             let schema = self.status.options.json_schema.as_deref().unwrap_or_default();
-            let stopping = stopping || (active.turn.may_be_stopped && was_aborted(frame));
             match active.turn.hear(frame, &Facts { stopping, schema }) {
                 Meaning::Hidden => {}
                 Meaning::Echo => active.turn.record(Bytes::new(), None, &mut events),
