@@ -83,7 +83,8 @@ impl Version {
 ///
 /// Behind `pinned:` are those for which the oldest version takes the same way through the service
 /// as the other two. On the chosen version they run when all tests are asked for
-/// (`tests/cli-versions`): each process of a CLI costs a second and a half of a core.
+/// (`tests/cli-versions`): each process of a CLI costs a second and a half of a core. Behind
+/// `newest:` are those that start them by the dozen, for the newest version alone.
 macro_rules! each_version {
     (within $limit:ident: $($every:ident),* $(,)?; pinned: $($pinned:ident),* $(,)?) => {
         $crate::bed::on_version!(
@@ -94,6 +95,17 @@ macro_rules! each_version {
         );
         $crate::bed::on_version!(
             chosen, $crate::bed::Version::chosen(), $limit, $($every,)*; $($pinned,)*
+        );
+    };
+    (within $limit:ident: $($every:ident),* $(,)?; newest: $($newest:ident),* $(,)?) => {
+        $crate::bed::on_version!(
+            v2_1_197, $crate::bed::Version::V2_1_197, $limit, $($every,)*; $($newest,)*
+        );
+        $crate::bed::on_version!(
+            newest, $crate::bed::Version::NEWEST, $limit, $($every,)* $($newest,)*;
+        );
+        $crate::bed::on_version!(
+            chosen, $crate::bed::Version::chosen(), $limit, $($every,)*; $($newest,)*
         );
     };
     (within $limit:ident: pinned: $($pinned:ident),* $(,)?) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use session_pool::proto::{
     BackgroundPolicy, InterruptOutcome, InterruptRequest, InterruptResponse, InterruptScope,
-    PromptAllow, QueryRequest, SessionOptions, SessionStatus, StopTaskRequest, TurnResult,
+    PromptAllow, QueryRequest, Session, SessionOptions, SessionStatus, StopTaskRequest, TurnResult,
     respond_request::Decision, turn_event::Kind,
 };
 use tonic::Code;
@@ -25,6 +25,7 @@ each_version!(within LONG:
     a_subagent_is_no_stuck_turn,
     what_works_behind_the_turns_keeps_its_process_and_then_is_ended_visibly,
     a_timer_fires_in_an_idle_session,
+    a_timer_keeps_its_process_and_then_is_ended_visibly,
     an_interrupt_stops_all_that_works_where_no_turn_runs,
     a_session_of_its_own_delivers_the_reports_of_its_subagents,
     a_turn_that_is_to_leave_nothing_behind_leaves_nothing,
@@ -134,11 +135,7 @@ async fn what_works_behind_the_turns_keeps_its_process_and_then_is_ended_visibly
     let session = bed.service.session("a").await.expect("there");
     assert_eq!(session.background_tasks[0].kind, "local_bash");
     assert!(session.background_tasks[0].start_time.is_some());
-    let ended = eventually("it is let go", async || {
-        let session = bed.service.session("a").await.ok()?;
-        (session.status() == SessionStatus::Hibernated).then_some(session)
-    })
-    .await;
+    let ended = hibernated(&bed).await;
     assert!(ended.last_error.contains("pool.background_max_age"), "{}", ended.last_error);
     assert!(ended.background_tasks.is_empty());
     assert!(bed.running("sleep 600").is_empty());
@@ -147,6 +144,41 @@ async fn what_works_behind_the_turns_keeps_its_process_and_then_is_ended_visibly
     let next = bed.query("a", "hello").await;
     assert!(next.result().result.starts_with("You said: \"hello\""));
     bed.stop().await;
+}
+
+async fn a_timer_keeps_its_process_and_then_is_ended_visibly(version: Version) {
+    let bed = Bed::with(version, |config| {
+        config.pool.hibernate_after = Duration::from_millis(100);
+        config.pool.background_max_age = Duration::from_secs(3);
+    })
+    .await;
+    let input = r#"{"cron":"0 0 1 1 *","prompt":"[[say happy new year]]","recurring":true}"#;
+    let prompt = format!("[[tool CronCreate {input}]] [[say set]]");
+    let first = bed.run(query_with("a", &prompt, options())).await;
+    if !is_scheduled(&first) {
+        return bed.stop().await;
+    }
+    let timers = bed.service.session("a").await.expect("there").timers;
+    assert_eq!((timers.len(), timers[0].schedule.as_str()), (1, "0 0 1 1 *"));
+    let ended = hibernated(&bed).await;
+    assert!(ended.last_error.contains("pool.background_max_age"), "{}", ended.last_error);
+    assert!(ended.timers.is_empty());
+    let counters = bed.service.stats().await.counters.expect("counters");
+    assert_eq!(counters.background_work_ended, 1);
+    bed.stop().await;
+}
+
+/// Whether the model was told that its timer is set, and not that it cannot be.
+fn is_scheduled(turn: &Turn) -> bool {
+    turn.events.iter().any(|event| format!("{event:?}").contains("Scheduled recurring job"))
+}
+
+async fn hibernated(bed: &Bed) -> Session {
+    eventually("it is let go", async || {
+        let session = bed.service.session("a").await.ok()?;
+        (session.status() == SessionStatus::Hibernated).then_some(session)
+    })
+    .await
 }
 
 /// The shortest that a time table allows is a minute.
@@ -158,7 +190,7 @@ async fn a_timer_fires_in_an_idle_session(version: Version) {
     let input = r#"{"cron":"* * * * *","prompt":"[[say the time has come]]","recurring":true}"#;
     let prompt = format!("[[tool CronCreate {input}]] [[say set]]");
     let first = bed.run(query_with("a", &prompt, options())).await;
-    if !first.events.iter().any(|event| format!("{event:?}").contains("Scheduled recurring job")) {
+    if !is_scheduled(&first) {
         // The model was told that it cannot.
         assert!(bed.service.session("a").await.expect("there").timers.is_empty());
         return bed.stop().await;

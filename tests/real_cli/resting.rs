@@ -15,7 +15,7 @@ each_version!(within LONG:
     a_background_task_keeps_the_process_and_its_end_lets_it_go,
     a_hibernated_session_goes_on,
     a_session_whose_tools_were_interrupted_hibernates,
-    ; pinned:
+    ; newest:
     thirty_sessions_share_four_processes,
 );
 
