@@ -179,7 +179,7 @@ async fn what_is_being_stopped_has_ended_when_its_process_dies() {
     let wanted = stop(&service, id, "x");
     let all = interrupt_all(&service, id);
     let killed = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         processes::kill(process);
     };
     let (wanted, all, ()) = tokio::join!(wanted, all, killed);
