@@ -240,6 +240,11 @@ impl Background {
         self.tasks.iter().any(|known| families.contains(&known.family))
     }
 
+    /// Whether a timer is set, which may begin a turn without a word before.
+    pub fn has_timers(&self) -> bool {
+        self.timers.began().next().is_some()
+    }
+
     /// The ids of all tasks, whether or not turns wait for them.
     pub fn ids(&self) -> HashSet<&str> {
         self.tasks.iter().map(|known| known.task.id.as_str()).collect()

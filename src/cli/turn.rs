@@ -8,7 +8,8 @@
 //! ended, just before it reads a prompt: until it says that it has taken the prompt up, what it
 //! prints may be of either turn ([`TurnReader::is_certain`]). Older versions echo a prompt before
 //! they tell its result, whatever becomes of it, unless it is a command (seen on 2.1.110 and
-//! 2.1.197): where a task has just ended, a result without an echo is of the turn about that.
+//! 2.1.197): where a task has just ended or a timer is set, a result without an echo is of the
+//! turn about that.
 
 use std::collections::HashSet;
 
@@ -109,7 +110,8 @@ pub struct TurnReader {
     is_taken_up: bool,
     /// Whether the CLI echoes the prompt before it tells the result.
     is_echoed: bool,
-    /// Whether the CLI may be about to begin a turn by itself: a task has just ended.
+    /// Whether the CLI may be about to begin a turn by itself: a task has just ended, or a timer is
+    /// set, whose end no frame tells.
     other_is_due: bool,
     has_first_frame: bool,
     has_used_tools: bool,
@@ -131,7 +133,7 @@ impl TurnReader {
             prompt: prompt.map(|uuid| uuid.to_string()),
             is_taken_up: false,
             is_echoed: prompt.is_some() && traits.echoes_prompts(),
-            other_is_due: traits.begins_until().is_some(),
+            other_is_due: traits.begins_until().is_some() || traits.background.has_timers(),
             has_first_frame: false,
             has_used_tools: false,
             has_worked: false,

@@ -208,37 +208,6 @@ fn a_result_of_a_turn_that_the_cli_began_by_itself_is_not_that_of_the_prompt() {
     }
 }
 
-/// The same on a process of an older version, which has echoed a prompt before.
-fn asked_of_one_that_echoes() -> TurnReader {
-    let mut traits = CliTraits::default();
-    traits.note(&frame(&echo()));
-    traits.note(&frame(TASK));
-    TurnReader::new(Some(PROMPT), &traits)
-}
-
-#[test]
-fn a_result_without_an_echo_of_the_prompt_is_of_the_turn_about_a_task_that_has_ended() {
-    let other = [
-        (TASK_OVER, "System event"),
-        (INIT, "System event, moves to c"),
-        (TEXT, "Assistant event"),
-        (DONE, "another turn is over"),
-    ];
-    let mine = [other[1], (&echo(), "echo"), (DONE, "over: Completed")];
-    let mut reader = asked_of_one_that_echoes();
-    means(&mut reader, &[other, other].concat());
-    assert!(!reader.is_certain());
-    means(&mut reader, &mine);
-    let mut reader = asked_of_one_that_echoes();
-    means(&mut reader, &other[..2]);
-    means(&mut reader, &[(&echo(), "echo"), (DONE, "over: Completed")]);
-    // No task has ended, or the prompt is not echoed.
-    means(&mut asked_of_one_that_echoes(), &[(DONE, "over: Completed")]);
-    let mut command = asked_of_one_that_echoes();
-    command.expect_no_echo();
-    means(&mut command, &[other[0], (DONE, "over: Completed")]);
-}
-
 #[test]
 fn from_when_on_frames_are_certain_to_be_of_the_turn() {
     assert!(asked().is_certain(), "nothing works in the background");
@@ -398,3 +367,5 @@ proptest! {
         }
     }
 }
+
+mod unechoed;

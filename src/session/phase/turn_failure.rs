@@ -95,12 +95,23 @@ impl SessionTask {
         let rest =
             async { while active.process.lease.connection.read(&mut frames).await.is_ok() {} };
         drop(self.while_dying(&mut stops, timeout(LAST_WORDS, rest)).await);
+        let mut over = self.digest(&mut active, &mut frames, false);
+        let pending = !active.process.steers.pending().is_empty();
+        if let Some(over) = over.take_if(|_| pending) {
+            // It may have begun with a message behind the result, which then is not to run again:
+            // the next turn sees what it printed, and its end.
+            let next = self.turn_over(active, frames, over).await;
+            for purpose in stops {
+                self.answer_stop(purpose, InterruptOutcome::TurnEnded);
+            }
+            return next;
+        }
         self.ctx.tenant.counters.cli_exits.add_one();
         let overrun = active.process.lease.child.overrun();
         if let Some(overrun) = overrun {
             self.warn_of(overrun, active.process.lease.client_id);
         }
-        if let Some(over) = self.digest(&mut active, &mut frames, false) {
+        if let Some(over) = over {
             return self.lose(active, End::Result(over), stops).await;
         }
         // Of a process whose end is not known nobody can say what it still does.

@@ -124,6 +124,26 @@ async fn a_message_is_told_of_although_the_process_dies_that_was_to_begin_with_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_with_which_a_dying_process_has_begun_does_not_run_again() {
+    for names_prompts in [true, false] {
+        let session = Session::start(settings());
+        session.supply.names_prompts.store(names_prompts, Ordering::SeqCst);
+        let turn = spawn_owned(read(session.run("a late 900").await));
+        settle().await;
+        // It dies in the moment in which it has the result of the turn before.
+        let message = say(&session, "b die").await;
+        assert!(turn.await.expect("read").end.is_ok());
+        let all = message.await.expect("read");
+        let last = all.last().expect("a turn");
+        let failure = last.end.as_ref().expect_err("its process died");
+        assert!(matches!(failure.cause, Cause::CliExited { .. }), "{failure}");
+        assert_eq!(told(last), ["became"]);
+        assert!(read(session.run("c").await).await.end.is_ok());
+        assert_eq!(heard(&session), ["a late 900", "b die", "c"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_interrupt_that_comes_too_late_for_its_turn_is_told_where_it_stops_a_message() {
     let session = Session::start(settings());
     let turn = answered(session.run("<0> stop-late").await).await;

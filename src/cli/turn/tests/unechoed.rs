@@ -1,0 +1,53 @@
+//! Versions that do not say what a result answers, but echo each prompt before its result.
+
+use super::*;
+
+const CRON: &str = r#"{"type":"assistant","message":{"content":
+    [{"type":"tool_use","id":"t","name":"CronCreate","input":{"cron":"* * * * *","prompt":"p"}}]}}"#;
+const SET: &str = r#"{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t",
+    "content":"Scheduled recurring job dbaa00bf (Every minute)."}]}}"#;
+
+/// A turn on a process that has echoed a prompt before, behind these frames.
+fn asked_behind(frames: &[&str]) -> TurnReader {
+    let mut traits = CliTraits::default();
+    traits.note(&frame(&echo()));
+    frames.iter().for_each(|line| traits.note(&frame(line)));
+    TurnReader::new(Some(PROMPT), &traits)
+}
+
+#[test]
+fn a_result_without_an_echo_is_of_the_turn_about_a_task_that_has_ended() {
+    let other = [
+        (TASK_OVER, "System event"),
+        (INIT, "System event, moves to c"),
+        (TEXT, "Assistant event"),
+        (DONE, "another turn is over"),
+    ];
+    let mine = [other[1], (&echo(), "echo"), (DONE, "over: Completed")];
+    let mut reader = asked_behind(&[TASK]);
+    // Two tasks end.
+    means(&mut reader, &[other, other].concat());
+    assert!(!reader.is_certain());
+    means(&mut reader, &mine);
+    // The turn about the task takes the prompt up.
+    let mut reader = asked_behind(&[TASK]);
+    means(&mut reader, &other[..2]);
+    means(&mut reader, &[(&echo(), "echo"), (DONE, "over: Completed")]);
+}
+
+#[test]
+fn a_result_without_an_echo_is_of_the_turn_that_a_timer_began() {
+    let timer = [INIT, &CRON.replace('\n', ""), &SET.replace('\n', "")];
+    let mut reader = asked_behind(&timer);
+    means(&mut reader, &[(INIT, "System event, moves to c"), (DONE, "another turn is over")]);
+    means(&mut reader, &[(&echo(), "echo"), (DONE, "over: Completed")]);
+}
+
+#[test]
+fn a_result_without_an_echo_is_the_prompts_where_no_other_turn_may_begin() {
+    means(&mut asked_behind(&[TASK]), &[(DONE, "over: Completed")]);
+    // Commands have no echo.
+    let mut command = asked_behind(&[TASK]);
+    command.expect_no_echo();
+    means(&mut command, &[(TASK_OVER, "System event"), (DONE, "over: Completed")]);
+}
