@@ -33,6 +33,9 @@ const IDLE_GRACE: u32 = 2;
 /// Tools at the same time. A bound for an agent that speaks in the CLI's name.
 const MOST_TOOLS: usize = 10_000;
 
+/// What the CLI says in the user's name when it has stopped a turn, whatever result follows.
+const STOPPED: &[u8] = b"[Request interrupted by user";
+
 /// What the API answers where it does not take the credentials.
 const REFUSED: [u32; 2] = [401, 403];
 
@@ -108,6 +111,9 @@ pub struct TurnReader {
     is_certain: bool,
     /// Whether the CLI has echoed the prompt.
     is_taken_up: bool,
+    /// Whether the CLI has said that it stopped the turn, as it was asked to. 2.1.110 may go on with
+    /// what its subagents report, and tells the result of that.
+    is_stopped: bool,
     /// Whether the CLI echoes the prompt before it tells the result.
     is_echoed: bool,
     /// Whether the CLI may be about to begin a turn by itself: a task has just ended, or a timer is
@@ -132,6 +138,7 @@ impl TurnReader {
             is_certain: prompt.is_none() || !traits.may_begin_turns(),
             prompt: prompt.map(|uuid| uuid.to_string()),
             is_taken_up: false,
+            is_stopped: false,
             is_echoed: prompt.is_some() && traits.echoes_prompts(),
             other_is_due: traits.begins_until().is_some() || traits.background.has_timers(),
             has_first_frame: false,
@@ -196,6 +203,9 @@ impl TurnReader {
             matches!(kind, FrameKind::User { echo_of: Some(uuid), .. } if self.is_prompt(uuid));
         self.is_certain = self.is_certain || self.makes_certain(kind);
         self.other_is_due |= matches!(kind, FrameKind::TaskEnded { .. });
+        self.is_stopped |= facts.stopping
+            && matches!(kind, FrameKind::User { echo_of: None, .. })
+            && memmem::find(&frame.raw, STOPPED).is_some();
         let meaning = self.meaning(kind, facts);
         self.count_refusals(kind);
         self.has_first_frame |= is_work(kind);
@@ -243,7 +253,7 @@ impl TurnReader {
             | FrameKind::PromptCancelled { .. }
             | FrameKind::PromptStarted { .. } => Meaning::Event(EventKind::Other),
             FrameKind::Result(summary) if self.is_mine(summary) => {
-                Meaning::Over(outcome(summary, facts), summary)
+                Meaning::Over(outcome(summary, facts, self.is_stopped), summary)
             }
             FrameKind::Result(summary) => {
                 self.has_worked = false;
@@ -366,8 +376,8 @@ fn has_aborted(summary: &ResultSummary) -> bool {
 }
 
 /// How a turn with this result ended. One that was to be stopped may have come to its end before.
-fn outcome(summary: &ResultSummary, facts: &Facts<'_>) -> Outcome {
-    let was_aborted = summary.is_error || has_aborted(summary);
+fn outcome(summary: &ResultSummary, facts: &Facts<'_>, is_stopped: bool) -> Outcome {
+    let was_aborted = summary.is_error || has_aborted(summary) || is_stopped;
     let answer = || summary.structured_output.as_deref().unwrap_or_default();
     if facts.stopping && was_aborted {
         Outcome::Interrupted

@@ -173,6 +173,18 @@ fn how_a_result_ends_its_turn() {
 
 /// The beginning of a turn may still see the idle state of the turn before.
 #[test]
+fn a_turn_that_the_cli_says_it_stopped_was_interrupted_whatever_its_result() {
+    let said = r#"{"type":"user","message":{"content":
+        [{"type":"text","text":"[Request interrupted by user for tool use]"}]}}"#
+        .replace('\n', "");
+    let told = [(&*said, "User event"), (TEXT, "Assistant event"), (DONE, "over: Interrupted")];
+    let stopping = Facts { stopping: true, ..Facts::default() };
+    means_with(&mut asked(), stopping, &told);
+    // Where nobody stops it, it is only text.
+    means(&mut asked(), &[told[0], told[1], (DONE, "over: Completed")]);
+}
+
+#[test]
 fn a_cli_that_becomes_idle_without_a_result_has_ended_the_turn() {
     means(&mut asked(), &[(IDLE, "hidden"), (IDLE, "over, silently")]);
     means(&mut asked(), &[(IDLE, "hidden"), (TEXT, "Assistant event"), (IDLE, "over, silently")]);
