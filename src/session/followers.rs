@@ -19,7 +19,7 @@ use crate::{
 
 /// How long after the end of the last task the turn that it begins is waited for where the CLI
 /// says that it is idle; where it does not, [`TASK_ECHO`].
-const IDLE_GRACE: Duration = Duration::from_millis(100);
+const IDLE_GRACE: Duration = Duration::from_millis(500);
 
 /// What bounds the turns behind a caller's own that wait to be read.
 const TURNS_BEHIND: &str = "256 turns";

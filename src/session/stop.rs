@@ -11,6 +11,10 @@ use super::command::{CloseReason, CloseReport, InterruptReport};
 const FIRST_REPEAT: Duration = Duration::from_millis(50);
 const LONGEST_REPEAT: Duration = Duration::from_secs(2);
 
+/// The first of these waits where a message waits for the turn: an interrupt too many would stop
+/// the turn that the CLI begins with it.
+const REPEAT_BEFORE_MESSAGES: Duration = Duration::from_secs(1);
+
 /// What becomes of the session once its turn has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterInterrupt {
@@ -111,8 +115,9 @@ impl Stop {
     }
 
     /// The CLI is asked now; it is asked again after a wait that doubles.
-    pub fn note_asked(&mut self) {
-        self.ask_at = Instant::now() + self.repeat;
+    pub fn note_asked(&mut self, has_messages: bool) {
+        let shortest = if has_messages { REPEAT_BEFORE_MESSAGES } else { FIRST_REPEAT };
+        self.ask_at = Instant::now() + self.repeat.max(shortest);
         self.repeat = (self.repeat * 2).min(LONGEST_REPEAT);
     }
 

@@ -230,7 +230,7 @@ impl SessionTask {
 
 fn ask(active: &mut Active, stop: &mut Stop) {
     let repeated = stop.is_repeated();
-    stop.note_asked();
+    stop.note_asked(!active.process.steers.pending().is_empty());
     let connection = &mut active.process.lease.connection;
     // Before the interrupt, so that what the CLI says of it comes before the end of the turn. An
     // interrupt ends subagents, too; 2.1.110 does not, and ends no turn before them.
