@@ -7,9 +7,10 @@
 //! answers; newer ones say both. A CLI may also begin a turn by itself, when a background task has
 //! ended, just before it reads a prompt: until it says that it has taken the prompt up, what it
 //! prints may be of either turn ([`TurnReader::is_certain`]). Older versions echo a prompt before
-//! they tell its result, whatever becomes of it, unless it is a command (seen on 2.1.110 and
-//! 2.1.197): where a task has just ended or a timer is set, a result without an echo is of the
-//! turn about that.
+//! they tell its result, whatever becomes of it, if the model was asked; commands of the CLI and
+//! prompts that a hook has blocked have no echo, and no `terminal_reason` either (seen on 2.1.110
+//! and 2.1.197). Where a task has just ended or a timer is set, a result with the one and without
+//! the other is of the turn about that.
 
 use std::collections::HashSet;
 
@@ -114,7 +115,7 @@ pub struct TurnReader {
     /// Whether the CLI has said that it stopped the turn, as it was asked to. 2.1.110 may go on with
     /// what its subagents report, and tells the result of that.
     is_stopped: bool,
-    /// Whether the CLI echoes the prompt before it tells the result.
+    /// Whether the CLI echoes a prompt before it tells the result, if the model was asked.
     is_echoed: bool,
     /// Whether the CLI may be about to begin a turn by itself: a task has just ended, or a timer is
     /// set, whose end no frame tells.
@@ -148,11 +149,6 @@ impl TurnReader {
             refusals: 0,
             tools: HashSet::new(),
         }
-    }
-
-    /// The prompt is a command of the CLI, which is not echoed.
-    pub fn expect_no_echo(&mut self) {
-        self.is_echoed = false;
     }
 
     /// Whether a caller asked for the turn, and not the CLI itself.
@@ -336,8 +332,10 @@ impl TurnReader {
     fn is_mine(&self, summary: &ResultSummary) -> bool {
         let Some(prompt) = &self.prompt else { return true };
         if summary.prompt_uuids.is_empty() {
-            let is_unechoed = self.is_echoed && self.other_is_due;
-            return self.is_taken_up || !(summary.background || is_unechoed);
+            // Without the model there is no reason why it stopped.
+            let is_unechoed = self.is_echoed && !summary.terminal_reason.is_empty();
+            let is_other = summary.background || (self.other_is_due && is_unechoed);
+            return self.is_taken_up || !is_other;
         }
         summary.prompt_uuids.contains(prompt)
     }

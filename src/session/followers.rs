@@ -14,15 +14,16 @@ use crate::{
         traits::CliTraits,
     },
     domain::failure::{Cause, Failure},
-    turn::{event::Partials, listener::Following, log::TurnLog},
+    turn::{
+        event::Partials,
+        listener::{Following, MOST_TURNS_NAMED},
+        log::TurnLog,
+    },
 };
 
 /// How long after the end of the last task the turn that it begins is waited for where the CLI
 /// says that it is idle; where it does not, [`TASK_ECHO`].
 const IDLE_GRACE: Duration = Duration::from_millis(500);
-
-/// What bounds the turns behind a caller's own that wait to be read.
-const TURNS_BEHIND: &str = "256 turns";
 
 #[derive(Debug)]
 struct Follower {
@@ -74,7 +75,7 @@ impl Followers {
         self.all.retain(|it| {
             let told = it.following.send(turn.listen(1, it.partials));
             if !told {
-                let (first_kept, bound) = (1, TURNS_BEHIND);
+                let (first_kept, bound) = (1, MOST_TURNS_NAMED);
                 it.following.send(Err(Cause::ListenerTooSlow { first_kept, bound }.into()));
             }
             told

@@ -28,6 +28,9 @@ const READ_BYTES: usize = 64 * 1024;
 /// Turns behind the first that may wait for one reader. Their logs have bounds of their own.
 const MOST_TURNS: usize = 256;
 
+/// The same as the bound that a reader is told who is too slow for it.
+pub const MOST_TURNS_NAMED: &str = "256 turns";
+
 /// One reader's place in a log. Dropping it is how a reader leaves.
 #[derive(Debug)]
 pub struct Listener {

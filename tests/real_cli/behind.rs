@@ -1,7 +1,7 @@
 //! What works behind the turns: subagents, commands in the background, timers. A session is more
 //! than its turn.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use session_pool::proto::{
     BackgroundPolicy, InterruptOutcome, InterruptRequest, InterruptResponse, InterruptScope,
@@ -12,7 +12,12 @@ use tonic::Code;
 
 use crate::{
     bed::{Bed, Version, each_version, init, kinds},
-    support::{eventually, failure, service::query_with, turn::Turn},
+    support::{
+        eventually, failure,
+        follower::{Follower, from_start},
+        service::query_with,
+        turn::Turn,
+    },
 };
 
 each_version!(within LONG:
@@ -168,6 +173,29 @@ async fn a_timer_keeps_its_process_and_then_is_ended_visibly(version: Version) {
     bed.stop().await;
 }
 
+/// A timer of another session begins its turn between prompts that come one behind the other: each
+/// is answered by its own result, and who follows sees the timer's turn by itself.
+async fn meets_its_timer(bed: &Bed, prompt: &str) {
+    bed.run(query_with("b", prompt, options())).await;
+    let mut follower = Follower::open(&bed.service.client, from_start("b")).await.expect("taken");
+    // Time tables are about full minutes. With many more prompts 2.1.110 compacts the conversation.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    tokio::time::sleep(Duration::from_secs(57_u64.saturating_sub(now.as_secs() % 60))).await;
+    for asked in 1.. {
+        let turn = bed.query("b", &format!("[[pause 80]] question {asked}")).await;
+        let result = &turn.result().result;
+        assert!(
+            result.starts_with(&format!("You said: \"[[pause 80]] question {asked}\"")),
+            "{result}"
+        );
+        assert_eq!(turn.text(), *result, "and nothing of the timer's");
+        follower.until_result(&turn.started().turn_id).await;
+        if follower.turns().len() > asked + 1 {
+            break;
+        }
+    }
+}
+
 /// Whether the model was told that its timer is set, and not that it cannot be.
 fn is_scheduled(turn: &Turn) -> bool {
     turn.events.iter().any(|event| format!("{event:?}").contains("Scheduled recurring job"))
@@ -197,7 +225,7 @@ async fn a_timer_fires_in_an_idle_session(version: Version) {
     }
     let timers = bed.service.session("a").await.expect("there").timers;
     assert_eq!((timers.len(), timers[0].schedule.as_str()), (1, "* * * * *"));
-    let fired = background_turn(&bed).await;
+    let (fired, ()) = tokio::join!(background_turn(&bed), meets_its_timer(&bed, &prompt));
     assert_eq!(fired.result().result, "the time has come");
     assert_eq!(fired.started().client_id, first.started().client_id);
     bed.stop().await;

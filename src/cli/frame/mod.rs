@@ -337,7 +337,6 @@ fn system<'a>(subtype: &str, names: impl FnOnce() -> Names<'a>) -> FrameKind {
     }
 }
 
-/// Whether a task with this final status was stopped before it was done.
 /// The task that has begun.
 fn begun(names: Names<'_>) -> TaskInfo {
     TaskInfo {
@@ -350,6 +349,7 @@ fn begun(names: Names<'_>) -> TaskInfo {
     }
 }
 
+/// Whether a task with this final status was stopped before it was done.
 fn is_stopped(status: &str) -> bool {
     matches!(status, "killed" | "stopped" | "cancelled")
 }

@@ -31,13 +31,11 @@ impl SessionTask {
     pub(super) fn foreign_turn(&mut self, active: &mut Active, result: &Frame) {
         let log = self.background_log(&active.process.lease);
         log.append(active.turn.take_foreign());
-        let (process, counted) = (&active.process, self.ctx.turns.token());
-        let (policy, asked) = (DisconnectPolicy::Continue, process.prompts.number());
-        let mut turn = Running::new(log, None, policy, &process.traits, asked, counted);
+        let mut turn = self.own_turn(log, &active.process);
         turn.spent = std::mem::take(&mut active.turn.spent);
         let untold = vec![(Class::Result, result.raw.clone())];
         let over = TurnEnd { interrupted: false, is_error: false, settled: false, untold };
-        self.conclude(turn, process.lease.client_id, End::Result(over));
+        self.conclude(turn, active.process.lease.client_id, End::Result(over));
     }
 
     /// A turn that the CLI begins by itself, with the frames seen so far.
@@ -47,12 +45,16 @@ impl SessionTask {
         // What tells why it begins came first.
         process.leftover = std::mem::take(&mut process.announced);
         process.leftover.extend(frames);
-        let counted = self.ctx.turns.token();
+        let turn = self.own_turn(log, &process);
+        Phase::Active(Active { process, turn })
+    }
+
+    /// A turn of the CLI's own on this process.
+    fn own_turn(&self, log: TurnLog, process: &Process) -> Running {
         // Nobody need listen to it.
         let policy = DisconnectPolicy::Continue;
-        let asked = process.prompts.number();
-        let turn = Running::new(log, None, policy, &process.traits, asked, counted);
-        Phase::Active(Active { process, turn })
+        let (asked, counted) = (process.prompts.number(), self.ctx.turns.token());
+        Running::new(log, None, policy, &process.traits, asked, counted)
     }
 
     /// Shows what the process asks, and what works behind its turns.

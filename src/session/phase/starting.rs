@@ -331,7 +331,6 @@ impl SessionTask {
         let mut turn = self.running(&mut process, waiting, uuid, origin, came);
         let lease = &mut process.lease;
         if input.may_be_command() {
-            turn.reader.expect_no_echo();
             // A process that takes no more input has nobody to ask.
             turn.applied_before = lease.connection.request(applied::question()).ok();
         }

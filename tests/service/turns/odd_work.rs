@@ -1,7 +1,5 @@
 //! What an agent says of its background that speaks in the CLI's name.
 
-use std::time::Duration;
-
 use session_pool::proto::{BackgroundPolicy, QueryRequest};
 
 use super::work::{ended, impatient, interrupt_all, stop, stubborn, tasks};
@@ -90,7 +88,6 @@ async fn a_flood_between_turns_holds_up_nobody_and_who_follows_slowly_is_told_wh
     // It tells what it is about, as far as that has a bound.
     let bytes: usize = turn.events.iter().map(prost::Message::encoded_len).sum();
     assert!(bytes < 2 << 20, "{bytes}");
-    tokio::time::sleep(Duration::from_millis(100)).await;
     slow.until_result(&turn.started().turn_id).await;
     assert_eq!(service.query("a", "next").await.text(), "echo: next");
     service.stop().await;
