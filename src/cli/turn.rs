@@ -124,6 +124,7 @@ pub struct TurnReader {
     has_used_tools: bool,
     /// Whether the CLI has said that it works.
     has_worked: bool,
+    hears_interrupts: bool,
     idle_seen: u32,
     /// How often the API has refused the credentials since it last answered otherwise.
     refusals: u32,
@@ -145,6 +146,7 @@ impl TurnReader {
             has_first_frame: false,
             has_used_tools: false,
             has_worked: false,
+            hears_interrupts: false,
             idle_seen: 0,
             refusals: 0,
             tools: HashSet::new(),
@@ -171,6 +173,12 @@ impl TurnReader {
     /// Whether a frame has come that shows that the CLI works on a turn.
     pub fn has_first_frame(&self) -> bool {
         self.has_first_frame
+    }
+
+    /// Whether the CLI has told that its turn begins (`system/init`): it loses interrupts before
+    /// that, and none from then on (seen on 2.1.197 and 2.1.332).
+    pub fn hears_interrupts(&self) -> bool {
+        self.hears_interrupts
     }
 
     /// Whether a tool may have run.
@@ -224,7 +232,7 @@ impl TurnReader {
             | FrameKind::TaskProgress
             | FrameKind::TasksListed(_) => Meaning::Event(EventKind::System),
             FrameKind::Init { cli_session_id, .. } => {
-                self.has_worked = true;
+                (self.has_worked, self.hears_interrupts) = (true, true);
                 Meaning::Moved(EventKind::System, cli_session_id)
             }
             FrameKind::ConversationReset { cli_session_id } => {

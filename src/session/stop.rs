@@ -80,6 +80,8 @@ pub struct Stop {
     /// When the CLI is asked, or asked again.
     pub ask_at: Instant,
     repeat: Duration,
+    /// Whether the CLI was asked before it began with the turn.
+    asked_early: bool,
 }
 
 impl Stop {
@@ -96,6 +98,7 @@ impl Stop {
             deadline: now + limit,
             ask_at: now,
             repeat: FIRST_REPEAT,
+            asked_early: false,
         }
     }
 
@@ -114,11 +117,21 @@ impl Stop {
         self.repeat > FIRST_REPEAT * 2
     }
 
-    /// The CLI is asked now; it is asked again after a wait that doubles.
-    pub fn note_asked(&mut self, has_messages: bool) {
+    /// The CLI is asked now; it is asked again after a wait that doubles. `hears` says whether it
+    /// has begun with the turn.
+    pub fn note_asked(&mut self, has_messages: bool, hears: bool) {
+        self.asked_early = !hears && !has_messages;
         let shortest = if has_messages { REPEAT_BEFORE_MESSAGES } else { FIRST_REPEAT };
         self.ask_at = Instant::now() + self.repeat.max(shortest);
         self.repeat = (self.repeat * 2).min(LONGEST_REPEAT);
+    }
+
+    /// The CLI has begun with the turn: what it was asked before that is lost, and it is asked again
+    /// at once. A turn that a message waits for may have ended by then, and is left to the timer.
+    pub fn turn_begins(&mut self) {
+        if std::mem::take(&mut self.asked_early) {
+            self.ask_at = Instant::now();
+        }
     }
 
     /// Somebody wants the turn stopped. All who ask while it is under way get its outcome.

@@ -5,7 +5,7 @@
 //! before each), `tool MS` (a tool call that takes so long), `late MS` (silent before its
 //! first frame), `hang` (one message, then silence), `silent` (nothing at all), `retry
 //! MS` (one retry every MS, for ever), `die`, `rubbish`, `deaf` (as `hang`, and interrupts
-//! are not heard), `lose N` (as `hang`, and N interrupts are lost), `mute-end` (idle
+//! are not heard), `lose N` (as `hang`, and N interrupts are lost), `late MS lose N` (both), `mute-end` (idle
 //! without a result), `background` (as `ok`, and then a turn that nobody asked for), `behind-own`
 //! (such a turn first, as if it had begun just before, and then as `slow`),
 //! `move` (as `ok`, and it goes on in another conversation), `ask` (as `ok`, and it asks `p`

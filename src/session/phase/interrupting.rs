@@ -66,6 +66,9 @@ impl SessionTask {
                     if read.is_err() {
                         return self.kill_turn(active, stop).await;
                     }
+                    if active.turn.reader.hears_interrupts() {
+                        stop.turn_begins();
+                    }
                     self.keep_much();
                 }
                 () = at(active.process.lease.meter.ask_at()) => {
@@ -230,7 +233,8 @@ impl SessionTask {
 
 fn ask(active: &mut Active, stop: &mut Stop) {
     let repeated = stop.is_repeated();
-    stop.note_asked(!active.process.steers.pending().is_empty());
+    let has_messages = !active.process.steers.pending().is_empty();
+    stop.note_asked(has_messages, active.turn.reader.hears_interrupts());
     let connection = &mut active.process.lease.connection;
     // Before the interrupt, so that what the CLI says of it comes before the end of the turn. An
     // interrupt ends subagents, too; 2.1.110 does not, and ends no turn before them.

@@ -143,6 +143,19 @@ async fn a_lost_interrupt_is_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_interrupt_that_came_before_the_turn_began_is_repeated_when_it_begins() {
+    let session = Session::start(settings());
+    // Lost are those of 0, 50, 150 and 350 ms; the next would be at 750 ms.
+    let turn = session.run("a late 500 lose 4").await;
+    yield_now().await;
+    let began = Instant::now();
+    let report = session.handle.interrupt(true).await.expect("answered");
+    assert_eq!(report.outcome, InterruptOutcome::Interrupted);
+    assert!(began.elapsed() < SECOND / 2 + SECOND / 10, "{:?}", began.elapsed());
+    assert!(read(turn).await.end.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn s16_an_interrupt_that_is_not_answered_ends_the_process_and_all_who_ask_hear_the_same() {
     let session = Session::start(settings());
     let turn = session.run("a deaf").await;

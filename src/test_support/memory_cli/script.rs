@@ -50,6 +50,7 @@ impl MemoryCli {
                 say(message(1)).await;
                 std::future::pending().await
             }
+            "late" if prompt.contains("lose ") => std::future::pending().await,
             "much" => {
                 for n in 0..pause.as_millis() {
                     let entry = json!({"uuid": format!("{prompt} {n}"), "text": "x".repeat(LARGE)});
