@@ -1,15 +1,25 @@
 //! The event conversion: any JSON object, taken for any kind of frame, becomes an event
 //! that says all that the frame says. And what is kept of transcripts, whatever it is.
 #![no_main]
+// The macro exports the function that libFuzzer calls.
+#![allow(unsafe_code)]
 
-#[path = "../../real_cli/compare.rs"]
+#[path = "../real_cli/compare.rs"]
 mod compare;
-#[path = "../../real_cli/rebuild.rs"]
+#[path = "../real_cli/rebuild.rs"]
 mod rebuild;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use session_pool::internals::{cli::{frame::{Frame, FrameKind}, mirror, snapshots::without_snapshots}, rpc::{decode::Payload, encode}, turn::event::{Class, Event, prompt_event}};
+use session_pool::internals::{
+    cli::{
+        frame::{Frame, FrameKind},
+        mirror,
+        snapshots::without_snapshots,
+    },
+    rpc::{decode::Payload, encode},
+    turn::event::{Class, Event, prompt_event},
+};
 
 /// The class that a session gives a frame.
 fn class_of(kind: &FrameKind, interrupted: bool) -> Class {

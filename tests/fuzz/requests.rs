@@ -2,10 +2,31 @@
 //! more. What is refused is told in few words; what is taken makes a command line in which
 //! every value stays a value.
 #![no_main]
+// The macro exports the function that libFuzzer calls.
+#![allow(unsafe_code)]
 
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
-use session_pool::{internals::{cli::{command::Folders, env_files::EnvFiles, launch::{LaunchSettings, ConversationOrigin}, request::user_message, sandbox::Sandbox, versions::Installed}, domain::{options::Options, ids::{CliSessionId, ClientId, TenantId}}, policy::{Policy, variables}, rpc::decode}, config::{McpServers, Mentions}, proto};
+use session_pool::{
+    config::{McpServers, Mentions},
+    internals::{
+        cli::{
+            command::Folders,
+            env_files::EnvFiles,
+            launch::{ConversationOrigin, LaunchSettings},
+            request::user_message,
+            sandbox::Sandbox,
+            versions::Installed,
+        },
+        domain::{
+            ids::{CliSessionId, ClientId, TenantId},
+            options::Options,
+        },
+        policy::{Policy, variables},
+        rpc::decode,
+    },
+    proto,
+};
 
 fn closed() -> Policy {
     Policy {
@@ -40,7 +61,9 @@ fuzz_target!(|data: &[u8]| {
                 .map(drop)
         }),
         112..116 => other(proto::AttachRequest::decode(bytes), |r| decode::attach(r).map(drop)),
-        116..120 => other(proto::WatchSessionRequest::decode(bytes), |r| decode::watch(r).map(drop)),
+        116..120 => {
+            other(proto::WatchSessionRequest::decode(bytes), |r| decode::watch(r).map(drop))
+        }
         _ => other(proto::ListSessionsRequest::decode(bytes), |r| decode::list(r).map(drop)),
     };
     if let Err(status) = refused {

@@ -1,6 +1,8 @@
 //! The frame codec: whatever the CLI prints, in whatever pieces it arrives, comes out as
 //! its lines, whole and in order, or as one error; and any of them can be looked at.
 #![no_main]
+// The macro exports the function that libFuzzer calls.
+#![allow(unsafe_code)]
 
 use std::{
     io,
@@ -9,7 +11,10 @@ use std::{
 };
 
 use libfuzzer_sys::fuzz_target;
-use session_pool::internals::cli::{frame::Frame, lines::{LineError, LineReader}};
+use session_pool::internals::cli::{
+    frame::Frame,
+    lines::{LineError, LineReader},
+};
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// Gives its bytes in pieces of changing size.
