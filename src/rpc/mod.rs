@@ -3,7 +3,7 @@
 //!
 //! - [`decode`]: requests to the domain's types, with every violation found at once.
 //! - [`encode`]: events to the contract's messages; [`snapshot`]: sessions and figures.
-//! - `options`: a session's options in both directions, by the one list of them.
+//! - `options`: the form that each option's value has in the contract, and all of them for readers.
 //! - [`status`]: the one place where a failure becomes a status.
 //! - [`stream`]: a turn's log as a response stream, with the caller's deadline.
 //! - `heartbeat`: signs of life in a stream that is quiet.

@@ -1,9 +1,10 @@
-//! The options of a session between the contract's message and the domain's type: as a caller
-//! says them, and as a reader is shown them. Both are made of the one list of options, so
-//! that one in the list and not in the contract, or the other way round, does not compile.
+//! The options of a session between the contract's message and the domain's type: the form that
+//! each value has there ([`Wire`]), and all of them as a reader is shown them. That is made of the
+//! one list of options, as is what `decode` takes over from callers, so that one in the list and
+//! not in the contract, or the other way round, does not compile.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     hash::Hash,
 };
 
@@ -19,32 +20,8 @@ use crate::{
 /// Stands in the place of what may be a secret.
 const HIDDEN: &str = "<hidden>";
 
-/// What a caller says beside the options that a session has.
-pub(super) struct Beside {
-    /// The conversation to start from.
-    pub(super) resume: Option<String>,
-    /// Whether a copy of it is meant.
-    pub(super) fork_session: Option<bool>,
-    /// Names of options that go back to their default.
-    pub(super) reset_options: Vec<String>,
-}
-
-macro_rules! conversions {
+macro_rules! for_readers {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $when:ident $(($change:ident))?;)*) => {
-        /// Options as they were said: within their bounds or not, allowed or not.
-        pub(super) fn said(options: proto::SessionOptions) -> (Options, Beside) {
-            let proto::SessionOptions {
-                $($name,)*
-                // What the caller of one turn sees: no option of the session.
-                include_partial_messages: _,
-                resume,
-                fork_session,
-                reset_options,
-            } = options;
-            let options = Options { $($name: Wire::said($name),)* reset: BTreeSet::new() };
-            (options, Beside { resume, fork_session, reset_options })
-        }
-
         /// Options with [`HIDDEN`] in the place of all that may be a secret.
         fn concealed(options: Options) -> proto::SessionOptions {
             // What is reset is not there.
@@ -62,7 +39,7 @@ macro_rules! conversions {
     };
 }
 
-each_option!(conversions);
+each_option!(for_readers);
 
 /// Options for a reader. Of JSON that may hold credentials the keys are shown: the names of
 /// servers, and what settings there are.
@@ -93,7 +70,7 @@ fn outline(text: &str, levels: usize) -> String {
 }
 
 /// A value that has a form in the contract.
-trait Wire {
+pub(super) trait Wire {
     /// That form.
     type Form;
 
@@ -184,6 +161,7 @@ impl<K: Eq + Hash + Ord> Wire for Redacted<BTreeMap<K, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::decode::taken_over;
 
     #[test]
     fn a_reader_sees_names_and_no_secret() {
@@ -196,7 +174,7 @@ mod tests {
             env: [("TZ".to_owned(), "secret".to_owned())].into(),
             ..proto::SessionOptions::default()
         };
-        let (options, _) = super::said(said.clone());
+        let (options, _) = taken_over(said.clone());
         assert_eq!(options.env.0["TZ"], "secret");
         let wanted = proto::SessionOptions {
             mcp_servers: Some(r#"{"mcpServers":{"x":"<hidden>"}}"#.into()),

@@ -1,4 +1,4 @@
-//! What a turn asks: a prompt, or blocks of content.
+//! Blocks of content in the place of a prompt.
 
 use std::borrow::Cow;
 
@@ -17,22 +17,14 @@ use crate::{
 
 const MAX_BLOCKS: usize = 1000;
 
-/// Decodes the prompt or the content.
-pub(super) fn input(
+/// Decodes blocks of content, beside which there is no prompt.
+pub(super) fn blocks(
     check: &mut Check,
-    prompt: String,
+    prompt: &str,
     content: Vec<proto::InputBlock>,
     policy: &Policy,
 ) -> Input {
     let limit = policy.max_prompt_bytes;
-    if content.is_empty() {
-        if prompt.trim().is_empty() {
-            check.bad("prompt", "must not be blank");
-        }
-        check.text("prompt", &prompt, limit);
-        check.deny_all("prompt", policy.judge_text(&prompt));
-        return Input::Text(prompt);
-    }
     if !prompt.is_empty() {
         check.bad("prompt", "must be empty when content is set");
     }

@@ -1,17 +1,15 @@
-//! Options of a session, and their bounds.
+//! The bounds of a session's options. Which of them a caller may have is for the policy to say.
 
 use std::collections::BTreeSet;
 
 use super::{
     check::{Check, MAX_TEXT, shown},
-    hooks, surroundings, tools as tool_servers,
+    surroundings, tools as tool_servers,
 };
 use crate::{
     cli::schema,
     domain::{ids::CliSessionId, options::Options},
     policy::SETTING_SOURCES,
-    proto,
-    rpc::options::{Beside, said},
     session::command::ResumeFrom,
 };
 
@@ -22,24 +20,8 @@ const MAX_BETA: usize = 128;
 const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
 const MAX_SOURCES: usize = 8;
 
-/// Decodes options, and the conversation to start from.
-pub(super) fn options_of(
-    check: &mut Check,
-    options: proto::SessionOptions,
-) -> (Options, Option<ResumeFrom>) {
-    hooks::hooks(check, "options.hooks", &options.hooks);
-    let (mut options, Beside { resume, fork_session, reset_options }) = said(options);
-    check_bounds(check, &options);
-    options.reset = reset_of(check, &reset_options, &options);
-    if options.json_schema.as_deref() == Some("") {
-        options.json_schema = None;
-        options.reset.insert("json_schema");
-    }
-    (options, resume_of(check, resume, fork_session))
-}
-
 /// Holds each option to its bounds. One that is added and forgotten here does not compile.
-fn check_bounds(check: &mut Check, options: &Options) {
+pub(super) fn check_bounds(check: &mut Check, options: &Options) {
     let Options {
         model,
         fallback_model,
@@ -101,7 +83,11 @@ fn check_bounds(check: &mut Check, options: &Options) {
 
 /// The names of options that go back to their default: each once, and none that the request
 /// sets.
-fn reset_of(check: &mut Check, names: &[String], set: &Options) -> BTreeSet<&'static str> {
+pub(super) fn reset_of(
+    check: &mut Check,
+    names: &[String],
+    set: &Options,
+) -> BTreeSet<&'static str> {
     let field = "options.reset_options";
     let known: Vec<_> = Options::names().collect();
     if names.len() > known.len() {
@@ -166,7 +152,8 @@ fn check_numbers(
     }
 }
 
-fn resume_of(
+/// The conversation to start from.
+pub(super) fn resume_of(
     check: &mut Check,
     resume: Option<String>,
     fork_session: Option<bool>,
@@ -189,6 +176,7 @@ fn resume_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{proto, rpc::decode::query::options_of};
 
     fn decoded(options: proto::SessionOptions) -> Result<Options, tonic::Status> {
         let mut check = Check::default();
