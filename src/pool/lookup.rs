@@ -1,15 +1,23 @@
-//! Finds a session that may exist only in the store. Whoever needs one that has no task asks the
-//! store, and until the answer is there no other call may load, create or end it: two calls at
-//! once make one session of it, and what the store said still holds when something is made of
-//! it. A store error is returned as an error, never as "not found".
+//! How a turn gets to its session: it is at hand, or the store knows it, or it is made (`making`).
+//!
+//! Whoever needs one that has no task asks the store, and until the answer is there no other call
+//! may load, create or end it: two calls at once make one session of it, and what the store said
+//! still holds when something is made of it. A store error is returned as an error, never as
+//! "not found".
 
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
 
 use super::{SessionPool, sessions::Entry};
 use crate::{
-    domain::{failure::Failure, ids::SessionKey},
-    session::{SessionHandle, store_failed},
+    domain::{
+        failure::{Cause, Failure},
+        ids::{SessionId, SessionKey, TenantId},
+    },
+    session::{Refusal, SessionHandle, TurnRequest, status::SessionState, store_failed},
     store::Record,
+    telemetry::log_limit::DISABLED,
+    turn::listener::Listener,
 };
 
 /// A session that was looked for.
@@ -33,6 +41,82 @@ pub(super) struct Lookup {
 }
 
 impl SessionPool {
+    /// Runs a turn on a session, which is made if there is none; `None` is a session of
+    /// the turn's own.
+    pub async fn query(
+        &self,
+        tenant: &TenantId,
+        id: Option<SessionId>,
+        request: TurnRequest,
+    ) -> Result<Listener, Failure> {
+        let ephemeral = id.is_none();
+        let id = id.unwrap_or_else(SessionId::anonymous);
+        let key = SessionKey::new(tenant.clone(), id.clone());
+        let known = self.find(&key).map(|handle| handle.status().condition);
+        debug!(
+            session_id = %id,
+            pool_enabled = self.shared().settings.enabled,
+            current_sessions = self.len(),
+            max_sessions = self.shared().settings.max_sessions,
+            session_exists = known.is_some(),
+            "session_pool_get_client_start"
+        );
+        if let Some(session_status) = known {
+            debug!(session_id = %id, ?session_status, "session_pool_existing_session_found");
+        }
+        loop {
+            // In every round: it may have run, and its session have gone, meanwhile.
+            if let Some(listener) = self.told_before(&key, &request).await? {
+                return Ok(listener);
+            }
+            let handle = self.find_or_make(&key, ephemeral).await?;
+            match handle.run(request.clone()).await {
+                Ok(listener) => {
+                    note_complete(&handle);
+                    return Ok(listener);
+                }
+                Err(Refusal::Failed(failure)) => return Err(failure),
+                Err(Refusal::Closed) => handle.ended().await,
+            }
+        }
+    }
+
+    /// The session under this key. One that is not in the pool is made, if the pool takes one
+    /// more of this tenant.
+    async fn find_or_make(
+        &self,
+        key: &SessionKey,
+        ephemeral: bool,
+    ) -> Result<SessionHandle, Failure> {
+        let id = &key.session;
+        let settings = &self.shared().settings;
+        let refusal = |cause| Failure::from(cause).concerning(Some(id), None);
+        if !settings.enabled {
+            let (current_sessions, max_sessions) = (self.len(), settings.max_sessions);
+            if DISABLED.admits() {
+                error!(session_id = %id, current_sessions, max_sessions, "session_pool_disabled");
+            }
+            return Err(refusal(Cause::PoolDisabled));
+        }
+        if self.is_draining() {
+            return Err(refusal(Cause::ShuttingDown));
+        }
+        let lookup = match self.look_up(key).await {
+            Found::Live(handle) => return Ok(handle),
+            Found::Absent(lookup) => lookup,
+        };
+        // The store knows nothing of a session that has its name from here.
+        let record = if ephemeral { None } else { lookup.ask().await? };
+        let has_place = record.as_ref().is_some_and(|record| record.in_pool);
+        lookup.make_if(record, ephemeral, |sessions| {
+            // The store may have taken its time.
+            if self.is_draining() {
+                return Err(refusal(Cause::ShuttingDown));
+            }
+            if has_place { Ok(()) } else { self.admit(sessions, key).map_err(refusal) }
+        })
+    }
+
     /// Looks for a session; waits while somebody else asks the store for it.
     pub(super) async fn look_up(&self, key: &SessionKey) -> Found {
         loop {
@@ -159,4 +243,17 @@ impl Drop for Lookup {
         }
         self.over.cancel();
     }
+}
+
+fn note_complete(handle: &SessionHandle) {
+    let status = handle.status();
+    let condition: SessionState = status.condition;
+    debug!(
+        session_id = %status.session_id,
+        client_id = status.client_id.map(tracing::field::display),
+        session_status = ?condition,
+        session_age_seconds = status.age().as_secs_f64(),
+        session_message_count = status.message_count,
+        "session_pool_get_client_complete"
+    );
 }

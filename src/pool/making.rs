@@ -3,59 +3,20 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use tracing::{debug, error, error_span, warn};
+use tracing::{debug, error_span, warn};
 
-use super::{Scope, SessionPool, lookup::Found, registry::Parts, sessions::Sessions};
+use super::{Scope, SessionPool, registry::Parts, sessions::Sessions};
 use crate::{
-    domain::{
-        failure::{Cause, Failure},
-        ids::SessionKey,
-    },
+    domain::{failure::Cause, ids::SessionKey},
     session::{Remains, SessionContext, SessionHandle, SessionTask},
     store::Record,
-    telemetry::log_limit::{AT_CAPACITY, DISABLED},
+    telemetry::log_limit::AT_CAPACITY,
     tenant::Tenant,
 };
 
 impl SessionPool {
-    /// The session under this key. One that is not in the pool is made, if the pool takes one
-    /// more of this tenant.
-    pub(super) async fn find_or_make(
-        &self,
-        key: &SessionKey,
-        ephemeral: bool,
-    ) -> Result<SessionHandle, Failure> {
-        let id = &key.session;
-        let settings = &self.shared().settings;
-        let refusal = |cause| Failure::from(cause).concerning(Some(id), None);
-        if !settings.enabled {
-            let (current_sessions, max_sessions) = (self.len(), settings.max_sessions);
-            if DISABLED.admits() {
-                error!(session_id = %id, current_sessions, max_sessions, "session_pool_disabled");
-            }
-            return Err(refusal(Cause::PoolDisabled));
-        }
-        if self.is_draining() {
-            return Err(refusal(Cause::ShuttingDown));
-        }
-        let lookup = match self.look_up(key).await {
-            Found::Live(handle) => return Ok(handle),
-            Found::Absent(lookup) => lookup,
-        };
-        // The store knows nothing of a session that has its name from here.
-        let record = if ephemeral { None } else { lookup.ask().await? };
-        let has_place = record.as_ref().is_some_and(|record| record.in_pool);
-        lookup.make_if(record, ephemeral, |sessions| {
-            // The store may have taken its time.
-            if self.is_draining() {
-                return Err(refusal(Cause::ShuttingDown));
-            }
-            if has_place { Ok(()) } else { self.admit(sessions, key).map_err(refusal) }
-        })
-    }
-
     /// Whether there is room for one more session.
-    fn admit(&self, sessions: &Sessions, key: &SessionKey) -> Result<(), Cause> {
+    pub(super) fn admit(&self, sessions: &Sessions, key: &SessionKey) -> Result<(), Cause> {
         let (id, tenant) = (&key.session, self.tenant(&key.tenant));
         // One that is there asks for itself: the turn may be one that has begun.
         tenant.admit_cost()?;

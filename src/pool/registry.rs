@@ -1,5 +1,5 @@
-//! The pool: what it is made of, and how a turn gets to its session. How a session is found
-//! is in `lookup`, how one is made in `making`.
+//! The pool: what it is made of, and what all of it share. How a turn gets to its session is in
+//! `lookup`, how a session is made in `making`.
 
 use std::{
     path::PathBuf,
@@ -15,28 +15,21 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
-use tracing::debug;
 
 use super::sessions::{Entry, Scope, Sessions};
 use crate::{
     budget::{Exceeded, Reservation},
     domain::{
         failure::{Cause, Failure},
-        ids::{SessionId, SessionKey, TenantId},
+        ids::{SessionKey, TenantId},
     },
-    session::{
-        Refusal, SessionHandle, Settings, TurnRequest,
-        status::{SessionState, Status},
-    },
+    session::{SessionHandle, Settings, status::Status},
     store::{Store, StoreStatus},
     supply::Supply,
     tasks::Tasks,
     tenant::{Share, Tenant, Tenants},
     tools::ToolServers,
-    turn::{
-        listener::Listener,
-        storage::{Storage, Usage},
-    },
+    turn::storage::{Storage, Usage},
 };
 
 /// What the configuration says about the pool.
@@ -111,46 +104,6 @@ impl SessionPool {
             stopped: AtomicBool::new(false),
             started_at: Instant::now(),
         }))
-    }
-
-    /// Runs a turn on a session, which is made if there is none; `None` is a session of
-    /// the turn's own.
-    pub async fn query(
-        &self,
-        tenant: &TenantId,
-        id: Option<SessionId>,
-        request: TurnRequest,
-    ) -> Result<Listener, Failure> {
-        let ephemeral = id.is_none();
-        let id = id.unwrap_or_else(SessionId::anonymous);
-        let key = SessionKey::new(tenant.clone(), id.clone());
-        let known = self.find(&key).map(|handle| handle.status().condition);
-        debug!(
-            session_id = %id,
-            pool_enabled = self.0.settings.enabled,
-            current_sessions = self.len(),
-            max_sessions = self.0.settings.max_sessions,
-            session_exists = known.is_some(),
-            "session_pool_get_client_start"
-        );
-        if let Some(session_status) = known {
-            debug!(session_id = %id, ?session_status, "session_pool_existing_session_found");
-        }
-        loop {
-            // In every round: it may have run, and its session have gone, meanwhile.
-            if let Some(listener) = self.told_before(&key, &request).await? {
-                return Ok(listener);
-            }
-            let handle = self.find_or_make(&key, ephemeral).await?;
-            match handle.run(request.clone()).await {
-                Ok(listener) => {
-                    note_complete(&handle);
-                    return Ok(listener);
-                }
-                Err(Refusal::Failed(failure)) => return Err(failure),
-                Err(Refusal::Closed) => handle.ended().await,
-            }
-        }
     }
 
     /// Sessions in the pool.
@@ -243,17 +196,4 @@ impl SessionPool {
         // Nothing panics half-way through a change of the map.
         self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn note_complete(handle: &SessionHandle) {
-    let status = handle.status();
-    let condition: SessionState = status.condition;
-    debug!(
-        session_id = %status.session_id,
-        client_id = status.client_id.map(tracing::field::display),
-        session_status = ?condition,
-        session_age_seconds = status.age().as_secs_f64(),
-        session_message_count = status.message_count,
-        "session_pool_get_client_complete"
-    );
 }
