@@ -11,17 +11,23 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub use super::state::Batch;
 use super::{
     event::{Event, Partials},
     shared::{Read, Shared},
-    state::{Next, Role},
+    state::{Role, State},
 };
 use crate::{
     budget::Reservation,
-    domain::{failure::Failure, ids::TurnId},
+    domain::{
+        failure::{Cause, Failure},
+        ids::TurnId,
+    },
 };
 
+/// Bytes that a reader takes at a time.
+const BATCH_BYTES: usize = 256 * 1024;
+/// Events that a reader takes at a time.
+const BATCH_EVENTS: usize = 1024;
 /// Bytes that are read from a file at a time: each reader has a copy of its own.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -30,6 +36,32 @@ const MOST_TURNS: usize = 256;
 
 /// The same as the bound that a reader is told who is too slow for it.
 pub const MOST_TURNS_NAMED: &str = "256 turns";
+
+/// Some events, with the sequence of the first.
+#[derive(Debug)]
+pub struct Batch {
+    /// Sequence of the first event.
+    pub first: u64,
+    /// The events, at least one.
+    pub events: Vec<Event>,
+    /// What they take in memory, where they are there for this reader alone.
+    pub held: Option<Reservation>,
+}
+
+/// Where the next events for a listener are.
+#[derive(Debug)]
+enum Next {
+    /// Here.
+    Here(Vec<Event>),
+    /// In a file.
+    InFile,
+    /// Nowhere any more.
+    Lost(Cause),
+    /// They are still to come.
+    ToCome,
+    /// There are none.
+    Ended(Result<(), Failure>),
+}
 
 /// One reader's place in a log. Dropping it is how a reader leaves.
 #[derive(Debug)]
@@ -194,6 +226,32 @@ impl Listener {
         }
         let held = copied.then(|| self.claim(events.iter().map(Event::bytes).sum()));
         Poll::Ready(Ok(Some(Batch { first, events, held })))
+    }
+}
+
+impl State {
+    /// What there is for such a listener that has read up to `next`.
+    fn next(&self, next: u64, partials: Partials) -> Next {
+        if next >= self.next_sequence() {
+            return self.end.clone().map_or(Next::ToCome, Next::Ended);
+        }
+        if next == 1 {
+            return Next::Here(self.started.iter().cloned().map(Event::Started).collect());
+        }
+        if next < self.first_in_memory {
+            return match self.files {
+                Some(files) if next >= files.first => Next::InFile,
+                _ => Next::Lost(self.lost(partials)),
+            };
+        }
+        let skip = usize::try_from(next - self.first_in_memory).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let frames = self.frames.iter().skip(skip).take(BATCH_EVENTS).take_while(|(_, line)| {
+            let room = bytes < BATCH_BYTES;
+            bytes += line.len();
+            room
+        });
+        Next::Here(frames.map(|(class, line)| Event::Frame(*class, line.clone())).collect())
     }
 }
 

@@ -13,7 +13,7 @@
 //! While older events move to files (`shared`) whoever appends is asked to wait
 //! ([`TurnLog::room`]), for a bounded time.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Waker, time::Duration};
 
 use bytes::Bytes;
 use tokio::{sync::Notify, time::timeout_at};
@@ -23,7 +23,7 @@ use super::{
     event::{Class, Partials, Started},
     listener::Listener,
     shared::Shared,
-    state::{Place, Role},
+    state::{Asked, EVENT_OVERHEAD, Place, Role, State},
     storage::{Accounts, Storage},
 };
 use crate::domain::{
@@ -35,6 +35,9 @@ use crate::domain::{
 /// part of the log's memory too.
 const MOST_UNASKED: usize = 256 * 1024;
 const UNASKED_SHARE: usize = 8;
+
+/// Lines up to this length are copied; longer ones keep no more than as much again.
+const LONGEST_COPY: usize = 64 * 1024;
 
 /// Listeners of a turn at the same time.
 const MAX_LISTENERS: usize = 256;
@@ -196,6 +199,38 @@ impl TurnLog {
         drop(state);
         Ok(Listener::new(Arc::clone(&self.shared), (key, role), partials, from, place))
     }
+}
+
+impl State {
+    /// Adds an event, or puts a partial message that nobody asks for aside.
+    pub fn add(&mut self, class: Class, line: &Bytes, unasked: usize) {
+        if let Asked::Not { at_hand, bytes } = &mut self.partials {
+            if class.is_partial() {
+                *bytes = bytes.saturating_add(line.len() + EVENT_OVERHEAD);
+                if *bytes <= unasked {
+                    at_hand.push(owned(line));
+                } else {
+                    // A block without its start is of no use to anybody.
+                    *at_hand = Vec::new();
+                }
+                return;
+            }
+            (*at_hand, *bytes) = (Vec::new(), 0);
+        }
+        self.push(class, owned(line));
+    }
+
+    /// Wakes who waits for events; those that see no partial messages only for others.
+    pub fn wake(&mut self, any_whole: bool) {
+        let waits = |place: &&mut Place| any_whole || place.partials == Partials::Shown;
+        let waiting = self.listeners.iter_mut().filter(waits);
+        waiting.filter_map(|place| place.waker.take()).for_each(Waker::wake);
+    }
+}
+
+/// A line of its own: it comes as part of a read, and would keep all of it.
+fn owned(line: &Bytes) -> Bytes {
+    if line.len() <= LONGEST_COPY { Bytes::copy_from_slice(line) } else { line.clone() }
 }
 
 #[cfg(test)]

@@ -1,27 +1,21 @@
 //! What a log holds, behind its lock. Knows numbers and bytes; nothing of files but which
-//! sequences are in them.
+//! sequences are in them. How events come in is `log`'s, how they are read `listener`'s.
 
 use std::{collections::VecDeque, sync::Arc, task::Waker, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::event::{Class, Event, Partials, Started};
+use super::event::{Class, Partials, Started};
 use crate::{
     budget::Reservation,
     domain::failure::{Cause, Failure},
 };
 
 /// What a frame costs in memory beside its bytes.
-const EVENT_OVERHEAD: usize = 64;
+pub const EVENT_OVERHEAD: usize = 64;
 /// What a log costs in memory beside its frames.
 const LOG_OVERHEAD: u64 = 1024;
-/// Lines up to this length are copied; longer ones keep no more than as much again.
-const LONGEST_COPY: usize = 64 * 1024;
-/// Bytes that a reader takes at a time.
-const BATCH_BYTES: usize = 256 * 1024;
-/// Events that a reader takes at a time.
-const BATCH_EVENTS: usize = 1024;
 /// Bytes that are written to a file at a time.
 const WRITE_BYTES: usize = 1 << 20;
 /// How long the disk may take for one write before events are given up: as long as a commit
@@ -118,42 +112,11 @@ pub struct Portion {
     pub events: Vec<(Class, Bytes)>,
 }
 
-/// Some events, with the sequence of the first.
-#[derive(Debug)]
-pub struct Batch {
-    /// Sequence of the first event.
-    pub first: u64,
-    /// The events, at least one.
-    pub events: Vec<Event>,
-    /// What they take in memory, where they are there for this reader alone.
-    pub held: Option<Reservation>,
-}
-
-/// Where the next events for a listener are.
-#[derive(Debug)]
-pub enum Next {
-    /// Here.
-    Here(Vec<Event>),
-    /// In a file.
-    InFile,
-    /// Nowhere any more.
-    Lost(Cause),
-    /// They are still to come.
-    ToCome,
-    /// There are none.
-    Ended(Result<(), Failure>),
-}
-
 impl Writing {
     /// A write that begins now.
     pub fn new(down_to: usize, full_at: usize) -> Self {
         Self { down_to, full_at, until: Some(Instant::now() + LONGEST_WRITE) }
     }
-}
-
-/// A line of its own: it comes as part of a read, and would keep all of it.
-fn owned(line: &Bytes) -> Bytes {
-    if line.len() <= LONGEST_COPY { Bytes::copy_from_slice(line) } else { line.clone() }
 }
 
 impl State {
@@ -180,7 +143,7 @@ impl State {
     }
 
     /// The sequence that the next event gets.
-    fn next_sequence(&self) -> u64 {
+    pub fn next_sequence(&self) -> u64 {
         match self.started {
             Some(_) => self.first_in_memory + self.frames.len() as u64,
             None => 1,
@@ -229,25 +192,8 @@ impl State {
         }
     }
 
-    /// Adds an event, or puts a partial message that nobody asks for aside.
-    pub fn add(&mut self, class: Class, line: &Bytes, unasked: usize) {
-        if let Asked::Not { at_hand, bytes } = &mut self.partials {
-            if class.is_partial() {
-                *bytes = bytes.saturating_add(line.len() + EVENT_OVERHEAD);
-                if *bytes <= unasked {
-                    at_hand.push(owned(line));
-                } else {
-                    // A block without its start is of no use to anybody.
-                    *at_hand = Vec::new();
-                }
-                return;
-            }
-            (*at_hand, *bytes) = (Vec::new(), 0);
-        }
-        self.push(class, owned(line));
-    }
-
-    fn push(&mut self, class: Class, line: Bytes) {
+    /// An event is in memory.
+    pub fn push(&mut self, class: Class, line: Bytes) {
         self.memory_bytes += line.len() + EVENT_OVERHEAD;
         self.frames.push_back((class, line));
     }
@@ -261,13 +207,6 @@ impl State {
             }
             self.claim();
         }
-    }
-
-    /// Wakes who waits for events; those that see no partial messages only for others.
-    pub fn wake(&mut self, any_whole: bool) {
-        let waits = |place: &&mut Place| any_whole || place.partials == Partials::Shown;
-        let waiting = self.listeners.iter_mut().filter(waits);
-        waiting.filter_map(|place| place.waker.take()).for_each(Waker::wake);
     }
 
     /// Claims what is in memory, which is there already.
@@ -356,30 +295,6 @@ impl State {
     /// Whether it has ended and everybody who listened has read all of it.
     pub fn is_read(&self) -> bool {
         self.end.is_some() && self.read_to_end && self.listeners.iter().all(|place| place.done)
-    }
-
-    /// What there is for such a listener that has read up to `next`.
-    pub fn next(&self, next: u64, partials: Partials) -> Next {
-        if next >= self.next_sequence() {
-            return self.end.clone().map_or(Next::ToCome, Next::Ended);
-        }
-        if next == 1 {
-            return Next::Here(self.started.iter().cloned().map(Event::Started).collect());
-        }
-        if next < self.first_in_memory {
-            return match self.files {
-                Some(files) if next >= files.first => Next::InFile,
-                _ => Next::Lost(self.lost(partials)),
-            };
-        }
-        let skip = usize::try_from(next - self.first_in_memory).unwrap_or(usize::MAX);
-        let mut bytes = 0;
-        let frames = self.frames.iter().skip(skip).take(BATCH_EVENTS).take_while(|(_, line)| {
-            let room = bytes < BATCH_BYTES;
-            bytes += line.len();
-            room
-        });
-        Next::Here(frames.map(|(class, line)| Event::Frame(*class, line.clone())).collect())
     }
 
     /// The failure of a listener whose events have gone.
