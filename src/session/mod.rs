@@ -63,7 +63,6 @@ mod context;
 pub mod feed;
 mod followers;
 mod given_rules;
-mod handle;
 mod intake;
 mod journal;
 mod keeping;
@@ -100,8 +99,7 @@ pub use command::{
 };
 pub use commits::failed as store_failed;
 pub use context::{SessionContext, Settings};
-pub use handle::SessionHandle;
 pub use open_prompts::ShownPrompt;
 pub use phase::{forgotten_too_late, longest_forgetting};
 pub use replies::Remains;
-pub use task::SessionTask;
+pub use task::{SessionHandle, SessionTask};
