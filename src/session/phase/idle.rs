@@ -1,33 +1,46 @@
 //! Phases: the process does nothing, or has just ended a turn and is about to say that
-//! it is idle. What it is given to do is `starting`'s.
+//! it is idle. What comes meanwhile is taken in, and the next turn begins here: on this process, if
+//! that is what the turn wants (`fitting`), with its prompt. What the process does by itself between
+//! turns is `between`'s.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
+use uuid::Uuid;
 
-use super::{active::event_line, starting::Next};
 use crate::{
-    cli::{
-        frame::Frame,
-        process::StopGrace,
-        turn::{Aside, begins_turn, told_aside},
-    },
+    cli::{applied, process::StopGrace, request::user_message, turn::begins_turn},
     session::{
         admission::Availability,
         answers::Answer,
         command::{CloseReason, Command, HibernateReason},
         process::Process,
-        running::class_of,
-        state::{Disposition, Phase},
+        queue::Waiting,
+        running::{Running, Unanswered},
+        state::{Active, Disposition, Phase},
         task::SessionTask,
     },
     tasks::at,
+    turn::event::{ProcessOrigin, Started},
 };
 
 /// How long after a result the idle state is waited for: 2 to 15 ms were seen, and
 /// versions without that event exist.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+
+/// What an idle session does next.
+enum Next {
+    /// It waits for something to happen.
+    Wait(Process),
+    /// It looks once more at what there is.
+    Again(Process),
+    /// Something else.
+    Phase(Box<Phase>),
+}
 
 impl SessionTask {
     pub(in crate::session) async fn settling(&mut self, process: Process) -> Phase {
@@ -110,58 +123,11 @@ impl SessionTask {
         self.answers_due(process, others)
     }
 
-    /// Another service has taken the session over: its process serves nobody any more.
-    async fn moved_between_turns(&mut self, process: Process) -> Phase {
-        self.leave(CloseReason::Moved);
-        self.part_with(process, StopGrace::FIRM).await;
-        Phase::Closing(None, CloseReason::Moved)
-    }
-
-    fn count_strays(&self, process: &mut Process) {
-        let strays = process.lease.connection.take_strays();
-        self.ctx.tenant.counters.stray_lines.add(strays);
-    }
-
     fn availability_between_turns(&self, settle_until: Option<Instant>) -> Availability {
         match settle_until {
             Some(_) => Availability::Settling,
             None => self.unless_untold(Availability::Idle),
         }
-    }
-
-    /// Keeps what is much, and ends a process that works where it must not: the next turn
-    /// gets another.
-    fn keep_up(&mut self, process: &mut Process) {
-        if self.journal.take_due() {
-            self.keep_on();
-        }
-        self.keep_much();
-        if self.journal.commits.take_expelled() {
-            process.lease.child.kill();
-        }
-    }
-
-    /// Frames that belong to no turn. Returns whether the CLI said that it is idle.
-    pub(super) fn between_turns(&mut self, process: &mut Process, frames: &mut Vec<Frame>) -> bool {
-        let mut idle = false;
-        self.hear_cost(&mut process.lease.meter);
-        for frame in frames.drain(..) {
-            self.hear_frame(process, &frame);
-            process.announce(&frame);
-            if let Some(kind) = told_aside(&frame) {
-                self.feed.aside(class_of(kind), event_line(&process.prompts, &frame));
-            }
-            match Aside::of(&frame) {
-                Aside::Nothing => {}
-                Aside::Idle => idle = true,
-                Aside::Moved(cli_session_id) => self.ownership.follow(cli_session_id),
-                Aside::Over(summary) => {
-                    self.spend(&mut process.lease.meter, summary);
-                }
-            }
-        }
-        self.show_asked_and_work(process);
-        idle
     }
 
     async fn while_idle(
@@ -203,19 +169,183 @@ impl SessionTask {
         }
     }
 
-    /// The process ended between turns. The next turn continues on another.
-    pub(super) async fn lost(&mut self, process: Process, why: &str) -> Phase {
-        warn!(
-            session_id = %self.status.session_id,
-            client_id = %process.lease.client_id,
-            error = why,
-            "cli_exited_between_turns"
-        );
-        if let Some(overrun) = process.lease.child.overrun() {
-            self.warn_of(overrun, process.lease.client_id);
+    /// Does what waits for an idle process: changes of options, and the next turn.
+    async fn what_waits(&mut self, mut process: Process) -> Next {
+        if let Err(why) = self.update_idle(&mut process).await {
+            return Next::Phase(Box::new(self.lost(process, &why).await));
         }
-        self.ctx.tenant.counters.cli_exits.add_one();
-        self.part_with(process, StopGrace::FIRM).await;
-        self.after_loss()
+        if self.leaving.is_some() {
+            return Next::Phase(Box::new(Phase::Idle(process)));
+        }
+        // Answers that came while options changed have waited for the process.
+        let deferred = !self.deferred.is_empty() || !self.deferred_stops.is_empty();
+        if !process.leftover.is_empty() || deferred {
+            return Next::Again(process);
+        }
+        if self.spends_too_much(&process) {
+            return Next::Phase(Box::new(self.stop_spending(process).await));
+        }
+        self.drop_abandoned();
+        if process.traits.begins_until().is_none()
+            && self.may_begin_turn()
+            && let Some(turn) = self.next_turn()
+        {
+            return match self.start_turn(process, turn).await {
+                Ok(next) => Next::Phase(Box::new(next)),
+                Err(kept) => Next::Again(*kept),
+            };
+        }
+        if self.is_useless() {
+            return Next::Phase(Box::new(Phase::Closing(Some(process), CloseReason::Ephemeral)));
+        }
+        self.show_can_hibernate(&process);
+        Next::Wait(process)
+    }
+
+    /// The next turn that may begin. Those that the tenant's budget does not last for fail:
+    /// it may have been spent while they waited.
+    pub(super) fn next_turn(&mut self) -> Option<Waiting> {
+        loop {
+            let turn = self.queue.pop()?;
+            let Err(cause) = self.ctx.tenant.admit_cost() else { return Some(turn) };
+            let failure = self.failure(cause);
+            self.fail(&turn.log, failure);
+            self.show();
+        }
+    }
+
+    /// Begins a turn, on this process or on another; gives the process back when the
+    /// turn failed and the process stays.
+    async fn start_turn(
+        &mut self,
+        mut process: Process,
+        turn: Waiting,
+    ) -> Result<Phase, Box<Process>> {
+        // It can be joined by its id before it begins.
+        self.queue.expect(&turn);
+        let came = Instant::now();
+        let client_id = process.lease.client_id;
+        // Before anything that ends the process: a turn that is refused costs nothing.
+        let wanted = self.status.options.updated(&turn.request.options);
+        if let Err(cause) = self.check_budget(&wanted) {
+            let failure = self.failure(cause).on_client(client_id);
+            self.fail(&turn.log, failure);
+            self.show();
+            return Err(Box::new(process));
+        }
+        // What works behind its turns would end with the process.
+        let works = self.works_behind(Some(&process));
+        if self.status.age() >= self.ctx.settings.session_ttl && !works {
+            self.expire(Some(client_id));
+            return Ok(self.replace(process, turn).await);
+        }
+        let outdated = self.is_outdated(&process.lease) || !process.given.hold();
+        if turn.request.new_conversation || outdated {
+            return Ok(self.replace(process, turn).await);
+        }
+        let recheck = self.ctx.supply.recheck(&self.with_folders());
+        let checked = self.while_wanted(recheck).await;
+        if checked.is_err() || self.is_over(&turn) {
+            self.drop_turn(&turn.log);
+            return Err(Box::new(process));
+        }
+        if let Ok(Err(cause)) = checked {
+            let failure = self.failure(cause).on_client(client_id);
+            self.fail(&turn.log, failure);
+            self.part_with(process, StopGrace::FIRM).await;
+            return Ok(self.after_loss());
+        }
+        if let Err(unfit) = self.fit(&mut process, &turn).await {
+            return self.does_not_fit(process, turn, unfit).await;
+        }
+        if self.is_over(&turn) {
+            return Err(Box::new(process));
+        }
+        self.ctx.tenant.counters.sessions_reused.add_one();
+        debug!(
+            session_id = %self.status.session_id,
+            %client_id,
+            "session_pool_reusing_healthy_session"
+        );
+        Ok(self.begin(process, turn, ProcessOrigin::Reused, came))
+    }
+
+    /// Begins a turn on a connected process.
+    pub(in crate::session) fn begin(
+        &mut self,
+        mut process: Process,
+        waiting: Waiting,
+        origin: ProcessOrigin,
+        came: Instant,
+    ) -> Phase {
+        let (uuid, again) = (Uuid::new_v4(), waiting.again);
+        let input = Arc::clone(&waiting.request.input);
+        let mut turn = self.running(&mut process, waiting, uuid, origin, came);
+        let lease = &mut process.lease;
+        if input.may_be_command() {
+            // A process that takes no more input has nobody to ask.
+            turn.applied_before = lease.connection.request(applied::question()).ok();
+        }
+        // The outbox is empty between turns: what does not take the prompt takes nothing.
+        if let Err(blocked) = lease.connection.send(user_message(&input, uuid)) {
+            warn!(client_id = %lease.client_id, error = %blocked, "prompt_not_written");
+            turn.unsent = true;
+        }
+        if let Some(again) = again {
+            turn.resume_clock(again);
+        } else {
+            self.status.note_prompt();
+            self.ctx.tenant.counters.messages.add_one();
+        }
+        Phase::Active(Active { process, turn })
+    }
+
+    /// A turn that runs on a process, which has the prompt of this id or is about to get it.
+    pub(in crate::session) fn running(
+        &mut self,
+        process: &mut Process,
+        waiting: Waiting,
+        uuid: Uuid,
+        origin: ProcessOrigin,
+        came: Instant,
+    ) -> Running {
+        let Waiting { request, log, counted, following, again, steered, _queued: _ } = waiting;
+        process.announced.clear();
+        self.followers.turn_begins();
+        let (asked, policy) = (process.prompts.number(), request.on_disconnect);
+        let mut turn = Running::new(log, Some(uuid), policy, &process.traits, asked, counted);
+        turn.prompt_held = request.held.clone();
+        turn.named = request.turn_id.is_some();
+        turn.on_background = request.on_background;
+        turn.steered = steered.then_some(uuid);
+        turn.following = following.map(|it| (it, request.partials));
+        let lease = &process.lease;
+        let started = Started {
+            session_id: self.status.session_id.clone(),
+            turn_id: turn.log.id().clone(),
+            client_id: lease.client_id,
+            cli_session_id: self.status.cli_session_id,
+            origin,
+            queued_for: again.map_or_else(
+                || came.saturating_duration_since(request.asked_at),
+                |again| again.queued_for,
+            ),
+            connect_time: match origin == ProcessOrigin::Reused {
+                true => Duration::ZERO,
+                false => lease.connect_time,
+            },
+            start_time: SystemTime::now(),
+            background: false,
+        };
+        turn.log.span().record("client_id", tracing::field::display(lease.client_id));
+        self.queue.begin(&turn.log);
+        self.status.note_use();
+        let feed = Arc::clone(&self.feed);
+        turn.unanswered = Some(Box::new(Unanswered { request, started, feed }));
+        if again.is_some() || !self.ctx.settings.connection_recovery {
+            // No other process follows this one.
+            turn.begin_for_good();
+        }
+        turn
     }
 }

@@ -5,8 +5,9 @@
 //!
 //! - `detached`: there is no process.
 //! - `connecting`: a turn waits for one; `preparing` says what that is to be.
-//! - `idle`: it has one that does nothing, or is about to (Settling); `hibernation` lets it go.
-//!   `starting` changes its options and begins the next turn, `resending` begins one once more.
+//! - `idle`: it has one that does nothing, or is about to (Settling), until the next turn begins
+//!   on it. `fitting` makes it what that wants, `between` has what it does by itself, `hibernation`
+//!   lets it go, and `resending` begins a turn once more.
 //! - `active`: a turn runs, of a caller or of the CLI's own (`background`). `ended` tells its end;
 //!   `watchdog` says when it takes too long, and `turn_failure` what is done about what goes wrong.
 //! - `interrupting`: it is being stopped.
@@ -15,17 +16,18 @@
 
 mod active;
 mod background;
+mod between;
 mod busy;
 mod closing;
 mod connecting;
 mod detached;
 mod ended;
+mod fitting;
 mod hibernation;
 mod idle;
 mod interrupting;
 mod preparing;
 mod resending;
-mod starting;
 mod turn_failure;
 mod watchdog;
 

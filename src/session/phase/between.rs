@@ -1,0 +1,81 @@
+//! What a process does between turns, without anybody asking for it: what it prints then is of no
+//! turn, it may end, and the session may be another service's by now.
+
+use tracing::warn;
+
+use super::active::event_line;
+use crate::{
+    cli::{
+        frame::Frame,
+        process::StopGrace,
+        turn::{Aside, told_aside},
+    },
+    session::{
+        command::CloseReason, process::Process, running::class_of, state::Phase, task::SessionTask,
+    },
+};
+
+impl SessionTask {
+    /// Keeps what is much, and ends a process that works where it must not: the next turn
+    /// gets another.
+    pub(super) fn keep_up(&mut self, process: &mut Process) {
+        if self.journal.take_due() {
+            self.keep_on();
+        }
+        self.keep_much();
+        if self.journal.commits.take_expelled() {
+            process.lease.child.kill();
+        }
+    }
+
+    /// Frames that belong to no turn. Returns whether the CLI said that it is idle.
+    pub(super) fn between_turns(&mut self, process: &mut Process, frames: &mut Vec<Frame>) -> bool {
+        let mut idle = false;
+        self.hear_cost(&mut process.lease.meter);
+        for frame in frames.drain(..) {
+            self.hear_frame(process, &frame);
+            process.announce(&frame);
+            if let Some(kind) = told_aside(&frame) {
+                self.feed.aside(class_of(kind), event_line(&process.prompts, &frame));
+            }
+            match Aside::of(&frame) {
+                Aside::Nothing => {}
+                Aside::Idle => idle = true,
+                Aside::Moved(cli_session_id) => self.ownership.follow(cli_session_id),
+                Aside::Over(summary) => {
+                    self.spend(&mut process.lease.meter, summary);
+                }
+            }
+        }
+        self.show_asked_and_work(process);
+        idle
+    }
+
+    /// Another service has taken the session over: its process serves nobody any more.
+    pub(super) async fn moved_between_turns(&mut self, process: Process) -> Phase {
+        self.leave(CloseReason::Moved);
+        self.part_with(process, StopGrace::FIRM).await;
+        Phase::Closing(None, CloseReason::Moved)
+    }
+
+    pub(super) fn count_strays(&self, process: &mut Process) {
+        let strays = process.lease.connection.take_strays();
+        self.ctx.tenant.counters.stray_lines.add(strays);
+    }
+
+    /// The process ended between turns. The next turn continues on another.
+    pub(super) async fn lost(&mut self, process: Process, why: &str) -> Phase {
+        warn!(
+            session_id = %self.status.session_id,
+            client_id = %process.lease.client_id,
+            error = why,
+            "cli_exited_between_turns"
+        );
+        if let Some(overrun) = process.lease.child.overrun() {
+            self.warn_of(overrun, process.lease.client_id);
+        }
+        self.ctx.tenant.counters.cli_exits.add_one();
+        self.part_with(process, StopGrace::FIRM).await;
+        self.after_loss()
+    }
+}
