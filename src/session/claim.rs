@@ -8,7 +8,7 @@ use tracing::debug;
 
 use crate::{
     domain::ids::SessionKey,
-    store::{Commit, Epoch, Store, StoreError},
+    store::{Epoch, Store, StoreError},
 };
 
 /// The claim of a session.
@@ -41,13 +41,9 @@ impl Claim {
         Ok(epoch)
     }
 
-    /// Commits by the claim, which is taken before if need be.
-    pub async fn commit(&self, commit: Commit, is_known: bool) -> Result<(), StoreError> {
-        let epoch = self.hold(is_known).await?;
-        let releases = commit.releases;
-        self.store.commit(Commit { epoch, ..commit }).await?;
+    /// A commit that showed this claim is there, and gave the session back or not.
+    pub fn note_commit(&self, epoch: Epoch, releases: bool) {
         *self.lock() = (!releases).then(|| epoch.kept());
-        Ok(())
     }
 
     /// Gives the session back. Nobody waits for that: whoever claims it meanwhile has it.

@@ -1,5 +1,5 @@
 //! Commands that come in: turns are queued or refused, listeners join. What depends on
-//! the phase's own resources is handed back to the phase.
+//! the phase's own resources is handed back to the phase. The way of a turn comes first here.
 
 use std::time::Duration;
 
@@ -91,39 +91,6 @@ impl SessionTask {
         Disposition::Done
     }
 
-    fn take_interrupt(
-        &mut self,
-        verdict: Verdict,
-        target: InterruptTarget,
-        keep_session: bool,
-        reply: oneshot::Sender<InterruptReport>,
-    ) -> Disposition {
-        match (verdict, target) {
-            (Verdict::StopFirst, target) => {
-                // Who names a turn does not mean the session.
-                let named = matches!(target, InterruptTarget::Named(_));
-                let (keep_session, all) = (keep_session || named, target == InterruptTarget::All);
-                return Disposition::Stop(StopFor::Interrupt { keep_session, all, reply });
-            }
-            (Verdict::Accept, InterruptTarget::Named(turn)) => {
-                reply.send(self.cancel_waiting(&turn)).ok();
-            }
-            (_, InterruptTarget::Named(turn)) => self.answer_named(&turn, reply),
-            (Verdict::Accept, InterruptTarget::Running | InterruptTarget::All) => {
-                let reply = StopReply::Interrupt(reply, self.nothing_to_stop());
-                return Disposition::StopWork(WorkStop { what: WorkToStop::All, reply });
-            }
-            (Verdict::AlreadySo, InterruptTarget::Running | InterruptTarget::All) => {
-                self.journal.commits.answer_soon(reply, self.nothing_to_stop());
-            }
-            (_, InterruptTarget::Running | InterruptTarget::All) => {
-                self.replies.interrupts.push((reply, self.nothing_to_stop().with_all_stopped()));
-                return Disposition::Leave(CloseReason::Interrupted);
-            }
-        }
-        Disposition::Done
-    }
-
     /// What the session knows that matters for a command.
     fn facts(&self, command: &Command, process: Option<&Process>) -> Facts {
         let turn = if let Command::Run { request, .. } = command {
@@ -155,42 +122,8 @@ impl SessionTask {
             && !self.queue.holds_message()
     }
 
-    /// Where the turn is that is to be stopped.
-    fn named(&self, command: &Command) -> Named {
-        let Command::Interrupt { target: InterruptTarget::Named(turn), .. } = command else {
-            return Named::Gone;
-        };
-        let is_it = |log: &TurnLog| log.id() == turn && !log.is_ended();
-        if self.queue.holds(turn) {
-            Named::Waiting
-        } else if self.queue.current().is_some_and(is_it) {
-            Named::Current
-        } else {
-            Named::Gone
-        }
-    }
-
-    /// Ends a turn that waits.
-    fn cancel_waiting(&mut self, turn: &TurnId) -> InterruptReport {
-        let Some(waiting) = self.queue.take(turn) else { return NOTHING_STOPPED };
-        self.cancel(&waiting.log, &Cause::TurnInterrupted);
-        let outcome = InterruptOutcome::Interrupted;
-        InterruptReport { outcome, had_active_turn: true, ..NOTHING_STOPPED }
-    }
-
-    /// Tells who wants a turn stopped that there is nothing to stop: when its end is told, if
-    /// that is still to come.
-    fn answer_named(&mut self, turn: &TurnId, reply: oneshot::Sender<InterruptReport>) {
-        let is_it = |log: &TurnLog| log.id() == turn && !log.is_ended();
-        if !self.journal.commits.untold().chain(self.queue.current()).any(is_it) {
-            reply.send(NOTHING_STOPPED).ok();
-            return;
-        }
-        let outcome = InterruptOutcome::TurnEnded;
-        let report = InterruptReport { outcome, had_active_turn: true, ..NOTHING_STOPPED };
-        self.journal.commits.answer_soon(reply, report);
-    }
-
+    /// Puts a turn into the queue, joins one that is known by its id, or refuses it; its caller has
+    /// the place to listen before it begins.
     fn take_turn(
         &mut self,
         request: TurnRequest,
@@ -289,6 +222,75 @@ impl SessionTask {
         let log = self.ctx.logs.log(id, &self.accounts, listeners_gone, span);
         self.open_turns.add(&log);
         log
+    }
+
+    fn take_interrupt(
+        &mut self,
+        verdict: Verdict,
+        target: InterruptTarget,
+        keep_session: bool,
+        reply: oneshot::Sender<InterruptReport>,
+    ) -> Disposition {
+        match (verdict, target) {
+            (Verdict::StopFirst, target) => {
+                // Who names a turn does not mean the session.
+                let named = matches!(target, InterruptTarget::Named(_));
+                let (keep_session, all) = (keep_session || named, target == InterruptTarget::All);
+                return Disposition::Stop(StopFor::Interrupt { keep_session, all, reply });
+            }
+            (Verdict::Accept, InterruptTarget::Named(turn)) => {
+                reply.send(self.cancel_waiting(&turn)).ok();
+            }
+            (_, InterruptTarget::Named(turn)) => self.answer_named(&turn, reply),
+            (Verdict::Accept, InterruptTarget::Running | InterruptTarget::All) => {
+                let reply = StopReply::Interrupt(reply, self.nothing_to_stop());
+                return Disposition::StopWork(WorkStop { what: WorkToStop::All, reply });
+            }
+            (Verdict::AlreadySo, InterruptTarget::Running | InterruptTarget::All) => {
+                self.journal.commits.answer_soon(reply, self.nothing_to_stop());
+            }
+            (_, InterruptTarget::Running | InterruptTarget::All) => {
+                self.replies.interrupts.push((reply, self.nothing_to_stop().with_all_stopped()));
+                return Disposition::Leave(CloseReason::Interrupted);
+            }
+        }
+        Disposition::Done
+    }
+
+    /// Where the turn is that is to be stopped.
+    fn named(&self, command: &Command) -> Named {
+        let Command::Interrupt { target: InterruptTarget::Named(turn), .. } = command else {
+            return Named::Gone;
+        };
+        let is_it = |log: &TurnLog| log.id() == turn && !log.is_ended();
+        if self.queue.holds(turn) {
+            Named::Waiting
+        } else if self.queue.current().is_some_and(is_it) {
+            Named::Current
+        } else {
+            Named::Gone
+        }
+    }
+
+    /// Ends a turn that waits.
+    fn cancel_waiting(&mut self, turn: &TurnId) -> InterruptReport {
+        let Some(waiting) = self.queue.take(turn) else { return NOTHING_STOPPED };
+        self.cancel(&waiting.log, &Cause::TurnInterrupted);
+        let outcome = InterruptOutcome::Interrupted;
+        InterruptReport { outcome, had_active_turn: true, ..NOTHING_STOPPED }
+    }
+
+    /// Tells who wants a turn stopped that there is nothing to stop: when its end is told, if
+    /// that is still to come.
+    fn answer_named(&mut self, turn: &TurnId, reply: oneshot::Sender<InterruptReport>) {
+        let is_it = |log: &TurnLog| log.id() == turn && !log.is_ended();
+        if !self.journal.commits.untold().chain(self.queue.current()).any(is_it) {
+            reply.send(NOTHING_STOPPED).ok();
+            return;
+        }
+        let outcome = InterruptOutcome::TurnEnded;
+        let report = InterruptReport { outcome, had_active_turn: true, ..NOTHING_STOPPED };
+        self.journal.commits.answer_soon(reply, report);
     }
 
     fn find(&self, id: Option<&TurnId>) -> Option<&TurnLog> {

@@ -216,7 +216,12 @@ impl Journal {
         if let Some(snapshot) = snapshot {
             let (commit, share) = self.next_commit(snapshot);
             let (claim, is_known) = (Arc::clone(&self.claim), self.known);
-            let work = async move { claim.commit(commit, is_known).await };
+            let work = async move {
+                let (epoch, releases) = (claim.hold(is_known).await?, commit.releases);
+                store.commit(Commit { epoch, ..commit }).await?;
+                claim.note_commit(epoch, releases);
+                Ok(())
+            };
             self.commits.begin(work, Some(share), is_trial);
             return None;
         }
@@ -265,7 +270,7 @@ impl Journal {
         let share = Share { lines: Arc::clone(&lines), bytes, conversation, held };
         let commit = Commit {
             key: self.key.clone(),
-            // Shown by the claim.
+            // Shown when the session is claimed.
             epoch: Epoch::NONE,
             releases: !self.in_pool,
             record,

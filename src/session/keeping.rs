@@ -1,19 +1,16 @@
-//! How a session keeps what outlives it: it begins commits when they are due, tells those who
-//! waited for one what became of it, and lets no turn begin that might be lost.
+//! What a session does beside the end of a turn so that nothing is lost that it was told: it takes
+//! over what the store has of it, keeps much that a turn says before that ends, and what a process
+//! says last, follows its CLI to another conversation, and lets no turn begin that might be lost.
+//! How a commit begins, and who is told what became of it, is said where turns end.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tracing::{debug, warn};
 
 use super::{
     admission::Availability,
     command::{CloseReport, InterruptOutcome, InterruptReport},
-    commits::{Outcome, Settled, Stir},
-    journal::Snapshot,
+    commits::Settled,
     process::Process,
     said::Kept,
     state::DetachReason,
@@ -21,20 +18,12 @@ use super::{
     undone::Undone,
 };
 use crate::{
-    cli::{
-        answer::refusal_of, background::BackgroundWork, frame::Frame, mirror, process::StopGrace,
-        traits::CliTraits,
-    },
+    cli::{answer::refusal_of, background::BackgroundWork, process::StopGrace, traits::CliTraits},
     domain::{
-        acquired::Acquired,
         failure::Cause,
         ids::{CliSessionId, ClientId, TurnId},
-        options::Options,
     },
-    store::{KeptEnding, KeptTurn, Record},
     supply::Conversation,
-    telemetry::log_limit::NOT_KEPT,
-    turn::{event::Class, log::TurnLog},
 };
 
 impl SessionTask {
@@ -59,80 +48,6 @@ impl SessionTask {
     pub(super) fn converse(&mut self, conversation: Conversation) {
         self.ownership.converse(conversation);
         self.status.converse_in(conversation.id());
-    }
-
-    /// Takes note of what a frame says of the process and of the session, of whatever turn it is.
-    pub(super) fn hear_frame(&mut self, process: &mut Process, frame: &Frame) {
-        process.traits.note(frame);
-        process.steers.note(frame);
-        process.prompts.hear(frame);
-        process.lease.meter.note(&frame.kind);
-        self.hear_state(frame);
-        self.hear(frame);
-    }
-
-    /// Takes note of what the CLI added to its transcript.
-    pub(super) fn hear(&mut self, frame: &Frame) {
-        if self.ephemeral || !mirror::is_mirror(frame) {
-            return;
-        }
-        let Some(mirrored) = mirror::read(&frame.raw) else {
-            warn!(session_id = %self.status.session_id, "transcript_mirror_not_understood");
-            return;
-        };
-        if !self.ownership.may_add_to(mirrored.conversation) {
-            let (session_id, conversation) = (&self.status.session_id, mirrored.conversation);
-            warn!(%session_id, %conversation, "lines_of_another_session_left_out");
-            return;
-        }
-        self.journal.hear(mirrored);
-    }
-
-    /// The turn's name and result are to be kept with what was said in it.
-    pub(super) fn keep_turn(&mut self, log: &TurnLog, last: &[(Class, Bytes)]) {
-        let result = last.iter().find_map(|(class, line)| match class {
-            Class::Result => Some((KeptEnding::Complete, line)),
-            Class::InterruptedResult => Some((KeptEnding::Interrupted, line)),
-            Class::UnstructuredResult => Some((KeptEnding::Unstructured, line)),
-            Class::System
-            | Class::Assistant
-            | Class::User
-            | Class::StreamEvent
-            | Class::Prompt
-            | Class::PromptResolved
-            | Class::Steered
-            | Class::Other => None,
-        });
-        let (Some((ending, line)), Some(started)) = (result, log.started()) else { return };
-        let end_time = SystemTime::now();
-        self.journal.keep_turn(KeptTurn {
-            turn_id: log.id().clone(),
-            client_id: started.client_id,
-            cli_session_id: self.status.cli_session_id,
-            start_time: started.start_time,
-            end_time,
-            expire_time: end_time + self.ctx.settings.named_turn_retention,
-            ending,
-            result: String::from_utf8_lossy(line).into(),
-        });
-    }
-
-    pub(super) fn record(&self) -> Record {
-        let status = &self.status;
-        Record {
-            cli_session_id: status.cli_session_id,
-            options: Options::clone(&status.options),
-            acquired: Acquired::clone(&status.acquired),
-            create_time: status.create_time,
-            last_used_time: SystemTime::now() - status.last_used_at.elapsed(),
-            age: status.age(),
-            unused_for: status.last_used_at.elapsed(),
-            message_count: status.message_count,
-            error_count: status.error_count,
-            spent: status.spent,
-            reported_cost_usd: self.reported_cost().unwrap_or_default(),
-            in_pool: self.journal.is_in_pool(),
-        }
     }
 
     /// What was said in a conversation, as far as the store knows.
@@ -199,12 +114,6 @@ impl SessionTask {
         );
     }
 
-    /// Begins to keep what is not kept yet; behind the commit that is under way, if there is
-    /// one.
-    pub(super) fn keep_on(&mut self) {
-        self.begin_commit(false);
-    }
-
     /// Claims the session for this service, unless that was done, before a process serves it.
     pub(super) fn claim(&mut self) {
         let settled = self.journal.commits.are_settled();
@@ -220,31 +129,8 @@ impl SessionTask {
         }
     }
 
-    /// Where the CLI works in another conversation by now, that is settled first.
-    fn begin_commit(&mut self, is_trial: bool) {
-        if !self.journal.commits.claim() {
-            return;
-        }
-        match self.ownership.moved_to() {
-            Some(to) => {
-                let asked = self.ownership.ask_for(to);
-                self.journal.commits.begin_move(to, asked, is_trial);
-            }
-            None => self.commit(is_trial),
-        }
-    }
-
-    fn commit(&mut self, is_trial: bool) {
-        let snapshot = self
-            .journal
-            .has_unkept()
-            .then(|| Snapshot { record: self.record(), held: self.ownership.held() });
-        if let Some(outcome) = self.journal.begin(snapshot, is_trial) {
-            self.tell(outcome);
-        }
-    }
-
-    fn settle_move(&mut self, settled: Settled) {
+    /// It is known whether the session follows its CLI to another conversation.
+    pub(super) fn settle_move(&mut self, settled: Settled) {
         let Settled { to, taken, is_trial } = settled;
         match self.ownership.settle_move(to, taken) {
             Ok(Some(conversation)) => {
@@ -259,55 +145,6 @@ impl SessionTask {
                 self.tell(outcome);
             }
         }
-    }
-
-    /// Goes on with what has become of commits.
-    pub(super) fn stirred(&mut self, stir: Stir) {
-        match stir {
-            Stir::Settled(settled) => self.settle_move(settled),
-            Stir::Answered(answer) => {
-                let Some(outcome) = self.journal.answered(answer) else { return };
-                self.tell(outcome);
-                if let Some(outcome) = self.journal.end_with_failure() {
-                    self.tell(outcome);
-                }
-            }
-            Stir::Impatient => return self.journal.commits.answer_those_who_wait(),
-            Stir::Again => return self.keep_on(),
-        }
-        if self.journal.commits.wants_another() {
-            self.keep_on();
-        }
-        if self.journal.commits.are_settled() {
-            self.journal.commits.answer_those_who_wait();
-        }
-    }
-
-    /// Tells those who waited for a commit what became of it.
-    fn tell(&mut self, outcome: Outcome) {
-        let Outcome { result, turns, updates, kept, is_trial } = outcome;
-        if let Some(kept) = kept {
-            self.ownership.release_kept(&kept);
-        }
-        if let Err(error) = &result
-            && turns.is_empty()
-            && updates.is_empty()
-            && NOT_KEPT.admits()
-        {
-            warn!(session_id = %self.status.session_id, %error, "session_not_kept");
-        }
-        for turn in turns {
-            self.tell_end(turn, &result);
-        }
-        for (reply, report) in updates {
-            let answer = result.clone().map(|()| report);
-            reply.send(answer.map_err(|cause| self.failure(cause).into())).ok();
-        }
-        if let (Err(cause), true) = (&result, is_trial) {
-            // Those that wait would each wait as long, and end the same.
-            self.fail_queue(cause);
-        }
-        self.show();
     }
 
     /// Whether the next turn may begin: what was before is kept, and a store that fails has

@@ -1,5 +1,6 @@
 //! A turn that runs: its log, its clock and what it has spent. What its frames mean is read by
-//! `cli`; when it has gone on for too long is said by `watchdog`.
+//! `cli`, and heard by the phase in which it runs; when it has gone on for too long is said by
+//! `watchdog`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,9 +18,8 @@ use crate::{
     budget::Reservation,
     cli::{
         connection::ControlAnswer,
-        frame::Frame,
         traits::CliTraits,
-        turn::{EventKind, Facts, Meaning, Outcome, TurnReader, was_aborted},
+        turn::{EventKind, Outcome, TurnReader},
     },
     counters::Spent,
     domain::failure::Cause,
@@ -182,28 +182,6 @@ impl Running {
     /// Why it may spend nothing more; `None` if it may.
     pub fn overspent(&self) -> Option<&Cause> {
         self.overspent.as_ref().map(|(_, cause)| cause)
-    }
-
-    /// What a frame means. The first that may be of the turn is its process's answer to the prompt.
-    pub fn hear<'f>(&mut self, frame: &'f Frame, facts: &Facts<'_>) -> Meaning<'f> {
-        let stopping = facts.stopping || (self.may_be_stopped && was_aborted(frame));
-        let meaning = self.reader.read(frame, &Facts { stopping, ..*facts });
-        if self.reader.has_answer() {
-            self.begin_for_good();
-        }
-        if self.reader.has_first_frame() {
-            self.prompt_held = None;
-        }
-        meaning
-    }
-
-    /// Tells on which process the turn runs: it runs on no other from here on.
-    pub fn begin_for_good(&mut self) {
-        if let Some(unanswered) = self.unanswered.take() {
-            let Unanswered { request: _, started, feed } = *unanswered;
-            self.log.start(started);
-            feed.begin(&self.log);
-        }
     }
 
     /// Adds an event, or holds it back; what was held back goes first once it is known

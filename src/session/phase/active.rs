@@ -1,19 +1,16 @@
-//! Phase: a turn runs. Its frames become events; watchdogs, commands and listeners
-//! that leave may stop it.
-
-use std::time::Duration;
+//! Phase: a turn runs. Its frames become events, and what they say of the session is heard;
+//! watchdogs, commands and listeners that leave may stop it.
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::watchdog::Watchdog;
 use crate::{
     cli::{
-        applied::{Choice, chosen, question},
-        connection::Meanwhile,
         frame::{Ask, Frame},
-        turn::{Facts, Meaning, Outcome, is_of_turn},
+        mirror,
+        turn::{Facts, Meaning, Outcome, is_of_turn, was_aborted},
     },
     session::{
         admission::Availability,
@@ -21,7 +18,7 @@ use crate::{
         command::{CloseReason, Command},
         open_prompts::{OpenPrompts, ShownPrompt},
         process::Process,
-        running::{class_of, class_of_result},
+        running::{Running, Unanswered, class_of, class_of_result},
         state::{Active, Disposition, Phase},
         stop::AfterInterrupt,
         task::SessionTask,
@@ -30,9 +27,6 @@ use crate::{
     tasks::at,
     turn::event::prompt_event,
 };
-
-/// How long the answer to what a turn has chosen may take: milliseconds were seen.
-const CHOICE_LIMIT: Duration = Duration::from_secs(1);
 
 impl SessionTask {
     pub(in crate::session) async fn active(&mut self, mut active: Active) -> Phase {
@@ -180,6 +174,33 @@ impl SessionTask {
         over
     }
 
+    /// Takes note of what a frame says of the process and of the session, of whatever turn it is.
+    pub(in crate::session) fn hear_frame(&mut self, process: &mut Process, frame: &Frame) {
+        process.traits.note(frame);
+        process.steers.note(frame);
+        process.prompts.hear(frame);
+        process.lease.meter.note(&frame.kind);
+        self.hear_state(frame);
+        self.hear(frame);
+    }
+
+    /// Takes note of what the CLI added to its transcript.
+    pub(in crate::session) fn hear(&mut self, frame: &Frame) {
+        if self.ephemeral || !mirror::is_mirror(frame) {
+            return;
+        }
+        let Some(mirrored) = mirror::read(&frame.raw) else {
+            warn!(session_id = %self.status.session_id, "transcript_mirror_not_understood");
+            return;
+        };
+        if !self.ownership.may_add_to(mirrored.conversation) {
+            let (session_id, conversation) = (&self.status.session_id, mirrored.conversation);
+            warn!(%session_id, %conversation, "lines_of_another_session_left_out");
+            return;
+        }
+        self.journal.hear(mirrored);
+    }
+
     /// Shows which prompts wait for an answer.
     pub(in crate::session) fn show_prompts(&mut self, open: &[ShownPrompt]) {
         if open != self.status.open_prompts {
@@ -201,29 +222,6 @@ impl SessionTask {
         let settled = over.settled;
         self.conclude(turn, process.lease.client_id, End::Result(over));
         self.after_turn(process, rest, settled)
-    }
-
-    /// Takes note of what the turn that has just ended has chosen, whose prompt was a command of
-    /// the CLI: another model, another effort. Its process was asked before the prompt and is asked
-    /// now, before the turn is told to be over: what holds then is kept with the turn, and every
-    /// later process has it. What the process prints meanwhile is added to `rest`.
-    async fn hear_choice(&mut self, active: &mut Active, rest: &mut Vec<Frame>) {
-        let Some(before) = active.turn.applied_before.take().and_then(|mut answer| {
-            // It came before the process read the prompt.
-            answer.try_recv().ok()?.ok()
-        }) else {
-            return;
-        };
-        let deadline = Instant::now() + CHOICE_LIMIT;
-        let connection = &mut active.process.lease.connection;
-        let asked = connection.call(question(), deadline, Meanwhile::Keep(rest));
-        let Ok(Ok(Ok(behind))) = self.while_wanted(asked).await else { return };
-        let Some(choice) = chosen(&before, &behind) else { return };
-        self.status.acquire(|acquired, options| match &choice {
-            Choice::Model(model) => acquired.hear_model(model, options),
-            Choice::Effort(effort) => acquired.choose_effort(effort, options),
-        });
-        self.journal.remember();
     }
 
     /// Where a session goes whose turn has ended.
@@ -290,6 +288,30 @@ impl SessionTask {
                 active.turn.touch();
                 Ok(active)
             }
+        }
+    }
+}
+
+impl Running {
+    /// What a frame means. The first that may be of the turn is its process's answer to the prompt.
+    fn hear<'f>(&mut self, frame: &'f Frame, facts: &Facts<'_>) -> Meaning<'f> {
+        let stopping = facts.stopping || (self.may_be_stopped && was_aborted(frame));
+        let meaning = self.reader.read(frame, &Facts { stopping, ..*facts });
+        if self.reader.has_answer() {
+            self.begin_for_good();
+        }
+        if self.reader.has_first_frame() {
+            self.prompt_held = None;
+        }
+        meaning
+    }
+
+    /// Tells on which process the turn runs: it runs on no other from here on.
+    pub(in crate::session) fn begin_for_good(&mut self) {
+        if let Some(unanswered) = self.unanswered.take() {
+            let Unanswered { request: _, started, feed } = *unanswered;
+            self.log.start(started);
+            feed.begin(&self.log);
         }
     }
 }

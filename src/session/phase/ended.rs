@@ -1,64 +1,34 @@
-//! The end of a turn: said once to those who listen, and once to the log, in one line
-//! that says all that an operator asks of a turn. Every turn ends here.
+//! The end of a turn. What it left is kept first: its share of the transcript, the session's record,
+//! and the result of a turn that has a name. When the store has answered, the end is said once to
+//! those who listen, and once to the log, in one line that says all that an operator asks of a turn.
+//! Every turn ends here, and every commit of a session begins here: one that has no turn to tell
+//! as well, so that one is under way at a time.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use tracing::{info, warn};
 
 use crate::{
     counters::Spent,
     domain::{
+        acquired::Acquired,
         failure::{Cause, Failure},
         ids::ClientId,
+        options::Options,
     },
     session::{
+        commits::{Outcome, Stir},
+        journal::Snapshot,
         running::Running,
         state::Active,
         task::SessionTask,
         turn_end::{End, Ending, TurnEnd, Untold},
     },
+    store::{KeptEnding, KeptTurn, Record},
     telemetry::log_limit::NOT_KEPT,
-    turn::log::TurnLog,
+    turn::{event::Class, log::TurnLog},
 };
-
-/// What a turn's line says of its end.
-struct Said {
-    outcome: &'static str,
-    /// Of a turn without a result: the reason as callers are told it, and in words.
-    reason: Option<&'static str>,
-    error: Option<String>,
-    spent: Spent,
-}
-
-impl Said {
-    fn of(end: &Result<Ending, Failure>) -> Self {
-        match end {
-            Ok(ending) => Self {
-                outcome: match ending {
-                    Ending { interrupted: true, .. } => "interrupted",
-                    Ending { is_error: true, .. } => "error",
-                    Ending { .. } => "completed",
-                },
-                reason: None,
-                error: None,
-                spent: ending.spent,
-            },
-            Err(failure) => Self {
-                outcome: match failure.cause == Cause::TurnInterrupted {
-                    true => "interrupted",
-                    false => "failed",
-                },
-                reason: Some(failure.cause.reason()),
-                // What was printed in place of the protocol may be an answer.
-                error: Some(match matches!(failure.cause, Cause::Protocol { .. }) {
-                    true => "the CLI broke its protocol".to_owned(),
-                    false => failure.cause.to_string(),
-                }),
-                spent: Spent::default(),
-            },
-        }
-    }
-}
 
 impl SessionTask {
     /// A turn has ended. What it left is kept before its end is told: a caller who has it
@@ -76,8 +46,135 @@ impl SessionTask {
         self.show();
     }
 
+    /// The turn's name and result are to be kept with what was said in it.
+    fn keep_turn(&mut self, log: &TurnLog, last: &[(Class, Bytes)]) {
+        let result = last.iter().find_map(|(class, line)| match class {
+            Class::Result => Some((KeptEnding::Complete, line)),
+            Class::InterruptedResult => Some((KeptEnding::Interrupted, line)),
+            Class::UnstructuredResult => Some((KeptEnding::Unstructured, line)),
+            Class::System
+            | Class::Assistant
+            | Class::User
+            | Class::StreamEvent
+            | Class::Prompt
+            | Class::PromptResolved
+            | Class::Steered
+            | Class::Other => None,
+        });
+        let (Some((ending, line)), Some(started)) = (result, log.started()) else { return };
+        let end_time = SystemTime::now();
+        self.journal.keep_turn(KeptTurn {
+            turn_id: log.id().clone(),
+            client_id: started.client_id,
+            cli_session_id: self.status.cli_session_id,
+            start_time: started.start_time,
+            end_time,
+            expire_time: end_time + self.ctx.settings.named_turn_retention,
+            ending,
+            result: String::from_utf8_lossy(line).into(),
+        });
+    }
+
+    /// Begins to keep what is not kept yet; behind the commit that is under way, if there is
+    /// one.
+    pub(in crate::session) fn keep_on(&mut self) {
+        self.begin_commit(false);
+    }
+
+    /// Where the CLI works in another conversation by now, that is settled first.
+    pub(in crate::session) fn begin_commit(&mut self, is_trial: bool) {
+        if !self.journal.commits.claim() {
+            return;
+        }
+        match self.ownership.moved_to() {
+            Some(to) => {
+                let asked = self.ownership.ask_for(to);
+                self.journal.commits.begin_move(to, asked, is_trial);
+            }
+            None => self.commit(is_trial),
+        }
+    }
+
+    pub(in crate::session) fn commit(&mut self, is_trial: bool) {
+        let snapshot = self
+            .journal
+            .has_unkept()
+            .then(|| Snapshot { record: self.record(), held: self.ownership.held() });
+        if let Some(outcome) = self.journal.begin(snapshot, is_trial) {
+            self.tell(outcome);
+        }
+    }
+
+    /// The session as it is kept.
+    pub(in crate::session) fn record(&self) -> Record {
+        let status = &self.status;
+        Record {
+            cli_session_id: status.cli_session_id,
+            options: Options::clone(&status.options),
+            acquired: Acquired::clone(&status.acquired),
+            create_time: status.create_time,
+            last_used_time: SystemTime::now() - status.last_used_at.elapsed(),
+            age: status.age(),
+            unused_for: status.last_used_at.elapsed(),
+            message_count: status.message_count,
+            error_count: status.error_count,
+            spent: status.spent,
+            reported_cost_usd: self.reported_cost().unwrap_or_default(),
+            in_pool: self.journal.is_in_pool(),
+        }
+    }
+
+    /// Goes on with what has become of commits.
+    pub(in crate::session) fn stirred(&mut self, stir: Stir) {
+        match stir {
+            Stir::Settled(settled) => self.settle_move(settled),
+            Stir::Answered(answer) => {
+                let Some(outcome) = self.journal.answered(answer) else { return };
+                self.tell(outcome);
+                if let Some(outcome) = self.journal.end_with_failure() {
+                    self.tell(outcome);
+                }
+            }
+            Stir::Impatient => return self.journal.commits.answer_those_who_wait(),
+            Stir::Again => return self.keep_on(),
+        }
+        if self.journal.commits.wants_another() {
+            self.keep_on();
+        }
+        if self.journal.commits.are_settled() {
+            self.journal.commits.answer_those_who_wait();
+        }
+    }
+
+    /// Tells those who waited for a commit what became of it.
+    pub(in crate::session) fn tell(&mut self, outcome: Outcome) {
+        let Outcome { result, turns, updates, kept, is_trial } = outcome;
+        if let Some(kept) = kept {
+            self.ownership.release_kept(&kept);
+        }
+        if let Err(error) = &result
+            && turns.is_empty()
+            && updates.is_empty()
+            && NOT_KEPT.admits()
+        {
+            warn!(session_id = %self.status.session_id, %error, "session_not_kept");
+        }
+        for turn in turns {
+            self.tell_end(turn, &result);
+        }
+        for (reply, report) in updates {
+            let answer = result.clone().map(|()| report);
+            reply.send(answer.map_err(|cause| self.failure(cause).into())).ok();
+        }
+        if let (Err(cause), true) = (&result, is_trial) {
+            // Those that wait would each wait as long, and end the same.
+            self.fail_queue(cause);
+        }
+        self.show();
+    }
+
     /// Tells the end of a turn, by what became of what it left.
-    pub(in crate::session) fn tell_end(&mut self, untold: Untold, kept: &Result<(), Cause>) {
+    fn tell_end(&mut self, untold: Untold, kept: &Result<(), Cause>) {
         let Untold { mut turn, client_id, end } = untold;
         match (end, kept) {
             (End::Result(mut over), Ok(())) => {
@@ -95,21 +192,6 @@ impl SessionTask {
                 self.fail_turn(&mut turn, client_id, cause);
             }
         }
-    }
-
-    /// Ends the turn that runs, which failed. What has become of messages for it is told first.
-    pub(super) fn fail_active(&mut self, active: &mut Active, cause: Cause) {
-        active.turn.begin_for_good();
-        self.tell_steered(active);
-        self.fail_turn(&mut active.turn, active.process.lease.client_id, cause);
-    }
-
-    /// Ends the running turn, which failed.
-    pub(super) fn fail_turn(&mut self, turn: &mut Running, client_id: ClientId, cause: Cause) {
-        turn.begin_for_good();
-        turn.release();
-        let failure = self.failure(cause).on_client(client_id);
-        self.fail(&turn.log, failure);
     }
 
     fn end_as_told(&mut self, mut turn: Running, client_id: ClientId, over: &TurnEnd) {
@@ -133,41 +215,10 @@ impl SessionTask {
         self.keep(turn.log.clone());
     }
 
-    /// Ends a turn that failed, and takes note of it.
-    pub(in crate::session) fn fail(&mut self, log: &TurnLog, failure: Failure) {
-        let failure = failure.concerning(Some(&self.status.session_id), Some(log.id()));
-        let text = failure.to_string();
-        if self.end_turn(log, Err(failure)) {
-            self.ctx.tenant.counters.turns_failed.add_one();
-            self.status.note_failure(text);
-        }
-        self.keep(log.clone());
-    }
-
     /// The end of a turn was told.
     pub(in crate::session) fn keep(&mut self, log: TurnLog) {
         self.status.note_told(log.id());
         self.queue.end(log);
-    }
-
-    /// Fails every turn that waits.
-    pub(in crate::session) fn fail_queue(&mut self, cause: &Cause) {
-        while let Some(waiting) = self.queue.pop() {
-            let failure = self.failure(cause.clone());
-            self.fail(&waiting.log, failure);
-        }
-    }
-
-    /// Drops the turns from the queue whose callers have left.
-    pub(in crate::session) fn drop_abandoned(&mut self) {
-        let abandoned = self.queue.drop_abandoned();
-        for turn in &abandoned {
-            // Nobody listens; the end is for those who might still join by its id.
-            self.end_turn(&turn.log, Err(self.failure(Cause::TurnInterrupted)));
-        }
-        if !abandoned.is_empty() {
-            self.show();
-        }
     }
 
     /// Ends a turn, unless it has ended before; returns whether this was its end.
@@ -206,6 +257,91 @@ impl SessionTask {
             background = started.as_ref().is_some_and(|started| started.background),
             "turn_ended"
         );
+    }
+
+    /// Ends the turn that runs, which failed. What has become of messages for it is told first.
+    pub(super) fn fail_active(&mut self, active: &mut Active, cause: Cause) {
+        active.turn.begin_for_good();
+        self.tell_steered(active);
+        self.fail_turn(&mut active.turn, active.process.lease.client_id, cause);
+    }
+
+    /// Ends the running turn, which failed.
+    pub(super) fn fail_turn(&mut self, turn: &mut Running, client_id: ClientId, cause: Cause) {
+        turn.begin_for_good();
+        turn.release();
+        let failure = self.failure(cause).on_client(client_id);
+        self.fail(&turn.log, failure);
+    }
+
+    /// Ends a turn that failed, and takes note of it.
+    pub(in crate::session) fn fail(&mut self, log: &TurnLog, failure: Failure) {
+        let failure = failure.concerning(Some(&self.status.session_id), Some(log.id()));
+        let text = failure.to_string();
+        if self.end_turn(log, Err(failure)) {
+            self.ctx.tenant.counters.turns_failed.add_one();
+            self.status.note_failure(text);
+        }
+        self.keep(log.clone());
+    }
+
+    /// Fails every turn that waits.
+    pub(in crate::session) fn fail_queue(&mut self, cause: &Cause) {
+        while let Some(waiting) = self.queue.pop() {
+            let failure = self.failure(cause.clone());
+            self.fail(&waiting.log, failure);
+        }
+    }
+
+    /// Drops the turns from the queue whose callers have left.
+    pub(in crate::session) fn drop_abandoned(&mut self) {
+        let abandoned = self.queue.drop_abandoned();
+        for turn in &abandoned {
+            // Nobody listens; the end is for those who might still join by its id.
+            self.end_turn(&turn.log, Err(self.failure(Cause::TurnInterrupted)));
+        }
+        if !abandoned.is_empty() {
+            self.show();
+        }
+    }
+}
+
+/// What a turn's line says of its end.
+struct Said {
+    outcome: &'static str,
+    /// Of a turn without a result: the reason as callers are told it, and in words.
+    reason: Option<&'static str>,
+    error: Option<String>,
+    spent: Spent,
+}
+
+impl Said {
+    fn of(end: &Result<Ending, Failure>) -> Self {
+        match end {
+            Ok(ending) => Self {
+                outcome: match ending {
+                    Ending { interrupted: true, .. } => "interrupted",
+                    Ending { is_error: true, .. } => "error",
+                    Ending { .. } => "completed",
+                },
+                reason: None,
+                error: None,
+                spent: ending.spent,
+            },
+            Err(failure) => Self {
+                outcome: match failure.cause == Cause::TurnInterrupted {
+                    true => "interrupted",
+                    false => "failed",
+                },
+                reason: Some(failure.cause.reason()),
+                // What was printed in place of the protocol may be an answer.
+                error: Some(match matches!(failure.cause, Cause::Protocol { .. }) {
+                    true => "the CLI broke its protocol".to_owned(),
+                    false => failure.cause.to_string(),
+                }),
+                spent: Spent::default(),
+            },
+        }
     }
 }
 

@@ -8,7 +8,8 @@
 //! - `idle`: it has one that does nothing, or is about to (Settling), until the next turn begins
 //!   on it. `fitting` makes it what that wants, `between` has what it does by itself, `hibernation`
 //!   lets it go, and `resending` begins a turn once more.
-//! - `active`: a turn runs, of a caller or of the CLI's own (`background`). `ended` tells its end;
+//! - `active`: a turn runs, of a caller or of the CLI's own (`background`). `ended` has it kept and
+//!   tells its end; `choice` hears what it has chosen whose prompt was a command of the CLI;
 //!   `watchdog` says when it takes too long, and `turn_failure` what is done about what goes wrong.
 //! - `interrupting`: it is being stopped.
 //! - `closing`: the session ends.
@@ -18,6 +19,7 @@ mod active;
 mod background;
 mod between;
 mod busy;
+mod choice;
 mod closing;
 mod connecting;
 mod detached;
