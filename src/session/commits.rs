@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::{failure::Cause, ids::CliSessionId},
-    store::{Line, StoreError},
+    store::{Line, StoreError, Tenure},
     tasks::{at, spawn_owned},
     tenant::Hold,
     turn::log::TurnLog,
@@ -123,6 +123,8 @@ pub enum Stir {
     Impatient,
     /// What could not be kept is tried again.
     Again,
+    /// The session is this service's no more, whatever the store has of it.
+    Lost,
 }
 
 /// The commits of a session, and who waits for them.
@@ -147,9 +149,18 @@ pub struct Commits {
     expelled: bool,
     /// Whether none follows one that fails.
     ends_with_a_failure: bool,
+    /// For how long the session is this service's.
+    tenure: Tenure,
+    /// Whether that is over, which was said.
+    lost: bool,
 }
 
 impl Commits {
+    /// Those of a session that is this service's for so long.
+    pub fn within(tenure: Tenure) -> Self {
+        Self { tenure, ..Self::default() }
+    }
+
     /// Whether no commit is under way and nobody waits for one.
     pub fn are_settled(&self) -> bool {
         !self.are_under_way() && self.due.is_empty()
@@ -299,6 +310,18 @@ impl Commits {
         Some(self.conclude(due, Err(cause), false))
     }
 
+    /// The session is this service's no more. Nobody waits for the store any longer: it may keep
+    /// what it was given, or refuse it, and those who ask again learn which.
+    pub fn lose(&mut self, cause: Cause) -> Outcome {
+        (self.lost, self.wanted, self.moving) = (true, false, None);
+        let mut due = std::mem::take(&mut self.due);
+        if let Some(commit) = self.under_way.take() {
+            due.turns.splice(..0, commit.due.turns);
+            due.updates.splice(..0, commit.due.updates);
+        }
+        self.conclude(due, Err(cause), false)
+    }
+
     /// What could not be kept is tried again after a while.
     pub fn try_again(&mut self) {
         self.retry_at = Some(Instant::now() + AGAIN);
@@ -321,6 +344,7 @@ impl Commits {
     pub async fn stir(&mut self) -> Stir {
         let (answer_by, idle) = (self.answer_by, !self.are_under_way());
         let retry_at = self.retry_at.filter(|_| idle);
+        let (tenure, lost) = (&mut self.tenure, self.lost);
         let answered = async {
             match &mut self.under_way {
                 Some(commit) => (&mut commit.answer)
@@ -339,6 +363,7 @@ impl Commits {
         };
         let taken = tokio::select! {
             biased;
+            () = tenure.over(), if !lost => return Stir::Lost,
             taken = settled => taken,
             answer = answered => return Stir::Answered(answer),
             () = at(answer_by) => return Stir::Impatient,

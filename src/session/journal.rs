@@ -99,7 +99,7 @@ impl Journal {
             recalled: false,
             known: false,
             in_pool: true,
-            commits: Commits::default(),
+            commits: Commits::within(ctx.store.tenure()),
         }
     }
 
@@ -314,6 +314,12 @@ impl Journal {
         };
         self.plan_retry();
         Some(Outcome { kept, ..outcome })
+    }
+
+    /// The session is this service's no more, before the store has said so.
+    pub fn lose(&mut self) -> Outcome {
+        let moved = self.moved.get_or_insert(Cause::SessionMoved { owner: String::new() });
+        self.commits.lose(moved.clone())
     }
 
     /// Whether those who wait for the next commit are told of the failure of the last instead.

@@ -22,6 +22,7 @@ mod readers;
 mod record;
 mod sql;
 mod status;
+mod tenure;
 mod turns;
 mod writer;
 
@@ -37,6 +38,7 @@ pub use pieces::{Piece, Place};
 pub use record::{Commit, Epoch, Idle, KeptEnding, KeptTurn, Line, Record};
 pub use sql::{Opening, SqlStore};
 pub use status::{Failing, StoreStatus};
+pub use tenure::Tenure;
 
 use crate::{
     counters::Totals,
@@ -140,6 +142,12 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// What was counted for each tenant, in all lives of services.
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>>;
+
+    /// For how long what is claimed from now on may be served. A store that one service has to
+    /// itself sets no end.
+    fn tenure(&self) -> Tenure {
+        Tenure::default()
+    }
 
     /// How the store is, from now on.
     fn status(&self) -> watch::Receiver<StoreStatus>;

@@ -12,7 +12,7 @@ use crate::{
     domain::ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
     store::{
         Commit, Epoch, Failing, Idle, Import, KeptTurn, MemoryStore, Pending, Piece, Place, Record,
-        Store, StoreError, StoreStatus,
+        Store, StoreError, StoreStatus, Tenure,
     },
 };
 
@@ -40,6 +40,7 @@ pub struct GatedStore {
     /// Whether what is read has to wait.
     reads_wait: watch::Sender<bool>,
     gate: watch::Sender<Gate>,
+    tenure: watch::Sender<bool>,
     status: watch::Sender<StoreStatus>,
 }
 
@@ -52,6 +53,11 @@ impl GatedStore {
                 reason: "told to".to_owned(),
             });
         });
+    }
+
+    /// What was claimed may be another service's from here on.
+    pub fn end_tenure(&self) {
+        self.tenure.send_replace(true);
     }
 
     /// From here on what is read waits, or does not.
@@ -202,6 +208,10 @@ impl Store for GatedStore {
 
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {
         self.inner.totals()
+    }
+
+    fn tenure(&self) -> Tenure {
+        Tenure::until(self.tenure.subscribe())
     }
 
     fn status(&self) -> watch::Receiver<StoreStatus> {

@@ -11,8 +11,10 @@ use crate::{
         turn::{Aside, told_aside},
     },
     session::{
-        command::CloseReason, process::Process, running::class_of, state::Phase, task::SessionTask,
+        command::CloseReason, commits::Stir, process::Process, running::class_of, state::Phase,
+        task::SessionTask,
     },
+    turn::log::TurnLog,
 };
 
 impl SessionTask {
@@ -56,6 +58,18 @@ impl SessionTask {
         self.leave(CloseReason::Moved);
         self.part_with(process, StopGrace::FIRM).await;
         Phase::Closing(None, CloseReason::Moved)
+    }
+
+    /// What has become of commits while a process starts. Returns whether another service has the
+    /// session: then the turn does not begin here.
+    pub(super) fn moves(&mut self, stir: Stir, turn: &TurnLog) -> bool {
+        self.stirred(stir);
+        let moves = self.journal.moved().is_some();
+        if moves {
+            self.leave(CloseReason::Moved);
+            self.drop_turn(turn);
+        }
+        moves
     }
 
     pub(super) fn count_strays(&self, process: &mut Process) {

@@ -112,7 +112,9 @@ impl SessionTask {
             update.reply.send(Err(Refusal::Closed)).ok();
         }
         if let Some(process) = process {
-            self.part_with(process, StopGrace::GENTLE).await;
+            // Where another service may go on already every moment is one too many.
+            let moved = reason == CloseReason::Moved;
+            self.part_with(process, if moved { StopGrace::FIRM } else { StopGrace::GENTLE }).await;
         }
         let ending = Ending::new(reason, &self.ctx.settings);
         let not_forgotten = self.leave_nothing(ending).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::debug;
 
 use crate::{
     domain::{
@@ -96,6 +96,9 @@ impl SessionTask {
                         break given_up;
                     }
                 }
+                stir = self.journal.commits.stir() => if self.moves(stir, &turn.log) {
+                    break Phase::Closing(None, CloseReason::Moved).into();
+                },
                 () = self.queue.listeners_gone() => {
                     self.drop_abandoned();
                     if self.caller_left(&turn) {
@@ -140,7 +143,9 @@ impl SessionTask {
         }
         while !self.journal.commits.are_settled() {
             tokio::select! {
-                stir = self.journal.commits.stir() => self.stirred(stir),
+                stir = self.journal.commits.stir() => if self.moves(stir, &turn.log) {
+                    return Some(Phase::Closing(None, CloseReason::Moved).into());
+                },
                 command = self.inbox.recv() => {
                     if let Some(given_up) = self.while_connecting(command, turn) {
                         return Some(given_up);
@@ -261,61 +266,6 @@ impl SessionTask {
     fn process(&self, lease: Lease) -> Process {
         let timeout = self.ctx.settings.prompt_timeout;
         Process::new(lease, &self.status.acquired.grants, &self.accounts.memory, timeout)
-    }
-
-    /// Says that a process was not to be had, as loudly as somebody has to act on it.
-    fn log_not_connected(&mut self, failure: &Failure) {
-        let session_id = self.status.session_id.clone();
-        let client_id = failure.client_id.map(tracing::field::display);
-        match failure.cause {
-            // More processes would help, and only the operator can give them.
-            Cause::NoProcess { .. } => {
-                warn!(%session_id, error = %failure, "session_pool_no_process");
-            }
-            // Somebody asked for it.
-            Cause::TenantQuota { .. }
-            | Cause::ShuttingDown
-            | Cause::TurnInterrupted
-            | Cause::NotAllowed { .. }
-            | Cause::ConversationNotFound { .. } => {
-                debug!(%session_id, client_id, error = %failure, "session_pool_not_connected");
-            }
-            Cause::HoldsTooMuch { overrun, .. } if let Some(client_id) = failure.client_id => {
-                self.warn_of(overrun, client_id);
-            }
-            Cause::PoolDisabled
-            | Cause::PoolAtCapacity { .. }
-            | Cause::MemoryBudget { .. }
-            | Cause::QueueFull { .. }
-            | Cause::TooManyListeners { .. }
-            | Cause::SessionBusy
-            | Cause::OptionsMismatch { .. }
-            | Cause::BudgetExhausted { .. }
-            | Cause::SessionConflict { .. }
-            | Cause::SessionMoved { .. }
-            | Cause::SessionNotFound
-            | Cause::TurnNotFound
-            | Cause::PromptNotFound { .. }
-            | Cause::TaskNotFound { .. }
-            | Cause::BackgroundTimeout { .. }
-            | Cause::InvalidAnswer { .. }
-            | Cause::CliNotFound { .. }
-            | Cause::ConnectFailed { .. }
-            | Cause::FirstChunkTimeout { .. }
-            | Cause::CredentialsRefused { .. }
-            | Cause::StreamStalled { .. }
-            | Cause::CliExited { .. }
-            | Cause::HoldsTooMuch { .. }
-            | Cause::FrameTooLarge { .. }
-            | Cause::Protocol { .. }
-            | Cause::ListenerTooSlow { .. }
-            | Cause::EventsExpired { .. }
-            | Cause::CursorExpired { .. }
-            | Cause::StoreUnavailable { .. }
-            | Cause::Internal { .. } => {
-                error!(%session_id, client_id, error = %failure, "session_pool_connection_failed");
-            }
-        }
     }
 
     fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {

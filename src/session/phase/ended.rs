@@ -18,6 +18,7 @@ use crate::{
         options::Options,
     },
     session::{
+        command::CloseReason,
         commits::{Outcome, Stir},
         journal::Snapshot,
         running::Running,
@@ -137,6 +138,11 @@ impl SessionTask {
             }
             Stir::Impatient => return self.journal.commits.answer_those_who_wait(),
             Stir::Again => return self.keep_on(),
+            Stir::Lost => {
+                let lost = self.journal.lose();
+                self.leave(CloseReason::Moved);
+                self.tell(lost);
+            }
         }
         if self.journal.commits.wants_another() {
             self.keep_on();

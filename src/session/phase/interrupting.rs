@@ -43,6 +43,9 @@ impl SessionTask {
             ask(&mut active, &mut stop);
         }
         loop {
+            if let Some(cause) = self.journal.moved().cloned() {
+                return self.moved_while_stopping(active, stop, cause).await;
+            }
             // As in a turn that runs: a CLI that is being stopped may have much to say yet.
             let full = active.turn.log.is_full();
             self.answer_in_turn(&mut active, true);
@@ -194,6 +197,19 @@ impl SessionTask {
                 Phase::Closing(None, reason)
             }
         }
+    }
+
+    /// Another service has the session by now. Who stops it here is told when the process is gone.
+    async fn moved_while_stopping(
+        &mut self,
+        active: Active,
+        mut stop: Stop,
+        cause: Cause,
+    ) -> Phase {
+        let next = self.moved(active, cause).await;
+        stop.then = AfterInterrupt::Leave(CloseReason::Moved);
+        self.answer(stop, InterruptOutcome::Terminated, Vec::new(), Vec::new());
+        next
     }
 
     fn note_cleared(&self, stop: &Stop, client_id: ClientId) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::watchdog::Watchdog;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     },
     domain::{
         exit::{Exit, Overrun, Resource},
-        failure::Cause,
+        failure::{Cause, Failure},
         ids::ClientId,
     },
     session::{
@@ -134,6 +134,61 @@ impl SessionTask {
             }
         };
         self.lose(active, End::Failed(cause), stops).await
+    }
+
+    /// Says that a process was not to be had, as loudly as somebody has to act on it.
+    pub(super) fn log_not_connected(&mut self, failure: &Failure) {
+        let session_id = self.status.session_id.clone();
+        let client_id = failure.client_id.map(tracing::field::display);
+        match failure.cause {
+            // More processes would help, and only the operator can give them.
+            Cause::NoProcess { .. } => {
+                warn!(%session_id, error = %failure, "session_pool_no_process");
+            }
+            // Somebody asked for it.
+            Cause::TenantQuota { .. }
+            | Cause::ShuttingDown
+            | Cause::TurnInterrupted
+            | Cause::NotAllowed { .. }
+            | Cause::ConversationNotFound { .. } => {
+                debug!(%session_id, client_id, error = %failure, "session_pool_not_connected");
+            }
+            Cause::HoldsTooMuch { overrun, .. } if let Some(client_id) = failure.client_id => {
+                self.warn_of(overrun, client_id);
+            }
+            Cause::PoolDisabled
+            | Cause::PoolAtCapacity { .. }
+            | Cause::MemoryBudget { .. }
+            | Cause::QueueFull { .. }
+            | Cause::TooManyListeners { .. }
+            | Cause::SessionBusy
+            | Cause::OptionsMismatch { .. }
+            | Cause::BudgetExhausted { .. }
+            | Cause::SessionConflict { .. }
+            | Cause::SessionMoved { .. }
+            | Cause::SessionNotFound
+            | Cause::TurnNotFound
+            | Cause::PromptNotFound { .. }
+            | Cause::TaskNotFound { .. }
+            | Cause::BackgroundTimeout { .. }
+            | Cause::InvalidAnswer { .. }
+            | Cause::CliNotFound { .. }
+            | Cause::ConnectFailed { .. }
+            | Cause::FirstChunkTimeout { .. }
+            | Cause::CredentialsRefused { .. }
+            | Cause::StreamStalled { .. }
+            | Cause::CliExited { .. }
+            | Cause::HoldsTooMuch { .. }
+            | Cause::FrameTooLarge { .. }
+            | Cause::Protocol { .. }
+            | Cause::ListenerTooSlow { .. }
+            | Cause::EventsExpired { .. }
+            | Cause::CursorExpired { .. }
+            | Cause::StoreUnavailable { .. }
+            | Cause::Internal { .. } => {
+                error!(%session_id, client_id, error = %failure, "session_pool_connection_failed");
+            }
+        }
     }
 
     /// Another service has the session by now: two processes must not serve it.

@@ -1,14 +1,18 @@
 //! A session that another service on the same store takes over: it ends here, and nothing that
-//! it says is kept any more.
+//! it says is kept any more. So it does where a service may no longer serve what it has claimed,
+//! before another one has taken it: at once, whatever the session does, and whatever the store.
 
-use super::{SECOND, Session, cause, read, request, settings};
+use tokio::time::{Instant, sleep};
+
+use super::{SECOND, Session, cause, gated_store::Gate, read, request, settings};
 use crate::{
     domain::{
         failure::Cause,
         ids::{SessionId, SessionKey, TenantId},
     },
-    session::{Refusal, Settings, status::SessionState},
+    session::{InterruptOutcome, Refusal, Settings, status::SessionState},
     store::Store as _,
+    tasks::spawn_owned,
     test_support::{answered, until},
 };
 
@@ -81,4 +85,86 @@ async fn a_session_claims_itself_before_a_process_serves_it_and_gives_itself_bac
     assert!(read(turn).await.end.is_ok(), "it has claimed it anew");
     until("it hibernates", asleep).await;
     until("it is given back", || store.owner_of(&key()).is_empty()).await;
+}
+
+/// A process that is told to end has ended by then, and everybody has been told.
+const AT_ONCE: std::time::Duration = SECOND;
+
+/// The service may not serve the session any more. Returns when all of it has ended.
+async fn outlive_tenure(session: &Session) {
+    let began = Instant::now();
+    session.store.end_tenure();
+    session.handle.ended().await;
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    assert_eq!(session.supply.alive(), 0, "its process is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_at_once_when_its_service_may_not_serve_it_any_more() {
+    for gate in [Gate::Open, Gate::Locked, Gate::Broken, Gate::Hanging] {
+        for prompt in ["b slow 1000", "b hang", "b tool 100000", "b silent", "b deaf"] {
+            let session = Session::start(settings());
+            assert!(read(session.run("a ok").await).await.end.is_ok());
+            let (turn, waiting) = (session.run(prompt).await, session.run("c ok").await);
+            sleep(SECOND / 2).await;
+            session.store.set(gate);
+            outlive_tenure(&session).await;
+            assert!(is_moved(&cause(&read(turn).await)), "{gate:?}, {prompt}");
+            assert!(is_moved(&cause(&read(waiting).await)), "{gate:?}, {prompt}");
+            assert!(matches!(session.handle.run(request("d ok")).await, Err(Refusal::Closed)));
+        }
+        let idle = Session::start(settings());
+        assert!(read(idle.run("a ok").await).await.end.is_ok());
+        idle.store.set(gate);
+        outlive_tenure(&idle).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_is_not_kept_is_not_told_when_the_tenure_is_over() {
+    for gate in [Gate::Locked, Gate::Hanging] {
+        let session = Session::start(settings());
+        assert!(read(session.run("a ok").await).await.end.is_ok());
+        session.store.set(gate);
+        let turn = session.run("b ok").await;
+        sleep(SECOND).await;
+        outlive_tenure(&session).await;
+        assert!(is_moved(&cause(&read(turn).await)), "{gate:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_a_turn_is_told_when_its_process_is_gone_with_the_tenure() {
+    let session = Session::start(settings());
+    let turn = session.run("a deaf").await;
+    sleep(SECOND).await;
+    let handle = session.handle.clone();
+    let stopped = spawn_owned(async move { handle.interrupt(true).await });
+    sleep(SECOND).await;
+    outlive_tenure(&session).await;
+    assert!(is_moved(&cause(&read(turn).await)));
+    let report = stopped.await.expect("no panic").expect("answered");
+    assert_eq!(report.outcome, InterruptOutcome::Terminated);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_process_starts_when_the_tenure_is_over() {
+    let session = Session::start(settings());
+    *session.supply.start_time.lock().expect("no panic") = 20 * SECOND;
+    let turn = session.run("a ok").await;
+    sleep(SECOND).await;
+    outlive_tenure(&session).await;
+    assert!(is_moved(&cause(&read(turn).await)));
+
+    // Nor in a session that is made then.
+    let (task, session) = Session::task(settings());
+    session.store.end_tenure();
+    let run = spawn_owned(async move { task.run().await.send() });
+    let refused = session.handle.run(request("a ok")).await;
+    if let Ok(turn) = refused {
+        assert!(is_moved(&cause(&read(turn).await)));
+    }
+    run.await.expect("no panic");
+    assert_eq!(session.supply.alive(), 0);
+    assert!(session.supply.heard().is_empty());
 }
