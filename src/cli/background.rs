@@ -85,8 +85,10 @@ pub struct Background {
     calls: Calls,
     timers: Timers,
     next: u64,
-    /// When a task last ended: it may yet begin its turn.
+    /// When a task last ended, or the turn in which it did: it may yet begin its turn.
     ended: Option<Instant>,
+    /// Whether a task has ended since the last result: its turn waits for the one that runs.
+    ended_in_turn: bool,
     /// Tasks that were stopped before they were done.
     stopped: Vec<Arc<Task>>,
     /// Grows with every change of what is shown.
@@ -112,6 +114,9 @@ impl BackgroundWork {
 impl Background {
     /// Takes note of a frame.
     pub fn note(&mut self, frame: &Frame) {
+        if self.ended_in_turn && matches!(frame.kind, FrameKind::Result(_)) {
+            (self.ended, self.ended_in_turn) = (Some(Instant::now()), false);
+        }
         match &frame.kind {
             FrameKind::TaskStarted(task) => self.begin(task),
             FrameKind::TaskEnded { id, stopped } => self.end(id, *stopped),
@@ -162,7 +167,7 @@ impl Background {
 
     fn end(&mut self, id: &str, stopped: bool) {
         // Of a task that is not known as well: it may begin a turn.
-        self.ended = Some(Instant::now());
+        (self.ended, self.ended_in_turn) = (Some(Instant::now()), true);
         let Some(index) = self.tasks.iter().position(|known| known.task.id == id) else { return };
         let known = self.tasks.remove(index);
         if stopped && self.stopped.len() < MOST_SHOWN {
@@ -182,7 +187,7 @@ impl Background {
         // One that was in the list and is in it no more has ended, whatever was said of that.
         self.tasks.retain(|known| !known.listed || ids.contains(known.task.id.as_str()));
         if self.tasks.len() < before {
-            self.ended = Some(Instant::now());
+            (self.ended, self.ended_in_turn) = (Some(Instant::now()), true);
         }
         for known in &mut self.tasks {
             known.listed = ids.contains(known.task.id.as_str());
@@ -212,7 +217,12 @@ impl Background {
         known.filter(|task| ids.contains(&task.id)).cloned().collect()
     }
 
-    /// When a task last ended.
+    /// Whether a task has ended since the last result.
+    pub fn has_ended_in_turn(&self) -> bool {
+        self.ended_in_turn
+    }
+
+    /// When a task last ended, or the turn in which it did.
     pub fn last_end(&self) -> Option<Instant> {
         self.ended
     }

@@ -41,6 +41,12 @@ impl CliTraits {
             FrameKind::TaskEnded { .. } if !self.announces_prompts => {
                 self.works_since = Some(Instant::now());
             }
+            // Its turn has waited for this one.
+            FrameKind::Result(_)
+                if !self.announces_prompts && self.background.has_ended_in_turn() =>
+            {
+                self.works_since = Some(Instant::now());
+            }
             FrameKind::Init { .. } => (self.idle, self.works_since) = (false, None),
             FrameKind::User { echo_of: Some(_), .. } => self.echoes_prompts = true,
             _ => {}

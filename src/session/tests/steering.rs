@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::{SECOND, Seen, Session, answered, read, request, settings};
+use super::{SECOND, Seen, Session, answered, read, request, settings, text};
 use crate::{
     domain::failure::Cause,
     session::{BusyPolicy, InterruptOutcome, Refusal, Settings, TurnRequest},
@@ -201,4 +201,20 @@ async fn a_message_does_not_overtake_one_that_has_to_wait() {
         assert!(all.iter().all(|seen| seen.end.is_ok() && told(seen).is_empty()), "{all:?}");
     }
     assert_eq!(heard(&session)[1..], ["<1> slow 1000", "<2> ok", "<3> ok"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_cli_says_of_a_task_that_ended_in_a_long_turn_is_no_part_of_the_next_turn() {
+    for names_prompts in [true, false] {
+        let session = Session::start(settings());
+        session.supply.names_prompts.store(names_prompts, Ordering::SeqCst);
+        assert!(read(session.run("<0> task 300").await).await.end.is_ok());
+        // The task ends in this turn, and its own turn waits for the end of it.
+        let turn = spawn_owned(read(session.run("<1> hang").await));
+        sleep(10 * SECOND).await;
+        let next = TurnRequest { on_busy: BusyPolicy::Interrupt, ..request("<2> ok") };
+        let next = read(session.handle.run(next).await.expect("taken")).await;
+        assert!(next.end.is_ok() && !text(&next).contains("unasked"), "{next:?}");
+        assert!(turn.await.expect("no panic").end.is_ok());
+    }
 }
