@@ -353,15 +353,16 @@ impl MemoryCli {
         match end {
             TurnEnd::Dead => {
                 end_with(&self.end, Exit::Code(3));
-                return;
+                // Who is dead takes up nothing that waits.
+                return std::future::pending().await;
             }
             TurnEnd::Shut(pause) => {
                 output.shutdown().await.ok();
                 sleep(pause).await;
                 end_with(&self.end, Exit::Code(3));
-                return;
+                return std::future::pending().await;
             }
-            TurnEnd::Mute => {}
+            TurnEnd::Mute => return self.state("idle", output).await,
             TurnEnd::Result | TurnEnd::Aborted => {
                 let reason = if aborted { "aborted_streaming" } else { "completed" };
                 let mut result = json!({"is_error": aborted, "terminal_reason": reason,
