@@ -266,9 +266,10 @@ impl Background {
         tasks.map(|known| Arc::clone(&known.task)).collect()
     }
 
-    /// From when on it begins no turn by itself; `None` while it has tasks or timers.
-    pub fn quiet_from(&self) -> Option<Instant> {
-        let over = self.timers.over_from().filter(|_| self.tasks.is_empty())?;
+    /// From when on, not before `now`, it begins no turn by itself; `None` while it has tasks or
+    /// timers.
+    pub fn quiet_from(&self, now: Instant) -> Option<Instant> {
+        let over = self.timers.over_from(now).filter(|_| self.tasks.is_empty())?;
         Some(self.ended.map_or(over, |ended| over.max(ended + TASK_ECHO)))
     }
 

@@ -215,9 +215,8 @@ impl Timers {
         changed
     }
 
-    /// From when on none of them begins a turn; `None` while there is a time table.
-    pub fn over_from(&self) -> Option<Instant> {
-        let now = Instant::now();
+    /// From when on, not before `now`, none of them begins a turn; `None` while there is a time table.
+    pub fn over_from(&self, now: Instant) -> Option<Instant> {
         self.set.iter().try_fold(now, |over, timer| Some(over.max(timer.ends?)))
     }
 

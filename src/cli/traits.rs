@@ -57,9 +57,9 @@ impl CliTraits {
     /// Until when it may be about to begin a turn by itself, because it has just said that it works, or
     /// that a task has ended:
     /// a prompt that comes now could be taken for that turn's by versions that do not name what
-    /// a result answers.
-    pub fn begins_until(&self) -> Option<Instant> {
-        self.works_since.map(|since| since + BEGINNING).filter(|until| *until > Instant::now())
+    /// a result answers. `read` is when it was last read.
+    pub fn begins_until(&self, read: Instant) -> Option<Instant> {
+        self.works_since.map(|since| since + BEGINNING).filter(|until| *until > read)
     }
 
     /// Whether it echoes a prompt when it has taken it up.
@@ -72,17 +72,18 @@ impl CliTraits {
         self.idle
     }
 
-    /// From when on it begins no turn by itself; `None` while it has work that may do so at any
-    /// time.
-    pub fn quiet_from(&self) -> Option<Instant> {
-        self.background.quiet_from()
+    /// From when on, not before `now`, it begins no turn by itself; `None` while it has work that may
+    /// do so at any time.
+    pub fn quiet_from(&self, now: Instant) -> Option<Instant> {
+        self.background.quiet_from(now)
     }
 
     /// Whether frames that follow a prompt may be of a turn that the CLI began by itself
     /// just before it read the prompt. Those of a turn of our own are then held back
-    /// until the CLI says that it took up the prompt.
-    pub fn may_begin_turns(&self) -> bool {
-        self.announces_prompts || self.quiet_from().is_none_or(|from| from > Instant::now())
+    /// until the CLI says that it took up the prompt. What it has printed since it was last `read`
+    /// nobody knows.
+    pub fn may_begin_turns(&self, read: Instant) -> bool {
+        self.announces_prompts || self.quiet_from(read).is_none_or(|from| from > read)
     }
 }
 
@@ -95,9 +96,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_process_that_announces_prompts_may_always_begin_a_turn() {
         let mut traits = CliTraits::default();
-        assert!(!traits.may_begin_turns() && traits.quiet_from() == Some(Instant::now()));
+        assert!(
+            !traits.may_begin_turns(Instant::now())
+                && traits.quiet_from(Instant::now()) == Some(Instant::now())
+        );
         let kind = FrameKind::PromptStarted { uuid: "u".into() };
         traits.note(&Frame { raw: Bytes::new(), kind, of_subagent: false });
-        assert!(traits.may_begin_turns() && traits.quiet_from() == Some(Instant::now()));
+        assert!(
+            traits.may_begin_turns(Instant::now())
+                && traits.quiet_from(Instant::now()) == Some(Instant::now())
+        );
     }
 }

@@ -15,6 +15,7 @@
 use std::collections::HashSet;
 
 use memchr::memmem;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -133,16 +134,16 @@ pub struct TurnReader {
 }
 
 impl TurnReader {
-    /// A turn that begins now: with this prompt, or by the CLI itself.
-    pub fn new(prompt: Option<Uuid>, traits: &CliTraits) -> Self {
+    /// A turn of a CLI that was `read` until then: with this prompt, or by the CLI itself.
+    pub fn new(prompt: Option<Uuid>, traits: &CliTraits, read: Instant) -> Self {
         Self {
             has_answer: prompt.is_none(),
-            is_certain: prompt.is_none() || !traits.may_begin_turns(),
+            is_certain: prompt.is_none() || !traits.may_begin_turns(read),
             prompt: prompt.map(|uuid| uuid.to_string()),
             is_taken_up: false,
             is_stopped: false,
             is_echoed: prompt.is_some() && traits.echoes_prompts(),
-            other_is_due: traits.begins_until().is_some() || traits.background.has_timers(),
+            other_is_due: traits.begins_until(read).is_some() || traits.background.has_timers(),
             has_first_frame: false,
             has_used_tools: false,
             has_worked: false,
@@ -175,8 +176,7 @@ impl TurnReader {
         self.has_first_frame
     }
 
-    /// Whether the CLI has told that its turn begins (`system/init`): it loses interrupts before
-    /// that, and none from then on (seen on 2.1.197 and 2.1.332).
+    /// Whether `system/init` has come: interrupts before that are lost (2.1.197, 2.1.332).
     pub fn hears_interrupts(&self) -> bool {
         self.hears_interrupts
     }

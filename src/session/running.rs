@@ -115,17 +115,17 @@ pub fn class_of_result(outcome: Outcome) -> Class {
 
 impl Running {
     /// A turn that begins now, with this prompt or by the CLI itself, on a process whose next
-    /// request has the number `asked`.
+    /// request has the number `asked`, and which was last read then.
     pub fn new(
         log: TurnLog,
         prompt: Option<Uuid>,
         on_disconnect: DisconnectPolicy,
-        traits: &CliTraits,
+        (traits, read): (&CliTraits, Instant),
         asked: u64,
         counted: TaskTrackerToken,
     ) -> Self {
         let now = Instant::now();
-        let reader = TurnReader::new(prompt, traits);
+        let reader = TurnReader::new(prompt, traits, read);
         Self {
             held: (!reader.is_certain()).then(Vec::new),
             held_bytes: 0,

@@ -111,7 +111,7 @@ impl SessionTask {
     /// Whether a process spends between turns what the session does not have.
     pub(super) fn spends_too_much(&self, process: &Process) -> bool {
         // The end of a task that the process has announced may begin a turn that nobody pays.
-        let works = process.traits.quiet_from().is_none()
+        let works = process.traits.quiet_from(Instant::now()).is_none()
             || process.lease.meter.is_behind()
             || !process.announced.is_empty();
         works && self.check_unasked().is_err()

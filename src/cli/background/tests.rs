@@ -36,15 +36,18 @@ fn ids(background: &Background) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn a_task_may_begin_a_turn_until_shortly_after_its_end() {
     let mut background = Background::default();
-    assert_eq!(background.quiet_from(), Some(Instant::now()));
+    assert_eq!(background.quiet_from(Instant::now()), Some(Instant::now()));
     background.note(&frame(&started("a", None)));
-    assert_eq!((background.quiet_from(), ids(&background)), (None, vec!["a".to_owned()]));
+    assert_eq!(
+        (background.quiet_from(Instant::now()), ids(&background)),
+        (None, vec!["a".to_owned()])
+    );
     // Of an unknown one it is told as well.
     for id in ["a", "unknown"] {
         background.note(&frame(&updated(id, "completed")));
-        assert_eq!(background.quiet_from(), Some(Instant::now() + TASK_ECHO));
+        assert_eq!(background.quiet_from(Instant::now()), Some(Instant::now() + TASK_ECHO));
         tokio::time::advance(TASK_ECHO).await;
-        assert_eq!(background.quiet_from(), Some(Instant::now()));
+        assert_eq!(background.quiet_from(Instant::now()), Some(Instant::now()));
     }
     assert!(background.shown().is_empty() && background.take_stopped().is_empty());
 }

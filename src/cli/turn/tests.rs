@@ -81,18 +81,18 @@ fn frame(line: &str) -> Frame {
 
 /// A turn with a prompt, on a process without background tasks.
 fn asked() -> TurnReader {
-    TurnReader::new(Some(PROMPT), &CliTraits::default())
+    TurnReader::new(Some(PROMPT), &CliTraits::default(), Instant::now())
 }
 
 /// The same on a process with a background task, which may begin a turn at any time.
 fn asked_beside_a_task() -> TurnReader {
     let mut traits = CliTraits::default();
     traits.note(&frame(TASK));
-    TurnReader::new(Some(PROMPT), &traits)
+    TurnReader::new(Some(PROMPT), &traits, Instant::now())
 }
 
 fn unasked() -> TurnReader {
-    TurnReader::new(None, &CliTraits::default())
+    TurnReader::new(None, &CliTraits::default(), Instant::now())
 }
 
 /// A meaning in words.
@@ -226,7 +226,10 @@ fn from_when_on_frames_are_certain_to_be_of_the_turn() {
     assert!(unasked().is_certain(), "it is the turn that the CLI began");
     let mut announces = CliTraits::default();
     announces.note(&frame(&taken_up()));
-    assert!(!TurnReader::new(Some(PROMPT), &announces).is_certain(), "it will be announced");
+    assert!(
+        !TurnReader::new(Some(PROMPT), &announces, Instant::now()).is_certain(),
+        "it will be announced"
+    );
     for (line, certain) in [
         (taken_up().as_str(), true),
         (&echo(), true),

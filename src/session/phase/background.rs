@@ -54,7 +54,7 @@ impl SessionTask {
         // Nobody need listen to it.
         let policy = DisconnectPolicy::Continue;
         let (asked, counted) = (process.prompts.number(), self.ctx.turns.token());
-        Running::new(log, None, policy, &process.traits, asked, counted)
+        Running::new(log, None, policy, (&process.traits, Instant::now()), asked, counted)
     }
 
     /// Shows what the process asks, and what works behind its turns.

@@ -25,7 +25,7 @@ impl SessionTask {
     /// behind its turns would end with it, and is left to do so for `pool.background_max_age`.
     /// `None` is not before something happens.
     pub(super) fn hibernatable_from(&self, process: &Process) -> Option<Instant> {
-        let quiet = process.traits.quiet_from();
+        let quiet = process.traits.quiet_from(Instant::now());
         let from = quiet.or_else(|| self.works_until(process));
         from.filter(|_| self.may_yield(Some(process)) && !self.ephemeral)
     }
@@ -33,7 +33,7 @@ impl SessionTask {
     /// Whether something works behind the turns, or has just ended so that the CLI may begin a turn
     /// about it, or somebody waits for that.
     pub(in crate::session) fn works_behind(&self, process: Option<&Process>) -> bool {
-        let quiet_from = |process: &Process| process.traits.quiet_from();
+        let quiet_from = |process: &Process| process.traits.quiet_from(Instant::now());
         let echoes = process.is_some_and(|it| quiet_from(it).is_none_or(|at| at > Instant::now()));
         echoes || !self.status.work.is_empty() || !self.followers.is_empty()
     }

@@ -117,7 +117,7 @@ impl SessionTask {
         let rests = self.hibernatable_from(process);
         // Shown by the next round.
         let rests = rests.filter(|_| settled && !self.status.can_hibernate);
-        let begins = process.traits.begins_until().filter(|_| !self.queue.is_empty());
+        let begins = process.traits.begins_until(Instant::now()).filter(|_| !self.queue.is_empty());
         let others = self.followers.due(&process.traits).into_iter().chain(rests).chain(begins);
         let others = others.min();
         self.answers_due(process, others)
@@ -186,7 +186,7 @@ impl SessionTask {
             return Next::Phase(Box::new(self.stop_spending(process).await));
         }
         self.drop_abandoned();
-        if process.traits.begins_until().is_none()
+        if process.traits.begins_until(Instant::now()).is_none()
             && self.may_begin_turn()
             && let Some(turn) = self.next_turn()
         {
@@ -313,7 +313,9 @@ impl SessionTask {
         process.announced.clear();
         self.followers.turn_begins();
         let (asked, policy) = (process.prompts.number(), request.on_disconnect);
-        let mut turn = Running::new(log, Some(uuid), policy, &process.traits, asked, counted);
+        // What it has printed while it was made to fit the turn has not been read.
+        let traits = (&process.traits, came);
+        let mut turn = Running::new(log, Some(uuid), policy, traits, asked, counted);
         turn.prompt_held = request.held.clone();
         turn.named = request.turn_id.is_some();
         turn.on_background = request.on_background;

@@ -218,3 +218,13 @@ async fn what_the_cli_says_of_a_task_that_ended_in_a_long_turn_is_no_part_of_the
         assert!(turn.await.expect("no panic").end.is_ok());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_cli_prints_while_its_folders_are_looked_at_is_no_part_of_the_next_turn() {
+    let session = Session::start(settings());
+    session.supply.names_prompts.store(false, Ordering::SeqCst);
+    assert!(read(session.run("<0> task 300").await).await.end.is_ok());
+    *session.supply.recheck_time.lock().expect("no panic") = 2 * SECOND;
+    let next = read(session.run("<1> ok").await).await;
+    assert!(next.end.is_ok() && !text(&next).contains("unasked"), "{next:?}");
+}

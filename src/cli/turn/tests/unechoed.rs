@@ -15,7 +15,7 @@ fn asked_behind(frames: &[&str]) -> TurnReader {
     let mut traits = CliTraits::default();
     traits.note(&frame(&echo()));
     frames.iter().for_each(|line| traits.note(&frame(line)));
-    TurnReader::new(Some(PROMPT), &traits)
+    TurnReader::new(Some(PROMPT), &traits, Instant::now())
 }
 
 #[test]
