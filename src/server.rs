@@ -9,6 +9,7 @@ mod capacity;
 mod cautions;
 mod early;
 mod enclosure;
+mod lease;
 mod observer;
 mod probe;
 mod program;
@@ -54,6 +55,7 @@ use crate::{
         meter::{Meter, MeterLayer},
         service::Service,
     },
+    store::PostgresStore,
     supply::ProcessSupply,
     tasks::Tasks,
     telemetry::log_limit,
@@ -133,6 +135,8 @@ pub struct Server {
     supply: ProcessSupply,
     installed: Installed,
     pool: SessionPool,
+    /// Who it is to other services on its store, if that can be shared.
+    node: Option<Arc<PostgresStore>>,
     policy: Arc<Policy>,
     /// Held for as long as the service lives: two services on one state folder would
     /// give one conversation two processes.
@@ -169,10 +173,11 @@ impl Server {
             settings::spares(&config)?,
             tasks.clone(),
         );
+        let opened = state::open_store(&config, &tasks).await?;
         let parts = Parts {
             session: Arc::new(settings::session_settings(&config)),
             supply: Arc::new(supply.clone()),
-            store: state::open_store(&config, &tasks).await?,
+            store: opened.store,
             tenants: Tenants::new(settings::quotas(&config)),
             logs: Storage::new(settings::storage_settings(&config)),
             tools: ToolServers::new(config.policy.tool_call_timeout),
@@ -191,6 +196,7 @@ impl Server {
             supply,
             installed,
             pool,
+            node: opened.node,
             _lock: lock,
         })
     }
@@ -218,13 +224,6 @@ impl Server {
         hurry: CancellationToken,
     ) -> anyhow::Result<bool> {
         let address = self.address()?;
-        if !self.credentials.authenticator().asks() {
-            // The agents' tools are among those who can reach it, in every sandbox.
-            warn!(
-                detail = "anybody who reaches the address may call, as an admin",
-                "callers_are_not_authenticated"
-            );
-        }
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let health_service = health_service.max_decoding_message_size(HEALTH_MESSAGE);
         let health = Health::new();
@@ -257,12 +256,14 @@ impl Server {
             version = env!("CARGO_PKG_VERSION"),
             "listening"
         );
-        warn_of_exposure(&self.config, address, asks);
+        cautions::warn_of_exposure(&self.config, address, asks);
         stop.await;
 
         health.hold(part::SERVICE, "the service is stopping");
         let drained = tokio::select! {
             drained = self.pool.drain(self.config.server.drain_timeout) => drained,
+            // Nobody waits for that: a database that is gone must not delay the stop.
+            () = lease::drain(self.node.as_deref()) => false,
             () = hurry.cancelled() => false,
         };
         if !drained {
@@ -291,12 +292,14 @@ impl Server {
         let supply = self.config.cli.start_check.then(|| self.supply.clone());
         let (program, installed) = (self.config.cli.path.clone(), self.installed.clone());
         let probe = Probe { program, installed, supply };
+        let leasing = lease::watch(self.node.clone(), self.config.cluster.lease);
         self.tasks.spawn(error_span!("health"), async move {
             let looking = async {
                 tokio::join!(
                     publisher.keep_reporting(reporter),
                     probe.run(&prober),
                     watch_store(store, &watcher),
+                    leasing,
                 );
             };
             tokio::select! {
@@ -370,23 +373,6 @@ fn report_what_is_not_logged(tasks: &Tasks) {
             () = stopping.cancelled() => {}
         }
     });
-}
-
-/// Says what whoever reaches the address, or listens on the way to it, can do.
-fn warn_of_exposure(config: &Config, address: SocketAddr, asks: bool) {
-    if config.auth.insecure && !asks {
-        warn!(
-            detail = "auth.insecure is set: whoever reaches the address can use the service",
-            "service_is_open"
-        );
-    }
-    let encrypted = config.tls.cert.is_some();
-    if asks && !encrypted && !address.ip().to_canonical().is_loopback() {
-        warn!(
-            detail = "tls.cert is not set: unless something encrypts, tokens can be read",
-            "tokens_travel_in_the_open"
-        );
-    }
 }
 
 /// Every request is held to the edge's rules; every call but a health check passes the

@@ -70,7 +70,8 @@ fn unknown(key: &str, origin: &ValueOrigin) -> String {
 fn shown(key: &str, setting: &Setting) -> Option<String> {
     let plain = matches!(setting.value, Value::Integer(_) | Value::Float(_) | Value::Boolean(_));
     let known = keys().any(|known| known == key);
-    let delicate = [ENV_TABLE, "cli.env_files", "cli.extra_args", "spare"].contains(&key);
+    let delicate =
+        [ENV_TABLE, "cli.env_files", "cli.extra_args", "spare", "store.url"].contains(&key);
     if delicate || is_secret(key.trim_start_matches("auth.")) || (!plain && !known) {
         return Some(HIDDEN.into());
     }
@@ -100,10 +101,10 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
             **place = path.map(not_empty).transpose()?.map(Into::into);
         }
         Slot::Path(place) => **place = not_empty(text(value)?)?.into(),
-        Slot::Text(place) => **place = text(value)?.into(),
+        Slot::Text(place) | Slot::Url(place) => **place = text(value)?.into(),
         Slot::Texts(place, max) => **place = texts(value, *max)?,
         Slot::Format(place) => **place = named(text(value)?, LogFormat::ALL, LogFormat::as_str)?,
-        Slot::Store(place) => **place = store_named(text(value)?)?,
+        Slot::Store(place) => **place = named(text(value)?, StoreKind::ALL, StoreKind::as_str)?,
         Slot::FileMentions(place) => {
             **place = named(text(value)?, FileMentions::ALL, FileMentions::as_str)?;
         }
@@ -244,13 +245,6 @@ fn range(bound: &RangeInclusive<Duration>) -> String {
 
 fn out_of(min: impl Display, max: impl Display) -> String {
     format!("must be from {min} to {max}")
-}
-
-fn store_named(name: &str) -> Result<StoreKind, String> {
-    if name == "postgres" {
-        return Err("this version does not have it yet".into());
-    }
-    named(name, StoreKind::ALL, StoreKind::as_str)
 }
 
 fn named<T: Copy, const N: usize>(

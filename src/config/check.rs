@@ -2,16 +2,18 @@
 //! join several keys.
 
 mod policy;
+mod store;
+
+pub use store::problem_of_url;
 
 use std::time::Duration;
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    Config, StoreConfig, TlsConfig, Violation, env_files,
+    Config, TlsConfig, Violation, env_files,
     fields::ENV_TABLE,
-    secrets::{HIDDEN, is_secret, shown_value},
-    sections::SQLITE,
+    secrets::{HIDDEN, is_secret},
     source::Settings,
     units::{show_bytes, show_duration},
 };
@@ -75,7 +77,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     check_variables(config, &mut findings);
     policy::check(config, &mut findings);
     check_level(&config.log.level, &mut findings);
-    check_store(&config.store, &mut findings);
+    store::check(config, &mut findings);
     findings.violations
 }
 
@@ -254,15 +256,6 @@ fn check_variables(config: &Config, findings: &mut Findings<'_>) {
             continue;
         };
         findings.refuse("cli.env_passthrough", format!("{name:?}"), problem);
-    }
-}
-
-fn check_store(store: &StoreConfig, findings: &mut Findings<'_>) {
-    let path = store.url.strip_prefix(SQLITE).map(|path| path.trim_start_matches('/'));
-    if !store.url.is_empty() && path.is_none_or(str::is_empty) {
-        let problem = "must be sqlite:PATH, or empty for a file in the state folder";
-        let shown = shown_value("store.url", &store.url);
-        findings.refuse("store.url", format!("{shown:?}"), problem.to_owned());
     }
 }
 

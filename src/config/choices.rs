@@ -70,17 +70,20 @@ impl FileMentions {
 pub enum StoreKind {
     /// A database in a file: conversations outlive the service.
     Sqlite,
+    /// A PostgreSQL server, which several services may share.
+    Postgres,
     /// Nothing outlives the service.
     Memory,
 }
 
 impl StoreKind {
-    pub(super) const ALL: [Self; 2] = [Self::Sqlite, Self::Memory];
+    pub(super) const ALL: [Self; 3] = [Self::Sqlite, Self::Postgres, Self::Memory];
 
     /// The name in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
             Self::Memory => "memory",
         }
     }

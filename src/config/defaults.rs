@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     num::NonZero,
     path::PathBuf,
@@ -13,8 +14,8 @@ use super::{
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
     memory,
     sections::{
-        AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, PolicyConfig, PoolConfig,
-        ServerConfig, StoreConfig, TlsConfig,
+        AuthConfig, CliConfig, ClusterConfig, Config, LimitsConfig, LogConfig, PolicyConfig,
+        PoolConfig, ServerConfig, StoreConfig, TlsConfig,
     },
 };
 use crate::policy::McpServers;
@@ -59,10 +60,19 @@ impl Config {
             store: StoreConfig {
                 kind: StoreKind::Sqlite,
                 url: String::new(),
+                url_file: None,
+                max_connections: 10,
+                acquire_timeout: Duration::from_secs(5),
+                statement_timeout: Duration::from_secs(3),
                 retention: Duration::from_secs(30 * 24 * 3600),
                 turn_retention: Duration::from_secs(3600),
                 commit_timeout: Duration::from_secs(45),
                 allow_empty: false,
+            },
+            cluster: ClusterConfig {
+                node: host_name(),
+                heartbeat: Duration::from_secs(1),
+                lease: Duration::from_secs(4),
             },
             auth: AuthConfig { insecure: false, tokens_file: None },
             tls: TlsConfig::default(),
@@ -118,6 +128,12 @@ impl Default for PoolConfig {
             start_concurrency: thread::available_parallelism().map_or(1, NonZero::get).min(1024),
         }
     }
+}
+
+/// Empty if the machine does not say it; `check` refuses that.
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
 }
 
 /// Empty if the environment does not say where; `check` refuses that.

@@ -5,9 +5,9 @@ use std::{
 };
 
 use super::{
-    AuthConfig, CliConfig, Config, FileMentions, LimitsConfig, LogConfig, LogFormat, PolicyConfig,
-    PoolConfig, RuleConfig, SandboxMode, ServerConfig, SpareConfig, StoreConfig, StoreKind,
-    TlsConfig, spares::MOST_SPARES,
+    AuthConfig, CliConfig, ClusterConfig, Config, FileMentions, LimitsConfig, LogConfig, LogFormat,
+    PolicyConfig, PoolConfig, RuleConfig, SandboxMode, ServerConfig, SpareConfig, StoreConfig,
+    StoreKind, TlsConfig, spares::MOST_SPARES,
 };
 use crate::policy::McpServers;
 
@@ -57,6 +57,8 @@ pub enum Slot<'a> {
     OptionalAddress(&'a mut Option<SocketAddr>),
     /// Any text.
     Text(&'a mut String),
+    /// A connection string, which may hold a password.
+    Url(&'a mut String),
     /// A list of texts, at most so many.
     Texts(&'a mut Vec<String>, usize),
     /// A number with a fraction.
@@ -99,6 +101,7 @@ pub fn reading_of(key: &str) -> Reading {
             Slot::Path(_)
             | Slot::OptionalPath(_)
             | Slot::Text(_)
+            | Slot::Url(_)
             | Slot::Address(_)
             | Slot::OptionalAddress(_)
             | Slot::Format(_)
@@ -112,20 +115,19 @@ pub fn reading_of(key: &str) -> Reading {
 
 /// Every key, in the order in which they are documented.
 pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
-    let Config { server, pool, spare, cli, policy, store, auth, tls, log, state_dir } = config;
+    let Config { server, pool, spare, cli, policy, store, cluster, auth, tls, log, state_dir } =
+        config;
     let mut fields =
         vec![field("state_dir", Slot::Path(state_dir)), field("spare", Slot::Spares(spare))];
     fields.extend(server_fields(server));
     fields.extend(pool_fields(pool));
     fields.extend(cli_fields(cli));
     fields.extend(policy_fields(policy));
-    let StoreConfig { kind, url, retention, turn_retention, commit_timeout, allow_empty } = store;
-    fields.push(field("store.kind", Slot::Store(kind)));
-    fields.push(field("store.url", Slot::Text(url)));
-    fields.push(duration("store.retention", retention, 3650 * DAY));
-    fields.push(duration("store.turn_retention", turn_retention, 30 * DAY));
-    fields.push(duration("store.commit_timeout", commit_timeout, Duration::from_secs(600)));
-    fields.push(field("store.allow_empty", Slot::Flag(allow_empty)));
+    fields.extend(store_fields(store));
+    let ClusterConfig { node, heartbeat, lease } = cluster;
+    fields.push(field("cluster.node", Slot::Text(node)));
+    fields.push(duration("cluster.heartbeat", heartbeat, MINUTE));
+    fields.push(duration("cluster.lease", lease, HOUR));
     let AuthConfig { insecure, tokens_file } = auth;
     fields.push(field("auth.insecure", Slot::Flag(insecure)));
     fields.push(field("auth.tokens_file", Slot::OptionalPath(tokens_file)));
@@ -149,6 +151,33 @@ fn duration<'a>(key: &'static str, place: &'a mut Duration, max: Duration) -> Fi
 
 fn duration_or_off<'a>(key: &'static str, place: &'a mut Duration) -> Field<'a> {
     field(key, Slot::DurationOrOff(place, NANOSECOND..=MONTH))
+}
+
+fn store_fields(store: &mut StoreConfig) -> impl IntoIterator<Item = Field<'_>> {
+    let StoreConfig {
+        kind,
+        url,
+        url_file,
+        max_connections,
+        acquire_timeout,
+        statement_timeout,
+        retention,
+        turn_retention,
+        commit_timeout,
+        allow_empty,
+    } = store;
+    [
+        field("store.kind", Slot::Store(kind)),
+        field("store.url", Slot::Url(url)),
+        field("store.url_file", Slot::OptionalPath(url_file)),
+        field("store.max_connections", Slot::Count(max_connections, 2..=1000)),
+        duration("store.acquire_timeout", acquire_timeout, MINUTE),
+        duration("store.statement_timeout", statement_timeout, HOUR),
+        duration("store.retention", retention, 3650 * DAY),
+        duration("store.turn_retention", turn_retention, 30 * DAY),
+        duration("store.commit_timeout", commit_timeout, Duration::from_secs(600)),
+        field("store.allow_empty", Slot::Flag(allow_empty)),
+    ]
 }
 
 fn server_fields(server: &mut ServerConfig) -> impl IntoIterator<Item = Field<'_>> {

@@ -26,6 +26,7 @@ mod error;
 mod fields;
 mod memory;
 mod names;
+mod places;
 mod print;
 mod rules;
 mod secrets;
@@ -38,13 +39,14 @@ mod spelling;
 mod units;
 mod variables;
 
+pub use check::problem_of_url;
 pub use choices::{FileMentions, LogFormat, SandboxMode, StoreKind};
 pub use error::{ConfigError, ValueOrigin, Violation};
 pub use print::print;
 pub use rules::{RuleConfig, RuleDecision};
 pub use sections::{
-    AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, PolicyConfig, PoolConfig, ServerConfig,
-    StoreConfig, TlsConfig,
+    AuthConfig, CliConfig, ClusterConfig, Config, LimitsConfig, LogConfig, PolicyConfig,
+    PoolConfig, ServerConfig, StoreConfig, TlsConfig,
 };
 pub use source::Sources;
 pub use spares::SpareConfig;

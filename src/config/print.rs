@@ -6,7 +6,7 @@ use super::{
     Config,
     fields::{Slot, fields},
     rules,
-    secrets::{shown_argument, shown_value},
+    secrets::{shown_argument, shown_url, shown_value},
     spares,
     units::{show_bytes, show_duration},
 };
@@ -48,6 +48,7 @@ fn value(slot: Slot<'_>) -> Value {
         ),
         Slot::Path(place) => Value::String(place.to_string_lossy().into_owned()),
         Slot::Text(place) => Value::String(place.clone()),
+        Slot::Url(place) => Value::String(shown_url(place)),
         Slot::Texts(place, _) => {
             let items = place.iter().map(|item| Value::String(shown_argument(item).into_owned()));
             items.collect::<Vec<_>>().into()

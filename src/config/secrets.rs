@@ -23,6 +23,33 @@ pub fn shown_value<'a>(name: &str, value: &'a str) -> &'a str {
     if password || is_secret(name) { HIDDEN } else { value }
 }
 
+/// A connection string as it may be shown: without its passwords. What is not of the right form
+/// is taken for one rather than not.
+pub fn shown_url(url: &str) -> String {
+    let (before, query) = match url.split_once('?') {
+        // A password that was not encoded may have any character in it.
+        Some((before, query)) if !query.contains('@') => (before, Some(query)),
+        _ => (url, None),
+    };
+    let mut shown = match (before.split_once("://"), before.rsplit_once('@')) {
+        (Some((scheme, rest)), Some((_, place))) => {
+            let user = rest.split([':', '@']).next().unwrap_or_default();
+            format!("{scheme}://{user}:{HIDDEN}@{place}")
+        }
+        (None, Some(_)) => HIDDEN.to_owned(),
+        (_, None) => before.to_owned(),
+    };
+    for (number, parameter) in query.iter().flat_map(|query| query.split('&')).enumerate() {
+        let name = parameter.split('=').next().unwrap_or_default();
+        shown.push(if number == 0 { '?' } else { '&' });
+        match is_secret(name) {
+            true => shown.push_str(&format!("{name}={HIDDEN}")),
+            false => shown.push_str(parameter),
+        }
+    }
+    shown
+}
+
 /// An argument as it may be shown. Settings and MCP servers hold credentials.
 pub fn shown_argument(argument: &str) -> Cow<'_, str> {
     match argument.split_once('=') {

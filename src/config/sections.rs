@@ -28,6 +28,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Where conversations are kept.
     pub store: StoreConfig,
+    /// The services that share a store.
+    pub cluster: ClusterConfig,
     /// Who may call.
     pub auth: AuthConfig,
     /// Connections over TLS.
@@ -291,14 +293,27 @@ pub struct PolicyConfig {
 }
 
 /// Where conversations are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// Where conversations are kept: `sqlite`, or `memory`, which ends with the service.
-    /// Default `sqlite`.
+    /// Where conversations are kept: `sqlite`, `postgres` ([operations.md](operations.md)), or
+    /// `memory`, which ends with the service. Default `sqlite`.
     pub kind: StoreKind,
-    /// The database, as `sqlite:PATH`. Default empty, which is the file `session-pool.db` in
-    /// the state folder.
+    /// The database, as `sqlite:PATH` or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, the
+    /// latter with libpq's parameters `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `host`,
+    /// `application_name` and `options`; shown without its password. Default empty, which is the
+    /// file `session-pool.db` in the state folder.
     pub url: String,
+    /// A file whose text is `store.url`, read at the start: with `postgres` exactly one of the
+    /// two is needed. Default none.
+    pub url_file: Option<PathBuf>,
+    /// Connections to PostgreSQL, that of the heartbeat included; a quarter of the others reads.
+    /// Default 10, 2 to 1000.
+    pub max_connections: usize,
+    /// How long one of them is waited for. Default 5 s, over 0, at most 1 minute.
+    pub acquire_timeout: Duration,
+    /// How long PostgreSQL may take for one statement, and waits for the next one within a
+    /// transaction. Default 3 s, over 0, less than `cluster.lease`.
+    pub statement_timeout: Duration,
     /// How long a conversation is kept after its last turn. Only time counts in which the
     /// service ran, whatever is made of the clock on the wall. Default 30 days, over 0, at
     /// most 3650 days.
@@ -306,8 +321,8 @@ pub struct StoreConfig {
     /// How long the name of an ended turn (`turn_id`) is kept with its result, so that it
     /// is not run again; of each session at most 256 turns, and 4 MiB of results. Default 1 h, over 0, at most 30 days.
     pub turn_retention: Duration,
-    /// How long what is to be kept waits for another process that has the database: longer
-    /// than a backup takes.
+    /// How long what is to be kept waits for another process that has the database, or for a
+    /// server that is gone: longer than a backup or a failover takes.
     /// Default 45 s, over 0, at most 10 minutes.
     pub commit_timeout: Duration,
     /// Whether to start without a database where sessions have left their folders. That is
@@ -315,8 +330,19 @@ pub struct StoreConfig {
     pub allow_empty: bool,
 }
 
-/// What `store.url` begins with.
-pub(super) const SQLITE: &str = "sqlite:";
+/// The services that share a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// This node's name among the services that share a PostgreSQL database. A service that
+    /// starts under a name takes it over from the one that had it. Default the host name.
+    pub node: String,
+    /// Time between a node's heartbeats. Default 1 s, over 0, at most a third of
+    /// `cluster.lease`.
+    pub heartbeat: Duration,
+    /// Age of a node's heartbeat, by the database's clock, at which others take its sessions
+    /// over. Default 4 s, over 0, at most 1 h.
+    pub lease: Duration,
+}
 
 /// Who may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -349,32 +375,4 @@ pub struct LogConfig {
     /// `debug,h2=info`, which names libraries to be heard too
     /// ([log-events.md](log-events.md)). Default `info`.
     pub level: String,
-}
-
-impl Config {
-    /// The file of the database.
-    pub fn database_file(&self) -> PathBuf {
-        match self.store.url.strip_prefix(SQLITE) {
-            Some(path) => PathBuf::from(path.strip_prefix("//").unwrap_or(path)),
-            None => self.state_dir.join("session-pool.db"),
-        }
-    }
-
-    /// The CLI runs in other working folders than ours.
-    pub(super) fn make_paths_absolute(&mut self) {
-        let is_bare_name = self.cli.path.components().count() == 1;
-        for path in [
-            Some(&mut self.state_dir),
-            (!is_bare_name).then_some(&mut self.cli.path),
-            self.auth.tokens_file.as_mut(),
-            self.tls.cert.as_mut(),
-            self.tls.key.as_mut(),
-            self.tls.client_ca.as_mut(),
-        ] {
-            let Some(path) = path else { continue };
-            if let Ok(absolute) = std::path::absolute(&*path) {
-                *path = absolute;
-            }
-        }
-    }
 }

@@ -1,10 +1,10 @@
-//! How a log shows the section `cli`: without what looks like a credential.
+//! How a log shows the sections `cli` and `store`: without what looks like a credential.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    CliConfig,
-    secrets::{shown_argument, shown_value},
+    CliConfig, StoreConfig,
+    secrets::{shown_argument, shown_url, shown_value},
 };
 
 impl fmt::Debug for CliConfig {
@@ -41,6 +41,35 @@ impl fmt::Debug for CliConfig {
             .field("sandbox_required", sandbox_required)
             .field("start_check", start_check)
             .field("visible_paths", visible_paths)
+            .finish()
+    }
+}
+
+impl fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            url,
+            url_file,
+            max_connections,
+            acquire_timeout,
+            statement_timeout,
+            retention,
+            turn_retention,
+            commit_timeout,
+            allow_empty,
+        } = self;
+        f.debug_struct("StoreConfig")
+            .field("kind", kind)
+            .field("url", &shown_url(url))
+            .field("url_file", url_file)
+            .field("max_connections", max_connections)
+            .field("acquire_timeout", acquire_timeout)
+            .field("statement_timeout", statement_timeout)
+            .field("retention", retention)
+            .field("turn_retention", turn_retention)
+            .field("commit_timeout", commit_timeout)
+            .field("allow_empty", allow_empty)
             .finish()
     }
 }

@@ -1,7 +1,7 @@
 //! What an operator is warned of at the start: set-ups that work, and that promise less than
 //! they seem to. Looks at the configuration and at the sandbox; changes nothing.
 
-use std::path::Path;
+use std::{net::SocketAddr, path::Path};
 
 use tracing::warn;
 
@@ -49,6 +49,30 @@ fn hidden_variables(config: &Config, hides: impl Fn(&Path) -> bool) -> Vec<&str>
         .collect();
     hidden.dedup();
     hidden
+}
+
+/// Says what whoever reaches the address, or listens on the way to it, can do.
+pub fn warn_of_exposure(config: &Config, address: SocketAddr, asks: bool) {
+    if !asks {
+        // The agents' tools are among those who can reach it, in every sandbox.
+        warn!(
+            detail = "anybody who reaches the address may call, as an admin",
+            "callers_are_not_authenticated"
+        );
+    }
+    if config.auth.insecure && !asks {
+        warn!(
+            detail = "auth.insecure is set: whoever reaches the address can use the service",
+            "service_is_open"
+        );
+    }
+    let encrypted = config.tls.cert.is_some();
+    if asks && !encrypted && !address.ip().to_canonical().is_loopback() {
+        warn!(
+            detail = "tls.cert is not set: unless something encrypts, tokens can be read",
+            "tokens_travel_in_the_open"
+        );
+    }
 }
 
 #[cfg(test)]

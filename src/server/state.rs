@@ -13,8 +13,9 @@ use tracing::warn;
 
 use crate::{
     cli::{launch::STATE_VARIABLE, sandbox, scratch, sweep::kill_marked},
-    config::{Config, StoreKind},
-    store::{MemoryStore, Opening, SqlStore, Store},
+    config::{Config, StoreConfig, StoreKind, problem_of_url},
+    domain::redacted::Redacted,
+    store::{MemoryStore, Opening, PostgresOpening, PostgresStore, SqlStore, Store},
     supply,
     tasks::Tasks,
 };
@@ -80,10 +81,24 @@ pub async fn sweep_anonymous(config: &Config, store: Arc<dyn Store>) -> anyhow::
     swept.await?.with_context(|| format!("state_dir: {}", config.state_dir.display()))
 }
 
+/// A store, and the node that this service is to others who share it.
+#[derive(Debug)]
+pub struct Opened {
+    pub store: Arc<dyn Store>,
+    pub node: Option<Arc<PostgresStore>>,
+}
+
 /// The store that the configuration names.
-pub async fn open_store(config: &Config, tasks: &Tasks) -> anyhow::Result<Arc<dyn Store>> {
+pub async fn open_store(config: &Config, tasks: &Tasks) -> anyhow::Result<Opened> {
+    let alone = |store: Arc<dyn Store>| Opened { store, node: None };
     match config.store.kind {
-        StoreKind::Memory => Ok(Arc::new(MemoryStore::default())),
+        StoreKind::Memory => Ok(alone(Arc::new(MemoryStore::default()))),
+        StoreKind::Postgres => {
+            let store = PostgresStore::open(postgres(config)?, tasks).await;
+            // The URL is in no error: it may hold a password.
+            let node = Arc::new(store.context("store.url: the database cannot be used")?);
+            Ok(Opened { store: Arc::clone(&node) as Arc<dyn Store>, node: Some(node) })
+        }
         StoreKind::Sqlite => {
             let file = config.database_file();
             let opening = Opening {
@@ -91,9 +106,38 @@ pub async fn open_store(config: &Config, tasks: &Tasks) -> anyhow::Result<Arc<dy
                 commit_timeout: config.store.commit_timeout,
             };
             let store = SqlStore::open(&file, opening, tasks).await;
-            Ok(Arc::new(store.with_context(|| format!("store: {}", file.display()))?))
+            Ok(alone(Arc::new(store.with_context(|| format!("store: {}", file.display()))?)))
         }
     }
+}
+
+/// How a PostgreSQL database is opened.
+fn postgres(config: &Config) -> anyhow::Result<PostgresOpening> {
+    let StoreConfig { url, url_file, .. } = &config.store;
+    let url = match url_file {
+        None => url.clone(),
+        Some(file) => {
+            let text = fs::read_to_string(file)
+                .with_context(|| format!("store.url_file: cannot read {}", file.display()))?;
+            let text = text.trim().to_owned();
+            if let Some(problem) = problem_of_url(&text) {
+                anyhow::bail!("store.url_file: the text of {} {problem}", file.display());
+            }
+            text
+        }
+    };
+    Ok(PostgresOpening {
+        url: Redacted(url),
+        max_connections: u32::try_from(config.store.max_connections).unwrap_or(u32::MAX),
+        acquire_timeout: config.store.acquire_timeout,
+        statement_timeout: config.store.statement_timeout,
+        commit_timeout: config.store.commit_timeout,
+        node: config.cluster.node.clone(),
+        // No other node forwards calls to this one.
+        address: String::new(),
+        heartbeat: config.cluster.heartbeat,
+        lease: config.cluster.lease,
+    })
 }
 
 /// Whether a database is to be made. Where there is none, and sessions have left their

@@ -2,6 +2,7 @@
 //! and by no more than the machine's steady clock does: what somebody makes of the clock on
 //! the wall erases nothing.
 
+#[cfg(test)]
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,6 +27,7 @@ impl Clock {
     }
 
     /// For how long something has been that was so at `then_ms`.
+    #[cfg(test)]
     pub(super) fn since(&self, then_ms: i64) -> Duration {
         let since = self.now_ms().saturating_sub(then_ms);
         Duration::from_millis(since.try_into().unwrap_or_default())

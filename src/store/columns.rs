@@ -2,9 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sqlx::{Row as _, sqlite::SqliteRow};
-
-use super::StoreError;
+use super::{StoreError, statements::Cells};
 use crate::domain::ids::{CliSessionId, SessionId, SessionKey, TenantId};
 
 /// Milliseconds since 1970.
@@ -15,6 +13,11 @@ pub(super) fn millis(time: SystemTime) -> i64 {
 
 pub(super) fn time(millis: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(millis.try_into().unwrap_or_default())
+}
+
+/// Milliseconds of a time that passed.
+pub(super) fn elapsed(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Numbers in the database are signed.
@@ -30,12 +33,16 @@ pub(super) fn conversation(text: &str) -> Result<CliSessionId, StoreError> {
     CliSessionId::parse(text).ok_or_else(|| bad("cli_session_id"))
 }
 
-pub(super) fn tenant(row: &SqliteRow) -> Result<TenantId, StoreError> {
-    TenantId::parse(row.try_get("tenant")?).map_err(|_| bad("tenant"))
+pub(super) fn tenant(row: &impl Cells) -> Result<TenantId, StoreError> {
+    TenantId::parse(row.text("tenant")?).map_err(|_| bad("tenant"))
 }
 
-pub(super) fn key(row: &SqliteRow) -> Result<SessionKey, StoreError> {
+pub(super) fn key(row: &impl Cells) -> Result<SessionKey, StoreError> {
     let tenant = tenant(row)?;
-    let session = SessionId::parse(row.try_get("session_id")?).map_err(|_| bad("session_id"))?;
+    let session = SessionId::parse(row.text("session_id")?).map_err(|_| bad("session_id"))?;
     Ok(SessionKey::new(tenant, session))
+}
+
+pub(super) fn json(text: serde_json::Result<String>) -> Result<String, StoreError> {
+    text.map_err(|error| StoreError::Corrupt(error.to_string()))
 }

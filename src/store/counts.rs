@@ -10,12 +10,10 @@ use std::{
     mem,
 };
 
-use sqlx::{QueryBuilder, Row as _, SqliteConnection, sqlite::SqliteRow};
-
 use super::{
     StoreError,
-    columns::{bad, signed, tenant},
-    readers::Readers,
+    columns::{bad, json, signed, tenant},
+    statements::{Cells, Statements, Value},
 };
 use crate::{
     counters::{Spent, Today, Totals},
@@ -41,6 +39,8 @@ pub(super) struct Counted {
     due: BTreeSet<TenantId>,
     /// Tenants for whose row room was made.
     placed: HashSet<TenantId>,
+    /// The number of the last state.
+    stamp: i64,
 }
 
 impl Counted {
@@ -54,17 +54,13 @@ impl Counted {
     /// Writes what the database does not have yet.
     pub(super) async fn keep(
         &mut self,
-        connection: &mut SqliteConnection,
+        connection: &mut impl Statements,
         writer: &str,
         observed_ms: i64,
     ) -> Result<(), StoreError> {
-        for tenant in &self.due {
-            if !self.placed.contains(tenant) {
-                fold_oldest(connection, writer, tenant).await?;
-            }
-            if let Some(totals) = self.totals.get(tenant) {
-                write(connection, writer, observed_ms, tenant, totals).await?;
-            }
+        for tenant in self.due.clone() {
+            let Some(state) = self.state(&tenant, observed_ms) else { continue };
+            state.keep(connection, writer, &tenant).await?;
         }
         Ok(())
     }
@@ -73,47 +69,66 @@ impl Counted {
     pub(super) fn committed(&mut self) {
         self.placed.extend(mem::take(&mut self.due));
     }
+
+    /// What a tenant has counted by now. States are numbered in the order in which they were
+    /// taken: one that comes late to the database changes nothing.
+    pub(super) fn state(&mut self, tenant: &TenantId, observed_ms: i64) -> Option<State> {
+        self.stamp = observed_ms.max(self.stamp.saturating_add(1));
+        let totals = self.totals.get(tenant)?.clone();
+        Some(State { totals, stamp: self.stamp, is_placed: self.placed.contains(tenant) })
+    }
+
+    /// A state of the tenant's was committed.
+    pub(super) fn placed(&mut self, tenant: &TenantId) {
+        self.placed.insert(tenant.clone());
+        self.due.remove(tenant);
+    }
 }
 
-async fn write(
-    connection: &mut SqliteConnection,
-    writer: &str,
-    observed_ms: i64,
-    tenant: &TenantId,
-    totals: &Totals,
-) -> Result<(), StoreError> {
-    let text = serde_json::to_string(totals);
-    sqlx::query(
-        "INSERT INTO counted (tenant, writer, observed_ms, totals) VALUES ($1, $2, $3, $4) \
-         ON CONFLICT (tenant, writer) DO UPDATE SET observed_ms = excluded.observed_ms, \
-         totals = excluded.totals",
-    )
-    .bind(tenant.as_str())
-    .bind(writer)
-    .bind(observed_ms)
-    .bind(text.map_err(|error| StoreError::Corrupt(error.to_string()))?)
-    .execute(connection)
-    .await?;
-    Ok(())
+/// What a tenant had counted at some time.
+#[derive(Debug)]
+pub(super) struct State {
+    totals: Totals,
+    stamp: i64,
+    is_placed: bool,
+}
+
+impl State {
+    /// Writes it, unless a later one is there.
+    pub(super) async fn keep(
+        &self,
+        connection: &mut impl Statements,
+        writer: &str,
+        tenant: &TenantId,
+    ) -> Result<(), StoreError> {
+        if !self.is_placed {
+            fold_oldest(connection, writer, tenant).await?;
+        }
+        let totals = json(serde_json::to_string(&self.totals))?;
+        let written = connection.run(
+            "INSERT INTO counted (tenant, writer, observed_ms, totals) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (tenant, writer) DO UPDATE SET observed_ms = excluded.observed_ms, \
+             totals = excluded.totals WHERE counted.observed_ms < excluded.observed_ms",
+            &[tenant.as_str().into(), writer.into(), self.stamp.into(), (&totals).into()],
+        );
+        written.await?;
+        Ok(())
+    }
 }
 
 /// Makes room for one more: what the oldest lives counted is added to what all earlier ones did.
 async fn fold_oldest(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     writer: &str,
     tenant: &TenantId,
 ) -> Result<(), StoreError> {
-    let oldest = sqlx::query(
+    let oldest = connection.rows(
         "DELETE FROM counted WHERE tenant = $1 AND writer <> $2 AND writer NOT IN \
          (SELECT writer FROM counted WHERE tenant = $1 AND writer <> $2 \
          ORDER BY observed_ms DESC, writer LIMIT $3) RETURNING totals",
-    )
-    .bind(tenant.as_str())
-    .bind(writer)
-    .bind(WRITERS - 1)
-    .fetch_all(&mut *connection)
-    .await?;
-    for row in &oldest {
+        &[tenant.as_str().into(), writer.into(), (WRITERS - 1).into()],
+    );
+    for row in &oldest.await? {
         let totals = parsed(row)?;
         add_counts(connection, tenant, &totals).await?;
         add_costs(connection, tenant, &totals).await?;
@@ -121,78 +136,65 @@ async fn fold_oldest(
     Ok(())
 }
 
-fn parsed(row: &SqliteRow) -> Result<Totals, StoreError> {
-    serde_json::from_str(row.try_get("totals")?).map_err(|_| bad("counted"))
+fn parsed(row: &impl Cells) -> Result<Totals, StoreError> {
+    serde_json::from_str(row.text("totals")?).map_err(|_| bad("counted"))
 }
 
 async fn add_counts(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     tenant: &TenantId,
     more: &Totals,
 ) -> Result<(), StoreError> {
     let tokens = tokens(&more.spent.usage).map(|(name, count)| (format!("{USAGE}{name}"), count));
     let counts = more.counts.iter().map(|(name, count)| (name.clone(), *count));
-    let counts: Vec<_> = counts.chain(tokens).filter(|(_, count)| *count > 0).collect();
-    if counts.is_empty() {
-        return Ok(());
+    for (name, count) in counts.chain(tokens).filter(|(_, count)| *count > 0) {
+        let added = connection.run(
+            "INSERT INTO counts (tenant, name, count) VALUES ($1, $2, $3) \
+             ON CONFLICT (tenant, name) DO UPDATE SET count = counts.count + excluded.count",
+            &[tenant.as_str().into(), (&name).into(), signed(count).into()],
+        );
+        added.await?;
     }
-    let mut insert = QueryBuilder::new("INSERT INTO counts (tenant, name, count) ");
-    insert.push_values(counts, |mut row, (name, count)| {
-        row.push_bind(tenant.as_str()).push_bind(name).push_bind(signed(count));
-    });
-    insert.push(" ON CONFLICT (tenant, name) DO UPDATE SET count = counts.count + excluded.count");
-    insert.build().execute(connection).await?;
     Ok(())
 }
 
 async fn add_costs(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     tenant: &TenantId,
     more: &Totals,
 ) -> Result<(), StoreError> {
-    let today = signed(more.today.day);
+    let (tenant, today): (Value<'_>, i64) = (tenant.as_str().into(), signed(more.today.day));
     for (day, cost_usd) in [(ALL_DAYS, more.spent.cost_usd), (today, more.today.cost_usd)] {
         if cost_usd > 0.0 {
-            sqlx::query(
+            let added = connection.run(
                 "INSERT INTO costs (tenant, day, cost_usd) VALUES ($1, $2, $3) \
                  ON CONFLICT (tenant, day) DO UPDATE SET cost_usd = costs.cost_usd + excluded.cost_usd",
-            )
-            .bind(tenant.as_str())
-            .bind(day)
-            .bind(cost_usd)
-            .execute(&mut *connection)
-            .await?;
+                &[tenant, day.into(), cost_usd.into()],
+            );
+            added.await?;
         }
     }
-    sqlx::query("DELETE FROM costs WHERE tenant = $1 AND day >= 0 AND day < $2")
-        .bind(tenant.as_str())
-        .bind(today)
-        .execute(connection)
-        .await?;
+    let past = "DELETE FROM costs WHERE tenant = $1 AND day >= 0 AND day < $2";
+    connection.run(past, &[tenant, today.into()]).await?;
     Ok(())
 }
 
 /// What was counted for each tenant, by all services.
-pub(super) async fn read(readers: &Readers) -> Result<Vec<(TenantId, Totals)>, StoreError> {
-    let mut reader = readers.take().await?;
-    let connection = reader.connection();
-    // One state of all tables: a row may be on its way from one to the others.
-    sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
-    let counts = sqlx::query("SELECT tenant, name, count FROM counts").fetch_all(&mut *connection);
-    let counts = counts.await?;
-    let costs = sqlx::query("SELECT tenant, day, cost_usd FROM costs ORDER BY day");
-    let costs = costs.fetch_all(&mut *connection).await?;
-    let lives = sqlx::query("SELECT tenant, totals FROM counted").fetch_all(&mut *connection);
-    let lives = lives.await?;
-    sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
-    reader.give_back();
+/// All tables have to be seen in one state: a row may be on its way from one to the others.
+pub(super) async fn read(
+    connection: &mut impl Statements,
+) -> Result<Vec<(TenantId, Totals)>, StoreError> {
+    let counts = connection.rows("SELECT tenant, name, count FROM counts", &[]).await?;
+    let costs = "SELECT tenant, day, cost_usd FROM costs ORDER BY day";
+    let costs = connection.rows(costs, &[]).await?;
+    let lives = connection.rows("SELECT tenant, totals FROM counted", &[]).await?;
     let mut totals = BTreeMap::<TenantId, Totals>::new();
     for row in &counts {
         note_count(totals.entry(tenant(row)?).or_default(), row)?;
     }
     for row in &costs {
         let totals = totals.entry(tenant(row)?).or_default();
-        let (day, cost_usd): (i64, f64) = (row.try_get("day")?, row.try_get("cost_usd")?);
+        let (day, cost_usd): (i64, f64) = (row.number("day")?, row.amount("cost_usd")?);
         match u64::try_from(day) {
             // The last day comes last.
             Ok(day) => totals.today = Today { day, cost_usd },
@@ -205,9 +207,9 @@ pub(super) async fn read(readers: &Readers) -> Result<Vec<(TenantId, Totals)>, S
     Ok(totals.into_iter().collect())
 }
 
-fn note_count(totals: &mut Totals, row: &SqliteRow) -> Result<(), StoreError> {
-    let name: &str = row.try_get("name")?;
-    let count = u64::try_from(row.try_get::<i64, _>("count")?).map_err(|_| bad("count"))?;
+fn note_count(totals: &mut Totals, row: &impl Cells) -> Result<(), StoreError> {
+    let name = row.text("name")?;
+    let count = u64::try_from(row.number("count")?).map_err(|_| bad("count"))?;
     let Totals { counts, spent: Spent { usage, .. }, .. } = totals;
     let Some(token) = name.strip_prefix(USAGE) else {
         counts.insert(name.to_owned(), count);

@@ -1,6 +1,8 @@
 //! What a store answers when it did not do what it was asked. Each kind is one that whoever
 //! asks reacts to in its own way; the words are for people.
 
+use sqlx::postgres::PgDatabaseError;
+
 use crate::domain::ids::{CliSessionId, SessionId};
 
 /// The store could not do what it was asked: nothing of it took effect, as far as that
@@ -11,8 +13,18 @@ pub enum StoreError {
     /// and do not go on with it.
     #[error("the session belongs to another owner by now: {owner}")]
     Fenced {
-        /// The owner's incarnation; empty where there is none any more.
+        /// The owner's incarnation, or its node's name where services share the store; empty
+        /// where there is none any more.
         owner: String,
+    },
+    /// Another service that lives has the session: it was not claimed. Who asks has lost
+    /// nothing, and is served there.
+    #[error("the session is on the node {owner}")]
+    Elsewhere {
+        /// The node's name.
+        owner: String,
+        /// Where other nodes reach it; empty where they do not.
+        address: String,
     },
     /// Somebody else has the conversation. That does not pass by itself.
     #[error("{}", conflict(.conversation, .owner.as_ref()))]
@@ -58,6 +70,14 @@ impl StoreError {
         Self::Unavailable { detail: detail.into(), obstacle: Obstacle::Other }
     }
 
+    /// A database whose migration `version` is not known here.
+    pub(super) fn newer(version: i64) -> Self {
+        Self::Corrupt(format!(
+            "the database is of a newer version of the service (its migration {version} is \
+             not known here): run that version, or restore an older backup"
+        ))
+    }
+
     /// Whether it is worth asking again later.
     #[cfg(test)]
     pub(super) fn is_temporary(&self) -> bool {
@@ -82,6 +102,26 @@ fn conflict(conversation: &CliSessionId, owner: Option<&SessionId>) -> String {
     }
 }
 
+/// What PostgreSQL says, by its SQLSTATE. What it does not do now it may do later, but for what
+/// says that this version of the service and the database do not fit.
+fn of_postgres(code: &str, detail: String) -> StoreError {
+    let obstacle = match code {
+        // A statement that took too long, a lock, a deadlock, an order of transactions.
+        "57014" | "55P03" | "40P01" | "40001" => Obstacle::Busy,
+        "25006" => Obstacle::ReadOnly,
+        // Data that do not fit, constraints, names that are not there.
+        code if ["22", "23", "42"].contains(&code.get(..2).unwrap_or_default()) => {
+            return match code {
+                // Privileges can be given while the service runs.
+                "42501" => StoreError::unavailable(detail),
+                _ => StoreError::Corrupt(detail),
+            };
+        }
+        _ => Obstacle::Other,
+    };
+    StoreError::Unavailable { detail, obstacle }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let detail = error.to_string();
@@ -93,6 +133,9 @@ impl From<sqlx::Error> for StoreError {
                 _ => Self::unavailable(detail),
             };
         };
+        if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
+            return of_postgres(error.code(), detail);
+        }
         // An extended code has the primary one in its low byte.
         let obstacle =
             match error.code().and_then(|code| code.parse::<i64>().ok()).map(|code| code & 0xff) {

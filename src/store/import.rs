@@ -10,9 +10,12 @@
 
 use std::collections::HashMap;
 
-use sqlx::{Row as _, SqliteConnection};
-
-use super::{Line, StoreError, columns::bad, orders};
+use super::{
+    Line, StoreError,
+    columns::bad,
+    orders,
+    statements::{Cells, Statements},
+};
 use crate::domain::ids::{CliSessionId, SessionId, SessionKey, TenantId};
 
 /// Bytes of lines that are read or removed at a time, if more than one has them.
@@ -113,17 +116,18 @@ impl Imports {
     }
 }
 
-/// Keeps a part. The inner error is the order's own fault.
+/// Keeps a part. The inner error is the order's own fault. The mark says who takes it up.
 pub(super) async fn keep(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     import: &Import,
-    imports: &Imports,
+    writer: &str,
+    is_at_it: bool,
 ) -> Result<Result<(), StoreError>, StoreError> {
     let Import { key, conversation, part } = import;
     match part {
-        Part::Begin => begin(connection, key, *conversation).await,
+        Part::Begin => begin(connection, key, *conversation, writer).await,
         Part::Lines(lines) => {
-            if !imports.has(&key.tenant, *conversation) {
+            if !is_at_it || !hold(connection, &key.tenant, *conversation, writer).await? {
                 // Whoever was at it has given it up meanwhile.
                 let conversation = *conversation;
                 return Ok(Err(StoreError::Conflict { conversation, owner: None }));
@@ -138,109 +142,141 @@ pub(super) async fn keep(
 }
 
 async fn begin(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     key: &SessionKey,
     conversation: CliSessionId,
+    writer: &str,
 ) -> Result<Result<(), StoreError>, StoreError> {
-    let owner: Option<String> = sqlx::query_scalar(
+    if let Some(owner) = other_owner(connection, key, conversation).await? {
+        return Ok(Err(StoreError::Conflict { conversation, owner: Some(owner) }));
+    }
+    let taken_up = Ok(Err(StoreError::Conflict { conversation, owner: None }));
+    if first(connection, &key.tenant, conversation).await?.is_some() {
+        return taken_up;
+    }
+    let begun = connection.run(
+        "INSERT INTO entries (tenant, cli_session_id, seq, subpath, line) \
+         VALUES ($1, $2, $3, '', $4) ON CONFLICT DO NOTHING",
+        &[
+            key.tenant.as_str().into(),
+            (&conversation.to_string()).into(),
+            MARK.into(),
+            writer.into(),
+        ],
+    );
+    // Somebody else may have begun just now.
+    if begun.await? == 0 { taken_up } else { Ok(Ok(())) }
+}
+
+/// Another session of the tenant that has a conversation, if there is one.
+pub(super) async fn other_owner(
+    connection: &mut impl Statements,
+    key: &SessionKey,
+    conversation: CliSessionId,
+) -> Result<Option<SessionId>, StoreError> {
+    let owner = connection.row(
         "SELECT session_id FROM conversations WHERE tenant = $1 AND cli_session_id = $2 \
          AND session_id <> $3 LIMIT 1",
-    )
-    .bind(key.tenant.as_str())
-    .bind(conversation.to_string())
-    .bind(key.session.as_str())
-    .fetch_optional(&mut *connection)
-    .await?;
-    if let Some(owner) = owner {
-        let owner = Some(SessionId::parse(&owner).map_err(|_| bad("session_id"))?);
-        return Ok(Err(StoreError::Conflict { conversation, owner }));
-    }
-    if first(connection, &key.tenant, conversation).await?.is_some() {
-        return Ok(Err(StoreError::Conflict { conversation, owner: None }));
-    }
-    sqlx::query(
-        "INSERT INTO entries (tenant, cli_session_id, seq, subpath, line) VALUES ($1, $2, $3, '', '')",
-    )
-    .bind(key.tenant.as_str())
-    .bind(conversation.to_string())
-    .bind(MARK)
-    .execute(&mut *connection)
-    .await?;
-    Ok(Ok(()))
+        &[
+            key.tenant.as_str().into(),
+            (&conversation.to_string()).into(),
+            key.session.as_str().into(),
+        ],
+    );
+    let Some(owner) = owner.await? else { return Ok(None) };
+    Ok(Some(SessionId::parse(owner.text("session_id")?).map_err(|_| bad("session_id"))?))
+}
+
+/// Keeps the mark in its place until the transaction ends. Returns whether it is there, and the
+/// writer's.
+async fn hold(
+    connection: &mut impl Statements,
+    tenant: &TenantId,
+    conversation: CliSessionId,
+    writer: &str,
+) -> Result<bool, StoreError> {
+    let held = connection.run(
+        "UPDATE entries SET line = line \
+         WHERE tenant = $1 AND cli_session_id = $2 AND seq = $3 AND line = $4",
+        &[tenant.as_str().into(), (&conversation.to_string()).into(), MARK.into(), writer.into()],
+    );
+    Ok(held.await? > 0)
 }
 
 /// The number of the first entry of a conversation: of its mark, if it has one.
 pub(super) async fn first(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     tenant: &TenantId,
     id: CliSessionId,
 ) -> Result<Option<i64>, StoreError> {
-    let first = sqlx::query_scalar(
-        "SELECT MIN(seq) FROM entries WHERE tenant = $1 AND cli_session_id = $2",
+    let first = connection.row(
+        "SELECT MIN(seq) AS first FROM entries WHERE tenant = $1 AND cli_session_id = $2",
+        &[tenant.as_str().into(), (&id.to_string()).into()],
     );
-    Ok(first.bind(tenant.as_str()).bind(id.to_string()).fetch_one(connection).await?)
+    Ok(first.await?.map(|row| row.maybe_number("first")).transpose()?.flatten())
 }
 
-/// Removes the mark: what was taken up is a conversation like others from here on.
+/// Removes the mark: what was taken up is a conversation like others from here on. Returns
+/// whether it was there, and the writer's.
 pub(super) async fn settle(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     key: &SessionKey,
     conversation: CliSessionId,
-) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM entries WHERE tenant = $1 AND cli_session_id = $2 AND seq = $3")
-        .bind(key.tenant.as_str())
-        .bind(conversation.to_string())
-        .bind(MARK)
-        .execute(connection)
-        .await?;
-    Ok(())
+    writer: &str,
+) -> Result<bool, StoreError> {
+    let removed = connection.run(
+        "DELETE FROM entries \
+         WHERE tenant = $1 AND cli_session_id = $2 AND seq = $3 AND line = $4",
+        &[
+            key.tenant.as_str().into(),
+            (&conversation.to_string()).into(),
+            MARK.into(),
+            writer.into(),
+        ],
+    );
+    Ok(removed.await? > 0)
 }
 
 /// The number of the last line of a piece that begins behind `after`; `None` behind the last.
 pub(super) async fn end_of_piece(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     tenant: &TenantId,
     id: CliSessionId,
     after: i64,
 ) -> Result<Option<i64>, StoreError> {
-    let lines = sqlx::query(
-        "SELECT seq, OCTET_LENGTH(line) AS bytes FROM entries \
+    let lines = connection.rows(
+        "SELECT seq, CAST(OCTET_LENGTH(line) AS BIGINT) AS bytes FROM entries \
          WHERE tenant = $1 AND cli_session_id = $2 AND seq > $3 ORDER BY seq LIMIT $4",
-    )
-    .bind(tenant.as_str())
-    .bind(id.to_string())
-    .bind(after)
-    .bind(PIECE_LINES)
-    .fetch_all(connection)
-    .await?;
+        &[tenant.as_str().into(), (&id.to_string()).into(), after.into(), PIECE_LINES.into()],
+    );
     let (mut end, mut sum) = (None, 0_i64);
-    for line in lines {
-        sum = sum.saturating_add(line.try_get("bytes")?);
+    for line in lines.await? {
+        sum = sum.saturating_add(line.number("bytes")?);
         if end.is_some() && sum > PIECE_BYTES {
             break;
         }
-        end = Some(line.try_get("seq")?);
+        end = Some(line.number("seq")?);
     }
     Ok(end)
 }
 
 /// Removes all of it at once.
 pub(super) async fn remove(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     tenant: &TenantId,
     id: CliSessionId,
 ) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM entries WHERE tenant = $1 AND cli_session_id = $2")
-        .bind(tenant.as_str())
-        .bind(id.to_string())
-        .execute(connection)
-        .await?;
+    let removed = connection.run(
+        "DELETE FROM entries WHERE tenant = $1 AND cli_session_id = $2",
+        &[tenant.as_str().into(), (&id.to_string()).into()],
+    );
+    removed.await?;
     Ok(())
 }
 
 /// Removes a piece of what has a mark, the mark last. Returns whether there is more.
 pub(super) async fn discard(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     tenant: &TenantId,
     id: CliSessionId,
 ) -> Result<bool, StoreError> {
@@ -249,14 +285,15 @@ pub(super) async fn discard(
     }
     let end = end_of_piece(connection, tenant, id, MARK).await?;
     let from = if end.is_some() { MARK + 1 } else { MARK };
-    sqlx::query(
+    let removed = connection.run(
         "DELETE FROM entries WHERE tenant = $1 AND cli_session_id = $2 AND seq BETWEEN $3 AND $4",
-    )
-    .bind(tenant.as_str())
-    .bind(id.to_string())
-    .bind(from)
-    .bind(end.unwrap_or(MARK))
-    .execute(connection)
-    .await?;
+        &[
+            tenant.as_str().into(),
+            (&id.to_string()).into(),
+            from.into(),
+            end.unwrap_or(MARK).into(),
+        ],
+    );
+    removed.await?;
     Ok(end.is_some())
 }

@@ -13,7 +13,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Commit, Epoch, Idle, Import, KeptTurn, Line, Part, Pending, Piece, Place, Record, Store,
     StoreError, StoreStatus,
-    orders::elapsed,
+    columns::elapsed,
     owner,
     record::{MOST_TURN_BYTES, MOST_TURNS},
 };

@@ -3,9 +3,11 @@
 //! counters; nothing of processes or turns.
 //!
 //! [`Store`] is a trait: [`SqlStore`] keeps everything in an embedded database,
-//! [`MemoryStore`] only as long as the service lives. A turn's share of the transcript
+//! [`PostgresStore`] in one that several services share, [`MemoryStore`] only as long as the
+//! service lives. A turn's share of the transcript
 //! and the session's record are one [`Commit`], which is durable or does not exist.
 
+mod carrying;
 mod clock;
 mod columns;
 mod connection;
@@ -13,14 +15,19 @@ mod counts;
 mod error;
 mod idle;
 mod import;
+mod keeping;
 mod memory;
 mod order;
 mod orders;
 mod owner;
 mod pieces;
+mod postgres;
+mod queries;
 mod readers;
 mod record;
+mod recorded;
 mod sql;
+mod statements;
 mod status;
 mod tenure;
 mod turns;
@@ -35,6 +42,7 @@ pub use error::StoreError;
 pub use import::{Import, Part};
 pub use memory::MemoryStore;
 pub use pieces::{Piece, Place};
+pub use postgres::{PostgresOpening, PostgresStore, boot_time};
 pub use record::{Commit, Epoch, Idle, KeptEnding, KeptTurn, Line, Record};
 pub use sql::{Opening, SqlStore};
 pub use status::{Failing, StoreStatus};
@@ -55,7 +63,8 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Takes a session over, from whoever had it: they are [`StoreError::Fenced`] from now on.
     /// Returns what commits have to show. Of a session that the store does not know yet,
-    /// whoever commits first is the owner.
+    /// whoever commits first is the owner. Where several services share the store, one that
+    /// lives keeps what it has: whoever claims it is told [`StoreError::Elsewhere`].
     fn claim<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Epoch>;
 
     /// Gives a session back that was claimed so, unless somebody else has it by now.

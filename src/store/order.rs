@@ -1,14 +1,13 @@
-//! What the writer is asked to do, and how each of it is carried out in a transaction.
+//! What whoever writes is asked to do, and until when.
 
-use tokio::sync::oneshot;
+use std::time::Duration;
 
-use super::{
-    Commit, Epoch, Import, StoreError,
-    connection::Transaction,
-    counts::Counted,
-    import::{self, Imports},
-    orders, owner,
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
 };
+
+use super::{Commit, Epoch, Import, StoreError};
 use crate::{
     counters::Totals,
     domain::ids::{CliSessionId, SessionKey, TenantId},
@@ -30,9 +29,9 @@ pub(super) enum WriteOp {
     Count(TenantId, Box<Totals>, Answer<()>),
     /// Remove a session; the answer is the conversations that went with it.
     Forget(SessionKey, Answer<Option<Vec<String>>>),
-    /// Note that a session is in the pool no more, if it was not used after this time; the
-    /// answer is whether it was.
-    LeavePool(SessionKey, i64, Answer<bool>),
+    /// Note that a session is in the pool no more, if it was not used for so long; the answer
+    /// is whether it was.
+    LeavePool(SessionKey, Duration, Answer<bool>),
     /// Keep a part of a transcript that is taken up.
     Import(Box<Import>, Answer<()>),
     /// Remove a piece of one that is not; the answer is whether there is more.
@@ -108,67 +107,29 @@ pub(super) enum Written {
     Claimed(Epoch),
 }
 
-/// Who carries out orders, and when.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct By<'a> {
-    /// This life of the service.
-    pub(super) writer: &'a str,
-    /// The time, by the store's own clock.
-    pub(super) observed_ms: i64,
-    /// The transcripts that are being taken up.
-    pub(super) imports: &'a Imports,
+/// An order, and until when it is tried.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) order: WriteOp,
+    pub(super) until: Instant,
 }
 
-/// Carries out one order, but for what it counted, which is only noted. The inner error is its
-/// own fault, and nothing of it is written.
-pub(super) async fn carry_out(
-    transaction: &mut Transaction<'_>,
-    order: &WriteOp,
-    by: By<'_>,
-    counted: &mut Counted,
-) -> Result<Result<Written, StoreError>, StoreError> {
-    let By { observed_ms, imports, .. } = by;
-    let connection = transaction.connection();
-    Ok(Ok(match order {
-        WriteOp::Commit(commit, _) => {
-            let kept = orders::keep(connection, commit, by.writer, observed_ms).await?;
-            let (key, id) = (&commit.key, commit.record.cli_session_id);
-            if kept.is_ok() {
-                counted.note(&key.tenant, &commit.totals);
-            }
-            if kept.is_ok() && imports.settles(key, id) {
-                import::settle(connection, key, id).await?;
-            }
-            return Ok(kept.map(|()| Written::Kept));
-        }
-        WriteOp::Claim(key, _) => Written::Claimed(owner::claim(connection, by.writer, key).await?),
-        WriteOp::Release(key, epoch, _) => {
-            owner::release(connection, by.writer, key, *epoch).await?;
-            Written::Kept
-        }
-        WriteOp::Count(tenant, totals, _) => {
-            counted.note(tenant, totals);
-            Written::Kept
-        }
-        WriteOp::Forget(key, _) => {
-            for id in imports.of(key) {
-                import::remove(connection, &key.tenant, id).await?;
-            }
-            Written::Forgotten(orders::forget(connection, key).await?)
-        }
-        WriteOp::Import(part, _) => {
-            let kept = import::keep(connection, part, imports).await?;
-            return Ok(kept.map(|()| Written::Kept));
-        }
-        // Somebody else's is still coming.
-        WriteOp::Discard(tenant, id, Whose::Anybody, _) if imports.has(tenant, *id) => {
-            Written::Discarded(false)
-        }
-        WriteOp::Discard(tenant, id, ..) => {
-            Written::Discarded(import::discard(connection, tenant, *id).await?)
-        }
-        WriteOp::LeavePool(key, until_ms, _) => {
-            Written::Left(orders::leave_pool(connection, key, *until_ms).await?)
-        }
-    }))
+/// What an answer may be late by: a disk that hangs is not waited for.
+const LATE: Duration = Duration::from_secs(15);
+
+/// Asks for something by `hand_over`, and waits for the answer, within a bound.
+pub(super) async fn ask_until<T>(
+    until: Instant,
+    order: impl FnOnce(Answer<T>) -> WriteOp,
+    hand_over: impl AsyncFnOnce(Asked) -> Result<(), StoreError>,
+) -> Result<T, StoreError> {
+    let (reply, answer) = oneshot::channel();
+    let asked = Asked { order: order(reply), until };
+    let answered = async {
+        hand_over(asked).await?;
+        answer.await.map_err(|_| StoreError::unavailable("the store is closed"))?
+    };
+    timeout_at(until.max(Instant::now()) + LATE, answered)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::unavailable("the disk does not answer")))
 }

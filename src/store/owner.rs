@@ -6,9 +6,12 @@
 //! The number of a claim alone is not enough: after a restore of an older backup one can be
 //! given twice. So the life of the service that claimed is compared as well.
 
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::SqliteConnection;
 
-use super::{Epoch, StoreError};
+use super::{
+    Epoch, StoreError,
+    statements::{Cells, Statements},
+};
 use crate::domain::ids::{CliSessionId, SessionKey};
 
 /// Takes a session's row, whoever had it. There may be none yet.
@@ -17,35 +20,32 @@ pub(super) async fn claim(
     writer: &str,
     key: &SessionKey,
 ) -> Result<Epoch, StoreError> {
-    let epoch: Option<i64> = sqlx::query_scalar(
+    let claimed = connection.row(
         "UPDATE sessions SET owner = $1, epoch = epoch + 1 WHERE tenant = $2 AND session_id = $3 \
          RETURNING epoch",
-    )
-    .bind(writer)
-    .bind(key.tenant.as_str())
-    .bind(key.session.as_str())
-    .fetch_optional(connection)
-    .await?;
-    Ok(epoch.map_or(Epoch::NONE, Epoch))
+        &[writer.into(), key.tenant.as_str().into(), key.session.as_str().into()],
+    );
+    claimed.await?.map_or(Ok(Epoch::NONE), |row| row.number("epoch").map(Epoch))
 }
 
 /// Gives a row back, unless somebody else has it by now.
 pub(super) async fn release(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     writer: &str,
     key: &SessionKey,
     epoch: Epoch,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    let released = connection.run(
         "UPDATE sessions SET owner = '' WHERE tenant = $1 AND session_id = $2 AND owner = $3 \
          AND epoch = $4",
-    )
-    .bind(key.tenant.as_str())
-    .bind(key.session.as_str())
-    .bind(writer)
-    .bind(epoch.kept().0)
-    .execute(connection)
-    .await?;
+        &[
+            key.tenant.as_str().into(),
+            key.session.as_str().into(),
+            writer.into(),
+            epoch.kept().0.into(),
+        ],
+    );
+    released.await?;
     Ok(())
 }
 
@@ -65,23 +65,23 @@ impl Standing {
         key: &SessionKey,
         conversation: CliSessionId,
     ) -> Result<Self, StoreError> {
-        let rows = sqlx::query(
+        let rows = connection.rows(
             "SELECT 1 AS is_session, owner AS name, epoch FROM sessions \
              WHERE tenant = $1 AND session_id = $2 \
              UNION ALL SELECT 0, session_id, 0 FROM conversations \
              WHERE tenant = $1 AND cli_session_id = $3",
-        )
-        .bind(key.tenant.as_str())
-        .bind(key.session.as_str())
-        .bind(conversation.to_string())
-        .fetch_all(connection)
-        .await?;
+            &[
+                key.tenant.as_str().into(),
+                key.session.as_str().into(),
+                (&conversation.to_string()).into(),
+            ],
+        );
         let mut standing = Self::default();
-        for row in &rows {
-            let name: String = row.try_get("name")?;
-            match row.try_get::<i64, _>("is_session")? {
+        for row in &rows.await? {
+            let name: String = row.text("name")?.to_owned();
+            match row.number("is_session")? {
                 0 => standing.holders.push(name),
-                _ => standing.row = Some((name, Epoch(row.try_get("epoch")?))),
+                _ => standing.row = Some((name, Epoch(row.number("epoch")?))),
             }
         }
         Ok(standing)

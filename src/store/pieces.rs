@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use sqlx::{Row as _, sqlite::SqliteRow};
-
-use super::{Line, StoreError, columns::bad, import, readers::Readers};
+use super::{
+    Line, StoreError,
+    columns::{conversation, tenant},
+    import,
+    statements::{Cells, Statements},
+};
 use crate::domain::ids::{CliSessionId, TenantId};
 
 /// Where in a conversation the next piece begins.
@@ -28,83 +31,60 @@ pub struct Piece {
 
 /// Reads a piece; `None` if the conversation is one that is being taken up.
 pub(super) async fn read(
-    readers: &Readers,
+    connection: &mut impl Statements,
     tenant: &TenantId,
     id: CliSessionId,
     from: Option<Place>,
 ) -> Result<Option<Piece>, StoreError> {
-    let mut reader = readers.take().await?;
-    let connection = reader.connection();
+    let conversation = id.to_string();
+    let of_it = [tenant.as_str().into(), (&conversation).into()];
     let place = match from {
         Some(place) => place,
         None => match import::first(connection, tenant, id).await? {
-            None => {
-                reader.give_back();
-                return Ok(Some(Piece::default()));
-            }
-            Some(import::MARK) => {
-                reader.give_back();
-                return Ok(None);
-            }
+            None => return Ok(Some(Piece::default())),
+            Some(import::MARK) => return Ok(None),
             Some(first) => {
-                let last = sqlx::query_scalar(
-                    "SELECT MAX(seq) FROM entries WHERE tenant = $1 AND cli_session_id = $2",
-                );
-                let last = last.bind(tenant.as_str()).bind(id.to_string());
-                Place { after: first - 1, until: last.fetch_one(&mut *connection).await? }
+                let last = "SELECT MAX(seq) AS last FROM entries \
+                            WHERE tenant = $1 AND cli_session_id = $2";
+                let last = connection.row(last, &of_it).await?;
+                let last = last.map(|row| row.maybe_number("last")).transpose()?.flatten();
+                Place { after: first - 1, until: last.unwrap_or(first) }
             }
         },
     };
     let end = import::end_of_piece(connection, tenant, id, place.after).await?;
     let end = end.unwrap_or(place.until).min(place.until);
-    let rows = sqlx::query(
+    let rows = connection.rows(
         "SELECT subpath, uuid, line FROM entries \
          WHERE tenant = $1 AND cli_session_id = $2 AND seq > $3 AND seq <= $4 ORDER BY seq",
-    )
-    .bind(tenant.as_str())
-    .bind(id.to_string())
-    .bind(place.after)
-    .bind(end)
-    .fetch_all(connection)
-    .await?;
-    reader.give_back();
-    let line = |row: SqliteRow| -> Result<Line, StoreError> {
-        Ok(Line {
+        &[of_it[0], of_it[1], place.after.into(), end.into()],
+    );
+    let mut lines = Vec::new();
+    for row in rows.await? {
+        lines.push(Line {
             conversation: id,
-            subpath: Arc::from(row.try_get::<&str, _>("subpath")?),
-            uuid: row.try_get("uuid")?,
-            json: row.try_get("line")?,
-        })
-    };
-    let lines = rows.into_iter().map(line).collect::<Result<_, _>>()?;
+            subpath: Arc::from(row.text("subpath")?),
+            uuid: row.maybe_text("uuid")?.map(str::to_owned),
+            json: row.text("line")?.to_owned(),
+        });
+    }
     let next = (end < place.until).then_some(Place { after: end, ..place });
     Ok(Some(Piece { lines, next }))
 }
 
-/// The first conversation behind `after` that is being taken up, or was when the service
-/// ended. Looks at the first entry of each.
-pub(super) async fn next_unfinished(
-    readers: &Readers,
-    mut after: (String, String),
-) -> Result<Option<(TenantId, CliSessionId)>, StoreError> {
-    loop {
-        let mut reader = readers.take().await?;
-        let next = sqlx::query(
-            "SELECT tenant, cli_session_id, seq FROM entries \
-             WHERE (tenant, cli_session_id) > ($1, $2) \
-             ORDER BY tenant, cli_session_id, seq LIMIT 1",
-        )
-        .bind(&after.0)
-        .bind(&after.1)
-        .fetch_optional(reader.connection())
-        .await?;
-        reader.give_back();
-        let Some(next) = next else { return Ok(None) };
-        after = (next.try_get("tenant")?, next.try_get("cli_session_id")?);
-        if next.try_get::<i64, _>("seq")? == import::MARK {
-            let tenant = TenantId::parse(&after.0).map_err(|_| bad("tenant"))?;
-            let id = CliSessionId::parse(&after.1).ok_or_else(|| bad("cli_session_id"))?;
-            return Ok(Some((tenant, id)));
-        }
-    }
+/// A conversation behind `after`, and whether it is being taken up, or was when a service
+/// ended. Looks at its first entry.
+pub(super) async fn next(
+    connection: &mut impl Statements,
+    after: &(String, String),
+) -> Result<Option<(TenantId, CliSessionId, bool)>, StoreError> {
+    let next = connection.row(
+        "SELECT tenant, cli_session_id, seq FROM entries \
+         WHERE (tenant, cli_session_id) > ($1, $2) \
+         ORDER BY tenant, cli_session_id, seq LIMIT 1",
+        &[(&after.0).into(), (&after.1).into()],
+    );
+    let Some(next) = next.await? else { return Ok(None) };
+    let is_unfinished = next.number("seq")? == import::MARK;
+    Ok(Some((tenant(&next)?, conversation(next.text("cli_session_id")?)?, is_unfinished)))
 }

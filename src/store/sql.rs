@@ -6,22 +6,18 @@
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use sqlx::{
-    ConnectOptions as _, Connection as _, Row as _, SqliteConnection, migrate::MigrateError,
-    sqlite::SqliteRow,
-};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, migrate::MigrateError};
 use tokio::{sync::watch, time::Instant};
 use tracing::{error_span, warn};
 
 use super::{
     Clock, Commit, Epoch, Idle, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError,
     StoreStatus,
-    columns::{bad, conversation, key, signed, tenant, time},
+    columns::{conversation, elapsed},
     connection::{self, Database},
-    counts, idle,
+    counts, idle, import,
     order::{Whose, WriteOp},
-    orders::elapsed,
-    pieces,
+    pieces, queries,
     readers::Readers,
     status::Publisher,
     turns,
@@ -94,52 +90,38 @@ impl SqlStore {
         });
         Ok(Self { readers, writer, clock, status })
     }
-
-    fn record(&self, row: &SqliteRow) -> Result<Record, StoreError> {
-        let count = |name: &str| -> Result<u64, StoreError> {
-            u64::try_from(row.try_get::<i64, _>(name)?).map_err(|_| bad(name))
-        };
-        let options: &str = row.try_get("options")?;
-        let acquired: &str = row.try_get("acquired")?;
-        let spent: &str = row.try_get("spent")?;
-        Ok(Record {
-            cli_session_id: conversation(row.try_get("cli_session_id")?)?,
-            options: serde_json::from_str(options).map_err(|_| bad("options"))?,
-            acquired: serde_json::from_str(acquired).map_err(|_| bad("acquired"))?,
-            create_time: time(row.try_get("created_ms")?),
-            last_used_time: time(row.try_get("last_used_ms")?),
-            age: self.clock.since(row.try_get("created_observed_ms")?),
-            unused_for: self.clock.since(row.try_get("used_observed_ms")?),
-            message_count: count("message_count")?,
-            error_count: count("error_count")?,
-            spent: serde_json::from_str(spent).map_err(|_| bad("spent"))?,
-            reported_cost_usd: row.try_get("reported_cost_usd")?,
-            in_pool: row.try_get::<i64, _>("in_pool")? != 0,
-        })
-    }
 }
 
 /// Removes what was taken up of transcripts when an earlier life of the service ended.
 async fn discard_unfinished(readers: &Readers, writer: &Writer) {
     let mut after = (String::new(), String::new());
     loop {
-        let discarded = match pieces::next_unfinished(readers, after).await {
+        match discard_next(readers, writer, &after).await {
+            Ok(Some(next)) => after = next,
             Ok(None) => return,
-            Ok(Some((tenant, id))) => {
-                after = (tenant.to_string(), id.to_string());
-                discard(writer, &tenant, id, Whose::Anybody).await
-            }
             Err(error) => {
-                after = Default::default();
-                Err(error)
+                // Nobody sees what is left, and the next start tries again.
+                warn!(%error, "store_not_cleaned_up");
+                return;
             }
-        };
-        if let Err(error) = discarded {
-            // Nobody sees what is left, and the next start tries again.
-            warn!(%error, "store_not_cleaned_up");
-            return;
         }
     }
+}
+
+/// Returns where to go on; `None` behind the last conversation.
+async fn discard_next(
+    readers: &Readers,
+    writer: &Writer,
+    after: &(String, String),
+) -> Result<Option<(String, String)>, StoreError> {
+    let mut reader = readers.take().await?;
+    let next = pieces::next(reader.connection(), after).await?;
+    reader.give_back();
+    let Some((tenant, id, is_unfinished)) = next else { return Ok(None) };
+    if is_unfinished {
+        discard(writer, &tenant, id, Whose::Anybody).await?;
+    }
+    Ok(Some((tenant.to_string(), id.to_string())))
 }
 
 /// Removes what was taken up of a transcript, piece by piece.
@@ -156,10 +138,7 @@ async fn discard(
 async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     sqlx::migrate!("src/store/migrations").run(connection).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
-            StoreError::Corrupt(format!(
-                "the database is of a newer version of the service (its migration {version} is \
-                 not known here): run that version, or restore an older backup"
-            ))
+            StoreError::newer(version)
         }
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
         error => StoreError::Corrupt(error.to_string()),
@@ -177,13 +156,9 @@ impl Store for SqlStore {
     fn load<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Option<Record>> {
         Box::pin(async move {
             let mut reader = self.readers.take().await?;
-            let row = sqlx::query("SELECT * FROM sessions WHERE tenant = $1 AND session_id = $2")
-                .bind(key.tenant.as_str())
-                .bind(key.session.as_str())
-                .fetch_optional(reader.connection())
-                .await?;
+            let record = queries::load(reader.connection(), key, self.clock.now_ms()).await?;
             reader.give_back();
-            row.as_ref().map(|row| self.record(row)).transpose()
+            Ok(record)
         })
     }
 
@@ -209,22 +184,19 @@ impl Store for SqlStore {
     ) -> Pending<'a, Option<SessionId>> {
         Box::pin(async move {
             let mut reader = self.readers.take().await?;
-            let owner: Option<String> = sqlx::query_scalar(
-                "SELECT session_id FROM conversations \
-                 WHERE tenant = $1 AND cli_session_id = $2 AND session_id <> $3 LIMIT 1",
-            )
-            .bind(key.tenant.as_str())
-            .bind(id.to_string())
-            .bind(key.session.as_str())
-            .fetch_optional(reader.connection())
-            .await?;
+            let owner = import::other_owner(reader.connection(), key, id).await?;
             reader.give_back();
-            owner.map(|id| SessionId::parse(&id).map_err(|_| bad("session_id"))).transpose()
+            Ok(owner)
         })
     }
 
     fn turn<'a>(&'a self, key: &'a SessionKey, turn: &'a TurnId) -> Pending<'a, Option<KeptTurn>> {
-        Box::pin(turns::find(&self.readers, key, turn))
+        Box::pin(async move {
+            let mut reader = self.readers.take().await?;
+            let found = turns::find(reader.connection(), key, turn).await?;
+            reader.give_back();
+            Ok(found)
+        })
     }
 
     fn count<'a>(&'a self, tenant: &'a TenantId, totals: Totals) -> Pending<'a, ()> {
@@ -241,7 +213,10 @@ impl Store for SqlStore {
         from: Option<Place>,
     ) -> Pending<'a, Piece> {
         Box::pin(async move {
-            if let Some(piece) = pieces::read(&self.readers, tenant, id, from).await? {
+            let mut reader = self.readers.take().await?;
+            let piece = pieces::read(reader.connection(), tenant, id, from).await?;
+            reader.give_back();
+            if let Some(piece) = piece {
                 return Ok(piece);
             }
             // What nobody is at is of a start that failed: the file counts.
@@ -279,52 +254,29 @@ impl Store for SqlStore {
     ) -> Pending<'a, Vec<(SessionId, Record)>> {
         Box::pin(async move {
             let mut reader = self.readers.take().await?;
-            let rows = sqlx::query(
-                "SELECT * FROM sessions WHERE tenant = $1 AND session_id > $2 AND in_pool = 1 \
-                 ORDER BY session_id LIMIT $3",
-            )
-            .bind(tenant.as_str())
-            .bind(after.map_or("", SessionId::as_str))
-            .bind(signed(limit as u64))
-            .fetch_all(reader.connection())
-            .await?;
+            let now_ms = self.clock.now_ms();
+            let page = queries::list(reader.connection(), tenant, after, limit, now_ms).await?;
             reader.give_back();
-            rows.iter()
-                .map(|row| {
-                    let id = SessionId::parse(row.try_get("session_id")?);
-                    Ok((id.map_err(|_| bad("session_id"))?, self.record(row)?))
-                })
-                .collect()
+            Ok(page)
         })
     }
 
     fn unused_for(&self, time: Duration, limit: usize) -> Pending<'_, Vec<SessionKey>> {
         Box::pin(async move {
             let mut reader = self.readers.take().await?;
-            let rows = sqlx::query(
-                "SELECT tenant, session_id FROM sessions WHERE used_observed_ms < $1 \
-                 ORDER BY used_observed_ms LIMIT $2",
-            )
-            .bind(self.clock.now_ms().saturating_sub(elapsed(time)))
-            .bind(signed(limit as u64))
-            .fetch_all(reader.connection())
-            .await?;
+            let before_ms = self.clock.now_ms().saturating_sub(elapsed(time));
+            let unused = queries::unused(reader.connection(), before_ms, limit).await?;
             reader.give_back();
-            rows.iter().map(key).collect()
+            Ok(unused)
         })
     }
 
     fn in_pool(&self) -> Pending<'_, Vec<(TenantId, usize)>> {
         Box::pin(async move {
             let mut reader = self.readers.take().await?;
-            let rows = sqlx::query("SELECT tenant, sessions FROM pool_sizes WHERE sessions > 0")
-                .fetch_all(reader.connection())
-                .await?;
+            let sizes = queries::in_pool(reader.connection()).await?;
             reader.give_back();
-            let count = |row: &SqliteRow| {
-                usize::try_from(row.try_get::<i64, _>("sessions")?).map_err(|_| bad("sessions"))
-            };
-            rows.iter().map(|row| Ok((tenant(row)?, count(row)?))).collect()
+            Ok(sizes)
         })
     }
 
@@ -335,17 +287,29 @@ impl Store for SqlStore {
         limit: usize,
     ) -> Pending<'a, Vec<Idle>> {
         let before_ms = self.clock.now_ms().saturating_sub(elapsed(time));
-        Box::pin(idle::list(&self.readers, before_ms, after, limit))
+        Box::pin(async move {
+            let mut reader = self.readers.take().await?;
+            let page = idle::list(reader.connection(), before_ms, after, limit).await?;
+            reader.give_back();
+            Ok(page)
+        })
     }
 
     fn leave_pool<'a>(&'a self, key: &'a SessionKey, unused_for: Duration) -> Pending<'a, bool> {
-        let until_ms = self.clock.now_ms().saturating_sub(elapsed(unused_for));
-        let order = move |reply| WriteOp::LeavePool(key.clone(), until_ms, reply);
+        let order = move |reply| WriteOp::LeavePool(key.clone(), unused_for, reply);
         Box::pin(async move { self.writer.ask(order).await })
     }
 
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {
-        Box::pin(counts::read(&self.readers))
+        Box::pin(async move {
+            let mut reader = self.readers.take().await?;
+            let connection = reader.connection();
+            sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+            let totals = counts::read(connection).await?;
+            sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
+            reader.give_back();
+            Ok(totals)
+        })
     }
 
     fn status(&self) -> watch::Receiver<StoreStatus> {

@@ -1,7 +1,10 @@
 //! How the store is: whether commits succeed, and how large its files are. One place
 //! decides that it fails or is well again, and says so once.
 
-use std::time::SystemTime;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
 
 use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
@@ -98,5 +101,39 @@ impl Publisher {
         }
         self.log_is_long = is_long;
         is_long
+    }
+}
+
+/// The same for several who write at once.
+#[derive(Debug, Clone)]
+pub(super) struct SharedPublisher(Arc<Mutex<Publisher>>);
+
+impl SharedPublisher {
+    pub(super) fn new(publisher: Publisher) -> Self {
+        Self(Arc::new(Mutex::new(publisher)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Publisher> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether commits fail.
+    pub(super) fn is_failing(&self) -> bool {
+        self.lock().is_failing()
+    }
+
+    /// A transaction failed, or cannot begin.
+    pub(super) fn failing(&self, error: &StoreError) {
+        self.lock().failing(error);
+    }
+
+    /// A transaction failed for good.
+    pub(super) fn failed(&self, error: &StoreError) {
+        self.lock().failed(error);
+    }
+
+    /// A transaction was committed.
+    pub(super) fn committed(&self) {
+        self.lock().committed();
     }
 }

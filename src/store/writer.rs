@@ -7,8 +7,8 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot},
-    time::{Instant, sleep_until, timeout_at},
+    sync::mpsc,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error_span, warn};
@@ -16,11 +16,12 @@ use uuid::Uuid;
 
 use super::{
     Clock, StoreError,
+    carrying::{By, carry_out},
     connection::{Database, Transaction},
     counts::Counted,
     import::Imports,
-    order::{Answer, By, Whose, WriteOp, Written, carry_out},
-    orders,
+    keeping,
+    order::{Answer, Asked, Whose, WriteOp, Written, ask_until},
     readers::Readers,
     status::Publisher,
 };
@@ -40,16 +41,6 @@ const TICK: Duration = Duration::from_secs(60);
 const LOG_AGAIN: Duration = Duration::from_secs(5);
 /// How long orders may take once the service stops.
 const LAST_ORDERS: Duration = Duration::from_secs(3);
-/// What an answer may be late by: a disk that hangs is not waited for.
-const LATE: Duration = Duration::from_secs(15);
-
-/// An order, and until when it is tried.
-#[derive(Debug)]
-struct Asked {
-    order: WriteOp,
-    until: Instant,
-}
-
 /// The way to the writer.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -100,16 +91,8 @@ impl Writer {
         until: Instant,
         order: impl FnOnce(Answer<T>) -> WriteOp,
     ) -> Result<T, StoreError> {
-        let gone = || StoreError::unavailable("the store is closed");
-        let (reply, answer) = oneshot::channel();
-        let asked = Asked { order: order(reply), until };
-        let answered = async {
-            self.orders.send(asked).await.map_err(|_| gone())?;
-            answer.await.map_err(|_| gone())?
-        };
-        timeout_at(until.max(Instant::now()) + LATE, answered)
-            .await
-            .unwrap_or_else(|_| Err(StoreError::unavailable("the disk does not answer")))
+        let gone = |_| StoreError::unavailable("the store is closed");
+        ask_until(until, order, async |asked| self.orders.send(asked).await.map_err(gone)).await
     }
 }
 
@@ -179,7 +162,7 @@ impl Clerk {
         let touched = match self.begin(Instant::now()).await {
             Ok(mut transaction) => {
                 let tried = match probes {
-                    true => orders::probe(transaction.connection()).await,
+                    true => keeping::probe(transaction.connection()).await,
                     false => Ok(()),
                 };
                 match tried {

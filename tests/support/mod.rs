@@ -4,9 +4,11 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+pub mod cutting_proxy;
 pub mod daemon;
 pub mod follower;
 pub mod log;
+pub mod postgres;
 pub mod processes;
 pub mod service;
 pub mod tools;

@@ -62,6 +62,7 @@ fn meaning_and_default(key: &str) -> (String, String) {
         "cli" => "CliConfig",
         "policy" => "PolicyConfig",
         "store" => "StoreConfig",
+        "cluster" => "ClusterConfig",
         "auth" => "AuthConfig",
         "tls" => "TlsConfig",
         "log" => "LogConfig",

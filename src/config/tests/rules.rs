@@ -57,9 +57,13 @@ fn values_out_of_bounds_or_of_another_type_are_refused() {
         ("pool", "3", "unknown key"),
         ("pool.max_session", "3", "unknown key; did you mean pool.max_sessions?"),
         ("server.max_sessions", "3", "unknown key; did you mean pool.max_sessions?"),
-        ("store.kind", "postgres", "does not have it yet"),
-        ("store.kind", "files", "): must be one of sqlite, memory"),
+        ("store.kind", "files", "): must be one of sqlite, postgres, memory"),
         ("store.url", "postgres://x", "must be sqlite:PATH"),
+        ("store.url_file", "/f", "needs store.kind = \"postgres\""),
+        ("store.max_connections", "1", "must be from 2 to 1000"),
+        ("store.statement_timeout", "4s", "must be less than cluster.lease = 4s"),
+        ("cluster.heartbeat", "2s", "must be at most a third of cluster.lease = 4s"),
+        ("cluster.node", "", "must have 1 to 255 bytes"),
         ("store.retention", "0s", "must be over 0"),
         ("tls", "1", "unknown key"),
         ("tls.cert", "cert.pem", "needs tls.key"),
@@ -276,6 +280,33 @@ fn secrets_are_not_shown() {
     }
     let sources = Sources { env: pairs(&[("ANY", "sk-1")]), ..Sources::default() };
     assert!(!format!("{sources:?}").contains("sk-1"));
+}
+
+#[test]
+fn a_server_is_named_once_and_its_password_is_told_nobody() {
+    let kind = ("store.kind", "postgres");
+    let told = refusal(&[kind]);
+    assert!(told.contains("store.url = \"\" (default): must be set, or store.url_file"), "{told}");
+    let url = "postgres://pool:sk/1@x@db:5432/pool?sslmode=verify-full&password=sk/1";
+    let told = refusal(&[kind, ("store.url", url), ("store.url_file", "/f")]);
+    assert!(told.starts_with("store.url_file") && told.contains("beside store.url"), "{told}");
+    for (url, words) in [
+        ("sqlite:/x", "must be postgres://USER"),
+        ("postgres://pool:sk/1@db/pool?sslmod=require", "no parameters but sslmode"),
+    ] {
+        let told = refusal(&[kind, ("store.url", url)]);
+        assert!(told.contains(words) && !told.contains("sk/1"), "{told}");
+    }
+    let config = with_flags(&[kind, ("store.url", url)]).unwrap();
+    let shown = print(&config);
+    let url = "postgres://pool:<hidden>@db:5432/pool?sslmode=verify-full&password=<hidden>";
+    assert!(shown.contains(url), "{shown}");
+    for shown in [shown, format!("{config:?}")] {
+        assert!(!shown.contains("sk/1") && shown.contains("db:5432"), "{shown}");
+    }
+    let plain = with_flags(&[kind, ("store.url", "postgres://db/pool?sslmode=require")]).unwrap();
+    assert!(print(&plain).contains("postgres://db/pool?sslmode=require"));
+    assert_eq!(with_flags(&[kind, ("store.url_file", "/f")]).unwrap().store.url, "");
 }
 
 #[test]

@@ -36,7 +36,7 @@ async fn a1_a_failed_transaction_never_swallows_later_ones() {
         }
         let big = line(CliSessionId::fresh(), "", None, &"x".repeat(100_000));
         let one = commit(&key("a", name), record(big.conversation, 1), vec![big]);
-        let kept = orders::keep(transaction.connection(), &one, "writer", 0).await;
+        let kept = keeping::keep(transaction.connection(), &one, "writer", 0).await;
         match kept {
             Ok(kept) => kept.and(transaction.commit(until).await),
             Err(error) => {

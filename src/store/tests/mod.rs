@@ -61,6 +61,14 @@ mod counts;
 mod faults;
 mod imports;
 mod owners;
+mod postgres;
+
+#[path = "../../../tests/support/cutting_proxy.rs"]
+mod cutting_proxy;
+#[path = "../../../tests/support/postgres.rs"]
+mod server;
+
+use server::{Bouncer, Server};
 
 /// All lines of a conversation.
 async fn transcript(
@@ -93,6 +101,12 @@ async fn on_each(test: impl AsyncFn(&dyn Store)) {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(&folder.path().join("db")).await.expect("open");
     test(&store).await;
+    let Some(server) = Server::shared() else { return };
+    let store = postgres::open(&server.url().await, "a", Duration::ZERO).await;
+    test(&store).await;
+    let Some(bouncer) = Bouncer::shared() else { return };
+    let url = Server::url_by(&bouncer.address(), &server.database().await);
+    test(&postgres::open(&url, "a", Duration::ZERO).await).await;
 }
 
 #[tokio::test]

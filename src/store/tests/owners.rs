@@ -10,6 +10,14 @@ async fn on_two_of_each(test: impl AsyncFn(&dyn Store, &dyn Store)) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("db");
     test(&open(&file).await.expect("open"), &open(&file).await.expect("open")).await;
+    let Some(server) = Server::shared() else { return };
+    // Where a lease is over at once, whoever claims takes over.
+    let database = server.database().await;
+    let url = Server::url_by(&server.address(), &database);
+    let one = postgres::open(&url, "one", Duration::ZERO).await;
+    let by = Bouncer::shared().map_or_else(|| server.address(), Bouncer::address);
+    let two = postgres::open(&Server::url_by(&by, &database), "two", Duration::ZERO).await;
+    test(&one, &two).await;
 }
 
 fn by(epoch: Epoch, commit: Commit) -> Commit {

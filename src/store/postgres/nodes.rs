@@ -1,0 +1,165 @@
+//! The services that share the database: one row for each name, whose incarnation is that of
+//! the service that registered last. A node lives while its heartbeat, by the database's clock,
+//! is no older than the lease that it had registered with: so all agree on who is dead, whatever
+//! their own clocks and configurations say.
+
+use std::time::Duration;
+
+use super::transaction::{Database, Transaction};
+use crate::store::{
+    StoreError,
+    columns::elapsed,
+    statements::{Cells as _, Statements as _, Value},
+};
+
+/// In SQL, whether the node `n` lives.
+macro_rules! lives {
+    () => {
+        "n.heartbeat + n.lease_ms * INTERVAL '1 millisecond' > clock_timestamp()"
+    };
+}
+pub(super) use lives;
+
+/// Who this service is to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name, which stays over restarts.
+    pub name: String,
+    /// Its life: another one at each start.
+    pub incarnation: String,
+    /// Where other nodes reach it; empty where they do not.
+    pub address: String,
+    /// How old its heartbeat may become.
+    pub lease: Duration,
+}
+
+impl Identity {
+    /// Its name and its incarnation, as values of a statement.
+    pub fn values(&self) -> [Value<'_>; 2] {
+        [(&self.name).into(), (&self.incarnation).into()]
+    }
+}
+
+/// A node, as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Where it is reached; empty where it is not.
+    pub address: String,
+    /// Whether it takes no new sessions.
+    pub draining: bool,
+}
+
+/// Takes the node's name, whoever had it: what an earlier incarnation has claimed is free from
+/// then on, and its commits are refused. Returns whether the earlier one seemed to live.
+pub async fn register(
+    database: &Database,
+    identity: &Identity,
+    slots: usize,
+) -> Result<bool, StoreError> {
+    let mut transaction = database.write().await?;
+    let [name, incarnation] = identity.values();
+    let earlier = concat!("SELECT ", lives!(), " AS lives FROM nodes n WHERE n.name = $1");
+    let earlier = transaction.rows(earlier, &[name]).await?;
+    let earlier = earlier.first().is_some_and(|row| row.is_true("lives").unwrap_or_default());
+    transaction
+        .run(
+            "INSERT INTO nodes (name, incarnation, address, heartbeat, lease_ms, draining) \
+             VALUES ($1, $2, $3, clock_timestamp(), $4, FALSE) ON CONFLICT (name) DO UPDATE SET \
+             incarnation = excluded.incarnation, address = excluded.address, \
+             heartbeat = excluded.heartbeat, lease_ms = excluded.lease_ms, draining = FALSE, \
+             ballast = ''",
+            &[name, incarnation, (&identity.address).into(), elapsed(identity.lease).into()],
+        )
+        .await?;
+    transaction
+        .run(
+            "INSERT INTO transactions (incarnation, slot, commit_id) \
+             SELECT $1, slot, '' FROM generate_series(0, $2 - 1) AS slot",
+            &[incarnation, i64::try_from(slots).unwrap_or(i64::MAX).into()],
+        )
+        .await?;
+    transaction.commit().await?;
+    Ok(earlier)
+}
+
+/// Removes what nobody needs any more of nodes that are long dead.
+pub async fn clean_up(database: &Database) -> Result<(), StoreError> {
+    let mut transaction = database.write().await?;
+    let dead = "DELETE FROM nodes WHERE heartbeat < clock_timestamp() - INTERVAL '1 day'";
+    transaction.run(dead, &[]).await?;
+    let orphans = "DELETE FROM transactions t WHERE NOT EXISTS \
+                   (SELECT 1 FROM nodes n WHERE n.incarnation = t.incarnation)";
+    transaction.run(orphans, &[]).await?;
+    transaction.commit().await
+}
+
+/// Renews the heartbeat, and writes `ballast` beside it. Returns whether the name is this
+/// incarnation's still.
+pub async fn beat(
+    database: &Database,
+    identity: &Identity,
+    ballast: &str,
+) -> Result<bool, StoreError> {
+    let mut transaction = database.write().await?;
+    let [name, incarnation] = identity.values();
+    let renewed = transaction.run(
+        "UPDATE nodes SET heartbeat = clock_timestamp(), ballast = $3 \
+         WHERE name = $1 AND incarnation = $2",
+        &[name, incarnation, ballast.into()],
+    );
+    let renewed = renewed.await?;
+    transaction.commit().await?;
+    Ok(renewed > 0)
+}
+
+/// Tells other nodes that this one takes no new sessions.
+pub async fn drain(database: &Database, identity: &Identity) -> Result<(), StoreError> {
+    let mut transaction = database.write().await?;
+    let drains = "UPDATE nodes SET draining = TRUE WHERE name = $1 AND incarnation = $2";
+    transaction.run(drains, &identity.values()).await?;
+    transaction.commit().await
+}
+
+/// Gives the name back: what is still this incarnation's can be claimed at once.
+pub async fn deregister(database: &Database, identity: &Identity) -> Result<(), StoreError> {
+    let mut transaction = database.write().await?;
+    let node = "DELETE FROM nodes WHERE name = $1 AND incarnation = $2";
+    transaction.run(node, &identity.values()).await?;
+    let slots = "DELETE FROM transactions WHERE incarnation = $1";
+    transaction.run(slots, &[(&identity.incarnation).into()]).await?;
+    transaction.commit().await
+}
+
+/// The nodes that live, by name.
+pub async fn living(database: &Database) -> Result<Vec<Node>, StoreError> {
+    let mut transaction = database.read().await?;
+    let rows = transaction.rows(
+        concat!(
+            "SELECT n.name, n.address, n.draining FROM nodes n WHERE ",
+            lives!(),
+            " ORDER BY n.name"
+        ),
+        &[],
+    );
+    let mut nodes = Vec::new();
+    for row in rows.await? {
+        nodes.push(Node {
+            name: row.text("name")?.to_owned(),
+            address: row.text("address")?.to_owned(),
+            draining: row.is_true("draining")?,
+        });
+    }
+    transaction.commit().await?;
+    Ok(nodes)
+}
+
+/// Whether an incarnation is that of a node that lives.
+pub async fn is_living(
+    transaction: &mut Transaction,
+    incarnation: &str,
+) -> Result<bool, StoreError> {
+    let found = concat!("SELECT n.name FROM nodes n WHERE n.incarnation = $1 AND ", lives!());
+    Ok(transaction.row(found, &[incarnation.into()]).await?.is_some())
+}
