@@ -127,9 +127,10 @@ impl Enclosure {
 /// variables of its own CLI, but not the files that later values of them come from.
 fn hidden_files(config: &Config, secrets: &[PathBuf]) -> Vec<PathBuf> {
     let database = (config.store.kind == StoreKind::Sqlite).then(|| config.database_file());
-    let credentials = [config.auth.tokens_file.clone(), config.tls.key.clone()];
+    let credentials = [&config.auth.tokens_file, &config.tls.key, &config.store.url_file];
     let variables = config.cli.variables_in_files().map(|(_, file)| file);
-    let files = secrets.iter().cloned().chain(database).chain(credentials.into_iter().flatten());
+    let files =
+        secrets.iter().cloned().chain(database).chain(credentials.into_iter().flatten().cloned());
     files.chain(variables).collect()
 }
 

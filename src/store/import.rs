@@ -132,7 +132,7 @@ pub(super) async fn keep(
                 let conversation = *conversation;
                 return Ok(Err(StoreError::Conflict { conversation, owner: None }));
             }
-            for some in lines.chunks(orders::LINES) {
+            for some in orders::parts(lines) {
                 orders::append(connection, key, *conversation, some).await?;
             }
             Ok(Ok(()))

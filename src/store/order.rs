@@ -114,7 +114,8 @@ pub(super) struct Asked {
     pub(super) until: Instant,
 }
 
-/// What an answer may be late by: a disk that hangs is not waited for.
+/// What an answer may be late by: a disk or a server that hangs is not waited
+/// for.
 const LATE: Duration = Duration::from_secs(15);
 
 /// Asks for something by `hand_over`, and waits for the answer, within a bound.
@@ -131,5 +132,5 @@ pub(super) async fn ask_until<T>(
     };
     timeout_at(until.max(Instant::now()) + LATE, answered)
         .await
-        .unwrap_or_else(|_| Err(StoreError::unavailable("the disk does not answer")))
+        .unwrap_or_else(|_| Err(StoreError::unavailable("the store does not answer")))
 }

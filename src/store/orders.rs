@@ -17,7 +17,9 @@ use crate::domain::ids::{CliSessionId, SessionId, SessionKey};
 
 /// Lines in one statement: SQLite takes 32 766 values, PostgreSQL twice as many, and a line is
 /// four.
-pub(super) const LINES: usize = 5000;
+const LINES: usize = 5000;
+/// Bytes of lines in one statement, if more than one line has them.
+const STATEMENT_BYTES: usize = 1 << 20;
 /// Keeps what a turn left, beside the session's record.
 pub(super) async fn keep_said(
     connection: &mut impl Statements,
@@ -34,11 +36,28 @@ pub(super) async fn keep_said(
             warn!(session_id = %key.session, %conversation, "lines_of_another_session_left_out");
             continue;
         }
-        for some in same.chunks(LINES) {
+        for some in parts(same) {
             append(connection, key, conversation, some).await?;
         }
     }
     Ok(())
+}
+
+/// Lines that go into one statement each: few enough, and not so many bytes that the way to a
+/// server takes longer than a statement may.
+pub(super) fn parts(lines: &[Line]) -> Vec<&[Line]> {
+    let (mut parts, mut from, mut bytes) = (Vec::new(), 0, 0);
+    for (at, line) in lines.iter().enumerate() {
+        if at > from && (at - from == LINES || bytes + line.json.len() > STATEMENT_BYTES) {
+            parts.push(&lines[from..at]);
+            (from, bytes) = (at, 0);
+        }
+        bytes += line.json.len();
+    }
+    if from < lines.len() {
+        parts.push(&lines[from..]);
+    }
+    parts
 }
 
 /// The session has this conversation from now on, unless only others have it: then it says
@@ -159,4 +178,27 @@ pub(super) async fn forget(
     let joined = "DELETE FROM conversations WHERE tenant = $1 AND session_id = $2";
     connection.run(joined, &of_it).await?;
     Ok(Some(gone))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_statement_has_too_much_and_none_is_left_out() {
+        let line = |bytes: usize| Line {
+            conversation: CliSessionId::fresh(),
+            subpath: "".into(),
+            uuid: None,
+            json: "x".repeat(bytes),
+        };
+        let sizes = |bytes: &[usize]| -> Vec<usize> {
+            let lines: Vec<Line> = bytes.iter().copied().map(line).collect();
+            parts(&lines).iter().map(|part| part.len()).collect()
+        };
+        assert_eq!(sizes(&[]), [0; 0]);
+        assert_eq!(sizes(&[STATEMENT_BYTES, 1]), [1, 1]);
+        assert_eq!(sizes(&[1, STATEMENT_BYTES - 1, 1, 2 * STATEMENT_BYTES, 1]), [2, 1, 1, 1]);
+        assert_eq!(sizes(&[0; 2 * LINES + 1]), [LINES, LINES, 1]);
+    }
 }

@@ -38,13 +38,15 @@ pub struct Failing {
 pub(super) struct Publisher {
     status: watch::Sender<StoreStatus>,
     began: Option<Instant>,
+    /// It does not become well any more.
+    for_good: bool,
     log_is_long: bool,
 }
 
 impl Publisher {
     /// A store that is well.
     pub(super) fn new(status: watch::Sender<StoreStatus>) -> Self {
-        Self { status, began: None, log_is_long: false }
+        Self { status, began: None, for_good: false, log_is_long: false }
     }
 
     /// Whether commits fail.
@@ -80,6 +82,9 @@ impl Publisher {
 
     /// A transaction was committed.
     pub(super) fn committed(&mut self) {
+        if self.for_good {
+            return;
+        }
         if let Some(began) = self.began.take() {
             info!(failing_seconds = began.elapsed().as_secs_f64(), "store_recovered");
             self.status.send_modify(|status| status.failing = None);
@@ -125,6 +130,13 @@ impl SharedPublisher {
     /// A transaction failed, or cannot begin.
     pub(super) fn failing(&self, error: &StoreError) {
         self.lock().failing(error);
+    }
+
+    /// From now on it fails, whatever may still be committed.
+    pub(super) fn failing_for_good(&self, error: &StoreError) {
+        let mut publisher = self.lock();
+        publisher.for_good = true;
+        publisher.failing(error);
     }
 
     /// A transaction failed for good.

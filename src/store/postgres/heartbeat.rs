@@ -42,11 +42,10 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Never ends.
+    /// Ends only when another has taken the name.
     pub async fn run(self) {
         let mut ticks = interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut is_replaced = false;
         loop {
             ticks.tick().await;
             let began = boot_time();
@@ -58,11 +57,10 @@ impl Heartbeat {
                     self.publisher.committed();
                 }
                 Ok(false) => {
-                    if !is_replaced {
-                        error!(node = %self.me.name, "node_replaced");
-                    }
-                    is_replaced = true;
-                    self.publisher.failing(&StoreError::unavailable(REPLACED));
+                    // Nothing is to be renewed any more: the next life has to begin anew.
+                    error!(node = %self.me.name, "node_replaced");
+                    self.publisher.failing_for_good(&StoreError::unavailable(REPLACED));
+                    return;
                 }
                 Err(error) => self.publisher.failing(&error),
             }

@@ -3,6 +3,8 @@
 //! in transaction mode, where a lock of the session would stay with a server that another client
 //! has next. (That, and the named statements of sqlx's own runner, are why it is not used.)
 
+use std::time::Duration;
+
 use sqlx::migrate::Migrator;
 
 use super::transaction::{Database, Transaction};
@@ -16,6 +18,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!("src/store/migrations/postgres");
 /// The oldest server that is tried, as it numbers itself.
 const OLDEST: i64 = 140_000;
 
+/// How long another node may take for the same, and each file of it here.
+const LONGEST: Duration = Duration::from_secs(600);
+
 /// The number of the lock: any that others do not use.
 const LOCK: i64 = 0x5e55_1011_9001;
 
@@ -24,7 +29,7 @@ pub async fn run(database: &Database) -> Result<(), StoreError> {
     let mut transaction = database.write().await?;
     check_server(&mut transaction).await?;
     // Whoever waits for it waits for work that takes longer than a statement may.
-    transaction.run("SET LOCAL statement_timeout = 0", &[]).await?;
+    transaction.be_patient(LONGEST).await?;
     transaction.rows("SELECT pg_advisory_xact_lock($1)::TEXT", &[LOCK.into()]).await?;
     transaction
         .run(

@@ -16,7 +16,7 @@ mod time;
 mod transaction;
 mod writers;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Semaphore, watch},
@@ -127,8 +127,12 @@ impl PostgresStore {
                 stopping.cancelled().await;
                 writers.finish().await;
             };
+            let working = async {
+                tokio::join!(cleaning, heartbeat.run());
+                pending::<()>().await;
+            };
             tokio::select! {
-                ((), ()) = async { tokio::join!(cleaning, heartbeat.run()) } => {}
+                () = working => {}
                 () = ending => {}
             }
             match timeout(LEAVING, nodes::deregister(&beats, &me)).await {

@@ -46,9 +46,10 @@ impl Database {
         self.statement_timeout
     }
 
-    /// Begins a transaction that reads, and sees one state of everything.
+    /// Begins a transaction that reads, and sees one state of everything. It might write: a
+    /// server that has become a standby, and may be behind, refuses it.
     pub async fn read(&self) -> Result<Transaction, StoreError> {
-        self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "").await
+        self.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE", "").await
     }
 
     /// Begins a transaction that writes.
@@ -101,6 +102,12 @@ impl Transaction {
         let done = sqlx::raw_sql(sql).execute(&mut *self.connection);
         timeout(self.patience, done).await.map_err(no_answer)??;
         Ok(())
+    }
+
+    /// Waits longer from here on, for what takes long.
+    pub async fn be_patient(&mut self, patience: Duration) -> Result<(), StoreError> {
+        self.patience = patience + ON_THE_WAY;
+        self.simple(format!("SET LOCAL statement_timeout = {}", patience.as_millis())).await
     }
 
     /// Runs the statements of a file.
