@@ -1,6 +1,7 @@
 //! Rules that one key's type cannot say: about the form of texts, and those that
 //! join several keys.
 
+mod cluster;
 mod policy;
 mod store;
 
@@ -71,6 +72,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     check_spares(config, &mut findings);
     check_listen(config, &mut findings);
     check_tls(config, &mut findings);
+    cluster::check(config, &mut findings);
     check_state_dir(config, &mut findings);
     check_tasks(config, &mut findings);
     check_arguments(&config.cli.extra_args, &mut findings);

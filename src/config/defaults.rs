@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    ClusterConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
     memory,
     sections::{
@@ -73,6 +74,12 @@ impl Config {
                 node: host_name(),
                 heartbeat: Duration::from_secs(1),
                 lease: Duration::from_secs(4),
+                advertise: String::new(),
+                listen: None,
+                ca: None,
+                cert: None,
+                key: None,
+                token_file: None,
             },
             auth: AuthConfig { insecure: false, tokens_file: None },
             tls: TlsConfig::default(),

@@ -124,10 +124,7 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
     fields.extend(cli_fields(cli));
     fields.extend(policy_fields(policy));
     fields.extend(store_fields(store));
-    let ClusterConfig { node, heartbeat, lease } = cluster;
-    fields.push(field("cluster.node", Slot::Text(node)));
-    fields.push(duration("cluster.heartbeat", heartbeat, MINUTE));
-    fields.push(duration("cluster.lease", lease, HOUR));
+    fields.extend(cluster_fields(cluster));
     let AuthConfig { insecure, tokens_file } = auth;
     fields.push(field("auth.insecure", Slot::Flag(insecure)));
     fields.push(field("auth.tokens_file", Slot::OptionalPath(tokens_file)));
@@ -151,6 +148,22 @@ fn duration<'a>(key: &'static str, place: &'a mut Duration, max: Duration) -> Fi
 
 fn duration_or_off<'a>(key: &'static str, place: &'a mut Duration) -> Field<'a> {
     field(key, Slot::DurationOrOff(place, NANOSECOND..=MONTH))
+}
+
+fn cluster_fields(cluster: &mut ClusterConfig) -> Vec<Field<'_>> {
+    let ClusterConfig { node, heartbeat, lease, advertise, listen, ca, cert, key, token_file } =
+        cluster;
+    vec![
+        field("cluster.node", Slot::Text(node)),
+        duration("cluster.heartbeat", heartbeat, MINUTE),
+        duration("cluster.lease", lease, HOUR),
+        field("cluster.advertise", Slot::Text(advertise)),
+        field("cluster.listen", Slot::OptionalAddress(listen)),
+        field("cluster.ca", Slot::OptionalPath(ca)),
+        field("cluster.cert", Slot::OptionalPath(cert)),
+        field("cluster.key", Slot::OptionalPath(key)),
+        field("cluster.token_file", Slot::OptionalPath(token_file)),
+    ]
 }
 
 fn store_fields(store: &mut StoreConfig) -> impl IntoIterator<Item = Field<'_>> {

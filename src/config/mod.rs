@@ -20,6 +20,7 @@
 mod apply;
 mod check;
 mod choices;
+mod cluster;
 mod defaults;
 mod env_files;
 mod error;
@@ -41,6 +42,7 @@ mod variables;
 
 pub use check::problem_of_url;
 pub use choices::{FileMentions, LogFormat, SandboxMode, StoreKind};
+pub use cluster::ClusterConfig;
 pub use error::{ConfigError, ValueOrigin, Violation};
 pub use print::print;
 pub use rules::{RuleConfig, RuleDecision};

@@ -27,8 +27,11 @@ impl Config {
             self.tls.key.as_mut(),
             self.tls.client_ca.as_mut(),
             self.store.url_file.as_mut(),
-        ] {
-            let Some(path) = path else { continue };
+        ]
+        .into_iter()
+        .chain(self.cluster.paths_mut())
+        .flatten()
+        {
             if let Ok(absolute) = std::path::absolute(&*path) {
                 *path = absolute;
             }

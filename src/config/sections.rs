@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    RuleConfig, SpareConfig,
+    ClusterConfig, RuleConfig, SpareConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
 };
 use crate::policy::McpServers;
@@ -28,7 +28,7 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Where conversations are kept.
     pub store: StoreConfig,
-    /// The services that share a store.
+    /// The services that share a store, and how they reach and recognise each other.
     pub cluster: ClusterConfig,
     /// Who may call.
     pub auth: AuthConfig,
@@ -328,20 +328,6 @@ pub struct StoreConfig {
     /// Whether to start without a database where sessions have left their folders. That is
     /// refused otherwise, because the database was lost. Default false.
     pub allow_empty: bool,
-}
-
-/// The services that share a store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterConfig {
-    /// This node's name among the services that share a PostgreSQL database. A service that
-    /// starts under a name takes it over from the one that had it. Default the host name.
-    pub node: String,
-    /// Time between a node's heartbeats. Default 1 s, over 0, at most a third of
-    /// `cluster.lease`.
-    pub heartbeat: Duration,
-    /// Age of a node's heartbeat, by the database's clock, at which others take its sessions
-    /// over. Default 4 s, over 0, at most 1 h.
-    pub lease: Duration,
 }
 
 /// Who may call.

@@ -12,7 +12,7 @@ use super::{
     *,
 };
 
-const SECTIONS: &str = include_str!("../sections.rs");
+const SECTIONS: [&str; 2] = [include_str!("../sections.rs"), include_str!("../cluster.rs")];
 
 const HEAD: &str = "# Configuration
 
@@ -33,7 +33,7 @@ each of them gives away. `bypassPermissions` cannot be allowed in this version.
 /// The comments on the fields of each structure: name of the structure, of the field, comment.
 fn comments() -> BTreeMap<(String, String), String> {
     let (mut found, mut within, mut comment) = (BTreeMap::new(), String::new(), Vec::new());
-    for line in SECTIONS.lines() {
+    for line in SECTIONS.iter().flat_map(|text| text.lines()) {
         if let Some(name) = line.strip_prefix("pub struct ") {
             within = name.trim_end_matches(" {").to_owned();
         }
@@ -62,9 +62,9 @@ fn meaning_and_default(key: &str) -> (String, String) {
         "cli" => "CliConfig",
         "policy" => "PolicyConfig",
         "store" => "StoreConfig",
-        "cluster" => "ClusterConfig",
         "auth" => "AuthConfig",
         "tls" => "TlsConfig",
+        "cluster" => "ClusterConfig",
         "log" => "LogConfig",
         other => panic!("a section without a structure: {other}"),
     };

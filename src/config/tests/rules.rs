@@ -68,11 +68,57 @@ fn values_out_of_bounds_or_of_another_type_are_refused() {
         ("tls", "1", "unknown key"),
         ("tls.cert", "cert.pem", "needs tls.key"),
         ("tls.client_ca", "ca.pem", "needs tls.cert"),
+        ("cluster.advertise", "10.0.0.1", "must be HOST:PORT"),
+        ("cluster.advertise", "10.0.0.1:0", "must be HOST:PORT"),
+        ("cluster.advertise", "http://a:1", "must be HOST:PORT"),
+        ("cluster.advertise", "a@b:1", "must be HOST:PORT"),
+        ("cluster.advertise", "10.0.0.1:50052", "is not a loopback address, and nodes do not"),
+        ("cluster.advertise", "node-a:50052", "is not a loopback address, and nodes do not"),
+        ("cluster.listen", "0.0.0.0:50052", "is not a loopback address, and nodes do not"),
+        ("cluster.ca", "ca.pem", "needs cluster.cert"),
+        ("cluster.cert", "cert.pem", "needs cluster.key"),
+        ("cluster.key", "key.pem", "needs cluster.ca"),
         ("server.health_listen", "x", "): must be an IP address and a port"),
         ("tlsx", "1", "unknown key"),
     ] {
         let told = refusal(&[(key, value)]);
         assert!(told.starts_with(key) && told.contains(words), "{key}: {told}");
+    }
+}
+
+/// Who is taken for a node can speak for every caller.
+#[test]
+fn nobody_is_taken_for_a_node_by_accident() {
+    let advertise = ("cluster.advertise", "10.0.0.1:50052");
+    let listen = ("cluster.listen", "0.0.0.0:50052");
+    let token = ("cluster.token_file", "/run/token");
+    let certificates =
+        [("cluster.ca", "/c/ca"), ("cluster.cert", "/c/cert"), ("cluster.key", "/c/key")];
+    let tls = [("tls.cert", "/t/cert"), ("tls.key", "/t/key")];
+    let tokens = ("auth.tokens_file", "/t/tokens");
+    for (flags, told) in [
+        ([&certificates[..], &[token]].concat(), "excludes cluster.ca"),
+        (vec![("cluster.advertise", "127.0.0.1:1"), tokens], "callers are asked who they are"),
+        (vec![("cluster.listen", "127.0.0.1:1"), tokens], "callers are asked who they are"),
+        ([&certificates[..], &[advertise]].concat(), "needs cluster.listen where cluster.ca"),
+        ([&tls[..], &[token, advertise]].concat(), "needs cluster.listen where tls.cert"),
+        (
+            [&certificates[..], &tls, &[listen, ("tls.client_ca", "/c/ca")]].concat(),
+            "must not be tls.client_ca",
+        ),
+    ] {
+        let refused = refusal(&flags);
+        assert!(refused.contains(told), "{told}: {refused}");
+    }
+    for flags in [
+        vec![("cluster.advertise", "127.0.0.1:50051")],
+        vec![("cluster.advertise", "localhost:50051")],
+        vec![("cluster.advertise", "[::1]:50051"), ("cluster.listen", "[::1]:50052")],
+        vec![token, advertise, tokens],
+        [&certificates[..], &tls, &[advertise, listen, tokens]].concat(),
+        certificates.to_vec(),
+    ] {
+        assert!(with_flags(&flags).is_ok(), "{flags:?}: {:?}", with_flags(&flags).err());
     }
 }
 
