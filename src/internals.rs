@@ -12,13 +12,17 @@ pub mod cli {
         sandbox, snapshots, versions,
     };
 }
+pub mod cluster {
+    //! Other nodes.
+    pub use crate::cluster::{Node, Place, Placement, Placing};
+}
 pub mod counters {
     //! What happened.
     pub use crate::counters::{Spent, Totals};
 }
 pub mod domain {
     //! Values.
-    pub use crate::domain::{acquired, ids, input, options};
+    pub use crate::domain::{acquired, failure, ids, input, options};
 }
 pub mod os {
     //! The operating system.

@@ -7,6 +7,7 @@
 //!                   └─────▶ store (what outlives a session)
 //! rpc ─▶ tools ◀─ cli (tools that callers serve, and the calls of them)
 //! transport (listeners and connections) ─▶ rpc, by what server puts together
+//! transport ─▶ cluster (calls for sessions of other nodes) ─▶ pool, rpc
 //! client (subcommands for people) ─▶ the generated types, over the network
 //! ```
 //!
@@ -29,6 +30,7 @@ mod access;
 mod budget;
 mod cli;
 pub mod client;
+mod cluster;
 pub mod config;
 mod counters;
 mod domain;

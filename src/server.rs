@@ -10,11 +10,13 @@ mod cautions;
 mod early;
 mod enclosure;
 mod lease;
+mod listeners;
 mod observer;
 mod probe;
 mod program;
 mod readiness;
 mod settings;
+mod stack;
 mod state;
 
 use std::{
@@ -22,17 +24,9 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
-use tonic_health::{
-    pb::health_server::{Health as HealthRpcs, HealthServer},
-    server::HealthReporter,
-};
-use tower_layer::Layer as _;
+use tonic_health::server::HealthReporter;
 use tracing::{error, error_span, info, warn};
 
 pub use enclosure::Enclosure;
@@ -44,37 +38,26 @@ pub use crate::access::tokens::fresh as new_token;
 use crate::{
     access::credentials::Credentials,
     cli::versions::Installed,
+    cluster::{Placement, layer::Forwarder},
     config::Config,
     health::{Health, part},
     policy::Policy,
     pool::{Parts, SessionPool},
-    proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
-    rpc::{
-        auth_layer::{AuthLayer, AuthService},
-        edge::{Edge, EdgeLayer},
-        meter::{Meter, MeterLayer},
-        service::Service,
-    },
     store::PostgresStore,
     supply::ProcessSupply,
     tasks::Tasks,
     telemetry::log_limit,
     tenant::Tenants,
     tools::ToolServers,
-    transport::Listener,
     turn::storage::Storage,
 };
 use early::EarlyStop;
-use observer::Observer;
+use listeners::Listeners;
 use probe::Probe;
 use readiness::watch_store;
 
-/// Room in a request beside its prompt: system prompts, schemas, base64.
-const REQUEST_OVERHEAD: usize = 8 * 1024 * 1024;
 /// Bytes of a health check: it holds the name of a service.
 const HEALTH_MESSAGE: usize = 1024;
-/// Bytes of a question about the contract: it holds a name.
-const REFLECTION_MESSAGE: usize = 16 * 1024;
 /// How long the service's tasks may take to end.
 const TASKS_LIMIT: Duration = Duration::from_secs(6);
 
@@ -127,8 +110,7 @@ fn watch_for_second(hurry: CancellationToken) {
 #[derive(Debug)]
 pub struct Server {
     config: Config,
-    listener: TcpListener,
-    health_listener: Option<TcpListener>,
+    listeners: Listeners,
     credentials: Credentials,
     tasks: Tasks,
     enclosure: Enclosure,
@@ -138,6 +120,8 @@ pub struct Server {
     /// Who it is to other services on its store, if that can be shared.
     node: Option<Arc<PostgresStore>>,
     policy: Arc<Policy>,
+    /// Where sessions live, if there are other nodes.
+    placement: Option<Arc<dyn Placement>>,
     /// Held for as long as the service lives: two services on one state folder would
     /// give one conversation two processes.
     _lock: File,
@@ -153,17 +137,7 @@ impl Server {
         let lock = state::claim_state_folder(&config).await?;
         state::sweep_earlier_life(&config).await?;
         cautions::give(&config, &enclosure, &credentials.authenticator());
-        let listener = TcpListener::bind(config.server.listen)
-            .await
-            .with_context(|| format!("server.listen: cannot bind {}", config.server.listen))?;
-        let health_listener = match config.server.health_listen {
-            Some(address) => Some(
-                TcpListener::bind(address)
-                    .await
-                    .with_context(|| format!("server.health_listen: cannot bind {address}"))?,
-            ),
-            None => None,
-        };
+        let listeners = Listeners::bind(&config).await?;
         let tasks = Tasks::default();
         let installed = Installed::default();
         let supply = ProcessSupply::new(
@@ -187,8 +161,7 @@ impl Server {
         pool.resume().await.context("store: what is kept cannot be read")?;
         Ok(Self {
             config,
-            listener,
-            health_listener,
+            listeners,
             credentials,
             policy,
             tasks,
@@ -197,18 +170,32 @@ impl Server {
             installed,
             pool,
             node: opened.node,
+            placement: None,
             _lock: lock,
         })
     }
 
+    /// Calls for sessions that live elsewhere are forwarded, as this says.
+    #[cfg(feature = "test-tools")]
+    #[must_use]
+    pub fn placed_by(mut self, placement: Arc<dyn Placement>) -> Self {
+        self.placement = Some(placement);
+        self
+    }
+
     /// The address, with the port that was picked.
     pub fn address(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.listener.local_addr()?)
+        self.listeners.address()
     }
 
     /// The address of health checks in plain text, if there is one.
     pub fn health_address(&self) -> Option<SocketAddr> {
-        self.health_listener.as_ref()?.local_addr().ok()
+        self.listeners.health_address()
+    }
+
+    /// The address of other nodes, if they have one of their own.
+    pub fn node_address(&self) -> Option<SocketAddr> {
+        self.listeners.node_address()
     }
 
     /// The pool.
@@ -228,21 +215,12 @@ impl Server {
         let health_service = health_service.max_decoding_message_size(HEALTH_MESSAGE);
         let health = Health::new();
         self.look_after_health(&health, reporter).await;
-        let service = self.service(&health, health_service.clone())?;
+        let forwarder = self.forwarder();
+        let services = self.services(&health, health_service.clone(), forwarder.clone())?;
         let closed = CancellationToken::new();
-        let health_address = self.health_address();
-        let max_connections = capacity::connections(&self.config, health_address.is_some());
-        let listener = Listener {
-            name: "server.listen",
-            socket: self.listener,
-            tls: self.credentials.certificates(),
-            service,
-            limits: settings::transport(&self.config, max_connections),
-        };
-        listener.serve(&self.tasks, closed.clone());
-        if let Some(socket) = self.health_listener {
-            serve_health(socket, health_service, &self.config, &self.tasks);
-        }
+        let (health_address, node_address) = (self.health_address(), self.node_address());
+        let files = (&self.config, &self.credentials);
+        self.listeners.serve(services, health_service, files, &self.tasks, &closed);
         let (encrypted, asks) =
             (self.config.tls.cert.is_some(), self.credentials.authenticator().asks());
         self.credentials.keep_up_to_date(&self.tasks);
@@ -251,6 +229,7 @@ impl Server {
         info!(
             %address,
             health_address = health_address.map(tracing::field::display),
+            node_address = node_address.map(tracing::field::display),
             tls = encrypted,
             authentication = asks,
             version = env!("CARGO_PKG_VERSION"),
@@ -261,7 +240,7 @@ impl Server {
 
         health.hold(part::SERVICE, "the service is stopping");
         let drained = tokio::select! {
-            drained = self.pool.drain(self.config.server.drain_timeout) => drained,
+            drained = drain(&self.pool, forwarder.as_ref(), &self.config) => drained,
             // Nobody waits for that: a database that is gone must not delay the stop.
             () = lease::drain(self.node.as_deref()) => false,
             () = hurry.cancelled() => false,
@@ -271,6 +250,7 @@ impl Server {
         }
         self.pool.stop().await;
         self.pool.tools().close();
+        forwarder.inspect(Forwarder::close);
         closed.cancel();
         let ended = self.tasks.stop(TASKS_LIMIT).await;
         if !ended {
@@ -308,60 +288,19 @@ impl Server {
             }
         });
     }
-
-    fn service<H: HealthRpcs>(
-        &self,
-        health: &Health,
-        health_service: HealthServer<H>,
-    ) -> anyhow::Result<Guarded> {
-        let policy = Arc::clone(&self.policy);
-        let observer = Observer {
-            enclosure: self.enclosure.clone(),
-            supply: self.supply.clone(),
-            limits: settings::limits(&self.config),
-            health: health.clone(),
-        };
-        let limit = self.config.policy.max_prompt_bytes.saturating_mul(2) + REQUEST_OVERHEAD;
-        let service =
-            SessionPoolServiceServer::new(Service::new(self.pool.clone(), policy, observer))
-                .max_decoding_message_size(limit);
-        let mut routes = Routes::new(service).add_service(health_service);
-        if self.config.server.reflection {
-            let reflection = || {
-                tonic_reflection::server::Builder::configure()
-                    .register_encoded_file_descriptor_set(DESCRIPTORS)
-                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                    // Callers without stubs can then read the details of errors.
-                    .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-            };
-            let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
-            routes = routes
-                .add_service(v1.max_decoding_message_size(REFLECTION_MESSAGE))
-                .add_service(v1alpha.max_decoding_message_size(REFLECTION_MESSAGE));
-        }
-        let meter = MeterLayer { pool: self.pool.clone(), largest: limit as u64 };
-        let metered = meter.layer(routes.prepare());
-        let guarded = AuthLayer(self.credentials.authenticator()).layer(metered);
-        Ok(EdgeLayer::new(settings::edge(&self.config)).layer(guarded))
-    }
 }
 
-/// Answers health checks, and nothing else, in plain text.
-fn serve_health<H: HealthRpcs>(
-    socket: TcpListener,
-    service: HealthServer<H>,
-    config: &Config,
-    tasks: &Tasks,
-) {
-    let listener = Listener {
-        name: "server.health_listen",
-        socket,
-        tls: None,
-        service: EdgeLayer::new(settings::edge(config)).layer(Routes::new(service).prepare()),
-        limits: settings::health_transport(config),
+/// Waits for turns, those at other nodes that callers follow by this one included.
+async fn drain(pool: &SessionPool, forwarder: Option<&Forwarder>, config: &Config) -> bool {
+    let limit = config.server.drain_timeout;
+    let forwarded = async {
+        match forwarder {
+            Some(forwarder) => forwarder.drain(limit).await,
+            None => true,
+        }
     };
-    // Not closed before the rest: probes ask until the end.
-    listener.serve(tasks, tasks.stopping().clone());
+    let (own, forwarded) = tokio::join!(pool.drain(limit), forwarded);
+    own && forwarded
 }
 
 /// Tells from time to time how many lines were held back.
@@ -375,6 +314,3 @@ fn report_what_is_not_logged(tasks: &Tasks) {
     });
 }
 
-/// Every request is held to the edge's rules; every call but a health check passes the
-/// authentication layer, and has its body metered.
-type Guarded = Edge<AuthService<Meter<Routes>>>;

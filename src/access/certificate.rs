@@ -16,15 +16,24 @@ pub const ADMINS: &str = "session-pool:admin";
 /// good is looked at again, because a connection may outlive it.
 pub fn identity(der: &[u8], now: SystemTime) -> Result<Identity, AuthError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| AuthError::Nameless)?;
-    if !moment(now).is_some_and(|now| certificate.validity().is_valid_at(now)) {
-        return Err(AuthError::CertificateExpired);
-    }
+    in_time(&certificate, now)?;
     let subject = certificate.subject();
     let mut names = subject.iter_common_name().filter_map(|name| name.as_str().ok());
     let (Some(name), None) = (names.next(), names.next()) else { return Err(AuthError::Nameless) };
     let tenant = TenantId::parse(name).map_err(|_| AuthError::Nameless)?;
     let admin = subject.iter_organization().any(|organization| organization.as_str() == Ok(ADMINS));
     Ok(Identity { tenant, admin, name: None })
+}
+
+/// Whether a certificate that was checked when it was shown is good now.
+pub fn is_good(der: &[u8], now: SystemTime) -> Result<(), AuthError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| AuthError::Nameless)?;
+    in_time(&certificate, now)
+}
+
+fn in_time(certificate: &X509Certificate<'_>, now: SystemTime) -> Result<(), AuthError> {
+    let good = moment(now).is_some_and(|now| certificate.validity().is_valid_at(now));
+    if good { Ok(()) } else { Err(AuthError::CertificateExpired) }
 }
 
 fn moment(time: SystemTime) -> Option<ASN1Time> {

@@ -19,8 +19,15 @@ use tokio::{
 use tracing::{error, error_span, info, warn};
 
 use crate::{
-    access::{authenticator::Authenticator, files::Files, tls::TlsFiles, tokens::Tokens},
-    config::{Config, TlsConfig},
+    access::{
+        authenticator::Authenticator,
+        files::Files,
+        node_files::NodeFiles,
+        nodes::Nodes,
+        tls::{CALLERS, TlsFiles},
+        tokens::Tokens,
+    },
+    config::{ClusterConfig, Config, TlsConfig},
     os::regular,
     tasks::Tasks,
 };
@@ -31,6 +38,7 @@ pub struct Credentials {
     authenticator: Authenticator,
     tokens_file: Option<PathBuf>,
     tls: Option<(TlsFiles, watch::Sender<Arc<ServerConfig>>)>,
+    nodes: NodeFiles,
     /// Says when the files have changed since they were read; `None` if nobody asked, or
     /// if there are none.
     changes: Option<notify::Result<Files>>,
@@ -52,6 +60,7 @@ impl Credentials {
         let tls = match (&config.tls.cert, &config.tls.key) {
             (Some(cert), Some(key)) => {
                 let files = TlsFiles {
+                    keys: &CALLERS,
                     cert: cert.clone(),
                     key: key.clone(),
                     client_ca: config.tls.client_ca.clone(),
@@ -63,8 +72,9 @@ impl Credentials {
             }
             _ => None,
         };
+        let nodes = NodeFiles::read(&config.cluster, tls.as_ref().map(|(files, _)| files))?;
         let authenticator = Authenticator::new(tokens, config.tls.client_ca.is_some());
-        Ok(Self { authenticator, tokens_file, tls, changes: None })
+        Ok(Self { authenticator, tokens_file, tls, nodes, changes: None })
     }
 
     /// What decides who is let in.
@@ -77,10 +87,20 @@ impl Credentials {
         self.tls.as_ref().map(|(_, current)| current.subscribe())
     }
 
+    /// What tells other nodes from callers.
+    pub fn nodes(&self) -> Nodes {
+        self.nodes.nodes()
+    }
+
+    /// The certificates in force towards other nodes, where they have such.
+    pub fn node_certificates(&self) -> Option<watch::Receiver<Arc<ServerConfig>>> {
+        self.nodes.certificates()
+    }
+
     /// Reads the files again whenever they change and at SIGHUP, until the tasks end.
     /// Without any files SIGHUP means what it means to every process.
     pub fn keep_up_to_date(mut self, tasks: &Tasks) {
-        if self.tokens_file.is_none() && self.tls.is_none() {
+        if self.tokens_file.is_none() && self.tls.is_none() && self.nodes.is_empty() {
             return;
         }
         let files = self.changes.take();
@@ -119,7 +139,7 @@ impl Credentials {
     fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let tls = self.tls.iter().flat_map(|(files, _)| files.paths());
-        for file in self.tokens_file.iter().chain(tls) {
+        for file in self.tokens_file.iter().chain(tls).chain(self.nodes.paths()) {
             regular::read(file).map_err(|error| error.to_string()).hash(&mut hasher);
         }
         hasher.finish()
@@ -130,6 +150,7 @@ impl Credentials {
         if let Some(file) = &self.tokens_file {
             self.reload_tokens(file);
         }
+        self.nodes.reload(self.tls.as_ref().map(|(files, _)| files));
         let Some((files, current)) = &self.tls else { return };
         match files.load() {
             Ok(loaded) => {
@@ -167,8 +188,11 @@ impl Credentials {
 /// The files that say who may call.
 fn paths(config: &Config) -> Vec<PathBuf> {
     let TlsConfig { cert, key, client_ca } = &config.tls;
-    let files = [&config.auth.tokens_file, cert, key, client_ca];
-    files.into_iter().flatten().cloned().collect()
+    let ClusterConfig { advertise: _, listen: _, ca, cert: own, key: own_key, token_file } =
+        &config.cluster;
+    let of_nodes = [ca, own, own_key, token_file];
+    let files = [&config.auth.tokens_file, cert, key, client_ca].into_iter().chain(of_nodes);
+    files.flatten().cloned().collect()
 }
 
 fn read_tokens(file: &Path) -> anyhow::Result<Tokens> {

@@ -4,6 +4,8 @@
 //! - [`tokens`] reads the tokens file and finds a token in it.
 //! - [`certificate`] reads tenant and roles from a client certificate.
 //! - [`authenticator`] decides; it can be given another set of tokens while it is in use.
+//! - [`nodes`] tells other nodes from callers, and reads for whom they speak; [`node_files`] and
+//!   `node_tokens` are what they recognise each other by.
 //! - [`files`] says when files have changed.
 //! - [`credentials`] reads all of them at the start, and again when they change; [`tls`] is
 //!   the certificate by which the service itself is known.
@@ -12,6 +14,9 @@ pub mod authenticator;
 pub mod certificate;
 pub mod credentials;
 pub mod files;
+pub mod node_files;
+mod node_tokens;
+pub mod nodes;
 pub mod tls;
 pub mod tokens;
 
@@ -63,4 +68,13 @@ pub enum AuthError {
         "the client certificate names no tenant: its subject needs a CN of 1 to 128 characters of A-Z a-z 0-9 . _ : -"
     )]
     Nameless,
+    /// A node's token that is not known.
+    #[error("the node's token is not known (cluster.token_file)")]
+    UnknownNode,
+    /// A caller, where only nodes are let in.
+    #[error("only other nodes may call here (cluster.listen)")]
+    NotANode,
+    /// A node that does not say for whom it speaks, or not in a form that has a meaning.
+    #[error("the node does not say for whom it calls in a form that this version knows")]
+    Unspoken,
 }

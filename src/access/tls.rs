@@ -7,15 +7,35 @@ use std::{
 };
 
 use rustls::{
-    RootCertStore, ServerConfig, crypto::ring, pki_types::CertificateDer,
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer},
     server::WebPkiClientVerifier,
 };
 
 use crate::os::{pem, regular};
 
+/// The keys of the configuration that name the files, for whoever reads what is wrong.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TlsKeys {
+    cert: &'static str,
+    key: &'static str,
+    client_ca: &'static str,
+}
+
+/// Towards callers.
+pub const CALLERS: TlsKeys =
+    TlsKeys { cert: "tls.cert", key: "tls.key", client_ca: "tls.client_ca" };
+
+/// Between nodes.
+pub const NODES: TlsKeys =
+    TlsKeys { cert: "cluster.cert", key: "cluster.key", client_ca: "cluster.ca" };
+
 /// Where the certificates are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
+    /// What the files are called.
+    pub keys: &'static TlsKeys,
     /// The server's certificate chain, in PEM.
     pub cert: PathBuf,
     /// Its private key, in PEM.
@@ -42,29 +62,19 @@ impl TlsFiles {
         [&self.cert, &self.key].into_iter().chain(&self.client_ca)
     }
 
-    /// Reads the files.
+    /// Reads the files, for whoever is connected to.
     pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let error =
-            |key, file: &PathBuf, problem: String| TlsError { key, file: file.clone(), problem };
-        let chain =
-            certificates(&self.cert).map_err(|problem| error("tls.cert", &self.cert, problem))?;
-        let private = read(&self.key)
-            .and_then(|text| pem::private_key(&text))
-            .map_err(|problem| error("tls.key", &self.key, problem))?;
+        let (chain, private) = self.own()?;
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|problem| error("tls.cert", &self.cert, problem.to_string()))?;
+            .map_err(|problem| error(self.keys.cert, &self.cert, problem.to_string()))?;
         let builder = match &self.client_ca {
             None => builder.with_no_client_auth(),
             Some(file) => {
-                let mut roots = RootCertStore::empty();
-                let problem = |problem: String| error("tls.client_ca", file, problem);
-                for certificate in certificates(file).map_err(problem)? {
-                    roots.add(certificate).map_err(|bad| problem(bad.to_string()))?;
-                }
-                let mut verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let problem = |problem: String| error(self.keys.client_ca, file, problem);
+                let roots = Arc::new(self.roots()?);
+                let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
                 if self.client_cert_optional {
                     verifier = verifier.allow_unauthenticated();
                 }
@@ -75,10 +85,69 @@ impl TlsFiles {
         };
         let mut config = builder
             .with_single_cert(chain, private)
-            .map_err(|problem| error("tls.key", &self.key, problem.to_string()))?;
+            .map_err(|problem| error(self.keys.key, &self.key, problem.to_string()))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Arc::new(config))
     }
+
+    /// Reads the files, for whoever connects to another one that has such files.
+    pub fn load_client(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        let (chain, private) = self.own()?;
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|problem| error(self.keys.cert, &self.cert, problem.to_string()))?
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(chain, private)
+            .map_err(|problem| error(self.keys.key, &self.key, problem.to_string()))?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    fn own(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+        let chain = certificates(&self.cert)
+            .map_err(|problem| error(self.keys.cert, &self.cert, problem))?;
+        let private = read(&self.key)
+            .and_then(|text| pem::private_key(&text))
+            .map_err(|problem| error(self.keys.key, &self.key, problem))?;
+        Ok((chain, private))
+    }
+
+    fn roots(&self) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.authorities()? {
+            let added = roots.add(certificate);
+            added.map_err(|bad| self.of_authorities(bad.to_string()))?;
+        }
+        Ok(roots)
+    }
+
+    /// The certificates of the authorities.
+    fn authorities(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let Some(file) = &self.client_ca else { return Ok(Vec::new()) };
+        certificates(file).map_err(|problem| self.of_authorities(problem))
+    }
+
+    /// Fails if an authority of these files is one of the others as well: whom the others let in
+    /// would be let in by these.
+    pub fn keep_apart(&self, others: &Self) -> Result<(), TlsError> {
+        let theirs = others.authorities()?;
+        match self.authorities()?.iter().any(|own| theirs.contains(own)) {
+            true => {
+                let key = others.keys.client_ca;
+                Err(self.of_authorities(format!("has an authority that {key} has, too")))
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn of_authorities(&self, problem: String) -> TlsError {
+        let file = self.client_ca.clone().unwrap_or_default();
+        TlsError { key: self.keys.client_ca, file, problem }
+    }
+}
+
+fn error(key: &'static str, file: &Path, problem: String) -> TlsError {
+    TlsError { key, file: file.to_owned(), problem }
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -102,7 +171,8 @@ mod tests {
         let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("issued");
         fs::write(&cert, issued.cert.pem()).expect("written");
         fs::write(&key, text).expect("written");
-        let files = TlsFiles { cert, key, client_ca: None, client_cert_optional: false };
+        let files =
+            TlsFiles { keys: &CALLERS, cert, key, client_ca: None, client_cert_optional: false };
         let error = files.load().expect_err("refused");
         format!("{error} {error:?}")
     }

@@ -1,5 +1,5 @@
-//! Asks every caller who they are before a call is served. Health checks are for
-//! everybody: probes have no credentials.
+//! Asks every caller who they are before a call is served, and takes another node's word for
+//! it. Health checks are for everybody: probes have no credentials.
 
 use std::{
     future::Future,
@@ -15,21 +15,76 @@ use tracing::info;
 
 use super::status::unauthenticated;
 use crate::{
-    access::authenticator::Authenticator, telemetry::log_limit::UNAUTHENTICATED, transport::Peer,
+    access::{
+        AuthError, Identity,
+        authenticator::Authenticator,
+        nodes::{Nodes, Origin},
+    },
+    telemetry::log_limit::UNAUTHENTICATED,
+    transport::Peer,
 };
 
 /// What calls to health checks begin with.
 pub(super) const HEALTH: &str = "/grpc.health.v1.Health/";
 
+/// Who may come in by a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    /// Callers; what nodes write means nothing.
+    Callers,
+    /// Other nodes alone.
+    Nodes,
+    /// Both.
+    CallersAndNodes,
+}
+
 /// Puts an [`AuthService`] before services.
 #[derive(Debug, Clone)]
-pub struct AuthLayer(pub Authenticator);
+pub struct AuthLayer {
+    /// Tells callers apart.
+    pub authenticator: Authenticator,
+    /// Tells nodes from callers.
+    pub nodes: Nodes,
+    /// Who is let in.
+    pub admitted: Admitted,
+}
 
 impl<S> Layer<S> for AuthLayer {
     type Service = AuthService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AuthService { authenticator: self.0.clone(), inner }
+        AuthService { layer: self.clone(), inner }
+    }
+}
+
+impl AuthLayer {
+    /// Lets a call in, and has what it was let in by taken out of it, or says why not.
+    fn admit<B>(&self, request: &mut Request<B>) -> Result<(), AuthError> {
+        let header = request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
+        let peer = request.extensions().get::<Peer>();
+        let certificate = peer.and_then(|peer| peer.certificate.as_deref()).map(AsRef::as_ref);
+        let from = Origin { address: peer.map(|peer| peer.address), certificate };
+        let node = match self.admitted {
+            Admitted::Callers => None,
+            Admitted::Nodes => {
+                Some(self.nodes.recognise(request.headers(), from)?.ok_or(AuthError::NotANode)?)
+            }
+            Admitted::CallersAndNodes => self.nodes.recognise(request.headers(), from)?,
+        };
+        let (name, spoken_for) = node.map(|node| (node.name, node.caller)).unzip();
+        let identity: Identity = match spoken_for.flatten() {
+            Some(caller) => caller,
+            None => self.authenticator.identify(header, certificate)?,
+        };
+        peer.inspect(|peer| peer.has_proven_itself());
+        request.extensions_mut().insert(identity);
+        if let Some(name) = name {
+            request.extensions_mut().insert(name);
+        }
+        // What let the caller in is nothing for the services behind.
+        request.headers_mut().remove(AUTHORIZATION);
+        Nodes::strip(request.headers_mut());
+        Ok(())
     }
 }
 
@@ -37,7 +92,7 @@ impl<S> Layer<S> for AuthLayer {
 /// request's extensions.
 #[derive(Debug, Clone)]
 pub struct AuthService<S> {
-    authenticator: Authenticator,
+    layer: AuthLayer,
     inner: S,
 }
 
@@ -56,21 +111,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        if request.uri().path().starts_with(HEALTH) {
+        if self.layer.admitted != Admitted::Nodes && request.uri().path().starts_with(HEALTH) {
             return Box::pin(self.inner.call(request));
         }
-        let header = request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
-        let peer = request.extensions().get::<Peer>();
-        let certificate = peer.and_then(|peer| peer.certificate.as_deref());
-        match self.authenticator.identify(header, certificate.map(AsRef::as_ref)) {
-            Ok(identity) => {
-                peer.inspect(|peer| peer.has_proven_itself());
-                request.extensions_mut().insert(identity);
-                // What let the caller in is nothing for the services behind.
-                request.headers_mut().remove(AUTHORIZATION);
-                Box::pin(self.inner.call(request))
-            }
+        match self.layer.admit(&mut request) {
+            Ok(()) => Box::pin(self.inner.call(request)),
             Err(refusal) => {
+                let peer = request.extensions().get::<Peer>();
                 peer.inspect(|peer| peer.has_been_refused());
                 // Whoever looks after the service has to see who tries.
                 if UNAUTHENTICATED.admits() {

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The metadata key that proxies route by.
-pub(super) const ROUTING_KEY: &str = "session-id";
+pub const ROUTING_KEY: &str = "session-id";
 
 /// What the service knows beside the pool.
 pub trait Observe: Send + Sync + 'static {

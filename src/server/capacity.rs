@@ -2,15 +2,14 @@
 
 use tracing::{info, warn};
 
-use super::settings::HEALTH_CONNECTIONS;
 use crate::{
     config::Config,
     os::descriptors::{connections_carried, limit, processes_carried},
 };
 
-/// How many connections are taken, and what is left for sessions. A session without a
+/// How many connections of callers are taken, with so many beside them, and what is left for sessions. A session without a
 /// process needs no descriptor, so `pool.max_processes` is what has to fit.
-pub fn connections(config: &Config, beside_health: bool) -> usize {
+pub fn connections(config: &Config, beside: usize) -> usize {
     let limit = limit();
     let wanted = config.server.limits.max_connections;
     let connections = connections_carried(limit, wanted);
@@ -23,8 +22,7 @@ pub fn connections(config: &Config, beside_health: bool) -> usize {
             "file_descriptors_limit_connections"
         );
     }
-    let health = if beside_health { HEALTH_CONNECTIONS } else { 0 };
-    let processes = processes_carried(limit, (connections + health) as u64);
+    let processes = processes_carried(limit, (connections + beside) as u64);
     info!(limit, connections, processes, "file_descriptors");
     let max_processes = config.pool.max_processes;
     if processes < max_processes as u64 {

@@ -73,6 +73,15 @@ pub fn warn_of_exposure(config: &Config, address: SocketAddr, asks: bool) {
             "tokens_travel_in_the_open"
         );
     }
+    let cluster = &config.cluster;
+    let nodes_are_far = cluster.listen.is_none_or(|it| !it.ip().to_canonical().is_loopback());
+    if cluster.token_file.is_some() && cluster.is_reachable() && nodes_are_far {
+        warn!(
+            detail = "unless something encrypts, whoever reads cluster.token_file on its way to \
+                      another node can call as anybody: cluster.ca has nodes show certificates",
+            "node_token_travels_in_the_open"
+        );
+    }
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::{
+    access::nodes::METADATA_BYTES,
     budget::{Bounds, Budget},
     cli::{
         env_files::EnvFiles, launch::LaunchSettings, sandbox::Sandbox, usage::Allowed,
         versions::Installed,
     },
+    cluster::CALLS_ON_A_LINK,
     config::{Config, RuleConfig, SpareConfig},
     domain::{ids::TenantId, operator_rule::OperatorRule, options::Options, redacted::Redacted},
     policy::{Policy, Roots},
@@ -26,16 +28,34 @@ use crate::{
 pub const HEALTH_CONNECTIONS: usize = 64;
 const HEALTH_STREAMS: u32 = 16;
 
+/// Connections of other nodes at once. Each node makes one for every hundred calls.
+pub const NODE_CONNECTIONS: usize = 256;
+
 /// What connections are held to, of which there may be so many.
 pub fn transport(config: &Config, max_connections: usize) -> Limits {
     let limits = &config.server.limits;
     let at_most = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    Limits {
+    let of_callers = Limits {
         max_connections,
         max_streams: at_most(limits.max_streams),
         handshake_timeout: limits.handshake_timeout,
         idle_timeout: Some(limits.idle_timeout).filter(|limit| !limit.is_zero()),
         max_header_bytes: at_most(limits.max_header_bytes),
+    };
+    if nodes_come_with_callers(config) { for_nodes(of_callers) } else { of_callers }
+}
+
+/// The same for connections of other nodes alone.
+pub fn node_transport(config: &Config) -> Limits {
+    for_nodes(transport(config, NODE_CONNECTIONS))
+}
+
+/// A call that was good for the node that forwards it is good for the next one.
+fn for_nodes(limits: Limits) -> Limits {
+    Limits {
+        max_streams: limits.max_streams.max(CALLS_ON_A_LINK),
+        max_header_bytes: limits.max_header_bytes.saturating_add(METADATA_BYTES),
+        ..limits
     }
 }
 
@@ -43,6 +63,11 @@ pub fn transport(config: &Config, max_connections: usize) -> Limits {
 pub fn health_transport(config: &Config) -> Limits {
     let all = transport(config, HEALTH_CONNECTIONS);
     Limits { max_streams: HEALTH_STREAMS.min(all.max_streams), ..all }
+}
+
+/// Whether other nodes come by the listener of callers.
+pub fn nodes_come_with_callers(config: &Config) -> bool {
+    !config.cluster.advertise.is_empty() && config.cluster.listen.is_none()
 }
 
 /// What requests are held to.

@@ -43,7 +43,14 @@ pub static NOT_KEPT: LogLimit = LogLimit::new("session_not_kept");
 /// Prompts of CLIs for which there is no room.
 pub static PROMPT_NOT_HELD: LogLimit = LogLimit::new("prompt_not_held");
 
-static ALL: [&LogLimit; 11] = [
+/// Calls for sessions of nodes that cannot be reached.
+pub static NODE_UNREACHABLE: LogLimit = LogLimit::new("node_unreachable");
+/// Calls that another node does not take from this one.
+pub static NODE_REFUSED: LogLimit = LogLimit::new("node_refused");
+/// Calls that were forwarded and whose end nobody knows.
+pub static FORWARDED_CALL_LOST: LogLimit = LogLimit::new("forwarded_call_lost");
+
+static ALL: [&LogLimit; 14] = [
     &UNAUTHENTICATED,
     &NOT_GRPC,
     &HEALTH_CALL_REVOKED,
@@ -55,6 +62,9 @@ static ALL: [&LogLimit; 11] = [
     &NOT_FOUND,
     &NOT_KEPT,
     &PROMPT_NOT_HELD,
+    &NODE_UNREACHABLE,
+    &NODE_REFUSED,
+    &FORWARDED_CALL_LOST,
 ];
 
 /// Wakes [`report`] when lines are left out.

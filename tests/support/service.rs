@@ -39,6 +39,20 @@ pub fn fake_cli(state: &Path) -> Config {
     config
 }
 
+/// A server with this configuration, which does not serve yet.
+pub async fn bound(config: Config) -> Server {
+    log::capture();
+    super::eventually("the lock of an earlier service is free", async || {
+        match Server::bind(config.clone(), process_tree()).await {
+            // Between fork and exec a program that another test of this process starts has
+            // all of its files, that lock among them.
+            Err(error) if error.to_string().contains("another service uses") => None,
+            bound => Some(bound.expect("bound")),
+        }
+    })
+    .await
+}
+
 /// The sandbox that works everywhere.
 pub fn process_tree() -> Sandbox {
     Sandbox::ProcessTree(env!("CARGO_BIN_EXE_session-pool").into())
@@ -55,16 +69,7 @@ impl Service {
 
     /// A service with this configuration.
     pub async fn with(config: Config, state: TempDir) -> Self {
-        log::capture();
-        let server = super::eventually("the lock of an earlier service is free", async || {
-            match Server::bind(config.clone(), process_tree()).await {
-                // Between fork and exec a program that another test of this process starts has
-                // all of its files, that lock among them.
-                Err(error) if error.to_string().contains("another service uses") => None,
-                bound => Some(bound.expect("bound")),
-            }
-        });
-        Self::of(server.await, state)
+        Self::of(bound(config).await, state)
     }
 
     /// A service that is bound already.

@@ -1,0 +1,325 @@
+//! The layer that forwards: learns which session a call names, asks where it lives, and passes
+//! the call on, refuses it, or lets it go on to the service here.
+
+use std::{
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri, uri::PathAndQuery};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Code, Status, body::Body};
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::{debug, error, warn};
+
+use super::{
+    Node, Place, Placement,
+    first::look,
+    links::{Lease, Links, Unreachable, cause},
+    metadata::pass_on,
+    outgoing::{Broken, Outgoing},
+    relay::{Held, Relayed, Way},
+    rpcs::{self, Served},
+};
+use crate::{
+    access::{
+        Identity,
+        nodes::{ForwardedBy, Nodes},
+    },
+    domain::{
+        failure::Cause,
+        ids::{SessionId, SessionKey},
+    },
+    pool::SessionPool,
+    rpc::{deadline::Deadline, service::ROUTING_KEY, status::of_failure},
+    tasks::Tasks,
+    telemetry::log_limit::{NODE_REFUSED, NODE_UNREACHABLE},
+};
+
+/// Times that a call is given to a connection that turns out to have ended before it took it.
+const CONNECTIONS_TRIED: usize = 3;
+
+/// Forwards calls. Cloning gives another handle to the same.
+#[derive(Debug, Clone)]
+pub struct Forwarder(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    placement: Arc<dyn Placement>,
+    nodes: Nodes,
+    pool: SessionPool,
+    links: Links,
+    /// Bytes of the largest message that the service decodes.
+    largest: u64,
+    /// Calls that show a turn.
+    turns: TaskTracker,
+    closing: CancellationToken,
+}
+
+/// A call on its way.
+struct Call {
+    request: Request<Body>,
+    key: SessionKey,
+    caller: Identity,
+    shows_turn: bool,
+}
+
+/// What becomes of a call.
+enum Outcome {
+    /// The service here takes it.
+    Here(Request<Body>),
+    /// It is answered.
+    Answered(Response<Body>),
+}
+
+impl From<Status> for Outcome {
+    fn from(status: Status) -> Self {
+        Self::Answered(status.into_http())
+    }
+}
+
+impl Forwarder {
+    /// Forwards as `placement` says; counts calls as streams of the pool's tenants.
+    pub fn new(
+        placement: Arc<dyn Placement>,
+        nodes: Nodes,
+        pool: SessionPool,
+        largest: u64,
+        tasks: Tasks,
+    ) -> Self {
+        let links = Links::new(nodes.clone(), tasks);
+        let (turns, closing) = (TaskTracker::new(), CancellationToken::new());
+        Self(Arc::new(Shared { placement, nodes, pool, links, largest, turns, closing }))
+    }
+
+    /// Waits until no call shows a turn any more. Returns whether that was so within the limit.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        self.0.turns.close();
+        timeout(limit, self.0.turns.wait()).await.is_ok()
+    }
+
+    /// Ends all calls that are forwarded.
+    pub fn close(&self) {
+        self.0.closing.cancel();
+    }
+
+    async fn decide(&self, request: Request<Body>, shows_turn: bool) -> Outcome {
+        let Some(caller) = request.extensions().get::<Identity>().cloned() else {
+            return Outcome::Here(request);
+        };
+        let (session, request) = self.session_of(request).await;
+        let Some(session) = session else { return Outcome::Here(request) };
+        let key = SessionKey::new(caller.tenant.clone(), session);
+        let call = Call { request, key, caller, shows_turn };
+        match self.0.placement.place(&call.key).await {
+            Err(cause) => of_failure(&cause.into()).into(),
+            Ok(Place::Here) => Outcome::Here(call.request),
+            Ok(Place::At(node)) => match call.request.extensions().get::<ForwardedBy>() {
+                // Two nodes that each take the other one for the owner would go on for ever.
+                Some(_) => call.way(&node).moved().into(),
+                None => self.forward(call, node).await,
+            },
+        }
+    }
+
+    /// The session that a request names: by its metadata, or by its message.
+    async fn session_of(&self, request: Request<Body>) -> (Option<SessionId>, Request<Body>) {
+        if let Some(named) = request.headers().get(ROUTING_KEY) {
+            let named = named.to_str().ok().and_then(|text| SessionId::parse(text).ok());
+            return (named, request);
+        }
+        let (parts, body) = request.into_parts();
+        let (session, body) = look(body, self.0.largest).await;
+        (session, Request::from_parts(parts, body))
+    }
+
+    async fn forward(&self, call: Call, node: Node) -> Outcome {
+        // It counts here as it would if the session were here.
+        let share = match self.0.pool.open_stream(&call.key.tenant) {
+            Ok(share) => share,
+            Err(failure) => return of_failure(&failure).into(),
+        };
+        let (lease, node) = match self.lease(&node).await {
+            Ok(lease) => (lease, node),
+            Err(first) => match self.0.placement.place(&call.key).await {
+                Err(cause) => return of_failure(&cause.into()).into(),
+                Ok(Place::Here) => return Outcome::Here(call.request),
+                Ok(Place::At(again)) if again == node => return unreachable(&call, &node, &first),
+                Ok(Place::At(other)) => match self.lease(&other).await {
+                    Ok(lease) => (lease, other),
+                    Err(problem) => return unreachable(&call, &other, &problem),
+                },
+            },
+        };
+        let way = call.way(&node);
+        debug!(session_id = %way.session, node = %way.node, "call_forwarded");
+        let (deadline, shows_turn) =
+            (call.request.extensions().get::<Deadline>().copied(), call.shows_turn);
+        match self.send(call, lease, &node).await {
+            Err(status) => status.into(),
+            Ok((response, lease)) => {
+                let waited_for = shows_turn.then(|| self.0.turns.token());
+                let held = Held { share, call: lease.into_call(), waited_for };
+                let closing = self.0.closing.clone().cancelled_owned();
+                Outcome::Answered(
+                    response
+                        .map(|body| Body::new(Relayed::new(body, held, way, deadline, closing))),
+                )
+            }
+        }
+    }
+
+    async fn lease(&self, node: &Node) -> Result<Lease, Unreachable> {
+        match &node.address {
+            Some(address) => self.0.links.lease(address).await,
+            None => Err(Unreachable::because("it does not say where (cluster.advertise)")),
+        }
+    }
+
+    /// Sends a call and waits for the beginning of the answer.
+    async fn send(
+        &self,
+        call: Call,
+        mut lease: Lease,
+        node: &Node,
+    ) -> Result<(Response<Incoming>, Lease), Status> {
+        let way = call.way(node);
+        let broken = Broken::default();
+        let mut request = self.outgoing(call, &lease, &broken).ok_or_else(|| way.moved())?;
+        for _ in 0..CONNECTIONS_TRIED {
+            let sent = tokio::select! {
+                sent = lease.sender.try_send_request(request) => sent,
+                () = self.0.closing.cancelled() => return Err(way.failure(Cause::ShuttingDown)),
+            };
+            let mut error = match sent {
+                Ok(response) => return answer(response, &way).map(|response| (response, lease)),
+                Err(error) => error,
+            };
+            let Some(unsent) = error.take_message() else {
+                // It may have begun there; or it was the caller's side that failed.
+                let lost = || way.lost(&cause(error.error()));
+                return Err(broken.status().unwrap_or_else(lost));
+            };
+            // The connection ended between the look at it and the call: another one is as good.
+            request = unsent;
+            lease = self.lease(node).await.map_err(|problem| refused(&way, &problem))?;
+        }
+        Err(refused(&way, &Unreachable::because("its connections end at once")))
+    }
+
+    /// The request as the other node gets it. `None` if its name cannot be written.
+    fn outgoing(&self, call: Call, lease: &Lease, broken: &Broken) -> Option<Request<Outgoing>> {
+        let (mut parts, body) = call.request.into_parts();
+        let deadline = parts.extensions.get::<Deadline>().copied();
+        pass_on(&mut parts.headers, deadline);
+        let own_name = self.0.placement.own_name();
+        self.0.nodes.speak_for(&mut parts.headers, own_name, &call.caller)?;
+        let path = parts.uri.path_and_query().cloned();
+        let uri = Uri::builder()
+            .scheme(lease.scheme.clone())
+            .authority(lease.authority.clone())
+            .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        let mut request = Request::new(Outgoing::new(body, broken.clone()));
+        *request.method_mut() = parts.method;
+        *request.uri_mut() = uri.build().ok()?;
+        *request.headers_mut() = parts.headers;
+        Some(request)
+    }
+}
+
+impl Call {
+    fn way(&self, node: &Node) -> Way {
+        Way { session: self.key.session.clone(), node: Arc::clone(&node.name) }
+    }
+}
+
+/// The beginning of an answer, unless it says that the node does not know this one. That is
+/// nothing that the caller could mend.
+fn answer(response: Response<Incoming>, way: &Way) -> Result<Response<Incoming>, Status> {
+    let status = Status::from_header_map(response.headers());
+    match status.filter(|status| status.code() == Code::Unauthenticated) {
+        None => Ok(response),
+        Some(status) => {
+            if NODE_REFUSED.admits() {
+                let told = status.message();
+                error!(node = %way.node, told, "node_refused");
+            }
+            Err(way.moved())
+        }
+    }
+}
+
+fn unreachable(call: &Call, node: &Node, problem: &Unreachable) -> Outcome {
+    refused(&call.way(node), problem).into()
+}
+
+/// The status of a call that was not sent.
+fn refused(way: &Way, problem: &Unreachable) -> Status {
+    if NODE_UNREACHABLE.admits() {
+        warn!(session_id = %way.session, node = %way.node, %problem, "node_unreachable");
+    }
+    way.moved()
+}
+
+/// Puts a [`Forward`] before services; without a forwarder it does nothing.
+#[derive(Debug, Clone)]
+pub struct ForwardLayer(pub Option<Forwarder>);
+
+impl<S> Layer<S> for ForwardLayer {
+    type Service = Forward<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Forward { forwarder: self.0.clone(), inner }
+    }
+}
+
+/// Forwards calls for sessions that are elsewhere.
+#[derive(Debug, Clone)]
+pub struct Forward<S> {
+    forwarder: Option<Forwarder>,
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Forward<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let request = request.map(Body::new);
+        let served = rpcs::of(request.uri().path()).map(|rpc| rpc.served);
+        let (Some(forwarder), Some(Served::WithSession { shows_turn })) =
+            (self.forwarder.clone(), served)
+        else {
+            return Box::pin(self.inner.call(request));
+        };
+        // The one that has said it is ready is the one that is called.
+        let ready = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, ready);
+        Box::pin(async move {
+            match forwarder.decide(request, shows_turn).await {
+                Outcome::Here(request) => inner.call(request).await,
+                Outcome::Answered(response) => Ok(response),
+            }
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! The layers that a call passes, put together: the edge's rules, who calls, where the session
+//! lives, memory for the request, and the services themselves.
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+use tonic_health::pb::health_server::{Health as HealthRpcs, HealthServer};
+use tower_layer::Layer as _;
+
+use super::{Server, observer::Observer, settings};
+use crate::{
+    cluster::layer::{Forward, ForwardLayer, Forwarder},
+    config::Config,
+    health::Health,
+    proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
+    rpc::{
+        auth_layer::{Admitted, AuthLayer, AuthService},
+        edge::{Edge, EdgeLayer},
+        meter::{Meter, MeterLayer},
+        service::Service,
+    },
+};
+
+/// Room in a request beside its prompt: system prompts, schemas, base64.
+const REQUEST_OVERHEAD: usize = 8 * 1024 * 1024;
+/// Bytes of a question about the contract: it holds a name.
+const REFLECTION_MESSAGE: usize = 16 * 1024;
+
+/// Every request is held to the edge's rules; every call but a health check passes the
+/// authentication layer; it is forwarded if its session is elsewhere, or has its body metered.
+pub type Guarded = Edge<AuthService<Forward<Meter<Routes>>>>;
+
+/// What is served on each listener.
+#[derive(Debug)]
+pub struct Services {
+    /// To callers.
+    pub callers: Guarded,
+    /// To other nodes, where they have a listener of their own.
+    pub nodes: Guarded,
+}
+
+/// Bytes of the largest request that is decoded.
+fn largest(config: &Config) -> usize {
+    config.policy.max_prompt_bytes.saturating_mul(2) + REQUEST_OVERHEAD
+}
+
+impl Server {
+    /// What forwards calls, where there are other nodes.
+    pub(super) fn forwarder(&self) -> Option<Forwarder> {
+        let placement = Arc::clone(self.placement.as_ref()?);
+        let largest = largest(&self.config) as u64;
+        let (nodes, tasks) = (self.credentials.nodes(), self.tasks.clone());
+        Some(Forwarder::new(placement, nodes, self.pool.clone(), largest, tasks))
+    }
+
+    /// The services behind their layers.
+    pub(super) fn services<H: HealthRpcs>(
+        &self,
+        health: &Health,
+        health_service: HealthServer<H>,
+        forwarder: Option<Forwarder>,
+    ) -> anyhow::Result<Services> {
+        let routes = self.routes(health, health_service)?;
+        let largest = largest(&self.config) as u64;
+        let metered = MeterLayer { pool: self.pool.clone(), largest }.layer(routes.prepare());
+        let forwarding = ForwardLayer(forwarder).layer(metered);
+        let edge = EdgeLayer::new(settings::edge(&self.config));
+        let guarded = |admitted| {
+            let (authenticator, nodes) =
+                (self.credentials.authenticator(), self.credentials.nodes());
+            let known = AuthLayer { authenticator, nodes, admitted }.layer(forwarding.clone());
+            edge.layer(known)
+        };
+        let of_callers = match settings::nodes_come_with_callers(&self.config) {
+            true => Admitted::CallersAndNodes,
+            false => Admitted::Callers,
+        };
+        Ok(Services { callers: guarded(of_callers), nodes: guarded(Admitted::Nodes) })
+    }
+
+    fn routes<H: HealthRpcs>(
+        &self,
+        health: &Health,
+        health_service: HealthServer<H>,
+    ) -> anyhow::Result<Routes> {
+        let policy = Arc::clone(&self.policy);
+        let observer = Observer {
+            enclosure: self.enclosure.clone(),
+            supply: self.supply.clone(),
+            limits: settings::limits(&self.config),
+            health: health.clone(),
+        };
+        let service =
+            SessionPoolServiceServer::new(Service::new(self.pool.clone(), policy, observer))
+                .max_decoding_message_size(largest(&self.config));
+        let routes = Routes::new(service).add_service(health_service);
+        if !self.config.server.reflection {
+            return Ok(routes);
+        }
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // Callers without stubs can then read the details of errors.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        };
+        let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+        Ok(routes
+            .add_service(v1.max_decoding_message_size(REFLECTION_MESSAGE))
+            .add_service(v1alpha.max_decoding_message_size(REFLECTION_MESSAGE)))
+    }
+}
