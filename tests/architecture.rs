@@ -87,10 +87,7 @@ const ALLOWED: [(&str, &[&str]); 24] = [
         ],
     ),
     // The generated types are of its tests alone.
-    (
-        "cluster",
-        &["access", "domain", "pool", "proto", "rpc", "tasks", "telemetry", "tenant"],
-    ),
+    ("cluster", &["access", "domain", "pool", "proto", "rpc", "tasks", "telemetry", "tenant"]),
     ("health", &["proto"]),
     ("client", &["config", "domain", "os", "proto"]),
     ("proto", &[]),

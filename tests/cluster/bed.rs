@@ -10,7 +10,7 @@ use session_pool::{
     config::Config,
     internals::{
         cluster::{Node, Place, Placement, Placing},
-        domain::ids::SessionKey,
+        domain::{failure::Cause, ids::SessionKey},
     },
     proto::{QueryRequest, session_pool_service_client::SessionPoolServiceClient},
 };
@@ -37,6 +37,7 @@ struct Known {
     /// What is answered the first time only.
     once: HashMap<String, String>,
     addresses: HashMap<String, Option<Arc<str>>>,
+    lost: bool,
     asked: usize,
 }
 
@@ -53,6 +54,11 @@ impl Places {
     pub fn reach(&self, node: &str, address: Option<String>) {
         let address = address.map(Into::into);
         self.0.lock().expect("no panic").addresses.insert(node.into(), address);
+    }
+
+    /// From now on nobody knows where sessions live.
+    pub fn lose(&self) {
+        self.0.lock().expect("no panic").lost = true;
     }
 
     pub fn address_of(&self, node: &str) -> Arc<str> {
@@ -84,6 +90,9 @@ impl Placement for Seen {
         Box::pin(async move {
             let mut known = self.places.0.lock().expect("no panic");
             known.asked += 1;
+            if known.lost {
+                return Err(Cause::StoreUnavailable { detail: "lost".into() });
+            }
             let session = key.session.as_str();
             let placed = known.once.remove(session);
             let Some(node) = placed.or_else(|| known.sessions.get(session).cloned()) else {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use session_pool::proto::{QueryRequest, QueryResponse};
 use tokio::time::{Instant, timeout};
+use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use crate::{
@@ -130,6 +132,52 @@ async fn a_connection_that_was_closed_for_want_of_calls_costs_no_call() {
         let shown = asked.session("s").await.expect_err("no such session");
         failure(&shown, Code::NotFound, "SESSION_NOT_FOUND");
     }
+    asked.stop().await;
+    owner.stop().await;
+}
+
+#[tokio::test]
+async fn an_owner_that_is_stopped_is_noticed() {
+    let places = Places::default();
+    let asked = node("a", &places, |_| {}).await;
+    // The kernel accepts the connection, and nobody ever says anything.
+    let stopped = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    places.put("s", "stopped");
+    places.reach("stopped", Some(stopped.local_addr().expect("an address").to_string()));
+    let before = Instant::now();
+    let turn = asked.run(query("s", "x")).await;
+    failure(turn.error(), Code::Unavailable, "SESSION_MOVED");
+    assert!(before.elapsed() < Duration::from_secs(8), "{:?}", before.elapsed());
+    asked.stop().await;
+}
+
+#[tokio::test]
+async fn where_a_session_lives_that_cannot_be_looked_up_is_not_guessed() {
+    let pair = Pair::with_session_elsewhere().await;
+    pair.places.lose();
+    let turn = pair.asked.run(query("s", "x")).await;
+    failure(turn.error(), Code::Unavailable, "STORE_UNAVAILABLE");
+    assert_eq!(pair.asked.query("", &script(&["say unnamed"])).await.text(), "unnamed");
+    pair.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_finish_its_request_is_told_that_and_not_that_the_owner_is_lost() {
+    let places = Places::default();
+    let limit = Duration::from_millis(500);
+    let asked = node("a", &places, |config| config.server.limits.body_timeout = limit).await;
+    let owner = node("b", &places, |_| {}).await;
+    places.put("s", "b");
+    let mut grpc = tonic::client::Grpc::new(asked.channel().await);
+    grpc.ready().await.expect("ready");
+    let codec = tonic_prost::ProstCodec::<QueryRequest, QueryResponse>::default();
+    let unfinished = tokio_stream::once(query("s", "x")).chain(tokio_stream::pending());
+    let path = "/sessionpool.v1.SessionPoolService/Query".parse().expect("a path");
+    let answered = grpc.streaming(tonic::Request::new(unfinished), path, codec).await;
+    let status = answered.map(|_| ()).expect_err("too late");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert!(status.message().contains("server.limits.body_timeout"), "{status:?}");
+    assert_eq!(owner.stats().await.total_messages, 0, "half a request is none");
     asked.stop().await;
     owner.stop().await;
 }
