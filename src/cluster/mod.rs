@@ -30,7 +30,6 @@ use crate::domain::{failure::Cause, ids::SessionKey};
 
 /// Another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(feature = "test-tools"), expect(dead_code, reason = "no store places sessions yet"))]
 pub struct Node {
     /// Its name.
     pub name: Arc<str>,

@@ -12,7 +12,10 @@ use bytes::Bytes;
 use session_pool::proto::{
     QueryResponse, session_pool_service_client::SessionPoolServiceClient as Client,
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, transport::Endpoint};
 
@@ -83,11 +86,14 @@ async fn a_reader_that_stops_stops_the_owner_and_keeps_no_other_call_waiting() {
     .await;
     assert!(before < 4 << 20, "{before} bytes are on the way");
     // Others go by the same connection, all of what they ask for.
-    let mut other =
-        asked.client.clone().query(query("s", "x")).await.expect("answered").into_inner();
-    for _ in 0..1000 {
-        other.message().await.expect("no error").expect("a message");
-    }
+    let others = async {
+        let other = asked.client.clone().query(query("s", "x")).await;
+        let mut other = other.expect("answered").into_inner();
+        for _ in 0..1000 {
+            other.message().await.expect("no error").expect("a message");
+        }
+    };
+    timeout(Duration::from_secs(30), others).await.expect("nobody waits for the slow one");
     for _ in 0..100 {
         slow.message().await.expect("no error").expect("the rest follows");
     }
