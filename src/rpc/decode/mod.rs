@@ -41,9 +41,11 @@ pub use answer::respond;
 pub use answer::{Bounds, read_respond};
 use check::Check;
 pub use following::{Attach, Watch, attach, watch};
+pub use query::query;
 #[cfg(test)]
 pub use query::taken_over;
-pub use query::{Query, query, read_query};
+#[cfg(any(test, feature = "test-tools"))]
+pub use query::{Query, read_query};
 use query::{admitted, options_of};
 pub use tools::{Said, may_serve_tools, offer, said};
 
