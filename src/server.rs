@@ -9,9 +9,9 @@ mod capacity;
 mod cautions;
 mod early;
 mod enclosure;
-mod lease;
 mod listeners;
 mod observer;
+mod placement;
 mod probe;
 mod program;
 mod readiness;
@@ -159,6 +159,10 @@ impl Server {
         state::sweep_anonymous(&config, Arc::clone(&parts.store)).await?;
         let pool = SessionPool::new(settings::pool_settings(&config), parts, tasks.clone());
         pool.resume().await.context("store: what is kept cannot be read")?;
+        let placement = opened.node.clone().map(|store| {
+            let (pool, name) = (pool.clone(), config.cluster.node.clone());
+            Arc::new(placement::ByStore { store, pool, name }) as Arc<dyn Placement>
+        });
         Ok(Self {
             config,
             listeners,
@@ -170,7 +174,7 @@ impl Server {
             installed,
             pool,
             node: opened.node,
-            placement: None,
+            placement,
             _lock: lock,
         })
     }
@@ -242,7 +246,7 @@ impl Server {
         let drained = tokio::select! {
             drained = drain(&self.pool, forwarder.as_ref(), &self.config) => drained,
             // Nobody waits for that: a database that is gone must not delay the stop.
-            () = lease::drain(self.node.as_deref()) => false,
+            () = placement::drain(self.node.as_deref()) => false,
             () = hurry.cancelled() => false,
         };
         if !drained {
@@ -272,14 +276,12 @@ impl Server {
         let supply = self.config.cli.start_check.then(|| self.supply.clone());
         let (program, installed) = (self.config.cli.path.clone(), self.installed.clone());
         let probe = Probe { program, installed, supply };
-        let leasing = lease::watch(self.node.clone(), self.config.cluster.lease);
         self.tasks.spawn(error_span!("health"), async move {
             let looking = async {
                 tokio::join!(
                     publisher.keep_reporting(reporter),
                     probe.run(&prober),
                     watch_store(store, &watcher),
-                    leasing,
                 );
             };
             tokio::select! {
@@ -313,4 +315,3 @@ fn report_what_is_not_logged(tasks: &Tasks) {
         }
     });
 }
-

@@ -188,8 +188,7 @@ impl Credentials {
 /// The files that say who may call.
 fn paths(config: &Config) -> Vec<PathBuf> {
     let TlsConfig { cert, key, client_ca } = &config.tls;
-    let ClusterConfig { advertise: _, listen: _, ca, cert: own, key: own_key, token_file } =
-        &config.cluster;
+    let ClusterConfig { ca, cert: own, key: own_key, token_file, .. } = &config.cluster;
     let of_nodes = [ca, own, own_key, token_file];
     let files = [&config.auth.tokens_file, cert, key, client_ca].into_iter().chain(of_nodes);
     files.flatten().cloned().collect()

@@ -35,7 +35,7 @@ enum Kind {
 impl NodeFiles {
     /// Reads the files that the configuration names. `callers` are those of the ordinary listener.
     pub fn read(config: &ClusterConfig, callers: Option<&TlsFiles>) -> anyhow::Result<Self> {
-        let ClusterConfig { ca, cert, key, token_file, advertise: _, listen: _ } = config;
+        let ClusterConfig { ca, cert, key, token_file, .. } = config;
         if let (Some(ca), Some(cert), Some(key)) = (ca, cert, key) {
             let files = TlsFiles {
                 keys: &NODES,

@@ -39,7 +39,6 @@ pub struct Node {
 
 /// Where a session lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(feature = "test-tools"), expect(dead_code, reason = "no store places sessions yet"))]
 pub enum Place {
     /// Here; or nowhere, and whoever is asked takes it.
     Here,

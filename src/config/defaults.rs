@@ -15,8 +15,8 @@ use super::{
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
     memory,
     sections::{
-        AuthConfig, CliConfig, ClusterConfig, Config, LimitsConfig, LogConfig, PolicyConfig,
-        PoolConfig, ServerConfig, StoreConfig, TlsConfig,
+        AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, PolicyConfig, PoolConfig,
+        ServerConfig, StoreConfig, TlsConfig,
     },
 };
 use crate::policy::McpServers;

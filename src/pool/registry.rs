@@ -23,7 +23,10 @@ use crate::{
         failure::{Cause, Failure},
         ids::{SessionKey, TenantId},
     },
-    session::{SessionHandle, Settings, status::Status},
+    session::{
+        SessionHandle, Settings,
+        status::{SessionState, Status},
+    },
     store::{Store, StoreStatus},
     supply::Supply,
     tasks::Tasks,
@@ -184,6 +187,13 @@ impl SessionPool {
     /// A session that has a task.
     pub(super) fn find(&self, key: &SessionKey) -> Option<SessionHandle> {
         self.lock().get(key).and_then(Entry::handle).cloned()
+    }
+
+    /// Whether a session is at hand and has a process, or is about to have one.
+    pub fn has_process(&self, key: &SessionKey) -> bool {
+        let Some(handle) = self.find(key) else { return false };
+        let status = handle.status();
+        status.client_id.is_some() || status.condition == SessionState::Connecting
     }
 
     /// The working folder that a session has by itself. Reads the file system: not for a

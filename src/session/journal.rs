@@ -130,6 +130,14 @@ impl Journal {
         self.known = known;
     }
 
+    /// Others had the session since it was last this service's: the store is asked again. What was
+    /// to be kept of it then is not to be kept any more.
+    pub fn recall_anew(&mut self) {
+        if self.claim.take_was_elsewhere() {
+            self.recalled = false;
+        }
+    }
+
     /// Whether the store knows a conversation of the session.
     pub fn is_known(&self) -> bool {
         self.known
@@ -218,6 +226,10 @@ impl Journal {
             let (claim, is_known) = (Arc::clone(&self.claim), self.known);
             let work = async move {
                 let (epoch, releases) = (claim.hold(is_known).await?, commit.releases);
+                if claim.was_elsewhere() {
+                    // What others have kept meanwhile is newer.
+                    return Err(StoreError::Fenced { owner: String::new() });
+                }
                 store.commit(Commit { epoch, ..commit }).await?;
                 claim.note_commit(epoch, releases);
                 Ok(())

@@ -42,7 +42,7 @@ pub use error::StoreError;
 pub use import::{Import, Part};
 pub use memory::MemoryStore;
 pub use pieces::{Piece, Place};
-pub use postgres::{PostgresOpening, PostgresStore, boot_time};
+pub use postgres::{PostgresOpening, PostgresStore};
 pub use record::{Commit, Epoch, Idle, KeptEnding, KeptTurn, Line, Record};
 pub use sql::{Opening, SqlStore};
 pub use status::{Failing, StoreStatus};

@@ -52,6 +52,11 @@ impl Epoch {
     /// There is nothing yet to be claimed: the first commit makes it.
     pub const NONE: Self = Self(0);
 
+    /// Whether nobody has claimed the session between `earlier` and this.
+    pub fn follows(self, earlier: Self) -> bool {
+        self.0 == earlier.0 + 1
+    }
+
     /// What it is once something was committed in it.
     #[must_use]
     pub fn kept(self) -> Self {

@@ -18,6 +18,7 @@ use crate::{
         command::{CloseReason, CloseReport, Command, InterruptOutcome, InterruptReport},
         process::Process,
         queue::Waiting,
+        said::Kept,
         state::{DetachReason, Disposition, Phase},
         status::Status,
         stop::StopFor,
@@ -59,7 +60,7 @@ impl SessionTask {
         }
         let Status { options, acquired, .. } = &*self.status;
         let before = (Arc::clone(options), Arc::clone(acquired), self.ownership.current());
-        let (begins, said) = match self.prepare_to_connect(&turn).await {
+        let prepared = match self.prepare_to_connect(&turn).await {
             Ok(prepared) => prepared,
             Err(Undone::Unwanted) => {
                 self.drop_turn(&turn.log);
@@ -74,17 +75,7 @@ impl SessionTask {
         }
         let came = Instant::now();
         let cancelled = CancellationToken::new();
-        let mut leasing = self.ctx.supply.lease(Order {
-            session: self.key.clone(),
-            conversation: self.ownership.current(),
-            begins,
-            said: Some(said),
-            options: self.options_at_start(),
-            grants: self.status.acquired.grants.clone(),
-            tools: self.tools(),
-            deadline: turn.request.patience(),
-            cancelled: cancelled.clone(),
-        });
+        let mut leasing = self.ctx.supply.lease(self.order(&turn, prepared, cancelled.clone()));
         let given_up = loop {
             tokio::select! {
                 leased = &mut leasing => return match leased {
@@ -109,6 +100,26 @@ impl SessionTask {
         };
         cancelled.cancel();
         self.give_up(leasing, given_up, before).await
+    }
+
+    /// The process that a turn needs.
+    fn order(
+        &self,
+        turn: &Waiting,
+        (begins, said): (bool, Arc<Kept>),
+        cancelled: CancellationToken,
+    ) -> Order {
+        Order {
+            session: self.key.clone(),
+            conversation: self.ownership.current(),
+            begins,
+            said: Some(said),
+            options: self.options_at_start(),
+            grants: self.status.acquired.grants.clone(),
+            tools: self.tools(),
+            deadline: turn.request.patience(),
+            cancelled,
+        }
     }
 
     /// The tool servers that the session uses.

@@ -23,6 +23,7 @@ impl SessionTask {
         turn: &Waiting,
     ) -> Result<(bool, Arc<Kept>), Undone> {
         let request = &turn.request;
+        self.journal.recall_anew();
         self.recall().await?;
         if let Some(cause) = self.journal.commits.failure() {
             return Err(cause.clone().into());

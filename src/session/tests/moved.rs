@@ -2,16 +2,19 @@
 //! it says is kept any more. So it does where a service may no longer serve what it has claimed,
 //! before another one has taken it: at once, whatever the session does, and whatever the store.
 
+use std::sync::Arc;
+
 use tokio::time::{Instant, sleep};
 
 use super::{SECOND, Session, cause, gated_store::Gate, read, request, settings};
 use crate::{
+    counters::Totals,
     domain::{
         failure::Cause,
-        ids::{SessionId, SessionKey, TenantId},
+        ids::{CliSessionId, SessionId, SessionKey, TenantId},
     },
     session::{InterruptOutcome, Refusal, Settings, status::SessionState},
-    store::Store as _,
+    store::{Commit, Epoch, Record, Store as _},
     tasks::spawn_owned,
     test_support::{answered, until},
 };
@@ -85,6 +88,40 @@ async fn a_session_claims_itself_before_a_process_serves_it_and_gives_itself_bac
     assert!(read(turn).await.end.is_ok(), "it has claimed it anew");
     until("it hibernates", asleep).await;
     until("it is given back", || store.owner_of(&key()).is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_comes_back_from_another_service_goes_on_with_what_that_has_kept() {
+    let settings = Settings { hibernate_after: Some(10 * SECOND), ..settings() };
+    let session = Session::start(settings);
+    let asleep = || session.handle.status().condition == SessionState::Hibernated;
+    assert!(read(session.run("a ok").await).await.end.is_ok());
+    until("it hibernates", asleep).await;
+    let other = session.store.inner.beside();
+    let epoch = other.claim(&key()).await.expect("claimed");
+    let mine = other.load(&key()).await.expect("read").expect("kept");
+    let conversation = CliSessionId::fresh();
+    let record = Record { cli_session_id: conversation, message_count: 41, ..mine };
+    let commit = Commit { epoch, releases: true, ..commit_of(key(), record) };
+    other.commit(commit).await.expect("kept");
+
+    assert!(read(session.run("b ok").await).await.end.is_ok());
+    let status = session.handle.status();
+    assert_eq!((status.cli_session_id, status.message_count), (conversation, 42));
+    let kept = session.store.load(&key()).await.expect("read").expect("kept");
+    assert_eq!((kept.cli_session_id, kept.message_count), (conversation, 42));
+}
+
+fn commit_of(key: SessionKey, record: Record) -> Commit {
+    Commit {
+        key,
+        epoch: Epoch::NONE,
+        releases: false,
+        record,
+        turn: None,
+        lines: Arc::default(),
+        totals: Totals::default(),
+    }
 }
 
 /// A process that is told to end has ended by then, and everybody has been told.

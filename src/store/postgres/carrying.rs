@@ -2,10 +2,11 @@
 //! time: who writes to a session has its row locked, a conversation's row lets in one session,
 //! and the mark of a transcript that is being taken up says by whom.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    nodes::{Identity, is_living},
+    me::Me,
+    nodes::is_living,
     ownership::{self, Held},
     time::now_ms,
     transaction::Transaction,
@@ -29,7 +30,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Desk {
     /// Who they are.
-    pub me: Identity,
+    pub me: Arc<Me>,
     /// This life of the service, by which it counts: it may have several incarnations.
     pub life: String,
     /// By which what was counted is ordered.
@@ -39,7 +40,7 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub fn new(me: Identity, life: String, clock: Clock) -> Self {
+    pub fn new(me: Arc<Me>, life: String, clock: Clock) -> Self {
         Self { me, life, clock, imports: Mutex::default(), counted: Mutex::default() }
     }
 
@@ -80,16 +81,17 @@ pub async fn carry_out(
     order: &WriteOp,
     desk: &Desk,
 ) -> Result<Result<Written, StoreError>, StoreError> {
+    let me = desk.me.identity();
     Ok(Ok(match order {
         WriteOp::Commit(commit, _) => {
             return Ok(keep(transaction, commit, desk).await?.map(|()| Written::Kept));
         }
         WriteOp::Claim(key, _) => {
-            let claimed = ownership::claim(transaction, &desk.me, key).await?;
+            let claimed = ownership::claim(transaction, &me, key).await?;
             return Ok(claimed.map(Written::Claimed));
         }
         WriteOp::Release(key, epoch, _) => {
-            owner::release(transaction, &desk.me.incarnation, key, *epoch).await?;
+            owner::release(transaction, &me.incarnation, key, *epoch).await?;
             Written::Kept
         }
         WriteOp::Count(tenant, totals, _) => {
@@ -105,7 +107,7 @@ pub async fn carry_out(
         }
         WriteOp::Import(part, _) => {
             let is_at_it = desk.imports().has(&part.key.tenant, part.conversation);
-            let kept = import::keep(transaction, part, &desk.me.incarnation, is_at_it).await?;
+            let kept = import::keep(transaction, part, &me.incarnation, is_at_it).await?;
             return Ok(kept.map(|()| Written::Kept));
         }
         WriteOp::Discard(tenant, id, whose, _) => {
@@ -137,8 +139,8 @@ async fn keep(
     desk: &Desk,
 ) -> Result<Result<(), StoreError>, StoreError> {
     let Commit { key, epoch, releases, record, totals, .. } = commit;
-    let (me, id) = (&desk.me, record.cli_session_id);
-    let held = match ownership::hold(transaction, me, key, *epoch).await? {
+    let (me, id) = (desk.me.identity(), record.cli_session_id);
+    let held = match ownership::hold(transaction, &me, key, *epoch).await? {
         Ok(held) => held,
         Err(fenced) => return Ok(Err(fenced)),
     };
@@ -207,7 +209,7 @@ async fn discard(
     );
     let Some(mark) = mark.await? else { return Ok(false) };
     let incarnation = mark.text("line")?;
-    let is_own = incarnation == desk.me.incarnation;
+    let is_own = incarnation == desk.me.identity().incarnation;
     let is_free = match whose {
         Whose::Own => is_own,
         Whose::Anybody if is_own => !desk.imports().has(tenant, id),

@@ -1,18 +1,25 @@
 //! The node's heartbeat: one row of the database, renewed from time to time on a connection of
-//! its own. It also finds out whether a store that failed is well again, and tells when it was
-//! last renewed, by a clock that goes on while the machine is suspended.
+//! its own. It also finds out whether a store that failed is well again.
+//!
+//! A node whose heartbeat could not be renewed ends its incarnation before others may take it for
+//! dead ([`FENCED_AFTER`] of its lease): whoever serves sessions hears that and stops. The time is
+//! counted from before the request, and by a clock that goes on while the machine is suspended:
+//! never later than the database counts. When the database answers again the node registers as
+//! another incarnation, unless somebody else has its name by then.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
-use tracing::error;
+use tracing::{error, info};
+use uuid::Uuid;
 
 use super::{
-    nodes::{self, Identity},
+    me::Me,
+    nodes::{self, Identity, Registered},
     ownership::REPLACED,
     transaction::Database,
 };
@@ -20,6 +27,14 @@ use crate::store::{StoreError, status::SharedPublisher};
 
 /// Bytes that are written to a store that failed, to try whether it has room.
 const BALLAST: usize = 64 << 10;
+
+/// The part of its lease after which a node stops to serve, in quarters. The rest is for ending its
+/// processes.
+const FENCED_AFTER: u32 = 3;
+
+/// How often the time is looked at in a lease. It is not slept through: timers do not count while
+/// the machine, or the service, is stopped.
+const LOOKS: u32 = 40;
 
 /// The time since the machine was started, suspended or not.
 pub fn boot_time() -> Duration {
@@ -34,36 +49,94 @@ pub fn boot_time() -> Duration {
 #[derive(Debug)]
 pub struct Heartbeat {
     pub database: Database,
-    pub me: Arc<Identity>,
+    pub me: Arc<Me>,
     pub every: Duration,
+    /// Slots by which it writes.
+    pub slots: usize,
     pub publisher: SharedPublisher,
-    /// When it was last renewed, by [`boot_time`]: not later than the database thinks.
+    /// When it was last renewed, by [`boot_time`].
     pub renewed: watch::Sender<Duration>,
 }
 
 impl Heartbeat {
     /// Ends only when another has taken the name.
     pub async fn run(self) {
+        tokio::select! {
+            () = self.renew() => {}
+            () = self.guard() => {}
+        }
+    }
+
+    /// Ends the incarnation in time. Never ends itself.
+    async fn guard(&self) {
+        let lease = self.me.identity().lease;
+        if lease.is_zero() {
+            // Always over: of tests, in which whoever claims last is the owner.
+            return pending().await;
+        }
+        loop {
+            let age = boot_time().saturating_sub(*self.renewed.borrow());
+            if age >= lease * FENCED_AFTER / 4 && self.me.end() {
+                error!(seconds = age.as_secs_f64(), "node_lease_over");
+                self.publisher.failing(&StoreError::unavailable(LATE));
+            }
+            sleep(lease / LOOKS).await;
+        }
+    }
+
+    async fn renew(&self) {
         let mut ticks = interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let began = boot_time();
-            let is_failing = self.publisher.is_failing();
-            let ballast = if is_failing { " ".repeat(BALLAST) } else { String::new() };
-            match nodes::beat(&self.database, &self.me, &ballast).await {
+            let renewed =
+                if self.me.is_over() { self.begin_anew().await } else { self.beat().await };
+            match renewed {
                 Ok(true) => {
                     self.renewed.send_replace(began);
                     self.publisher.committed();
                 }
-                Ok(false) => {
+                Ok(false) => {}
+                Err(StoreError::Fenced { .. }) => {
                     // Nothing is to be renewed any more: the next life has to begin anew.
-                    error!(node = %self.me.name, "node_replaced");
-                    self.publisher.failing_for_good(&StoreError::unavailable(REPLACED));
-                    return;
+                    error!(node = %self.me.identity().name, "node_replaced");
+                    return self.publisher.failing_for_good(&StoreError::unavailable(REPLACED));
                 }
                 Err(error) => self.publisher.failing(&error),
             }
         }
     }
+
+    /// Renews the heartbeat. Returns whether it still is this incarnation's.
+    async fn beat(&self) -> Result<bool, StoreError> {
+        let is_failing = self.publisher.is_failing();
+        let ballast = if is_failing { " ".repeat(BALLAST) } else { String::new() };
+        let renewed = nodes::beat(&self.database, &self.me.identity(), &ballast).await?;
+        if !renewed {
+            self.me.end();
+        }
+        // One that ended meanwhile is not to be served any longer.
+        Ok(renewed && !self.me.is_over())
+    }
+
+    /// Registers as another incarnation.
+    async fn begin_anew(&self) -> Result<bool, StoreError> {
+        let last = self.me.identity();
+        let next = Identity { incarnation: Uuid::new_v4().to_string(), ..Identity::clone(&last) };
+        let began = boot_time();
+        match nodes::register_again(&self.database, &last, &next, self.slots).await? {
+            Registered::Taken => Err(StoreError::Fenced { owner: next.name }),
+            Registered::Done => {
+                info!(node = %next.name, incarnation = %next.incarnation, "node_registered_again");
+                // Before it begins: the guard counts from here.
+                self.renewed.send_replace(began);
+                self.me.begin(next);
+                Ok(true)
+            }
+        }
+    }
 }
+
+/// Why a node whose heartbeat was not renewed does nothing.
+const LATE: &str = "this node could not renew its lease, and other nodes may have its sessions";

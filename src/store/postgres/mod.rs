@@ -8,6 +8,7 @@
 
 mod carrying;
 mod heartbeat;
+mod me;
 mod migrations;
 mod nodes;
 mod opening;
@@ -25,12 +26,12 @@ use tokio::{
 use tracing::{debug, error_span, info, warn};
 use uuid::Uuid;
 
-pub use heartbeat::boot_time;
+pub use nodes::Node;
 pub use opening::PostgresOpening;
 
 use super::{
     Clock, Commit, Epoch, Idle, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError,
-    StoreStatus,
+    StoreStatus, Tenure,
     columns::{conversation, elapsed},
     counts, idle, import,
     order::{Whose, WriteOp},
@@ -45,7 +46,8 @@ use crate::{
     tasks::Tasks,
 };
 use carrying::Desk;
-use heartbeat::Heartbeat;
+use heartbeat::{Heartbeat, boot_time};
+use me::Me;
 use nodes::Identity;
 use transaction::{Database, Transaction};
 use writers::Writers;
@@ -61,8 +63,9 @@ pub struct PostgresStore {
     readers: Semaphore,
     acquire_timeout: Duration,
     writers: Arc<Writers>,
-    me: Arc<Identity>,
+    me: Arc<Me>,
     status: watch::Sender<StoreStatus>,
+    #[cfg(test)]
     renewed: watch::Sender<Duration>,
 }
 
@@ -92,15 +95,16 @@ impl PostgresStore {
         reading.commit().await?;
         let (status, renewed) = (watch::Sender::default(), watch::Sender::new(began));
         let publisher = SharedPublisher::new(Publisher::new(status.clone()));
-        let desk = Desk::new(me.clone(), Uuid::new_v4().to_string(), clock);
+        let me = Arc::new(Me::new(me));
+        let desk = Desk::new(Arc::clone(&me), Uuid::new_v4().to_string(), clock);
         let limit = opening.commit_timeout;
         let (slots, tell) = (shares.writers, publisher.clone());
         let writers = Arc::new(Writers::new(database.clone(), desk, tell, slots, limit, tasks));
-        let me = Arc::new(me);
         let heartbeat = Heartbeat {
             database: heartbeats,
             me: Arc::clone(&me),
             every: opening.heartbeat,
+            slots: shares.writers,
             publisher,
             renewed: renewed.clone(),
         };
@@ -111,6 +115,7 @@ impl PostgresStore {
             writers,
             me,
             status,
+            #[cfg(test)]
             renewed,
         };
         store.look_after(heartbeat, tasks);
@@ -135,25 +140,29 @@ impl PostgresStore {
                 () = working => {}
                 () = ending => {}
             }
-            match timeout(LEAVING, nodes::deregister(&beats, &me)).await {
-                Ok(Ok(())) => info!(node = %me.name, "node_deregistered"),
-                Ok(Err(error)) => warn!(node = %me.name, %error, "node_not_deregistered"),
-                Err(_) => {
-                    warn!(node = %me.name, error = "it took too long", "node_not_deregistered")
-                }
+            let me = me.identity();
+            let late = |_| Err(StoreError::unavailable("it took too long"));
+            match timeout(LEAVING, nodes::deregister(&beats, &me)).await.unwrap_or_else(late) {
+                Ok(()) => info!(node = %me.name, "node_deregistered"),
+                Err(error) => warn!(node = %me.name, %error, "node_not_deregistered"),
             }
             drop(timeout(LEAVING, async { tokio::join!(database.close(), beats.close()) }).await);
         });
     }
 
-    /// When the heartbeat was last renewed, by [`boot_time`].
-    pub fn renewed(&self) -> watch::Receiver<Duration> {
+    #[cfg(test)]
+    pub(super) fn renewed(&self) -> watch::Receiver<Duration> {
         self.renewed.subscribe()
+    }
+
+    /// The other node that has a session, if it lives.
+    pub async fn elsewhere(&self, key: &SessionKey) -> Result<Option<Node>, StoreError> {
+        nodes::owner(&self.database, &self.me.identity(), key).await
     }
 
     /// Tells other nodes that this one takes no new sessions.
     pub async fn drain(&self) -> Result<(), StoreError> {
-        nodes::drain(&self.database, &self.me).await
+        nodes::drain(&self.database, &self.me.identity()).await
     }
 
     /// Reads in a transaction, and once more if the connection turns out to be gone.
@@ -379,6 +388,10 @@ impl Store for PostgresStore {
 
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {
         Box::pin(self.read(|by| Box::pin(counts::read(by))))
+    }
+
+    fn tenure(&self) -> Tenure {
+        self.me.tenure()
     }
 
     fn status(&self) -> watch::Receiver<StoreStatus> {

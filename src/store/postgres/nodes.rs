@@ -6,10 +6,13 @@
 use std::time::Duration;
 
 use super::transaction::{Database, Transaction};
-use crate::store::{
-    StoreError,
-    columns::elapsed,
-    statements::{Cells as _, Statements as _, Value},
+use crate::{
+    domain::ids::SessionKey,
+    store::{
+        StoreError,
+        columns::elapsed,
+        statements::{Cells, Statements as _, Value},
+    },
 };
 
 /// In SQL, whether the node `n` lives.
@@ -51,6 +54,14 @@ pub struct Node {
     pub draining: bool,
 }
 
+fn node(row: &impl Cells) -> Result<Node, StoreError> {
+    Ok(Node {
+        name: row.text("name")?.to_owned(),
+        address: row.text("address")?.to_owned(),
+        draining: row.is_true("draining")?,
+    })
+}
+
 /// Takes the node's name, whoever had it: what an earlier incarnation has claimed is free from
 /// then on, and its commits are refused. Returns whether the earlier one seemed to live.
 pub async fn register(
@@ -59,10 +70,53 @@ pub async fn register(
     slots: usize,
 ) -> Result<bool, StoreError> {
     let mut transaction = database.write().await?;
-    let [name, incarnation] = identity.values();
+    let [name, _] = identity.values();
     let earlier = concat!("SELECT ", lives!(), " AS lives FROM nodes n WHERE n.name = $1");
     let earlier = transaction.rows(earlier, &[name]).await?;
     let earlier = earlier.first().is_some_and(|row| row.is_true("lives").unwrap_or_default());
+    take_name(&mut transaction, identity, slots).await?;
+    transaction.commit().await?;
+    Ok(earlier)
+}
+
+/// What became of a node that registers once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    /// It has its name again.
+    Done,
+    /// Another service that lives has it.
+    Taken,
+}
+
+/// Registers a node whose incarnation `last` is over as another one, unless somebody else who
+/// lives has the name by now.
+pub async fn register_again(
+    database: &Database,
+    last: &Identity,
+    next: &Identity,
+    slots: usize,
+) -> Result<Registered, StoreError> {
+    let mut transaction = database.write().await?;
+    let others = concat!(
+        "SELECT n.name FROM nodes n WHERE n.name = $1 AND n.incarnation <> $2 AND ",
+        lives!(),
+        " FOR UPDATE"
+    );
+    if transaction.row(others, &last.values()).await?.is_some() {
+        transaction.commit().await?;
+        return Ok(Registered::Taken);
+    }
+    take_name(&mut transaction, next, slots).await?;
+    transaction.commit().await?;
+    Ok(Registered::Done)
+}
+
+async fn take_name(
+    transaction: &mut Transaction,
+    identity: &Identity,
+    slots: usize,
+) -> Result<(), StoreError> {
+    let [name, incarnation] = identity.values();
     transaction
         .run(
             "INSERT INTO nodes (name, incarnation, address, heartbeat, lease_ms, draining) \
@@ -80,8 +134,7 @@ pub async fn register(
             &[incarnation, i64::try_from(slots).unwrap_or(i64::MAX).into()],
         )
         .await?;
-    transaction.commit().await?;
-    Ok(earlier)
+    Ok(())
 }
 
 /// Removes what nobody needs any more of nodes that are long dead.
@@ -145,11 +198,7 @@ pub async fn living(database: &Database) -> Result<Vec<Node>, StoreError> {
     );
     let mut nodes = Vec::new();
     for row in rows.await? {
-        nodes.push(Node {
-            name: row.text("name")?.to_owned(),
-            address: row.text("address")?.to_owned(),
-            draining: row.is_true("draining")?,
-        });
+        nodes.push(node(&row)?);
     }
     transaction.commit().await?;
     Ok(nodes)
@@ -162,4 +211,23 @@ pub async fn is_living(
 ) -> Result<bool, StoreError> {
     let found = concat!("SELECT n.name FROM nodes n WHERE n.incarnation = $1 AND ", lives!());
     Ok(transaction.row(found, &[incarnation.into()]).await?.is_some())
+}
+
+/// The node that has a session, if that is another one and lives.
+pub async fn owner(
+    database: &Database,
+    me: &Identity,
+    key: &SessionKey,
+) -> Result<Option<Node>, StoreError> {
+    let mut transaction = database.read().await?;
+    let found = concat!(
+        "SELECT n.name, n.address, n.draining FROM sessions s JOIN nodes n \
+         ON n.name = s.owner_name AND n.incarnation = s.owner \
+         WHERE s.tenant = $1 AND s.session_id = $2 AND s.owner <> $3 AND ",
+        lives!()
+    );
+    let of_it = [key.tenant.as_str().into(), key.session.as_str().into(), me.values()[1]];
+    let row = transaction.row(found, &of_it).await?;
+    transaction.commit().await?;
+    row.map(|row| node(&row)).transpose()
 }

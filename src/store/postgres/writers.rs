@@ -223,7 +223,9 @@ impl Office {
         order: &WriteOp,
         until: Instant,
     ) -> Result<Result<Written, StoreError>, StoreError> {
-        let (id, incarnation) = (Uuid::new_v4(), &self.desk.me.incarnation);
+        // The slot's row is that of the incarnation that began with it.
+        let (id, me) = (Uuid::new_v4(), self.desk.me.identity());
+        let incarnation = &me.incarnation;
         let mark = format!(
             "UPDATE transactions SET commit_id = '{id}' \
              WHERE incarnation = '{incarnation}' AND slot = {}",
@@ -238,10 +240,13 @@ impl Office {
             }
         };
         let Err(error) = transaction.commit().await else {
-            self.publisher.committed();
+            // A node that may not serve is not well, whatever it can write.
+            if !self.desk.me.is_over() {
+                self.publisher.committed();
+            }
             return Ok(Ok(written));
         };
-        if self.took_effect(slot, &id.to_string(), until).await? {
+        if self.took_effect((incarnation, slot), &id.to_string(), until).await? {
             warn!(%error, "store_commit_took_effect_after_an_error");
             return Ok(Ok(written));
         }
@@ -251,13 +256,13 @@ impl Office {
     /// Whether the last transaction of a slot took effect, which nobody has told.
     async fn took_effect(
         &self,
-        slot: &Slot<'_>,
+        of: (&str, &Slot<'_>),
         id: &str,
         until: Instant,
     ) -> Result<bool, StoreError> {
         let until = until.max(Instant::now() + 2 * self.database.statement_timeout());
         loop {
-            match self.last_of(slot).await {
+            match self.last_of(of).await {
                 Ok(last) => return Ok(last.as_deref() == Some(id)),
                 Err(error) if Instant::now() < until => self.publisher.failing(&error),
                 Err(error) => {
@@ -271,12 +276,15 @@ impl Office {
     }
 
     /// The id of the last transaction of a slot that took effect, once there is none under way.
-    async fn last_of(&self, slot: &Slot<'_>) -> Result<Option<String>, StoreError> {
+    async fn last_of(
+        &self,
+        (incarnation, slot): (&str, &Slot<'_>),
+    ) -> Result<Option<String>, StoreError> {
         let mut transaction = self.database.write().await?;
         let last = transaction.row(
             "SELECT commit_id FROM transactions \
              WHERE incarnation = $1 AND slot = $2 FOR UPDATE",
-            &[(&self.desk.me.incarnation).into(), slot.number.into()],
+            &[incarnation.into(), slot.number.into()],
         );
         let last = last.await?.map(|row| row.text("commit_id").map(str::to_owned)).transpose()?;
         transaction.roll_back().await;

@@ -340,3 +340,44 @@ async fn nobody_waits_behind_a_session_that_somebody_else_holds() {
     waiting.await.expect("ended").expect("waiting is not being fenced");
     assert!(store.status().borrow().failing.is_none(), "nor a failure of the store");
 }
+
+#[tokio::test]
+async fn a_node_that_cannot_renew_its_lease_stops_before_others_may_claim_and_begins_anew() {
+    let Some((_, url, mut database)) = bed().await else { return };
+    let lease = Duration::from_secs(8);
+    let (one, two) = (open(&url, "one", lease).await, open(&url, "two", LONG).await);
+    let (mine, id) = (key("a", "s"), CliSessionId::fresh());
+    one.commit(said(&mine, id, Epoch::NONE, "1")).await.expect("made");
+    let first = one.claim(&mine).await.expect("its own");
+    let mut tenure = one.tenure();
+    assert!(!tenure.is_over() && one.elsewhere(&mine).await == Ok(None));
+    let owner = two.elsewhere(&mine).await.expect("read").expect("it lives");
+    assert_eq!((owner.name.as_str(), owner.address.as_str()), ("one", "one.test:1"));
+
+    // Its heartbeats wait.
+    run(&mut database, "BEGIN; LOCK TABLE nodes IN SHARE MODE").await;
+    tenure.over().await;
+    assert!(matches!(two.elsewhere(&mine).await, Ok(Some(_))), "for others it lives still");
+    assert!(one.tenure().is_over() && one.status().borrow().failing.is_some());
+    run(&mut database, "COMMIT").await;
+    one.renewed().wait_for(|_| !one.tenure().is_over()).await.expect("it begins anew");
+    assert!(tenure.is_over(), "what was claimed before is not its own any more");
+    assert!(is_fenced(one.commit(said(&mine, id, first, "lost")).await));
+    let second = two.claim(&mine).await.expect("free");
+    two.commit(said(&mine, id, second, "2")).await.expect("its own");
+    let other = said(&key("a", "t"), CliSessionId::fresh(), Epoch::NONE, "1");
+    one.commit(other).await.expect("it serves again");
+    assert_eq!(texts(&one, &mine, id).await, ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_node_whose_row_is_gone_registers_again() {
+    let Some((_, url, mut database)) = bed().await else { return };
+    let one = open(&url, "one", LONG).await;
+    let before = one.tenure();
+    // As a backup from before its start leaves it.
+    run(&mut database, "DELETE FROM nodes").await;
+    one.renewed().wait_for(|_| before.is_over() && !one.tenure().is_over()).await.expect("anew");
+    let (mine, id) = (key("a", "s"), CliSessionId::fresh());
+    one.commit(said(&mine, id, Epoch::NONE, "1")).await.expect("it serves");
+}

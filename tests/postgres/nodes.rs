@@ -1,0 +1,93 @@
+//! Two nodes on one database: each answers for every session, one that dies is followed by the
+//! other, and one that was stopped for too long serves nothing of what it had.
+
+use std::net::TcpListener;
+
+use rustix::process::Signal;
+use session_pool::proto::GetSessionRequest;
+
+use super::{Daemon, Server, ask, asks, node, recited, support::eventually};
+use crate::support::{metadata, processes, reason, turn::Turn};
+
+/// A node that others reach.
+async fn reachable(name: &str, url: &str) -> Daemon {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    let address = port.to_string();
+    let settings = [
+        ("SERVER__LISTEN", address.as_str()),
+        ("CLUSTER__ADVERTISE", &address),
+        ("CLUSTER__LEASE", "3s"),
+        ("CLUSTER__HEARTBEAT", "200ms"),
+        ("STORE__STATEMENT_TIMEOUT", "1s"),
+    ];
+    node(name, url, &settings).await
+}
+
+/// Asks a node until it takes the session.
+async fn until_taken(node: &Daemon, session: &str, text: &str) -> Vec<String> {
+    eventually("it takes the session over", async || {
+        let turn = match node.client.clone().query(asks(session, text)).await {
+            Ok(stream) => {
+                let mut turn = Turn::new(stream.into_inner());
+                turn.finish().await;
+                turn
+            }
+            Err(status) => Turn::refused(status),
+        };
+        matches!(turn.end, Some(Ok(()))).then(|| recited(&turn))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn any_node_answers_for_any_session() {
+    let Some(server) = Server::shared() else { return };
+    let url = server.url().await;
+    let (one, two) = (reachable("one", &url).await, reachable("two", &url).await);
+    assert_eq!(ask(&one, "s", "one").await, [""; 0]);
+    assert_eq!(ask(&two, "s", "two").await, ["one"], "it is served where it lives");
+    assert_eq!((one.processes().len(), two.processes().len()), (1, 0));
+    let id = GetSessionRequest { session_id: "s".into() };
+    let shown = two.client.clone().get_session(id).await.expect("known").into_inner();
+    assert_eq!(shown.session.expect("a session").message_count, 2);
+}
+
+#[tokio::test]
+async fn a_session_of_a_node_that_is_killed_goes_on_at_another() {
+    let Some(server) = Server::shared() else { return };
+    let url = server.url().await;
+    let (one, two) = (reachable("one", &url).await, reachable("two", &url).await);
+    assert_eq!(ask(&one, "s", "one").await, [""; 0]);
+    let mut forwarded = two.open(super::query("s", &super::script(&["say begun", "hang"]))).await;
+    forwarded.until_text("begun").await;
+    drop(one.killed().await);
+    forwarded.finish().await;
+    let Some(Err(status)) = &forwarded.end else { panic!("its node is gone: {forwarded:?}") };
+    assert_eq!(reason(status), "SESSION_MOVED");
+    assert_eq!(metadata(status, "owner").as_deref(), Some("one"));
+    assert_eq!(until_taken(&two, "s", "two").await, ["one"]);
+}
+
+#[tokio::test]
+async fn a_node_that_was_stopped_for_longer_than_its_lease_serves_nothing_of_what_it_had() {
+    let Some(server) = Server::shared() else { return };
+    let url = server.url().await;
+    let (one, two) = (reachable("one", &url).await, reachable("two", &url).await);
+    assert_eq!(ask(&one, "s", "one").await, [""; 0]);
+    let mut turn = one.open(super::query("s", &super::script(&["say begun", "hang"]))).await;
+    turn.until_text("begun").await;
+    let (service, held) = (one.id(), one.processes());
+    processes::signal(service, Signal::STOP);
+    assert_eq!(until_taken(&two, "s", "two").await, ["one"]);
+    processes::signal(service, Signal::CONT);
+    turn.finish().await;
+    let Some(Err(status)) = &turn.end else { panic!("the session has moved: {turn:?}") };
+    assert_eq!(reason(status), "SESSION_MOVED");
+    let gone = async || (!one.processes().iter().any(|it| held.contains(it))).then_some(());
+    eventually("its process is gone", gone).await;
+    // It is a node like others again, which passes on what lives elsewhere.
+    let again = || one.logged("node_registered_again").pop();
+    eventually("it registers again", async || again()).await;
+    assert_eq!(until_taken(&one, "s", "three").await, ["one", "two"]);
+    assert_eq!((one.processes().len(), two.processes().len()), (0, 1));
+}
