@@ -151,8 +151,6 @@ pub struct Commits {
     ends_with_a_failure: bool,
     /// For how long the session is this service's.
     tenure: Tenure,
-    /// Whether that is over, which was said.
-    lost: bool,
 }
 
 impl Commits {
@@ -313,7 +311,9 @@ impl Commits {
     /// The session is this service's no more. Nobody waits for the store any longer: it may keep
     /// what it was given, or refuse it, and those who ask again learn which.
     pub fn lose(&mut self, cause: Cause) -> Outcome {
-        (self.lost, self.wanted, self.moving) = (true, false, None);
+        // Said once.
+        self.tenure = Tenure::default();
+        (self.wanted, self.moving) = (false, None);
         let mut due = std::mem::take(&mut self.due);
         if let Some(commit) = self.under_way.take() {
             due.turns.splice(..0, commit.due.turns);
@@ -344,7 +344,7 @@ impl Commits {
     pub async fn stir(&mut self) -> Stir {
         let (answer_by, idle) = (self.answer_by, !self.are_under_way());
         let retry_at = self.retry_at.filter(|_| idle);
-        let (tenure, lost) = (&mut self.tenure, self.lost);
+        let tenure = &mut self.tenure;
         let answered = async {
             match &mut self.under_way {
                 Some(commit) => (&mut commit.answer)
@@ -363,7 +363,7 @@ impl Commits {
         };
         let taken = tokio::select! {
             biased;
-            () = tenure.over(), if !lost => return Stir::Lost,
+            () = tenure.over() => return Stir::Lost,
             taken = settled => taken,
             answer = answered => return Stir::Answered(answer),
             () = at(answer_by) => return Stir::Impatient,

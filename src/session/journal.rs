@@ -130,8 +130,8 @@ impl Journal {
         self.known = known;
     }
 
-    /// Others had the session since it was last this service's: the store is asked again. What was
-    /// to be kept of it then is not to be kept any more.
+    /// Asks the store again what it knows if others had the session since it was last this
+    /// service's.
     pub fn recall_anew(&mut self) {
         if self.claim.take_was_elsewhere() {
             self.recalled = false;
