@@ -1,12 +1,16 @@
 # Front door to the scripts; what each of them does is in its own header.
 .DEFAULT_GOAL := help
-.PHONY: help demo test run lint fmt bench soak store-faults faults clients fuzz clean
+.PHONY: help demo cluster test run lint fmt bench soak store-faults faults clients fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Two turns, an interrupt and the figures, on the real CLI against the stand-in API; ends by itself
 	@tests/demo
+
+cluster: ## Three nodes on a throw-away PostgreSQL behind Envoy, one of them killed under load; ends by itself
+	@.ci/tools
+	@tests/run-cluster
 
 test: ## Everything that CI runs
 	@.ci/test

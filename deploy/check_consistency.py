@@ -1,6 +1,6 @@
 """Checks that the files of deploy/ agree with each other. Run by deploy/check.
 
-Usage: check_consistency.py REPOSITORY RENDERED_BASE RENDERED_EXAMPLE RENDERED_TLS
+Usage: check_consistency.py REPOSITORY RENDERED…, the files named after the base and the overlays
 """
 
 import json
@@ -23,6 +23,10 @@ CLOSE_SECONDS = 15
 # 512 MiB for the service and 300 MiB for each CLI process.
 SERVICE_MIB = 512
 PROCESS_MIB = 300
+
+
+# The names of what belongs to the proxy in front of several nodes begin with this.
+PROXY = "session-pool-envoy"
 
 
 class Problem(Exception):
@@ -62,11 +66,12 @@ class Rendered:
         except tomllib.TOMLDecodeError as error:
             raise Problem(f"config.toml is not TOML: {error}") from error
 
-    def all(self, kind):
-        return [d for d in self.documents if d["kind"] == kind]
+    def all(self, kind, proxy=False):
+        """The documents of a kind, of the nodes or of the proxy in front of them."""
+        return [d for d in self.documents if d["kind"] == kind and d["metadata"]["name"].startswith(PROXY) == proxy]
 
-    def only(self, kind):
-        found = self.all(kind)
+    def only(self, kind, proxy=False):
+        found = self.all(kind, proxy)
         require(len(found) == 1, f"{len(found)} documents of kind {kind} instead of one")
         return found[0]
 
@@ -82,6 +87,9 @@ class Rendered:
 
     def encrypts(self):
         return "tls" in self.config
+
+    def is_of_several(self):
+        return self.config.get("store", {}).get("kind") == "postgres"
 
 
 def check_probes(k8s):
@@ -172,6 +180,7 @@ def check_access(k8s):
     """A NetworkPolicy names who may come in; without authentication it is all that does."""
     policies = k8s.all("NetworkPolicy")
     require(policies, "there is no NetworkPolicy")
+    nodes = k8s.stateful_set["spec"]["selector"]["matchLabels"]
     for policy in policies:
         spec = policy["spec"]
         require({"Ingress", "Egress"} <= set(spec["policyTypes"]), "the NetworkPolicy must cover both directions")
@@ -179,7 +188,8 @@ def check_access(k8s):
             selectors = [peer.get("podSelector", {}).get("matchLabels") for peer in rule.get("from", [])]
             require(selectors and all(selectors), "the NetworkPolicy admits more than labelled pods")
             ports = [p.get("port") for p in rule.get("ports", [])]
-            require(ports == [k8s.port()], f"the NetworkPolicy admits ports {ports}")
+            expected = k8s.port("nodes") if k8s.is_of_several() and selectors == [nodes] else k8s.port()
+            require(ports == [expected], f"the NetworkPolicy admits ports {ports}")
     auth = k8s.config["auth"]
     asks = bool(auth.get("tokens_file")) or bool(k8s.config.get("tls", {}).get("client_ca"))
     insecure = auth.get("insecure", False)
@@ -192,8 +202,10 @@ def check_access(k8s):
 def check_credentials(k8s, examples):
     """Files that say who may call are keys of Secrets, mounted as folders so that they follow them."""
     files = {f"tls.{key}": file for key, file in k8s.config.get("tls", {}).items()}
-    if file := k8s.config["auth"].get("tokens_file"):
-        files["auth.tokens_file"] = file
+    others = [("auth", "tokens_file"), ("store", "url_file"), *(("cluster", key) for key in ("ca", "cert", "key"))]
+    for section, key in others:
+        if file := k8s.config.get(section, {}).get(key):
+            files[f"{section}.{key}"] = file
     volumes = {v["name"]: v["secret"] for v in k8s.pod["volumes"] if "secret" in v}
     mounts = {m["mountPath"]: m for m in k8s.container["volumeMounts"] if m["name"] in volumes}
     for key, file in files.items():
@@ -214,7 +226,8 @@ def check_credentials(k8s, examples):
 def check_secret(k8s, examples):
     require(not k8s.all("Secret"), "a Secret is part of the kustomization")
     variables = {e["name"]: e for e in k8s.container["env"]}
-    secrets = {n: e["valueFrom"]["secretKeyRef"] for n, e in variables.items() if "valueFrom" in e}
+    sources = {n: e["valueFrom"] for n, e in variables.items() if "valueFrom" in e}
+    secrets = {n: source["secretKeyRef"] for n, source in sources.items() if "secretKeyRef" in source}
     require(secrets, "no variable comes from a Secret")
     passed = k8s.setting("cli", "env_passthrough")
     for name, reference in secrets.items():
@@ -244,10 +257,10 @@ def check_as_it_stands(name, k8s, manifest):
     tagged = image.endswith(f"session-pool:{version}")
     require(tagged, f"{name}: the image is {image}, and the version of Cargo.toml is {version}")
     replicas = k8s.stateful_set["spec"]["replicas"]
-    require(replicas == 1, f"{name}: {replicas} replicas need a proxy that routes by session")
+    require(replicas == 1 or k8s.is_of_several(), f"{name}: {replicas} replicas without a store that they share")
     architecture = k8s.pod.get("nodeSelector", {}).get("kubernetes.io/arch")
     require(architecture == "amd64", f"{name}: nodeSelector is for {architecture}, the image is for amd64")
-    return f"{name}: image {image}, one replica, nodes of {architecture}"
+    return f"{name}: image {image}, replicas: {replicas}, machines of {architecture}"
 
 
 def check_images_of_overlay(kustomization):
@@ -256,16 +269,72 @@ def check_images_of_overlay(kustomization):
     return "overlays/example names the base's image"
 
 
-def check_same_settings(base, tls):
+def check_same_settings(base, name, overlay, own):
     """The configuration stands in the overlay as a whole; it must not fall behind the base's."""
 
     def common(config):
-        rest = {section: values for section, values in config.items() if section not in ("auth", "tls")}
+        rest = {section: values for section, values in config.items() if section not in own}
         return rest | {"server": {k: v for k, v in rest["server"].items() if k != "health_listen"}}
 
-    require(common(base.config) == common(tls.config), "overlays/tls: config.toml differs from the base's")
+    require(common(base.config) == common(overlay.config), f"{name}: config.toml differs from the base's")
+    return f"{name}: the base's settings, but for {', '.join(own)}"
+
+
+def check_tls(tls):
     require(tls.encrypts() and tls.config["auth"].get("tokens_file"), "overlays/tls: no TLS, or no tokens")
-    return "overlays/tls: the base's settings, with TLS and tokens"
+    return "overlays/tls: TLS and tokens"
+
+
+def check_nodes(k8s):
+    """Nodes have names of their own, and are reached where they say."""
+    port = k8s.port("nodes")
+    require(k8s.setting("cluster", "listen").endswith(f":{port}"), f"cluster.listen does not use port {port}")
+    variables = {e["name"]: e.get("value") for e in k8s.container["env"]}
+    require(variables.get("SESSION_POOL__CLUSTER__NODE") == "$(POD_NAME)", "cluster.node is not the pod's name")
+    governing = k8s.stateful_set["spec"]["serviceName"]
+    advertised = variables.get("SESSION_POOL__CLUSTER__ADVERTISE")
+    expected = f"$(POD_NAME).{governing}.$(POD_NAMESPACE).svc:{port}"
+    require(advertised == expected, f"cluster.advertise is {advertised}, not {expected}")
+    services = {s["metadata"]["name"]: s["spec"] for s in k8s.all("Service")}
+    published = services[governing].get("publishNotReadyAddresses")
+    require(published is True, f"Service {governing} hides nodes that drain (publishNotReadyAddresses)")
+    return f"nodes reach each other at port {port}, by their pods' names"
+
+
+def check_proxy(k8s):
+    """What Envoy is told agrees with the nodes behind it and the Service before it."""
+    deployment = k8s.only("Deployment", proxy=True)
+    pod, labels = deployment["spec"]["template"]["spec"], deployment["spec"]["template"]["metadata"]["labels"]
+    for kind, field in (("Service", None), ("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+        spec = k8s.only(kind, proxy=True)["spec"]
+        selector = spec[field]["matchLabels"] if field else spec["selector"]
+        require(selector.items() <= labels.items(), f"the proxy's {kind} does not select its pods")
+    admitted = k8s.only("NetworkPolicy")["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    require(admitted.items() <= labels.items(), "the nodes' NetworkPolicy does not admit the proxy")
+    require(not k8s.template["metadata"]["labels"].items() <= labels.items(), "the proxy is taken for a node")
+    security = pod["containers"][0]["securityContext"]
+    require(security["capabilities"] == {"drop": ["ALL"]}, "the proxy's capabilities are not just drop ALL")
+
+    envoy = yaml.safe_load(k8s.only("ConfigMap", proxy=True)["data"]["envoy.yaml"])["static_resources"]
+    (listener,), (cluster,) = envoy["listeners"], envoy["clusters"]
+    listens = listener["address"]["socket_address"]["port_value"]
+    ports = {p["name"]: p["containerPort"] for p in pod["containers"][0]["ports"]}
+    (port,) = k8s.only("Service", proxy=True)["spec"]["ports"]
+    require(ports.get(port["targetPort"]) == listens, f"Envoy listens at {listens}, and its Service leads elsewhere")
+    (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    node = endpoint["endpoint"]["address"]["socket_address"]
+    expected = {"address": k8s.stateful_set["spec"]["serviceName"], "port_value": k8s.port()}
+    require(node == expected, f"Envoy's nodes are at {node}, not {expected}")
+    asked = cluster["health_checks"][0]["grpc_health_check"]["service_name"]
+    require(asked == SERVICE, f"Envoy asks nodes for '{asked}', not for {SERVICE}")
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    (route,) = manager["route_config"]["virtual_hosts"][0]["routes"]
+    (policy,) = route["route"]["hash_policy"]
+    hashed = (cluster["lb_policy"], policy["header"]["header_name"])
+    require(hashed == ("RING_HASH", "session-id"), f"Envoy chooses a node by {hashed}")
+    limits = (manager["stream_idle_timeout"], route["route"]["timeout"])
+    require(limits == ("0s", "0s"), f"Envoy ends streams after {limits}")
+    return "Envoy hashes on session-id over the nodes, and ends no stream"
 
 
 def check_cli_version(dockerfile, lock):
@@ -332,20 +401,25 @@ def check_rendered(k8s, dockerfile, examples):
 
 
 def main():
-    root, rendered = Path(sys.argv[1]), [Rendered(path) for path in sys.argv[2:]]
-    base, overlay, tls = rendered
+    root, paths = Path(sys.argv[1]), [Path(path) for path in sys.argv[2:]]
+    rendered = {path.stem.replace("overlays-", "overlays/"): Rendered(path) for path in paths}
+    base, cluster, tls = rendered["base"], rendered["overlays/cluster"], rendered["overlays/tls"]
     deploy = root / "deploy"
     dockerfile = (deploy / "Dockerfile").read_text()
     kubernetes = deploy / "kubernetes"
     examples = secrets_of(
-        kubernetes / "base/secret.example.yaml", kubernetes / "overlays/tls/secrets.example.yaml"
+        kubernetes / "base/secret.example.yaml",
+        *(kubernetes / f"overlays/{name}/secrets.example.yaml" for name in ("cluster", "tls")),
     )
-    for name, k8s in (("base", base), ("overlays/example", overlay), ("overlays/tls", tls)):
+    for name, k8s in rendered.items():
         for passed in check_rendered(k8s, dockerfile, examples):
             print(f"ok   {name}: {passed}")
-    print(f"ok   {check_same_settings(base, tls)}")
-    for name, k8s in (("base", base), ("overlays/example", overlay), ("overlays/tls", tls)):
         print(f"ok   {check_as_it_stands(name, k8s, root / 'Cargo.toml')}")
+    print(f"ok   {check_same_settings(base, 'overlays/tls', tls, ('auth', 'tls'))}")
+    print(f"ok   {check_tls(tls)}")
+    print(f"ok   {check_same_settings(base, 'overlays/cluster', cluster, ('store', 'cluster'))}")
+    print(f"ok   overlays/cluster: {check_nodes(cluster)}")
+    print(f"ok   overlays/cluster: {check_proxy(cluster)}")
     print(f"ok   {check_images_of_overlay(kubernetes / 'overlays/example/kustomization.yaml')}")
     print(f"ok   {check_service_config(deploy / 'service_config.json')}")
     print(f"ok   {check_image(dockerfile, root / 'Cargo.toml')}")

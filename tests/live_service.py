@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -216,24 +217,47 @@ class LiveService:
 
     def processes(self) -> list[str]:
         """The processes of this run that are alive, each as `PID COMMAND`."""
-        mark = str(self.folder).encode()
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (folder / "environ").read_bytes():
-                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    found.append(f"{folder.name} {command.strip()}")
-            except OSError:
-                continue
-        return found
+        return marked_processes(str(self.folder))
 
     def _clean_up(self) -> None:
         while self.daemons:
             self.daemons.pop().stop()
-        for process in self.processes():
-            print(f"killing what was left behind: {process}", file=sys.stderr)
-            os.kill(int(process.split()[0]), signal.SIGKILL)
+        kill_marked(str(self.folder))
         subprocess.run(["rm", "-rf", "--", self.folder], check=False)
+
+
+def marked_processes(mark: str) -> list[str]:
+    """The processes with this in their environment, each as `PID COMMAND`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found.append(f"{folder.name} {command.strip()}")
+        except OSError:
+            continue
+    return found
+
+
+def kill_marked(mark: str) -> None:
+    """Kills the processes with this in their environment, and says so."""
+    for process in marked_processes(mark):
+        print(f"killing what was left behind: {process}", file=sys.stderr)
+        with suppress(ProcessLookupError):
+            os.kill(int(process.split()[0]), signal.SIGKILL)
+
+
+def wait_until(what: str, holds: Callable[[], bool], daemon: Daemon | None = None) -> None:
+    """Waits for something that says nothing when it happens."""
+    deadline = time.monotonic() + START_LIMIT
+    while not holds():
+        if daemon is not None and daemon.process.poll() is not None:
+            raise Failure(f"{daemon.name} has ended\n{daemon.tail()}")
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"not within {START_LIMIT:.0f} s: {what}" + (f"\n{daemon.tail()}" if daemon else "")
+            )
+        time.sleep(0.02)
 
 
 def listening_address(line: str) -> str | None:

@@ -244,6 +244,27 @@ impl From<AddressedCommand> for Client {
 }
 
 impl ClientCommand {
+    /// The one session that all its calls are about, if there is one.
+    pub(super) fn session(&self) -> Option<&str> {
+        let session = match self {
+            Self::Query(args) => &args.session,
+            Self::Attach(args) => &args.session,
+            Self::Watch(args) => &args.session,
+            Self::Respond(args) => &args.session,
+            Self::Show(args) => &args.session,
+            Self::Update(args) => &args.session,
+            Self::Interrupt(args) => &args.session,
+            Self::StopTask(args) => &args.session,
+            Self::Close(args) => &args.session,
+            Self::Chat(_)
+            | Self::InterruptAll(_)
+            | Self::Sessions(_)
+            | Self::Stats(_)
+            | Self::Health(_) => return None,
+        };
+        Some(session)
+    }
+
     /// How it ends by Ctrl-C, which is the usual end of watching, and what is said then.
     pub(super) fn when_interrupted(&self) -> (Exit, String) {
         let (exit, said) = match self {

@@ -36,7 +36,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
 const LARGEST_MESSAGE: usize = 256 * 1024 * 1024;
 
 /// The client that the commands use.
-pub type Service = SessionPoolServiceClient<InterceptedService<Channel, Credentials>>;
+pub type Service = SessionPoolServiceClient<InterceptedService<Channel, OfEachCall>>;
 
 /// Connects to `http://host:port` or `https://host:port`; without a scheme it is TLS if
 /// an authority or a certificate is given.
@@ -99,41 +99,55 @@ async fn speaks_tls(authority: &str) -> std::io::Result<bool> {
 }
 
 /// A client of the service on this connection.
-pub fn service(channel: Channel, credentials: Credentials) -> Service {
-    SessionPoolServiceClient::with_interceptor(channel, credentials)
+pub fn service(channel: Channel, metadata: OfEachCall) -> Service {
+    SessionPoolServiceClient::with_interceptor(channel, metadata)
         .max_decoding_message_size(LARGEST_MESSAGE)
 }
 
-/// Sends a token with every call, if there is one.
+/// The metadata that goes with every call.
 #[derive(Clone, Default)]
-pub struct Credentials(Option<MetadataValue<Ascii>>);
+pub struct OfEachCall {
+    token: Option<MetadataValue<Ascii>>,
+    /// By which proxies in front of several services choose the one that has the session.
+    session: Option<MetadataValue<Ascii>>,
+}
 
-impl Credentials {
-    /// The token of the file that is named, else of the environment.
-    pub fn read(server: &ServerArgs) -> Result<Self, Failure> {
-        let (source, token) = match &server.token_file {
-            Some(file) => {
-                let text = read_file("--token-file", file)?;
-                (format!("--token-file {}", file.display()), text)
-            }
-            None => match std::env::var_os(TOKEN_VARIABLE) {
-                Some(token) => (TOKEN_VARIABLE.to_owned(), token.into_vec()),
-                None => return Ok(Self(None)),
-            },
-        };
-        let header = [b"Bearer ", token.trim_ascii()].concat();
-        let mut value = MetadataValue::try_from(header).map_err(|_| {
-            Failure::Usage(format!("{source}: the token has characters that cannot be sent"))
-        })?;
-        value.set_sensitive(true);
-        Ok(Self(Some(value)))
+impl OfEachCall {
+    /// The token of the file that is named, else of the environment; and the session, if all calls
+    /// are about one.
+    pub fn read(server: &ServerArgs, session: Option<&str>) -> Result<Self, Failure> {
+        // Whatever else somebody may call a session is for the service to refuse.
+        let session = session.filter(|id| id.bytes().all(|byte| byte.is_ascii_graphic()));
+        let session = session.filter(|id| !id.is_empty()).and_then(|id| id.parse().ok());
+        Ok(Self { token: token(server)?, session })
     }
 }
 
-impl Interceptor for Credentials {
+fn token(server: &ServerArgs) -> Result<Option<MetadataValue<Ascii>>, Failure> {
+    let (source, token) = match &server.token_file {
+        Some(file) => {
+            let text = read_file("--token-file", file)?;
+            (format!("--token-file {}", file.display()), text)
+        }
+        None => match std::env::var_os(TOKEN_VARIABLE) {
+            Some(token) => (TOKEN_VARIABLE.to_owned(), token.into_vec()),
+            None => return Ok(None),
+        },
+    };
+    let header = [b"Bearer ", token.trim_ascii()].concat();
+    let mut value = MetadataValue::try_from(header).map_err(|_| {
+        Failure::Usage(format!("{source}: the token has characters that cannot be sent"))
+    })?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+impl Interceptor for OfEachCall {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
+        for (key, value) in [("authorization", &self.token), ("session-id", &self.session)] {
+            if let Some(value) = value {
+                request.metadata_mut().insert(key, value.clone());
+            }
         }
         Ok(request)
     }
@@ -185,4 +199,40 @@ fn root_cause(error: &dyn Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::client::args::{Arguments, Client, Command};
+
+    /// What a command sends as `session-id`.
+    fn sent(line: &[&str]) -> Option<String> {
+        let words = [&["session-pool"], line].concat();
+        let arguments = Arguments::try_parse_from(words).expect("a command");
+        let Command::Client(client) = arguments.command else { panic!("{line:?}") };
+        let Client { server, command } = client.into();
+        let mut metadata = OfEachCall::read(&server, command.session()).expect("no token");
+        let request = metadata.call(Request::new(())).expect("let go");
+        let value = request.metadata().get("session-id")?;
+        Some(value.to_str().expect("text").to_owned())
+    }
+
+    #[test]
+    fn proxies_are_told_the_session_that_a_command_is_about() {
+        assert_eq!(sent(&["query", "--session", "a.b:c", "hi"]).as_deref(), Some("a.b:c"));
+        for command in ["attach", "watch", "show", "interrupt", "close"] {
+            assert_eq!(sent(&[command, "s"]).as_deref(), Some("s"), "{command}");
+        }
+        assert_eq!(sent(&["query", "hi"]), None, "the service gives it a session");
+        assert_eq!(sent(&["stats"]), None);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_left_to_the_service_to_refuse() {
+        assert_eq!(sent(&["show", "a b"]), None);
+        assert_eq!(sent(&["show", "é"]), None);
+    }
 }

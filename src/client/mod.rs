@@ -88,9 +88,9 @@ async fn execute(client: Client) -> Outcome {
     let Client { server, command } = client;
     // Read before connecting: a prompt that cannot be read needs no service.
     let command = command.with_prompt()?;
-    let credentials = connect::Credentials::read(&server)?;
+    let metadata = connect::OfEachCall::read(&server, command.session())?;
     let channel = connect::connect(&server).await?;
-    let mut service = connect::service(channel.clone(), credentials);
+    let mut service = connect::service(channel.clone(), metadata);
     let outcome = ask(&mut service, channel, command).await;
     match outcome {
         // Nothing of HTTP/2 came back: it may be TLS that was spoken to.
