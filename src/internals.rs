@@ -22,7 +22,7 @@ pub mod counters {
 }
 pub mod domain {
     //! Values.
-    pub use crate::domain::{acquired, failure, ids, input, options};
+    pub use crate::domain::{acquired, failure, ids, input, options, redacted};
 }
 pub mod os {
     //! The operating system.
@@ -38,7 +38,9 @@ pub mod rpc {
 }
 pub mod store {
     //! What outlives a session.
-    pub use crate::store::{Commit, Epoch, Opening, Record, SqlStore, Store};
+    pub use crate::store::{
+        Commit, Epoch, Opening, PostgresOpening, PostgresStore, Record, SqlStore, Store,
+    };
 }
 pub mod tasks {
     //! Tasks.

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{FAKE, script};
+use super::{script, service::FAKE};
 
 /// The fake CLI over a pipe, its lines counted and nothing else.
 pub struct Floor {

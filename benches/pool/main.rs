@@ -22,8 +22,6 @@ use caller::{open, run_turn};
 use floor::Floor;
 use service::Running;
 
-const FAKE: &str = env!("CARGO_BIN_EXE_fake-claude");
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // `cargo test --benches` passes `--test`; there is nothing to test here.
     if std::env::args().any(|arg| arg == "--test") {
@@ -34,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let service = Running::start()?;
+    let service = Running::start(&[])?;
     let channel = Channel::from_shared(service.address.clone())?.connect().await?;
     println!("{:<58} {:>12} {:>12}", "", "service", "floor");
     latency(&channel).await?;

@@ -5,8 +5,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::FAKE;
-
+/// The scripted CLI.
+pub const FAKE: &str = env!("CARGO_BIN_EXE_fake-claude");
 const SERVICE: &str = env!("CARGO_BIN_EXE_session-pool");
 
 /// The service, as a process of its own.
@@ -18,8 +18,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts it, and waits until it listens.
-    pub fn start() -> Result<Self, Box<dyn std::error::Error>> {
+    /// Starts it with further settings, and waits until it listens.
+    pub fn start(settings: &[(&str, &str)]) -> Result<Self, Box<dyn std::error::Error>> {
         let state = tempfile::tempdir()?;
         let mut child = Command::new(SERVICE)
             .arg("serve")
@@ -29,6 +29,7 @@ impl Running {
             .env("SESSION_POOL__POOL__MAX_PROCESSES", "400")
             .env("SESSION_POOL__POOL__START_CONCURRENCY", "32")
             .env("SESSION_POOL__LOG__FORMAT", "json")
+            .envs(settings.iter().map(|(key, value)| (format!("SESSION_POOL__{key}"), value)))
             .stderr(Stdio::piped())
             .spawn()?;
         let log = BufReader::new(child.stderr.take().ok_or("no log")?);
@@ -49,6 +50,7 @@ impl Running {
     }
 
     /// User and system time so far.
+    #[allow(dead_code, reason = "not every benchmark asks")]
     pub fn cpu_seconds(&self) -> f64 {
         let stat = self.proc_file("stat");
         let fields: Vec<&str> = stat
@@ -73,7 +75,15 @@ impl Running {
         self.status("VmRSS:")
     }
 
+    /// Ends it as a crash of its machine would.
+    #[allow(dead_code, reason = "not every benchmark does")]
+    pub fn kill(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
     /// How many threads it has.
+    #[allow(dead_code, reason = "not every benchmark asks")]
     pub fn threads(&self) -> f64 {
         self.status("Threads:")
     }

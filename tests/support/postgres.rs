@@ -26,11 +26,11 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 
 /// Starts the server when told to, and ends with its input.
 const KEEPER: &str = r#"
-bin=$1 folder=$2 port=$3 pid=
+bin=$1 folder=$2 port=$3 fsync=$4 pid=
 start() {
   [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && return
-  "$bin/postgres" -D "$folder/data" -p "$port" -k "$folder" -h 127.0.0.1 -c fsync=off \
-    -c full_page_writes=off -c max_connections=200 -c shared_buffers=32MB </dev/null >>"$folder/log" 2>&1 &
+  "$bin/postgres" -D "$folder/data" -p "$port" -k "$folder" -h 127.0.0.1 -c fsync="$fsync" \
+    -c full_page_writes="$fsync" -c max_connections=200 -c shared_buffers=32MB </dev/null >>"$folder/log" 2>&1 &
   pid=$!
 }
 while read -r order; do
@@ -174,6 +174,15 @@ impl Server {
 
     /// A server of the test's own, which it may treat as it likes.
     pub fn start() -> Option<Self> {
+        Self::start_with("off")
+    }
+
+    /// One whose commits are on the disk when they are answered, as in earnest.
+    pub fn durable() -> Option<Self> {
+        Self::start_with("on")
+    }
+
+    fn start_with(fsync: &str) -> Option<Self> {
         let Some(bin) = programs() else {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "PostgreSQL is not installed");
             eprintln!("SKIPPED, what is to be tried on PostgreSQL: it is not installed");
@@ -191,7 +200,7 @@ impl Server {
         let keeper = command(Path::new("/bin/sh"))
             .args(["-c", KEEPER, "keeper"])
             .args([&bin, &folder])
-            .arg(port.to_string())
+            .args([&port.to_string(), fsync])
             .stdin(Stdio::piped())
             // What is meant for the test program does not end it.
             .process_group(0)
