@@ -25,6 +25,9 @@ SERVICE_MIB = 512
 PROCESS_MIB = 300
 
 
+# Listeners that an overlay may add.
+LISTENERS = {"health_listen", "metrics_listen"}
+PROMETHEUS = {"app.kubernetes.io/name": "prometheus"}
 # The names of what belongs to the proxy in front of several nodes begin with this.
 PROXY = "session-pool-envoy"
 
@@ -188,8 +191,8 @@ def check_access(k8s):
             selectors = [peer.get("podSelector", {}).get("matchLabels") for peer in rule.get("from", [])]
             require(selectors and all(selectors), "the NetworkPolicy admits more than labelled pods")
             ports = [p.get("port") for p in rule.get("ports", [])]
-            expected = k8s.port("nodes") if k8s.is_of_several() and selectors == [nodes] else k8s.port()
-            require(ports == [expected], f"the NetworkPolicy admits ports {ports}")
+            name = "nodes" if selectors == [nodes] else "metrics" if selectors == [PROMETHEUS] else "grpc"
+            require(ports == [k8s.port(name)], f"the NetworkPolicy admits ports {ports} to {selectors}")
     auth = k8s.config["auth"]
     asks = bool(auth.get("tokens_file")) or bool(k8s.config.get("tls", {}).get("client_ca"))
     insecure = auth.get("insecure", False)
@@ -274,7 +277,7 @@ def check_same_settings(base, name, overlay, own):
 
     def common(config):
         rest = {section: values for section, values in config.items() if section not in own}
-        return rest | {"server": {k: v for k, v in rest["server"].items() if k != "health_listen"}}
+        return rest | {"server": {k: v for k, v in rest["server"].items() if k not in LISTENERS}}
 
     require(common(base.config) == common(overlay.config), f"{name}: config.toml differs from the base's")
     return f"{name}: the base's settings, but for {', '.join(own)}"
@@ -298,7 +301,22 @@ def check_nodes(k8s):
     services = {s["metadata"]["name"]: s["spec"] for s in k8s.all("Service")}
     published = services[governing].get("publishNotReadyAddresses")
     require(published is True, f"Service {governing} hides nodes that drain (publishNotReadyAddresses)")
-    return f"nodes reach each other at port {port}, by their pods' names"
+    metrics = k8s.setting("server", "metrics_listen").rpartition(":")[2]
+    scraped = k8s.template["metadata"]["annotations"]["prometheus.io/port"]
+    require(metrics == scraped == str(k8s.port("metrics")), f"figures are at {metrics}, and looked for at {scraped}")
+    return f"nodes reach each other at port {port}, by their pods' names; figures at port {metrics}"
+
+
+def check_autoscaling(k8s, adapter):
+    """What the autoscaler asks for is what the adapter's rules make, and its bounds are those of a node."""
+    spec = k8s.only("HorizontalPodAutoscaler")["spec"]
+    require(spec["minReplicas"] == k8s.stateful_set["spec"]["replicas"], "minReplicas differs from the StatefulSet's")
+    asked = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in spec["metrics"]}
+    made = {rule["name"]["as"] for rule in yaml.safe_load(adapter.read_text())["rules"]}
+    require(set(asked) == made, f"the autoscaler asks for {sorted(asked)}, and the adapter has {sorted(made)}")
+    sessions, processes = int(asked["session_pool_sessions_active"]), k8s.setting("pool", "max_processes")
+    require(sessions < processes, f"the autoscaler waits for {sessions} sessions, and a node has {processes} processes")
+    return f"the autoscaler adds nodes from {sessions} of {processes} processes on"
 
 
 def check_proxy(k8s):
@@ -420,6 +438,8 @@ def main():
     print(f"ok   {check_same_settings(base, 'overlays/cluster', cluster, ('store', 'cluster'))}")
     print(f"ok   overlays/cluster: {check_nodes(cluster)}")
     print(f"ok   overlays/cluster: {check_proxy(cluster)}")
+    adapter = kubernetes / "overlays/cluster/prometheus-adapter.yaml"
+    print(f"ok   overlays/cluster: {check_autoscaling(cluster, adapter)}")
     print(f"ok   {check_images_of_overlay(kubernetes / 'overlays/example/kustomization.yaml')}")
     print(f"ok   {check_service_config(deploy / 'service_config.json')}")
     print(f"ok   {check_image(dockerfile, root / 'Cargo.toml')}")

@@ -38,6 +38,7 @@ mod health;
 #[cfg(feature = "test-tools")]
 #[doc(hidden)]
 pub mod internals;
+mod measures;
 mod os;
 mod policy;
 mod pool;

@@ -9,7 +9,9 @@ mod capacity;
 mod cautions;
 mod early;
 mod enclosure;
+mod figures;
 mod listeners;
+mod metrics;
 mod observer;
 mod placement;
 mod probe;
@@ -41,6 +43,7 @@ use crate::{
     cluster::{Placement, layer::Forwarder},
     config::Config,
     health::{Health, part},
+    measures::Measures,
     policy::Policy,
     pool::{Parts, SessionPool},
     store::PostgresStore,
@@ -53,6 +56,7 @@ use crate::{
 };
 use early::EarlyStop;
 use listeners::Listeners;
+use metrics::Exporter;
 use probe::Probe;
 use readiness::watch_store;
 
@@ -152,7 +156,10 @@ impl Server {
             session: Arc::new(settings::session_settings(&config)),
             supply: Arc::new(supply.clone()),
             store: opened.store,
-            tenants: Tenants::new(settings::quotas(&config)),
+            tenants: Tenants::new(
+                settings::quotas(&config),
+                Measures::new(config.metrics.tenant_label),
+            ),
             logs: Storage::new(settings::storage_settings(&config)),
             tools: ToolServers::new(config.policy.tool_call_timeout),
         };
@@ -210,7 +217,7 @@ impl Server {
     /// Serves until `stop`, then stops in order; without waiting for turns once `hurry`
     /// is cancelled. Returns whether all turns ended by themselves and nothing is left.
     pub async fn run(
-        self,
+        mut self,
         stop: impl Future<Output = ()>,
         hurry: CancellationToken,
     ) -> anyhow::Result<bool> {
@@ -223,6 +230,11 @@ impl Server {
         let services = self.services(&health, health_service.clone(), forwarder.clone())?;
         let closed = CancellationToken::new();
         let (health_address, node_address) = (self.health_address(), self.node_address());
+        let metrics_address = self.listeners.metrics_address();
+        if let Some(socket) = self.listeners.take_metrics() {
+            let (pool, observer) = (self.pool.clone(), self.observer(&health));
+            Exporter { pool, observer, health: health.clone() }.serve(socket, &self.tasks);
+        }
         let files = (&self.config, &self.credentials);
         self.listeners.serve(services, health_service, files, &self.tasks, &closed);
         let (encrypted, asks) =
@@ -234,6 +246,7 @@ impl Server {
             %address,
             health_address = health_address.map(tracing::field::display),
             node_address = node_address.map(tracing::field::display),
+            metrics_address = metrics_address.map(tracing::field::display),
             tls = encrypted,
             authentication = asks,
             version = env!("CARGO_PKG_VERSION"),

@@ -17,6 +17,7 @@ pub use conversations::{Conversations, Hold};
 use crate::{
     counters::{Counters, Spent, Today, Totals},
     domain::{failure::Cause, ids::TenantId},
+    measures::Measures,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -44,6 +45,8 @@ pub struct Tenant {
     quotas: Quotas,
     /// What happened in its sessions.
     pub counters: Counters,
+    /// How long it took.
+    pub measures: Measures,
     /// Which of its sessions holds which conversation.
     pub conversations: Conversations,
     queued: Option<Arc<Semaphore>>,
@@ -61,11 +64,12 @@ pub struct Share {
 
 impl Tenant {
     /// A tenant that has used nothing yet.
-    pub fn new(id: TenantId, quotas: Quotas) -> Self {
+    pub fn new(id: TenantId, quotas: Quotas, measures: &Measures) -> Self {
         let semaphore = |quota: Option<usize>| {
             quota.map(|quota| Arc::new(Semaphore::new(quota.min(Semaphore::MAX_PERMITS))))
         };
         Self {
+            measures: measures.of(&id),
             id,
             counters: Counters::default(),
             conversations: Conversations::default(),
@@ -184,13 +188,19 @@ fn exceeded(key: &'static str, limit: impl ToString, retry: Duration) -> Cause {
 #[derive(Debug)]
 pub struct Tenants {
     quotas: Quotas,
+    measures: Measures,
     seen: Mutex<HashMap<TenantId, Arc<Tenant>>>,
 }
 
 impl Tenants {
-    /// Nobody yet; each gets these quotas.
-    pub fn new(quotas: Quotas) -> Self {
-        Self { quotas, seen: Mutex::default() }
+    /// Nobody yet; each gets these quotas, and is measured so.
+    pub fn new(quotas: Quotas, measures: Measures) -> Self {
+        Self { quotas, measures, seen: Mutex::default() }
+    }
+
+    /// What is measured of all of them.
+    pub fn measures(&self) -> &Measures {
+        &self.measures
     }
 
     /// The tenant of this name.
@@ -199,7 +209,7 @@ impl Tenants {
         if let Some(tenant) = seen.get(id) {
             return Arc::clone(tenant);
         }
-        let tenant = Arc::new(Tenant::new(id.clone(), self.quotas.clone()));
+        let tenant = Arc::new(Tenant::new(id.clone(), self.quotas.clone(), &self.measures));
         seen.insert(id.clone(), Arc::clone(&tenant));
         tenant
     }
@@ -221,7 +231,7 @@ mod tests {
     use super::*;
 
     fn tenant(quotas: Quotas) -> Tenant {
-        Tenant::new(TenantId::default(), quotas)
+        Tenant::new(TenantId::default(), quotas, &Measures::default())
     }
 
     fn refused(result: Result<impl std::fmt::Debug, Cause>) -> (&'static str, String) {
@@ -299,7 +309,7 @@ mod tests {
 
     #[test]
     fn tenants_are_told_apart() {
-        let tenants = Tenants::new(Quotas::default());
+        let tenants = Tenants::new(Quotas::default(), Measures::default());
         let a = TenantId::parse("a").expect("a name");
         assert!(Arc::ptr_eq(&tenants.get(&a), &tenants.get(&a)));
         assert!(!Arc::ptr_eq(&tenants.get(&a), &tenants.get(&TenantId::default())));

@@ -15,8 +15,8 @@ use super::{
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
     memory,
     sections::{
-        AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, PolicyConfig, PoolConfig,
-        ServerConfig, StoreConfig, TlsConfig,
+        AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, MetricsConfig, PolicyConfig,
+        PoolConfig, ServerConfig, StoreConfig, TlsConfig,
     },
 };
 use crate::policy::McpServers;
@@ -38,6 +38,7 @@ impl Config {
                 drain_timeout: Duration::from_secs(30),
                 reflection: true,
                 health_listen: None,
+                metrics_listen: None,
                 limits: LimitsConfig::default(),
             },
             pool: PoolConfig::default(),
@@ -83,6 +84,7 @@ impl Config {
             },
             auth: AuthConfig { insecure: false, tokens_file: None },
             tls: TlsConfig::default(),
+            metrics: MetricsConfig::default(),
             log: LogConfig { format: LogFormat::Pretty, level: "info".into() },
             state_dir: default_state_dir(variable),
         }

@@ -115,8 +115,20 @@ pub fn reading_of(key: &str) -> Reading {
 
 /// Every key, in the order in which they are documented.
 pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
-    let Config { server, pool, spare, cli, policy, store, cluster, auth, tls, log, state_dir } =
-        config;
+    let Config {
+        server,
+        pool,
+        spare,
+        cli,
+        policy,
+        store,
+        cluster,
+        auth,
+        tls,
+        log,
+        metrics,
+        state_dir,
+    } = config;
     let mut fields =
         vec![field("state_dir", Slot::Path(state_dir)), field("spare", Slot::Spares(spare))];
     fields.extend(server_fields(server));
@@ -135,6 +147,7 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
     let LogConfig { format, level } = log;
     fields.push(field("log.format", Slot::Format(format)));
     fields.push(field("log.level", Slot::Text(level)));
+    fields.push(field("metrics.tenant_label", Slot::Flag(&mut metrics.tenant_label)));
     fields
 }
 
@@ -194,7 +207,8 @@ fn store_fields(store: &mut StoreConfig) -> impl IntoIterator<Item = Field<'_>> 
 }
 
 fn server_fields(server: &mut ServerConfig) -> impl IntoIterator<Item = Field<'_>> {
-    let ServerConfig { listen, drain_timeout, reflection, health_listen, limits } = server;
+    let ServerConfig { listen, drain_timeout, reflection, health_listen, metrics_listen, limits } =
+        server;
     let LimitsConfig {
         max_connections,
         max_streams,
@@ -209,6 +223,7 @@ fn server_fields(server: &mut ServerConfig) -> impl IntoIterator<Item = Field<'_
         duration("server.drain_timeout", drain_timeout, DAY),
         field("server.reflection", Slot::Flag(reflection)),
         field("server.health_listen", Slot::OptionalAddress(health_listen)),
+        field("server.metrics_listen", Slot::OptionalAddress(metrics_listen)),
         field("server.limits.max_connections", Slot::Count(max_connections, 1..=100_000)),
         field("server.limits.max_streams", Slot::Count(max_streams, 1..=100_000)),
         duration("server.limits.handshake_timeout", handshake_timeout, 5 * MINUTE),

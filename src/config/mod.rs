@@ -47,8 +47,8 @@ pub use error::{ConfigError, ValueOrigin, Violation};
 pub use print::print;
 pub use rules::{RuleConfig, RuleDecision};
 pub use sections::{
-    AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, PolicyConfig, PoolConfig, ServerConfig,
-    StoreConfig, TlsConfig,
+    AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, MetricsConfig, PolicyConfig,
+    PoolConfig, ServerConfig, StoreConfig, TlsConfig,
 };
 pub use source::Sources;
 pub use spares::SpareConfig;

@@ -36,6 +36,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// Figures for Prometheus.
+    pub metrics: MetricsConfig,
     /// Folder for work folders, CLI configuration, spilled turn logs and the database. A
     /// relative path counts from the working folder at the start. Default
     /// `$XDG_STATE_HOME/session-pool`, else `$HOME/.local/state/session-pool`.
@@ -58,8 +60,19 @@ pub struct ServerConfig {
     /// IP address and port where health checks, and nothing else, are answered in plain
     /// text. Default none.
     pub health_listen: Option<SocketAddr>,
+    /// IP address and port of figures for Prometheus (`/metrics`) and of health checks over HTTP
+    /// (`/livez`, `/readyz`), in plain text and for whoever asks. Default none.
+    pub metrics_listen: Option<SocketAddr>,
     /// What connections are held to, with TLS and without.
     pub limits: LimitsConfig,
+}
+
+/// Figures for Prometheus.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Whether tenants are told apart, by a label `tenant`: each makes series of its own.
+    /// Default false.
+    pub tenant_label: bool,
 }
 
 /// What connections are held to.

@@ -138,6 +138,11 @@ impl SessionPool {
         Ok(self.tenant(tenant).open_stream()?)
     }
 
+    /// The tenants that have been seen.
+    pub fn tenants(&self) -> &Tenants {
+        &self.0.parts.tenants
+    }
+
     /// The tools that callers serve.
     pub fn tools(&self) -> &ToolServers {
         &self.0.parts.tools

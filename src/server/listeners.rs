@@ -22,6 +22,7 @@ pub struct Listeners {
     callers: TcpListener,
     health: Option<TcpListener>,
     nodes: Option<TcpListener>,
+    metrics: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -32,6 +33,7 @@ impl Listeners {
             callers: bind("server.listen", server.listen).await?,
             health: bind_if("server.health_listen", server.health_listen).await?,
             nodes: bind_if("cluster.listen", config.cluster.listen).await?,
+            metrics: bind_if("server.metrics_listen", server.metrics_listen).await?,
         })
     }
 
@@ -50,7 +52,17 @@ impl Listeners {
         self.nodes.as_ref()?.local_addr().ok()
     }
 
-    /// Serves on all of them until `closing`; health checks until the tasks end.
+    /// The address of figures, if there is one.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref()?.local_addr().ok()
+    }
+
+    /// The socket of figures, which are served by others.
+    pub fn take_metrics(&mut self) -> Option<TcpListener> {
+        self.metrics.take()
+    }
+
+    /// Serves on all others of them until `closing`; health checks until the tasks end.
     pub fn serve<H: HealthRpcs>(
         self,
         services: Services,

@@ -78,18 +78,23 @@ impl Server {
         Ok(Services { callers: guarded(of_callers), nodes: guarded(Admitted::Nodes) })
     }
 
+    /// What looks at the supply, the machine and the CLI.
+    pub(super) fn observer(&self, health: &Health) -> Observer {
+        Observer {
+            enclosure: self.enclosure.clone(),
+            supply: self.supply.clone(),
+            limits: settings::limits(&self.config),
+            health: health.clone(),
+        }
+    }
+
     fn routes<H: HealthRpcs>(
         &self,
         health: &Health,
         health_service: HealthServer<H>,
     ) -> anyhow::Result<Routes> {
         let policy = Arc::clone(&self.policy);
-        let observer = Observer {
-            enclosure: self.enclosure.clone(),
-            supply: self.supply.clone(),
-            limits: settings::limits(&self.config),
-            health: health.clone(),
-        };
+        let observer = self.observer(health);
         let service =
             SessionPoolServiceServer::new(Service::new(self.pool.clone(), policy, observer))
                 .max_decoding_message_size(largest(&self.config));

@@ -224,13 +224,16 @@ impl Journal {
         if let Some(snapshot) = snapshot {
             let (commit, share) = self.next_commit(snapshot);
             let (claim, is_known) = (Arc::clone(&self.claim), self.known);
+            let (tenant, began) = (Arc::clone(&self.tenant), Instant::now());
             let work = async move {
                 let (epoch, releases) = (claim.hold(is_known).await?, commit.releases);
                 if claim.was_elsewhere() {
                     // What others have kept meanwhile is newer.
                     return Err(StoreError::Fenced { owner: String::new() });
                 }
-                store.commit(Commit { epoch, ..commit }).await?;
+                let committed = store.commit(Commit { epoch, ..commit }).await;
+                tenant.measures.committed(began.elapsed());
+                committed?;
                 claim.note_commit(epoch, releases);
                 Ok(())
             };

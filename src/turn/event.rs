@@ -20,6 +20,18 @@ pub enum ProcessOrigin {
     Resumed,
 }
 
+impl ProcessOrigin {
+    /// As figures call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::CreatedFromSpare => "created_from_spare",
+            Self::Reused => "reused",
+            Self::Resumed => "resumed",
+        }
+    }
+}
+
 /// The turn has its process, which has begun with it. Always event 1.
 #[derive(Debug, Clone)]
 pub struct Started {

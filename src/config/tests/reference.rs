@@ -66,6 +66,7 @@ fn meaning_and_default(key: &str) -> (String, String) {
         "tls" => "TlsConfig",
         "cluster" => "ClusterConfig",
         "log" => "LogConfig",
+        "metrics" => "MetricsConfig",
         other => panic!("a section without a structure: {other}"),
     };
     let comments = comments();

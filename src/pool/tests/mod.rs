@@ -23,6 +23,7 @@ use crate::{
         failure::{Cause, Failure},
         ids::{SessionId, SessionKey, TenantId, TurnId},
     },
+    measures::Measures,
     session::{
         Settings, TurnRequest,
         status::{SessionState, Status},
@@ -88,7 +89,7 @@ impl Bed {
             session: Arc::new(session),
             supply: supply.clone(),
             store: store.clone(),
-            tenants: Tenants::new(quotas),
+            tenants: Tenants::new(quotas, Measures::default()),
             logs: Storage::in_memory(64 * 1024),
             tools: ToolServers::new(SECOND),
         };

@@ -9,6 +9,7 @@ use crate::{
         failure::Cause,
         ids::{CliSessionId, ClientId, TenantId, TurnId},
     },
+    measures::Measures,
     tenant::{Quotas, Tenant},
     turn::{
         event::{Class, Partials, ProcessOrigin, Started},
@@ -33,7 +34,8 @@ fn until(log: &TurnLog, share: Share, at: Instant) -> EventStream<proto::QueryRe
 #[tokio::test(start_paused = true)]
 async fn c5_a_deadline_passes_although_nobody_polls_the_stream() {
     let (log, gone) = turn();
-    let tenant = Tenant::new(TenantId::default(), Quotas { streams: Some(1), ..Quotas::default() });
+    let quotas = Quotas { streams: Some(1), ..Quotas::default() };
+    let tenant = Tenant::new(TenantId::default(), quotas, &Measures::default());
     let share = tenant.open_stream().expect("the only one");
     let deadline = Instant::now() + Duration::from_secs(2);
     let mut stream = until(&log, share, deadline);

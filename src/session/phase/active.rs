@@ -25,7 +25,7 @@ use crate::{
         turn_end::{End, TurnEnd},
     },
     tasks::at,
-    turn::event::prompt_event,
+    turn::{event::prompt_event, log::TurnLog},
 };
 
 impl SessionTask {
@@ -122,6 +122,7 @@ impl SessionTask {
         active.turn.spent.add(&looked);
         active.turn.note_spending(self.check_running(active.turn.reader.is_asked_for()));
         let mut events = Vec::with_capacity(frames.len());
+        let has_begun = active.turn.reader.has_first_frame();
         let mut over = None;
         let mut used = 0;
         for frame in frames.iter() {
@@ -146,15 +147,7 @@ impl SessionTask {
                 }
                 Meaning::Over(outcome, summary) => {
                     active.turn.spent.add(&self.spend(&mut active.process.lease.meter, summary));
-                    let mut untold = Vec::new();
-                    active.turn.record(
-                        frame.raw.clone(),
-                        Some(class_of_result(outcome)),
-                        &mut untold,
-                    );
-                    let interrupted = outcome == Outcome::Interrupted;
-                    let is_error = outcome == Outcome::Failed;
-                    over = Some(TurnEnd { interrupted, is_error, settled: false, untold });
+                    over = Some(ended_with(&mut active.turn, frame, outcome));
                 }
                 Meaning::OverSilently => {
                     let untold = Vec::new();
@@ -171,7 +164,16 @@ impl SessionTask {
         self.show_asked_and_work(&mut active.process);
         active.turn.write(&mut events);
         self.tell_resolved(active, stopping);
+        if !has_begun && active.turn.reader.has_first_frame() {
+            self.measure_first_event(&active.turn.log);
+        }
         over
+    }
+
+    fn measure_first_event(&self, log: &TurnLog) {
+        let Some(started) = log.started() else { return };
+        let waited = log.age().saturating_sub(started.queued_for);
+        self.ctx.tenant.measures.first_event(started.origin.name(), waited);
     }
 
     /// Takes note of what a frame says of the process and of the session, of whatever turn it is.
@@ -314,6 +316,15 @@ impl Running {
             feed.begin(&self.log);
         }
     }
+}
+
+/// The end of a turn that this frame is. It is told when it is kept.
+fn ended_with(turn: &mut Running, frame: &Frame, outcome: Outcome) -> TurnEnd {
+    let mut untold = Vec::new();
+    turn.record(frame.raw.clone(), Some(class_of_result(outcome)), &mut untold);
+    let interrupted = outcome == Outcome::Interrupted;
+    let is_error = outcome == Outcome::Failed;
+    TurnEnd { interrupted, is_error, settled: false, untold }
 }
 
 /// What a frame is as an event. What the CLI asks says until when.

@@ -245,6 +245,13 @@ impl SessionTask {
         let queued = started.as_ref().map_or(log.age(), |started| started.queued_for);
         let connecting = started.as_ref().map_or(Duration::ZERO, |started| started.connect_time);
         let running = log.age().saturating_sub(queued).saturating_sub(connecting);
+        let measures = &self.ctx.tenant.measures;
+        measures.queued(queued);
+        if let Some(started) = started.as_ref().filter(|_| !connecting.is_zero()) {
+            measures.connected(started.origin.name(), connecting);
+        }
+        measures.turn(outcome, running);
+        reason.inspect(|reason| measures.failed(reason));
         info!(
             parent: log.span(),
             session_id = %self.key.session,

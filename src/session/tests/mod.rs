@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     domain::ids::{CliSessionId, SessionId, TenantId},
+    measures::Measures,
     store::Store as _,
     tasks::spawn_owned,
     tenant::{Quotas, Tenant},
@@ -77,7 +78,8 @@ impl Session {
     fn task(settings: Settings) -> (SessionTask, Self) {
         let supply = Arc::new(MemorySupply::default());
         let store = Arc::new(GatedStore::default());
-        let tenant = Arc::new(Tenant::new(TenantId::default(), Quotas::default()));
+        let tenant =
+            Arc::new(Tenant::new(TenantId::default(), Quotas::default(), &Measures::default()));
         let context = SessionContext {
             settings: Arc::new(settings),
             supply: supply.clone(),

@@ -4,6 +4,7 @@ mod conversations;
 mod earlier;
 mod health;
 mod listing;
+mod metrics;
 mod options;
 mod owners;
 mod reflection;

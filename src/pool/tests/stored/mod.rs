@@ -19,6 +19,7 @@ use crate::{
         ids::{CliSessionId, SessionKey, TenantId},
         options::Options,
     },
+    measures::Measures,
     pool::{Parts, PoolSettings, SessionPool},
     store::{Commit, Epoch, MemoryStore, Record, Store},
     tasks::Tasks,
@@ -82,7 +83,7 @@ async fn pool_on(
         session: Arc::new(session_settings()),
         supply: Arc::new(MemorySupply::default()),
         store: store.clone(),
-        tenants: Tenants::new(quotas),
+        tenants: Tenants::new(quotas, Measures::default()),
         logs: Storage::in_memory(64 * 1024),
         tools: ToolServers::new(Duration::from_secs(300)),
     };
