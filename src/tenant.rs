@@ -51,8 +51,11 @@ pub struct Tenant {
     pub conversations: Conversations,
     queued: Option<Arc<Semaphore>>,
     streams: Option<Arc<Semaphore>>,
+    /// What this life of the service has spent.
     today: Mutex<Today>,
-    /// What earlier lives of the service have counted.
+    /// What earlier lives and other nodes have, as far as is known.
+    elsewhere: Mutex<Today>,
+    /// What had been counted when this life began.
     before: Mutex<Totals>,
 }
 
@@ -76,6 +79,7 @@ impl Tenant {
             queued: semaphore(quotas.queued_turns),
             streams: semaphore(quotas.streams),
             today: Mutex::default(),
+            elsewhere: Mutex::default(),
             before: Mutex::default(),
             quotas,
         }
@@ -117,7 +121,7 @@ impl Tenant {
     pub fn admit_cost(&self) -> Result<(), Cause> {
         let Some(limit) = self.quotas.cost_usd_per_day else { return Ok(()) };
         let (day, left) = day_and_rest(SystemTime::now());
-        if self.today(day).cost_usd < limit {
+        if self.spent_on(day) < limit {
             return Ok(());
         }
         Err(exceeded("policy.tenant_max_cost_usd_per_day", limit, left))
@@ -132,34 +136,59 @@ impl Tenant {
 
     /// What it has counted and spent in this life of the service, to be kept.
     pub fn counted(&self) -> Totals {
-        self.totals().since(&self.before.lock().unwrap_or_else(PoisonError::into_inner))
+        let today = *lock(&self.today);
+        Totals { today, ..self.counters.totals() }.since(&lock(&self.before))
     }
 
-    /// What it has counted and spent so far.
-    pub fn totals(&self) -> Totals {
-        let today = *self.today.lock().unwrap_or_else(PoisonError::into_inner);
-        Totals { today, ..self.counters.totals() }
+    /// What had been counted before this life of the service.
+    pub fn counted_before(&self) -> Totals {
+        lock(&self.before).clone()
     }
 
     /// Goes on from what was kept.
     pub fn resume(&self, totals: &Totals) {
         self.counters.resume(totals);
-        let mut today = self.today.lock().unwrap_or_else(PoisonError::into_inner);
-        if totals.today.day > today.day {
-            *today = totals.today;
+        self.note_elsewhere(totals.today);
+        // Before anything is counted in this life. What it spends on a day is counted apart.
+        *lock(&self.before) = self.counters.totals();
+    }
+
+    /// Takes note of what earlier lives of the service and other nodes have spent on a day.
+    pub fn note_elsewhere(&self, spent: Today) {
+        let mut elsewhere = lock(&self.elsewhere);
+        if spent.day >= elsewhere.day {
+            *elsewhere = spent;
         }
-        drop(today);
-        // Before anything is counted in this life.
-        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = self.totals();
+    }
+
+    /// Whether somebody has looked what others have spent on a day.
+    pub fn knows_of_others_on(&self, day: u64) -> bool {
+        lock(&self.elsewhere).day >= day
+    }
+
+    /// What was spent on a day, by all nodes as far as is known.
+    fn spent_on(&self, day: u64) -> f64 {
+        let own = self.today(day).cost_usd;
+        let elsewhere = *lock(&self.elsewhere);
+        if elsewhere.day == day { own + elsewhere.cost_usd } else { own }
     }
 
     fn today(&self, day: u64) -> MutexGuard<'_, Today> {
-        let mut today = self.today.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut today = lock(&self.today);
         if today.day != day {
             *today = Today { day, cost_usd: 0.0 };
         }
         today
     }
+}
+
+fn lock<T>(place: &Mutex<T>) -> MutexGuard<'_, T> {
+    place.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Today, as days are counted here.
+pub fn this_day() -> u64 {
+    day_and_rest(SystemTime::now()).0
 }
 
 /// The day, and the time until it ends.
@@ -214,13 +243,18 @@ impl Tenants {
         tenant
     }
 
+    /// Whether there is a bound of what they spend in a day.
+    pub fn have_a_daily_budget(&self) -> bool {
+        self.quotas.cost_usd_per_day.is_some()
+    }
+
     /// All of them.
     pub fn all(&self) -> Vec<Arc<Tenant>> {
         self.lock().values().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Arc<Tenant>>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seen)
     }
 }
 
@@ -283,20 +317,38 @@ mod tests {
         let first = tenant(quotas());
         first.spend(&spent);
         let second = tenant(quotas());
-        second.resume(&first.totals());
+        second.resume(&first.counted());
         assert!(second.admit_cost().is_err());
-        assert_eq!(second.totals(), first.totals());
+        assert_eq!(second.counters.totals(), first.counters.totals());
         assert_eq!(second.counted(), Totals::default(), "it has counted nothing itself");
         second.spend(&spent);
-        let counted = Totals { counts: BTreeMap::new(), ..first.totals() };
+        let counted = Totals { counts: BTreeMap::new(), ..first.counted() };
         assert_eq!(second.counted(), counted);
         // What was spent on an earlier day does not.
-        let mut earlier = first.totals();
+        let mut earlier = first.counted();
         earlier.today.day -= 1;
         let third = tenant(quotas());
         third.resume(&earlier);
         assert!(third.admit_cost().is_ok());
         assert_eq!(third.counters.spent(), spent);
+    }
+
+    #[test]
+    fn what_other_nodes_spend_today_counts_once_however_often_it_is_told() {
+        let tenant = tenant(Quotas { cost_usd_per_day: Some(2.5), ..Quotas::default() });
+        let (today, half) = (this_day(), Spent { cost_usd: 1.25, ..Spent::default() });
+        tenant.spend(&half);
+        for _ in 0..3 {
+            tenant.note_elsewhere(Today { day: today, cost_usd: 1.0 });
+        }
+        tenant.admit_cost().expect("not all is spent");
+        tenant.note_elsewhere(Today { day: today, cost_usd: 1.25 });
+        tenant.admit_cost().expect_err("all is spent");
+        assert!((tenant.counted().today.cost_usd - 1.25).abs() < 1e-9, "only its own is kept");
+        // Their day is over, and so is ours; one whose clock is behind takes nothing back.
+        tenant.note_elsewhere(Today { day: today + 1, cost_usd: 0.0 });
+        tenant.note_elsewhere(Today { day: today, cost_usd: 9.0 });
+        tenant.admit_cost().expect("what it has spent itself");
     }
 
     #[test]

@@ -108,7 +108,8 @@ pub struct LimitsConfig {
 pub struct PoolConfig {
     /// Whether new turns are taken at all. Default true.
     pub enabled: bool,
-    /// Sessions in the pool. Default 1000, 1 to 1 000 000.
+    /// Sessions in the pool; where nodes share a database, of all of them together, as each node
+    /// saw the others' last ([cluster.md](cluster.md)). Default 1000, 1 to 1 000 000.
     pub max_sessions: usize,
     /// Live CLI processes. Default (memory of the cgroup or machine - 512 MiB) / 300 MiB,
     /// 1 to 100 000.
@@ -280,17 +281,17 @@ pub struct PolicyConfig {
     /// How long a prompt of the CLI waits for an answer; then it is refused, and the turn goes
     /// on. Default 10 minutes, at most 30 days; 0 is for ever.
     pub prompt_timeout: Duration,
-    /// Sessions of one tenant. Default three quarters of `pool.max_sessions` with
+    /// Sessions of one tenant, at all nodes together. Default three quarters of `pool.max_sessions` with
     /// `auth.tokens_file` or `tls.client_ca`, else 0, which is no limit of its own; at most
     /// 1 000 000.
     pub tenant_max_sessions: usize,
-    /// Live processes of one tenant; more are waited for. Default likewise three quarters of
+    /// Live processes of one tenant at a node; more are waited for. Default likewise three quarters of
     /// `pool.max_processes` or 0; at most 100 000.
     pub tenant_max_processes: usize,
-    /// Turns that wait, in all sessions of one tenant. Default likewise 256 or 0; at most
+    /// Turns that wait, in all sessions of one tenant at a node. Default likewise 256 or 0; at most
     /// 1 000 000.
     pub tenant_max_queued_turns: usize,
-    /// Open streams of one tenant, of all rpcs that stream. Default likewise 1000 or 0; at
+    /// Open streams of one tenant at a node, of all rpcs that stream. Default likewise 1000 or 0; at
     /// most 1 000 000.
     pub tenant_max_streams: usize,
     /// Bytes of `pool.memory_budget` that one tenant may hold. Default likewise three quarters
@@ -299,8 +300,8 @@ pub struct PolicyConfig {
     /// Bytes of `pool.spill_bytes` that one tenant may hold. Default likewise three quarters of
     /// it or 0; at most 1 PiB.
     pub tenant_max_spill: u64,
-    /// US dollars that one tenant may spend in a day (UTC), as the CLI estimates them; past it
-    /// no turn begins, also after a restart ([costs.md](costs.md)).
+    /// US dollars that one tenant may spend in a day (UTC) at all nodes together, as the CLI
+    /// estimates them; past it no turn begins, also after a restart ([costs.md](costs.md)).
     /// Default 0, which is no limit; at most 1 000 000 000.
     pub tenant_max_cost_usd_per_day: f64,
 }

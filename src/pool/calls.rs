@@ -129,7 +129,7 @@ impl SessionPool {
 
     /// The first of a tenant's sessions that have a task, and those that have left although the
     /// store says otherwise.
-    fn at_hand(
+    pub(super) fn at_hand(
         &self,
         tenant: &TenantId,
         after: Option<SessionId>,

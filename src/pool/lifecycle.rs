@@ -45,6 +45,8 @@ impl SessionPool {
         self.keep_doing(error_span!("retention"), async move { pool.forget_for_ever().await });
         let pool = self.clone();
         self.keep_doing(error_span!("relief"), async move { pool.relieve_for_ever().await });
+        let pool = self.clone();
+        self.keep_doing(error_span!("nodes"), async move { pool.look_around_for_ever().await });
     }
 
     /// Does something until the service's tasks are to end.

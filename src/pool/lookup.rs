@@ -108,13 +108,22 @@ impl SessionPool {
         // The store knows nothing of a session that has its name from here.
         let record = if ephemeral { None } else { lookup.ask().await? };
         let has_place = record.as_ref().is_some_and(|record| record.in_pool);
-        lookup.make_if(record, ephemeral, |sessions| {
+        self.learn_what_is_spent(&key.tenant).await.map_err(refusal)?;
+        let place = match has_place {
+            true => None,
+            false => self.take_place(key).await.map_err(refusal)?,
+        };
+        let made = lookup.make_if(record, ephemeral, |sessions| {
             // The store may have taken its time.
             if self.is_draining() {
                 return Err(refusal(Cause::ShuttingDown));
             }
             if has_place { Ok(()) } else { self.admit(sessions, key).map_err(refusal) }
-        })
+        })?;
+        if let Some(place) = place {
+            self.lock().keep_place(key, place);
+        }
+        Ok(made)
     }
 
     /// Looks for a session; waits while somebody else asks the store for it.

@@ -29,7 +29,9 @@ impl SessionPool {
             }
             return Err(Cause::PoolAtCapacity { limit: max_sessions });
         }
-        if tenant.quotas().sessions.is_some() {
+        // Where others make sessions of it as well, it has its place.
+        let is_counted_here = self.shared().parts.store.shared().is_none();
+        if tenant.quotas().sessions.is_some() && is_counted_here {
             tenant.admit_session(sessions.count(&Scope::Tenant(key.tenant.clone())))?;
         }
         debug!(session_id = %id, "session_pool_creating_new_session");

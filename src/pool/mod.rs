@@ -24,6 +24,8 @@ mod janitor;
 mod lifecycle;
 mod lookup;
 mod making;
+mod nodes;
+mod places;
 mod registry;
 mod relief;
 mod retries;
@@ -33,6 +35,7 @@ mod stats;
 mod tests;
 mod watching;
 
+pub use nodes::Beyond;
 pub use registry::{Parts, PoolSettings, SessionPool};
 pub use sessions::Scope;
 pub use stats::PoolStats;

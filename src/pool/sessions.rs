@@ -9,7 +9,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::feeds::Feeds;
+use super::{feeds::Feeds, places::Place};
 use crate::{
     domain::ids::{SessionId, SessionKey, TenantId},
     session::{Remains, SessionHandle},
@@ -66,6 +66,8 @@ pub(super) struct Sessions {
     entries: BTreeMap<SessionKey, Entry>,
     /// Sessions of each tenant that are in the pool without having a task.
     stored: HashMap<TenantId, usize>,
+    /// Places of those that have a task, where others have to know of them.
+    places: HashMap<SessionKey, Place>,
     /// What those who follow sessions read.
     pub(super) feeds: Feeds,
 }
@@ -74,6 +76,18 @@ impl Sessions {
     /// Takes over how many sessions of each tenant an earlier life of the service left.
     pub(super) fn begin_with(&mut self, stored: impl IntoIterator<Item = (TenantId, usize)>) {
         self.stored.extend(stored);
+    }
+
+    /// Others have changed how many sessions of each tenant are in the pool.
+    pub(super) fn have_stored(&mut self, stored: impl IntoIterator<Item = (TenantId, usize)>) {
+        self.stored = stored.into_iter().collect();
+    }
+
+    /// A session has a place among those of its tenant, for as long as it has a task.
+    pub(super) fn keep_place(&mut self, key: &SessionKey, place: Place) {
+        if self.get(key).and_then(Entry::handle).is_some() {
+            self.places.insert(key.clone(), place);
+        }
     }
 
     /// What is known of a session.
@@ -121,6 +135,7 @@ impl Sessions {
             return;
         }
         self.entries.remove(key);
+        self.places.remove(key);
         match remains {
             Remains::Stored | Remains::Elsewhere => {
                 *self.stored.entry(key.tenant.clone()).or_default() += 1;

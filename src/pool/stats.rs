@@ -1,10 +1,11 @@
 //! The pool's figures, taken from the sessions' snapshots.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Scope, SessionPool};
 use crate::{
-    counters::Counters, session::status::SessionState, store::StoreStatus, turn::storage::Usage,
+    counters::Counters, session::status::SessionState, store::StoreStatus, tenant::Tenant,
+    turn::storage::Usage,
 };
 
 /// The pool's figures.
@@ -36,6 +37,12 @@ pub struct PoolStats {
     pub process_ids: Vec<u32>,
     /// What is counted.
     pub counters: Counters,
+    /// What this life of the service has counted of it.
+    pub counted_here: Counters,
+    /// Of the sessions those that have a task here.
+    pub live_sessions: usize,
+    /// Of these those that the store has in the pool.
+    pub stored_sessions: usize,
     /// What is used of the budgets of memory and disk.
     pub usage: Usage,
     /// How the store is.
@@ -60,6 +67,9 @@ impl SessionPool {
             uptime: self.shared().started_at.elapsed(),
             process_ids: Vec::new(),
             counters: self.counters(scope),
+            counted_here: self.counted_here(scope),
+            live_sessions: 0,
+            stored_sessions: 0,
             usage: self.usage(scope),
             store: self.store_status().borrow().clone(),
         };
@@ -68,6 +78,8 @@ impl SessionPool {
         for (_, handle) in self.handles(scope) {
             let status = handle.status();
             stats.total_sessions += 1;
+            stats.live_sessions += 1;
+            stats.stored_sessions += usize::from(status.is_stored);
             match status.condition {
                 SessionState::Active | SessionState::Interrupting => stats.active_sessions += 1,
                 SessionState::Disconnected | SessionState::Hibernated => {
@@ -95,12 +107,14 @@ impl SessionPool {
 
     fn counters(&self, scope: &Scope) -> Counters {
         let sum = Counters::default();
-        match scope {
-            Scope::Tenant(id) => sum.add(&self.tenant(id).counters),
-            Scope::All => {
-                self.shared().parts.tenants.all().iter().for_each(|one| sum.add(&one.counters));
-            }
-        }
+        self.tenants_of(scope).iter().for_each(|one| sum.add(&one.counters));
         sum
+    }
+
+    pub(super) fn tenants_of(&self, scope: &Scope) -> Vec<Arc<Tenant>> {
+        match scope {
+            Scope::Tenant(id) => vec![self.tenant(id)],
+            Scope::All => self.shared().parts.tenants.all(),
+        }
     }
 }

@@ -87,6 +87,11 @@ impl StatusPublisher {
         }
     }
 
+    /// Whether the store has it in the pool.
+    pub fn set_stored(&mut self, is_stored: bool) {
+        self.status.is_stored = is_stored;
+    }
+
     /// Whether its process has nothing to do and could be let go.
     pub fn set_can_hibernate(&mut self, can_hibernate: bool) {
         self.status.can_hibernate = can_hibernate;

@@ -93,6 +93,10 @@ pub struct Status {
     pub acquired: Arc<Acquired>,
     /// Whether its process has nothing to do and could be let go.
     pub can_hibernate: bool,
+    /// Whether there is more of it here than what the store has.
+    pub is_loaded: bool,
+    /// Whether the store has it in the pool.
+    pub is_stored: bool,
     /// How often it has been published before: it grows with every publication.
     pub generation: u64,
 }
@@ -122,6 +126,8 @@ impl Status {
             options: Arc::new(options),
             acquired: Arc::default(),
             can_hibernate: false,
+            is_loaded: true,
+            is_stored: false,
             generation: 0,
         }
     }
@@ -131,6 +137,7 @@ impl Status {
         let mut status = Self::new(session_id, record.cli_session_id, Options::default());
         status.recall(record);
         status.condition = SessionState::Hibernated;
+        status.is_loaded = false;
         status
     }
 
@@ -154,6 +161,7 @@ impl Status {
         self.options = Arc::new(options);
         self.acquired = Arc::new(acquired);
         self.spent = spent;
+        self.is_stored = in_pool;
         // One that left the pool comes back as a new one, except for its conversation.
         if in_pool {
             self.create_time = create_time;

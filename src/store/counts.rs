@@ -27,6 +27,11 @@ const WRITERS: i64 = 64;
 /// The day that stands for all of them.
 const ALL_DAYS: i64 = -1;
 
+/// Days by which clocks may differ.
+const LATELY: i64 = 7;
+/// Milliseconds of a day.
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
 /// What goes before the names of tokens.
 const USAGE: &str = "usage.";
 
@@ -180,14 +185,28 @@ async fn add_costs(
 }
 
 /// What was counted for each tenant, by all services.
-/// All tables have to be seen in one state: a row may be on its way from one to the others.
 pub(super) async fn read(
     connection: &mut impl Statements,
 ) -> Result<Vec<(TenantId, Totals)>, StoreError> {
-    let counts = connection.rows("SELECT tenant, name, count FROM counts", &[]).await?;
-    let costs = "SELECT tenant, day, cost_usd FROM costs ORDER BY day";
-    let costs = connection.rows(costs, &[]).await?;
-    let lives = connection.rows("SELECT tenant, totals FROM counted", &[]).await?;
+    read_but(connection, None, &[]).await
+}
+
+/// What was counted for one tenant or for each, by all services but those that count under
+/// these names.
+/// All tables have to be seen in one state: a row may be on its way from one to the others.
+pub(super) async fn read_but(
+    connection: &mut impl Statements,
+    whose: Option<&TenantId>,
+    but_by: &[String],
+) -> Result<Vec<(TenantId, Totals)>, StoreError> {
+    // No tenant has an empty name.
+    let whose: [Value<'_>; 1] = [whose.map_or("", TenantId::as_str).into()];
+    let counts = "SELECT tenant, name, count FROM counts WHERE $1 = '' OR tenant = $1";
+    let counts = connection.rows(counts, &whose).await?;
+    let costs = "SELECT tenant, day, cost_usd FROM costs WHERE $1 = '' OR tenant = $1 ORDER BY day";
+    let costs = connection.rows(costs, &whose).await?;
+    let lives = "SELECT tenant, writer, totals FROM counted WHERE $1 = '' OR tenant = $1";
+    let lives = connection.rows(lives, &whose).await?;
     let mut totals = BTreeMap::<TenantId, Totals>::new();
     for row in &counts {
         note_count(totals.entry(tenant(row)?).or_default(), row)?;
@@ -202,9 +221,39 @@ pub(super) async fn read(
         }
     }
     for row in &lives {
-        totals.entry(tenant(row)?).or_default().add(&parsed(row)?);
+        let writer = row.text("writer")?;
+        if !but_by.iter().any(|name| name == writer) {
+            totals.entry(tenant(row)?).or_default().add(&parsed(row)?);
+        }
     }
     Ok(totals.into_iter().collect())
+}
+
+/// What all lives but one have spent of a tenant's on a day, in US dollars. Of a store whose clock
+/// counts since 1970.
+pub(super) async fn spent_on(
+    connection: &mut impl Statements,
+    tenant: &TenantId,
+    day: u64,
+    but_by: &str,
+) -> Result<f64, StoreError> {
+    let (tenant, day): (Value<'_>, i64) = (tenant.as_str().into(), signed(day));
+    let folded = connection
+        .row("SELECT cost_usd FROM costs WHERE tenant = $1 AND day = $2", &[tenant, day.into()]);
+    let mut spent = folded.await?.map_or(Ok(0.0), |row| row.amount("cost_usd"))?;
+    // Whoever has spent something today has counted lately, however wrong its clock is.
+    let since_ms = day.saturating_sub(LATELY).saturating_mul(DAY_MS);
+    let lives = connection.rows(
+        "SELECT totals FROM counted WHERE tenant = $1 AND writer <> $2 AND observed_ms >= $3",
+        &[tenant, but_by.into(), since_ms.into()],
+    );
+    for row in &lives.await? {
+        let Today { day: their_day, cost_usd } = parsed(row)?.today;
+        if signed(their_day) == day {
+            spent += cost_usd;
+        }
+    }
+    Ok(spent)
 }
 
 fn note_count(totals: &mut Totals, row: &impl Cells) -> Result<(), StoreError> {

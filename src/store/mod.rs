@@ -26,6 +26,7 @@ mod queries;
 mod readers;
 mod record;
 mod recorded;
+mod shared;
 mod sql;
 mod statements;
 mod status;
@@ -42,8 +43,9 @@ pub use error::StoreError;
 pub use import::{Import, Part};
 pub use memory::MemoryStore;
 pub use pieces::{Piece, Place};
-pub use postgres::{PostgresOpening, PostgresStore};
+pub use postgres::{Node, PostgresOpening, PostgresStore};
 pub use record::{Commit, Epoch, Idle, KeptEnding, KeptTurn, Line, Record};
+pub use shared::{Shared, Survey};
 pub use sql::{Opening, SqlStore};
 pub use status::{Failing, StoreStatus};
 pub use tenure::Tenure;
@@ -156,6 +158,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// itself sets no end.
     fn tenure(&self) -> Tenure {
         Tenure::default()
+    }
+
+    /// What those who share the store know of each other; `None` where one service has it to
+    /// itself.
+    fn shared(&self) -> Option<&dyn Shared> {
+        None
     }
 
     /// How the store is, from now on.

@@ -157,6 +157,7 @@ impl SessionTask {
         let Outcome { result, turns, updates, kept, is_trial } = outcome;
         if let Some(kept) = kept {
             self.ownership.release_kept(&kept);
+            self.status.set_stored(self.journal.is_in_pool());
         }
         if let Err(error) = &result
             && turns.is_empty()

@@ -13,11 +13,18 @@ mod migrations;
 mod nodes;
 mod opening;
 mod ownership;
+mod places;
+mod shared;
 mod time;
 mod transaction;
+mod unfinished;
 mod writers;
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     sync::{Semaphore, watch},
@@ -36,6 +43,7 @@ use super::{
     counts, idle, import,
     order::{Whose, WriteOp},
     pieces, queries,
+    shared::Shared,
     statements::Running,
     status::{Publisher, SharedPublisher},
     turns,
@@ -49,7 +57,9 @@ use carrying::Desk;
 use heartbeat::{Heartbeat, boot_time};
 use me::Me;
 use nodes::Identity;
+use places::Places;
 use transaction::{Database, Transaction};
+use unfinished::{discard, discard_unfinished};
 use writers::Writers;
 
 /// How long giving back the node's name may take at the end.
@@ -64,6 +74,12 @@ pub struct PostgresStore {
     acquire_timeout: Duration,
     writers: Arc<Writers>,
     me: Arc<Me>,
+    /// By which what this life of the service counts is kept.
+    life: String,
+    heartbeat: Duration,
+    places: Places,
+    /// The nodes that lived when that was known last.
+    last_living: Mutex<Arc<[Node]>>,
     status: watch::Sender<StoreStatus>,
     #[cfg(test)]
     renewed: watch::Sender<Duration>,
@@ -95,8 +111,8 @@ impl PostgresStore {
         reading.commit().await?;
         let (status, renewed) = (watch::Sender::default(), watch::Sender::new(began));
         let publisher = SharedPublisher::new(Publisher::new(status.clone()));
-        let me = Arc::new(Me::new(me));
-        let desk = Desk::new(Arc::clone(&me), Uuid::new_v4().to_string(), clock);
+        let (me, life) = (Arc::new(Me::new(me)), Uuid::new_v4().to_string());
+        let desk = Desk::new(Arc::clone(&me), life.clone(), clock);
         let limit = opening.commit_timeout;
         let (slots, tell) = (shares.writers, publisher.clone());
         let writers = Arc::new(Writers::new(database.clone(), desk, tell, slots, limit, tasks));
@@ -114,6 +130,10 @@ impl PostgresStore {
             acquire_timeout: opening.acquire_timeout,
             writers,
             me,
+            life,
+            heartbeat: opening.heartbeat,
+            places: Places::default(),
+            last_living: Mutex::new(living.into()),
             status,
             #[cfg(test)]
             renewed,
@@ -204,49 +224,6 @@ async fn warn_of_loss(database: &Database) -> Result<(), StoreError> {
     if synchronous_commit == "off" || fsync == "off" {
         warn!(synchronous_commit, fsync, "store_commits_may_be_lost");
     }
-    Ok(())
-}
-
-/// Removes what was taken up of transcripts by services that are gone.
-async fn discard_unfinished(database: &Database, writers: &Writers) {
-    let mut after = (String::new(), String::new());
-    loop {
-        match discard_next(database, writers, &after).await {
-            Ok(Some(next)) => after = next,
-            Ok(None) => return,
-            Err(error) => {
-                // Nobody sees what is left, and the next start tries again.
-                warn!(%error, "store_not_cleaned_up");
-                return;
-            }
-        }
-    }
-}
-
-/// Returns where to go on; `None` behind the last conversation.
-async fn discard_next(
-    database: &Database,
-    writers: &Writers,
-    after: &(String, String),
-) -> Result<Option<(String, String)>, StoreError> {
-    let mut transaction = database.read().await?;
-    let next = pieces::next(&mut transaction, after).await?;
-    transaction.commit().await?;
-    let Some((tenant, id, is_unfinished)) = next else { return Ok(None) };
-    if is_unfinished {
-        discard(writers, &tenant, id, Whose::Anybody).await?;
-    }
-    Ok(Some((tenant.to_string(), id.to_string())))
-}
-
-/// Removes what was taken up of a transcript, piece by piece.
-async fn discard(
-    writers: &Writers,
-    tenant: &TenantId,
-    id: CliSessionId,
-    whose: Whose,
-) -> Result<(), StoreError> {
-    while writers.ask(|reply| WriteOp::Discard(tenant.clone(), id, whose, reply)).await? {}
     Ok(())
 }
 
@@ -392,6 +369,10 @@ impl Store for PostgresStore {
 
     fn tenure(&self) -> Tenure {
         self.me.tenure()
+    }
+
+    fn shared(&self) -> Option<&dyn Shared> {
+        Some(self)
     }
 
     fn status(&self) -> watch::Receiver<StoreStatus> {

@@ -3,14 +3,16 @@
 //! is no older than the lease that it had registered with: so all agree on who is dead, whatever
 //! their own clocks and configurations say.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
+
+use sqlx::postgres::PgRow;
 
 use super::transaction::{Database, Transaction};
 use crate::{
-    domain::ids::SessionKey,
+    domain::ids::{SessionId, SessionKey, TenantId},
     store::{
         StoreError,
-        columns::elapsed,
+        columns::{bad, elapsed},
         statements::{Cells, Statements as _, Value},
     },
 };
@@ -50,6 +52,8 @@ pub struct Node {
     pub name: String,
     /// Where it is reached; empty where it is not.
     pub address: String,
+    /// Its life.
+    pub incarnation: String,
     /// Whether it takes no new sessions.
     pub draining: bool,
 }
@@ -58,6 +62,7 @@ fn node(row: &impl Cells) -> Result<Node, StoreError> {
     Ok(Node {
         name: row.text("name")?.to_owned(),
         address: row.text("address")?.to_owned(),
+        incarnation: row.text("incarnation")?.to_owned(),
         draining: row.is_true("draining")?,
     })
 }
@@ -188,20 +193,22 @@ pub async fn deregister(database: &Database, identity: &Identity) -> Result<(), 
 /// The nodes that live, by name.
 pub async fn living(database: &Database) -> Result<Vec<Node>, StoreError> {
     let mut transaction = database.read().await?;
+    let nodes = read_living(&mut transaction).await?;
+    transaction.commit().await?;
+    Ok(nodes)
+}
+
+/// The same in a transaction that reads something else as well.
+pub async fn read_living(transaction: &mut Transaction) -> Result<Vec<Node>, StoreError> {
     let rows = transaction.rows(
         concat!(
-            "SELECT n.name, n.address, n.draining FROM nodes n WHERE ",
+            "SELECT n.name, n.address, n.incarnation, n.draining FROM nodes n WHERE ",
             lives!(),
             " ORDER BY n.name"
         ),
         &[],
     );
-    let mut nodes = Vec::new();
-    for row in rows.await? {
-        nodes.push(node(&row)?);
-    }
-    transaction.commit().await?;
-    Ok(nodes)
+    rows.await?.iter().map(node).collect()
 }
 
 /// Whether an incarnation is that of a node that lives.
@@ -221,7 +228,7 @@ pub async fn owner(
 ) -> Result<Option<Node>, StoreError> {
     let mut transaction = database.read().await?;
     let found = concat!(
-        "SELECT n.name, n.address, n.draining FROM sessions s JOIN nodes n \
+        "SELECT n.name, n.address, n.incarnation, n.draining FROM sessions s JOIN nodes n \
          ON n.name = s.owner_name AND n.incarnation = s.owner \
          WHERE s.tenant = $1 AND s.session_id = $2 AND s.owner <> $3 AND ",
         lives!()
@@ -230,4 +237,34 @@ pub async fn owner(
     let row = transaction.row(found, &of_it).await?;
     transaction.commit().await?;
     row.map(|row| node(&row)).transpose()
+}
+
+/// The other nodes that live and have sessions of a tenant that are in the pool, of those with
+/// ids between these, the last one included.
+pub async fn owners(
+    transaction: &mut Transaction,
+    me: &Identity,
+    tenant: &TenantId,
+    (after, last): (Option<&SessionId>, &SessionId),
+) -> Result<HashMap<SessionId, String>, StoreError> {
+    let rows = transaction.rows(
+        concat!(
+            "SELECT s.session_id, n.name FROM sessions s JOIN nodes n \
+             ON n.name = s.owner_name AND n.incarnation = s.owner \
+             WHERE s.tenant = $1 AND s.session_id > $2 AND s.session_id <= $3 \
+             AND s.in_pool = 1 AND s.owner <> $4 AND ",
+            lives!()
+        ),
+        &[
+            tenant.as_str().into(),
+            after.map_or("", SessionId::as_str).into(),
+            last.as_str().into(),
+            me.values()[1],
+        ],
+    );
+    let owner = |row: &PgRow| {
+        let id = SessionId::parse(row.text("session_id")?).map_err(|_| bad("session_id"))?;
+        Ok((id, row.text("name")?.to_owned()))
+    };
+    rows.await?.iter().map(owner).collect()
 }

@@ -62,6 +62,7 @@ mod faults;
 mod imports;
 mod owners;
 mod postgres;
+mod shared;
 
 #[path = "../../../tests/support/cutting_proxy.rs"]
 mod cutting_proxy;
