@@ -14,7 +14,7 @@ pub mod cli {
 }
 pub mod cluster {
     //! Other nodes.
-    pub use crate::cluster::{Node, Place, Placement, Placing};
+    pub use crate::cluster::{Later, Living, Member, Node, Place, Placement, Placing};
 }
 pub mod counters {
     //! What happened.

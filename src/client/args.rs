@@ -113,7 +113,7 @@ pub enum AddressedCommand {
     /// List the sessions.
     Sessions(Addressed<SessionsArgs>),
     /// Show the pool's figures.
-    Stats(Addressed<ScopeArgs>),
+    Stats(Addressed<StatsArgs>),
     /// Ask whether the service takes new turns.
     Health(Addressed<HealthArgs>),
 }
@@ -127,6 +127,17 @@ pub struct ScopeArgs {
     /// How to show it.
     #[command(flatten)]
     pub form: Form,
+}
+
+/// Arguments of `stats`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct StatsArgs {
+    /// The figures of all nodes that share the database, and of each.
+    #[arg(long)]
+    pub cluster: bool,
+    /// Whose they are.
+    #[command(flatten)]
+    pub whose: ScopeArgs,
 }
 
 /// Arguments of `health`.
@@ -212,7 +223,7 @@ pub enum ClientCommand {
     /// `sessions`
     Sessions(SessionsArgs),
     /// `stats`
-    Stats(ScopeArgs),
+    Stats(StatsArgs),
     /// `health`
     Health(HealthArgs),
 }

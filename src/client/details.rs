@@ -30,6 +30,7 @@ pub fn session(session: &Session) -> String {
         ("idle for", Some(show_duration(duration(session.idle_time)))),
         ("client", Some(session.client_id.clone())),
         ("process", number(session.process_id.into())),
+        ("node", Some(session.node.clone())),
         ("conversation", Some(session.cli_session_id.clone())),
         ("cost", Some(show_cost(session.total_cost_usd))),
         ("tokens", Some(format!("{} read, {} written", usage.input_tokens, usage.output_tokens))),

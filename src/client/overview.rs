@@ -9,23 +9,24 @@ use tonic_health::pb::{
 };
 
 use super::{
-    args::{Form, HealthArgs, ScopeArgs},
+    args::{Form, HealthArgs, ScopeArgs, StatsArgs},
     connect::Service,
     exit::{Exit, Failure, Outcome, describe},
     output::print,
     proto_json, stats,
     values::one_line,
 };
-use crate::proto::{GetStatsRequest, GetStatsResponse, SERVICE_NAME};
+use crate::proto::{GetStatsRequest, GetStatsResponse, SERVICE_NAME, StatsScope};
 
 /// The names that the service answers health checks for; the first says whether new
 /// turns are taken.
 const HEALTH_NAMES: [&str; 3] = ["", SERVICE_NAME, "liveness"];
 
 /// `stats`
-pub async fn stats(service: &mut Service, args: ScopeArgs) -> Outcome {
-    let ScopeArgs { all_tenants, form } = args;
-    let stats = service.get_stats(GetStatsRequest { all_tenants }).await?.into_inner();
+pub async fn stats(service: &mut Service, args: StatsArgs) -> Outcome {
+    let StatsArgs { cluster, whose: ScopeArgs { all_tenants, form } } = args;
+    let scope = if cluster { StatsScope::Cluster } else { StatsScope::Node }.into();
+    let stats = service.get_stats(GetStatsRequest { all_tenants, scope }).await?.into_inner();
     let text = if form.json {
         proto_json::line("GetStatsResponse", &stats)?
     } else {

@@ -9,14 +9,14 @@ use super::{
     connect::Service,
     details,
     exit::{Exit, Failure, Outcome},
-    output::{is_screen, print, screen_width},
+    output::{is_screen, print, remark, screen_width},
     proto_json, tables,
     values::one_line,
 };
 use crate::proto::{
     BackgroundTask, CloseSessionRequest, GetSessionRequest, InterruptAllRequest, InterruptOutcome,
     InterruptRequest, InterruptScope, ListSessionsRequest, ListSessionsResponse, Session,
-    SessionInterruptResult, StopTaskRequest, UpdateSessionRequest,
+    SessionInterruptResult, StopTaskRequest, UnreachedNode, UpdateSessionRequest,
 };
 
 /// Time between two looks at the sessions.
@@ -43,7 +43,7 @@ pub async fn list(service: &mut Service, args: SessionsArgs) -> Outcome {
 fn shown(sessions: Vec<Session>, form: Form) -> Result<String, Failure> {
     if form.json {
         // One answer, of however many pages it was.
-        let response = ListSessionsResponse { sessions, next_page_token: String::new() };
+        let response = ListSessionsResponse { sessions, ..ListSessionsResponse::default() };
         return proto_json::line("ListSessionsResponse", &response);
     }
     Ok(tables::sessions(&sessions, screen_width()))
@@ -84,6 +84,7 @@ async fn all_sessions(service: &mut Service) -> Result<Vec<Session>, Failure> {
     loop {
         let page = service.list_sessions(request.clone()).await?.into_inner();
         sessions.extend(page.sessions);
+        tell_of_unreached(&page.unreached_nodes);
         if page.next_page_token.is_empty() {
             return Ok(sessions);
         }
@@ -114,7 +115,7 @@ pub async fn interrupt(service: &mut Service, args: InterruptArgs) -> Outcome {
         had_active_turn: answer.had_active_turn,
         outcome: answer.outcome,
         elapsed: answer.elapsed,
-        tenant: String::new(),
+        ..SessionInterruptResult::default()
     };
     print(&tables::interrupt_line(&result))?;
     for (what, tasks) in [("stopped", &answer.stopped), ("goes on", &answer.still_running)] {
@@ -141,7 +142,15 @@ pub async fn interrupt_all(service: &mut Service, args: ScopeArgs) -> Outcome {
     } else {
         tables::interrupts(&answer.results)
     })?;
-    Ok(Exit::Fine)
+    tell_of_unreached(&answer.unreached_nodes);
+    // Turns may run there still.
+    Ok(if answer.unreached_nodes.is_empty() { Exit::Fine } else { Exit::TryAgain })
+}
+
+fn tell_of_unreached(nodes: &[UnreachedNode]) {
+    for UnreachedNode { name, reason } in nodes {
+        remark(&format!("node {} was not reached: {}", one_line(name), one_line(reason)));
+    }
 }
 
 /// `close`

@@ -1,12 +1,16 @@
 //! The pool's figures, as lines for people. Pure.
 
 use super::values::{duration, one_line, show_bytes, show_cost, show_duration};
-use crate::proto::{GetStatsResponse, PoolCounters};
+use crate::proto::{GetStatsResponse, NodeStats, PoolCounters};
 
 /// The pool's figures, a line each, in groups.
 pub fn lines(stats: &GetStatsResponse) -> String {
     let mut text = String::new();
-    let groups = [pool_lines(stats), work_lines(stats), service_lines(stats), counter_lines(stats)];
+    let where_it_runs = match stats.nodes.is_empty() {
+        true => service_lines(stats),
+        false => stats.nodes.iter().map(node_line).collect(),
+    };
+    let groups = [pool_lines(stats), work_lines(stats), where_it_runs, counter_lines(stats)];
     let names = groups.iter().flatten().map(|(name, _)| name.len());
     let width = names.max().unwrap_or_default() + 2;
     for (index, lines) in groups.iter().enumerate() {
@@ -28,12 +32,17 @@ fn pool_lines(stats: &GetStatsResponse) -> Lines {
         (true, false) => "enabled",
         (false, false) => "disabled",
     };
+    // What nodes may have is told of each.
+    let processes = match stats.nodes.is_empty() {
+        true => format!("{} of {}", stats.processes, stats.max_processes),
+        false => stats.processes.to_string(),
+    };
     vec![
         ("pool", state.into()),
         ("sessions", format!("{} of {}", stats.total_sessions, stats.max_sessions)),
         ("  active", stats.active_sessions.to_string()),
         ("  hibernated", stats.hibernated_sessions.to_string()),
-        ("processes", format!("{} of {}", stats.processes, stats.max_processes)),
+        ("processes", processes),
         ("  starting", stats.starting_processes.to_string()),
         ("  spare", stats.spares.to_string()),
         ("  spare, starting", stats.spares_starting.to_string()),
@@ -67,6 +76,29 @@ fn service_lines(stats: &GetStatsResponse) -> Lines {
         ("sandbox", or_dash(&stats.sandbox)),
         ("tasks", stats.tasks.to_string()),
     ]
+}
+
+/// A node, and how it is.
+fn node_line(node: &NodeStats) -> (&'static str, String) {
+    let name = one_line(&node.name);
+    let Some(stats) = node.stats.as_ref().filter(|_| node.reached) else {
+        return ("node", format!("{name}: not reached: {}", one_line(&node.reason)));
+    };
+    let draining = if node.draining { ", draining" } else { "" };
+    let not_ready = match stats.not_ready_reasons.join("; ").as_str() {
+        "" => String::new(),
+        reasons => format!(", not ready: {}", one_line(reasons)),
+    };
+    let line = format!(
+        "{name}: {} sessions, {} of {} processes, {} turns running, up {}, version {}{draining}{not_ready}",
+        stats.total_sessions,
+        stats.processes,
+        stats.max_processes,
+        stats.streaming_turns,
+        show_duration(duration(stats.uptime)),
+        one_line(&stats.service_version),
+    );
+    ("node", line)
 }
 
 fn counter_lines(stats: &GetStatsResponse) -> Lines {
@@ -138,5 +170,26 @@ mod tests {
         assert_eq!(value("sessions ").trim_start(), "3 of 1000");
         assert_eq!(value("cold_starts ").trim_start(), "7");
         assert_eq!(value("hibernations_under_pressure "), " 0", "the longest name");
+    }
+
+    #[test]
+    fn each_node_has_a_line() {
+        let stats = GetStatsResponse { processes: 2, max_processes: 16, ..figures() };
+        let reached =
+            NodeStats { name: "one".into(), reached: true, stats: Some(stats), ..nobody() };
+        let gone = NodeStats { name: "two".into(), reason: "it is gone".into(), ..nobody() };
+        let text = lines(&GetStatsResponse { nodes: vec![reached, gone], ..figures() });
+        let nodes: Vec<_> = text.lines().filter(|line| line.starts_with("node ")).collect();
+        assert!(nodes[0].contains("one: 0 sessions, 2 of 16 processes"), "{text}");
+        assert!(nodes[1].ends_with("two: not reached: it is gone"), "{text}");
+        assert!(!text.contains("uptime"), "{text}");
+    }
+
+    fn figures() -> GetStatsResponse {
+        GetStatsResponse::default()
+    }
+
+    fn nobody() -> NodeStats {
+        NodeStats::default()
     }
 }

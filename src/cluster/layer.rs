@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Uri, uri::PathAndQuery};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -22,8 +22,9 @@ use tracing::{debug, error, warn};
 
 use super::{
     Node, Place, Placement,
+    asking::Asker,
     first::look,
-    links::{Lease, Links, Unreachable, cause},
+    links::{CONNECTIONS_TRIED, Lease, Links, Unreachable, cause},
     metadata::pass_on,
     outgoing::{Broken, Outgoing},
     relay::{Held, Relayed, Way},
@@ -44,9 +45,6 @@ use crate::{
     telemetry::log_limit::{NODE_REFUSED, NODE_UNREACHABLE},
 };
 
-/// Times that a call is given to a connection that turns out to have ended before it took it.
-const CONNECTIONS_TRIED: usize = 3;
-
 /// Forwards calls. Cloning gives another handle to the same.
 #[derive(Debug, Clone)]
 pub struct Forwarder(Arc<Shared>);
@@ -56,7 +54,7 @@ struct Shared {
     placement: Arc<dyn Placement>,
     nodes: Nodes,
     pool: SessionPool,
-    links: Links,
+    links: Arc<Links>,
     /// Bytes of the largest message that the service decodes.
     largest: u64,
     /// Calls that show a turn.
@@ -95,9 +93,16 @@ impl Forwarder {
         largest: u64,
         tasks: Tasks,
     ) -> Self {
-        let links = Links::new(nodes.clone(), tasks);
+        let links = Arc::new(Links::new(nodes.clone(), tasks));
         let (turns, closing) = (TaskTracker::new(), CancellationToken::new());
         Self(Arc::new(Shared { placement, nodes, pool, links, largest, turns, closing }))
+    }
+
+    /// Asks other nodes by the same connections.
+    pub fn asker(&self) -> Asker {
+        let Shared { placement, nodes, links, .. } = &*self.0;
+        let (placement, links) = (Arc::clone(placement), Arc::clone(links));
+        Asker { placement, nodes: nodes.clone(), links }
     }
 
     /// Waits until no call shows a turn any more. Returns whether that was so within the limit.
@@ -178,10 +183,7 @@ impl Forwarder {
     }
 
     async fn lease(&self, node: &Node) -> Result<Lease, Unreachable> {
-        match &node.address {
-            Some(address) => self.0.links.lease(address).await,
-            None => Err(Unreachable::because("it does not say where (cluster.advertise)")),
-        }
+        self.0.links.lease_of(node.address.as_ref()).await
     }
 
     /// Sends a call and waits for the beginning of the answer.
@@ -222,14 +224,9 @@ impl Forwarder {
         pass_on(&mut parts.headers, deadline);
         let own_name = self.0.placement.own_name();
         self.0.nodes.speak_for(&mut parts.headers, own_name, &call.caller)?;
-        let path = parts.uri.path_and_query().cloned();
-        let uri = Uri::builder()
-            .scheme(lease.scheme.clone())
-            .authority(lease.authority.clone())
-            .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         let mut request = Request::new(Outgoing::new(body, broken.clone()));
         *request.method_mut() = parts.method;
-        *request.uri_mut() = uri.build().ok()?;
+        *request.uri_mut() = lease.uri(parts.uri.path_and_query())?;
         *request.headers_mut() = parts.headers;
         Some(request)
     }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use http::uri::{Authority, Scheme};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use hyper::{client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
@@ -34,6 +34,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A node that says nothing is asked whether it is there, and is gone when it does not answer.
 const KEEPALIVE: Duration = Duration::from_secs(2);
+/// Times that a call is given to a connection that turns out to have ended before it took it.
+pub const CONNECTIONS_TRIED: usize = 3;
 /// Calls on one connection; for more another one is made. Every node takes so many.
 pub const CALLS_ON_A_LINK: u32 = 100;
 const MOST_CALLS: usize = CALLS_ON_A_LINK as usize;
@@ -97,10 +99,8 @@ struct Failed {
 pub struct Lease {
     /// Sends it.
     pub sender: Sender,
-    /// What the call's address begins with.
-    pub scheme: Scheme,
-    /// The node's address.
-    pub authority: Authority,
+    scheme: Scheme,
+    authority: Authority,
     call: Call,
 }
 
@@ -109,6 +109,15 @@ pub struct Lease {
 pub struct Call(#[expect(dead_code, reason = "counted while it lives")] Arc<()>);
 
 impl Lease {
+    /// The address of a call by this connection; `None` if it cannot be written.
+    pub fn uri(&self, path: Option<&PathAndQuery>) -> Option<Uri> {
+        let uri = Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(path.cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+        uri.build().ok()
+    }
+
     /// The part that stands for the open call.
     pub fn into_call(self) -> Call {
         self.call
@@ -121,8 +130,16 @@ impl Links {
         Self { nodes, tasks, links: Mutex::default() }
     }
 
+    /// A connection to a node, if it says where it is reached.
+    pub async fn lease_of(&self, address: Option<&Arc<str>>) -> Result<Lease, Unreachable> {
+        match address {
+            Some(address) => self.lease(address).await,
+            None => Err(Unreachable::because("it does not say where (cluster.advertise)")),
+        }
+    }
+
     /// A connection with room for one more call. Ends within [`CONNECT_LIMIT`], or little more.
-    pub async fn lease(&self, address: &Arc<str>) -> Result<Lease, Unreachable> {
+    async fn lease(&self, address: &Arc<str>) -> Result<Lease, Unreachable> {
         let authority: Authority = address.parse().map_err(Unreachable::because)?;
         let link = self.link(address);
         // Whoever waits for somebody else's attempt takes what comes of it, also a failure.

@@ -1,6 +1,7 @@
 //! Calls for sessions that live at another node: they are forwarded there, in raw messages and
 //! by one hop. Knows where a session lives by [`Placement`] alone, and of messages nothing but
-//! the session that they name.
+//! the session that they name. Also the way by which a call about all sessions asks the other
+//! nodes ([`asking`]).
 //!
 //! - `rpcs`: what is done with each rpc of the contract.
 //! - `first`: the session that a request names, from the beginning of its first message.
@@ -14,6 +15,7 @@
 //! forwarded is told to be asked again (`SESSION_MOVED`), never tried again from here once it
 //! may have begun. Each direction is read only as fast as the other side takes it.
 
+pub mod asking;
 mod first;
 pub mod layer;
 mod links;
@@ -25,6 +27,8 @@ mod rpcs;
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 pub use links::CALLS_ON_A_LINK;
+
+pub use crate::rpc::others::{Later, Living, Member, Others};
 
 use crate::domain::{failure::Cause, ids::SessionKey};
 
@@ -53,6 +57,12 @@ pub type Placing<'a> = Pin<Box<dyn Future<Output = Result<Place, Cause>> + Send 
 pub trait Placement: Send + Sync + fmt::Debug {
     /// The name of this node.
     fn own_name(&self) -> &str;
+
+    /// This node, as others see it.
+    fn own(&self) -> Member;
+
+    /// The other nodes that live. Answered within a second.
+    fn others(&self) -> Later<'_, Living>;
 
     /// Where a session lives. It is asked for every call that names one, so that a session which
     /// is at hand here is found without asking anybody else.

@@ -20,8 +20,18 @@ pub enum Served {
         /// Whether the call shows a turn, for whose end a node that stops waits.
         shows_turn: bool,
     },
+    /// By the node that it comes to, which asks all others; one that is asked by another node
+    /// serves what lives there.
+    Everywhere,
     /// By the node that it comes to.
     Here,
+}
+
+impl Served {
+    #[cfg(test)]
+    fn names_a_session(self) -> bool {
+        matches!(self, Self::WithSession { .. })
+    }
 }
 
 /// Where every request that names a session has its id.
@@ -37,12 +47,11 @@ const RPCS: [Rpc; 13] = [
     Rpc { name: "Respond", served: SESSION },
     Rpc { name: "Interrupt", served: SESSION },
     Rpc { name: "StopTask", served: SESSION },
-    // Of this node's sessions.
-    Rpc { name: "InterruptAll", served: Served::Here },
-    Rpc { name: "GetStats", served: Served::Here },
+    Rpc { name: "InterruptAll", served: Served::Everywhere },
+    Rpc { name: "GetStats", served: Served::Everywhere },
     Rpc { name: "GetSession", served: SESSION },
-    // The store has them all, and each node those at hand.
-    Rpc { name: "ListSessions", served: Served::Here },
+    // The store has them all, and each node what they are doing there.
+    Rpc { name: "ListSessions", served: Served::Everywhere },
     Rpc { name: "UpdateSession", served: SESSION },
     Rpc { name: "CloseSession", served: SESSION },
     // Names no session: the tools are for those of the tenant that live here.
@@ -77,11 +86,13 @@ mod tests {
             let fields = &message.expect("its request").field;
             let id = fields.iter().find(|field| field.name() == "session_id");
             let is_first = id.map(|id| (id.number(), id.r#type()));
-            let wanted = (rpc.served != Served::Here)
+            let wanted = rpc
+                .served
+                .names_a_session()
                 .then(|| (i32::try_from(SESSION_FIELD).expect("small"), Type::String));
             assert_eq!(is_first, wanted, "{}", rpc.name);
             // What comes in several messages may name another session in each.
-            assert!(rpc.served == Served::Here || !method.client_streaming(), "{}", rpc.name);
+            assert!(!rpc.served.names_a_session() || !method.client_streaming(), "{}", rpc.name);
         }
         assert_eq!(of("/sessionpool.v1.SessionPoolService/Query").map(|it| it.name), Some("Query"));
         assert_eq!(of("/grpc.health.v1.Health/Check"), None);

@@ -3,6 +3,8 @@
 //!
 //! - [`decode`]: requests to the domain's types, with every violation found at once.
 //! - [`encode`]: events to the contract's messages; [`snapshot`]: sessions and figures.
+//! - [`others`]: the other nodes, and what they are asked; `everywhere`: what is told of all of
+//!   them together, and `figures` the sums.
 //! - `options`: the form that each option's value has in the contract, and all of them for readers.
 //! - [`status`]: the one place where a failure becomes a status.
 //! - [`stream`]: a turn's log as a response stream, with the caller's deadline.
@@ -20,9 +22,12 @@ pub mod deadline;
 pub mod decode;
 pub mod edge;
 pub mod encode;
+mod everywhere;
+mod figures;
 mod heartbeat;
 pub mod meter;
 mod options;
+pub mod others;
 pub mod service;
 pub mod snapshot;
 pub mod status;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use prost::Message as _;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use tracing::{Instrument as _, Span, error_span};
@@ -11,7 +10,9 @@ use super::{
     access::{caller, scope},
     deadline::Deadline,
     decode::{self, Policy},
+    everywhere, figures,
     meter::Claim,
+    others::Cluster,
     snapshot::{self, Facts},
     status::{Rejection, Violation, of_failure, of_rejection},
     stream::EventStream,
@@ -40,12 +41,18 @@ pub struct Service<O> {
     pool: SessionPool,
     policy: Arc<Policy>,
     observe: O,
+    cluster: Cluster,
 }
 
 impl<O: Observe> Service<O> {
     /// Serves `pool` under `policy`.
-    pub fn new(pool: SessionPool, policy: Arc<Policy>, observe: O) -> Self {
-        Self { pool, policy, observe }
+    pub fn new(pool: SessionPool, policy: Arc<Policy>, observe: O, cluster: Cluster) -> Self {
+        Self { pool, policy, observe, cluster }
+    }
+
+    /// What of a cluster is asked about all sessions.
+    fn everywhere(&self) -> (&SessionPool, &Cluster) {
+        (&self.pool, &self.cluster)
     }
 }
 
@@ -145,7 +152,8 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let key = SessionKey::new(tenant, session_id);
         let watch = self.pool.watch(&key, from, partials).await;
         let watch = watch.map_err(|failure| of_failure(&failure))?;
-        Ok(Response::new(Following { watch, payload, heartbeat, deadline, share }.begin()))
+        let node = self.cluster.name();
+        Ok(Response::new(Following { watch, payload, heartbeat, deadline, share, node }.begin()))
     }
 
     async fn respond(
@@ -196,19 +204,34 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::InterruptAllRequest>,
     ) -> Result<Response<proto::InterruptAllResponse>, Status> {
         let proto::InterruptAllRequest { all_tenants } = *request.get_ref();
-        let scope = scope(&caller(&request)?, all_tenants)?;
-        Ok(Response::new(snapshot::interrupt_all(&self.pool.interrupt_all(&scope).await)))
+        let caller = caller(&request)?;
+        let scope = scope(&caller, all_tenants)?;
+        if self.cluster.is_asked_by_another(&request) {
+            let reports = self.pool.interrupt_all(&scope).await;
+            return Ok(Response::new(snapshot::interrupt_all(&reports, &self.cluster.name())));
+        }
+        let (whom, deadline) = ((&caller, &scope), deadline(&request));
+        Ok(Response::new(everywhere::interrupt_all(self.everywhere(), whom, deadline).await))
     }
 
     async fn get_stats(
         &self,
         request: Request<proto::GetStatsRequest>,
     ) -> Result<Response<proto::GetStatsResponse>, Status> {
-        let proto::GetStatsRequest { all_tenants } = *request.get_ref();
-        let scope = scope(&caller(&request)?, all_tenants)?;
+        let (all_tenants, of_all_nodes) = decode::stats(*request.get_ref())?;
+        let caller = caller(&request)?;
+        let scope = scope(&caller, all_tenants)?;
         let stats = self.pool.stats(&scope);
         let facts = self.observe.facts(&scope, &stats).await;
-        Ok(Response::new(snapshot::stats(&stats, facts)))
+        let mut told = snapshot::stats(&stats, facts);
+        if self.cluster.is_asked_by_another(&request) {
+            let (own, counts_as) = (self.cluster.own(), self.pool.counts_as());
+            told.nodes = vec![figures::own_row(&own, &stats, counts_as, &told)];
+        } else if of_all_nodes {
+            let own = (&stats, told);
+            told = everywhere::stats(self.everywhere(), (&caller, &scope), own).await?;
+        }
+        Ok(Response::new(told))
     }
 
     async fn get_session(
@@ -220,7 +243,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let proto::GetSessionRequest { session_id } = request.into_inner();
         let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
         let status = self.pool.get(&key).await.map_err(|failure| of_failure(&failure))?;
-        let session = Some(snapshot::session(&status));
+        let session = Some(snapshot::session(&status, &self.cluster.name()));
         Ok(Response::new(proto::GetSessionResponse { session }))
     }
 
@@ -228,23 +251,12 @@ impl<O: Observe> SessionPoolService for Service<O> {
         &self,
         request: Request<proto::ListSessionsRequest>,
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
-        let tenant = caller(&request)?.tenant;
-        let (size, after) = decode::list(request.into_inner())?;
-        let listed = self.pool.list(&tenant, after, size).await;
-        let (page, more) = listed.map_err(|failure| of_failure(&failure))?;
-        let (mut sessions, mut bytes) = (Vec::with_capacity(page.len()), 0);
-        for shown in page.iter().map(snapshot::session) {
-            bytes += shown.encoded_len();
-            if bytes > snapshot::SHOWN_BYTES && !sessions.is_empty() {
-                break;
-            }
-            sessions.push(shown);
-        }
-        let more = more || sessions.len() < page.len();
-        let next = sessions.last().filter(|_| more).map(|session| session.session_id.clone());
-        Ok(Response::new(proto::ListSessionsResponse {
-            sessions,
-            next_page_token: next.unwrap_or_default(),
+        let caller = caller(&request)?;
+        let is_asked_by_another = self.cluster.is_asked_by_another(&request);
+        let wanted = decode::list(request.into_inner())?;
+        Ok(Response::new(match is_asked_by_another {
+            true => everywhere::list_here(self.everywhere(), &caller, wanted),
+            false => everywhere::list(self.everywhere(), &caller, wanted).await?,
         }))
     }
 
@@ -259,7 +271,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let updated = self.pool.update(&SessionKey::new(tenant, id), options).await;
         let (status, report) = updated.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(proto::UpdateSessionResponse {
-            session: Some(snapshot::session(&status)),
+            session: Some(snapshot::session(&status, &self.cluster.name())),
             changed_options: report.changed.into_iter().map(str::to_owned).collect(),
         }))
     }

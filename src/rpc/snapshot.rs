@@ -53,15 +53,16 @@ pub struct Facts {
     pub sandbox_attempts: Vec<String>,
 }
 
-fn count(value: usize) -> u32 {
+/// A number of things.
+pub(super) fn count(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
 /// Bytes of a session as it is shown, and of a page of them: a client takes 4 MiB.
 pub const SHOWN_BYTES: usize = 3 << 20;
 
-/// A session.
-pub fn session(status: &Status) -> proto::Session {
+/// A session, as the node of this name shows it.
+pub fn session(status: &Status, node: &str) -> proto::Session {
     let now = SystemTime::now();
     let wall = |at: Instant| Some((now - at.elapsed()).into());
     let queue = (1..).zip(status.queue.iter());
@@ -95,6 +96,7 @@ pub fn session(status: &Status) -> proto::Session {
             .collect(),
         background_tasks: status.work.tasks.iter().map(|task| background_task(task)).collect(),
         timers: status.work.timers.iter().map(|timer| session_timer(timer)).collect(),
+        node: if status.is_loaded { node.to_owned() } else { String::new() },
     };
     leave_out_what_is_too_long(&mut shown);
     shown
@@ -168,7 +170,8 @@ fn condition(condition: SessionState) -> proto::SessionStatus {
     }
 }
 
-fn usage(usage: &TokenUsage) -> proto::Usage {
+/// Tokens.
+pub(super) fn usage(usage: &TokenUsage) -> proto::Usage {
     proto::Usage {
         input_tokens: usage.input_tokens,
         output_tokens: usage.output_tokens,
@@ -219,6 +222,7 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         spill_used_bytes: stats.usage.disk,
         dropped_turns: stats.usage.dropped,
         memory_refusals: stats.usage.refused,
+        nodes: Vec::new(),
     }
 }
 
@@ -238,7 +242,8 @@ fn micros(sum: u64) -> prost_types::Duration {
     duration(std::time::Duration::from_micros(sum))
 }
 
-fn counters(counters: &Counters) -> proto::PoolCounters {
+/// What was counted.
+pub(super) fn counters(counters: &Counters) -> proto::PoolCounters {
     proto::PoolCounters {
         turns: counters.turns.get(),
         turns_completed: counters.turns_completed.get(),
@@ -305,8 +310,11 @@ pub fn interrupt(report: Option<InterruptReport>) -> proto::InterruptResponse {
     }
 }
 
-/// What became of all interrupts.
-pub fn interrupt_all(reports: &[(SessionKey, InterruptReport)]) -> proto::InterruptAllResponse {
+/// What became of all interrupts at the node of this name.
+pub fn interrupt_all(
+    reports: &[(SessionKey, InterruptReport)],
+    node: &str,
+) -> proto::InterruptAllResponse {
     let interrupted = reports.iter().filter(|(_, report)| report.interrupted()).count();
     let results = reports.iter().map(|(key, report)| proto::SessionInterruptResult {
         session_id: key.session.to_string(),
@@ -315,10 +323,12 @@ pub fn interrupt_all(reports: &[(SessionKey, InterruptReport)]) -> proto::Interr
         had_active_turn: report.had_active_turn,
         outcome: outcome(report.outcome).into(),
         elapsed: Some(duration(report.elapsed)),
+        node: node.to_owned(),
     });
     proto::InterruptAllResponse {
         interrupted_count: count(interrupted),
         session_count: count(reports.len()),
         results: results.collect(),
+        unreached_nodes: Vec::new(),
     }
 }

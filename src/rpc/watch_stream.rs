@@ -5,6 +5,7 @@
 use std::{
     future::{pending, poll_fn},
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -67,6 +68,8 @@ pub struct Following {
     pub deadline: Option<Instant>,
     /// Its share of the tenant's streams.
     pub share: Share,
+    /// The name of this node where there are others.
+    pub node: Arc<str>,
 }
 
 /// The caller does not read any more.
@@ -76,6 +79,7 @@ struct Left;
 struct Outbox {
     responses: mpsc::Sender<Result<proto::WatchSessionResponse, Status>>,
     payload: Payload,
+    node: Arc<str>,
 }
 
 impl Following {
@@ -86,8 +90,8 @@ impl Following {
     }
 
     async fn run(self, responses: mpsc::Sender<Result<proto::WatchSessionResponse, Status>>) {
-        let Self { watch, payload, heartbeat, deadline, share } = self;
-        let outbox = Outbox { responses: responses.clone(), payload };
+        let Self { watch, payload, heartbeat, deadline, share, node } = self;
+        let outbox = Outbox { responses: responses.clone(), payload, node };
         let told = async move {
             // Both go when the caller's time is over.
             let (_share, mut watch) = (share, watch);
@@ -114,8 +118,11 @@ impl Outbox {
         loop {
             match self.next(watch, &mut heartbeat).await? {
                 Told::Status(status) => {
-                    self.send(Item::Session(snapshot::session(&status).into()), String::new())
-                        .await?;
+                    self.send(
+                        Item::Session(snapshot::session(&status, &self.node).into()),
+                        String::new(),
+                    )
+                    .await?;
                 }
                 Told::Step(Step::Over(end)) => return Ok(end.map_err(|it| of_failure(&it))),
                 Told::Step(step) => self.tell(watch, step).await?,

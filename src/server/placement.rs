@@ -6,11 +6,11 @@ use std::{future::pending, sync::Arc};
 use tracing::warn;
 
 use crate::{
-    cluster::{Node, Place, Placement, Placing},
+    cluster::{Later, Living, Member, Node, Place, Placement, Placing},
     domain::ids::SessionKey,
     pool::SessionPool,
     session::store_failed,
-    store::PostgresStore,
+    store::{self, PostgresStore},
 };
 
 /// Asks the store.
@@ -24,6 +24,19 @@ pub struct ByStore {
 impl Placement for ByStore {
     fn own_name(&self) -> &str {
         &self.name
+    }
+
+    fn own(&self) -> Member {
+        let own = self.store.own();
+        Member { draining: self.pool.is_draining(), ..member(&own) }
+    }
+
+    fn others(&self) -> Later<'_, Living> {
+        Box::pin(async move {
+            let (living, problem) = self.store.living().await;
+            let others = living.iter().filter(|node| node.name != self.name).map(member);
+            Living { others: others.collect(), problem: problem.map(|error| error.to_string()) }
+        })
     }
 
     fn place<'a>(&'a self, key: &'a SessionKey) -> Placing<'a> {
@@ -40,6 +53,12 @@ impl Placement for ByStore {
             }))
         })
     }
+}
+
+fn member(node: &store::Node) -> Member {
+    let address = (!node.address.is_empty()).then(|| node.address.as_str().into());
+    let (name, incarnation) = (node.name.as_str().into(), node.incarnation.clone());
+    Member { name, address, incarnation, draining: node.draining }
 }
 
 /// Tells other nodes that this one takes no new sessions. Never ends.

@@ -17,6 +17,7 @@ use crate::{
         auth_layer::{Admitted, AuthLayer, AuthService},
         edge::{Edge, EdgeLayer},
         meter::{Meter, MeterLayer},
+        others::{Cluster, Member, Others},
         service::Service,
     },
 };
@@ -60,7 +61,8 @@ impl Server {
         health_service: HealthServer<H>,
         forwarder: Option<Forwarder>,
     ) -> anyhow::Result<Services> {
-        let routes = self.routes(health, health_service)?;
+        let cluster = self.cluster(forwarder.as_ref());
+        let routes = self.routes(health, health_service, cluster)?;
         let largest = largest(&self.config) as u64;
         let metered = MeterLayer { pool: self.pool.clone(), largest }.layer(routes.prepare());
         let forwarding = ForwardLayer(forwarder).layer(metered);
@@ -88,16 +90,35 @@ impl Server {
         }
     }
 
+    /// This node among others, if there may be some.
+    fn cluster(&self, forwarder: Option<&Forwarder>) -> Cluster {
+        let config = &self.config.cluster;
+        let address = Some(config.advertise.as_str()).filter(|address| !address.is_empty());
+        let alone = Member {
+            name: config.node.as_str().into(),
+            address: address.map(Into::into),
+            incarnation: String::new(),
+            draining: false,
+        };
+        let others = forwarder.map(|it| Arc::new(it.asker()) as Arc<dyn Others>);
+        Cluster { alone, others }
+    }
+
     fn routes<H: HealthRpcs>(
         &self,
         health: &Health,
         health_service: HealthServer<H>,
+        cluster: Cluster,
     ) -> anyhow::Result<Routes> {
         let policy = Arc::clone(&self.policy);
         let observer = self.observer(health);
-        let service =
-            SessionPoolServiceServer::new(Service::new(self.pool.clone(), policy, observer))
-                .max_decoding_message_size(largest(&self.config));
+        let service = SessionPoolServiceServer::new(Service::new(
+            self.pool.clone(),
+            policy,
+            observer,
+            cluster,
+        ))
+        .max_decoding_message_size(largest(&self.config));
         let routes = Routes::new(service).add_service(health_service);
         if !self.config.server.reflection {
             return Ok(routes);

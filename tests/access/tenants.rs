@@ -201,7 +201,7 @@ async fn an_admin_sees_and_stops_everybody_and_only_when_asked_to() {
     let mut turn = open(&user, query("s", &script(&["say on my way", "hang"]))).await;
     turn.until_text("way").await;
 
-    let all = GetStatsRequest { all_tenants: true };
+    let all = GetStatsRequest { all_tenants: true, ..Default::default() };
     let stats = admin.clone().get_stats(all).await.expect("answered").into_inner();
     assert_eq!((stats.total_sessions, stats.streaming_turns, stats.processes), (1, 1, 1));
     let own = admin.clone().get_stats(GetStatsRequest::default()).await.expect("answered");

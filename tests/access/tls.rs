@@ -162,7 +162,7 @@ async fn the_certificate_names_tenant_and_role() {
     a.get_session(look()).await.expect("its own");
     let status = b.get_session(look()).await.expect_err("not its own");
     failure(&status, Code::NotFound, "SESSION_NOT_FOUND");
-    let all = GetStatsRequest { all_tenants: true };
+    let all = GetStatsRequest { all_tenants: true, ..Default::default() };
     let status = b.get_stats(all).await.expect_err("no admin");
     failure(&status, Code::PermissionDenied, "POLICY_DENIED");
     assert_eq!(admin.get_stats(all).await.expect("an admin").into_inner().total_sessions, 1);

@@ -9,7 +9,7 @@ use std::{
 use session_pool::{
     config::Config,
     internals::{
-        cluster::{Node, Place, Placement, Placing},
+        cluster::{Later, Living, Member, Node, Place, Placement, Placing},
         domain::{failure::Cause, ids::SessionKey},
     },
     proto::{QueryRequest, session_pool_service_client::SessionPoolServiceClient},
@@ -39,6 +39,14 @@ struct Known {
     addresses: HashMap<String, Option<Arc<str>>>,
     lost: bool,
     asked: usize,
+}
+
+impl Known {
+    fn member(&self, name: &str) -> Member {
+        let address = self.addresses.get(name).cloned().flatten();
+        let incarnation = format!("life of {name}");
+        Member { name: name.into(), address, incarnation, draining: false }
+    }
 }
 
 impl Places {
@@ -84,6 +92,20 @@ struct Seen {
 impl Placement for Seen {
     fn own_name(&self) -> &str {
         &self.own
+    }
+
+    fn own(&self) -> Member {
+        self.places.0.lock().expect("no panic").member(&self.own)
+    }
+
+    fn others(&self) -> Later<'_, Living> {
+        Box::pin(async move {
+            let known = self.places.0.lock().expect("no panic");
+            let names = known.addresses.keys().filter(|name| **name != self.own);
+            let others = names.map(|name| known.member(name)).collect();
+            let problem = known.lost.then(|| "lost".to_owned());
+            Living { others, problem }
+        })
     }
 
     fn place<'a>(&'a self, key: &'a SessionKey) -> Placing<'a> {

@@ -5,7 +5,10 @@ use std::{fs, path::PathBuf};
 use session_pool::{
     config::Config,
     internals::{access::tokens::fresh, domain::ids::TenantId},
-    proto::{GetSessionRequest, GetStatsRequest},
+    proto::{
+        GetSessionRequest, GetStatsRequest, GetStatsResponse, InterruptAllRequest,
+        ListSessionsRequest, NodeStats, StatsScope,
+    },
 };
 use tempfile::TempDir;
 use tonic::{Code, Status};
@@ -80,7 +83,11 @@ async fn get(caller: &Caller, session: &str) -> Result<(), Status> {
 
 /// Whether the caller reaches what belongs to all tenants.
 async fn is_admin(caller: &Caller) -> Result<(), Status> {
-    caller.clone().get_stats(GetStatsRequest { all_tenants: true }).await.map(drop)
+    caller
+        .clone()
+        .get_stats(GetStatsRequest { all_tenants: true, ..Default::default() })
+        .await
+        .map(drop)
 }
 
 #[tokio::test]
@@ -139,8 +146,67 @@ async fn nobody_becomes_another_tenant_or_an_admin_by_what_only_nodes_write() {
     let mut turn = open(&b, query("s", &script(&["say at b"]))).await.expect("taken");
     turn.finish().await;
     let mut admin = bed.caller(&bed.asked, 2, &[]).await;
-    let stats = admin.get_stats(GetStatsRequest { all_tenants: true });
+    let stats = admin.get_stats(GetStatsRequest { all_tenants: true, ..Default::default() });
     assert_eq!(stats.await.expect("an admin").into_inner().total_sessions, 0);
+    bed.stop().await;
+}
+
+/// The figures of all nodes; of all tenants as well, where one says so.
+async fn of_all_nodes(caller: &Caller, all_tenants: bool) -> Result<GetStatsResponse, Status> {
+    let request = GetStatsRequest { all_tenants, scope: StatsScope::Cluster.into() };
+    caller.clone().get_stats(request).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test]
+async fn calls_about_all_nodes_reach_the_caller_s_tenant_and_for_admins_all() {
+    let bed = Bed::start(|_| {}).await;
+    let hangs = |session: &str| query(session, &script(&["say begun", "hang"]));
+    let a = [bed.caller(&bed.asked, 0, &[]).await, bed.caller(&bed.owner, 0, &[]).await];
+    let mut turns = Vec::new();
+    for (number, caller) in a.iter().enumerate() {
+        let mut turn = open(caller, hangs(&format!("mine{number}"))).await.expect("taken");
+        turn.until_text("begun").await;
+        turns.push(turn);
+    }
+    // Whatever it writes, another tenant reaches nothing of it, at no node.
+    for forged in [&[][..], &FORGED] {
+        let b = bed.caller(&bed.asked, 1, forged).await;
+        let all = of_all_nodes(&b, false).await.expect("its own");
+        assert_eq!((all.total_sessions, all.nodes.len()), (0, 2), "{all:?}");
+        let is_told = |row: &NodeStats| row.reached && row.address.is_empty();
+        assert!(all.nodes.iter().all(is_told), "{all:?}");
+        let status = of_all_nodes(&b, true).await.expect_err("no admin");
+        failure(&status, Code::PermissionDenied, "POLICY_DENIED");
+        let request = InterruptAllRequest { all_tenants: true };
+        let status = b.clone().interrupt_all(request).await.expect_err("no admin");
+        failure(&status, Code::PermissionDenied, "POLICY_DENIED");
+        let own = b.clone().interrupt_all(InterruptAllRequest::default()).await;
+        assert_eq!(own.expect("its own").into_inner().session_count, 0);
+        let listed = b.clone().list_sessions(ListSessionsRequest::default()).await;
+        assert!(listed.expect("its own").into_inner().sessions.is_empty());
+    }
+    let own = of_all_nodes(&a[0], false).await.expect("its own");
+    assert_eq!((own.total_sessions, own.streaming_turns), (2, 2));
+    let admin = bed.caller(&bed.asked, 2, &[]).await;
+    assert_eq!(of_all_nodes(&admin, false).await.expect("its own").total_sessions, 0);
+    assert_eq!(of_all_nodes(&admin, true).await.expect("of all").total_sessions, 2);
+    let all = admin.clone().interrupt_all(InterruptAllRequest { all_tenants: true }).await;
+    let all = all.expect("an admin").into_inner();
+    let told: Vec<_> = all.results.iter().map(|it| (it.session_id.as_str(), &*it.node)).collect();
+    assert_eq!(told, [("mine0", "a"), ("mine1", "b")]);
+    for turn in &mut turns {
+        turn.finish().await;
+    }
+    // One that is not taken for a node is told apart from one that is gone.
+    fs::write(bed.node_token(), "another-token-of-32-characters-or-more").expect("written");
+    let third = node("c", &bed.places, |config| {
+        config.auth.tokens_file = Some(bed.folder.path().join("tokens.toml"));
+    })
+    .await;
+    let all = of_all_nodes(&bed.caller(&third, 0, &[]).await, false).await.expect("its own");
+    let reasons: Vec<_> = all.nodes.iter().map(|row| row.reason.as_str()).collect();
+    assert!(reasons[..2].iter().all(|it| it.contains("does not take this node")), "{reasons:?}");
+    third.stop().await;
     bed.stop().await;
 }
 

@@ -4,6 +4,7 @@
 mod support;
 
 mod bed;
+mod everywhere;
 mod failures;
 mod flow;
 mod identity;

@@ -6,6 +6,7 @@
 mod nodes;
 #[path = "../support/mod.rs"]
 mod support;
+mod view;
 
 use std::{
     sync::{

@@ -11,6 +11,11 @@ use crate::support::{metadata, processes, reason, turn::Turn};
 
 /// A node that others reach.
 async fn reachable(name: &str, url: &str) -> Daemon {
+    reachable_with(name, url, &[]).await
+}
+
+/// The same with further settings.
+pub async fn reachable_with(name: &str, url: &str, more: &[(&str, &str)]) -> Daemon {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
     let address = port.to_string();
     let settings = [
@@ -20,7 +25,7 @@ async fn reachable(name: &str, url: &str) -> Daemon {
         ("CLUSTER__HEARTBEAT", "200ms"),
         ("STORE__STATEMENT_TIMEOUT", "1s"),
     ];
-    node(name, url, &settings).await
+    node(name, url, &[&settings, more].concat()).await
 }
 
 /// Asks a node until it takes the session.

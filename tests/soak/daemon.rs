@@ -221,7 +221,7 @@ impl Daemon {
     }
 
     async fn stats(&self) -> GetStatsResponse {
-        let request = GetStatsRequest { all_tenants: true };
+        let request = GetStatsRequest { all_tenants: true, ..Default::default() };
         self.control.clone().get_stats(request).await.expect("answered").into_inner()
     }
 

@@ -170,6 +170,18 @@ pub fn list(request: proto::ListSessionsRequest) -> Result<(usize, Option<Sessio
     check.finish((size, after))
 }
 
+/// Whether the figures of all tenants are asked for, and whether those of all nodes.
+pub fn stats(request: proto::GetStatsRequest) -> Result<(bool, bool), Status> {
+    let proto::GetStatsRequest { all_tenants, scope } = request;
+    let mut check = Check::default();
+    let scope = check.choice("scope", scope);
+    let of_all_nodes = match scope.unwrap_or(proto::StatsScope::Unspecified) {
+        proto::StatsScope::Unspecified | proto::StatsScope::Node => false,
+        proto::StatsScope::Cluster => true,
+    };
+    check.finish((all_tenants, of_all_nodes))
+}
+
 /// A value that is there unless the check has failed.
 fn required<T>(check: Check, value: Option<T>) -> Result<T, Status> {
     let value = value.ok_or_else(|| Status::internal("a request that is neither good nor bad"));
