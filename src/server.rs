@@ -2,7 +2,8 @@
 //! configuration, listens, serves, and stops them in order.
 //!
 //! The order of a stop: health says "not serving" and new turns are refused; turns under
-//! way may end until `server.drain_timeout`; every session is ended, which ends every
+//! way may end until `server.drain_timeout`, and where there are other nodes each session is left to
+//! them when it has none; every session is ended, which ends every
 //! stream of events, and then those that serve tools; the listeners and the connections are closed, within a bound.
 
 mod capacity;
@@ -22,11 +23,15 @@ mod stack;
 mod state;
 
 use std::{
-    fs::File, future::Future, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration,
+    fs::File, future::Future, net::SocketAddr, pin::pin, process::ExitCode, sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
 use tracing::{error, error_span, info, warn};
@@ -62,6 +67,8 @@ use readiness::watch_store;
 
 /// Bytes of a health check: it holds the name of a service.
 const HEALTH_MESSAGE: usize = 1024;
+/// How long a stop waits until other nodes are told of it, where it waits for nothing else.
+const TELLING_LIMIT: Duration = Duration::from_secs(3);
 /// How long the service's tasks may take to end.
 const TASKS_LIMIT: Duration = Duration::from_secs(6);
 
@@ -256,10 +263,9 @@ impl Server {
         stop.await;
 
         health.hold(part::SERVICE, "the service is stopping");
+        let node = self.node.as_deref();
         let drained = tokio::select! {
-            drained = drain(&self.pool, forwarder.as_ref(), &self.config) => drained,
-            // Nobody waits for that: a database that is gone must not delay the stop.
-            () = placement::drain(self.node.as_deref()) => false,
+            drained = drain(&self.pool, forwarder.as_ref(), &self.config, node) => drained,
             () = hurry.cancelled() => false,
         };
         if !drained {
@@ -305,8 +311,15 @@ impl Server {
     }
 }
 
-/// Waits for turns, those at other nodes that callers follow by this one included.
-async fn drain(pool: &SessionPool, forwarder: Option<&Forwarder>, config: &Config) -> bool {
+/// Waits for turns, those at other nodes that callers follow by this one included. Other nodes are
+/// told meanwhile, also where there is nothing to wait for; a database that is gone does not delay
+/// the stop by more than a moment.
+async fn drain(
+    pool: &SessionPool,
+    forwarder: Option<&Forwarder>,
+    config: &Config,
+    node: Option<&PostgresStore>,
+) -> bool {
     let limit = config.server.drain_timeout;
     let forwarded = async {
         match forwarder {
@@ -314,7 +327,16 @@ async fn drain(pool: &SessionPool, forwarder: Option<&Forwarder>, config: &Confi
             None => true,
         }
     };
-    let (own, forwarded) = tokio::join!(pool.drain(limit), forwarded);
+    let told_by = Instant::now() + TELLING_LIMIT.min(limit);
+    let mut telling = pin!(placement::tell_draining(node));
+    let mut turns = pin!(async { tokio::join!(pool.drain(limit), forwarded) });
+    let (own, forwarded) = tokio::select! {
+        drained = &mut turns => {
+            timeout_at(told_by, telling).await.ok();
+            drained
+        }
+        () = &mut telling => turns.await,
+    };
     own && forwarded
 }
 

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Status, body::Body};
+use tonic_types::StatusExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{debug, error, warn};
@@ -23,6 +24,7 @@ use tracing::{debug, error, warn};
 use super::{
     Node, Place, Placement,
     asking::Asker,
+    copied::{Copied, copied},
     first::look,
     links::{CONNECTIONS_TRIED, Lease, Links, Unreachable, cause},
     metadata::pass_on,
@@ -70,10 +72,19 @@ struct Call {
     shows_turn: bool,
 }
 
+/// A call that is served here, unless another node has its session by then.
+struct Waiting {
+    copy: Copied,
+    key: SessionKey,
+    caller: Identity,
+    shows_turn: bool,
+}
+
 /// What becomes of a call.
 enum Outcome {
-    /// The service here takes it.
-    Here(Request<Body>),
+    /// The service here takes it; if it finds that the session has been taken by another node just
+    /// then, this is sent there.
+    Here(Request<Body>, Option<Box<Waiting>>),
     /// It is answered.
     Answered(Response<Body>),
 }
@@ -118,15 +129,15 @@ impl Forwarder {
 
     async fn decide(&self, request: Request<Body>, shows_turn: bool) -> Outcome {
         let Some(caller) = request.extensions().get::<Identity>().cloned() else {
-            return Outcome::Here(request);
+            return Outcome::Here(request, None);
         };
         let (session, request) = self.session_of(request).await;
-        let Some(session) = session else { return Outcome::Here(request) };
+        let Some(session) = session else { return Outcome::Here(request, None) };
         let key = SessionKey::new(caller.tenant.clone(), session);
         let call = Call { request, key, caller, shows_turn };
         match self.0.placement.place(&call.key).await {
             Err(cause) => of_failure(&cause.into()).into(),
-            Ok(Place::Here) => Outcome::Here(call.request),
+            Ok(Place::Here) => call.here(),
             Ok(Place::At(node)) => match call.request.extensions().get::<ForwardedBy>() {
                 // Two nodes that each take the other one for the owner would go on for ever.
                 Some(_) => call.way(&node).moved().into(),
@@ -156,7 +167,7 @@ impl Forwarder {
             Ok(lease) => (lease, node),
             Err(first) => match self.0.placement.place(&call.key).await {
                 Err(cause) => return of_failure(&cause.into()).into(),
-                Ok(Place::Here) => return Outcome::Here(call.request),
+                Ok(Place::Here) => return Outcome::Here(call.request, None),
                 Ok(Place::At(again)) if again == node => return unreachable(&call, &node, &first),
                 Ok(Place::At(other)) => match self.lease(&other).await {
                     Ok(lease) => (lease, other),
@@ -179,6 +190,24 @@ impl Forwarder {
                         .map(|body| Body::new(Relayed::new(body, held, way, deadline, closing))),
                 )
             }
+        }
+    }
+
+    /// What becomes of a call that was answered here: two nodes that are asked for a session at
+    /// once both find it free, and the one that does not get it has done nothing yet.
+    async fn settle(&self, response: Response<Body>, waiting: Waiting) -> Response<Body> {
+        if !says_moved(&response) {
+            return response;
+        }
+        let Waiting { copy, key, caller, shows_turn } = waiting;
+        let (Some(request), Ok(Place::At(node))) =
+            (copy.again(), self.0.placement.place(&key).await)
+        else {
+            return response;
+        };
+        match self.forward(Call { request, key, caller, shows_turn }, node).await {
+            Outcome::Answered(forwarded) => forwarded,
+            Outcome::Here(..) => response,
         }
     }
 
@@ -233,9 +262,28 @@ impl Forwarder {
 }
 
 impl Call {
+    /// It is served here. What another node has sent here goes no further.
+    fn here(self) -> Outcome {
+        let Self { request, key, caller, shows_turn } = self;
+        if request.extensions().get::<ForwardedBy>().is_some() {
+            return Outcome::Here(request, None);
+        }
+        let (request, copy) = copied(request);
+        Outcome::Here(request, Some(Box::new(Waiting { copy, key, caller, shows_turn })))
+    }
+
     fn way(&self, node: &Node) -> Way {
         Way { session: self.key.session.clone(), node: Arc::clone(&node.name) }
     }
+}
+
+/// Whether a call was refused because another node has its session, before anything of an answer.
+fn says_moved(response: &Response<Body>) -> bool {
+    let status = Status::from_header_map(response.headers());
+    status.filter(|status| status.code() == Code::Unavailable).is_some_and(|status| {
+        let details = status.get_details_error_info();
+        details.is_some_and(|details| details.reason == "SESSION_MOVED")
+    })
 }
 
 /// The beginning of an answer, unless it says that the node does not know this one. That is
@@ -314,7 +362,10 @@ where
         let mut inner = mem::replace(&mut self.inner, ready);
         Box::pin(async move {
             match forwarder.decide(request, shows_turn).await {
-                Outcome::Here(request) => inner.call(request).await,
+                Outcome::Here(request, None) => inner.call(request).await,
+                Outcome::Here(request, Some(waiting)) => {
+                    Ok(forwarder.settle(inner.call(request).await?, *waiting).await)
+                }
                 Outcome::Answered(response) => Ok(response),
             }
         })

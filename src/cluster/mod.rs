@@ -8,6 +8,7 @@
 //! - [`layer`]: forwards, refuses, or lets a call go on to the service here. It stands behind
 //!   the authentication layer, which knows the caller, and before the meter: what is forwarded
 //!   is never in memory as a whole.
+//! - `copied`: a request that is served here, should the session be taken by another node just then.
 //! - `links`: connections to other nodes. `metadata`: what goes along with a call. `outgoing` and
 //!   `relay`: the bodies, in each direction.
 //!
@@ -16,6 +17,7 @@
 //! may have begun. Each direction is read only as fast as the other side takes it.
 
 pub mod asking;
+mod copied;
 mod first;
 pub mod layer;
 mod links;

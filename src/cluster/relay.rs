@@ -54,7 +54,7 @@ pub struct Way {
 impl Way {
     /// The status of a call that has to be sent again.
     pub fn moved(&self) -> Status {
-        self.failure(Cause::SessionMoved { owner: self.node.to_string() })
+        self.failure(Cause::moved(&*self.node))
     }
 
     /// The status of a call that may have begun at the node, and of which nothing more is known.

@@ -3,6 +3,7 @@
 //! (`rpc::status`).
 
 mod remedy;
+mod words;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -12,6 +13,7 @@ use crate::domain::{
 };
 
 pub use remedy::Remedy;
+use words::{mismatch, too_much, waits_for};
 
 /// What went wrong. Its text is the message of the error.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -121,6 +123,9 @@ pub enum Cause {
     SessionMoved {
         /// Which; empty if it is not known.
         owner: String,
+        /// Whether a tool may have run in the turn that was stopped; `None` if that is not known,
+        /// or no turn was.
+        tool_use_seen: Option<bool>,
     },
     /// No such session.
     #[error("no such session")]
@@ -260,6 +265,12 @@ pub enum Cause {
     /// The service is stopping.
     #[error("the service is shutting down")]
     ShuttingDown,
+    /// The service is stopping, and has ended a turn that had begun.
+    #[error("the service is shutting down, and could not wait for the turn")]
+    EndedByShutdown {
+        /// Whether a tool may have run.
+        tool_use_seen: bool,
+    },
     /// The service could not do its own part.
     #[error("{detail}")]
     Internal {
@@ -269,6 +280,35 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// A session that is another service's, whose name is not known or empty.
+    pub fn moved(owner: impl Into<String>) -> Self {
+        Self::SessionMoved { owner: owner.into(), tool_use_seen: None }
+    }
+
+    /// The same of a turn of the session: whether a tool may have run in it is known.
+    #[must_use]
+    pub fn in_turn(self, has_used_tools: bool) -> Self {
+        match self {
+            Self::SessionMoved { owner, tool_use_seen } => {
+                let tool_use_seen = tool_use_seen.or(Some(has_used_tools));
+                Self::SessionMoved { owner, tool_use_seen }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether a tool may have run in a turn that had begun, where that is known.
+    pub fn tool_use_seen(&self) -> Option<bool> {
+        match self {
+            Self::CliExited { tool_use_seen, .. }
+            | Self::HoldsTooMuch { tool_use_seen, .. }
+            | Self::CredentialsRefused { tool_use_seen }
+            | Self::EndedByShutdown { tool_use_seen } => Some(*tool_use_seen),
+            Self::SessionMoved { tool_use_seen, .. } => *tool_use_seen,
+            _ => None,
+        }
+    }
+
     /// Its reason, as the contract's `ErrorReason` calls it.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -305,39 +345,10 @@ impl Cause {
             Self::Protocol { .. } => "PROTOCOL_ERROR",
             Self::ListenerTooSlow { .. } => "LISTENER_TOO_SLOW",
             Self::EventsExpired { .. } | Self::CursorExpired { .. } => "EVENTS_EXPIRED",
-            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::ShuttingDown | Self::EndedByShutdown { .. } => "SHUTTING_DOWN",
             Self::StoreUnavailable { .. } => "STORE_UNAVAILABLE",
             Self::Internal { .. } => "INTERNAL",
         }
-    }
-}
-
-/// The message of [`Cause::OptionsMismatch`].
-fn mismatch(options: &[String], remedy: Remedy, detail: Option<&String>) -> String {
-    let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
-    format!("{}: {}{detail}; {}", remedy.problem(), options.join(", "), remedy.way_out())
-}
-
-/// What a CLI that says nothing may be waiting for.
-fn waits_for(mcp_servers: &[String]) -> String {
-    match mcp_servers {
-        [] => String::new(),
-        names => format!(
-            "; it first waits for the session's MCP servers, up to MCP_TIMEOUT: {}",
-            names.join(", ")
-        ),
-    }
-}
-
-/// The message of [`Cause::HoldsTooMuch`].
-fn too_much(Overrun { resource, limit, used }: &Overrun) -> String {
-    match resource {
-        Resource::Memory => format!(
-            "the session's processes held {used} bytes, more than {limit} (cli.memory_limit)"
-        ),
-        Resource::Tasks => format!(
-            "the session had {used} processes and threads, more than {limit} (cli.max_tasks)"
-        ),
     }
 }
 

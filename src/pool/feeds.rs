@@ -64,7 +64,7 @@ impl Feeds {
                     kept.feed.unload();
                 }
             }
-            Remains::Elsewhere => self.end(key, Err(Cause::SessionMoved { owner: String::new() })),
+            Remains::Elsewhere => self.end(key, Err(Cause::moved(""))),
             // All are told when the last has ended.
             Remains::Kept => {}
             Remains::Nothing | Remains::Unnoted => self.session_ended(key),
@@ -82,6 +82,19 @@ impl Feeds {
         for (key, Kept { feed, .. }) in self.feeds.drain() {
             feed.end(Err(failure(Cause::ShuttingDown, &key)));
         }
+    }
+
+    /// These sessions are another service's to go on with.
+    pub(super) fn hand_over(&mut self, are_others: impl Fn(&SessionKey) -> bool) {
+        for (key, Kept { feed, .. }) in self.feeds.extract_if(|key, _| are_others(key)) {
+            feed.end(Err(failure(Cause::moved(""), &key)));
+        }
+    }
+
+    /// The sessions that somebody follows.
+    pub(super) fn followed(&self) -> Vec<SessionKey> {
+        let used = self.feeds.iter().filter(|(_, kept)| kept.is_used());
+        used.map(|(key, _)| key.clone()).collect()
     }
 
     /// Whether the service stops.

@@ -71,6 +71,7 @@ impl SessionPool {
                 | CloseReason::Stuck
                 | CloseReason::Moved
                 | CloseReason::Shutdown
+                | CloseReason::HandOver
                 | CloseReason::Unloaded => {}
             }
         }

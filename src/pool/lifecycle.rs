@@ -43,6 +43,13 @@ impl SessionPool {
         self.keep_doing(error_span!("cleanup"), async move { pool.clean_up_for_ever().await });
         let pool = self.clone();
         self.keep_doing(error_span!("retention"), async move { pool.forget_for_ever().await });
+        if self.shared().parts.store.is_shared() {
+            let pool = self.clone();
+            self.keep_doing(
+                error_span!("moves"),
+                async move { pool.follow_moves_for_ever().await },
+            );
+        }
         let pool = self.clone();
         self.keep_doing(error_span!("relief"), async move { pool.relieve_for_ever().await });
         let pool = self.clone();
@@ -62,11 +69,28 @@ impl SessionPool {
     }
 
     /// Refuses new turns from now on, and waits until those under way have ended, at
-    /// most `limit`. Returns whether they all have.
+    /// most `limit`. Returns whether they all have. Where other services have the store, too,
+    /// each session is handed over to them as soon as no turn runs in it.
     pub async fn drain(&self, limit: Duration) -> bool {
         self.shared().draining.store(true, Ordering::Relaxed);
         self.shared().turns.close();
-        timeout(limit, self.shared().turns.wait()).await.is_ok()
+        let over = async { tokio::join!(self.shared().turns.wait(), self.hand_over()) };
+        timeout(limit, over).await.is_ok()
+    }
+
+    /// Hands over what rests, and tells what does not to do so when it does. Whoever makes a
+    /// session has looked under the lock whether the service stops: none is missed.
+    async fn hand_over(&self) {
+        if !self.leaves_to_others() {
+            return;
+        }
+        let handles = self.handles(&Scope::All);
+        self.lock().hand_over_feeds(|_| true);
+        let mut closes = JoinSet::new();
+        for (_, handle) in handles {
+            closes.spawn(async move { handle.close(CloseReason::HandOver).await.is_ok() });
+        }
+        closes.join_all().await;
     }
 
     /// Ends every session, all at once. Safe to call twice.

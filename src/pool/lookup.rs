@@ -4,9 +4,16 @@
 //! may load, create or end it: two calls at once make one session of it, and what the store said
 //! still holds when something is made of it. A store error is returned as an error, never as
 //! "not found".
+//!
+//! On a store that several services share, a session is claimed before it is looked up for a turn:
+//! of services that are asked for a new one at once a single one begins it, and what the store says
+//! of one that others had is the newest.
 
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{debug, error, error_span};
 
 use super::{SessionPool, sessions::Entry};
 use crate::{
@@ -14,8 +21,8 @@ use crate::{
         failure::{Cause, Failure},
         ids::{SessionId, SessionKey, TenantId},
     },
-    session::{Refusal, SessionHandle, TurnRequest, status::SessionState, store_failed},
-    store::Record,
+    session::{Refusal, SessionHandle, TurnRequest, Wanted, status::SessionState, store_failed},
+    store::{Epoch, Record, Store, StoreError},
     telemetry::log_limit::DISABLED,
     turn::listener::Listener,
 };
@@ -36,8 +43,18 @@ pub(super) struct Lookup {
     over: CancellationToken,
     /// Whether it has left the pool, whatever the store says.
     has_left: bool,
+    /// The claim of it, which goes to the session that is made of it, or is given back.
+    claimed: Option<Epoch>,
     /// Whether something was made of it.
     is_made: bool,
+}
+
+/// What a turn gets.
+enum Ready {
+    /// A session to run on, and what keeps it from being given back meanwhile.
+    Session(SessionHandle, Option<Wanted>),
+    /// What it was told before, or is being told: it does not run.
+    Turn(Listener),
 }
 
 impl SessionPool {
@@ -69,7 +86,10 @@ impl SessionPool {
             if let Some(listener) = self.told_before(&key, &request).await? {
                 return Ok(listener);
             }
-            let handle = self.find_or_make(&key, ephemeral).await?;
+            let (handle, _wanted) = match self.find_or_make(&key, &request, ephemeral).await? {
+                Ready::Session(handle, wanted) => (handle, wanted),
+                Ready::Turn(listener) => return Ok(listener),
+            };
             match handle.run(request.clone()).await {
                 Ok(listener) => {
                     note_complete(&handle);
@@ -86,8 +106,9 @@ impl SessionPool {
     async fn find_or_make(
         &self,
         key: &SessionKey,
+        request: &TurnRequest,
         ephemeral: bool,
-    ) -> Result<SessionHandle, Failure> {
+    ) -> Result<Ready, Failure> {
         let id = &key.session;
         let settings = &self.shared().settings;
         let refusal = |cause| Failure::from(cause).concerning(Some(id), None);
@@ -99,14 +120,26 @@ impl SessionPool {
             return Err(refusal(Cause::PoolDisabled));
         }
         if self.is_draining() {
-            return Err(refusal(Cause::ShuttingDown));
+            let joined = self.join(key, request).await;
+            return joined.map(Ready::Turn).ok_or_else(|| refusal(Cause::ShuttingDown));
         }
-        let lookup = match self.look_up(key).await {
-            Found::Live(handle) => return Ok(handle),
+        let mut lookup = match self.look_up(key).await {
+            Found::Live(handle) => {
+                let claimed = handle.claim().await.map_err(|it| it.concerning(Some(id), None));
+                let (wanted, is_new) = claimed?;
+                if is_new && let Some(listener) = self.told_before(key, request).await? {
+                    return Ok(Ready::Turn(listener));
+                }
+                return Ok(Ready::Session(handle, wanted));
+            }
             Found::Absent(lookup) => lookup,
         };
         // The store knows nothing of a session that has its name from here.
-        let record = if ephemeral { None } else { lookup.ask().await? };
+        let record = if ephemeral { None } else { lookup.take().await? };
+        // Whoever had it until just now may have run the turn.
+        if let Some(listener) = self.told_before(key, request).await? {
+            return Ok(Ready::Turn(listener));
+        }
         let has_place = record.as_ref().is_some_and(|record| record.in_pool);
         self.learn_what_is_spent(&key.tenant).await.map_err(refusal)?;
         let place = match has_place {
@@ -119,11 +152,18 @@ impl SessionPool {
                 return Err(refusal(Cause::ShuttingDown));
             }
             if has_place { Ok(()) } else { self.admit(sessions, key).map_err(refusal) }
-        })?;
+        });
+        let (handle, wanted) = made?;
         if let Some(place) = place {
             self.lock().keep_place(key, place);
         }
-        Ok(made)
+        Ok(Ready::Session(handle, wanted))
+    }
+
+    /// The turn that is asked for, if it is there already.
+    async fn join(&self, key: &SessionKey, request: &TurnRequest) -> Option<Listener> {
+        let (turn, handle) = (request.turn_id.clone()?, self.find(key)?);
+        handle.attach(Some(turn), 1, request.partials).await.ok()
     }
 
     /// Looks for a session; waits while somebody else asks the store for it.
@@ -158,12 +198,26 @@ impl SessionPool {
 
     fn lookup(&self, key: &SessionKey, over: CancellationToken, has_left: bool) -> Lookup {
         let (pool, key) = (self.clone(), key.clone());
-        Lookup { pool, key, over, has_left, is_made: false }
+        Lookup { pool, key, over, has_left, claimed: None, is_made: false }
+    }
+
+    /// A service that stops takes up nothing that another one could take up.
+    pub(super) fn leaves_to_others(&self) -> bool {
+        self.is_draining() && self.shared().parts.store.is_shared()
+    }
+
+    async fn look_up_to_load(&self, key: &SessionKey) -> Result<Found, Failure> {
+        match self.look_up(key).await {
+            Found::Absent(_) if self.leaves_to_others() => {
+                Err(Failure::from(Cause::ShuttingDown).concerning(Some(&key.session), None))
+            }
+            found @ (Found::Live(_) | Found::Absent(_)) => Ok(found),
+        }
     }
 
     /// A session that is in the pool; one without a task is given one.
     pub(super) async fn load(&self, key: &SessionKey) -> Result<Option<SessionHandle>, Failure> {
-        let lookup = match self.look_up(key).await {
+        let lookup = match self.look_up_to_load(key).await? {
             Found::Live(handle) => return Ok(Some(handle)),
             Found::Absent(lookup) => lookup,
         };
@@ -177,7 +231,7 @@ impl SessionPool {
         &self,
         key: &SessionKey,
     ) -> Result<Option<SessionHandle>, Failure> {
-        let lookup = match self.look_up(key).await {
+        let lookup = match self.look_up_to_load(key).await? {
             Found::Live(handle) => return Ok(Some(handle)),
             Found::Absent(lookup) => lookup,
         };
@@ -187,12 +241,35 @@ impl SessionPool {
 }
 
 impl Lookup {
+    /// Claims it, where another service could begin it as well; then what the store knows of it.
+    async fn take(&mut self) -> Result<Option<Record>, Failure> {
+        if self.pool.shared().parts.store.is_shared() {
+            self.claimed = Some(self.claim().await.map_err(|error| self.failure(error))?);
+        }
+        self.ask().await
+    }
+
+    /// Who gives up waiting leaves nothing claimed.
+    async fn claim(&self) -> Result<Epoch, StoreError> {
+        let (store, key) = (Arc::clone(&self.pool.shared().parts.store), self.key.clone());
+        let (told, claimed) = oneshot::channel();
+        let span = error_span!("claim", session_id = %key.session);
+        self.pool.shared().tasks.spawn(span, async move {
+            if let Err(Ok(epoch)) = told.send(store.claim(&key).await) {
+                give_back(&*store, &key, epoch).await;
+            }
+        });
+        claimed.await.unwrap_or_else(|_| Err(StoreError::unavailable("the service stops")))
+    }
+
+    fn failure(&self, error: StoreError) -> Failure {
+        Failure::from(store_failed(error)).concerning(Some(&self.key.session), None)
+    }
+
     /// What the store knows of it.
     pub(super) async fn ask(&self) -> Result<Option<Record>, Failure> {
         let loaded = self.pool.shared().parts.store.load(&self.key).await;
-        let loaded = loaded.map_err(|error| {
-            Failure::from(store_failed(error)).concerning(Some(&self.key.session), None)
-        })?;
+        let loaded = loaded.map_err(|error| self.failure(error))?;
         Ok(loaded.map(|record| Record { in_pool: record.in_pool && !self.has_left, ..record }))
     }
 
@@ -220,7 +297,7 @@ impl Lookup {
     pub(super) fn make(mut self, record: Option<Record>) -> SessionHandle {
         let pool = self.pool.clone();
         let mut sessions = pool.lock();
-        let made = pool.make(&mut sessions, &self.key, record, false);
+        let (made, _) = pool.make(&mut sessions, &self.key, (record, self.claimed), false);
         self.is_made = true;
         made
     }
@@ -231,7 +308,7 @@ impl Lookup {
         record: Option<Record>,
         ephemeral: bool,
         admits: impl FnOnce(&super::sessions::Sessions) -> Result<(), Failure>,
-    ) -> Result<SessionHandle, Failure> {
+    ) -> Result<(SessionHandle, Option<Wanted>), Failure> {
         let pool = self.pool.clone();
         let mut sessions = pool.lock();
         if let Err(refusal) = admits(&sessions) {
@@ -239,7 +316,7 @@ impl Lookup {
             drop(sessions);
             return Err(refusal);
         }
-        let made = pool.make(&mut sessions, &self.key, record, ephemeral);
+        let made = pool.make(&mut sessions, &self.key, (record, self.claimed), ephemeral);
         self.is_made = true;
         Ok(made)
     }
@@ -249,8 +326,21 @@ impl Drop for Lookup {
     fn drop(&mut self) {
         if !self.is_made {
             self.pool.lock().asked(&self.key, self.has_left);
+            if let Some(epoch) = self.claimed {
+                let (store, key) = (Arc::clone(&self.pool.shared().parts.store), self.key.clone());
+                let span = error_span!("claim", session_id = %key.session);
+                let given = async move { give_back(&*store, &key, epoch).await };
+                self.pool.shared().tasks.spawn(span, given);
+            }
         }
         self.over.cancel();
+    }
+}
+
+/// Nobody waits for that: whoever claims it next has it.
+async fn give_back(store: &dyn Store, key: &SessionKey, epoch: Epoch) {
+    if let Err(error) = store.release(key, epoch).await {
+        debug!(session_id = %key.session, %error, "session_not_given_back");
     }
 }
 

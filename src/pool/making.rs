@@ -8,8 +8,8 @@ use tracing::{debug, error_span, warn};
 use super::{Scope, SessionPool, registry::Parts, sessions::Sessions};
 use crate::{
     domain::{failure::Cause, ids::SessionKey},
-    session::{Remains, SessionContext, SessionHandle, SessionTask},
-    store::Record,
+    session::{Remains, SessionContext, SessionHandle, SessionTask, Wanted},
+    store::{Epoch, Record},
     telemetry::log_limit::AT_CAPACITY,
     tenant::Tenant,
 };
@@ -38,22 +38,24 @@ impl SessionPool {
         Ok(())
     }
 
-    /// Gives a session a task. `record` is what the store knows of it.
+    /// Gives a session a task. `record` is what the store knows of it, read under this claim, which
+    /// is not given back while what is returned beside it is there.
     pub(super) fn make(
         &self,
         sessions: &mut Sessions,
         key: &SessionKey,
-        record: Option<Record>,
+        (record, claimed): (Option<Record>, Option<Epoch>),
         ephemeral: bool,
-    ) -> SessionHandle {
+    ) -> (SessionHandle, Option<Wanted>) {
         let was_stored = record.as_ref().is_some_and(|record| record.in_pool);
         let context = self.session_context(self.tenant(&key.tenant));
         let feed = sessions.feeds.of(key, || context.logs.accounts(&key.tenant).memory);
         let (task, handle) = SessionTask::new(key.session.clone(), ephemeral, feed, context);
+        let wanted = handle.want();
         let generation = self.shared().generations.fetch_add(1, Ordering::Relaxed);
         sessions.live(key, handle.clone(), generation, was_stored);
-        self.spawn(key.clone(), generation, task.knowing(record));
-        handle
+        self.spawn(key.clone(), generation, task.knowing(record).claimed(claimed));
+        (handle, wanted)
     }
 
     fn session_context(&self, tenant: Arc<Tenant>) -> SessionContext {

@@ -146,6 +146,19 @@ impl Sessions {
         self.feeds.task_ended(key, remains);
     }
 
+    /// Those without a task that somebody follows.
+    pub(super) fn followed_without_task(&self) -> Vec<SessionKey> {
+        let mut followed = self.feeds.followed();
+        followed.retain(|key| !has_task(&self.entries, key));
+        followed
+    }
+
+    /// Sessions without a task that `are_others` go on elsewhere: who follows them asks again.
+    pub(super) fn hand_over_feeds(&mut self, are_others: impl Fn(&SessionKey) -> bool) {
+        let Self { entries, feeds, .. } = self;
+        feeds.hand_over(|key| !has_task(entries, key) && are_others(key));
+    }
+
     /// A session that only the store had is in the pool no more.
     pub(super) fn one_less(&mut self, tenant: &TenantId) {
         if let Some(count) = self.stored.get_mut(tenant) {
@@ -212,4 +225,8 @@ impl Sessions {
     pub(super) fn at_hand(&self) -> usize {
         self.entries.len()
     }
+}
+
+fn has_task(entries: &BTreeMap<SessionKey, Entry>, key: &SessionKey) -> bool {
+    entries.get(key).is_some_and(|entry| entry.handle().is_some())
 }

@@ -2,9 +2,12 @@
 //! follows a session that only the store has waits until a turn loads it, and reads the same feed
 //! on. What a session without a task shows of itself is asked of the store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{SessionPool, lookup::Found, sessions::Entry};
 use crate::{
@@ -66,7 +69,27 @@ struct Shown {
     error_count: u64,
 }
 
+/// How often it is looked where a session is that is followed and has no task here.
+const LOOK: Duration = Duration::from_secs(1);
+
 impl SessionPool {
+    /// Who follows a session without a task waits here for what happens in it. Where another service
+    /// takes it up meanwhile they are told, and find it there when they ask again.
+    pub(super) async fn follow_moves_for_ever(&self) {
+        let mut rounds = interval(LOOK);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            rounds.tick().await;
+            let followed = self.lock().followed_without_task();
+            for key in followed {
+                // A store that fails says so elsewhere.
+                if let Ok(true) = self.shared().parts.store.is_elsewhere(&key).await {
+                    self.lock().hand_over_feeds(|it| *it == key);
+                }
+            }
+        }
+    }
+
     /// Follows a session that is in the pool.
     pub async fn watch(
         &self,
@@ -82,6 +105,11 @@ impl SessionPool {
                     if let Some(Entry::Live { .. }) = sessions.get(key) {
                         break self.watcher(&mut sessions, key, &from, partials)?;
                     }
+                }
+                // Nothing happens in it here any more.
+                Found::Absent(_) if self.leaves_to_others() => {
+                    let failure = Failure::from(Cause::ShuttingDown);
+                    return Err(failure.concerning(Some(&key.session), None));
                 }
                 Found::Absent(lookup) => {
                     // Nobody makes or ends it before the lookup is dropped.

@@ -88,7 +88,7 @@ fn classify(cause: &Cause) -> (Code, Option<Duration>) {
         Cause::EventsExpired { .. } | Cause::CursorExpired { .. } => (Code::OutOfRange, None),
         // It may be a backup that ends soon, or a disk that an operator has to make room on.
         Cause::StoreUnavailable { .. } => (Code::Unavailable, Some(Duration::from_secs(5))),
-        Cause::ShuttingDown => (Code::Unavailable, soon),
+        Cause::ShuttingDown | Cause::EndedByShutdown { .. } => (Code::Unavailable, soon),
         Cause::Internal { .. } => (Code::Internal, None),
     }
 }
@@ -217,6 +217,8 @@ fn metadata(failure: &Failure) -> Vec<(&'static str, Text)> {
     failure.turn_id.iter().for_each(|id| put("turn_id", id.to_string()));
     failure.client_id.iter().for_each(|id| put("client_id", id.to_string()));
     put_details(&mut put, &failure.cause);
+    let seen = failure.cause.tool_use_seen();
+    seen.iter().for_each(|seen| put("tool_use_seen", seen.to_string()));
     metadata
 }
 
@@ -227,15 +229,11 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
             exit.iter().for_each(|exit| put_exit(put, *exit));
             put(STDERR_TAIL, stderr_tail.clone());
         }
-        Cause::CliExited { exit, stderr_tail, tool_use_seen } => {
+        Cause::CliExited { exit, stderr_tail, .. } => {
             put_exit(put, *exit);
             put(STDERR_TAIL, stderr_tail.clone());
-            put_seen(put, *tool_use_seen);
         }
-        Cause::HoldsTooMuch { overrun, tool_use_seen } => {
-            put_used(put, overrun.limit, overrun.used);
-            put_seen(put, *tool_use_seen);
-        }
+        Cause::HoldsTooMuch { overrun, .. } => put_used(put, overrun.limit, overrun.used),
         Cause::OptionsMismatch { options, remedy, .. } => {
             put("options", options.join(","));
             put("remedy", remedy.as_str().to_owned());
@@ -255,7 +253,6 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
         Cause::StreamStalled { limit } | Cause::BackgroundTimeout { limit } => {
             put("limit", format!("{limit:?}"));
         }
-        Cause::CredentialsRefused { tool_use_seen } => put_seen(put, *tool_use_seen),
         Cause::ListenerTooSlow { first_kept, bound } => put_bound(put, bound, first_kept),
         Cause::EventsExpired { first_kept } => put("limit", first_kept.to_string()),
         Cause::CursorExpired { first_kept } => put_bound(put, "cursor", first_kept),
@@ -265,7 +262,7 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
             put_bound(put, "options.max_budget_usd", limit);
             put("used", spent.to_string());
         }
-        Cause::SessionMoved { owner } => put("owner", owner.clone()),
+        Cause::SessionMoved { owner, .. } => put("owner", owner.clone()),
         Cause::SessionConflict { owner, .. } => put("owner_session_id", owner.to_string()),
         Cause::ConversationNotFound { .. } => put("field", "options.resume".to_owned()),
         Cause::PromptNotFound { .. } => put("field", "prompt_id".to_owned()),
@@ -277,6 +274,8 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
         | Cause::TurnNotFound
         | Cause::CliNotFound { .. }
         | Cause::TurnInterrupted
+        | Cause::CredentialsRefused { .. }
+        | Cause::EndedByShutdown { .. }
         | Cause::Protocol { .. }
         | Cause::StoreUnavailable { .. }
         | Cause::ShuttingDown
@@ -288,11 +287,6 @@ fn put_details(put: &mut impl FnMut(&'static str, String), cause: &Cause) {
 fn put_used(put: &mut impl FnMut(&'static str, String), limit: u64, used: u64) {
     put("limit", limit.to_string());
     put("used", used.to_string());
-}
-
-/// Whether a tool may have run in a turn that failed.
-fn put_seen(put: &mut impl FnMut(&'static str, String), tool_use_seen: bool) {
-    put("tool_use_seen", tool_use_seen.to_string());
 }
 
 /// What was exceeded, and its bound.

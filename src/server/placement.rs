@@ -1,8 +1,9 @@
 //! Where sessions live, by the store that nodes share; and what this node tells the others of
 //! itself.
 
-use std::{future::pending, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
+use tokio::time::sleep;
 use tracing::warn;
 
 use crate::{
@@ -61,12 +62,17 @@ fn member(node: &store::Node) -> Member {
     Member { name, address, incarnation, draining: node.draining }
 }
 
-/// Tells other nodes that this one takes no new sessions. Never ends.
-pub async fn drain(node: Option<&PostgresStore>) {
-    if let Some(node) = node
-        && let Err(error) = node.drain().await
-    {
-        warn!(%error, "node_not_drained");
+/// Between attempts to tell other nodes.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Tells other nodes that this one takes no new sessions; ends when that is written.
+pub async fn tell_draining(node: Option<&PostgresStore>) {
+    let Some(node) = node else { return };
+    let mut told = false;
+    while let Err(error) = node.drain().await {
+        if !std::mem::replace(&mut told, true) {
+            warn!(%error, "node_not_drained");
+        }
+        sleep(AGAIN).await;
     }
-    pending().await
 }

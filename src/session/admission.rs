@@ -14,6 +14,8 @@
 //!  StopTask   refuse    accept   accept   accept      accept     accept     accept    refuse
 //!  Hibernate  already   accept   decline  decline     decline    decline    decline   already
 //!  Close      leave     leave    leave    stop        stop       stop       leave     leave
+//!   to go on   leave     leave    leave    stop        later      later      leave     leave
+//!   elsewhere
 //! ```
 //!
 //! What works behind the turns is stopped only where something does. A turn that may be a message for the one that runs (`on_busy` STEER) is handed to that, if
@@ -21,7 +23,8 @@
 //! that finds no turn ends the session all the same. One that names a turn is about that turn
 //! alone: if it waits it is cancelled in every column, and if another one is there instead, or
 //! none, there is nothing to do. A close that leaves busy sessions alone is
-//! declined by one.
+//! declined by one. A session that is to go on at another service ends when no turn runs and nothing
+//! works behind its turns; until then it takes no turn that it does not know.
 
 use super::command::{BusyPolicy, CloseReason, Command, HibernateReason, InterruptTarget};
 use crate::domain::failure::Cause;
@@ -76,6 +79,8 @@ pub struct Facts {
     pub has_untold: bool,
     /// Whether something works behind the turns.
     pub works_behind: bool,
+    /// Whether it is to go on at another service.
+    pub hands_over: bool,
     /// Whether the process has nothing to do, and nothing that it may yet begin.
     pub may_hibernate: bool,
     /// Whether the process has nothing to do, except perhaps in its background.
@@ -107,6 +112,8 @@ pub enum Verdict {
     Steer,
     /// The session ends, and the answer comes when it is gone.
     Leave,
+    /// The session goes on for now, and ends once nothing runs in it.
+    LeaveLater,
     /// There is nothing left to do for it.
     AlreadySo,
     /// The session goes on as if it had not been asked.
@@ -128,7 +135,7 @@ pub enum Position {
 
 /// Decides on one command.
 pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Verdict {
-    use Availability::{Between, Closing, Connecting, Detached, Idle, Running, Settling, Stopping};
+    use Availability::{Closing, Detached, Idle};
     match (command, availability) {
         (Command::Run { request, .. }, _) => admit_turn(availability, facts, request.on_busy),
 
@@ -176,22 +183,34 @@ pub fn admit(availability: Availability, facts: &Facts, command: &Command) -> Ve
         }
         (Command::Hibernate { .. }, _) => Verdict::Decline,
 
+        (Command::Close { reason, .. }, _) => admit_close(availability, facts, *reason),
+    }
+}
+
+/// Decides on the end of the session.
+fn admit_close(availability: Availability, facts: &Facts, reason: CloseReason) -> Verdict {
+    use Availability::{Between, Closing, Connecting, Detached, Idle, Running, Settling, Stopping};
+    match availability {
+        Closing(CloseReason::HandOver) if reason.keeps_place() => Verdict::Leave,
         // It only falls asleep, or goes without being forgotten, and they want more than that.
-        (Command::Close { reason, .. }, Closing(ending))
-            if matches!(ending, CloseReason::Unloaded | CloseReason::Moved)
-                || (reason.forgets() && !ending.forgets()) =>
-        {
+        Closing(CloseReason::Unloaded | CloseReason::Moved | CloseReason::HandOver) => {
             Verdict::Closed
         }
-        (Command::Close { .. }, Closing(_)) => Verdict::Leave,
-        (Command::Close { reason, .. }, _)
-            if reason.skips_busy()
-                && (!availability.is_free() || facts.waiting > 0 || facts.works_behind) =>
+        Closing(ending) if reason.forgets() && !ending.forgets() => Verdict::Closed,
+        Closing(_) => Verdict::Leave,
+        _ if reason.skips_busy()
+            && (!availability.is_free() || facts.waiting > 0 || facts.works_behind) =>
         {
             Verdict::Decline
         }
-        (Command::Close { .. }, Connecting | Running | Stopping { .. }) => Verdict::StopFirst,
-        (Command::Close { .. }, Detached | Idle | Between | Settling) => Verdict::Leave,
+        Running | Stopping { .. } if reason == CloseReason::HandOver => Verdict::LeaveLater,
+        Connecting | Running | Stopping { .. } => Verdict::StopFirst,
+        Detached | Idle | Between | Settling
+            if reason == CloseReason::HandOver && facts.works_behind =>
+        {
+            Verdict::LeaveLater
+        }
+        Detached | Idle | Between | Settling => Verdict::Leave,
     }
 }
 
@@ -201,7 +220,11 @@ fn admit_interrupt(availability: Availability, keep_session: bool, works: bool) 
     match availability {
         Connecting | Running | Stopping { .. } => Verdict::StopFirst,
         // It only falls asleep, or goes on elsewhere: who wants it gone has to ask again.
-        Closing(CloseReason::Unloaded | CloseReason::Moved) if !keep_session => Verdict::Closed,
+        Closing(CloseReason::Unloaded | CloseReason::Moved | CloseReason::HandOver)
+            if !keep_session =>
+        {
+            Verdict::Closed
+        }
         // It is going, which is what they wanted.
         Closing(_) => Verdict::Leave,
         Detached | Idle | Between | Settling if !keep_session => Verdict::Leave,
@@ -231,6 +254,9 @@ fn admit_turn(availability: Availability, facts: &Facts, on_busy: BusyPolicy) ->
     }
     if facts.knows_turn {
         return Verdict::Accept;
+    }
+    if facts.hands_over {
+        return Verdict::Refuse(Cause::ShuttingDown);
     }
     if availability == (Availability::Stopping { leaves: true }) {
         return Verdict::Closed;

@@ -166,6 +166,8 @@ pub enum CloseReason {
     Stuck,
     /// The service stops.
     Shutdown,
+    /// The service stops, and another one goes on with it. Lets a turn that runs end first.
+    HandOver,
     /// It has no process and nobody asks for it: it stays in the pool without a task.
     Unloaded,
     /// Another service has taken it over: nothing of it is kept here any more.
@@ -181,7 +183,7 @@ impl CloseReason {
     /// Whether the session stays in the pool, or is there again when the service starts
     /// again.
     pub fn keeps_place(&self) -> bool {
-        matches!(self, Self::Shutdown | Self::Unloaded | Self::Moved)
+        matches!(self, Self::Shutdown | Self::HandOver | Self::Unloaded | Self::Moved)
     }
 
     /// Whether the conversation goes too.
@@ -192,14 +194,15 @@ impl CloseReason {
     /// Which of two reasons counts: who wants it forgotten wants more than it to end.
     #[must_use]
     pub fn or(self, later: Self) -> Self {
-        if later.forgets() && !self.forgets() { later } else { self }
+        let wants_more = self == Self::HandOver && !later.keeps_place();
+        if wants_more || later.forgets() && !self.forgets() { later } else { self }
     }
 
     /// What its turns are told.
     pub fn cause(&self) -> Cause {
         match self {
-            Self::Shutdown => Cause::ShuttingDown,
-            Self::Moved => Cause::SessionMoved { owner: String::new() },
+            Self::Shutdown | Self::HandOver => Cause::ShuttingDown,
+            Self::Moved => Cause::moved(""),
             Self::Requested { .. }
             | Self::Unloaded
             | Self::Interrupted

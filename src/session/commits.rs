@@ -383,9 +383,7 @@ pub fn failed(error: StoreError) -> Cause {
         StoreError::Conflict { conversation, owner: Some(owner) } => {
             Cause::SessionConflict { conversation, owner }
         }
-        StoreError::Fenced { owner } | StoreError::Elsewhere { owner, .. } => {
-            Cause::SessionMoved { owner }
-        }
+        StoreError::Fenced { owner } | StoreError::Elsewhere { owner, .. } => Cause::moved(owner),
         StoreError::Unavailable { .. } => Cause::StoreUnavailable { detail },
         StoreError::Conflict { owner: None, .. } | StoreError::Corrupt(_) => {
             Cause::Internal { detail }

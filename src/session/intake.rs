@@ -83,6 +83,12 @@ impl SessionTask {
                     CloseReport { closed: false, had_active_turn: true, not_forgotten: None };
                 reply.send(report).ok();
             }
+            (Verdict::LeaveLater, Command::Close { reply, .. }) => {
+                self.hand_over_later();
+                let report =
+                    CloseReport { closed: false, had_active_turn: true, not_forgotten: None };
+                reply.send(report).ok();
+            }
             (_, Command::Close { reason, reply }) => {
                 self.replies.closes.push((reply, self.nothing_to_close()));
                 return Disposition::Leave(reason);
@@ -107,6 +113,7 @@ impl SessionTask {
             named: self.named(command),
             has_untold: self.journal.commits.untold().next().is_some(),
             works_behind: self.works_behind(process),
+            hands_over: self.hands_over,
             may_hibernate: self.may_hibernate(process),
             may_yield: self.may_yield(process),
         }

@@ -76,7 +76,7 @@ pub struct Journal {
     /// Whether the session is to be in the pool when the service starts again.
     in_pool: bool,
     /// That the session is this service's.
-    claim: Arc<Claim>,
+    pub claim: Arc<Claim>,
     /// Why it is not any more, if it is not.
     moved: Option<Cause>,
     /// What is being kept, and who waits for that.
@@ -124,18 +124,19 @@ impl Journal {
         })
     }
 
-    /// The store was asked whether it knows the session.
-    pub fn recall(&mut self, known: bool) {
+    /// The store was asked whether it knows the session; it does if it says an epoch.
+    pub fn recall(&mut self, known: Option<Epoch>) {
         self.recalled = true;
-        self.known = known;
+        self.known = known.is_some();
+        self.claim.note_read(known.unwrap_or_default());
     }
 
     /// Asks the store again what it knows if others had the session since it was last this
-    /// service's.
-    pub fn recall_anew(&mut self) {
-        if self.claim.take_was_elsewhere() {
-            self.recalled = false;
-        }
+    /// service's; returns whether they had.
+    pub fn recall_anew(&mut self) -> bool {
+        let was_elsewhere = self.claim.take_was_elsewhere();
+        self.recalled &= !was_elsewhere;
+        was_elsewhere
     }
 
     /// Whether the store knows a conversation of the session.
@@ -258,17 +259,25 @@ impl Journal {
 
     /// Whether the session is to be claimed before a process serves it.
     pub fn is_unclaimed(&self) -> bool {
-        self.has_name && self.known && !self.claim.is_held() && self.moved.is_none()
+        let is_another_s_to_begin = self.known || self.claim.is_shared();
+        self.has_name && is_another_s_to_begin && !self.claim.is_held() && self.moved.is_none()
     }
 
-    /// Gives the session back if the store has all that there is to keep.
+    /// Gives the session back if the store has all that there is to keep, and nobody wants it.
     pub fn release(&self) {
-        if !self.claim.is_held() || !self.is_kept() || self.moved.is_some() {
-            return;
+        if self.is_kept()
+            && let Some(given) = self.give_back(true)
+        {
+            // The store has the order even if the session ends first.
+            drop(spawn_owned(given));
         }
+    }
+
+    /// Gives the session back, whatever the store has of it; the store is told by what is returned.
+    pub fn give_back(&self, goes_on: bool) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let epoch = self.moved.is_none().then(|| self.claim.let_go(goes_on)).flatten()?;
         let claim = Arc::clone(&self.claim);
-        // The store has the order even if the session ends first.
-        drop(spawn_owned(async move { claim.release().await }));
+        Some(async move { claim.release(epoch).await })
     }
 
     /// Why the session is not this service's any more, if it is not.
@@ -333,7 +342,7 @@ impl Journal {
 
     /// The session is this service's no more, before the store has said so.
     pub fn lose(&mut self) -> Outcome {
-        let moved = self.moved.get_or_insert(Cause::SessionMoved { owner: String::new() });
+        let moved = self.moved.get_or_insert_with(|| Cause::moved(""));
         self.commits.lose(moved.clone())
     }
 

@@ -31,7 +31,7 @@ impl SessionTask {
     pub(super) async fn recall(&mut self) -> Result<(), Undone> {
         let Some(asked) = self.journal.ask() else { return Ok(()) };
         let record = self.while_wanted(asked).await??;
-        self.journal.recall(record.is_some());
+        self.journal.recall(record.as_ref().map(|record| record.epoch));
         let Some(record) = record else { return Ok(()) };
         debug!(cli_session_id = %record.cli_session_id, "session_recalled");
         self.ownership.recall(record.cli_session_id);

@@ -63,6 +63,7 @@ mod context;
 pub mod feed;
 mod followers;
 mod given_rules;
+mod handing_over;
 mod intake;
 mod journal;
 mod keeping;
@@ -92,6 +93,7 @@ mod turn_end;
 mod undone;
 mod work_stops;
 
+pub use claim::Wanted;
 pub use command::{
     BackgroundPolicy, BusyPolicy, CloseReason, CloseReport, DisconnectPolicy, HibernateReason,
     InterruptOutcome, InterruptReport, InterruptTarget, MismatchPolicy, Refusal, TurnRequest,

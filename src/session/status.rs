@@ -156,6 +156,7 @@ impl Status {
             spent,
             reported_cost_usd: _,
             in_pool,
+            epoch: _,
         } = record;
         self.cli_session_id = cli_session_id;
         self.options = Arc::new(options);

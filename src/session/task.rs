@@ -9,10 +9,12 @@ use tracing::{Instrument as _, debug, warn};
 
 use super::{
     answers::Answers,
+    claim::{Claim, Wanted},
     command::{
         CloseReason, CloseReport, Command, HibernateReason, InterruptReport, InterruptTarget,
         Refusal, TurnRequest, UpdateReport,
     },
+    commits::failed,
     context::SessionContext,
     feed::Feed,
     followers::Followers,
@@ -34,7 +36,8 @@ use crate::{
         ids::{CliSessionId, ClientId, SessionId, SessionKey, TurnId},
         options::Options,
     },
-    store::Record,
+    store::{Epoch, Record, StoreError},
+    tasks::spawn_owned,
     turn::{event::Partials, listener::Listener, storage::Accounts},
 };
 
@@ -46,13 +49,39 @@ const MAILBOX: usize = 64;
 pub struct SessionHandle {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<Status>,
+    /// That of a session with a name.
+    claim: Option<Arc<Claim>>,
 }
 
 impl SessionHandle {
     /// A handle to a session that publishes this status, and what the session is asked.
-    fn new(status: watch::Receiver<Status>) -> (Self, mpsc::Receiver<Command>) {
+    fn new(
+        status: watch::Receiver<Status>,
+        claim: Option<Arc<Claim>>,
+    ) -> (Self, mpsc::Receiver<Command>) {
         let (commands, inbox) = mpsc::channel(MAILBOX);
-        (Self { commands, status }, inbox)
+        (Self { commands, status, claim }, inbox)
+    }
+
+    /// Until what is returned is dropped the session is not given back.
+    pub fn want(&self) -> Option<Wanted> {
+        self.claim.as_ref().filter(|claim| claim.is_shared()).map(Claim::want)
+    }
+
+    /// Claims the session before it is asked for a turn, where others could begin it meanwhile:
+    /// who does not get it has not been told anything yet. Returns what holds it until it is asked,
+    /// and whether it was not held before.
+    pub async fn claim(&self) -> Result<(Option<Wanted>, bool), Failure> {
+        let (wanted, Some(claim)) = (self.want(), self.claim.clone()) else {
+            return Ok((None, false));
+        };
+        if wanted.is_none() || claim.is_held() {
+            return Ok((wanted, false));
+        }
+        // A task of its own: what the store gives is known here, whoever waits for it.
+        let held = spawn_owned(async move { claim.hold(true).await }).await;
+        let held = held.unwrap_or_else(|_| Err(StoreError::unavailable("the store is closed")));
+        held.map(|_| (wanted, true)).map_err(|error| Failure::from(failed(error)))
     }
 
     /// What the session is doing.
@@ -158,6 +187,8 @@ pub struct SessionTask {
     pub(super) followers: Followers,
     /// Why it is to leave as soon as it can, or leaves.
     pub(super) leaving: Option<CloseReason>,
+    /// Whether it is to go on at another service, once no turn runs.
+    pub(super) hands_over: bool,
     /// What of it is kept, and is to be.
     pub(super) journal: Journal,
     /// What others read of what happens in it.
@@ -178,13 +209,15 @@ impl SessionTask {
         let status = Status::new(session_id, cli_session_id, Options::default());
         let (status, watch) = StatusPublisher::new(status);
         feed.load(watch.clone());
-        let (handle, inbox) = SessionHandle::new(watch);
+        let journal = Journal::new(&ctx, key.clone(), !ephemeral);
+        let claim = (!ephemeral).then(|| Arc::clone(&journal.claim));
+        let (handle, inbox) = SessionHandle::new(watch, claim);
         let task = Self {
             accounts: ctx.logs.accounts(ctx.tenant.id()),
             queue: TurnQueue::new(&ctx.settings, Arc::clone(&feed)),
             feed,
             ownership: Ownership::new(&ctx, key.clone(), cli_session_id),
-            journal: Journal::new(&ctx, key.clone(), !ephemeral),
+            journal,
             ctx,
             key,
             inbox,
@@ -198,6 +231,7 @@ impl SessionTask {
             deferred_stops: Vec::new(),
             followers: Followers::default(),
             leaving: None,
+            hands_over: false,
         };
         (task, handle)
     }
@@ -209,6 +243,15 @@ impl SessionTask {
         self
     }
 
+    /// The same of one that was claimed before the store was asked for it.
+    #[must_use]
+    pub fn claimed(self, epoch: Option<Epoch>) -> Self {
+        if let Some(epoch) = epoch {
+            self.journal.claim.note_claimed(epoch);
+        }
+        self
+    }
+
     /// Runs the session to its end.
     pub async fn run(mut self) -> PendingReplies {
         if let Err(Undone::Failed(error)) = self.recall().await {
@@ -217,6 +260,7 @@ impl SessionTask {
         }
         let mut phase = Phase::Detached;
         loop {
+            self.hand_over_at(&phase);
             phase = self.unless_leaving(phase);
             self.publish(&phase);
             // Boxed: an idle session should not hold the space that a busy one needs.

@@ -96,6 +96,7 @@ impl Kept {
         let mut record = self.record.clone();
         record.age += since;
         record.unused_for += since;
+        record.epoch = self.epoch;
         record
     }
 

@@ -34,7 +34,12 @@ mod tenure;
 mod turns;
 mod writer;
 
-use std::{fmt, future::Future, pin::Pin, time::Duration};
+use std::{
+    fmt,
+    future::{self, Future},
+    pin::Pin,
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -66,7 +71,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Takes a session over, from whoever had it: they are [`StoreError::Fenced`] from now on.
     /// Returns what commits have to show. Of a session that the store does not know yet,
     /// whoever commits first is the owner. Where several services share the store, one that
-    /// lives keeps what it has: whoever claims it is told [`StoreError::Elsewhere`].
+    /// lives keeps what it has, also before its first commit: whoever claims it is told
+    /// [`StoreError::Elsewhere`].
     fn claim<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Epoch>;
 
     /// Gives a session back that was claimed so, unless somebody else has it by now.
@@ -153,6 +159,16 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// What was counted for each tenant, in all lives of services.
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>>;
+
+    /// Whether several services share it: then a session is claimed before it is begun, too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Whether another service that lives has a session.
+    fn is_elsewhere<'a>(&'a self, _key: &'a SessionKey) -> Pending<'a, bool> {
+        Box::pin(future::ready(Ok(false)))
+    }
 
     /// For how long what is claimed from now on may be served. A store that one service has to
     /// itself sets no end.

@@ -42,10 +42,12 @@ pub struct Record {
     /// Whether the session is in the pool, with or without a process; if not, only its
     /// conversation is kept.
     pub in_pool: bool,
+    /// The claim that the session was last under when this was read; not written.
+    pub epoch: Epoch,
 }
 
 /// Which claim of a session a commit relies on: each is one more than the one before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epoch(pub(super) i64);
 
 impl Epoch {

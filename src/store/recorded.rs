@@ -1,7 +1,7 @@
 //! A session's record as columns of its row, the same in both databases.
 
 use super::{
-    Record, StoreError,
+    Epoch, Record, StoreError,
     columns::{bad, conversation, elapsed, json, millis, signed, time},
     statements::{Cells, Value},
 };
@@ -112,5 +112,6 @@ pub(super) fn record(row: &impl Cells, now_ms: i64) -> Result<Record, StoreError
         spent: serde_json::from_str(row.text("spent")?).map_err(|_| bad("spent"))?,
         reported_cost_usd: row.amount("reported_cost_usd")?,
         in_pool: row.number("in_pool")? != 0,
+        epoch: Epoch(row.number("epoch")?),
     })
 }

@@ -3,7 +3,11 @@
 //! `src/store/tests`. Where PostgreSQL is not installed nothing is tried, loudly; in CI that
 //! fails.
 
+mod begun;
+mod handover;
 mod nodes;
+mod retries;
+mod rolling;
 #[path = "../support/mod.rs"]
 mod support;
 mod view;

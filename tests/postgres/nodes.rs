@@ -4,18 +4,19 @@
 use std::net::TcpListener;
 
 use rustix::process::Signal;
-use session_pool::proto::GetSessionRequest;
+use session_pool::proto::{GetSessionRequest, QueryRequest};
+use tempfile::TempDir;
 
-use super::{Daemon, Server, ask, asks, node, recited, support::eventually};
+use super::{Daemon, Server, ask, asks, node_in, recited, support::eventually};
 use crate::support::{metadata, processes, reason, turn::Turn};
 
 /// A node that others reach.
-async fn reachable(name: &str, url: &str) -> Daemon {
-    reachable_with(name, url, &[]).await
+pub async fn reachable(name: &str, url: &str, more: &[(&str, &str)]) -> Daemon {
+    reachable_in(TempDir::new().expect("a folder"), name, url, more).await
 }
 
-/// The same with further settings.
-pub async fn reachable_with(name: &str, url: &str, more: &[(&str, &str)]) -> Daemon {
+/// The same with this state folder.
+pub async fn reachable_in(state: TempDir, name: &str, url: &str, more: &[(&str, &str)]) -> Daemon {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
     let address = port.to_string();
     let settings = [
@@ -25,30 +26,35 @@ pub async fn reachable_with(name: &str, url: &str, more: &[(&str, &str)]) -> Dae
         ("CLUSTER__HEARTBEAT", "200ms"),
         ("STORE__STATEMENT_TIMEOUT", "1s"),
     ];
-    node(name, url, &[&settings, more].concat()).await
+    node_in(state, name, url, &[&settings[..], more].concat()).await
 }
 
-/// Asks a node until it takes the session.
-async fn until_taken(node: &Daemon, session: &str, text: &str) -> Vec<String> {
+/// Asks a node until it answers; returns what was said before.
+pub async fn recited_at_last(node: &Daemon, session: &str, text: &str) -> Vec<String> {
     eventually("it takes the session over", async || {
-        let turn = match node.client.clone().query(asks(session, text)).await {
-            Ok(stream) => {
-                let mut turn = Turn::new(stream.into_inner());
-                turn.finish().await;
-                turn
-            }
-            Err(status) => Turn::refused(status),
-        };
+        let turn = turn_at(node, asks(session, text)).await;
         matches!(turn.end, Some(Ok(()))).then(|| recited(&turn))
     })
     .await
+}
+
+/// Runs a turn to its end; a refusal is one without events.
+pub async fn turn_at(node: &Daemon, request: QueryRequest) -> Turn {
+    match node.client.clone().query(request).await {
+        Ok(stream) => {
+            let mut turn = Turn::new(stream.into_inner());
+            turn.finish().await;
+            turn
+        }
+        Err(status) => Turn::refused(status),
+    }
 }
 
 #[tokio::test]
 async fn any_node_answers_for_any_session() {
     let Some(server) = Server::shared() else { return };
     let url = server.url().await;
-    let (one, two) = (reachable("one", &url).await, reachable("two", &url).await);
+    let (one, two) = (reachable("one", &url, &[]).await, reachable("two", &url, &[]).await);
     assert_eq!(ask(&one, "s", "one").await, [""; 0]);
     assert_eq!(ask(&two, "s", "two").await, ["one"], "it is served where it lives");
     assert_eq!((one.processes().len(), two.processes().len()), (1, 0));
@@ -61,7 +67,7 @@ async fn any_node_answers_for_any_session() {
 async fn a_session_of_a_node_that_is_killed_goes_on_at_another() {
     let Some(server) = Server::shared() else { return };
     let url = server.url().await;
-    let (one, two) = (reachable("one", &url).await, reachable("two", &url).await);
+    let (one, two) = (reachable("one", &url, &[]).await, reachable("two", &url, &[]).await);
     assert_eq!(ask(&one, "s", "one").await, [""; 0]);
     let mut forwarded = two.open(super::query("s", &super::script(&["say begun", "hang"]))).await;
     forwarded.until_text("begun").await;
@@ -70,20 +76,20 @@ async fn a_session_of_a_node_that_is_killed_goes_on_at_another() {
     let Some(Err(status)) = &forwarded.end else { panic!("its node is gone: {forwarded:?}") };
     assert_eq!(reason(status), "SESSION_MOVED");
     assert_eq!(metadata(status, "owner").as_deref(), Some("one"));
-    assert_eq!(until_taken(&two, "s", "two").await, ["one"]);
+    assert_eq!(recited_at_last(&two, "s", "two").await, ["one"]);
 }
 
 #[tokio::test]
 async fn a_node_that_was_stopped_for_longer_than_its_lease_serves_nothing_of_what_it_had() {
     let Some(server) = Server::shared() else { return };
     let url = server.url().await;
-    let (one, two) = (reachable("one", &url).await, reachable("two", &url).await);
+    let (one, two) = (reachable("one", &url, &[]).await, reachable("two", &url, &[]).await);
     assert_eq!(ask(&one, "s", "one").await, [""; 0]);
     let mut turn = one.open(super::query("s", &super::script(&["say begun", "hang"]))).await;
     turn.until_text("begun").await;
     let (service, held) = (one.id(), one.processes());
     processes::signal(service, Signal::STOP);
-    assert_eq!(until_taken(&two, "s", "two").await, ["one"]);
+    assert_eq!(recited_at_last(&two, "s", "two").await, ["one"]);
     processes::signal(service, Signal::CONT);
     turn.finish().await;
     let Some(Err(status)) = &turn.end else { panic!("the session has moved: {turn:?}") };
@@ -93,6 +99,6 @@ async fn a_node_that_was_stopped_for_longer_than_its_lease_serves_nothing_of_wha
     // It is a node like others again, which passes on what lives elsewhere.
     let again = || one.logged("node_registered_again").pop();
     eventually("it registers again", async || again()).await;
-    assert_eq!(until_taken(&one, "s", "three").await, ["one", "two"]);
+    assert_eq!(recited_at_last(&one, "s", "three").await, ["one", "two"]);
     assert_eq!((one.processes().len(), two.processes().len()), (0, 1));
 }

@@ -11,7 +11,7 @@ use session_pool::proto::{
 use tokio::{task::JoinSet, time::Instant};
 use tonic::{Code, Status};
 
-use super::{Daemon, Server, ask, nodes::reachable_with, query, script, support::eventually};
+use super::{Daemon, Server, ask, nodes::reachable, query, script, support::eventually};
 use crate::support::{failure, processes, reason, turn::Turn};
 
 /// Long enough that a node that was killed or stopped counts as living for a while.
@@ -54,9 +54,9 @@ async fn three_nodes_are_seen_and_stopped_as_one_though_one_is_killed_and_one_is
     let Some(server) = Server::shared() else { return };
     let url = server.url().await;
     let (one, two, three) = tokio::join!(
-        reachable_with("one", &url, &[LEASE]),
-        reachable_with("two", &url, &[LEASE]),
-        reachable_with("three", &url, &[LEASE]),
+        reachable("one", &url, &[LEASE]),
+        reachable("two", &url, &[LEASE]),
+        reachable("three", &url, &[LEASE]),
     );
     for (number, node) in [&one, &two, &three].into_iter().enumerate() {
         ask(node, &format!("idle{number}"), "hello").await;
@@ -138,7 +138,7 @@ async fn no_more_sessions_of_a_tenant_are_made_than_it_may_have_at_all_nodes_tog
     let url = server.url().await;
     let limit = [("POLICY__TENANT_MAX_SESSIONS", "4")];
     let (one, two) =
-        tokio::join!(reachable_with("one", &url, &limit), reachable_with("two", &url, &limit));
+        tokio::join!(reachable("one", &url, &limit), reachable("two", &url, &limit));
     let mut asked = JoinSet::new();
     for number in 0..16 {
         let client = [&one, &two][number % 2].client.clone();
@@ -206,8 +206,8 @@ async fn what_a_tenant_spends_in_a_day_counts_once_wherever_it_is_spent() {
     // The second has no room for new ones: who asks it for one spends nothing.
     let full = [BUDGET, LEASE, ("POOL__MAX_SESSIONS", "1")];
     let (one, two) = tokio::join!(
-        reachable_with("one", &url, &[BUDGET, LEASE]),
-        reachable_with("two", &url, &full)
+        reachable("one", &url, &[BUDGET, LEASE]),
+        reachable("two", &url, &full)
     );
     ask(&one, "s", "one").await;
     let spent = stats(&two).await.total_cost_usd;
@@ -216,7 +216,7 @@ async fn what_a_tenant_spends_in_a_day_counts_once_wherever_it_is_spent() {
     drop(one.killed().await);
     let taken = async || run(&two, "s").await.is_none().then_some(());
     eventually("it takes the session over", taken).await;
-    let one = reachable_with("one", &url, &[BUDGET, LEASE]).await;
+    let one = reachable("one", &url, &[BUDGET, LEASE]).await;
     for node in [&one, &two] {
         let told = stats(node).await.total_cost_usd;
         assert!((told - 2.0 * spent).abs() < spent / 10.0, "{told}, not twice {spent}");
@@ -231,7 +231,7 @@ async fn what_a_tenant_spends_in_a_day_counts_once_wherever_it_is_spent() {
     eventually("it learns what is spent elsewhere", told).await;
     assert_eq!(run(&two, "s").await.as_deref(), Some("TENANT_QUOTA_EXCEEDED"));
     drop(one.killed().await);
-    let one = reachable_with("one", &url, &[BUDGET, LEASE]).await;
+    let one = reachable("one", &url, &[BUDGET, LEASE]).await;
     assert_eq!(run(&one, "v").await.as_deref(), Some("TENANT_QUOTA_EXCEEDED"), "nor after a start");
     let told = stats(&one).await.total_cost_usd;
     assert!((told - 3.0 * spent).abs() < spent / 10.0, "{told}, not three times {spent}");

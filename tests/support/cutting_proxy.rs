@@ -27,8 +27,10 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct State {
-    /// The connection by which the next COMMIT comes is cut when that has reached the server.
-    cut_after_commit: AtomicBool,
+    /// So many connections by which the next COMMITs come are cut when these have reached the server.
+    cut_after_commits: AtomicUsize,
+    /// Behind the next COMMIT nothing passes any more, and nobody is told.
+    hang_after_commit: AtomicBool,
     /// How many were cut so.
     cut: AtomicUsize,
     /// Nothing passes.
@@ -65,7 +67,17 @@ impl Proxy {
 
     /// Cuts the connection by which the next COMMIT comes, when that has reached the server.
     pub fn cut_after_commit(&self) {
-        self.state.cut_after_commit.store(true, Ordering::SeqCst);
+        self.cut_after_commits(1);
+    }
+
+    /// The same of the next ones.
+    pub fn cut_after_commits(&self, count: usize) {
+        self.state.cut_after_commits.store(count, Ordering::SeqCst);
+    }
+
+    /// Nothing passes any more once the next COMMIT has taken effect: its answer, too, is kept back.
+    pub fn hang_after_commit(&self) {
+        self.state.hang_after_commit.store(true, Ordering::SeqCst);
     }
 
     /// How many connections were cut so.
@@ -94,7 +106,18 @@ async fn pass(mut client: TcpStream, server: String, state: &State) {
                 if server.write_all(&asked[..count]).await.is_err() {
                     return;
                 }
-                if is_commit && state.cut_after_commit.swap(false, Ordering::SeqCst) {
+                let less = |count: usize| count.checked_sub(1);
+                let cuts = || {
+                    let left = &state.cut_after_commits;
+                    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+                };
+                if is_commit && state.hang_after_commit.load(Ordering::SeqCst) {
+                    let count = server.read(&mut answered).await.unwrap_or_default();
+                    assert!(count > 0, "the server is gone");
+                    state.cut.fetch_add(1, Ordering::SeqCst);
+                    return std::future::pending().await;
+                }
+                if is_commit && cuts() {
                     // Its answer shows that it took effect, and is kept from the client.
                     let count = server.read(&mut answered).await.unwrap_or_default();
                     assert!(count > 0, "the server is gone");

@@ -76,7 +76,8 @@ async fn a_stop_ends_also_what_does_not_listen_or_waits() {
     let began = Instant::now();
     bed.pool.stop().await;
     assert!(began.elapsed() < 15 * SECOND, "{:?}", began.elapsed());
-    for turn in [deaf, queued, waiting] {
+    assert_eq!(cause(&read(deaf).await), Cause::EndedByShutdown { tool_use_seen: false });
+    for turn in [queued, waiting] {
         assert_eq!(cause(&read(turn).await), Cause::ShuttingDown);
     }
     assert!(matches!(read(silent).await.frames.last(), Some((Class::InterruptedResult, _))));

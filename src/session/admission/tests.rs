@@ -8,7 +8,7 @@ use crate::{
     turn::event::Partials,
 };
 
-const CLOSE_REASONS: [CloseReason; 13] = [
+const CLOSE_REASONS: [CloseReason; 14] = [
     CloseReason::Requested { forget: false },
     CloseReason::Requested { forget: true },
     CloseReason::Interrupted,
@@ -20,6 +20,7 @@ const CLOSE_REASONS: [CloseReason; 13] = [
     CloseReason::Unused,
     CloseReason::Stuck,
     CloseReason::Shutdown,
+    CloseReason::HandOver,
     CloseReason::Unloaded,
     CloseReason::Moved,
 ];
@@ -123,8 +124,8 @@ fn named() -> impl Strategy<Value = Named> {
 
 fn facts() -> impl Strategy<Value = Facts> {
     let flags = any::<(bool, bool, bool, bool, bool, bool)>();
-    (0usize..40, 0usize..40, 0usize..20, flags, named()).prop_map(
-        |(waiting, updates, max_waiting, flags, named)| {
+    (0usize..40, 0usize..40, 0usize..20, flags, any::<bool>(), named()).prop_map(
+        |(waiting, updates, max_waiting, flags, hands_over, named)| {
             let (knows_turn, may_steer, has_untold, works_behind, may_hibernate, may_yield) = flags;
             Facts {
                 waiting,
@@ -135,6 +136,7 @@ fn facts() -> impl Strategy<Value = Facts> {
                 named,
                 has_untold,
                 works_behind,
+                hands_over,
                 may_hibernate,
                 may_yield,
             }
@@ -192,7 +194,7 @@ fn a_turn_that_comes_while_another_is_stopped_goes_next_if_it_may_interrupt() {
 
 #[test]
 fn a_session_that_falls_asleep_or_moves_is_asked_again_by_who_wants_it_gone() {
-    for goes_on in [CloseReason::Unloaded, CloseReason::Moved] {
+    for goes_on in [CloseReason::Unloaded, CloseReason::Moved, CloseReason::HandOver] {
         let unloading = Availability::Closing(goes_on);
         let facts = Facts::default();
         assert_eq!(admit(unloading, &facts, &interrupt(false)), Verdict::Closed);
@@ -200,6 +202,30 @@ fn a_session_that_falls_asleep_or_moves_is_asked_again_by_who_wants_it_gone() {
         let requested = CloseReason::Requested { forget: false };
         assert_eq!(admit(unloading, &facts, &close(requested)), Verdict::Closed);
     }
+}
+
+#[test]
+fn a_session_that_is_to_go_on_elsewhere_ends_once_nothing_runs_in_it() {
+    use Availability::{Between, Connecting, Detached, Idle, Running, Settling};
+    let verdict = |availability, works_behind| {
+        let facts = Facts { works_behind, ..roomy() };
+        admit(availability, &facts, &close(CloseReason::HandOver))
+    };
+    for rests in [Detached, Idle, Between, Settling] {
+        assert_eq!(verdict(rests, false), Verdict::Leave);
+        assert_eq!(verdict(rests, true), Verdict::LeaveLater);
+    }
+    for works in [false, true] {
+        assert_eq!(verdict(Running, works), Verdict::LeaveLater);
+        assert_eq!(verdict(Connecting, works), Verdict::StopFirst, "the turn has not begun");
+    }
+    // Meanwhile it takes nothing on, and tells what it knows.
+    let facts = Facts { hands_over: true, ..roomy() };
+    let verdict = |facts: &Facts| admit(Running, facts, &run(BusyPolicy::Queue));
+    assert_eq!(verdict(&facts), Verdict::Refuse(Cause::ShuttingDown));
+    assert_eq!(verdict(&Facts { knows_turn: true, ..facts }), Verdict::Accept);
+    let leaving = Availability::Closing(CloseReason::HandOver);
+    assert_eq!(admit(leaving, &facts, &close(CloseReason::Shutdown)), Verdict::Leave);
 }
 
 #[test]

@@ -253,8 +253,9 @@ impl SessionTask {
 
     /// Ends a turn that does not begin because nobody wants it any more.
     pub(super) fn drop_turn(&mut self, log: &TurnLog) {
-        let cause = self.leaving.map_or(Cause::TurnInterrupted, |reason| reason.cause());
-        self.cancel(log, &cause);
+        let leaves = || self.leaving.map_or(Cause::TurnInterrupted, |reason| reason.cause());
+        let cause = self.journal.moved().cloned().unwrap_or_else(leaves);
+        self.cancel(log, &cause.in_turn(false));
     }
 
     /// The session closes once the current wait is over.

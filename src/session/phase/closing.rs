@@ -107,7 +107,7 @@ impl SessionTask {
         debug!(session_id = %self.status.session_id, ?reason, "session_closing");
         self.leaving = Some(reason);
         let cause = self.journal.moved().cloned().unwrap_or_else(|| reason.cause());
-        self.fail_queue(&cause);
+        self.fail_queue(&cause.in_turn(false));
         for update in self.queue.take_updates() {
             update.reply.send(Err(Refusal::Closed)).ok();
         }
@@ -116,8 +116,9 @@ impl SessionTask {
             let moved = reason == CloseReason::Moved;
             self.part_with(process, if moved { StopGrace::FIRM } else { StopGrace::GENTLE }).await;
         }
-        let ending = Ending::new(reason, &self.ctx.settings);
-        let not_forgotten = self.leave_nothing(ending).await;
+        let mut ending = Ending::new(reason, &self.ctx.settings);
+        let not_forgotten = self.leave_nothing(&mut ending).await;
+        self.give_back(&mut ending).await;
         // Who is in the mailbox by now is told; all others look for another session.
         self.inbox.close();
         while let Some(command) = self.inbox.recv().await {
@@ -135,6 +136,8 @@ impl SessionTask {
             _ if self.journal.moved().is_some() => return Remains::Elsewhere,
             CloseReason::Unloaded => return Remains::Stored,
             CloseReason::Shutdown => return Remains::Kept,
+            CloseReason::HandOver if self.journal.is_known() => return Remains::Elsewhere,
+            CloseReason::HandOver => false,
             _ if self.ephemeral => false,
             _ if reason.forgets() => not_forgotten,
             CloseReason::Requested { .. }
@@ -152,18 +155,18 @@ impl SessionTask {
 
     /// Settles with the store. Returns why the conversation is still there, where it was to
     /// be forgotten.
-    async fn leave_nothing(&mut self, mut ending: Ending) -> Option<Cause> {
+    async fn leave_nothing(&mut self, ending: &mut Ending) -> Option<Cause> {
         if ending.reason.forgets() {
             self.journal.commits.end_with_a_failure();
         }
-        self.until_settled(&mut ending).await;
+        self.until_settled(ending).await;
         if let Some(moved) = self.journal.moved() {
             // What is kept of it is another's to forget.
             return ending.reason.forgets().then(|| moved.clone());
         }
         if self.ephemeral {
             let counted = spawn_owned(self.journal.count_kept());
-            if let Err(error) = self.until_done(&mut ending, counted).await {
+            if let Err(error) = self.until_done(ending, counted).await {
                 warn!(session_id = %self.status.session_id, %error, "counters_not_kept");
             }
         }
@@ -171,17 +174,33 @@ impl SessionTask {
         if ending.reason.forgets() || self.ephemeral {
             let never_kept = self.ownership.forget().into_iter().collect();
             let forgotten = spawn_owned(self.journal.forget(never_kept, ending.forget_by));
-            return self.until_done(&mut ending, forgotten).await.err();
+            return self.until_done(ending, forgotten).await.err();
         }
         if !ending.reason.keeps_place() {
             self.journal.leave_pool();
             if self.journal.is_known() {
                 self.journal.remember();
                 self.keep_on();
-                self.until_settled(&mut ending).await;
+                self.until_settled(ending).await;
             }
         }
         None
+    }
+
+    /// Others may have the session from here on. Whoever stops waits for that; whoever is told of
+    /// another end finds it done by the time the session is begun again.
+    async fn give_back(&mut self, ending: &mut Ending) {
+        if !self.journal.claim.is_shared() {
+            return;
+        }
+        let Some(given) = self.journal.give_back(false) else { return };
+        let given = spawn_owned(async move {
+            given.await;
+            Ok(())
+        });
+        if matches!(ending.reason, CloseReason::HandOver | CloseReason::Shutdown) {
+            self.until_done(ending, given).await.ok();
+        }
     }
 
     async fn until_settled(&mut self, ending: &mut Ending) {

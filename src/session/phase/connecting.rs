@@ -150,8 +150,8 @@ impl SessionTask {
         // Of a session of which nothing is known yet there is nothing to keep.
         if self.journal.is_recalled() {
             self.keep_on();
-            self.claim();
         }
+        self.claim();
         while !self.journal.commits.are_settled() {
             tokio::select! {
                 stir = self.journal.commits.stir() => if self.moves(stir, &turn.log) {

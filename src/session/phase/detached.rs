@@ -21,6 +21,10 @@ impl SessionTask {
             if self.journal.moved().is_some() {
                 return Phase::Closing(None, CloseReason::Moved);
             }
+            self.hand_over_at_rest(None);
+            if let Some(reason) = self.leaving {
+                return Phase::Closing(None, reason);
+            }
             self.update_detached();
             if let Some(next) = self.leave_detached() {
                 return next;

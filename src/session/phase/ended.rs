@@ -26,7 +26,7 @@ use crate::{
         task::SessionTask,
         turn_end::{End, Ending, TurnEnd, Untold},
     },
-    store::{KeptEnding, KeptTurn, Record},
+    store::{Epoch, KeptEnding, KeptTurn, Record},
     telemetry::log_limit::NOT_KEPT,
     turn::{event::Class, log::TurnLog},
 };
@@ -122,6 +122,7 @@ impl SessionTask {
             spent: status.spent,
             reported_cost_usd: self.reported_cost().unwrap_or_default(),
             in_pool: self.journal.is_in_pool(),
+            epoch: Epoch::NONE,
         }
     }
 
@@ -284,6 +285,7 @@ impl SessionTask {
     pub(super) fn fail_turn(&mut self, turn: &mut Running, client_id: ClientId, cause: Cause) {
         turn.begin_for_good();
         turn.release();
+        let cause = cause.in_turn(turn.reader.has_used_tools());
         let failure = self.failure(cause).on_client(client_id);
         self.fail(&turn.log, failure);
     }

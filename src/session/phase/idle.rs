@@ -68,6 +68,7 @@ impl SessionTask {
                 return self.moved_between_turns(process).await;
             }
             self.answer_between_turns(&mut process);
+            self.hand_over_at_rest(Some(&process));
             if self.leaving.is_some() {
                 return Phase::Idle(process);
             }

@@ -175,7 +175,7 @@ impl SessionTask {
         self.ctx.tenant.counters.interrupt_escalations.add_one();
         self.ctx.tenant.counters.interrupted.add_one();
         let cause = if let AfterInterrupt::Leave(CloseReason::Shutdown) = stop.then {
-            Cause::ShuttingDown
+            Cause::EndedByShutdown { tool_use_seen: active.turn.reader.has_used_tools() }
         } else {
             Cause::TurnInterrupted
         };

@@ -11,7 +11,14 @@ use crate::{
         failure::{Cause, Remedy},
         ids::CliSessionId,
     },
-    session::{command::ResumeFrom, queue::Waiting, said::Kept, task::SessionTask, undone::Undone},
+    session::{
+        command::{CloseReason, ResumeFrom, TurnRequest},
+        commits::failed as store_failed,
+        queue::Waiting,
+        said::Kept,
+        task::SessionTask,
+        undone::Undone,
+    },
     supply::Conversation,
 };
 
@@ -23,7 +30,11 @@ impl SessionTask {
         turn: &Waiting,
     ) -> Result<(bool, Arc<Kept>), Undone> {
         let request = &turn.request;
-        self.journal.recall_anew();
+        if self.journal.recall_anew() && self.ran_elsewhere(request).await? {
+            // Asked again, it is told from the store.
+            self.leave(CloseReason::Moved);
+            return Err(Undone::Unwanted);
+        }
         self.recall().await?;
         if let Some(cause) = self.journal.commits.failure() {
             return Err(cause.clone().into());
@@ -62,6 +73,14 @@ impl SessionTask {
             Conversation::CopyOf { from, .. } => from,
         };
         Ok((false, Arc::new(self.said(source).await?)))
+    }
+
+    /// Whether another service has run this very turn while it had the session.
+    async fn ran_elsewhere(&mut self, request: &TurnRequest) -> Result<bool, Undone> {
+        let Some(turn) = request.turn_id.clone() else { return Ok(false) };
+        let (store, key) = (Arc::clone(&self.ctx.store), self.key.clone());
+        let kept = self.while_wanted(async move { store.turn(&key, &turn).await }).await?;
+        Ok(kept.map_err(store_failed)?.is_some())
     }
 
     /// Makes a conversation the session's own, or says whose it is.

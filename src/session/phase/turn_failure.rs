@@ -148,6 +148,7 @@ impl SessionTask {
             // Somebody asked for it.
             Cause::TenantQuota { .. }
             | Cause::ShuttingDown
+            | Cause::EndedByShutdown { .. }
             | Cause::TurnInterrupted
             | Cause::NotAllowed { .. }
             | Cause::ConversationNotFound { .. } => {

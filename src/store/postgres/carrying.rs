@@ -15,7 +15,7 @@ use crate::{
     counters::Totals,
     domain::ids::{CliSessionId, SessionKey, TenantId},
     store::{
-        Clock, Commit, Epoch, StoreError,
+        Clock, Commit, StoreError,
         columns::elapsed,
         counts::Counted,
         import::{self, Imports, MARK},
@@ -91,7 +91,7 @@ pub async fn carry_out(
             return Ok(claimed.map(Written::Claimed));
         }
         WriteOp::Release(key, epoch, _) => {
-            owner::release(transaction, &me.incarnation, key, *epoch).await?;
+            ownership::release(transaction, &me, key, *epoch).await?;
             Written::Kept
         }
         WriteOp::Count(tenant, totals, _) => {
@@ -147,7 +147,7 @@ async fn keep(
     let recorded = Recorded::of(key, record)?;
     let mut values = recorded.values();
     let [name, incarnation] = me.values();
-    values.extend::<[Value<'_>; 3]>([incarnation, Epoch::NONE.kept().0.into(), name]);
+    values.extend::<[Value<'_>; 3]>([incarnation, epoch.kept().0.into(), name]);
     let written = transaction.run(
         match held {
             Held::Row => insert_record!(", owner_name", ", $17", now_ms!(), change_record!()),

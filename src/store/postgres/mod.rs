@@ -91,7 +91,7 @@ impl PostgresStore {
     pub async fn open(opening: PostgresOpening, tasks: &Tasks) -> Result<Self, StoreError> {
         let (database, heartbeats) = (opening.database()?, opening.heartbeats()?);
         migrations::run(&database).await?;
-        warn_of_loss(&database).await?;
+        opening::warn_of_loss(&database).await?;
         let shares = opening.shares();
         let me = Identity {
             name: opening.node,
@@ -209,22 +209,6 @@ impl PostgresStore {
         transaction.commit().await?;
         Ok(found)
     }
-}
-
-/// What was committed may be lost with the server's power where its operator has said so.
-async fn warn_of_loss(database: &Database) -> Result<(), StoreError> {
-    use super::statements::{Cells as _, Statements as _};
-    let mut transaction = database.read().await?;
-    let settings = "SELECT current_setting('synchronous_commit') AS waits, \
-                    current_setting('fsync') AS syncs";
-    let row = transaction.row(settings, &[]).await?;
-    transaction.commit().await?;
-    let Some(row) = row else { return Ok(()) };
-    let (synchronous_commit, fsync) = (row.text("waits")?, row.text("syncs")?);
-    if synchronous_commit == "off" || fsync == "off" {
-        warn!(synchronous_commit, fsync, "store_commits_may_be_lost");
-    }
-    Ok(())
 }
 
 impl Store for PostgresStore {
@@ -365,6 +349,14 @@ impl Store for PostgresStore {
 
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {
         Box::pin(self.read(|by| Box::pin(counts::read(by))))
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn is_elsewhere<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, bool> {
+        Box::pin(async move { Ok(self.elsewhere(key).await?.is_some()) })
     }
 
     fn tenure(&self) -> Tenure {

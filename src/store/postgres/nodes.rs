@@ -150,6 +150,9 @@ pub async fn clean_up(database: &Database) -> Result<(), StoreError> {
     let orphans = "DELETE FROM transactions t WHERE NOT EXISTS \
                    (SELECT 1 FROM nodes n WHERE n.incarnation = t.incarnation)";
     transaction.run(orphans, &[]).await?;
+    let claims = "DELETE FROM claims c WHERE NOT EXISTS \
+                  (SELECT 1 FROM nodes n WHERE n.incarnation = c.owner)";
+    transaction.run(claims, &[]).await?;
     transaction.commit().await
 }
 
@@ -187,6 +190,8 @@ pub async fn deregister(database: &Database, identity: &Identity) -> Result<(), 
     transaction.run(node, &identity.values()).await?;
     let slots = "DELETE FROM transactions WHERE incarnation = $1";
     transaction.run(slots, &[(&identity.incarnation).into()]).await?;
+    let claims = "DELETE FROM claims WHERE owner = $1";
+    transaction.run(claims, &[(&identity.incarnation).into()]).await?;
     transaction.commit().await
 }
 
@@ -228,9 +233,11 @@ pub async fn owner(
 ) -> Result<Option<Node>, StoreError> {
     let mut transaction = database.read().await?;
     let found = concat!(
-        "SELECT n.name, n.address, n.incarnation, n.draining FROM sessions s JOIN nodes n \
-         ON n.name = s.owner_name AND n.incarnation = s.owner \
-         WHERE s.tenant = $1 AND s.session_id = $2 AND s.owner <> $3 AND ",
+        "SELECT n.name, n.address, n.incarnation, n.draining FROM \
+         (SELECT owner_name, owner FROM sessions WHERE tenant = $1 AND session_id = $2 \
+         UNION ALL SELECT owner_name, owner FROM claims WHERE tenant = $1 AND session_id = $2) s \
+         JOIN nodes n ON n.name = s.owner_name AND n.incarnation = s.owner \
+         WHERE s.owner <> $3 AND ",
         lives!()
     );
     let of_it = [key.tenant.as_str().into(), key.session.as_str().into(), me.values()[1]];

@@ -7,8 +7,16 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+use tracing::warn;
+
 use super::transaction::Database;
-use crate::{domain::redacted::Redacted, store::StoreError};
+use crate::{
+    domain::redacted::Redacted,
+    store::{
+        StoreError,
+        statements::{Cells as _, Statements as _},
+    },
+};
 
 /// How a database is opened.
 #[derive(Debug, Clone)]
@@ -82,6 +90,21 @@ impl PostgresOpening {
         // Nothing is ever prepared under a name (`transaction`), so there is nothing to keep.
         Ok(options.statement_cache_capacity(0).disable_statement_logging())
     }
+}
+
+/// What was committed may be lost with the server's power where its operator has said so.
+pub async fn warn_of_loss(database: &Database) -> Result<(), StoreError> {
+    let mut transaction = database.read().await?;
+    let settings = "SELECT current_setting('synchronous_commit') AS waits, \
+                    current_setting('fsync') AS syncs";
+    let row = transaction.row(settings, &[]).await?;
+    transaction.commit().await?;
+    let Some(row) = row else { return Ok(()) };
+    let (synchronous_commit, fsync) = (row.text("waits")?, row.text("syncs")?);
+    if synchronous_commit == "off" || fsync == "off" {
+        warn!(synchronous_commit, fsync, "store_commits_may_be_lost");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

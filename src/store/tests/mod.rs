@@ -44,6 +44,7 @@ fn record(conversation: CliSessionId, used: u64) -> Record {
         },
         reported_cost_usd: 0.125,
         in_pool: true,
+        epoch: Epoch::NONE,
     }
 }
 
@@ -57,6 +58,7 @@ fn commit(key: &SessionKey, record: Record, lines: Vec<Line>) -> Commit {
     Commit { key, epoch, releases, record, turn: None, lines, totals: Totals::default() }
 }
 
+mod begun;
 mod counts;
 mod faults;
 mod imports;
@@ -93,7 +95,8 @@ async fn open(file: &Path) -> Result<SqlStore, StoreError> {
 /// What is kept of a session, as of no particular moment.
 async fn kept(store: &dyn Store, key: &SessionKey) -> Option<Record> {
     let record = store.load(key).await.expect("read");
-    record.map(|record| Record { age: Duration::ZERO, unused_for: Duration::ZERO, ..record })
+    let (age, unused_for, epoch) = (Duration::ZERO, Duration::ZERO, Epoch::NONE);
+    record.map(|record| Record { age, unused_for, epoch, ..record })
 }
 
 /// Runs a test on a store of each kind.

@@ -65,14 +65,32 @@ fn counted() -> Totals {
 async fn of_two_who_make_a_session_one_is_its_owner() {
     on_two_of_each(async |one, two| {
         let mine = key("a", "s");
-        assert_eq!(one.claim(&mine).await, Ok(Epoch::NONE), "there is nothing to claim");
-        assert_eq!(two.claim(&mine).await, Ok(Epoch::NONE));
+        if !one.is_shared() {
+            assert_eq!(one.claim(&mine).await, Ok(Epoch::NONE), "there is nothing to claim");
+            assert_eq!(two.claim(&mine).await, Ok(Epoch::NONE));
+        }
         let made = || commit(&mine, record(CliSessionId::fresh(), 1), vec![]);
         one.commit(made()).await.expect("it came first");
         assert!(is_fenced(two.commit(made()).await));
         // Told again after an outcome that it did not hear of, and from then on.
         one.commit(made()).await.expect("its own");
         one.commit(by(Epoch::NONE.kept(), made())).await.expect("its own");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_read_says_which_claim_it_was_last_under() {
+    on_two_of_each(async |one, two| {
+        let mine = key("a", "s");
+        let epoch = async || two.load(&mine).await.expect("read").expect("kept").epoch;
+        one.commit(commit(&mine, record(CliSessionId::fresh(), 1), vec![])).await.expect("kept");
+        let first = one.claim(&mine).await.expect("claimed");
+        assert_eq!(epoch().await, first);
+        let second = two.claim(&mine).await.expect("claimed");
+        assert!(second.follows(first) && epoch().await == second);
+        two.release(&mine, second).await.expect("given back");
+        assert_eq!(epoch().await, second, "nobody has had it since");
     })
     .await;
 }

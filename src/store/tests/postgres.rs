@@ -28,30 +28,30 @@ pub async fn open(url: &str, node: &str, lease: Duration) -> PostgresStore {
 }
 
 /// Longer than any test.
-const LONG: Duration = Duration::from_secs(600);
+pub const LONG: Duration = Duration::from_secs(600);
 
 /// A server with a new database on it, and a connection of the test's own.
-async fn bed() -> Option<(&'static Server, String, PgConnection)> {
+pub async fn bed() -> Option<(&'static Server, String, PgConnection)> {
     let server = Server::shared()?;
     let database = server.database().await;
     let connection = server.connect(&database).await;
     Some((server, Server::url_by(&server.address(), &database), connection))
 }
 
-async fn run(connection: &mut PgConnection, sql: &str) {
+pub async fn run(connection: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.expect("done");
 }
 
-fn said(mine: &SessionKey, id: CliSessionId, epoch: Epoch, text: &str) -> Commit {
+pub fn said(mine: &SessionKey, id: CliSessionId, epoch: Epoch, text: &str) -> Commit {
     Commit { epoch, ..commit(mine, record(id, 1), vec![line(id, "", None, text)]) }
 }
 
-async fn texts(store: &dyn Store, mine: &SessionKey, id: CliSessionId) -> Vec<String> {
+pub async fn texts(store: &dyn Store, mine: &SessionKey, id: CliSessionId) -> Vec<String> {
     let lines = transcript(store, &mine.tenant, id).await.expect("read");
     lines.into_iter().map(|line| line.json).collect()
 }
 
-fn is_fenced<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> bool {
+pub fn is_fenced<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> bool {
     matches!(outcome, Err(StoreError::Fenced { .. }))
 }
 

@@ -56,6 +56,7 @@ fn commit(number: usize) -> Commit {
             spent: Spent::default(),
             reported_cost_usd: 0.0,
             in_pool: true,
+            epoch: Epoch::NONE,
         },
         turn: None,
         lines: Arc::default(),

@@ -57,6 +57,7 @@ fn commit(key: &SessionKey, unused_for: Duration) -> Commit {
         spent: Spent::default(),
         reported_cost_usd: 0.0,
         in_pool: true,
+        epoch: Epoch::NONE,
     };
     let (key, totals) = (key.clone(), Totals::default());
     let (epoch, releases) = (Epoch::NONE, false);
