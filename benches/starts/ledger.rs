@@ -69,6 +69,7 @@ async fn fill(state: &Path) -> Outcome<()> {
             spent: Spent::default(),
             reported_cost_usd: 0.0,
             in_pool: true,
+            epoch: Epoch::NONE,
         };
         let key = SessionKey::new(TenantId::default(), session);
         let lines = std::sync::Arc::default();

@@ -1,6 +1,12 @@
 //! A store whose writer waits while somebody else has the database, or fails.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
@@ -37,6 +43,8 @@ pub enum Gate {
 #[derive(Debug, Default)]
 pub struct GatedStore {
     pub inner: MemoryStore,
+    /// Whether other services have it, too.
+    shared: AtomicBool,
     /// Whether what is read has to wait.
     reads_wait: watch::Sender<bool>,
     gate: watch::Sender<Gate>,
@@ -53,6 +61,11 @@ impl GatedStore {
                 reason: "told to".to_owned(),
             });
         });
+    }
+
+    /// Other services have it, too.
+    pub fn share(&self) {
+        self.shared.store(true, Ordering::SeqCst);
     }
 
     /// What was claimed may be another service's from here on.
@@ -208,6 +221,10 @@ impl Store for GatedStore {
 
     fn totals(&self) -> Pending<'_, Vec<(TenantId, Totals)>> {
         self.inner.totals()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::SeqCst)
     }
 
     fn tenure(&self) -> Tenure {

@@ -10,6 +10,7 @@ mod retries;
 mod rolling;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod view;
 
 use std::{

@@ -62,10 +62,12 @@ async fn a_turn_whose_owner_is_killed_is_told_again_or_runs_once_more_when_it_is
     running.until_text("begun").await;
     let mut forwarded = two.open(query("m", &script(&["say queued"]))).await;
     // Kept, and killed before it was told: no answer to COMMIT comes, and nobody is reached again.
-    let kept = named("kept", "c", "kept");
     turn_at(&one, asks("c", "before")).await;
-    proxy.hang_after_commit();
+    let lines = script(&["say begun", "sleep 1000", "say kept"]);
+    let kept = QueryRequest { turn_id: "kept".into(), ..query("c", &lines) };
     let mut untold = one.open(kept.clone()).await;
+    untold.until_text("begun").await;
+    proxy.hang_after_commit();
     eventually("it is kept", async || (proxy.cut() == 1).then_some(())).await;
 
     drop(one.killed().await);

@@ -64,7 +64,8 @@ struct Load {
 fn is_safe(status: &Status) {
     let reason = reason(status);
     let is_gone = reason.is_empty() && matches!(status.code(), Code::Unavailable | Code::Unknown);
-    let is_told = ["SESSION_MOVED", "SHUTTING_DOWN"].contains(&reason.as_str())
+    let safe = ["SESSION_MOVED", "SHUTTING_DOWN", "STORE_UNAVAILABLE"];
+    let is_told = safe.contains(&reason.as_str())
         && status.code() == Code::Unavailable
         && retry_after(status).is_some();
     assert!(is_gone || is_told, "{status:?}");

@@ -11,7 +11,10 @@ use std::{
     fs,
     io::Write as _,
     net::{TcpListener, TcpStream},
-    os::unix::{fs::chown, process::CommandExt as _},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -116,6 +119,15 @@ fn folder() -> PathBuf {
     folder
 }
 
+/// A file that the server alone reads.
+fn give(path: &Path, text: &str) {
+    fs::write(path, text).expect("written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("its own");
+    if let Some((user, group)) = user() {
+        chown(path, Some(user), Some(group)).expect("given away");
+    }
+}
+
 impl Bouncer {
     /// The one before the server that all tests of this program share; `None`, loudly, where
     /// PgBouncer or PostgreSQL is not installed. In CI that is a failure.
@@ -174,15 +186,20 @@ impl Server {
 
     /// A server of the test's own, which it may treat as it likes.
     pub fn start() -> Option<Self> {
-        Self::start_with("off")
+        Self::start_as("off", None)
     }
 
     /// One whose commits are on the disk when they are answered, as in earnest.
     pub fn durable() -> Option<Self> {
-        Self::start_with("on")
+        Self::start_as("on", None)
     }
 
-    fn start_with(fsync: &str) -> Option<Self> {
+    /// One with this certificate and its key.
+    pub fn start_with_tls(issued: &(String, String)) -> Option<Self> {
+        Self::start_as("off", Some(issued))
+    }
+
+    fn start_as(fsync: &str, issued: Option<&(String, String)>) -> Option<Self> {
         let Some(bin) = programs() else {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "PostgreSQL is not installed");
             eprintln!("SKIPPED, what is to be tried on PostgreSQL: it is not installed");
@@ -196,6 +213,13 @@ impl Server {
             .output()
             .expect("run");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        if let Some((cert, key)) = issued {
+            give(&folder.join("data/server.crt"), cert);
+            give(&folder.join("data/server.key"), key);
+            let settings = folder.join("data/postgresql.conf");
+            let all = fs::read_to_string(&settings).expect("read") + "ssl = on\n";
+            fs::write(settings, all).expect("written");
+        }
         let port = free_port();
         let keeper = command(Path::new("/bin/sh"))
             .args(["-c", KEEPER, "keeper"])

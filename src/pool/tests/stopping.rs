@@ -2,12 +2,13 @@
 
 use tokio::time::Instant;
 
-use super::{Bed, Given, Scope};
+use super::{Bed, Given, Scope, key, named};
 use crate::{
     domain::failure::Cause,
-    session::status::SessionState,
+    session::{InterruptTarget, status::SessionState},
+    store::Store as _,
     tasks::spawn_owned,
-    test_support::{SECOND, answered, cause, read, request, settle, text},
+    test_support::{SECOND, answered, cause, read, request, settle, text, until},
     turn::event::Class,
 };
 
@@ -48,6 +49,57 @@ async fn a_drain_without_turns_is_over_at_once() {
     let began = Instant::now();
     assert!(bed.pool.drain(30 * SECOND).await);
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_leaves_each_session_to_other_services_when_no_turn_runs_in_it() {
+    let bed = Bed::start(Given::default());
+    bed.store.share();
+    for name in ["idle", "s"] {
+        assert!(bed.run(name, "a ok").await.end.is_ok());
+    }
+    let owner = |name: &str| bed.store.inner.owner_of(&key(name));
+    assert!(!owner("idle").is_empty() && !owner("s").is_empty());
+    let running = bed.spawn("s", named("t", "b slow 1000"));
+    settle().await;
+    let queued = bed.begin("s", "c ok").await;
+    settle().await;
+    let pool = bed.pool.clone();
+    let drain = spawn_owned(async move { pool.drain(1000 * SECOND).await });
+    assert_eq!(cause(&read(queued).await), Cause::ShuttingDown, "it has not begun");
+    until("what rests is given back", || owner("idle").is_empty()).await;
+    assert_eq!(bed.supply.alive(), 1);
+    assert!(!owner("s").is_empty() && !running.is_finished());
+    for name in ["idle", "s", "new"] {
+        assert_eq!(bed.refusal(name).await, Cause::ShuttingDown, "{name}");
+    }
+    assert!(bed.pool.interrupt(&key("idle"), InterruptTarget::Running, true).await.is_err());
+    let joined = read(bed.ask("s", named("t", "x ok")).await.expect("it runs")).await;
+    assert!(joined.end.is_ok() && running.await.expect("no panic").end.is_ok());
+    assert!(drain.await.expect("no panic"), "all turns have ended");
+    until("it is given back", || owner("s").is_empty()).await;
+    // Others go on with all of it.
+    let other = bed.store.inner.beside();
+    for (name, messages) in [("idle", 1), ("s", 2)] {
+        other.claim(&key(name)).await.expect("free");
+        let record = other.load(&key(name)).await.expect("read").expect("kept");
+        assert_eq!((record.message_count, record.in_pool), (messages, true));
+    }
+    bed.pool.stop().await;
+    assert_eq!((bed.pool.stats(&Scope::All).active_sessions, bed.supply.alive()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_drain_could_not_wait_for_is_given_back_by_the_stop() {
+    let bed = Bed::start(Given::default());
+    bed.store.share();
+    assert!(bed.run("s", "a ok").await.end.is_ok());
+    let turn = answered(bed.begin("s", "b hang").await).await;
+    assert!(!bed.pool.drain(SECOND).await);
+    bed.pool.stop().await;
+    assert!(matches!(read(turn).await.frames.last(), Some((Class::InterruptedResult, _))));
+    assert!(bed.store.inner.owner_of(&key("s")).is_empty(), "before the service has ended");
+    assert_eq!((bed.pool.stats(&Scope::All).active_sessions, bed.supply.alive()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,10 +11,10 @@ use crate::{
     counters::Totals,
     domain::{
         failure::Cause,
-        ids::{CliSessionId, SessionId, SessionKey, TenantId},
+        ids::{CliSessionId, ClientId, SessionId, SessionKey, TenantId, TurnId},
     },
-    session::{InterruptOutcome, Refusal, Settings, status::SessionState},
-    store::{Commit, Epoch, Record, Store as _},
+    session::{InterruptOutcome, Refusal, Settings, TurnRequest, status::SessionState},
+    store::{Commit, Epoch, KeptEnding, KeptTurn, Record, Store as _},
     tasks::spawn_owned,
     test_support::{answered, until},
 };
@@ -110,6 +110,41 @@ async fn a_session_that_comes_back_from_another_service_goes_on_with_what_that_h
     assert_eq!((status.cli_session_id, status.message_count), (conversation, 42));
     let kept = session.store.load(&key()).await.expect("read").expect("kept");
     assert_eq!((kept.cli_session_id, kept.message_count), (conversation, 42));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_another_service_has_run_is_not_run_again() {
+    let settings = Settings { hibernate_after: Some(10 * SECOND), ..settings() };
+    let session = Session::start(settings);
+    session.store.share();
+    assert!(read(session.run("a ok").await).await.end.is_ok());
+    until("it hibernates", || session.handle.status().condition == SessionState::Hibernated).await;
+    let other = session.store.inner.beside();
+    let epoch = other.claim(&key()).await.expect("claimed");
+    let record = other.load(&key()).await.expect("read").expect("kept");
+    let turn_id = TurnId::parse("t").expect("a name");
+    let now = std::time::SystemTime::now();
+    let turn = KeptTurn {
+        turn_id: turn_id.clone(),
+        client_id: ClientId::fresh(),
+        cli_session_id: record.cli_session_id,
+        start_time: now,
+        end_time: now,
+        expire_time: now + 3600 * SECOND,
+        ending: KeptEnding::Complete,
+        result: "{}".into(),
+    };
+    let commit = Commit { epoch, releases: true, turn: Some(turn), ..commit_of(key(), record) };
+    other.commit(commit).await.expect("kept");
+
+    let named = TurnRequest { turn_id: Some(turn_id), ..request("b ok") };
+    let asked = session.handle.run(named).await.expect("taken");
+    let moved = cause(&read(asked).await);
+    assert_eq!(moved.tool_use_seen(), Some(false), "{moved:?}");
+    assert!(is_moved(&moved), "asked again it is told from the store");
+    session.handle.ended().await;
+    assert_eq!(session.supply.heard().concat(), ["a ok"]);
+    assert!(session.store.inner.owner_of(&key()).is_empty(), "and is given back");
 }
 
 fn commit_of(key: SessionKey, record: Record) -> Commit {

@@ -76,7 +76,21 @@ impl PostgresOpening {
         Ok(Database::new(pool, self.statement_timeout))
     }
 
+    /// The error of a connection would not say which file is meant.
+    fn check_authorities(&self) -> Result<(), StoreError> {
+        let keys = ["sslrootcert=", "ssl-root-cert=", "ssl-ca="];
+        let settings = self.url.0.split_once('?').map_or("", |(_, settings)| settings);
+        let file =
+            settings.split('&').find_map(|it| keys.iter().find_map(|key| it.strip_prefix(key)));
+        // What is written with escapes is left to whoever reads it.
+        let Some(file) = file.filter(|file| !file.contains('%')) else { return Ok(()) };
+        std::fs::read(file).map(drop).map_err(|error| {
+            StoreError::Corrupt(format!("sslrootcert: {file} cannot be read: {error}"))
+        })
+    }
+
     fn options(&self) -> Result<PgConnectOptions, StoreError> {
+        self.check_authorities()?;
         // What is wrong with it is told without it.
         let options = PgConnectOptions::from_str(&self.url.0).map_err(|_| {
             StoreError::Corrupt("store.url is no connection string of PostgreSQL".to_owned())
