@@ -5,6 +5,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     Commit, Epoch, Record, StoreError,
+    columns::millis,
     orders::{keep_said, take_from},
     owner::{self, Standing},
     recorded::{Recorded, change_record, insert_record},
@@ -41,7 +42,8 @@ pub(super) async fn keep(
         return Ok(Err(StoreError::Conflict { conversation, owner: Some(owner) }));
     }
     keep_record(connection, key, record, writer, observed_ms).await?;
-    keep_said(connection, commit).await?;
+    let ended = commit.turn.as_ref().map_or(0, |turn| millis(turn.end_time));
+    keep_said(connection, commit, ended).await?;
     if *releases {
         owner::release(connection, writer, key, *epoch).await?;
     }

@@ -20,14 +20,15 @@ use crate::domain::ids::{CliSessionId, SessionId, SessionKey};
 const LINES: usize = 5000;
 /// Bytes of lines in one statement, if more than one line has them.
 const STATEMENT_BYTES: usize = 1 << 20;
-/// Keeps what a turn left, beside the session's record.
+/// Keeps what a turn left, beside the session's record. It has ended `now_ms`.
 pub(super) async fn keep_said(
     connection: &mut impl Statements,
     commit: &Commit,
+    now_ms: i64,
 ) -> Result<(), StoreError> {
     let Commit { key, record, turn, lines, .. } = commit;
     if let Some(turn) = turn {
-        turns::keep(connection, key, turn).await?;
+        turns::keep(connection, key, turn, now_ms).await?;
     }
     for same in lines.chunk_by(|a, b| a.conversation == b.conversation) {
         let conversation = same[0].conversation;

@@ -4,7 +4,12 @@
 //! `synchronous = FULL`: what was committed outlives the machine's power, not only the
 //! service. WAL: readers do not wait for the writer.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, migrate::MigrateError};
 use tokio::{sync::watch, time::Instant};
@@ -13,7 +18,7 @@ use tracing::{error_span, warn};
 use super::{
     Clock, Commit, Epoch, Idle, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError,
     StoreStatus,
-    columns::{conversation, elapsed},
+    columns::{conversation, elapsed, millis},
     connection::{self, Database},
     counts, idle, import,
     order::{Whose, WriteOp},
@@ -193,7 +198,8 @@ impl Store for SqlStore {
     fn turn<'a>(&'a self, key: &'a SessionKey, turn: &'a TurnId) -> Pending<'a, Option<KeptTurn>> {
         Box::pin(async move {
             let mut reader = self.readers.take().await?;
-            let found = turns::find(reader.connection(), key, turn).await?;
+            let now_ms = millis(SystemTime::now());
+            let found = turns::find(reader.connection(), key, turn, now_ms).await?;
             reader.give_back();
             Ok(found)
         })

@@ -1,23 +1,24 @@
 //! Named turns in the database: written in the transaction that keeps what was said in
-//! them, so that a name is kept exactly if its turn is.
-
-use std::time::SystemTime;
+//! them, so that a name is kept exactly if its turn is. For how long is by the clock of whoever
+//! asks: services that share a database take that one's.
 
 use super::{
     KeptEnding, KeptTurn, StoreError,
-    columns::{bad, millis, signed, time},
+    columns::{bad, elapsed, millis, signed, time},
     record::{MOST_TURN_BYTES, MOST_TURNS},
     statements::{Cells, Statements},
 };
 use crate::domain::ids::{CliSessionId, ClientId, SessionKey, TurnId};
 
-/// Keeps a turn, and lets go of those that are past their time or too many.
+/// Keeps a turn that has ended `now_ms`, and lets go of those that are past their time or too many.
 pub(super) async fn keep(
     connection: &mut impl Statements,
     key: &SessionKey,
     turn: &KeptTurn,
+    now_ms: i64,
 ) -> Result<(), StoreError> {
     let (tenant, session) = (key.tenant.as_str(), key.session.as_str());
+    let retention = turn.expire_time.duration_since(turn.end_time).unwrap_or_default();
     let kept = connection.run(
         "INSERT INTO turns (tenant, session_id, turn_id, client_id, cli_session_id, started_ms, \
          ended_ms, expires_ms, interrupted, result) \
@@ -34,17 +35,14 @@ pub(super) async fn keep(
             (&turn.cli_session_id.to_string()).into(),
             millis(turn.start_time).into(),
             millis(turn.end_time).into(),
-            millis(turn.expire_time).into(),
+            now_ms.saturating_add(elapsed(retention)).into(),
             turn.ending.to_number().into(),
             (&*turn.result).into(),
         ],
     );
     kept.await?;
     for (statement, bound) in [
-        (
-            "DELETE FROM turns WHERE tenant = $1 AND session_id = $2 AND expires_ms <= $3",
-            millis(turn.end_time),
-        ),
+        ("DELETE FROM turns WHERE tenant = $1 AND session_id = $2 AND expires_ms <= $3", now_ms),
         (
             "DELETE FROM turns WHERE tenant = $1 AND session_id = $2 AND turn_id IN (SELECT turn_id FROM \
              (SELECT turn_id, ROW_NUMBER() OVER (ORDER BY ended_ms DESC, turn_id) AS place FROM turns \
@@ -74,11 +72,12 @@ pub(super) async fn forget(
     Ok(())
 }
 
-/// A turn of this name, if it is kept.
+/// A turn of this name, if it is kept still.
 pub(super) async fn find(
     connection: &mut impl Statements,
     key: &SessionKey,
     turn: &TurnId,
+    now_ms: i64,
 ) -> Result<Option<KeptTurn>, StoreError> {
     let row = connection.row(
         "SELECT client_id, cli_session_id, started_ms, ended_ms, expires_ms, interrupted, result \
@@ -87,7 +86,7 @@ pub(super) async fn find(
             key.tenant.as_str().into(),
             key.session.as_str().into(),
             turn.as_str().into(),
-            millis(SystemTime::now()).into(),
+            now_ms.into(),
         ],
     );
     let Some(row) = row.await? else { return Ok(None) };

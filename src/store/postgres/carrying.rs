@@ -15,7 +15,7 @@ use crate::{
     counters::Totals,
     domain::ids::{CliSessionId, SessionKey, TenantId},
     store::{
-        Clock, Commit, StoreError,
+        Clock, Commit, KeptTurn, StoreError,
         columns::elapsed,
         counts::Counted,
         import::{self, Imports, MARK},
@@ -163,7 +163,14 @@ async fn keep(
     if let Err(owner) = orders::take(transaction, key, id).await? {
         return Ok(Err(StoreError::Conflict { conversation: id, owner: Some(owner) }));
     }
-    orders::keep_said(transaction, commit).await?;
+    let now_ms = match &commit.turn {
+        Some(turn) => match name_of(transaction, key, turn).await? {
+            Name::Free { now_ms } => now_ms,
+            Name::Taken => return Ok(Err(StoreError::Fenced { owner: me.name.clone() })),
+        },
+        None => 0,
+    };
+    orders::keep_said(transaction, commit, now_ms).await?;
     let settles = desk.imports().settles(key, id);
     if settles && !import::settle(transaction, key, id, &me.incarnation).await? {
         return Ok(Err(StoreError::Conflict { conversation: id, owner: None }));
@@ -174,6 +181,41 @@ async fn keep(
     // The last, since all of a tenant's commits write the same row.
     count(transaction, &key.tenant, totals, desk).await?;
     Ok(Ok(()))
+}
+
+/// What a turn's name is when its turn is to be kept.
+enum Name {
+    /// Nobody's, at this time by the database's clock.
+    Free { now_ms: i64 },
+    /// That of another run of the turn, which is kept.
+    Taken,
+}
+
+/// Whether another run of a turn is kept under its name. Whoever lost the session has told its
+/// caller so, and its last commit may have come through all the same, behind the back of the
+/// caller that asked again and was not told yet: the second run is the one that is lost then.
+/// The lock of the session's row is held.
+async fn name_of(
+    transaction: &mut Transaction,
+    key: &SessionKey,
+    turn: &KeptTurn,
+) -> Result<Name, StoreError> {
+    let kept = transaction.row(
+        concat!(
+            "SELECT ",
+            now_ms!(),
+            " AS now_ms, (SELECT result FROM turns WHERE tenant = $1 AND session_id = $2 \
+             AND turn_id = $3 AND expires_ms > ",
+            now_ms!(),
+            ") AS result"
+        ),
+        &[key.tenant.as_str().into(), key.session.as_str().into(), turn.turn_id.as_str().into()],
+    );
+    let Some(row) = kept.await? else { return Ok(Name::Taken) };
+    Ok(match row.maybe_text("result")? {
+        Some(result) if *result != *turn.result => Name::Taken,
+        Some(_) | None => Name::Free { now_ms: row.number("now_ms")? },
+    })
 }
 
 async fn count(

@@ -113,8 +113,7 @@ impl PostgresStore {
         let publisher = SharedPublisher::new(Publisher::new(status.clone()));
         let (me, life) = (Arc::new(Me::new(me)), Uuid::new_v4().to_string());
         let desk = Desk::new(Arc::clone(&me), life.clone(), clock);
-        let limit = opening.commit_timeout;
-        let (slots, tell) = (shares.writers, publisher.clone());
+        let (slots, tell, limit) = (shares.writers, publisher.clone(), opening.commit_timeout);
         let writers = Arc::new(Writers::new(database.clone(), desk, tell, slots, limit, tasks));
         let heartbeat = Heartbeat {
             database: heartbeats,
@@ -250,7 +249,10 @@ impl Store for PostgresStore {
     fn turn<'a>(&'a self, key: &'a SessionKey, turn: &'a TurnId) -> Pending<'a, Option<KeptTurn>> {
         Box::pin(self.read(move |by| {
             let (key, turn) = (key.clone(), turn.clone());
-            Box::pin(async move { turns::find(by, &key, &turn).await })
+            Box::pin(async move {
+                let now_ms = time::now(by).await?;
+                turns::find(by, &key, &turn, now_ms).await
+            })
         }))
     }
 

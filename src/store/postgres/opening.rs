@@ -6,7 +6,6 @@ use sqlx::{
     ConnectOptions as _, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-
 use tracing::warn;
 
 use super::transaction::Database;
