@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     me::Me,
-    nodes::{self, Identity, Registered},
+    nodes::{self, Beat, Identity, Registered},
     ownership::REPLACED,
     transaction::Database,
 };
@@ -85,13 +85,19 @@ impl Heartbeat {
     }
 
     async fn renew(&self) {
+        // The last one that is known to be in the database.
+        let mut last = Beat::default();
         let mut ticks = interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let began = boot_time();
-            let renewed =
-                if self.me.is_over() { self.begin_anew().await } else { self.beat().await };
+            let renewed = if self.me.is_over() {
+                last = Beat::default();
+                self.begin_anew().await
+            } else {
+                self.beat(&mut last).await
+            };
             match renewed {
                 Ok(true) => {
                     self.renewed.send_replace(began);
@@ -109,15 +115,16 @@ impl Heartbeat {
     }
 
     /// Renews the heartbeat. Returns whether it still is this incarnation's.
-    async fn beat(&self) -> Result<bool, StoreError> {
+    async fn beat(&self, last: &mut Beat) -> Result<bool, StoreError> {
         let is_failing = self.publisher.is_failing();
         let ballast = if is_failing { " ".repeat(BALLAST) } else { String::new() };
-        let renewed = nodes::beat(&self.database, &self.me.identity(), &ballast).await?;
-        if !renewed {
-            self.me.end();
+        let beat = nodes::beat(&self.database, &self.me.identity(), &ballast, *last).await?;
+        match beat {
+            Some(beat) => *last = beat,
+            None => drop(self.me.end()),
         }
         // One that ended meanwhile is not to be served any longer.
-        Ok(renewed && !self.me.is_over())
+        Ok(beat.is_some() && !self.me.is_over())
     }
 
     /// Registers as another incarnation.

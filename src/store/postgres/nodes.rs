@@ -156,23 +156,31 @@ pub async fn clean_up(database: &Database) -> Result<(), StoreError> {
     transaction.commit().await
 }
 
-/// Renews the heartbeat, and writes `ballast` beside it. Returns whether the name is this
-/// incarnation's still.
+/// A heartbeat that is known to have been committed: microseconds by the database's clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beat(i64);
+
+/// Renews the heartbeat, and writes `ballast` beside it. Returns the new one; `None` if the name is
+/// not this incarnation's any more, or if the database has forgotten the `last` one: then an older
+/// state of it was put back, in which sessions may be anybody's, and what was said since is gone.
 pub async fn beat(
     database: &Database,
     identity: &Identity,
     ballast: &str,
-) -> Result<bool, StoreError> {
+    Beat(last): Beat,
+) -> Result<Option<Beat>, StoreError> {
     let mut transaction = database.write().await?;
     let [name, incarnation] = identity.values();
-    let renewed = transaction.run(
+    let renewed = transaction.row(
         "UPDATE nodes SET heartbeat = clock_timestamp(), ballast = $3 \
-         WHERE name = $1 AND incarnation = $2",
-        &[name, incarnation, ballast.into()],
+         WHERE name = $1 AND incarnation = $2 \
+         AND CAST(EXTRACT(EPOCH FROM heartbeat) * 1000000 AS BIGINT) >= $4 \
+         RETURNING CAST(EXTRACT(EPOCH FROM heartbeat) * 1000000 AS BIGINT) AS beat",
+        &[name, incarnation, ballast.into(), last.into()],
     );
-    let renewed = renewed.await?;
+    let renewed = renewed.await?.map(|row| row.number("beat").map(Beat)).transpose()?;
     transaction.commit().await?;
-    Ok(renewed > 0)
+    Ok(renewed)
 }
 
 /// Tells other nodes that this one takes no new sessions.
