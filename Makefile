@@ -1,6 +1,6 @@
 # Front door to the scripts; what each of them does is in its own header.
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster test run lint fmt bench soak store-faults faults clients fuzz clean
+.PHONY: help demo cluster test run lint fmt bench soak store-faults chaos faults clients fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ soak: ## Ten minutes of everything at random, and ten more with faults of disk, 
 
 store-faults: ## 500 rounds of a disk, a database and a service that fail, each told result looked for in the file
 	@SESSION_POOL_STORE_FAULTS_ROUNDS=500 cargo test --features test-tools --test store_faults -- --nocapture
+
+chaos: ## 200 rounds of several nodes on one PostgreSQL that fail, are stopped and are cut off, on the fake and on the real CLI
+	@SESSION_POOL_CHAOS_ROUNDS=200 SESSION_POOL_CHAOS_SECONDS=1800 cargo test --features test-tools --test chaos -- --nocapture
 
 faults: ## The faults that tests hold, each with its tests
 	@tests/faults

@@ -39,7 +39,7 @@ pub mod rpc {
 pub mod store {
     //! What outlives a session.
     pub use crate::store::{
-        Commit, Epoch, Opening, PostgresOpening, PostgresStore, Record, SqlStore, Store,
+        Commit, Epoch, Opening, PostgresOpening, PostgresStore, Record, SqlStore, Store, StoreError,
     };
 }
 pub mod tasks {

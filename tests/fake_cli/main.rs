@@ -14,7 +14,7 @@
 //!                        conversation, transcript: what is remembered, on disk too
 //! ```
 //!
-//! Faults at start-up go by model name or environment, see [`knobs`].
+//! Faults at start-up go by model name or environment, see [`knobs`]. What a process does is noted in [`journal`].
 
 #![expect(
     clippy::disallowed_methods,
@@ -36,6 +36,7 @@ mod ids;
 mod inbox;
 mod incoming;
 mod intake;
+mod journal;
 mod json;
 mod knobs;
 mod mcp;

@@ -14,6 +14,7 @@ use crate::ending::BackgroundTask;
 use crate::frames;
 use crate::inbox::Inbox;
 use crate::incoming::UserMessage;
+use crate::journal;
 use crate::json::Json;
 use crate::knobs::Knobs;
 use crate::output::Output;
@@ -96,6 +97,7 @@ impl Session {
         }
         match Conversation::open(&args) {
             Ok((conversation, cost)) => {
+                journal::start(&conversation.session);
                 let ledger = Ledger::new(cost, args.max_budget_usd, knobs.counts_from_zero);
                 Self::new(out, inbox, ignore_term, args, argv, &knobs, conversation, ledger).run()
             }
@@ -160,6 +162,7 @@ impl Session {
                 Err(Stop::Exit(code)) => code,
             };
             self.out.flush();
+            journal::stop();
             return code;
         }
     }

@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::inbox::Input;
+use crate::journal;
 
 /// Whether SIGTERM is ignored; shared with the thread that takes signals.
 #[derive(Clone, Debug)]
@@ -34,7 +35,10 @@ pub fn watch(inputs: Sender<Input>, ignore_term: IgnoreTerm) -> io::Result<()> {
         for signal in &mut signals {
             match signal {
                 SIGTERM if ignore_term.0.load(Ordering::SeqCst) => {}
-                SIGTERM => std::process::exit(128 + SIGTERM),
+                SIGTERM => {
+                    journal::stop();
+                    std::process::exit(128 + SIGTERM)
+                }
                 _ => {
                     drop(inputs.send(Input::Sigint));
                 }

@@ -6,6 +6,7 @@ use crate::ending::{BackgroundTask, Ending};
 use crate::frames::{self, AssistantNotes, InitFacts};
 use crate::ids;
 use crate::incoming::UserMessage;
+use crate::journal;
 use crate::json::{Json, object};
 use crate::result::{Outcome, Rounds};
 use crate::script::{Init, Script, Step};
@@ -65,6 +66,9 @@ pub fn run(session: &mut Session, messages: Vec<UserMessage>) -> Flow {
             eprintln!("{text}");
             Stop::Exit(2)
         })?);
+    }
+    for message in &messages {
+        journal::run(&message.text);
     }
     let uuids: Vec<String> = messages.iter().filter_map(|message| message.uuid.clone()).collect();
     // Of several that wait each but the last is repeated by itself, and then all of them together.

@@ -137,8 +137,7 @@ async fn no_more_sessions_of_a_tenant_are_made_than_it_may_have_at_all_nodes_tog
     let Some(server) = Server::shared() else { return };
     let url = server.url().await;
     let limit = [("POLICY__TENANT_MAX_SESSIONS", "4")];
-    let (one, two) =
-        tokio::join!(reachable("one", &url, &limit), reachable("two", &url, &limit));
+    let (one, two) = tokio::join!(reachable("one", &url, &limit), reachable("two", &url, &limit));
     let mut asked = JoinSet::new();
     for number in 0..16 {
         let client = [&one, &two][number % 2].client.clone();
@@ -205,10 +204,8 @@ async fn what_a_tenant_spends_in_a_day_counts_once_wherever_it_is_spent() {
     let url = server.url().await;
     // The second has no room for new ones: who asks it for one spends nothing.
     let full = [BUDGET, LEASE, ("POOL__MAX_SESSIONS", "1")];
-    let (one, two) = tokio::join!(
-        reachable("one", &url, &[BUDGET, LEASE]),
-        reachable("two", &url, &full)
-    );
+    let (one, two) =
+        tokio::join!(reachable("one", &url, &[BUDGET, LEASE]), reachable("two", &url, &full));
     ask(&one, "s", "one").await;
     let spent = stats(&two).await.total_cost_usd;
     assert!(spent > 0.0);

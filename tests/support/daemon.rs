@@ -33,7 +33,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the program on the fake CLI, with further settings; `CONFIG` is a file of them.
+    /// Starts the program on the fake CLI, with further settings; `CONFIG` is a file of them, and
+    /// `TEST_WITHOUT` a guard that it does without.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
         Self::start_in(TempDir::new().expect("a folder"), settings).await
     }
@@ -45,14 +46,32 @@ impl Daemon {
 
     /// Starts the program by another one, which has it as its child.
     pub async fn start_by(by: &[&str], state: TempDir, settings: &[(&str, &str)]) -> Self {
+        let started = Self::try_start_by(by, state, settings).await;
+        started.unwrap_or_else(|(_, said)| panic!("it does not listen: {said}"))
+    }
+
+    /// The same of a program that may not start; then the folder is given back, and what it said.
+    pub async fn try_start_by(
+        by: &[&str],
+        state: TempDir,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, (TempDir, String)> {
         let mut child = command(by, state.path(), settings).spawn().expect("started");
         let stderr = child.stderr.take().expect("a pipe");
         let mut lines = BufReader::new(stderr).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
+        let mut said = String::new();
         let address = loop {
             let line = timeout(Duration::from_secs(20), lines.next_line()).await;
-            let line = line.expect("in time").expect("text").expect("it listens");
-            let event: Value = serde_json::from_str(&line).expect("a JSON log");
+            let Some(line) = line.expect("in time").expect("text") else {
+                child.wait().await.expect("waited for");
+                return Err((state, said));
+            };
+            // The reason why it does not start is for people.
+            let Ok(event) = serde_json::from_str::<Value>(&line) else {
+                said.push_str(&line);
+                continue;
+            };
             log.lock().expect("no panic").push(event.clone());
             if event["message"] == "listening" {
                 break format!("http://{}", event["address"].as_str().expect("an address"));
@@ -67,7 +86,7 @@ impl Daemon {
             }
         }));
         let client = Client::connect(address.clone()).await.expect("connected");
-        Self { client, address, state, child, log }
+        Ok(Self { client, address, state, child, log })
     }
 
     pub async fn open(&self, request: QueryRequest) -> Turn {
@@ -146,7 +165,7 @@ fn command(by: &[&str], state: &Path, settings: &[(&str, &str)]) -> Command {
         .env("SESSION_POOL__POOL__MAX_PROCESSES", "16")
         .env("SESSION_POOL__CLI__SANDBOX", "process-tree")
         .envs(settings.iter().map(|(key, value)| match *key {
-            "CONFIG" => ("SESSION_POOL_CONFIG".to_owned(), value),
+            "CONFIG" | "TEST_WITHOUT" => (format!("SESSION_POOL_{key}"), value),
             key => (format!("SESSION_POOL__{key}"), value),
         }))
         .stdin(Stdio::null())

@@ -29,21 +29,36 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 
 /// Starts the server when told to, and ends with its input.
 const KEEPER: &str = r#"
-bin=$1 folder=$2 port=$3 fsync=$4 pid=
+bin=$1 folder=$2 port=$3 pid=
+shift 3
+arguments=$*
 start() {
   [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && return
-  "$bin/postgres" -D "$folder/data" -p "$port" -k "$folder" -h 127.0.0.1 -c fsync="$fsync" \
-    -c full_page_writes="$fsync" -c max_connections=200 -c shared_buffers=32MB </dev/null >>"$folder/log" 2>&1 &
+  # Where only this shell sees its disk nobody else can make it.
+  [ -d "$folder/data" ] \
+    || "$bin/initdb" -U tester -A trust -E UTF8 --locale=C.UTF-8 --no-sync -D "$folder/data" >"$folder/log" || return
+  "$bin/postgres" -D "$folder/data" -p "$port" -k "$folder" -h 127.0.0.1 -c fsync=off \
+    -c full_page_writes=off -c max_connections=200 -c shared_buffers=32MB $arguments </dev/null >>"$folder/log" 2>&1 &
   pid=$!
 }
 while read -r order; do
   case $order in
     start) start ;;
     kill) kill -KILL "$pid"; wait "$pid" 2>/dev/null ;;
+    # The one that starts others first, so that none is missed.
+    pause) kill -STOP "$pid"; kill -STOP $(cat "/proc/$pid/task/$pid/children") ;;
+    resume) kill -CONT $(cat "/proc/$pid/task/$pid/children"); kill -CONT "$pid" ;;
   esac
 done
-[ -z "$pid" ] || { kill -QUIT "$pid"; wait "$pid"; } 2>/dev/null
-rm -rf "$folder"
+[ -z "$pid" ] || { kill -CONT "$pid" $(cat "/proc/$pid/task/$pid/children"); kill -QUIT "$pid"; wait "$pid"; } 2>/dev/null
+rm -rf "$folder" 2>/dev/null
+"#;
+
+/// Has the server's folder be a small file system in memory, which only what is started from here sees.
+const ON_A_SMALL_DISK: &str = r#"
+disk=$1 user=$2 group=$3; shift 3
+mount -t tmpfs -o "size=192m,mode=0700,uid=$user,gid=$group" tmpfs "$disk"
+exec setpriv --reuid "$user" --regid "$group" --clear-groups "$@"
 "#;
 
 /// Runs PgBouncer until its input ends.
@@ -65,6 +80,7 @@ pub struct Bouncer {
 pub struct Server {
     port: u16,
     bin: PathBuf,
+    folder: PathBuf,
     keeper: Mutex<Child>,
     databases: AtomicUsize,
 }
@@ -106,9 +122,18 @@ fn command(program: &Path) -> Command {
     command
 }
 
-fn free_port() -> u16 {
-    let bound = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
-    bound.expect("a free port").port()
+/// A port that stays free while whoever listens on it is started anew: none of those that
+/// connections get by themselves.
+pub fn free_port() -> u16 {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first = range.split_whitespace().next().and_then(|it| it.parse().ok()).unwrap_or(0);
+    for _ in 0..1000 {
+        let port = fastrand::u16(10_000..first.max(20_000));
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
 
 fn folder() -> PathBuf {
@@ -133,10 +158,11 @@ impl Bouncer {
     /// PgBouncer or PostgreSQL is not installed. In CI that is a failure.
     pub fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Bouncer>> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(Server::shared()?)).as_ref()
+        SHARED.get_or_init(|| Self::before(Server::shared()?)).as_ref()
     }
 
-    fn start(server: &Server) -> Option<Self> {
+    /// One before this server.
+    pub fn before(server: &Server) -> Option<Self> {
         if !Path::new("/usr/sbin/pgbouncer").exists() {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "PgBouncer is not installed");
             eprintln!("SKIPPED, what is to be tried through PgBouncer: it is not installed");
@@ -186,20 +212,25 @@ impl Server {
 
     /// A server of the test's own, which it may treat as it likes.
     pub fn start() -> Option<Self> {
-        Self::start_as("off", None)
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments of the server.
+    pub fn start_with(arguments: &[&str]) -> Option<Self> {
+        Self::start_as(None, arguments)
     }
 
     /// One whose commits are on the disk when they are answered, as in earnest.
     pub fn durable() -> Option<Self> {
-        Self::start_as("on", None)
+        Self::start_with(&["-c", "fsync=on", "-c", "full_page_writes=on"])
     }
 
     /// One with this certificate and its key.
     pub fn start_with_tls(issued: &(String, String)) -> Option<Self> {
-        Self::start_as("off", Some(issued))
+        Self::start_as(Some(issued), &["-c", "ssl=on"])
     }
 
-    fn start_as(fsync: &str, issued: Option<&(String, String)>) -> Option<Self> {
+    fn start_as(issued: Option<&(String, String)>, arguments: &[&str]) -> Option<Self> {
         let Some(bin) = programs() else {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "PostgreSQL is not installed");
             eprintln!("SKIPPED, what is to be tried on PostgreSQL: it is not installed");
@@ -216,23 +247,106 @@ impl Server {
         if let Some((cert, key)) = issued {
             give(&folder.join("data/server.crt"), cert);
             give(&folder.join("data/server.key"), key);
-            let settings = folder.join("data/postgresql.conf");
-            let all = fs::read_to_string(&settings).expect("read") + "ssl = on\n";
-            fs::write(settings, all).expect("written");
         }
+        let server = Self::kept(bin, folder, arguments);
+        server.begin();
+        Some(server)
+    }
+
+    /// The same on a disk that can be filled; root alone can make one.
+    pub fn start_on_a_small_disk(arguments: &[&str]) -> Option<Self> {
+        let (bin, (user, group), folder) = (programs()?, user()?, folder());
         let port = free_port();
-        let keeper = command(Path::new("/bin/sh"))
-            .args(["-c", KEEPER, "keeper"])
+        let mut keeper = Command::new("unshare");
+        keeper
+            .args(["--mount", "--propagation", "private", "sh", "-c", ON_A_SMALL_DISK, "disk"])
+            .arg(&folder)
+            .args([user.to_string(), group.to_string()])
+            .args(["sh", "-c", KEEPER, "keeper"]);
+        // Old segments of the log are not kept for later.
+        let small = ["-c", "min_wal_size=32MB", "-c", "max_wal_size=32MB"];
+        let server = Self::kept_by(keeper, port, bin, folder, &[&small, arguments].concat());
+        server.begin();
+        Some(server)
+    }
+
+    fn filler(&self) -> PathBuf {
+        let keeper = self.keeper.lock().expect("no panic").id();
+        PathBuf::from(format!("/proc/{keeper}/root{}/filler", self.folder.display()))
+    }
+
+    /// Takes all the room that is left on its small disk.
+    pub fn fill(&self) {
+        let mut file = fs::File::create(self.filler()).expect("made");
+        for size in [1 << 20, 64 << 10, 4 << 10, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    pub fn make_room(&self) {
+        fs::remove_file(self.filler()).expect("removed");
+    }
+
+    /// A standby of this server, which follows it and can take its place. From now on the server
+    /// tells nothing committed that the standby does not have.
+    pub async fn standby(&self, arguments: &[&str]) -> Self {
+        let folder = folder();
+        let copied = command(&self.bin.join("pg_basebackup"))
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "tester"])
+            .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast"])
+            .args(["--no-sync", "-D"])
+            .arg(folder.join("data"))
+            .output()
+            .expect("run");
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let standby = Self::kept(self.bin.clone(), folder, arguments);
+        standby.begin();
+        let mut connection = self.connect("postgres").await;
+        for order in ["ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()"]
+        {
+            sqlx::raw_sql(order).execute(&mut connection).await.expect("ordered");
+        }
+        loop {
+            let found = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+            let found: i64 =
+                sqlx::query_scalar(found).fetch_one(&mut connection).await.expect("answered");
+            if found > 0 {
+                return standby;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Has a standby take the place of its server.
+    pub async fn promote(&self) {
+        let mut connection = self.connect("postgres").await;
+        sqlx::raw_sql("SELECT pg_promote()").execute(&mut connection).await.expect("promoted");
+    }
+
+    fn kept(bin: PathBuf, folder: PathBuf, arguments: &[&str]) -> Self {
+        let mut keeper = command(Path::new("/bin/sh"));
+        keeper.args(["-c", KEEPER, "keeper"]);
+        Self::kept_by(keeper, free_port(), bin, folder, arguments)
+    }
+
+    fn kept_by(
+        mut keeper: Command,
+        port: u16,
+        bin: PathBuf,
+        folder: PathBuf,
+        arguments: &[&str],
+    ) -> Self {
+        let keeper = keeper
             .args([&bin, &folder])
-            .args([&port.to_string(), fsync])
+            .arg(port.to_string())
+            .args(arguments)
             .stdin(Stdio::piped())
             // What is meant for the test program does not end it.
             .process_group(0)
             .spawn()
             .expect("started");
-        let server = Self { port, bin, keeper: Mutex::new(keeper), databases: AtomicUsize::new(0) };
-        server.begin();
-        Some(server)
+        let (keeper, databases) = (Mutex::new(keeper), AtomicUsize::new(0));
+        Self { port, bin, folder, keeper, databases }
     }
 
     fn order(&self, order: &str) {
@@ -259,6 +373,11 @@ impl Server {
     /// Kills it, as a machine does that loses its power.
     pub fn kill(&self) {
         self.order("kill");
+    }
+
+    /// Stops all of its processes where they are, or has them go on.
+    pub fn pause(&self, is_paused: bool) {
+        self.order(if is_paused { "pause" } else { "resume" });
     }
 
     /// Where it listens.
@@ -306,5 +425,7 @@ impl Drop for Server {
         let keeper = self.keeper.get_mut().expect("no panic");
         drop(keeper.stdin.take());
         keeper.wait().expect("ended");
+        // What a small disk was mounted on.
+        fs::remove_dir(&self.folder).ok();
     }
 }

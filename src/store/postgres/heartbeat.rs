@@ -74,6 +74,10 @@ impl Heartbeat {
             // Always over: of tests, in which whoever claims last is the owner.
             return pending().await;
         }
+        #[cfg(feature = "test-tools")]
+        if super::guards::is_missing(super::guards::Guard::SelfFencing) {
+            return pending().await;
+        }
         loop {
             let age = boot_time().saturating_sub(*self.renewed.borrow());
             if age >= lease * FENCED_AFTER / 4 && self.me.end() {

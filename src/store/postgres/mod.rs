@@ -7,6 +7,8 @@
 //! Everything is read from the server that is written to. Ages are by its clock.
 
 mod carrying;
+#[cfg(feature = "test-tools")]
+mod guards;
 mod heartbeat;
 mod me;
 mod migrations;

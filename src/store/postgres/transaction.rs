@@ -147,6 +147,8 @@ impl Statements for Transaction {
     type Row = PgRow;
 
     fn run_built<'c>(&'c mut self, sql: SqlStr, values: &[Value<'_>]) -> Running<'c, u64> {
+        #[cfg(feature = "test-tools")]
+        let sql = super::guards::apply(sql);
         let query = bound!(sqlx::query::<Postgres>(sql).persistent(false), values);
         Box::pin(async move {
             let connection: &mut PgConnection = &mut self.connection;
@@ -156,6 +158,8 @@ impl Statements for Transaction {
     }
 
     fn rows_of<'c>(&'c mut self, sql: SqlStr, values: &[Value<'_>]) -> Running<'c, Vec<PgRow>> {
+        #[cfg(feature = "test-tools")]
+        let sql = super::guards::apply(sql);
         let query = bound!(sqlx::query::<Postgres>(sql).persistent(false), values);
         Box::pin(async move {
             let connection: &mut PgConnection = &mut self.connection;
