@@ -2,7 +2,7 @@
 //! the call on, refuses it, or lets it go on to the service here.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     mem,
     pin::Pin,
     sync::Arc,
@@ -63,6 +63,9 @@ struct Shared {
     turns: TaskTracker,
     closing: CancellationToken,
 }
+
+/// Times that a call is served here at most, where its session moves each time.
+const TIMES_SERVED: usize = 3;
 
 /// A call on its way.
 struct Call {
@@ -195,19 +198,18 @@ impl Forwarder {
 
     /// What becomes of a call that was answered here: two nodes that are asked for a session at
     /// once both find it free, and the one that does not get it has done nothing yet.
-    async fn settle(&self, response: Response<Body>, waiting: Waiting) -> Response<Body> {
+    async fn settle(&self, response: Response<Body>, waiting: Waiting) -> Outcome {
         if !says_moved(&response) {
-            return response;
+            return Outcome::Answered(response);
         }
         let Waiting { copy, key, caller, shows_turn } = waiting;
-        let (Some(request), Ok(Place::At(node))) =
-            (copy.again(), self.0.placement.place(&key).await)
-        else {
-            return response;
-        };
-        match self.forward(Call { request, key, caller, shows_turn }, node).await {
-            Outcome::Answered(forwarded) => forwarded,
-            Outcome::Here(..) => response,
+        let Some(request) = copy.again() else { return Outcome::Answered(response) };
+        let call = Call { request, key, caller, shows_turn };
+        match self.0.placement.place(&call.key).await {
+            // The other one has given it back since.
+            Ok(Place::Here) => call.here(),
+            Ok(Place::At(node)) => self.forward(call, node).await,
+            Err(_) => Outcome::Answered(response),
         }
     }
 
@@ -361,12 +363,22 @@ where
         let ready = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, ready);
         Box::pin(async move {
-            match forwarder.decide(request, shows_turn).await {
-                Outcome::Here(request, None) => inner.call(request).await,
-                Outcome::Here(request, Some(waiting)) => {
-                    Ok(forwarder.settle(inner.call(request).await?, *waiting).await)
-                }
+            let mut outcome = forwarder.decide(request, shows_turn).await;
+            for left in (0..TIMES_SERVED).rev() {
+                let (request, waiting) = match outcome {
+                    Outcome::Answered(response) => return Ok(response),
+                    Outcome::Here(request, waiting) => (request, waiting),
+                };
+                poll_fn(|cx| inner.poll_ready(cx)).await?;
+                let response = inner.call(request).await?;
+                outcome = match waiting.filter(|_| left > 0) {
+                    Some(waiting) => forwarder.settle(response, *waiting).await,
+                    None => Outcome::Answered(response),
+                };
+            }
+            match outcome {
                 Outcome::Answered(response) => Ok(response),
+                Outcome::Here(request, _) => inner.call(request).await,
             }
         })
     }

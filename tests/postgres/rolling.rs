@@ -63,7 +63,8 @@ struct Load {
 #[track_caller]
 fn is_safe(status: &Status) {
     let reason = reason(status);
-    let is_gone = reason.is_empty() && matches!(status.code(), Code::Unavailable | Code::Unknown);
+    let of_connections = [Code::Unavailable, Code::Unknown, Code::Cancelled];
+    let is_gone = reason.is_empty() && of_connections.contains(&status.code());
     let safe = ["SESSION_MOVED", "SHUTTING_DOWN", "STORE_UNAVAILABLE"];
     let is_told = safe.contains(&reason.as_str())
         && status.code() == Code::Unavailable
