@@ -36,7 +36,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
 const LARGEST_MESSAGE: usize = 256 * 1024 * 1024;
 
 /// The client that the commands use.
-pub type Service = SessionPoolServiceClient<InterceptedService<Channel, OfEachCall>>;
+pub type Service = SessionPoolServiceClient<InterceptedService<Channel, CallMetadata>>;
 
 /// Connects to `http://host:port` or `https://host:port`; without a scheme it is TLS if
 /// an authority or a certificate is given.
@@ -99,20 +99,20 @@ async fn speaks_tls(authority: &str) -> std::io::Result<bool> {
 }
 
 /// A client of the service on this connection.
-pub fn service(channel: Channel, metadata: OfEachCall) -> Service {
+pub fn service(channel: Channel, metadata: CallMetadata) -> Service {
     SessionPoolServiceClient::with_interceptor(channel, metadata)
         .max_decoding_message_size(LARGEST_MESSAGE)
 }
 
 /// The metadata that goes with every call.
 #[derive(Clone, Default)]
-pub struct OfEachCall {
+pub struct CallMetadata {
     token: Option<MetadataValue<Ascii>>,
     /// By which proxies in front of several services choose the one that has the session.
     session: Option<MetadataValue<Ascii>>,
 }
 
-impl OfEachCall {
+impl CallMetadata {
     /// The token of the file that is named, else of the environment; and the session, if all calls
     /// are about one.
     pub fn read(server: &ServerArgs, session: Option<&str>) -> Result<Self, Failure> {
@@ -142,7 +142,7 @@ fn token(server: &ServerArgs) -> Result<Option<MetadataValue<Ascii>>, Failure> {
     Ok(Some(value))
 }
 
-impl Interceptor for OfEachCall {
+impl Interceptor for CallMetadata {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         for (key, value) in [("authorization", &self.token), ("session-id", &self.session)] {
             if let Some(value) = value {
@@ -214,7 +214,7 @@ mod tests {
         let arguments = Arguments::try_parse_from(words).expect("a command");
         let Command::Client(client) = arguments.command else { panic!("{line:?}") };
         let Client { server, command } = client.into();
-        let mut metadata = OfEachCall::read(&server, command.session()).expect("no token");
+        let mut metadata = CallMetadata::read(&server, command.session()).expect("no token");
         let request = metadata.call(Request::new(())).expect("let go");
         let value = request.metadata().get("session-id")?;
         Some(value.to_str().expect("text").to_owned())

@@ -88,7 +88,7 @@ async fn execute(client: Client) -> Outcome {
     let Client { server, command } = client;
     // Read before connecting: a prompt that cannot be read needs no service.
     let command = command.with_prompt()?;
-    let metadata = connect::OfEachCall::read(&server, command.session())?;
+    let metadata = connect::CallMetadata::read(&server, command.session())?;
     let channel = connect::connect(&server).await?;
     let mut service = connect::service(channel.clone(), metadata);
     let outcome = ask(&mut service, channel, command).await;

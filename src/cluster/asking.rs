@@ -12,17 +12,17 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use tonic::{Code, Status, body::Body};
-use tracing::{error, warn};
+use tonic::{Status, body::Body};
+use tracing::warn;
 
 use super::{
     Later, Living, Member, Others, Placement,
-    links::{CONNECTIONS_TRIED, Call, Lease, Links, Unreachable, cause},
+    links::{CONNECTIONS_TRIED, Call, Lease, Links, Unreachable, cause, refusal},
     outgoing::{Broken, Outgoing},
 };
 use crate::{
     access::{Identity, nodes::Nodes},
-    telemetry::log_limit::{NODE_REFUSED, NODE_UNREACHABLE},
+    telemetry::log_limit::NODE_UNREACHABLE,
 };
 
 /// Asks other nodes. Cloning gives another handle to the same connections.
@@ -102,15 +102,12 @@ fn answered(
     response: Response<Incoming>,
     call: Call,
 ) -> Result<Response<Body>, Status> {
-    let status = Status::from_header_map(response.headers());
-    if let Some(status) = status.filter(|status| status.code() == Code::Unauthenticated) {
-        let told = status.message();
-        if NODE_REFUSED.admits() {
-            error!(node = %node.name, told, "node_refused");
+    match refusal(&node.name, response.headers()) {
+        None => Ok(response.map(|body| Body::new(Answer { body, _call: call }))),
+        Some(told) => {
+            Err(Status::unavailable(format!("it does not take this node for one: {told}")))
         }
-        return Err(Status::unavailable(format!("it does not take this node for one: {told}")));
     }
-    Ok(response.map(|body| Body::new(Answer { body, _call: call })))
 }
 
 /// The body of an answer, which keeps its place on the connection.

@@ -3,7 +3,6 @@
 
 use std::{
     future::{Future, poll_fn},
-    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,14 +18,14 @@ use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use super::{
     Node, Place, Placement,
     asking::Asker,
     copied::{Copied, copied},
     first::look,
-    links::{CONNECTIONS_TRIED, Lease, Links, Unreachable, cause},
+    links::{CONNECTIONS_TRIED, Lease, Links, Unreachable, cause, refusal},
     metadata::pass_on,
     outgoing::{Broken, Outgoing},
     relay::{Held, Relayed, Way},
@@ -44,7 +43,7 @@ use crate::{
     pool::SessionPool,
     rpc::{deadline::Deadline, service::ROUTING_KEY, status::of_failure},
     tasks::Tasks,
-    telemetry::log_limit::{NODE_REFUSED, NODE_UNREACHABLE},
+    telemetry::log_limit::NODE_UNREACHABLE,
 };
 
 /// Forwards calls. Cloning gives another handle to the same.
@@ -284,23 +283,16 @@ fn says_moved(response: &Response<Body>) -> bool {
     let status = Status::from_header_map(response.headers());
     status.filter(|status| status.code() == Code::Unavailable).is_some_and(|status| {
         let details = status.get_details_error_info();
-        details.is_some_and(|details| details.reason == "SESSION_MOVED")
+        details.is_some_and(|details| details.reason == Cause::moved("").reason())
     })
 }
 
 /// The beginning of an answer, unless it says that the node does not know this one. That is
 /// nothing that the caller could mend.
 fn answer(response: Response<Incoming>, way: &Way) -> Result<Response<Incoming>, Status> {
-    let status = Status::from_header_map(response.headers());
-    match status.filter(|status| status.code() == Code::Unauthenticated) {
+    match refusal(&way.node, response.headers()) {
         None => Ok(response),
-        Some(status) => {
-            if NODE_REFUSED.admits() {
-                let told = status.message();
-                error!(node = %way.node, told, "node_refused");
-            }
-            Err(way.moved())
-        }
+        Some(_) => Err(way.moved()),
     }
 }
 
@@ -359,26 +351,20 @@ where
         else {
             return Box::pin(self.inner.call(request));
         };
-        // The one that has said it is ready is the one that is called.
-        let ready = self.inner.clone();
-        let mut inner = mem::replace(&mut self.inner, ready);
+        let mut inner = self.inner.clone();
         Box::pin(async move {
-            let mut outcome = forwarder.decide(request, shows_turn).await;
-            for left in (0..TIMES_SERVED).rev() {
+            let (mut outcome, mut left) =
+                (forwarder.decide(request, shows_turn).await, TIMES_SERVED);
+            loop {
                 let (request, waiting) = match outcome {
                     Outcome::Answered(response) => return Ok(response),
                     Outcome::Here(request, waiting) => (request, waiting),
                 };
                 poll_fn(|cx| inner.poll_ready(cx)).await?;
                 let response = inner.call(request).await?;
-                outcome = match waiting.filter(|_| left > 0) {
-                    Some(waiting) => forwarder.settle(response, *waiting).await,
-                    None => Outcome::Answered(response),
-                };
-            }
-            match outcome {
-                Outcome::Answered(response) => Ok(response),
-                Outcome::Here(request, _) => inner.call(request).await,
+                left -= 1;
+                let Some(waiting) = waiting.filter(|_| left > 0) else { return Ok(response) };
+                outcome = forwarder.settle(response, *waiting).await;
             }
         })
     }

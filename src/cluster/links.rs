@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{
+    HeaderMap,
+    uri::{Authority, PathAndQuery, Scheme, Uri},
+};
 use hyper::{client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
@@ -22,10 +25,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
-use tracing::{Span, debug};
+use tonic::{Code, Status};
+use tracing::{Span, debug, error};
 
 use super::outgoing::Outgoing;
-use crate::{access::nodes::Nodes, tasks::Tasks};
+use crate::{access::nodes::Nodes, tasks::Tasks, telemetry::log_limit::NODE_REFUSED};
 
 /// From the first packet to the end of the handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -243,6 +247,20 @@ pub fn cause(error: &dyn std::error::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+/// Why a node does not take this one for a node, if its answer says so: nothing that a caller could
+/// mend.
+pub fn refusal(node: &str, headers: &HeaderMap) -> Option<String> {
+    let status = Status::from_header_map(headers)?;
+    if status.code() != Code::Unauthenticated {
+        return None;
+    }
+    let told = status.message();
+    if NODE_REFUSED.admits() {
+        error!(node, told, "node_refused");
+    }
+    Some(told.to_owned())
 }
 
 /// Spawns what a connection consists of among the service's tasks. It ends with them.

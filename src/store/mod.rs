@@ -162,7 +162,7 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Whether several services share it: then a session is claimed before it is begun, too.
     fn is_shared(&self) -> bool {
-        false
+        self.shared().is_some()
     }
 
     /// Whether another service that lives has a session.

@@ -3,45 +3,20 @@
 
 use std::{fs, path::Path};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use session_pool::{config::StoreKind, server};
 use tempfile::TempDir;
 
 use super::{
     Server, ask, node,
-    support::service::{fake_cli, process_tree},
+    support::{
+        authority::Authority,
+        service::{fake_cli, process_tree},
+    },
 };
 
-/// An authority, whose certificate is in a file.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    folder: TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate().expect("a key");
-        let issuer = CertifiedIssuer::self_signed(params, key).expect("an authority");
-        let folder = TempDir::new().expect("a folder");
-        fs::write(folder.path().join("ca.pem"), issuer.pem()).expect("written");
-        Self { issuer, folder }
-    }
-
-    /// A certificate for this host, and its key.
-    fn issue(&self, host: &str) -> (String, String) {
-        let params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
-        let key = KeyPair::generate().expect("a key");
-        let cert = params.signed_by(&key, &self.issuer).expect("issued");
-        (cert.pem(), key.serialize_pem())
-    }
-
-    /// The end of a connection string that trusts it.
-    fn trusted(&self) -> String {
-        format!("sslmode=verify-full&sslrootcert={}", self.folder.path().join("ca.pem").display())
-    }
+/// The end of a connection string that trusts an authority.
+fn trusts(authority: &Authority) -> String {
+    format!("sslmode=verify-full&sslrootcert={}", authority.path().join("ca.pem").display())
 }
 
 /// Why a service does not start on this database.
@@ -65,7 +40,7 @@ async fn a_database_is_taken_for_what_it_is_by_its_certificate_alone() {
     let url = |host: &str, trusted: &str| {
         format!("postgres://tester:sesame@{host}:{port}/{database}?{trusted}")
     };
-    let node = node("one", &url("localhost", &authority.trusted()), &[]).await;
+    let node = node("one", &url("localhost", &trusts(&authority)), &[]).await;
     assert_eq!(ask(&node, "s", "one").await, [""; 0]);
     assert_eq!(ask(&node, "s", "two").await, ["one"]);
     let mut connection = server.connect(&database).await;
@@ -81,11 +56,11 @@ async fn a_database_is_taken_for_what_it_is_by_its_certificate_alone() {
     let plain = Server::shared().expect("it is installed");
     let plain_port = plain.address().rsplit_once(':').expect("a port").1.to_owned();
     for (what, url, said) in [
-        ("another authority", url("localhost", &other.trusted()), "invalid peer certificate"),
-        ("another host", url("127.0.0.1", &authority.trusted()), "not valid for"),
+        ("another authority", url("localhost", &trusts(&other)), "invalid peer certificate"),
+        ("another host", url("127.0.0.1", &trusts(&authority)), "not valid for"),
         (
             "no TLS",
-            format!("postgres://tester:sesame@localhost:{plain_port}/x?{}", authority.trusted()),
+            format!("postgres://tester:sesame@localhost:{plain_port}/x?{}", trusts(&authority)),
             "TLS",
         ),
         ("no file", url("localhost", "sslmode=verify-full&sslrootcert=/gone.pem"), "gone.pem"),

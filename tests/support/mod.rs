@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+pub mod authority;
 pub mod cutting_proxy;
 pub mod daemon;
 pub mod follower;

@@ -355,10 +355,6 @@ impl Store for PostgresStore {
         Box::pin(self.read(|by| Box::pin(counts::read(by))))
     }
 
-    fn is_shared(&self) -> bool {
-        true
-    }
-
     fn is_elsewhere<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, bool> {
         Box::pin(async move { Ok(self.elsewhere(key).await?.is_some()) })
     }

@@ -106,7 +106,8 @@ impl Places {
         let mut taking = Taking { places: self, number, is_taken: false };
         let mut transaction = database.write().await?;
         let its: [Value<'_>; 2] = [key.tenant.as_str().into(), key.session.as_str().into()];
-        // Statements behind it see what was committed by whoever had it before.
+        // Statements behind it see what was committed by whoever had it before. The seed keeps it
+        // apart from other locks that are made of names.
         let lock = "SELECT pg_advisory_xact_lock(hashtextextended($1, 4711))";
         transaction.run(lock, &its[..1]).await?;
         self.remove_unknown(&mut transaction, incarnation, Some(&key.tenant)).await?;

@@ -158,19 +158,23 @@ impl Node {
     /// `kill -9`.
     pub async fn kill(&self) {
         let mut life = self.life.lock().await;
-        if let Life::Runs(daemon) = std::mem::replace(&mut *life, Life::Changes) {
-            *life = Life::Down(daemon.killed().await);
-        }
+        *life = match std::mem::replace(&mut *life, Life::Changes) {
+            Life::Runs(daemon) => Life::Down(daemon.killed().await),
+            other @ (Life::Down(_) | Life::Changes) => other,
+        };
     }
 
     /// SIGTERM, and waits for its end.
     pub async fn stop_in_order(&self) {
         let mut life = self.life.lock().await;
-        if let Life::Runs(mut daemon) = std::mem::replace(&mut *life, Life::Changes) {
-            daemon.signal(Signal::TERM);
-            daemon.ended().await;
-            *life = Life::Down(daemon.state);
-        }
+        *life = match std::mem::replace(&mut *life, Life::Changes) {
+            Life::Runs(mut daemon) => {
+                daemon.signal(Signal::TERM);
+                daemon.ended().await;
+                Life::Down(daemon.state)
+            }
+            other @ (Life::Down(_) | Life::Changes) => other,
+        };
     }
 
     /// Stops the service where it is, or has it go on. With `all` also what belongs to it, as
