@@ -26,7 +26,7 @@ pub mod domain {
 }
 pub mod os {
     //! The operating system.
-    pub use crate::os::{procfs, supervisor};
+    pub use crate::os::{clock, lease_watch, procfs, supervisor};
 }
 pub mod policy {
     //! What callers may ask for.

@@ -20,7 +20,7 @@ use session_pool::{
 };
 
 fn main() -> ExitCode {
-    if let Some(exit) = server::run_supervisor(env::args_os().skip(1)) {
+    if let Some(exit) = server::run_helper(env::args_os().skip(1)) {
         return exit;
     }
     match Arguments::parse().command {

@@ -11,6 +11,7 @@ mod cautions;
 mod early;
 mod enclosure;
 mod figures;
+mod lease;
 mod listeners;
 mod metrics;
 mod observer;
@@ -37,7 +38,7 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, error_span, info, warn};
 
 pub use enclosure::Enclosure;
-pub use program::{check_files, run, run_supervisor};
+pub use program::{check_files, run, run_helper};
 
 /// A new token for callers, and the entry for it that the tokens file needs.
 pub use crate::access::tokens::fresh as new_token;
@@ -159,6 +160,9 @@ impl Server {
             tasks.clone(),
         );
         let opened = state::open_store(&config, &tasks).await?;
+        if let Some(lease) = opened.node.as_deref().and_then(PostgresStore::lease) {
+            lease::watch(lease, enclosure.sandbox.program(), &tasks)?;
+        }
         let parts = Parts {
             session: Arc::new(settings::session_settings(&config)),
             supply: Arc::new(supply.clone()),

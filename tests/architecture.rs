@@ -26,7 +26,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
     ("cli", &["domain", "os", "tasks", "tools"]),
     ("counters", &["domain"]),
     ("measures", &["domain"]),
-    ("store", &["counters", "domain", "tasks"]),
+    ("store", &["counters", "domain", "os", "tasks"]),
     ("tenant", &["counters", "domain", "measures"]),
     ("turn", &["budget", "counters", "domain", "tasks"]),
     ("supply", &["cli", "domain", "os", "policy", "tasks", "tools"]),

@@ -1,19 +1,24 @@
 //! What the service asks of the operating system directly, for the modules above it.
 //!
 //! - [`procfs`] looks at processes.
+//! - [`clock`] has clocks that the standard library does not have.
 //! - [`confined`] opens and removes files below a folder that somebody else may write to.
 //! - [`regular`] reads files that an operator has named.
 //! - [`pem`] takes certificates and keys out of such files.
 //! - [`supervisor`] is the process that holds the service, and another one each CLI: it outlives
 //!   its child for a moment, and ends what that has left behind.
 //! - [`killing`] kills many processes, also those that fork meanwhile.
+//! - [`lease_watch`] is a process that ends what the service has started when that does not
+//!   prove in time that it still may.
 //! - [`limits`] are those that the kernel holds a program and its descendants to.
 //! - [`descriptors`] raises the limit of file descriptors, and says what it is enough for and
 //!   who inherits them.
 
+pub mod clock;
 pub mod confined;
 pub mod descriptors;
 pub mod killing;
+pub mod lease_watch;
 pub mod limits;
 pub mod pem;
 pub mod procfs;

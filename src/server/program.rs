@@ -8,18 +8,22 @@ use super::{EarlyStop, Enclosure, serve};
 use crate::{
     access::credentials::Credentials,
     config::{Config, UnknownVariable},
-    os::{descriptors, supervisor},
+    os::{descriptors, lease_watch, supervisor},
     telemetry,
 };
 
 /// How long threads that wait for a disk are waited for once everything else has ended.
 const STUCK_THREADS: Duration = Duration::from_secs(1);
 
-/// Runs the supervisor of one CLI, if these arguments of the program ask for that. It is not one of
-/// the commands: nobody but the service uses it, once for every CLI.
-pub fn run_supervisor(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
-    let is_supervisor = arguments.next().is_some_and(|first| first == supervisor::SUBCOMMAND);
-    is_supervisor.then(|| supervisor::run_subcommand(arguments))
+/// Runs one of the processes that the service needs beside itself, if these arguments of the program
+/// ask for that: the supervisor of one CLI, or the watch of the lease. They are none of the
+/// commands: nobody but the service uses them.
+pub fn run_helper(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let first = arguments.next()?;
+    if first == supervisor::SUBCOMMAND {
+        return Some(supervisor::run_subcommand(arguments));
+    }
+    (first == lease_watch::SUBCOMMAND).then(lease_watch::run_subcommand)
 }
 
 /// Serves until a signal stops it. Agents are kept from reading the files `secrets`, which the

@@ -308,6 +308,11 @@ impl Commits {
         Some(self.conclude(due, Err(cause), false))
     }
 
+    /// Whether the session is this service's no more, though nobody has said so yet.
+    pub fn are_outlived(&self) -> bool {
+        self.tenure.is_over()
+    }
+
     /// The session is this service's no more. Nobody waits for the store any longer: it may keep
     /// what it was given, or refuse it, and those who ask again learn which.
     pub fn lose(&mut self, cause: Cause) -> Outcome {

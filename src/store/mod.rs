@@ -48,12 +48,12 @@ pub use error::StoreError;
 pub use import::{Import, Part};
 pub use memory::MemoryStore;
 pub use pieces::{Piece, Place};
-pub use postgres::{Node, PostgresOpening, PostgresStore};
+pub use postgres::{Lease, Node, PostgresOpening, PostgresStore};
 pub use record::{Commit, Epoch, Idle, KeptEnding, KeptTurn, Line, Record};
 pub use shared::{Shared, Survey};
 pub use sql::{Opening, SqlStore};
 pub use status::{Failing, StoreStatus};
-pub use tenure::Tenure;
+pub use tenure::{Expiry, Tenure};
 
 use crate::{
     counters::Totals,

@@ -17,8 +17,8 @@ use crate::{
     counters::Totals,
     domain::ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
     store::{
-        Commit, Epoch, Failing, Idle, Import, KeptTurn, MemoryStore, Pending, Piece, Place, Record,
-        Store, StoreError, StoreStatus, Tenure,
+        Commit, Epoch, Expiry, Failing, Idle, Import, KeptTurn, MemoryStore, Pending, Piece, Place,
+        Record, Store, StoreError, StoreStatus, Tenure,
     },
 };
 
@@ -39,6 +39,16 @@ pub enum Gate {
     Hanging,
 }
 
+/// When, by the time since the machine was started, the lease is over.
+#[derive(Debug)]
+struct LeaseOver(watch::Sender<Duration>);
+
+impl Default for LeaseOver {
+    fn default() -> Self {
+        Self(watch::Sender::new(Duration::MAX))
+    }
+}
+
 /// Conversations in memory, behind a gate.
 #[derive(Debug, Default)]
 pub struct GatedStore {
@@ -49,6 +59,7 @@ pub struct GatedStore {
     reads_wait: watch::Sender<bool>,
     gate: watch::Sender<Gate>,
     tenure: watch::Sender<bool>,
+    lease_over: LeaseOver,
     status: watch::Sender<StoreStatus>,
 }
 
@@ -71,6 +82,11 @@ impl GatedStore {
     /// What was claimed may be another service's from here on.
     pub fn end_tenure(&self) {
         self.tenure.send_replace(true);
+    }
+
+    /// The same, by the clock; nobody has said so yet.
+    pub fn outlive_lease(&self) {
+        self.lease_over.0.send_replace(Duration::ZERO);
     }
 
     /// From here on what is read waits, or does not.
@@ -228,7 +244,8 @@ impl Store for GatedStore {
     }
 
     fn tenure(&self) -> Tenure {
-        Tenure::until(self.tenure.subscribe())
+        let expiry = Expiry { renewed: self.lease_over.0.subscribe(), after: Duration::ZERO };
+        Tenure::within(self.tenure.subscribe(), expiry)
     }
 
     fn status(&self) -> watch::Receiver<StoreStatus> {

@@ -4,7 +4,10 @@
 use std::net::TcpListener;
 
 use rustix::process::Signal;
-use session_pool::proto::{GetSessionRequest, QueryRequest};
+use session_pool::{
+    internals::os::{lease_watch, procfs::Look},
+    proto::{GetSessionRequest, QueryRequest},
+};
 use tempfile::TempDir;
 
 use super::{Daemon, Server, ask, asks, node_in, recited, support::eventually};
@@ -81,24 +84,48 @@ async fn a_session_of_a_node_that_is_killed_goes_on_at_another() {
 
 #[tokio::test]
 async fn a_node_that_was_stopped_for_longer_than_its_lease_serves_nothing_of_what_it_had() {
+    for sandbox in ["process-tree", "bubblewrap"] {
+        stopped_for_longer_than_its_lease(&[("CLI__SANDBOX", sandbox)]).await;
+    }
+}
+
+async fn stopped_for_longer_than_its_lease(settings: &[(&str, &str)]) {
     let Some(server) = Server::shared() else { return };
     let url = server.url().await;
-    let (one, two) = (reachable("one", &url, &[]).await, reachable("two", &url, &[]).await);
+    let (one, two) = (reachable("one", &url, settings).await, reachable("two", &url, &[]).await);
     assert_eq!(ask(&one, "s", "one").await, [""; 0]);
     let mut turn = one.open(super::query("s", &super::script(&["say begun", "hang"]))).await;
     turn.until_text("begun").await;
-    let (service, held) = (one.id(), one.processes());
+    let service = one.id();
     processes::signal(service, Signal::STOP);
     assert_eq!(recited_at_last(&two, "s", "two").await, ["one"]);
+    assert_eq!(one.processes(), [0; 0], "two processes never serve one conversation");
     processes::signal(service, Signal::CONT);
     turn.finish().await;
     let Some(Err(status)) = &turn.end else { panic!("the session has moved: {turn:?}") };
     assert_eq!(reason(status), "SESSION_MOVED");
-    let gone = async || (!one.processes().iter().any(|it| held.contains(it))).then_some(());
-    eventually("its process is gone", gone).await;
     // It is a node like others again, which passes on what lives elsewhere.
     let again = || one.logged("node_registered_again").pop();
     eventually("it registers again", async || again()).await;
     assert_eq!(recited_at_last(&one, "s", "three").await, ["one", "two"]);
     assert_eq!((one.processes().len(), two.processes().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_node_whose_watch_of_the_lease_is_gone_has_another_one() {
+    let Some(server) = Server::shared() else { return };
+    let one = reachable("one", &server.url().await, &[]).await;
+    let watch = || {
+        let children = Look::take().expect("/proc").children(one.id());
+        let is_watch = |pid: &u32| {
+            processes::words(*pid).get(1).is_some_and(|word| word == lease_watch::SUBCOMMAND)
+        };
+        children.into_iter().find(is_watch).filter(|pid| processes::lives(*pid))
+    };
+    let first = watch().expect("it runs");
+    processes::signal(first, Signal::KILL);
+    let replaced = || one.logged("lease_watch_replaced").pop();
+    eventually("it is replaced", async || replaced()).await;
+    assert!(watch().is_some_and(|second| second != first));
+    assert_eq!(ask(&one, "s", "one").await, [""; 0], "the node goes on");
 }

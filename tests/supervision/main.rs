@@ -14,6 +14,7 @@ mod disk;
 mod ends;
 mod escapes;
 mod large;
+mod lease_watch;
 mod locked;
 mod memory;
 mod modes;

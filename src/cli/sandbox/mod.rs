@@ -93,6 +93,14 @@ impl Sandbox {
         }
     }
 
+    /// The program that has the supervisor as a subcommand.
+    pub fn program(&self) -> &Path {
+        match self {
+            Self::ProcessTree(program) => program,
+            Self::Bubblewrap(plan) => &plan.supervisor,
+        }
+    }
+
     /// File systems in memory that each session has for itself.
     pub fn in_memory(&self) -> Vec<PathBuf> {
         match self {

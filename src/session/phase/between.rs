@@ -64,6 +64,11 @@ impl SessionTask {
     /// session: then the turn does not begin here.
     pub(super) fn moves(&mut self, stir: Stir, turn: &TurnLog) -> bool {
         self.stirred(stir);
+        self.has_moved(turn)
+    }
+
+    /// Whether another service has the session, of which the turn is told then.
+    pub(super) fn has_moved(&mut self, turn: &TurnLog) -> bool {
         let moves = self.journal.moved().is_some();
         if moves {
             self.leave(CloseReason::Moved);
@@ -79,6 +84,7 @@ impl SessionTask {
 
     /// The process ended between turns. The next turn continues on another.
     pub(super) async fn lost(&mut self, process: Process, why: &str) -> Phase {
+        self.notice_lost_tenure();
         warn!(
             session_id = %self.status.session_id,
             client_id = %process.lease.client_id,

@@ -280,6 +280,10 @@ impl SessionTask {
     }
 
     fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {
+        self.notice_lost_tenure();
+        if self.has_moved(&turn.log) {
+            return Phase::Closing(None, CloseReason::Moved);
+        }
         self.ctx.tenant.counters.connect_failures.add_one();
         self.log_not_connected(&failure);
         let cause = failure.cause.clone();

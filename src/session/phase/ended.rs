@@ -139,17 +139,27 @@ impl SessionTask {
             }
             Stir::Impatient => return self.journal.commits.answer_those_who_wait(),
             Stir::Again => return self.keep_on(),
-            Stir::Lost => {
-                let lost = self.journal.lose();
-                self.leave(CloseReason::Moved);
-                self.tell(lost);
-            }
+            Stir::Lost => self.lose_tenure(),
         }
         if self.journal.commits.wants_another() {
             self.keep_on();
         }
         if self.journal.commits.are_settled() {
             self.journal.commits.answer_those_who_wait();
+        }
+    }
+
+    fn lose_tenure(&mut self) {
+        let lost = self.journal.lose();
+        self.leave(CloseReason::Moved);
+        self.tell(lost);
+    }
+
+    /// Before the end of a process is judged: a service that was stopped may have had it ended in
+    /// its absence, and hears of that before its timers say that the session is another's by now.
+    pub(super) fn notice_lost_tenure(&mut self) {
+        if self.journal.commits.are_outlived() {
+            self.lose_tenure();
         }
     }
 

@@ -95,6 +95,7 @@ impl SessionTask {
         let rest =
             async { while active.process.lease.connection.read(&mut frames).await.is_ok() {} };
         drop(self.while_dying(&mut stops, timeout(LAST_WORDS, rest)).await);
+        self.notice_lost_tenure();
         let mut over = self.digest(&mut active, &mut frames, false);
         let pending = !active.process.steers.pending().is_empty();
         if let Some(over) = over.take_if(|_| pending) {
@@ -103,6 +104,13 @@ impl SessionTask {
             let next = self.turn_over(active, frames, over).await;
             for purpose in stops {
                 self.answer_stop(purpose, InterruptOutcome::TurnEnded);
+            }
+            return next;
+        }
+        if let Some(cause) = self.journal.moved().filter(|_| over.is_none()).cloned() {
+            let next = self.moved(active, cause).await;
+            for purpose in stops {
+                self.answer_stop(purpose, InterruptOutcome::Terminated);
             }
             return next;
         }

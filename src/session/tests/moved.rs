@@ -193,6 +193,36 @@ async fn a_session_ends_at_once_when_its_service_may_not_serve_it_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whose_process_was_ended_while_the_service_was_stopped_is_told_that_its_session_moved() {
+    // The process is seen to have ended before a timer says that the lease is over.
+    for prompt in ["b slow 1000", "b hang", "b tool 100000", "b silent"] {
+        let session = Session::start(settings());
+        assert!(read(session.run("a ok").await).await.end.is_ok());
+        let (turn, waiting) = (session.run(prompt).await, session.run("c ok").await);
+        sleep(SECOND / 2).await;
+        session.store.outlive_lease();
+        session.supply.kill();
+        assert!(is_moved(&cause(&read(turn).await)), "{prompt}");
+        assert!(is_moved(&cause(&read(waiting).await)), "{prompt}");
+        session.handle.ended().await;
+    }
+    let idle = Session::start(settings());
+    assert!(read(idle.run("a ok").await).await.end.is_ok());
+    idle.store.outlive_lease();
+    idle.supply.kill();
+    idle.handle.ended().await;
+    assert_eq!(idle.supply.alive(), 0, "no other one is started");
+    // Nor is a turn begun by one that ends while it starts.
+    let starting = Session::start(settings());
+    *starting.supply.start_time.lock().expect("no panic") = 20 * SECOND;
+    *starting.supply.broken.lock().expect("no panic") = true;
+    let turn = starting.run("a ok").await;
+    sleep(SECOND).await;
+    starting.store.outlive_lease();
+    assert!(is_moved(&cause(&read(turn).await)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_result_that_is_not_kept_is_not_told_when_the_tenure_is_over() {
     for gate in [Gate::Locked, Gate::Hanging] {
         let session = Session::start(settings());

@@ -25,15 +25,18 @@ pub enum Guard {
     DatabaseClock,
     /// The end of what a node has, by itself, when it could not renew its lease.
     SelfFencing,
+    /// The process that ends what a node has when the node itself is stopped.
+    LeaseWatch,
     /// The look for a turn that was told before.
     StoredTurn,
 }
 
-const GUARDS: [(&str, Guard); 5] = [
+const GUARDS: [(&str, Guard); 6] = [
     ("row_lock", Guard::RowLock),
     ("incarnation", Guard::Incarnation),
     ("database_clock", Guard::DatabaseClock),
     ("self_fencing", Guard::SelfFencing),
+    ("lease_watch", Guard::LeaseWatch),
     ("stored_turn", Guard::StoredTurn),
 ];
 
@@ -79,7 +82,7 @@ fn without(guard: Guard, sql: &str) -> Option<String> {
             let now = format!("> to_timestamp({}.{:06})", now.as_secs(), now.subsec_micros());
             replaced("> clock_timestamp()", &now)
         }
-        Guard::SelfFencing => None,
+        Guard::SelfFencing | Guard::LeaseWatch => None,
         Guard::StoredTurn => {
             let asks = sql.starts_with("SELECT client_id") && sql.contains(" FROM turns ");
             asks.then(|| format!("{sql} AND FALSE"))

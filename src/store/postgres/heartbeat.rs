@@ -9,7 +9,6 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval, sleep},
@@ -23,7 +22,10 @@ use super::{
     ownership::REPLACED,
     transaction::Database,
 };
-use crate::store::{StoreError, status::SharedPublisher};
+use crate::{
+    os::clock::boot_time,
+    store::{Expiry, StoreError, status::SharedPublisher},
+};
 
 /// Bytes that are written to a store that failed, to try whether it has room.
 const BALLAST: usize = 64 << 10;
@@ -36,13 +38,30 @@ const FENCED_AFTER: u32 = 3;
 /// the machine, or the service, is stopped.
 const LOOKS: u32 = 40;
 
-/// The time since the machine was started, suspended or not.
-pub fn boot_time() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
-    Duration::new(
-        time.tv_sec.try_into().unwrap_or_default(),
-        time.tv_nsec.try_into().unwrap_or_default(),
-    )
+/// A lease, for whoever ends what the node has started if the node itself does not.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// When it was renewed last, by [`boot_time`].
+    pub renewed: watch::Receiver<Duration>,
+    pub length: Duration,
+}
+
+impl Lease {
+    /// When everything that the node has started must be ended, by [`boot_time`]: after the node
+    /// should have done so ([`FENCED_AFTER`]), and before others may have its sessions.
+    pub fn outlived_at(&mut self) -> Duration {
+        self.renewed.borrow_and_update().saturating_add(self.length * 7 / 8)
+    }
+}
+
+/// When a lease that was renewed last as `renewed` says is over for the node itself; `None` where
+/// it never is: a lease of no time is of tests, in which whoever claims last is the owner.
+pub fn expiry(renewed: watch::Receiver<Duration>, lease: Duration) -> Option<Expiry> {
+    #[cfg(feature = "test-tools")]
+    if super::guards::is_missing(super::guards::Guard::SelfFencing) {
+        return None;
+    }
+    (!lease.is_zero()).then(|| Expiry { renewed, after: lease * FENCED_AFTER / 4 })
 }
 
 /// Renews a node's heartbeat.
@@ -69,22 +88,21 @@ impl Heartbeat {
 
     /// Ends the incarnation in time. Never ends itself.
     async fn guard(&self) {
-        let lease = self.me.identity().lease;
-        if lease.is_zero() {
-            // Always over: of tests, in which whoever claims last is the owner.
-            return pending().await;
-        }
-        #[cfg(feature = "test-tools")]
-        if super::guards::is_missing(super::guards::Guard::SelfFencing) {
+        if self.me.expiry().is_none() {
             return pending().await;
         }
         loop {
+            self.end_in_time();
+            sleep(self.me.identity().lease / LOOKS).await;
+        }
+    }
+
+    /// Ends the incarnation if it was not renewed in time.
+    fn end_in_time(&self) {
+        if self.me.expiry().is_some_and(Expiry::has_passed) && self.me.end() {
             let age = boot_time().saturating_sub(*self.renewed.borrow());
-            if age >= lease * FENCED_AFTER / 4 && self.me.end() {
-                error!(seconds = age.as_secs_f64(), "node_lease_over");
-                self.publisher.failing(&StoreError::unavailable(LATE));
-            }
-            sleep(lease / LOOKS).await;
+            error!(seconds = age.as_secs_f64(), "node_lease_over");
+            self.publisher.failing(&StoreError::unavailable(LATE));
         }
     }
 
@@ -95,6 +113,8 @@ impl Heartbeat {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            // When this service was stopped the guard may not have looked at the time since.
+            self.end_in_time();
             let began = boot_time();
             let renewed = if self.me.is_over() {
                 last = Beat::default();
@@ -127,6 +147,8 @@ impl Heartbeat {
             Some(beat) => *last = beat,
             None => drop(self.me.end()),
         }
+        // An answer that came too late renews nothing, whatever the database says by then.
+        self.end_in_time();
         // One that ended meanwhile is not to be served any longer.
         Ok(beat.is_some() && !self.me.is_over())
     }

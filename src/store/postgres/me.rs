@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use super::nodes::Identity;
-use crate::store::Tenure;
+use crate::store::{Expiry, Tenure};
 
 /// An incarnation, and whether it is over.
 #[derive(Debug)]
@@ -18,14 +18,21 @@ struct Incarnation {
 
 /// The incarnation that is, or was last.
 #[derive(Debug)]
-pub struct Me(RwLock<Incarnation>);
+pub struct Me {
+    now: RwLock<Incarnation>,
+    /// When the lease is over by the clock, if it ever is.
+    expiry: Option<Expiry>,
+}
+
+impl Incarnation {
+    fn of(identity: Identity) -> Self {
+        Self { identity: Arc::new(identity), over: watch::Sender::new(false) }
+    }
+}
 
 impl Me {
-    pub fn new(identity: Identity) -> Self {
-        Self(RwLock::new(Incarnation {
-            identity: Arc::new(identity),
-            over: watch::Sender::new(false),
-        }))
+    pub fn new(identity: Identity, expiry: Option<Expiry>) -> Self {
+        Self { now: RwLock::new(Incarnation::of(identity)), expiry }
     }
 
     pub fn identity(&self) -> Arc<Identity> {
@@ -34,7 +41,16 @@ impl Me {
 
     /// For how long what is claimed now holds.
     pub fn tenure(&self) -> Tenure {
-        self.with(|it| Tenure::until(it.over.subscribe()))
+        let over = self.with(|it| it.over.subscribe());
+        match &self.expiry {
+            Some(expiry) => Tenure::within(over, expiry.clone()),
+            None => Tenure::until(over),
+        }
+    }
+
+    /// When it is over unless it is renewed, if it ever is.
+    pub fn expiry(&self) -> Option<&Expiry> {
+        self.expiry.as_ref()
     }
 
     /// Whether it is over, and no other has begun.
@@ -49,11 +65,10 @@ impl Me {
 
     /// Another begins. Whoever still has a claim of the last one has lost it.
     pub fn begin(&self, identity: Identity) {
-        let next = Self::new(identity).0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Incarnation::of(identity);
     }
 
     fn with<T>(&self, read: impl FnOnce(&Incarnation) -> T) -> T {
-        read(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        read(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -35,6 +35,7 @@ use tokio::{
 use tracing::{debug, error_span, info, warn};
 use uuid::Uuid;
 
+pub use heartbeat::Lease;
 pub use nodes::Node;
 pub use opening::PostgresOpening;
 
@@ -53,10 +54,11 @@ use super::{
 use crate::{
     counters::Totals,
     domain::ids::{CliSessionId, SessionId, SessionKey, TenantId, TurnId},
+    os::clock::boot_time,
     tasks::Tasks,
 };
 use carrying::Desk;
-use heartbeat::{Heartbeat, boot_time};
+use heartbeat::Heartbeat;
 use me::Me;
 use nodes::Identity;
 use places::Places;
@@ -83,7 +85,6 @@ pub struct PostgresStore {
     /// The nodes that lived when that was known last.
     last_living: Mutex<Arc<[Node]>>,
     status: watch::Sender<StoreStatus>,
-    #[cfg(test)]
     renewed: watch::Sender<Duration>,
 }
 
@@ -113,7 +114,8 @@ impl PostgresStore {
         reading.commit().await?;
         let (status, renewed) = (watch::Sender::default(), watch::Sender::new(began));
         let publisher = SharedPublisher::new(Publisher::new(status.clone()));
-        let (me, life) = (Arc::new(Me::new(me)), Uuid::new_v4().to_string());
+        let expiry = heartbeat::expiry(renewed.subscribe(), me.lease);
+        let (me, life) = (Arc::new(Me::new(me, expiry)), Uuid::new_v4().to_string());
         let desk = Desk::new(Arc::clone(&me), life.clone(), clock);
         let (slots, tell, limit) = (shares.writers, publisher.clone(), opening.commit_timeout);
         let writers = Arc::new(Writers::new(database.clone(), desk, tell, slots, limit, tasks));
@@ -136,7 +138,6 @@ impl PostgresStore {
             places: Places::default(),
             last_living: Mutex::new(living.into()),
             status,
-            #[cfg(test)]
             renewed,
         };
         store.look_after(heartbeat, tasks);
@@ -171,9 +172,19 @@ impl PostgresStore {
         });
     }
 
-    #[cfg(test)]
+    /// When the lease was last renewed, by [`boot_time`].
     pub(super) fn renewed(&self) -> watch::Receiver<Duration> {
         self.renewed.subscribe()
+    }
+
+    /// What has to be ended when the lease is not renewed; `None` if it never ends.
+    pub fn lease(&self) -> Option<Lease> {
+        #[cfg(feature = "test-tools")]
+        if guards::is_missing(guards::Guard::LeaseWatch) {
+            return None;
+        }
+        self.me.expiry()?;
+        Some(Lease { renewed: self.renewed(), length: self.me.identity().lease })
     }
 
     /// The other node that has a session, if it lives.

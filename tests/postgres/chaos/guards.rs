@@ -23,6 +23,13 @@ use crate::{
 /// Leases that nobody waits for.
 const LONG: [(&str, &str); 2] = [("CLUSTER__LEASE", "1h"), ("CLUSTER__HEARTBEAT", "1m")];
 
+/// Leases that are over soon.
+const SHORT: [(&str, &str); 3] = [
+    ("CLUSTER__LEASE", "1500ms"),
+    ("CLUSTER__HEARTBEAT", "300ms"),
+    ("STORE__STATEMENT_TIMEOUT", "1s"),
+];
+
 /// Two nodes with these settings, that do without a guard or not.
 async fn two(without: Option<&str>, settings: &[(&str, &str)], clock: Option<&str>) -> Cluster {
     let without = without.map(|guard| ("TEST_WITHOUT", guard));
@@ -139,18 +146,28 @@ async fn nodes_die_by_the_clock_of_the_database() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_cannot_renew_its_lease_ends_its_processes_before_others_begin() {
     guards("self_fencing", Wrong::TwoProcesses, async |without| {
-        let lease = [
-            ("CLUSTER__LEASE", "1500ms"),
-            ("CLUSTER__HEARTBEAT", "300ms"),
-            ("STORE__STATEMENT_TIMEOUT", "1s"),
-        ];
-        let cluster = two(without, &lease, None).await;
+        let cluster = two(without, &SHORT, None).await;
         let (by, one, two) = (Asking::of(&cluster), cluster.node("one"), cluster.node("two"));
         until_told(&by, one, "s", "token-first").await;
         one.to_database.set(Weather::SILENT);
         until_told(&by, two, "s", "token-second").await;
         until_sampled(&cluster).await;
         one.to_database.set(Weather::FAIR);
+        cluster.end().await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_has_is_ended_before_others_begin_also_when_the_node_is_stopped() {
+    guards("lease_watch", Wrong::TwoProcesses, async |without| {
+        let cluster = two(without, &SHORT, None).await;
+        let (by, one, two) = (Asking::of(&cluster), cluster.node("one"), cluster.node("two"));
+        until_told(&by, one, "s", "token-first").await;
+        one.suspend(true, false).await;
+        until_told(&by, two, "s", "token-second").await;
+        until_sampled(&cluster).await;
+        one.suspend(false, false).await;
         cluster.end().await
     })
     .await;

@@ -59,7 +59,7 @@ pub struct Told {
     pub is_interrupted: bool,
 }
 
-/// A node whose processes may live beside others: it was stopped, and cannot end them.
+/// A node whose processes may live beside others: nobody could end them.
 #[derive(Debug, Clone)]
 struct Excuse {
     state: String,

@@ -1,7 +1,7 @@
 //! Looks at `/proc` every ten milliseconds, and notes which conversation has a living process.
 //! A process of a CLI is known by its command line, and whose it is by the mark in its
 //! environment. Two of one conversation at one instant are wrong, unless one of them is of a
-//! node that was stopped and could not end it.
+//! node that was stopped together with all that could have ended it.
 
 use std::{
     collections::HashMap,
