@@ -36,6 +36,7 @@ fn opening(server: &Server, database: &str) -> PostgresOpening {
         statement_timeout: 3 * second,
         commit_timeout: 10 * second,
         node: "claims".to_owned(),
+        last_life: None,
         address: String::new(),
         heartbeat: second,
         lease: 4 * second,

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::timeout;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt as _;
 use tower_layer::Layer;
@@ -45,6 +45,8 @@ use crate::{
     tasks::Tasks,
     telemetry::log_limit::NODE_UNREACHABLE,
 };
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Forwards calls. Cloning gives another handle to the same.
 #[derive(Debug, Clone)]
@@ -337,7 +339,8 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+    // A call that is not looked at costs nothing here.
+    type Future = Either<S::Future, BoxFuture<Result<Self::Response, S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -345,14 +348,15 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request = request.map(Body::new);
-        let served = rpcs::of(request.uri().path()).map(|rpc| rpc.served);
-        let (Some(forwarder), Some(Served::WithSession { shows_turn })) =
-            (self.forwarder.clone(), served)
-        else {
-            return Box::pin(self.inner.call(request));
+        let Some(forwarder) = &self.forwarder else {
+            return Either::Left(self.inner.call(request));
         };
-        let mut inner = self.inner.clone();
-        Box::pin(async move {
+        let served = rpcs::of(request.uri().path()).map(|rpc| rpc.served);
+        let Some(Served::WithSession { shows_turn }) = served else {
+            return Either::Left(self.inner.call(request));
+        };
+        let (forwarder, mut inner) = (forwarder.clone(), self.inner.clone());
+        Either::Right(Box::pin(async move {
             let (mut outcome, mut left) =
                 (forwarder.decide(request, shows_turn).await, TIMES_SERVED);
             loop {
@@ -366,6 +370,6 @@ where
                 let Some(waiting) = waiting.filter(|_| left > 0) else { return Ok(response) };
                 outcome = forwarder.settle(response, *waiting).await;
             }
-        })
+        }))
     }
 }

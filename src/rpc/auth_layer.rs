@@ -2,12 +2,12 @@
 //! it. Health checks are for everybody: probes have no credentials.
 
 use std::{
-    future::Future,
-    pin::Pin,
+    future::{Ready, ready},
     task::{Context, Poll},
 };
 
 use http::{Request, Response, header::AUTHORIZATION};
+use tokio_util::either::Either;
 use tonic::body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -99,12 +99,10 @@ pub struct AuthService<S> {
 impl<S, B> Service<Request<B>> for AuthService<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+    type Future = Either<S::Future, Ready<Result<Self::Response, S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -112,10 +110,10 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         if self.layer.admitted != Admitted::Nodes && request.uri().path().starts_with(HEALTH) {
-            return Box::pin(self.inner.call(request));
+            return Either::Left(self.inner.call(request));
         }
         match self.layer.admit(&mut request) {
-            Ok(()) => Box::pin(self.inner.call(request)),
+            Ok(()) => Either::Left(self.inner.call(request)),
             Err(refusal) => {
                 let peer = request.extensions().get::<Peer>();
                 peer.inspect(|peer| peer.has_been_refused());
@@ -125,7 +123,7 @@ where
                     info!(path = request.uri().path(), peer, %refusal, "unauthenticated");
                 }
                 let response = unauthenticated(refusal).into_http();
-                Box::pin(std::future::ready(Ok(response)))
+                Either::Right(ready(Ok(response)))
             }
         }
     }

@@ -133,6 +133,7 @@ fn postgres(config: &Config) -> anyhow::Result<PostgresOpening> {
         statement_timeout: config.store.statement_timeout,
         commit_timeout: config.store.commit_timeout,
         node: config.cluster.node.clone(),
+        last_life: Some(config.state_dir.join("incarnation")),
         address: config.cluster.advertise.clone(),
         heartbeat: config.cluster.heartbeat,
         lease: config.cluster.lease,

@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use nodes::recited_at_last;
 use session_pool::proto::{
     CloseSessionRequest, GetSessionRequest, ListSessionsRequest, QueryRequest,
 };
@@ -81,7 +82,8 @@ async fn a_conversation_outlives_the_service_and_its_state_folder() {
     let second = node("one", &url, &hibernates).await;
     let shown = second.client.clone().get_session(id.clone()).await.expect("known").into_inner();
     assert_eq!(shown.session.expect("a session").message_count, 2);
-    assert_eq!(ask(&second, "s", "three").await, ["one", "two"]);
+    // When the lease of the first one is over: nobody there knows that it has ended.
+    assert_eq!(recited_at_last(&second, "s", "three").await, ["one", "two"]);
     let list = ListSessionsRequest::default();
     let listed = second.client.clone().list_sessions(list).await.expect("listed").into_inner();
     let listed: Vec<_> = listed.sessions.iter().map(|it| it.session_id.as_str()).collect();
@@ -91,6 +93,18 @@ async fn a_conversation_outlives_the_service_and_its_state_folder() {
     let gone = second.client.clone().get_session(id).await.expect_err("forgotten");
     assert_eq!(gone.code(), Code::NotFound);
     assert_eq!(ask(&second, "s", "anew").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_service_that_crashed_has_its_sessions_at_once_when_it_starts_again_where_it_was() {
+    let Some(server) = Server::shared() else { return };
+    let url = server.url().await;
+    // Nobody waits for a lease of an hour.
+    let lease = [("CLUSTER__LEASE", "1h")];
+    let first = node("one", &url, &lease).await;
+    assert_eq!(ask(&first, "s", "one").await, [""; 0]);
+    let second = node_in(first.killed().await, "one", &url, &lease).await;
+    assert_eq!(ask(&second, "s", "two").await, ["one"]);
 }
 
 #[tokio::test]

@@ -87,7 +87,11 @@ pub async fn carry_out(
             return Ok(keep(transaction, commit, desk).await?.map(|()| Written::Kept));
         }
         WriteOp::Claim(key, _) => {
-            let claimed = ownership::claim(transaction, &me, key).await?;
+            if let Err(refused) = desk.me.may_claim() {
+                return Ok(Err(refused));
+            }
+            // After the identity: a new one has not the heartbeat of the one before.
+            let claimed = ownership::claim(transaction, (&me, desk.me.beat()), key).await?;
             return Ok(claimed.map(Written::Claimed));
         }
         WriteOp::Release(key, epoch, _) => {

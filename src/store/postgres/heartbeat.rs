@@ -17,8 +17,9 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use super::{
+    last_life::LastLife,
     me::Me,
-    nodes::{self, Beat, Identity, Registered},
+    nodes::{self, Identity, Registered},
     ownership::REPLACED,
     transaction::Database,
 };
@@ -72,6 +73,8 @@ pub struct Heartbeat {
     pub every: Duration,
     /// Slots by which it writes.
     pub slots: usize,
+    /// Where its incarnation is noted, if anywhere.
+    pub last_life: Option<LastLife>,
     pub publisher: SharedPublisher,
     /// When it was last renewed, by [`boot_time`].
     pub renewed: watch::Sender<Duration>,
@@ -107,8 +110,6 @@ impl Heartbeat {
     }
 
     async fn renew(&self) {
-        // The last one that is known to be in the database.
-        let mut last = Beat::default();
         let mut ticks = interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -116,12 +117,8 @@ impl Heartbeat {
             // When this service was stopped the guard may not have looked at the time since.
             self.end_in_time();
             let began = boot_time();
-            let renewed = if self.me.is_over() {
-                last = Beat::default();
-                self.begin_anew().await
-            } else {
-                self.beat(&mut last).await
-            };
+            let renewed =
+                if self.me.is_over() { self.begin_anew().await } else { self.beat().await };
             match renewed {
                 Ok(true) => {
                     self.renewed.send_replace(began);
@@ -139,12 +136,13 @@ impl Heartbeat {
     }
 
     /// Renews the heartbeat. Returns whether it still is this incarnation's.
-    async fn beat(&self, last: &mut Beat) -> Result<bool, StoreError> {
+    async fn beat(&self) -> Result<bool, StoreError> {
         let is_failing = self.publisher.is_failing();
         let ballast = if is_failing { " ".repeat(BALLAST) } else { String::new() };
-        let beat = nodes::beat(&self.database, &self.me.identity(), &ballast, *last).await?;
+        let (identity, last) = (self.me.identity(), self.me.beat());
+        let beat = nodes::beat(&self.database, &identity, &ballast, last).await?;
         match beat {
-            Some(beat) => *last = beat,
+            Some(beat) => self.me.note_beat(beat),
             None => drop(self.me.end()),
         }
         // An answer that came too late renews nothing, whatever the database says by then.
@@ -153,18 +151,26 @@ impl Heartbeat {
         Ok(beat.is_some() && !self.me.is_over())
     }
 
-    /// Registers as another incarnation.
+    /// Registers as another incarnation. Where the database has forgotten the last heartbeat, other
+    /// nodes may have processes for sessions that it says are free, until they have found out: for
+    /// a lease nothing is claimed.
     async fn begin_anew(&self) -> Result<bool, StoreError> {
         let last = self.me.identity();
         let next = Identity { incarnation: Uuid::new_v4().to_string(), ..Identity::clone(&last) };
         let began = boot_time();
-        match nodes::register_again(&self.database, &last, &next, self.slots).await? {
+        let known = (&*last, self.me.beat());
+        match nodes::register_again(&self.database, known, &next, self.slots).await? {
             Registered::Taken => Err(StoreError::Fenced { owner: next.name }),
-            Registered::Done => {
-                info!(node = %next.name, incarnation = %next.incarnation, "node_registered_again");
+            Registered::Done { beat, was_known } => {
+                let Identity { name, incarnation, lease, .. } = &next;
+                info!(node = %name, %incarnation, was_known, "node_registered_again");
+                if let Some(last_life) = &self.last_life {
+                    last_life.begins(incarnation).await;
+                }
+                let claims_from = if was_known { Duration::ZERO } else { boot_time() + *lease };
                 // Before it begins: the guard counts from here.
                 self.renewed.send_replace(began);
-                self.me.begin(next);
+                self.me.begin(next, beat, claims_from);
                 Ok(true)
             }
         }

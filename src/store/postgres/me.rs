@@ -2,18 +2,28 @@
 //! when the heartbeat could not be renewed in time, and another begins when the database answers
 //! again. What was claimed in an incarnation ends with it ([`Tenure`]).
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
-use super::nodes::Identity;
-use crate::store::{Expiry, Tenure};
+use super::nodes::{Beat, Identity};
+use crate::{
+    os::clock::boot_time,
+    store::{Expiry, StoreError, Tenure},
+};
 
 /// An incarnation, and whether it is over.
 #[derive(Debug)]
 struct Incarnation {
     identity: Arc<Identity>,
     over: watch::Sender<bool>,
+    /// The last heartbeat that is known to be in the database.
+    beat: Beat,
+    /// Until when nothing is claimed, by [`boot_time`].
+    claims_from: Duration,
 }
 
 /// The incarnation that is, or was last.
@@ -25,14 +35,15 @@ pub struct Me {
 }
 
 impl Incarnation {
-    fn of(identity: Identity) -> Self {
-        Self { identity: Arc::new(identity), over: watch::Sender::new(false) }
+    fn of(identity: Identity, beat: Beat) -> Self {
+        let (identity, over) = (Arc::new(identity), watch::Sender::new(false));
+        Self { identity, over, beat, claims_from: Duration::ZERO }
     }
 }
 
 impl Me {
-    pub fn new(identity: Identity, expiry: Option<Expiry>) -> Self {
-        Self { now: RwLock::new(Incarnation::of(identity)), expiry }
+    pub fn new(identity: Identity, beat: Beat, expiry: Option<Expiry>) -> Self {
+        Self { now: RwLock::new(Incarnation::of(identity, beat)), expiry }
     }
 
     pub fn identity(&self) -> Arc<Identity> {
@@ -63,12 +74,40 @@ impl Me {
         self.with(|it| !it.over.send_replace(true))
     }
 
-    /// Another begins. Whoever still has a claim of the last one has lost it.
-    pub fn begin(&self, identity: Identity) {
-        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Incarnation::of(identity);
+    /// The last heartbeat that is known to be in the database.
+    pub fn beat(&self) -> Beat {
+        self.with(|it| it.beat)
+    }
+
+    /// Takes note of a heartbeat.
+    pub fn note_beat(&self, beat: Beat) {
+        self.write().beat = beat;
+    }
+
+    /// Another begins, and claims nothing before a time, by [`boot_time`]. Whoever still has a
+    /// claim of the last one has lost it.
+    pub fn begin(&self, identity: Identity, beat: Beat, claims_from: Duration) {
+        *self.write() = Incarnation { claims_from, ..Incarnation::of(identity, beat) };
+    }
+
+    /// Whether sessions may be claimed yet.
+    pub fn may_claim(&self) -> Result<(), StoreError> {
+        let left = self.with(|it| it.claims_from).saturating_sub(boot_time());
+        if left.is_zero() {
+            return Ok(());
+        }
+        let seconds = left.as_secs_f64();
+        Err(StoreError::unavailable(format!(
+            "the database was put back to an older state: other nodes may not know that yet; \
+             sessions are served again in {seconds:.1} s"
+        )))
     }
 
     fn with<T>(&self, read: impl FnOnce(&Incarnation) -> T) -> T {
         read(&self.now.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Incarnation> {
+        self.now.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,6 +10,7 @@ mod carrying;
 #[cfg(feature = "test-tools")]
 mod guards;
 mod heartbeat;
+mod last_life;
 mod me;
 mod migrations;
 mod nodes;
@@ -59,8 +60,9 @@ use crate::{
 };
 use carrying::Desk;
 use heartbeat::Heartbeat;
+use last_life::LastLife;
 use me::Me;
-use nodes::Identity;
+use nodes::{Identity, Registration};
 use places::Places;
 use transaction::{Database, Transaction};
 use unfinished::{discard, discard_unfinished};
@@ -103,7 +105,9 @@ impl PostgresStore {
             lease: opening.lease,
         };
         let began = boot_time();
-        let takes_over = nodes::register(&heartbeats, &me, shares.writers).await?;
+        let last_life = opening.last_life.map(LastLife);
+        let Registration { takes_over, beat } =
+            last_life::register(&heartbeats, &me, last_life.as_ref(), shares.writers).await?;
         if let Err(error) = nodes::clean_up(&heartbeats).await {
             debug!(%error, "nodes_not_cleaned_up");
         }
@@ -115,7 +119,7 @@ impl PostgresStore {
         let (status, renewed) = (watch::Sender::default(), watch::Sender::new(began));
         let publisher = SharedPublisher::new(Publisher::new(status.clone()));
         let expiry = heartbeat::expiry(renewed.subscribe(), me.lease);
-        let (me, life) = (Arc::new(Me::new(me, expiry)), Uuid::new_v4().to_string());
+        let (me, life) = (Arc::new(Me::new(me, beat, expiry)), Uuid::new_v4().to_string());
         let desk = Desk::new(Arc::clone(&me), life.clone(), clock);
         let (slots, tell, limit) = (shares.writers, publisher.clone(), opening.commit_timeout);
         let writers = Arc::new(Writers::new(database.clone(), desk, tell, slots, limit, tasks));
@@ -124,6 +128,7 @@ impl PostgresStore {
             me: Arc::clone(&me),
             every: opening.heartbeat,
             slots: shares.writers,
+            last_life,
             publisher,
             renewed: renewed.clone(),
         };

@@ -25,6 +25,36 @@ macro_rules! lives {
 }
 pub(super) use lives;
 
+/// In SQL, whether the node `n`, that has the name of whoever claimed `s`, lives and has it still;
+/// or whether it has taken the name over from another, who may not know that yet.
+macro_rules! may_have {
+    () => {
+        concat!(
+            "CASE WHEN n.incarnation = s.owner THEN ",
+            $crate::store::postgres::nodes::lives!(),
+            " ELSE n.earlier_until > clock_timestamp() END"
+        )
+    };
+}
+pub(super) use may_have;
+
+/// A heartbeat that is known to have been committed: microseconds by the database's clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beat(i64);
+
+impl Beat {
+    fn value(self) -> Value<'static> {
+        self.0.into()
+    }
+}
+
+/// In SQL, a heartbeat as a [`Beat`] has it.
+macro_rules! beat {
+    () => {
+        "CAST(EXTRACT(EPOCH FROM nodes.heartbeat) * 1000000 AS BIGINT)"
+    };
+}
+
 /// Who this service is to others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -67,37 +97,52 @@ fn node(row: &impl Cells) -> Result<Node, StoreError> {
     })
 }
 
-/// Takes the node's name, whoever had it: what an earlier incarnation has claimed is free from
-/// then on, and its commits are refused. Returns whether the earlier one seemed to live.
+/// A node that has registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Registration {
+    /// Whether an earlier incarnation seemed to live.
+    pub takes_over: bool,
+    pub beat: Beat,
+}
+
+/// Takes the node's name, whoever had it: the commits of an earlier incarnation are refused from
+/// then on, and what it has claimed is free when its lease is over, or at once if it is known to
+/// have `ended`.
 pub async fn register(
     database: &Database,
     identity: &Identity,
+    ended: Option<&str>,
     slots: usize,
-) -> Result<bool, StoreError> {
+) -> Result<Registration, StoreError> {
     let mut transaction = database.write().await?;
     let [name, _] = identity.values();
     let earlier = concat!("SELECT ", lives!(), " AS lives FROM nodes n WHERE n.name = $1");
     let earlier = transaction.rows(earlier, &[name]).await?;
     let earlier = earlier.first().is_some_and(|row| row.is_true("lives").unwrap_or_default());
-    take_name(&mut transaction, identity, slots).await?;
+    let beat = take_name(&mut transaction, identity, ended.unwrap_or_default(), slots).await?;
     transaction.commit().await?;
-    Ok(earlier)
+    Ok(Registration { takes_over: earlier, beat })
 }
 
 /// What became of a node that registers once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registered {
     /// It has its name again.
-    Done,
+    Done {
+        /// Its first heartbeat.
+        beat: Beat,
+        /// Whether the database knew the last one.
+        was_known: bool,
+    },
     /// Another service that lives has it.
     Taken,
 }
 
 /// Registers a node whose incarnation `last` is over as another one, unless somebody else who
-/// lives has the name by now.
+/// lives has the name by now. Says whether the database still knew the heartbeat of the last one.
 pub async fn register_again(
     database: &Database,
-    last: &Identity,
+    (last, beat): (&Identity, Beat),
     next: &Identity,
     slots: usize,
 ) -> Result<Registered, StoreError> {
@@ -111,27 +156,54 @@ pub async fn register_again(
         transaction.commit().await?;
         return Ok(Registered::Taken);
     }
-    take_name(&mut transaction, next, slots).await?;
+    let was_known = knows(&mut transaction, last, beat).await?;
+    // What the last one has started may be ending still: it has its lease for that.
+    let beat = take_name(&mut transaction, next, "", slots).await?;
     transaction.commit().await?;
-    Ok(Registered::Done)
+    Ok(Registered::Done { beat, was_known })
+}
+
+/// Whether the database has this incarnation, and remembers this heartbeat of it. If not, the name
+/// is another's, or an older state of the database was put back.
+pub async fn knows(
+    transaction: &mut Transaction,
+    identity: &Identity,
+    beat: Beat,
+) -> Result<bool, StoreError> {
+    let known = concat!(
+        "SELECT 1 AS found FROM nodes WHERE name = $1 AND incarnation = $2 AND ",
+        beat!(),
+        " >= $3"
+    );
+    let [name, incarnation] = identity.values();
+    Ok(transaction.row(known, &[name, incarnation, beat.value()]).await?.is_some())
 }
 
 async fn take_name(
     transaction: &mut Transaction,
     identity: &Identity,
+    ended: &str,
     slots: usize,
-) -> Result<(), StoreError> {
+) -> Result<Beat, StoreError> {
     let [name, incarnation] = identity.values();
-    transaction
-        .run(
+    let address = (&identity.address).into();
+    let registered = transaction.row(
+        concat!(
             "INSERT INTO nodes (name, incarnation, address, heartbeat, lease_ms, draining) \
              VALUES ($1, $2, $3, clock_timestamp(), $4, FALSE) ON CONFLICT (name) DO UPDATE SET \
+             earlier_until = CASE nodes.incarnation WHEN $5 THEN nodes.earlier_until ELSE \
+             GREATEST(nodes.earlier_until, \
+             nodes.heartbeat + nodes.lease_ms * INTERVAL '1 millisecond') END, \
              incarnation = excluded.incarnation, address = excluded.address, \
              heartbeat = excluded.heartbeat, lease_ms = excluded.lease_ms, draining = FALSE, \
-             ballast = ''",
-            &[name, incarnation, (&identity.address).into(), elapsed(identity.lease).into()],
-        )
-        .await?;
+             ballast = '' RETURNING ",
+            beat!(),
+            " AS beat"
+        ),
+        &[name, incarnation, address, elapsed(identity.lease).into(), ended.into()],
+    );
+    let registered = registered.await?;
+    let beat = registered.map(|row| row.number("beat").map(Beat)).transpose()?.unwrap_or_default();
     transaction
         .run(
             "INSERT INTO transactions (incarnation, slot, commit_id) \
@@ -139,7 +211,7 @@ async fn take_name(
             &[incarnation, i64::try_from(slots).unwrap_or(i64::MAX).into()],
         )
         .await?;
-    Ok(())
+    Ok(beat)
 }
 
 /// Removes what nobody needs any more of nodes that are long dead.
@@ -156,10 +228,6 @@ pub async fn clean_up(database: &Database) -> Result<(), StoreError> {
     transaction.commit().await
 }
 
-/// A heartbeat that is known to have been committed: microseconds by the database's clock.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Beat(i64);
-
 /// Renews the heartbeat, and writes `ballast` beside it. Returns the new one; `None` if the name is
 /// not this incarnation's any more, or if the database has forgotten the `last` one: then an older
 /// state of it was put back, in which sessions may be anybody's, and what was said since is gone.
@@ -167,16 +235,20 @@ pub async fn beat(
     database: &Database,
     identity: &Identity,
     ballast: &str,
-    Beat(last): Beat,
+    last: Beat,
 ) -> Result<Option<Beat>, StoreError> {
     let mut transaction = database.write().await?;
     let [name, incarnation] = identity.values();
     let renewed = transaction.row(
-        "UPDATE nodes SET heartbeat = clock_timestamp(), ballast = $3 \
-         WHERE name = $1 AND incarnation = $2 \
-         AND CAST(EXTRACT(EPOCH FROM heartbeat) * 1000000 AS BIGINT) >= $4 \
-         RETURNING CAST(EXTRACT(EPOCH FROM heartbeat) * 1000000 AS BIGINT) AS beat",
-        &[name, incarnation, ballast.into(), last.into()],
+        concat!(
+            "UPDATE nodes SET heartbeat = clock_timestamp(), ballast = $3 \
+             WHERE name = $1 AND incarnation = $2 AND ",
+            beat!(),
+            " >= $4 RETURNING ",
+            beat!(),
+            " AS beat"
+        ),
+        &[name, incarnation, ballast.into(), last.value()],
     );
     let renewed = renewed.await?.map(|row| row.number("beat").map(Beat)).transpose()?;
     transaction.commit().await?;

@@ -1,6 +1,6 @@
 //! How a PostgreSQL database is opened.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{path::PathBuf, str::FromStr as _, time::Duration};
 
 use sqlx::{
     ConnectOptions as _, PgPool,
@@ -32,6 +32,9 @@ pub struct PostgresOpening {
     pub commit_timeout: Duration,
     /// This node's name.
     pub node: String,
+    /// Where it notes which incarnation it is, if anywhere: a file of a folder that nobody else uses,
+    /// in which everything that earlier lives left has been ended.
+    pub last_life: Option<PathBuf>,
     /// Where other nodes reach it; empty where they do not.
     pub address: String,
     /// Time between heartbeats.
@@ -133,6 +136,7 @@ mod tests {
             statement_timeout: second,
             commit_timeout: second,
             node: "a".to_owned(),
+            last_life: None,
             address: String::new(),
             heartbeat: second,
             lease: 4 * second,

@@ -13,7 +13,7 @@
 //! has claimed its sessions yet.
 
 use super::{
-    nodes::{Identity, lives},
+    nodes::{self, Beat, Identity, may_have},
     transaction::Transaction,
 };
 use crate::{
@@ -156,9 +156,8 @@ macro_rules! claim_in {
                 $table,
                 " AS s SET owner = $4, owner_name = $3, epoch = epoch + 1 \
                  WHERE tenant = $1 AND session_id = $2 AND (owner = '' OR owner = $4 \
-                 OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.name = s.owner_name \
-                 AND n.incarnation = s.owner AND ",
-                lives!(),
+                 OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.name = s.owner_name AND ",
+                may_have!(),
                 ")) RETURNING epoch"
             ),
             owner: concat!(
@@ -183,16 +182,18 @@ const SESSION: Claiming = claim_in!("sessions");
 const NEW: Claiming = claim_in!("claims");
 
 /// Takes a session that no living node has. There may be none yet: then nobody else begins it.
+/// Nothing is taken from a database that has forgotten the `last` heartbeat of this node: it was
+/// put back to an older state, and sessions that it says are free may be others'.
 pub async fn claim(
     transaction: &mut Transaction,
-    me: &Identity,
+    (me, last): (&Identity, Beat),
     key: &SessionKey,
 ) -> Result<Result<Epoch, StoreError>, StoreError> {
-    if !is_registered(transaction, me).await? {
-        return Ok(Err(StoreError::unavailable(REPLACED)));
+    if !nodes::knows(transaction, me, last).await? {
+        return Ok(Err(StoreError::unavailable(FORGOTTEN)));
     }
-    let of_it: [Value<'_>; 2] = [key.tenant.as_str().into(), key.session.as_str().into()];
     let [name, incarnation] = me.values();
+    let of_it: [Value<'_>; 2] = [key.tenant.as_str().into(), key.session.as_str().into()];
     if transaction.row(SESSION.lock, &of_it).await?.is_some() {
         return take(transaction, &SESSION, me, key).await;
     }
@@ -246,3 +247,7 @@ async fn take(
 
 /// Why an incarnation that was replaced does nothing.
 pub const REPLACED: &str = "another service has taken the name of this node";
+
+/// Why an incarnation claims nothing that the database does not know.
+const FORGOTTEN: &str = "another service has taken the name of this node, or its database was put \
+                         back to an older state";

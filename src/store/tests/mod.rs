@@ -62,6 +62,7 @@ mod begun;
 mod counts;
 mod faults;
 mod imports;
+mod lives;
 mod named_turns;
 mod owners;
 mod postgres;

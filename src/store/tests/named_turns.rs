@@ -1,5 +1,4 @@
-//! What nodes that share PostgreSQL keep of turns that their callers named, and what becomes of a
-//! node whose database is put back to an older state.
+//! What nodes that share PostgreSQL keep of turns that their callers named.
 
 use std::time::SystemTime;
 
@@ -73,27 +72,4 @@ async fn how_long_a_turn_is_known_is_not_a_matter_of_a_nodes_clock() {
         let left = kept.expire_time.duration_since(SystemTime::now()).expect("not over");
         assert!(left <= RETENTION, "{left:?}");
     }
-}
-
-#[tokio::test]
-async fn a_node_that_finds_an_older_state_of_its_database_has_lost_what_it_had() {
-    let Some(server) = Server::shared() else { return };
-    let database = server.database().await;
-    let one = open(&Server::url_by(&server.address(), &database), "one", LONG).await;
-    let (mine, id) = (key("a", "s"), CliSessionId::fresh());
-    let said = |epoch| Commit { epoch, ..commit(&mine, record(id, 1), vec![]) };
-    one.commit(said(Epoch::NONE)).await.expect("made");
-    let first = one.claim(&mine).await.expect("its own");
-    // Its heartbeat as a backup has it, which was as good then as it is now.
-    let mut by = server.connect(&database).await;
-    let back = "UPDATE nodes SET heartbeat = heartbeat - INTERVAL '1 minute'";
-    sqlx::raw_sql(back).execute(&mut by).await.expect("done");
-    one.tenure().over().await;
-    while one.tenure().is_over() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let refused = one.commit(said(first)).await;
-    assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
-    let second = one.claim(&mine).await.expect("of its life before");
-    one.commit(said(second)).await.expect("a node like others again");
 }

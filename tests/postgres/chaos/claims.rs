@@ -40,6 +40,7 @@ async fn node(url: &str, name: &str, tasks: &Tasks) -> Arc<PostgresStore> {
         statement_timeout: Duration::from_secs(10),
         commit_timeout: Duration::from_secs(300),
         node: name.to_owned(),
+        last_life: None,
         address: String::new(),
         heartbeat: Duration::from_secs(1),
         lease: Duration::from_secs(600),
