@@ -159,7 +159,8 @@ impl Heartbeat {
         let next = Identity { incarnation: Uuid::new_v4().to_string(), ..Identity::clone(&last) };
         let began = boot_time();
         let known = (&*last, self.me.beat());
-        match nodes::register_again(&self.database, known, &next, self.slots).await? {
+        let next_one = (&next, self.me.drains());
+        match nodes::register_again(&self.database, known, next_one, self.slots).await? {
             Registered::Taken => Err(StoreError::Fenced { owner: next.name }),
             Registered::Done { beat, was_known } => {
                 let Identity { name, incarnation, lease, .. } = &next;

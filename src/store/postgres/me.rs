@@ -3,7 +3,10 @@
 //! again. What was claimed in an incarnation ends with it ([`Tenure`]).
 
 use std::{
-    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,6 +35,8 @@ pub struct Me {
     now: RwLock<Incarnation>,
     /// When the lease is over by the clock, if it ever is.
     expiry: Option<Expiry>,
+    /// Whether the node takes no new sessions, in this incarnation and all that follow.
+    drains: AtomicBool,
 }
 
 impl Incarnation {
@@ -43,11 +48,21 @@ impl Incarnation {
 
 impl Me {
     pub fn new(identity: Identity, beat: Beat, expiry: Option<Expiry>) -> Self {
-        Self { now: RwLock::new(Incarnation::of(identity, beat)), expiry }
+        let now = RwLock::new(Incarnation::of(identity, beat));
+        Self { now, expiry, drains: AtomicBool::new(false) }
     }
 
     pub fn identity(&self) -> Arc<Identity> {
         self.with(|it| Arc::clone(&it.identity))
+    }
+
+    /// The node takes no new sessions from here on.
+    pub fn drain(&self) {
+        self.drains.store(true, Ordering::Release);
+    }
+
+    pub fn drains(&self) -> bool {
+        self.drains.load(Ordering::Acquire)
     }
 
     /// For how long what is claimed now holds.

@@ -199,6 +199,7 @@ impl PostgresStore {
 
     /// Tells other nodes that this one takes no new sessions.
     pub async fn drain(&self) -> Result<(), StoreError> {
+        self.me.drain();
         nodes::drain(&self.database, &self.me.identity()).await
     }
 

@@ -138,12 +138,12 @@ pub enum Registered {
     Taken,
 }
 
-/// Registers a node whose incarnation `last` is over as another one, unless somebody else who
-/// lives has the name by now. Says whether the database still knew the heartbeat of the last one.
+/// Registers a node whose incarnation `last` is over as another one, which `drains` or not, unless
+/// somebody else who lives has the name by now. Says whether the database still knew the heartbeat of the last one.
 pub async fn register_again(
     database: &Database,
     (last, beat): (&Identity, Beat),
-    next: &Identity,
+    (next, drains): (&Identity, bool),
     slots: usize,
 ) -> Result<Registered, StoreError> {
     let mut transaction = database.write().await?;
@@ -159,6 +159,9 @@ pub async fn register_again(
     let was_known = knows(&mut transaction, last, beat).await?;
     // What the last one has started may be ending still: it has its lease for that.
     let beat = take_name(&mut transaction, next, "", slots).await?;
+    if drains {
+        mark_draining(&mut transaction, next).await?;
+    }
     transaction.commit().await?;
     Ok(Registered::Done { beat, was_known })
 }
@@ -258,9 +261,16 @@ pub async fn beat(
 /// Tells other nodes that this one takes no new sessions.
 pub async fn drain(database: &Database, identity: &Identity) -> Result<(), StoreError> {
     let mut transaction = database.write().await?;
-    let drains = "UPDATE nodes SET draining = TRUE WHERE name = $1 AND incarnation = $2";
-    transaction.run(drains, &identity.values()).await?;
+    mark_draining(&mut transaction, identity).await?;
     transaction.commit().await
+}
+
+async fn mark_draining(
+    transaction: &mut Transaction,
+    identity: &Identity,
+) -> Result<(), StoreError> {
+    let drains = "UPDATE nodes SET draining = TRUE WHERE name = $1 AND incarnation = $2";
+    transaction.run(drains, &identity.values()).await.map(drop)
 }
 
 /// Gives the name back: what is still this incarnation's can be claimed at once.

@@ -100,3 +100,16 @@ async fn a_node_that_finds_an_older_state_of_its_database_has_lost_what_it_had()
     let second = claimed(&one, &mine).await;
     one.commit(said(second)).await.expect("a node like others again");
 }
+
+#[tokio::test]
+async fn a_node_that_drains_does_so_in_every_life_that_follows() {
+    let Some((_, url, mut database)) = bed().await else { return };
+    let (one, two) = (open(&url, "one", LONG).await, open(&url, "two", LONG).await);
+    one.drain().await.expect("told");
+    let before = one.tenure();
+    run(&mut database, "DELETE FROM nodes WHERE name = 'one'").await;
+    one.renewed().wait_for(|_| before.is_over() && !one.tenure().is_over()).await.expect("anew");
+    let (nodes, _) = two.living().await;
+    let drains: Vec<_> = nodes.iter().map(|node| (&*node.name, node.draining)).collect();
+    assert_eq!(drains, [("one", true), ("two", false)]);
+}
