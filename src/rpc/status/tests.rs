@@ -192,3 +192,63 @@ proptest! {
         prop_assert!(told.len() == count || more == Some(count + 1 - told.len()));
     }
 }
+
+/// The reasons of the contract, each with its code and whether waiting helps, as its comment says.
+fn reasons_of_the_contract() -> Vec<(String, String, bool)> {
+    let contract = include_str!("../../../proto/sessionpool/v1/session_pool.proto");
+    let (_, reasons) = contract.split_once("enum ErrorReason {").expect("the reasons");
+    let (reasons, _) = reasons.split_once("\n}").expect("their end");
+    let (mut found, mut comment) = (Vec::new(), String::new());
+    for line in reasons.lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix("// ") {
+            comment += text;
+        } else if let Some(name) = line.strip_prefix("ERROR_REASON_") {
+            let (name, _) = name.split_once(" = ").expect("a number");
+            let said = std::mem::take(&mut comment);
+            if let Some((code, _)) = said.split_once([':', ',']) {
+                found.push((
+                    name.to_owned(),
+                    code.to_owned(),
+                    said[code.len()..].starts_with(", with RetryInfo"),
+                ));
+            }
+        }
+    }
+    found.retain(|(name, ..)| name != "UNIMPLEMENTED");
+    found.sort();
+    found
+}
+
+#[test]
+fn the_page_of_errors_has_each_reason_with_its_code_and_whether_waiting_helps() {
+    let page = include_str!("../../../docs/errors.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let mut told: Vec<_> = rows
+        .map(|(reason, rest)| {
+            let cells: Vec<&str> = rest.split(" | ").map(str::trim).collect();
+            (reason.to_owned(), cells[0].to_owned(), cells[1].trim_matches('|').trim() == "yes")
+        })
+        .collect();
+    told.sort();
+    assert_eq!(told, reasons_of_the_contract());
+}
+
+#[test]
+fn waiting_helps_where_the_contract_says_so() {
+    let contract = reasons_of_the_contract();
+    for cause in [
+        Cause::SessionBusy,
+        Cause::ShuttingDown,
+        Cause::SessionNotFound,
+        Cause::TurnInterrupted,
+        Cause::moved("a"),
+        Cause::ConnectFailed { detail: String::new(), exit: None, stderr_tail: String::new() },
+        Cause::StoreUnavailable { detail: String::new() },
+        Cause::PoolDisabled,
+        Cause::Internal { detail: String::new() },
+    ] {
+        let (_, _, helps) =
+            contract.iter().find(|(reason, ..)| reason == cause.reason()).expect("a reason");
+        assert_eq!(classify(&cause).1.is_some(), *helps, "{cause:?}");
+    }
+}
