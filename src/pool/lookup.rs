@@ -22,7 +22,7 @@ use crate::{
         ids::{SessionId, SessionKey, TenantId},
     },
     session::{Refusal, SessionHandle, TurnRequest, Wanted, status::SessionState, store_failed},
-    store::{Epoch, Record, Store, StoreError},
+    store::{Claimed, Epoch, Record, Store, StoreError},
     telemetry::log_limit::DISABLED,
     turn::listener::Listener,
 };
@@ -44,7 +44,7 @@ pub(super) struct Lookup {
     /// Whether it has left the pool, whatever the store says.
     has_left: bool,
     /// The claim of it, which goes to the session that is made of it, or is given back.
-    claimed: Option<Epoch>,
+    claimed: Option<Claimed>,
     /// Whether something was made of it.
     is_made: bool,
 }
@@ -250,7 +250,8 @@ impl Lookup {
     }
 
     /// Who gives up waiting leaves nothing claimed.
-    async fn claim(&self) -> Result<Epoch, StoreError> {
+    async fn claim(&self) -> Result<Claimed, StoreError> {
+        let tenure = self.pool.shared().parts.store.tenure();
         let (store, key) = (Arc::clone(&self.pool.shared().parts.store), self.key.clone());
         let (told, claimed) = oneshot::channel();
         let span = error_span!("claim", session_id = %key.session);
@@ -259,7 +260,8 @@ impl Lookup {
                 give_back(&*store, &key, epoch).await;
             }
         });
-        claimed.await.unwrap_or_else(|_| Err(StoreError::unavailable("the service stops")))
+        let stops = |_| Err(StoreError::unavailable("the service stops"));
+        claimed.await.unwrap_or_else(stops).map(|epoch| Claimed { epoch, tenure })
     }
 
     fn failure(&self, error: StoreError) -> Failure {
@@ -297,7 +299,8 @@ impl Lookup {
     pub(super) fn make(mut self, record: Option<Record>) -> SessionHandle {
         let pool = self.pool.clone();
         let mut sessions = pool.lock();
-        let (made, _) = pool.make(&mut sessions, &self.key, (record, self.claimed), false);
+        let claimed = self.claimed.take();
+        let (made, _) = pool.make(&mut sessions, &self.key, (record, claimed), false);
         self.is_made = true;
         made
     }
@@ -316,7 +319,8 @@ impl Lookup {
             drop(sessions);
             return Err(refusal);
         }
-        let made = pool.make(&mut sessions, &self.key, (record, self.claimed), ephemeral);
+        let claimed = self.claimed.take();
+        let made = pool.make(&mut sessions, &self.key, (record, claimed), ephemeral);
         self.is_made = true;
         Ok(made)
     }
@@ -326,7 +330,7 @@ impl Drop for Lookup {
     fn drop(&mut self) {
         if !self.is_made {
             self.pool.lock().asked(&self.key, self.has_left);
-            if let Some(epoch) = self.claimed {
+            if let Some(Claimed { epoch, .. }) = self.claimed {
                 let (store, key) = (Arc::clone(&self.pool.shared().parts.store), self.key.clone());
                 let span = error_span!("claim", session_id = %key.session);
                 let given = async move { give_back(&*store, &key, epoch).await };

@@ -9,7 +9,7 @@ use super::{Scope, SessionPool, registry::Parts, sessions::Sessions};
 use crate::{
     domain::{failure::Cause, ids::SessionKey},
     session::{Remains, SessionContext, SessionHandle, SessionTask, Wanted},
-    store::{Epoch, Record},
+    store::{Claimed, Record},
     telemetry::log_limit::AT_CAPACITY,
     tenant::Tenant,
 };
@@ -44,7 +44,7 @@ impl SessionPool {
         &self,
         sessions: &mut Sessions,
         key: &SessionKey,
-        (record, claimed): (Option<Record>, Option<Epoch>),
+        (record, claimed): (Option<Record>, Option<Claimed>),
         ephemeral: bool,
     ) -> (SessionHandle, Option<Wanted>) {
         let was_stored = record.as_ref().is_some_and(|record| record.in_pool);

@@ -14,7 +14,7 @@ use super::{
         CloseReason, CloseReport, Command, HibernateReason, InterruptReport, InterruptTarget,
         Refusal, TurnRequest, UpdateReport,
     },
-    commits::failed,
+    commits::{Commits, failed},
     context::SessionContext,
     feed::Feed,
     followers::Followers,
@@ -36,7 +36,7 @@ use crate::{
         ids::{CliSessionId, ClientId, SessionId, SessionKey, TurnId},
         options::Options,
     },
-    store::{Epoch, Record, StoreError},
+    store::{Claimed, Record, StoreError},
     tasks::spawn_owned,
     turn::{event::Partials, listener::Listener, storage::Accounts},
 };
@@ -245,9 +245,10 @@ impl SessionTask {
 
     /// The same of one that was claimed before the store was asked for it.
     #[must_use]
-    pub fn claimed(self, epoch: Option<Epoch>) -> Self {
-        if let Some(epoch) = epoch {
+    pub fn claimed(mut self, claimed: Option<Claimed>) -> Self {
+        if let Some(Claimed { epoch, tenure }) = claimed {
             self.journal.claim.note_claimed(epoch);
+            self.journal.commits = Commits::within(tenure);
         }
         self
     }

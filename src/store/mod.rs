@@ -53,7 +53,7 @@ pub use record::{Commit, Epoch, Idle, KeptEnding, KeptTurn, Line, Record};
 pub use shared::{Shared, Survey};
 pub use sql::{Opening, SqlStore};
 pub use status::{Failing, StoreStatus};
-pub use tenure::{Expiry, Tenure};
+pub use tenure::{Claimed, Expiry, Tenure};
 
 use crate::{
     counters::Totals,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::Epoch;
 use crate::os::clock::boot_time;
 
 /// A time in which claims hold. A session keeps the one that it began in: a service that has come
@@ -18,6 +19,14 @@ pub struct Tenure(Option<End>);
 struct End {
     over: watch::Receiver<bool>,
     expiry: Option<Expiry>,
+}
+
+/// A claim, and for how long it holds at most: the tenure is the one of before it was asked for. One
+/// that is asked for afterwards may be that of a service which has come back since, without the claim.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    pub epoch: Epoch,
+    pub tenure: Tenure,
 }
 
 /// When a lease is over unless it is renewed.

@@ -2,8 +2,8 @@
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -58,8 +58,9 @@ pub struct GatedStore {
     /// Whether what is read has to wait.
     reads_wait: watch::Sender<bool>,
     gate: watch::Sender<Gate>,
-    tenure: watch::Sender<bool>,
+    tenure: Mutex<watch::Sender<bool>>,
     lease_over: LeaseOver,
+    claims: AtomicUsize,
     status: watch::Sender<StoreStatus>,
 }
 
@@ -79,9 +80,23 @@ impl GatedStore {
         self.shared.store(true, Ordering::SeqCst);
     }
 
+    /// How often a session was claimed.
+    pub fn claims(&self) -> usize {
+        self.claims.load(Ordering::SeqCst)
+    }
+
     /// What was claimed may be another service's from here on.
     pub fn end_tenure(&self) {
-        self.tenure.send_replace(true);
+        self.tenure().send_replace(true);
+    }
+
+    /// The same, and another tenure has begun.
+    pub fn begin_anew(&self) {
+        std::mem::take(&mut *self.tenure()).send_replace(true);
+    }
+
+    fn tenure(&self) -> MutexGuard<'_, watch::Sender<bool>> {
+        self.tenure.lock().expect("no panic")
     }
 
     /// The same, by the clock; nobody has said so yet.
@@ -127,6 +142,7 @@ impl Store for GatedStore {
     fn claim<'a>(&'a self, key: &'a SessionKey) -> Pending<'a, Epoch> {
         Box::pin(async move {
             self.pass().await?;
+            self.claims.fetch_add(1, Ordering::SeqCst);
             self.inner.claim(key).await
         })
     }
@@ -245,7 +261,7 @@ impl Store for GatedStore {
 
     fn tenure(&self) -> Tenure {
         let expiry = Expiry { renewed: self.lease_over.0.subscribe(), after: Duration::ZERO };
-        Tenure::within(self.tenure.subscribe(), expiry)
+        Tenure::within(self.tenure().subscribe(), expiry)
     }
 
     fn status(&self) -> watch::Receiver<StoreStatus> {

@@ -3,7 +3,9 @@
 use super::{Bed, Given, Scope, id, key, tenant};
 use crate::{
     domain::{failure::Cause, ids::TenantId},
-    test_support::{SECOND, answered, cause, read, request, text, until},
+    test_support::{
+        SECOND, answered, cause, gated_store::Gate, read, request, settle, text, until,
+    },
 };
 
 #[tokio::test(start_paused = true)]
@@ -87,4 +89,22 @@ async fn a_session_whose_task_panics_gives_the_place_of_its_process_back() {
     assert!(seen.end.is_ok());
     assert_eq!(bed.supply.heard(), [["a ok", "c ok"]], "its conversation goes on");
     assert!(bed.pool.get(&key("s")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_holds_no_longer_than_the_tenure_in_which_it_was_asked_for() {
+    for gate in [Gate::Locked, Gate::Hanging] {
+        let bed = Bed::start(Given::default());
+        bed.store.share();
+        bed.store.set(gate);
+        let turn = bed.spawn("s", request("a ok"));
+        settle().await;
+        // The service could not renew its lease and has come back: what was claimed before is
+        // anybody's, though the answer comes only now.
+        bed.store.begin_anew();
+        bed.store.set(Gate::Open);
+        assert!(turn.await.expect("no panic").end.is_ok(), "{gate:?}");
+        assert_eq!(bed.store.claims(), 2, "{gate:?}: it runs under a claim of its own");
+        assert_eq!(bed.supply.most_alive(), 1);
+    }
 }
