@@ -112,13 +112,19 @@ impl Heartbeat {
     async fn renew(&self) {
         let mut ticks = interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The incarnation that is registered next: the same until the database has said that it is,
+        // since a registration whose answer was lost may have taken effect.
+        let mut next = None;
         loop {
             ticks.tick().await;
             // When this service was stopped the guard may not have looked at the time since.
             self.end_in_time();
             let began = boot_time();
-            let renewed =
-                if self.me.is_over() { self.begin_anew().await } else { self.beat().await };
+            let renewed = if self.me.is_over() {
+                self.begin_anew(&mut next).await
+            } else {
+                self.beat().await
+            };
             match renewed {
                 Ok(true) => {
                     self.renewed.send_replace(began);
@@ -154,16 +160,19 @@ impl Heartbeat {
     /// Registers as another incarnation. Where the database has forgotten the last heartbeat, other
     /// nodes may have processes for sessions that it says are free, until they have found out: for
     /// a lease nothing is claimed.
-    async fn begin_anew(&self) -> Result<bool, StoreError> {
+    async fn begin_anew(&self, pending: &mut Option<Identity>) -> Result<bool, StoreError> {
         let last = self.me.identity();
-        let next = Identity { incarnation: Uuid::new_v4().to_string(), ..Identity::clone(&last) };
+        let next = pending.get_or_insert_with(|| Identity {
+            incarnation: Uuid::new_v4().to_string(),
+            ..Identity::clone(&last)
+        });
         let began = boot_time();
         let known = (&*last, self.me.beat());
-        let next_one = (&next, self.me.drains());
-        match nodes::register_again(&self.database, known, next_one, self.slots).await? {
-            Registered::Taken => Err(StoreError::Fenced { owner: next.name }),
+        let anew = (&*next, self.me.drains());
+        match nodes::register_again(&self.database, known, anew, self.slots).await? {
+            Registered::Taken => Err(StoreError::Fenced { owner: next.name.clone() }),
             Registered::Done { beat, was_known } => {
-                let Identity { name, incarnation, lease, .. } = &next;
+                let Identity { name, incarnation, lease, .. } = next;
                 info!(node = %name, %incarnation, was_known, "node_registered_again");
                 if let Some(last_life) = &self.last_life {
                     last_life.begins(incarnation).await;
@@ -171,7 +180,8 @@ impl Heartbeat {
                 let claims_from = if was_known { Duration::ZERO } else { boot_time() + *lease };
                 // Before it begins: the guard counts from here.
                 self.renewed.send_replace(began);
-                self.me.begin(next, beat, claims_from);
+                self.me.begin(next.clone(), beat, claims_from);
+                *pending = None;
                 Ok(true)
             }
         }

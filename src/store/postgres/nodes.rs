@@ -139,7 +139,8 @@ pub enum Registered {
 }
 
 /// Registers a node whose incarnation `last` is over as another one, which `drains` or not, unless
-/// somebody else who lives has the name by now. Says whether the database still knew the heartbeat of the last one.
+/// somebody else who lives has the name by now. May be done once more for the same one, when what
+/// became of it is not known. Says whether the database still knew the heartbeat of the last one.
 pub async fn register_again(
     database: &Database,
     (last, beat): (&Identity, Beat),
@@ -148,17 +149,18 @@ pub async fn register_again(
 ) -> Result<Registered, StoreError> {
     let mut transaction = database.write().await?;
     let others = concat!(
-        "SELECT n.name FROM nodes n WHERE n.name = $1 AND n.incarnation <> $2 AND ",
+        "SELECT n.name FROM nodes n WHERE n.name = $1 AND n.incarnation NOT IN ($2, $3) AND ",
         lives!(),
         " FOR UPDATE"
     );
-    if transaction.row(others, &last.values()).await?.is_some() {
+    let ([name, before], [_, incarnation]) = (last.values(), next.values());
+    if transaction.row(others, &[name, before, incarnation]).await?.is_some() {
         transaction.commit().await?;
         return Ok(Registered::Taken);
     }
     let was_known = knows(&mut transaction, last, beat).await?;
     // What the last one has started may be ending still: it has its lease for that.
-    let beat = take_name(&mut transaction, next, "", slots).await?;
+    let beat = take_name(&mut transaction, next, &next.incarnation, slots).await?;
     if drains {
         mark_draining(&mut transaction, next).await?;
     }
@@ -210,7 +212,7 @@ async fn take_name(
     transaction
         .run(
             "INSERT INTO transactions (incarnation, slot, commit_id) \
-             SELECT $1, slot, '' FROM generate_series(0, $2 - 1) AS slot",
+             SELECT $1, slot, '' FROM generate_series(0, $2 - 1) AS slot ON CONFLICT DO NOTHING",
             &[incarnation, i64::try_from(slots).unwrap_or(i64::MAX).into()],
         )
         .await?;

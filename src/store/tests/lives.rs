@@ -2,6 +2,7 @@
 //! back to an older state. Nobody has its sessions before what it had can have ended.
 
 use super::{
+    cutting_proxy::Proxy,
     postgres::{LONG, bed, claimed, is_fenced, open, opening, run, said, texts},
     *,
 };
@@ -112,4 +113,23 @@ async fn a_node_that_drains_does_so_in_every_life_that_follows() {
     let (nodes, _) = two.living().await;
     let drains: Vec<_> = nodes.iter().map(|node| (&*node.name, node.draining)).collect();
     assert_eq!(drains, [("one", true), ("two", false)]);
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_told_that_it_has_registered_again_is_not_replaced_by_itself() {
+    let Some((server, url, mut database)) = bed().await else { return };
+    let proxy = Proxy::to(server.address()).await;
+    let name = url.rsplit_once('/').expect("a path").1.trim_end_matches("?sslmode=disable");
+    let (heartbeat, lease) = (Duration::from_millis(500), Duration::from_secs(5));
+    let by_proxy = Server::url_by(proxy.address(), name);
+    let opening = PostgresOpening { heartbeat, ..opening(&by_proxy, "one", lease) };
+    let one = PostgresStore::open(opening, &Tasks::default()).await.expect("open");
+    let mut before = one.tenure();
+    run(&mut database, "DELETE FROM nodes").await;
+    before.over().await;
+    proxy.cut_after_commits(2);
+    one.renewed().wait_for(|_| !one.tenure().is_over()).await.expect("anew");
+    assert_eq!(proxy.cut(), 2, "what it was not told had taken effect");
+    claimed(&one, &key("a", "s")).await;
+    assert!(one.status().borrow().failing.is_none());
 }
