@@ -2,8 +2,11 @@
 //! life of the service, counted where it happens. Knows nothing of who reads them.
 //!
 //! The library's families are shared by all clones, so that counting takes a look-up and no more.
-//! What can be a label is a word of the code, or the name of a tenant where the operator wants that:
-//! nothing from a caller makes a series.
+//! What can be a label is a word of the code, the name of a tenant where the operator wants that, or
+//! one of a bounded number of models: nothing else from a caller or a CLI makes a series.
+
+mod failures;
+mod models;
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +15,15 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::domain::ids::TenantId;
+pub use self::failures::Failure;
+use self::{
+    failures::Failures,
+    models::{Known, Models},
+};
+use crate::domain::{
+    ids::{SessionKey, TenantId},
+    usage::TokenUsage,
+};
 
 /// Names and values.
 pub type Labels = Vec<(&'static str, String)>;
@@ -28,7 +39,7 @@ fn short() -> Histogram {
 }
 
 /// From a word to hours of work.
-fn long() -> Histogram {
+pub fn long() -> Histogram {
     Histogram::new([
         0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0,
     ])
@@ -42,7 +53,17 @@ struct Kept {
     turn: Histograms,
     commit: Histograms,
     failures: Family<Labels, Counter>,
+    exits: Family<Labels, Counter>,
+    interrupts: Family<Labels, Counter>,
+    resolved: Family<Labels, Counter>,
+    models: Models,
+    last_failures: Failures,
 }
+
+/// Words that are there with 0 from the start: whoever alerts on a counter has to see its first step.
+const EXITS: [&str; 5] = ["code", "signal", "memory_limit", "task_limit", "unknown"];
+const INTERRUPTS: [&str; 4] = ["interrupted", "no_active_turn", "terminated", "turn_ended"];
+const RESOLVERS: [&str; 4] = ["caller", "timeout", "turn_ended", "cli"];
 
 /// What is measured, of all tenants or of one. Cloning gives another handle to the same.
 #[derive(Debug, Clone)]
@@ -50,6 +71,8 @@ pub struct Measures {
     kept: Arc<Kept>,
     by_tenant: bool,
     tenant: Labels,
+    /// Models that the tenant has made known.
+    known: Arc<Known>,
 }
 
 impl Default for Measures {
@@ -69,14 +92,39 @@ impl Measures {
             turn: Family::new_with_constructor(long),
             commit: Family::new_with_constructor(short),
             failures: Family::default(),
+            exits: Family::default(),
+            interrupts: Family::default(),
+            resolved: Family::default(),
+            models: Models::default(),
+            last_failures: Failures::default(),
         };
-        Self { kept: Arc::new(kept), by_tenant, tenant: Labels::new() }
+        let all =
+            Self { kept: Arc::new(kept), by_tenant, tenant: Labels::new(), known: Arc::default() };
+        if !by_tenant {
+            all.begin();
+        }
+        all
+    }
+
+    fn begin(&self) {
+        let Kept { exits, interrupts, resolved, .. } = &*self.kept;
+        for (family, name, words) in [
+            (exits, "cause", EXITS.as_slice()),
+            (interrupts, "outcome", &INTERRUPTS),
+            (resolved, "by", &RESOLVERS),
+        ] {
+            for word in words {
+                drop(family.get_or_create(&self.with(name, word)));
+            }
+        }
     }
 
     /// The same, of this tenant.
     #[must_use]
     pub fn of(&self, tenant: &TenantId) -> Self {
-        Self { tenant: self.label(tenant), ..self.clone() }
+        let one = Self { tenant: self.label(tenant), known: Arc::default(), ..self.clone() };
+        one.begin();
+        one
     }
 
     /// Whether tenants are told apart.
@@ -110,14 +158,41 @@ impl Measures {
         observe(&self.kept.turn, &self.with("outcome", outcome), time);
     }
 
-    /// A turn has ended without a result, for this reason of the contract.
-    pub fn failed(&self, reason: &'static str) {
+    /// A turn of a session has ended without a result, for this reason of the contract.
+    pub fn failed(&self, reason: &'static str, session: &SessionKey) {
         self.kept.failures.get_or_create(&self.with("reason", reason)).inc();
+        self.kept.last_failures.add(reason, session.clone());
+    }
+
+    /// The turns that failed last, the newest first.
+    pub fn last_failures(&self) -> Vec<Failure> {
+        self.kept.last_failures.all()
     }
 
     /// The store has answered a commit after so long, waits and repetitions included.
     pub fn committed(&self, time: Duration) {
         observe(&self.kept.commit, &self.tenant, time);
+    }
+
+    /// A process has ended that nobody had asked to, for this cause.
+    pub fn exited(&self, cause: &'static str) {
+        self.kept.exits.get_or_create(&self.with("cause", cause)).inc();
+    }
+
+    /// Who asked for an interrupt was told this.
+    pub fn interrupt(&self, outcome: &'static str) {
+        self.kept.interrupts.get_or_create(&self.with("outcome", outcome)).inc();
+    }
+
+    /// What a CLI asked waits no longer.
+    pub fn resolved(&self, by: &'static str) {
+        self.kept.resolved.get_or_create(&self.with("by", by)).inc();
+    }
+
+    /// A CLI says that it has used a model for so much.
+    pub fn model_used(&self, name: &str, cost_usd: f64, usage: &TokenUsage) {
+        let name = self.kept.models.label(name, &self.known);
+        self.kept.models.add(&self.tenant, name, cost_usd, usage);
     }
 
     fn with(&self, name: &'static str, value: &'static str) -> Labels {
@@ -128,7 +203,7 @@ impl Measures {
 
     /// Adds all of them to a registry.
     pub fn register(&self, registry: &mut Registry) {
-        let Kept { queue_wait, connect, first_event, turn, commit, failures } = &*self.kept;
+        let Kept { queue_wait, connect, first_event, turn, commit, .. } = &*self.kept;
         let seconds = [
             ("queue_wait", "How long turns wait behind others of their session", queue_wait),
             ("connect_wait", "How long turns wait for a process, by where it comes from", connect),
@@ -144,8 +219,20 @@ impl Measures {
         for (name, help, histograms) in seconds {
             registry.register_with_unit(name, help, Unit::Seconds, histograms.clone());
         }
-        let help = "Turns that ended without a result, by the reason that callers are told";
-        registry.register("turn_failures", help, failures.clone());
+        let Kept { failures, exits, interrupts, resolved, models, .. } = &*self.kept;
+        for (name, help, counts) in [
+            (
+                "turn_failures",
+                "Turns that ended without a result, by the reason that callers are told",
+                failures,
+            ),
+            ("cli_exits", "Processes that ended although nobody had asked them to", exits),
+            ("interrupts", "Interrupts that callers asked for, by what they were told", interrupts),
+            ("prompts_resolved", "What CLIs asked and is settled, by who settled it", resolved),
+        ] {
+            registry.register(name, help, counts.clone());
+        }
+        models.register(registry);
     }
 }
 
@@ -156,6 +243,7 @@ fn observe(histograms: &Histograms, labels: &Labels, time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::SessionId;
 
     fn text(measures: &Measures) -> String {
         let (mut registry, mut text) = (Registry::with_prefix("p"), String::new());
@@ -181,13 +269,62 @@ mod tests {
     }
 
     #[test]
+    fn what_may_happen_is_there_before_it_has() {
+        let all = Measures::new(true);
+        assert!(!text(&all).contains("cli_exits_total{"));
+        all.of(&TenantId::default()).exited("signal");
+        let text = text(&all);
+        for line in [
+            "p_cli_exits_total{tenant=\"default\",cause=\"signal\"} 1",
+            "p_cli_exits_total{tenant=\"default\",cause=\"memory_limit\"} 0",
+            "p_interrupts_total{tenant=\"default\",outcome=\"terminated\"} 0",
+            "p_prompts_resolved_total{tenant=\"default\",by=\"timeout\"} 0",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn names_of_models_are_bounded_whatever_agents_say() {
+        let all = Measures::new(false);
+        let used = TokenUsage { output_tokens: 1, ..TokenUsage::default() };
+        let (mad, sane) = (all.of(&TenantId::default()), TenantId::parse("sane").expect("a name"));
+        for i in 0..1000 {
+            mad.model_used(&format!("made-up-{i}"), 1.0, &used);
+        }
+        for odd in ["", "a\"b", "x\ny", "<b>", &"m".repeat(10_000)] {
+            mad.model_used(odd, 1.0, &used);
+        }
+        // One tenant leaves room for others.
+        all.of(&sane).model_used("claude-sonnet-4-6", 0.5, &used);
+        let text = text(&all);
+        let costs: Vec<_> =
+            text.lines().filter(|line| line.starts_with("p_model_cost_usd_total{")).collect();
+        assert!(costs.len() < 16, "{costs:?}");
+        assert!(
+            costs.contains(&"p_model_cost_usd_total{model=\"claude-sonnet-4-6\"} 0.5"),
+            "{text}"
+        );
+        let other = costs.iter().find(|line| line.contains("model=\"other\"")).expect("the rest");
+        let sum: f64 = other.rsplit(' ').next().and_then(|it| it.parse().ok()).expect("a number");
+        assert!(sum > 900.0, "{other}");
+        let tokens = "p_model_tokens_total{model=\"claude-sonnet-4-6\",kind=\"output\"} 1";
+        assert!(text.lines().any(|it| it == tokens), "{text}");
+    }
+
+    #[test]
     fn names_have_units_and_counters_their_suffix() {
         let measures = Measures::default();
         measures.first_event("reused", Duration::from_millis(30));
-        measures.failed("CLI_EXITED");
+        let session = SessionId::parse("s").expect("a name");
+        let session = SessionKey::new(TenantId::default(), session);
+        for _ in 0..100 {
+            measures.failed("CLI_EXITED", &session);
+        }
+        assert_eq!(measures.last_failures().len(), 50, "the last are kept");
         let text = text(&measures);
         let bucket = "p_first_event_seconds_bucket{le=\"0.05\",origin=\"reused\"} 1";
-        let counter = "p_turn_failures_total{reason=\"CLI_EXITED\"} 1";
+        let counter = "p_turn_failures_total{reason=\"CLI_EXITED\"} 100";
         for line in [bucket, counter] {
             assert!(text.lines().any(|it| it == line), "{line}: {text}");
         }

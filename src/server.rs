@@ -11,17 +11,21 @@ mod cautions;
 mod early;
 mod enclosure;
 mod figures;
+mod http;
 mod lease;
 mod listeners;
 mod metrics;
 mod observer;
 mod placement;
 mod probe;
+mod processes;
 mod program;
 mod readiness;
 mod settings;
+mod shared;
 mod stack;
 mod state;
+mod status_page;
 
 use std::{
     fs::File, future::Future, net::SocketAddr, pin::pin, process::ExitCode, sync::Arc,
@@ -52,6 +56,7 @@ use crate::{
     measures::Measures,
     policy::Policy,
     pool::{Parts, SessionPool},
+    rpc::calls::CallMeasures,
     store::PostgresStore,
     supply::ProcessSupply,
     tasks::Tasks,
@@ -132,6 +137,7 @@ pub struct Server {
     /// Who it is to other services on its store, if that can be shared.
     node: Option<Arc<PostgresStore>>,
     policy: Arc<Policy>,
+    calls: CallMeasures,
     /// Where sessions live, if there are other nodes.
     placement: Option<Arc<dyn Placement>>,
     /// Held for as long as the service lives: two services on one state folder would
@@ -186,6 +192,7 @@ impl Server {
             listeners,
             credentials,
             policy,
+            calls: CallMeasures::default(),
             tasks,
             enclosure,
             supply,
@@ -243,11 +250,15 @@ impl Server {
         let (health_address, node_address) = (self.health_address(), self.node_address());
         let metrics_address = self.listeners.metrics_address();
         if let Some(socket) = self.listeners.take_metrics() {
-            let (pool, observer) = (self.pool.clone(), self.observer(&health));
-            Exporter { pool, observer, health: health.clone() }.serve(socket, &self.tasks);
+            let (pool, observer, calls) =
+                (self.pool.clone(), self.observer(&health), self.calls.clone());
+            let page = self.config.metrics.status_page;
+            let page = page.then(|| self.status_page(&health, forwarder.as_ref()));
+            let exporter = Exporter::new(pool, observer, health.clone(), calls);
+            exporter.serve(page, socket, &self.tasks);
         }
         let files = (&self.config, &self.credentials);
-        self.listeners.serve(services, health_service, files, &self.tasks, &closed);
+        self.listeners.serve(services, (health_service, &self.calls), files, &self.tasks, &closed);
         let (encrypted, asks) =
             (self.config.tls.cert.is_some(), self.credentials.authenticator().asks());
         self.credentials.keep_up_to_date(&self.tasks);

@@ -156,7 +156,7 @@ class LiveService:
         self.bin_dir, self.cli, self.settings = bin_dir, cli, settings or {}
         self.folder = Path(tempfile.mkdtemp(prefix="session-pool-"))
         self.daemons: list[Daemon] = []
-        self.address = self.url = ""
+        self.address = self.url = self.figures = ""
 
     def __enter__(self) -> Self:
         try:
@@ -190,6 +190,8 @@ class LiveService:
         service = Daemon(self.bin_dir / SERVICE, "serve", env=env, log=self.folder / "service.log")
         self.daemons.append(service)
         self.address = service.wait_for(listening_address)
+        if "SERVER__METRICS_LISTEN" in self.settings:
+            self.figures = service.wait_for(lambda line: listening_address(line, "metrics_address"))
         # It listens before a CLI has answered; what the documents show is a service at work.
         service.wait_for(lambda line: line if '"message":"ready"' in line else None)
 
@@ -260,8 +262,8 @@ def wait_until(what: str, holds: Callable[[], bool], daemon: Daemon | None = Non
         time.sleep(0.02)
 
 
-def listening_address(line: str) -> str | None:
-    """The address in the service's log line `listening`, the JSON of which may be flat or not."""
+def listening_address(line: str, field: str = "address") -> str | None:
+    """An address in the service's log line `listening`, the JSON of which may be flat or not."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -269,5 +271,5 @@ def listening_address(line: str) -> str | None:
     if not isinstance(event, dict):
         return None
     fields = event.get("fields", event)
-    address = fields.get("address") if fields.get("message") == "listening" else None
+    address = fields.get(field) if fields.get("message") == "listening" else None
     return address if isinstance(address, str) else None

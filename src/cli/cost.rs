@@ -16,14 +16,17 @@
 //! half a dollar and two above, at any time and within milliseconds; it holds each round of
 //! a subagent as soon as that is over (2.1.197, 2.1.332). 2.1.110 and 2.1.150 do not know it.
 
+mod models;
+
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::{sync::oneshot::error::TryRecvError, time::Instant};
 
+use self::models::ByModel;
 use super::{
     connection::{Connection, ControlAnswer},
-    frame::{FrameKind, ResultSummary},
+    frame::{FrameKind, ModelUse, ResultSummary},
     request::ControlRequest,
 };
 
@@ -44,6 +47,10 @@ pub struct Meter {
     opening: Opening,
     /// The sum as it was told last, in US dollars; before that, where it began.
     sum: f64,
+    /// Where it began.
+    begun: f64,
+    /// The same of each model.
+    models: ByModel,
     /// Whether the process has set its sum to 0.
     reset: bool,
     /// What it was asked and has not answered.
@@ -147,6 +154,7 @@ impl Meter {
             None => begun_at(answer, paid, saved, total),
         };
         self.sum = paid.map_or(begin, |paid| begin.min(paid));
+        self.begun = begin;
     }
 
     /// What was spent since the result before. `paid` is the sum that an earlier process of
@@ -161,11 +169,18 @@ impl Meter {
         let Some(total) = total else { return 0.0 };
         if total < self.sum {
             self.reset = true;
+            self.models.reset();
             self.sum = since.map_or(0.0, |since| (total - since).max(0.0));
         }
         let cost = (total - self.sum).clamp(0.0, DEAREST_TURN);
         self.sum = total;
         cost
+    }
+
+    /// What each model was used for since the result before; `None` if that cannot be known. To be
+    /// asked behind [`Self::charge`], of the same result.
+    pub fn models(&mut self, result: &ResultSummary) -> Option<Vec<ModelUse>> {
+        self.models.since(&result.models, self.begun == 0.0)
     }
 
     /// Whether the process has set its sum to 0 since it began.

@@ -148,6 +148,7 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
     fields.push(field("log.format", Slot::Format(format)));
     fields.push(field("log.level", Slot::Text(level)));
     fields.push(field("metrics.tenant_label", Slot::Flag(&mut metrics.tenant_label)));
+    fields.push(field("metrics.status_page", Slot::Flag(&mut metrics.status_page)));
     fields
 }
 

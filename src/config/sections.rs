@@ -73,6 +73,9 @@ pub struct MetricsConfig {
     /// Whether tenants are told apart, by a label `tenant`: each makes series of its own.
     /// Default false.
     pub tenant_label: bool,
+    /// Whether `server.metrics_listen` shows a status page (`/`) with the sessions of all tenants, to
+    /// whoever reaches it. Default false.
+    pub status_page: bool,
 }
 
 /// What connections are held to.

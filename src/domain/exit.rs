@@ -23,6 +23,20 @@ impl From<io::Result<ExitStatus>> for Exit {
     }
 }
 
+impl Exit {
+    /// What made a process end that nobody had asked to, in one of a few words: the bound that it was
+    /// killed for, or how it ended.
+    pub fn cause(self, overrun: Option<Overrun>) -> &'static str {
+        match (overrun.map(|overrun| overrun.resource), self) {
+            (Some(Resource::Memory), _) => "memory_limit",
+            (Some(Resource::Tasks), _) => "task_limit",
+            (None, Self::Code(_)) => "code",
+            (None, Self::Signal(_)) => "signal",
+            (None, Self::Unknown) => "unknown",
+        }
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

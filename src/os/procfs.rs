@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
+    time::Duration,
 };
 
 use rustix::process::Pid;
@@ -23,6 +24,10 @@ pub struct Entry {
     pub started: u64,
     /// Resident memory in pages, shared ones included.
     pub pages: u64,
+    /// Processor time of its own, in the kernel's ticks.
+    pub ticks: u64,
+    /// Processor time of what it has started and waited for, likewise.
+    pub waited: u64,
 }
 
 /// What a process and its descendants hold.
@@ -89,6 +94,30 @@ impl Look {
         self.entries.get(&pid).map(|entry| entry.group).filter(|group| *group > 0)
     }
 
+    /// What all that a process has started and not ended hold together, and how much of the processor
+    /// all that it ever started has used: what has ended is found at whoever has waited for it.
+    pub fn of_descendants(&self, pid: u32) -> (Usage, Duration) {
+        let own = self.entries.get(&pid);
+        let (mut usage, mut ticks) = (self.usage(pid), own.map_or(0, |own| own.waited));
+        if let Some(own) = own {
+            let page = rustix::param::page_size() as u64;
+            usage.bytes = usage.bytes.saturating_sub(own.pages * page);
+            usage.tasks = usage.tasks.saturating_sub(own.threads);
+        }
+        let below = self.tree(pid, None).into_iter().filter(|found| *found != pid);
+        for entry in below.filter_map(|pid| self.entries.get(&pid)) {
+            ticks += entry.ticks + entry.waited;
+        }
+        (usage, time(ticks))
+    }
+
+    /// Resident bytes of a process alone, and how much of the processor it has used.
+    pub fn of_itself(&self, pid: u32) -> (u64, Duration) {
+        let page = rustix::param::page_size() as u64;
+        let own = self.entries.get(&pid);
+        own.map_or_else(Default::default, |own| (own.pages * page, time(own.ticks)))
+    }
+
     /// What a process and its descendants hold.
     pub fn usage(&self, root: u32) -> Usage {
         let (mut pages, mut tasks) = (0, 0);
@@ -110,6 +139,10 @@ impl Look {
         }
         seen.into_iter().collect()
     }
+}
+
+fn time(ticks: u64) -> Duration {
+    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 /// One process; `None` if there is none of this id.
@@ -144,6 +177,7 @@ fn parse(stat: &str) -> Option<Entry> {
     let fields: Vec<&str> = rest.split_whitespace().collect();
     // A process whose first thread has ended looks like a zombie while others run.
     let threads: u64 = fields.get(17)?.parse().ok()?;
+    let number = |field: usize| fields.get(field)?.parse::<u64>().ok();
     Some(Entry {
         ended: "ZX".contains(*fields.first()?) && threads <= 1,
         parent: fields.get(1)?.parse().ok()?,
@@ -151,6 +185,8 @@ fn parse(stat: &str) -> Option<Entry> {
         threads: threads.max(1),
         started: fields.get(19)?.parse().ok()?,
         pages: fields.get(21)?.parse().ok()?,
+        ticks: number(11)? + number(12)?,
+        waited: number(13)? + number(14)?,
     })
 }
 
@@ -167,8 +203,16 @@ mod tests {
     fn a_name_may_look_like_the_rest_of_the_line() {
         let stat = "7 (a) Z 1 (b) S 3 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 991 4096 12 99";
         let entry = parse(stat).expect("a line of the kernel");
-        let wanted =
-            Entry { parent: 3, group: 7, threads: 1, ended: false, started: 991, pages: 12 };
+        let wanted = Entry {
+            parent: 3,
+            group: 7,
+            threads: 1,
+            ended: false,
+            started: 991,
+            pages: 12,
+            ticks: 5 + 6,
+            waited: 7 + 8,
+        };
         assert_eq!(entry, wanted);
         assert_eq!(parse("7 (cut short) S"), None);
         // Ended, and with threads that live on.
@@ -200,12 +244,38 @@ mod tests {
         let with_child = look.usage(std::process::id());
         let alone = look.usage(child.id());
         assert!(look.descendants(std::process::id(), None).contains(&child.id()));
-        assert!(look.descendants(std::process::id(), Some(child.id())).is_empty());
+        // Other tests of this process have children, too.
+        let spared = look.descendants(std::process::id(), Some(child.id()));
+        assert!(!spared.contains(&child.id()), "{spared:?}");
         child.kill().expect("killed");
         child.wait().expect("reaped");
         assert!(own.bytes > 0 && alone.bytes > 0);
         assert!(with_child.bytes > own.bytes / 2 + alone.bytes, "{with_child:?} {own:?} {alone:?}");
         assert_eq!(alone.tasks, 1);
+    }
+
+    #[test]
+    fn the_time_of_what_has_ended_is_not_lost() {
+        let used = || Look::take().expect("/proc").of_descendants(std::process::id());
+        let before = used().1;
+        let mut child = Command::new("sh")
+            .args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo up; read end"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let mut up = [0; 3];
+        child.stdout.take().expect("a pipe").read_exact(&mut up).expect("it runs");
+        let (held, living) = used();
+        assert!(
+            living > before && held.bytes > 0 && held.tasks > 0,
+            "{before:?} {living:?} {held:?}"
+        );
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+        assert!(used().1 >= living, "{living:?} {:?}", used().1);
+        let (bytes, own) = Look::take().expect("/proc").of_itself(std::process::id());
+        assert!(bytes > 0 && own < Duration::from_secs(3600), "{bytes} {own:?}");
     }
 
     #[test]

@@ -35,7 +35,13 @@ impl SessionPool {
             let target = target.clone();
             async move { handle.stop(target, keep_session).await }
         });
-        if_there(key, asked.await)
+        let report = if_there(key, asked.await)?;
+        report.iter().for_each(|report| self.count_interrupt(key, report));
+        Ok(report)
+    }
+
+    fn count_interrupt(&self, key: &SessionKey, report: &InterruptReport) {
+        self.tenant(&key.tenant).measures.interrupt(report.outcome.name());
     }
 
     /// Stops a task that works behind a session's turns.
@@ -84,6 +90,7 @@ impl SessionPool {
         }
         let mut reports: Vec<_> = interrupts.join_all().await.into_iter().flatten().collect();
         reports.sort_by(|(a, _), (b, _)| a.cmp(b));
+        reports.iter().for_each(|(key, report)| self.count_interrupt(key, report));
         for (key, report) in reports.iter().filter(|(_, report)| !report.interrupted()) {
             error!(session_id = %key.session, error = ?report.outcome, "session_interrupt_failed_during_all");
         }

@@ -29,6 +29,8 @@ pub struct PoolStats {
     pub streaming_turns: usize,
     /// Turns that wait.
     pub queued_turns: usize,
+    /// What CLIs ask and wait for, as far as it is shown.
+    pub open_prompts: usize,
     /// Whether new turns are refused because the service stops.
     pub draining: bool,
     /// Since the pool was made.
@@ -63,6 +65,7 @@ impl SessionPool {
             cleanup_interval: settings.cleanup_interval,
             streaming_turns: 0,
             queued_turns: 0,
+            open_prompts: 0,
             draining: self.is_draining(),
             uptime: self.shared().started_at.elapsed(),
             process_ids: Vec::new(),
@@ -92,6 +95,7 @@ impl SessionPool {
             }
             stats.streaming_turns += usize::from(status.running.is_some());
             stats.queued_turns += status.queued;
+            stats.open_prompts += status.open_prompts.len();
             stats.process_ids.extend(status.process_id);
         }
         stats

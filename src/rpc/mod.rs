@@ -13,11 +13,13 @@
 //! - `watch_stream`: the stream of one who follows a session.
 //! - [`deadline`]: what a caller says of its own deadline.
 //! - [`edge`]: what every request is held to: it is gRPC, arrives in time, means one thing.
+//! - [`calls`]: counts every call, by its method and its end.
 //! - [`auth_layer`]: asks every caller who they are, before any service is called.
 //! - [`service`]: one short method for each rpc.
 
 mod access;
 pub mod auth_layer;
+pub mod calls;
 pub mod deadline;
 pub mod decode;
 pub mod edge;

@@ -8,7 +8,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{counters::Totals, measures::Labels, pool::PoolStats, rpc::snapshot::Facts};
+use super::processes::Used;
+use crate::{
+    counters::Totals, measures::Labels, os::descriptors, pool::PoolStats, rpc::snapshot::Facts,
+};
 
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 type Sums = Family<Labels, Counter<f64, AtomicU64>>;
@@ -26,7 +29,7 @@ const REMOVED: Named = ("sessions_removed", "Sessions that the cleanup has taken
 /// A counter, the figure that it is, and its label where several counters are one figure.
 type Count = (&'static str, Named, Option<(&'static str, &'static str)>);
 
-const COUNTS: [Count; 28] = [
+const COUNTS: [Count; 27] = [
     ("turns", ("turns", "Turns that were taken"), None),
     ("messages", ("prompts_written", "Prompts that were written to CLIs"), None),
     ("frames", ("frames", "Frames that CLIs have printed"), None),
@@ -51,7 +54,6 @@ const COUNTS: [Count; 28] = [
     ("first_chunk_timeouts", TIMEOUTS, Some(("kind", "first_chunk"))),
     ("stalled", TIMEOUTS, Some(("kind", "stall"))),
     ("stuck", TIMEOUTS, Some(("kind", "stuck"))),
-    ("cli_exits", ("cli_exits", "Processes that ended in a turn"), None),
     (
         "credentials_refused",
         ("credentials_refused", "Turns ended because the API refused the credentials"),
@@ -109,13 +111,11 @@ impl Figures {
         }
         let uptime = stats.uptime.as_secs_f64();
         self.gauge("uptime", "How long the service runs", Some(Unit::Seconds), &none, uptime);
-        let memory = ("processes_memory", "Resident memory of the sessions' process trees");
         let budget = ("budget", "What prompts, requests and turns' logs may take");
         let used = ("budget_used", "What they take");
         let database = ("store_size", "The database and its log, where the store says so");
         let of = |name: &str| vec![("of", name.to_owned())];
         for ((name, help), labels, value) in [
-            (memory, none.clone(), facts.memory_bytes),
             (budget, of("memory"), usage.memory_limit),
             (budget, of("disk"), usage.disk_limit),
             (used, of("memory"), usage.memory),
@@ -134,6 +134,31 @@ impl Figures {
         }
     }
 
+    /// What the processes that the service has started use, all together.
+    pub fn of_processes(&mut self, used: &Used) {
+        let none = Labels::new();
+        let help = "Resident memory of all CLI processes and of what they have started";
+        self.gauge("processes_memory", help, Some(Unit::Bytes), &none, used.memory as f64);
+        let help = "Processor time of all CLI processes, of those that have ended as well";
+        self.sum(("processes_cpu_seconds", help), &none, used.cpu.as_secs_f64());
+    }
+
+    /// What the service uses itself, by the names that all programs have for it.
+    pub fn of_this_process(&mut self, used: &Used) {
+        let none = Labels::new();
+        let help = "Processor time of the service itself";
+        self.sum(("process_cpu_seconds", help), &none, used.own_cpu.as_secs_f64());
+        let help = "Resident memory of the service itself";
+        let bytes = Some(Unit::Bytes);
+        self.gauge("process_resident_memory", help, bytes, &none, used.own_memory as f64);
+        if let Some(open) = used.own_descriptors {
+            let help = "File descriptors that the service has open";
+            self.gauge("process_open_fds", help, None, &none, open as f64);
+        }
+        let help = "File descriptors that it may have open";
+        self.gauge("process_max_fds", help, None, &none, descriptors::limit() as f64);
+    }
+
     /// What concerns sessions, of all tenants or of one that has these labels.
     pub fn of_sessions(&mut self, stats: &PoolStats, totals: &Totals, labels: &Labels) {
         let with = |name: &'static str, value: &str| {
@@ -150,6 +175,8 @@ impl Figures {
         self.gauge("turns_running", "Turns that run", None, labels, running);
         let help = "Turns that wait behind others of their session";
         self.gauge("turns_queued", help, None, labels, queued);
+        let help = "What CLIs ask and wait for, twenty at most of each session";
+        self.gauge("prompts_open", help, None, labels, stats.open_prompts as f64);
         for (counter, figure, label) in COUNTS {
             let count = totals.counts.get(counter).copied().unwrap_or_default();
             let labels = label.map_or_else(|| labels.clone(), |(name, value)| with(name, value));
@@ -207,8 +234,9 @@ mod tests {
 
     #[test]
     fn every_counter_of_get_stats_is_a_figure() {
-        // Times are in the histograms, and how turns end as well.
-        let elsewhere = ["cold_start_micros", "resume_micros", "turns_completed", "turns_failed"];
+        // Times are in the histograms, and how turns and processes end is told by `Measures`.
+        let elsewhere =
+            ["cold_start_micros", "resume_micros", "turns_completed", "turns_failed", "cli_exits"];
         for name in Counters::default().totals().counts.keys() {
             let is_figure = COUNTS.iter().any(|(counter, ..)| counter == name);
             assert_ne!(is_figure, elsewhere.contains(&name.as_str()), "{name}");

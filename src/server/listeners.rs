@@ -10,9 +10,15 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health as HealthRpcs, HealthServer};
 use tower_layer::Layer as _;
 
-use super::{capacity, settings, stack::Services};
+use super::{capacity, http, settings, stack::Services};
 use crate::{
-    access::credentials::Credentials, config::Config, rpc::edge::EdgeLayer, tasks::Tasks,
+    access::credentials::Credentials,
+    config::Config,
+    rpc::{
+        calls::{CallMeasures, CountLayer},
+        edge::EdgeLayer,
+    },
+    tasks::Tasks,
     transport::Listener,
 };
 
@@ -66,14 +72,16 @@ impl Listeners {
     pub fn serve<H: HealthRpcs>(
         self,
         services: Services,
-        health_service: HealthServer<H>,
+        (health_service, calls): (HealthServer<H>, &CallMeasures),
         (config, credentials): (&Config, &Credentials),
         tasks: &Tasks,
         closing: &CancellationToken,
     ) {
         let health = self.health.as_ref().map_or(0, |_| settings::HEALTH_CONNECTIONS);
         let nodes = self.nodes.as_ref().map_or(0, |_| settings::NODE_CONNECTIONS);
-        let max_connections = capacity::connections(config, health + nodes);
+        let metrics =
+            config.server.metrics_listen.map_or(0, |_| http::Limits::MONITORING.connections);
+        let max_connections = capacity::connections(config, health + nodes + metrics);
         let callers = Listener {
             name: "server.listen",
             socket: self.callers,
@@ -98,7 +106,8 @@ impl Listeners {
                 name: "server.health_listen",
                 socket,
                 tls: None,
-                service: edge.layer(Routes::new(health_service).prepare()),
+                service: CountLayer(calls.clone())
+                    .layer(edge.layer(Routes::new(health_service).prepare())),
                 limits: settings::health_transport(config),
             };
             // Not closed before the rest: probes ask until the end.

@@ -1,27 +1,38 @@
 //! Figures for Prometheus and health checks over HTTP, on a listener of their own: `/metrics`,
-//! `/livez`, `/readyz`. What is counted over time is of this life of the service; the rest is what
-//! is true when somebody asks.
+//! `/livez`, `/readyz`, and beside them the [`StatusPage`]. What is counted over time is of this life of the service; the rest is what
+//! is true when somebody asks. Those who ask at the same time are given the same figures, so that
+//! many of them cost no more than two.
 
 use std::sync::Arc;
 
 use axum::{
     Router,
+    body::Bytes,
     extract::State,
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
     routing::get,
 };
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use prometheus_client::{
+    encoding::text::{encode_eof, encode_registry},
+    registry::Registry,
+};
 use tokio::net::TcpListener;
-use tracing::{error_span, warn};
 
-use super::{figures::Figures, observer::Observer};
+use super::{
+    figures::Figures,
+    http::{self, Limits},
+    observer::Observer,
+    processes::Processes,
+    shared::Shared,
+    status_page::StatusPage,
+};
 use crate::{
     counters::Totals,
     health::Health,
     measures::Labels,
     pool::{Scope, SessionPool},
-    rpc::service::Observe as _,
+    rpc::{calls::CallMeasures, service::Observe as _},
     tasks::Tasks,
 };
 
@@ -31,37 +42,43 @@ const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8
 /// What is asked for figures.
 #[derive(Debug)]
 pub struct Exporter {
-    pub pool: SessionPool,
-    pub observer: Observer,
-    pub health: Health,
+    pool: SessionPool,
+    observer: Observer,
+    health: Health,
+    calls: CallMeasures,
+    processes: Processes,
+    last: Shared,
 }
 
 impl Exporter {
-    /// Answers on this socket until the tasks end: probes ask until then.
-    pub fn serve(self, socket: TcpListener, tasks: &Tasks) {
+    /// Of these parts.
+    pub fn new(pool: SessionPool, observer: Observer, health: Health, calls: CallMeasures) -> Self {
+        let (processes, last) = (Processes::default(), Shared::default());
+        Self { pool, observer, health, calls, processes, last }
+    }
+
+    /// Answers on this socket until the tasks end, and shows people the page if there is one.
+    pub fn serve(self, page: Option<StatusPage>, socket: TcpListener, tasks: &Tasks) {
         let routes = Router::new()
             .route("/metrics", get(metrics))
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready))
-            .with_state(Arc::new(self));
-        let stopping = tasks.stopping().clone();
-        tasks.spawn(error_span!("metrics"), async move {
-            let served =
-                axum::serve(socket, routes).with_graceful_shutdown(stopping.cancelled_owned());
-            if let Err(error) = served.await {
-                warn!(%error, "metrics_not_served");
-            }
-        });
+            .with_state(Arc::new(self))
+            .merge(page.map_or_else(Router::new, StatusPage::routes));
+        http::serve(socket, routes, Limits::MONITORING, tasks);
     }
 
-    async fn text(&self) -> Result<String, std::fmt::Error> {
+    async fn text(&self) -> Result<Bytes, std::fmt::Error> {
         let tenants = self.pool.tenants();
         let measures = tenants.measures();
-        let mut registry = Registry::with_prefix("session_pool");
+        let (mut registry, mut common) =
+            (Registry::with_prefix("session_pool"), Registry::default());
         let mut figures = Figures::default();
         let all = self.pool.stats(&Scope::All);
         let facts = self.observer.facts(&Scope::All, &all).await;
+        let used = self.processes.look().await;
         figures.of_service(&all, &facts, self.health.reasons().is_empty());
+        figures.of_processes(&used);
         let mut totals = Totals::default();
         for tenant in tenants.all() {
             let counted = tenant.counted();
@@ -76,14 +93,20 @@ impl Exporter {
         }
         figures.register(&mut registry);
         measures.register(&mut registry);
+        let mut own = Figures::default();
+        own.of_this_process(&used);
+        own.register(&mut common);
+        self.calls.register(&mut common);
         let mut text = String::new();
-        encode(&mut text, &registry)?;
-        Ok(text)
+        encode_registry(&mut text, &registry)?;
+        encode_registry(&mut text, &common)?;
+        encode_eof(&mut text)?;
+        Ok(text.into())
     }
 }
 
 async fn metrics(State(exporter): State<Arc<Exporter>>) -> impl IntoResponse {
-    match exporter.text().await {
+    match exporter.last.get(async || exporter.text().await).await {
         Ok(text) => ([(CONTENT_TYPE, FORMAT)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

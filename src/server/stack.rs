@@ -3,11 +3,15 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health as HealthRpcs, HealthServer};
 use tower_layer::Layer as _;
 
-use super::{Server, observer::Observer, settings};
+use super::{
+    Server, observer::Observer, processes::Processes, settings, shared::Shared,
+    status_page::StatusPage,
+};
 use crate::{
     cluster::layer::{Forward, ForwardLayer, Forwarder},
     config::Config,
@@ -15,6 +19,7 @@ use crate::{
     proto::{DESCRIPTORS, session_pool_service_server::SessionPoolServiceServer},
     rpc::{
         auth_layer::{Admitted, AuthLayer, AuthService},
+        calls::{CountLayer, Counted},
         edge::{Edge, EdgeLayer},
         meter::{Meter, MeterLayer},
         others::{Cluster, Member, Others},
@@ -27,9 +32,9 @@ const REQUEST_OVERHEAD: usize = 8 * 1024 * 1024;
 /// Bytes of a question about the contract: it holds a name.
 const REFLECTION_MESSAGE: usize = 16 * 1024;
 
-/// Every request is held to the edge's rules; every call but a health check passes the
+/// Every request is counted and held to the edge's rules; every call but a health check passes the
 /// authentication layer; it is forwarded if its session is elsewhere, or has its body metered.
-pub type Guarded = Edge<AuthService<Forward<Meter<Routes>>>>;
+pub type Guarded = Counted<Edge<AuthService<Forward<Meter<Routes>>>>>;
 
 /// What is served on each listener.
 #[derive(Debug)]
@@ -71,7 +76,7 @@ impl Server {
             let (authenticator, nodes) =
                 (self.credentials.authenticator(), self.credentials.nodes());
             let known = AuthLayer { authenticator, nodes, admitted }.layer(forwarding.clone());
-            edge.layer(known)
+            CountLayer(self.calls.clone()).layer(edge.layer(known))
         };
         let of_callers = match settings::nodes_come_with_callers(&self.config) {
             true => Admitted::CallersAndNodes,
@@ -87,6 +92,18 @@ impl Server {
             supply: self.supply.clone(),
             limits: settings::limits(&self.config),
             health: health.clone(),
+        }
+    }
+
+    /// What people are shown of the service.
+    pub(super) fn status_page(&self, health: &Health, forwarder: Option<&Forwarder>) -> StatusPage {
+        StatusPage {
+            pool: self.pool.clone(),
+            observer: self.observer(health),
+            cluster: self.cluster(forwarder),
+            processes: Processes::default(),
+            overview: Shared::default(),
+            listing: Mutex::default(),
         }
     }
 

@@ -180,6 +180,7 @@ impl SessionTask {
         self.expire_followers();
         self.followers.rest(&process.traits);
         for resolved in process.prompts.take_resolved() {
+            self.ctx.tenant.measures.resolved(resolved.by.name());
             self.feed.aside(Class::PromptResolved, resolved.to_bytes());
         }
     }
@@ -205,6 +206,7 @@ impl SessionTask {
             if stopping && resolved.by == Resolver::Cli {
                 resolved.by = Resolver::TurnEnded;
             }
+            self.ctx.tenant.measures.resolved(resolved.by.name());
             active.turn.log.append([(Class::PromptResolved, resolved.to_bytes())]);
         }
     }

@@ -102,6 +102,18 @@ pub enum InterruptOutcome {
     TurnEnded,
 }
 
+impl InterruptOutcome {
+    /// In a word, for figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Interrupted => "interrupted",
+            Self::NoActiveTurn => "no_active_turn",
+            Self::Terminated => "terminated",
+            Self::TurnEnded => "turn_ended",
+        }
+    }
+}
+
 /// What became of an interrupt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterruptReport {

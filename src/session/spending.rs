@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cli::{
         cost::Meter,
-        frame::{Frame, ResultSummary},
+        frame::{Frame, ModelUse, ResultSummary},
         process::StopGrace,
         turn::Aside,
     },
@@ -40,7 +40,26 @@ impl SessionTask {
     /// Takes note of what a turn cost.
     pub(super) fn spend(&mut self, meter: &mut Meter, summary: &ResultSummary) -> Spent {
         let cost_usd = meter.charge(summary, self.reported_cost());
+        self.measure_models(meter.models(summary), cost_usd, &summary.usage);
         self.pay(meter, cost_usd, summary.usage)
+    }
+
+    /// Counts what was used by model. Where a process does not say it, that is the session's own.
+    fn measure_models(&self, told: Option<Vec<ModelUse>>, cost_usd: f64, usage: &TokenUsage) {
+        let measures = &self.ctx.tenant.measures;
+        match told {
+            Some(models) => {
+                for ModelUse { name, cost_usd, usage } in &models {
+                    measures.model_used(name, *cost_usd, usage);
+                }
+            }
+            None if cost_usd == 0.0 && *usage == TokenUsage::default() => {}
+            None => {
+                let (acquired, asked) = (&self.status.acquired, &self.status.options);
+                let own = acquired.model.as_deref().or(asked.model.as_deref());
+                measures.model_used(own.unwrap_or_default(), cost_usd, usage);
+            }
+        }
     }
 
     /// Takes note of what a process says that it has spent since it was asked: between the

@@ -134,6 +134,18 @@ pub enum Resolver {
     Cli,
 }
 
+impl Resolver {
+    /// In a word, for figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Timeout => "timeout",
+            Self::TurnEnded => "turn_ended",
+            Self::Cli => "cli",
+        }
+    }
+}
+
 /// What was answered to a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resolution {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use memchr::memmem;
 
 use super::{hooks::Called, message::name_of, questions};
-pub use parts::{ControlReply, ResultSummary, TaskInfo, ToolTexts};
+pub use parts::{ControlReply, ModelUse, ModelsTold, ResultSummary, TaskInfo, ToolTexts};
 use wire::Names;
 
 /// How often a frame is looked for in a line that is none as a whole.

@@ -39,6 +39,32 @@ pub struct ToolTexts {
     pub text: String,
 }
 
+/// What a model was used for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ModelUse {
+    /// Its name, as the CLI has it.
+    pub name: String,
+    /// In US dollars.
+    pub cost_usd: f64,
+    /// Tokens, those of subagents as well.
+    pub usage: TokenUsage,
+}
+
+/// What a result tells of each model.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelsTold {
+    /// What was used since the result before, from versions that say so.
+    Since(Vec<ModelUse>),
+    /// Sums over the life of the process, which need not begin at 0.
+    Sums(Vec<ModelUse>),
+}
+
+impl Default for ModelsTold {
+    fn default() -> Self {
+        Self::Sums(Vec::new())
+    }
+}
+
 /// The figures of a `result`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ResultSummary {
@@ -52,6 +78,8 @@ pub struct ResultSummary {
     pub total_cost_usd: Option<f64>,
     /// What of it was spent since the result before, from versions that say so.
     pub cost_since_last_usd: Option<f64>,
+    /// The same by model.
+    pub models: ModelsTold,
     /// The structured output, as JSON.
     pub structured_output: Option<String>,
     /// Tokens of the turn.

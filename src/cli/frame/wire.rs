@@ -3,14 +3,21 @@
 
 use serde_json::value::RawValue;
 
-use super::{ControlReply, Prompt, RequestKind, ResultSummary, ToolTexts, excerpt};
+use super::{
+    ControlReply, ModelUse, ModelsTold, Prompt, RequestKind, ResultSummary, ToolTexts, excerpt,
+};
 use crate::cli::hooks;
 use crate::cli::json::{Json, Text, is_null, members, read_or_default, view};
-use crate::cli::message::{cost_since, has_failed, name_of, total_cost};
+use crate::cli::message::{cost_since, has_failed, name_of, total_cost, use_of_model};
 use crate::domain::usage::TokenUsage;
 
 /// What a `result` calls the origin of a turn that a background task began.
 const BACKGROUND: &str = "task-notification";
+
+/// Models of a result that are read, and characters of their names: a bound for an agent that speaks
+/// in its CLI's name.
+const MOST_MODELS: usize = 32;
+const LONGEST_MODEL: usize = 100;
 
 view! {
     /// What any frame may say of whom or what it is about.
@@ -310,6 +317,18 @@ fn text_of(content: Json<'_>) -> String {
     blocks.into_iter().map(|block| block.text.into_string()).collect::<Vec<_>>().join("\n")
 }
 
+/// What a result tells of models, as far as it can be read.
+fn models(told: &RawValue) -> Vec<ModelUse> {
+    let mut models = Vec::new();
+    members(told.get(), |name, _, value| {
+        if models.len() < MOST_MODELS {
+            let (cost_usd, usage) = use_of_model(value);
+            models.push(ModelUse { name: excerpt(name, LONGEST_MODEL), cost_usd, usage });
+        }
+    });
+    models
+}
+
 /// The figures of a result.
 pub(super) fn result(line: &str) -> ResultSummary {
     let wire = WireResult::parse(line).unwrap_or_default();
@@ -331,6 +350,10 @@ pub(super) fn result(line: &str) -> ResultSummary {
         text: excerpt(&text, 300),
         total_cost_usd: total_cost(wire.total_cost_usd, wire.model_usage),
         cost_since_last_usd: cost_since(wire.model_usage_since),
+        models: match wire.model_usage_since {
+            Some(since) => ModelsTold::Since(models(since)),
+            None => ModelsTold::Sums(wire.model_usage.map_or_else(Vec::new, models)),
+        },
         structured_output: wire.structured_output.map(|raw| raw.get().to_owned()),
         usage,
         prompt_uuids,

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 pub use super::json::{Json, Text};
 use super::json::{Lenient as _, members, object, read_or_default, view};
+use crate::domain::usage::TokenUsage;
 
 /// A name, which may have been written as a number.
 pub fn name_of(raw: &RawValue) -> String {
@@ -318,7 +319,27 @@ view! {
     ModelUsage {
         /// In US dollars.
         "costUSD" => cost: Option<f64>,
+        /// Tokens read.
+        "inputTokens" => input_tokens: u64,
+        /// Written.
+        "outputTokens" => output_tokens: u64,
+        /// Written to the cache.
+        "cacheCreationInputTokens" => cache_creation_input_tokens: u64,
+        /// Read from the cache.
+        "cacheReadInputTokens" => cache_read_input_tokens: u64,
     }
+}
+
+/// What a model cost, and its tokens.
+pub fn use_of_model(told: &RawValue) -> (f64, TokenUsage) {
+    let told: ModelUsage<'_> = read_or_default(Some(told));
+    let usage = TokenUsage {
+        input_tokens: told.input_tokens,
+        output_tokens: told.output_tokens,
+        cache_creation_input_tokens: told.cache_creation_input_tokens,
+        cache_read_input_tokens: told.cache_read_input_tokens,
+    };
+    (told.cost.filter(|cost| cost.is_finite() && *cost >= 0.0).unwrap_or_default(), usage)
 }
 
 /// Whether a turn failed, by its result: newer words for failure all begin alike.

@@ -1,6 +1,9 @@
 //! What a process does between turns, without anybody asking for it: what it prints then is of no
 //! turn, it may end, and the session may be another service's by now.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::active::event_line;
@@ -10,12 +13,16 @@ use crate::{
         process::StopGrace,
         turn::{Aside, told_aside},
     },
+    domain::exit::Exit,
     session::{
         command::CloseReason, commits::Stir, process::Process, running::class_of, state::Phase,
         task::SessionTask,
     },
     turn::log::TurnLog,
 };
+
+/// How long the end of a process may come after that of its output: it is counted by how it ended.
+const EXIT_LIMIT: Duration = Duration::from_millis(100);
 
 impl SessionTask {
     /// Keeps what is much, and ends a process that works where it must not: the next turn
@@ -82,8 +89,8 @@ impl SessionTask {
         self.ctx.tenant.counters.stray_lines.add(strays);
     }
 
-    /// The process ended between turns. The next turn continues on another.
-    pub(super) async fn lost(&mut self, process: Process, why: &str) -> Phase {
+    /// The process ended between turns, or cannot be used any more. The next turn continues on another.
+    pub(super) async fn lost(&mut self, mut process: Process, why: &str) -> Phase {
         self.notice_lost_tenure();
         warn!(
             session_id = %self.status.session_id,
@@ -91,10 +98,15 @@ impl SessionTask {
             error = why,
             "cli_exited_between_turns"
         );
-        if let Some(overrun) = process.lease.child.overrun() {
+        // The end of its output may be seen a moment before its own.
+        let exit = timeout(EXIT_LIMIT, process.lease.child.wait());
+        let exit = self.while_busy(exit).await.unwrap_or(Exit::Unknown);
+        let overrun = process.lease.child.overrun();
+        if let Some(overrun) = overrun {
             self.warn_of(overrun, process.lease.client_id);
         }
         self.ctx.tenant.counters.cli_exits.add_one();
+        self.ctx.tenant.measures.exited(exit.cause(overrun));
         self.part_with(process, StopGrace::FIRM).await;
         self.after_loss()
     }

@@ -263,7 +263,7 @@ impl SessionTask {
             measures.connected(started.origin.name(), connecting);
         }
         measures.turn(outcome, running);
-        reason.inspect(|reason| measures.failed(reason));
+        reason.inspect(|reason| measures.failed(reason, &self.key));
         info!(
             parent: log.span(),
             session_id = %self.key.session,

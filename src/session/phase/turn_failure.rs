@@ -114,8 +114,9 @@ impl SessionTask {
             }
             return next;
         }
-        self.ctx.tenant.counters.cli_exits.add_one();
         let overrun = active.process.lease.child.overrun();
+        self.ctx.tenant.counters.cli_exits.add_one();
+        self.ctx.tenant.measures.exited(exit.cause(overrun));
         if let Some(overrun) = overrun {
             self.warn_of(overrun, active.process.lease.client_id);
         }

@@ -11,4 +11,5 @@ mod reflection;
 mod reset;
 mod retries;
 mod startup;
+mod status_page;
 mod store;
