@@ -49,4 +49,4 @@ fuzz: ## The fuzz targets, five minutes each
 
 clean: ## Remove everything that was built or fetched
 	cargo clean
-	rm -rf target tests/clients/go/gen tests/clients/go/gen-importer
+	rm -rf target tests/clients/go/gen-importer clients/java/target clients/python/build clients/typescript/dist clients/typescript/src/gen

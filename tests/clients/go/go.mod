@@ -3,7 +3,8 @@ module session-pool/tests/clients/go
 go 1.26.0
 
 require (
-	github.com/session-pool/session-pool/gen/go v0.0.0
+	github.com/session-pool/session-pool/clients/go v0.1.0
+	github.com/session-pool/session-pool/gen/go v0.1.0
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260825221802-da73d73af1c5
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
@@ -15,5 +16,7 @@ require (
 	golang.org/x/text v0.42.0 // indirect
 )
 
-// Generated from proto/ by ../generate: as the module that its go_package names.
-replace github.com/session-pool/session-pool/gen/go => ./gen
+// The client, and the module that the contract's go_package names.
+replace github.com/session-pool/session-pool/clients/go => ../../../clients/go
+
+replace github.com/session-pool/session-pool/gen/go => ../../../gen/go
