@@ -66,7 +66,7 @@ const (
 	// RESOURCE_EXHAUSTED, with RetryInfo: a limit of the session. `pool.max_queued_turns`
 	// turns are waiting, or 256 callers listen to the turn or follow the session.
 	ErrorReason_ERROR_REASON_QUEUE_FULL ErrorReason = 5
-	// ABORTED: `on_busy` is REJECT and a turn is running.
+	// ABORTED, with RetryInfo: `on_busy` is REJECT and a turn is running.
 	ErrorReason_ERROR_REASON_SESSION_BUSY ErrorReason = 6
 	// FAILED_PRECONDITION: options that a living session cannot take on; metadata
 	// `options` names them, and `remedy` says what makes them hold: `RESTART`, a Query with
@@ -96,7 +96,7 @@ const (
 	ErrorReason_ERROR_REASON_BACKGROUND_TIMEOUT ErrorReason = 54
 	// FAILED_PRECONDITION: no executable at the configured `cli.path`.
 	ErrorReason_ERROR_REASON_CLI_NOT_FOUND ErrorReason = 13
-	// UNAVAILABLE: the CLI exited, or did not answer in `pool.connect_timeout`.
+	// UNAVAILABLE, with RetryInfo: the CLI exited, or did not answer in `pool.connect_timeout`.
 	ErrorReason_ERROR_REASON_CONNECT_FAILED ErrorReason = 14
 	// DEADLINE_EXCEEDED: no first frame in `pool.stream_first_chunk_timeout`.
 	ErrorReason_ERROR_REASON_FIRST_CHUNK_TIMEOUT ErrorReason = 15
