@@ -157,12 +157,20 @@ impl Cluster {
         connect(&self.url()).await.expect("connected")
     }
 
-    /// Runs statements on the database.
+    /// Runs statements on the database; once more where they and a node have waited for each other,
+    /// which PostgreSQL ends by failing one of the two.
     pub async fn run(&self, sql: &str) {
-        let mut connection = self.connect().await;
-        let sql = AssertSqlSafe(sql.to_owned());
-        sqlx::raw_sql(sql).execute(&mut connection).await.expect("run");
-        connection.close().await.expect("closed");
+        const DEADLOCK: &str = "40P01";
+        loop {
+            let mut connection = self.connect().await;
+            let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await;
+            connection.close().await.expect("closed");
+            match done {
+                Ok(_) => return,
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(DEADLOCK) => {}
+                Err(error) => panic!("{sql}: {error}"),
+            }
+        }
     }
 
     /// From the database's point of view this node has not renewed its lease for long.
