@@ -12,7 +12,7 @@ use crate::{os::lease_watch::LeaseWatch, store::Lease, tasks::Tasks};
 /// One that is gone is replaced.
 pub fn watch(mut lease: Lease, program: &Path, tasks: &Tasks) -> anyhow::Result<()> {
     let mut watch = LeaseWatch::start(program, lease.outlived_at())
-        .with_context(|| format!("cluster.lease: cannot start {}", program.display()))?;
+        .with_context(|| format!("the watch of the lease: cannot start {}", program.display()))?;
     let program = program.to_owned();
     // By then everything that the node has started has ended.
     let stopping = tasks.stopping().clone();

@@ -81,14 +81,15 @@ impl Watched {
         pipe.write_all(&bytes).await.expect("written");
     }
 
-    /// Waits until the timer of the watch is set, so that it has read what was written.
-    async fn is_armed(&self) {
+    /// Waits until the timer of the watch is set, so that it has read what was written; or is not
+    /// set, so that a deadline has passed.
+    async fn is_armed(&self, wanted: bool) {
         let watch = self.watch();
-        eventually("its timer is set", async || {
+        eventually("its timer is so", async || {
             (3..10).find_map(|fd| {
                 let info = std::fs::read_to_string(format!("/proc/{watch}/fdinfo/{fd}")).ok()?;
                 let value = info.lines().find_map(|line| line.strip_prefix("it_value: ("))?;
-                (!value.starts_with("0, 0")).then_some(())
+                (value.starts_with("0, 0") != wanted).then_some(())
             })
         })
         .await;
@@ -123,7 +124,7 @@ async fn what_a_stopped_service_has_started_ends_when_its_deadline_has_passed() 
 async fn a_deadline_counts_until_there_is_a_later_one() {
     let mut watched = Watched::start().await;
     watched.put_forward(&[Duration::from_nanos(1), boot_time() + HOUR]).await;
-    watched.is_armed().await;
+    watched.is_armed(true).await;
     assert_eq!(watched.sleepers().len(), 2, "a service that lives keeps what it has");
     watched.put_forward(&[boot_time()]).await;
     watched.all_are_ended().await;
@@ -134,7 +135,7 @@ async fn it_ends_with_its_service_and_at_nobody_else_s_word() {
     let mut watched = Watched::start().await;
     let watch = watched.watch();
     watched.put_forward(&[boot_time() + HOUR]).await;
-    watched.is_armed().await;
+    watched.is_armed(true).await;
     for wanted in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
         signal(watch, wanted);
     }
@@ -149,9 +150,16 @@ async fn it_ends_with_its_service_and_at_nobody_else_s_word() {
 async fn of_a_service_that_is_gone_it_ends_nothing() {
     let mut watched = Watched::start().await;
     let (watch, sleepers) = (watched.watch(), watched.sleepers());
+    watched.put_forward(&[boot_time() + HOUR]).await;
+    watched.is_armed(true).await;
     watched.service.kill().await.expect("killed");
     // What had it as a parent may be anybody's child by now.
     watched.put_forward(&[boot_time()]).await;
+    watched.is_armed(false).await;
+    // It reads on when it has done what it does about a deadline that has passed.
+    watched.put_forward(&[boot_time() + HOUR]).await;
+    watched.is_armed(true).await;
+    assert_eq!(watched.sleepers(), sleepers);
     drop(watched.deadlines.take());
     eventually("it ends", async || (!lives(watch)).then_some(())).await;
     assert_eq!(watched.sleepers(), sleepers);

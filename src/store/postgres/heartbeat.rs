@@ -5,7 +5,8 @@
 //! dead ([`FENCED_AFTER`] of its lease): whoever serves sessions hears that and stops. The time is
 //! counted from before the request, and by a clock that goes on while the machine is suspended:
 //! never later than the database counts. When the database answers again the node registers as
-//! another incarnation, unless somebody else has its name by then.
+//! another incarnation, unless somebody else has its name by then. For a node that cannot end anything
+//! itself, since it is stopped, somebody else does so a little later ([`Lease`]).
 
 use std::{future::pending, sync::Arc, time::Duration};
 

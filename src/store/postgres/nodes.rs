@@ -158,6 +158,8 @@ pub async fn register_again(
         transaction.commit().await?;
         return Ok(Registered::Taken);
     }
+    // If the next one is there already, whose registration was not answered, nobody can say any more
+    // what was known: the careful answer is no.
     let was_known = knows(&mut transaction, last, beat).await?;
     // What the last one has started may be ending still: it has its lease for that.
     let beat = take_name(&mut transaction, next, &next.incarnation, slots).await?;

@@ -1,8 +1,9 @@
 //! Whose a session's row is, among the services that share the database. A claim takes what
-//! nobody has, what this incarnation has, and what a dead node has; whoever had it before is
-//! fenced. A commit shows its claim to [`hold`], the one place that lets write: a statement that
-//! checks the row and locks it until the transaction ends, so that no claim slips in between.
-//! That it changes no row is the only sign of being fenced; that it waits is not.
+//! nobody has, what this incarnation has, and what a dead node has, or had under a name that is
+//! another's by now, once its lease is over; whoever had it before is fenced. A commit shows its
+//! claim to [`hold`], the one place that lets write: a statement that checks the row and locks it
+//! until the transaction ends, so that no claim slips in between. That it changes no row is the
+//! only sign of being fenced; that it waits is not.
 //!
 //! A session that was never committed has no row. Its claim is a row of `claims` instead, so that
 //! of nodes that begin one at once a single one does; the first commit makes the one of the other.
@@ -72,7 +73,7 @@ async fn hold_claim(
     key: &SessionKey,
     epoch: Epoch,
 ) -> Result<Result<Held, StoreError>, StoreError> {
-    let registered = is_registered(transaction, me).await?;
+    let registered = nodes::knows(transaction, me, Beat::default()).await?;
     if registered && give_up_claim(transaction, me, key, epoch).await? {
         return Ok(Ok(Held::Nothing));
     }
@@ -133,11 +134,6 @@ pub async fn owner_of(
         &[key.tenant.as_str().into(), key.session.as_str().into()],
     );
     row.await?.map(|row| row.text("name").map(str::to_owned)).transpose()
-}
-
-async fn is_registered(transaction: &mut Transaction, me: &Identity) -> Result<bool, StoreError> {
-    let registered = "SELECT 1 AS found FROM nodes WHERE name = $1 AND incarnation = $2";
-    Ok(transaction.row(registered, &me.values()).await?.is_some())
 }
 
 /// What is asked about a row of this table.

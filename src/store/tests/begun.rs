@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use tokio::task::JoinSet;
 
 use super::{
-    cutting_proxy::Proxy,
-    postgres::{LONG, bed, is_fenced, open, opening, run, said, texts},
+    postgres::{LONG, bed, is_fenced, open, opening, proxied, run, said, texts},
     *,
 };
 
@@ -163,9 +162,7 @@ async fn nodes_that_begin_commit_and_give_back_one_session_lose_nothing_of_each_
 #[tokio::test]
 async fn what_is_claimed_or_given_back_without_an_answer_is_so() {
     let Some((server, url, mut database)) = bed().await else { return };
-    let proxy = Proxy::to(server.address()).await;
-    let name = url.rsplit_once('/').expect("a path").1.trim_end_matches("?sslmode=disable");
-    let by_proxy = Server::url_by(proxy.address(), name);
+    let (proxy, by_proxy) = proxied(server, &url).await;
     // No heartbeat takes the cut.
     let opening = PostgresOpening { heartbeat: LONG, ..opening(&by_proxy, "one", LONG) };
     let one = PostgresStore::open(opening, &Tasks::default()).await.expect("open");

@@ -2,8 +2,7 @@
 //! back to an older state. Nobody has its sessions before what it had can have ended.
 
 use super::{
-    cutting_proxy::Proxy,
-    postgres::{LONG, bed, claimed, is_fenced, open, opening, run, said, texts},
+    postgres::{LONG, bed, claimed, is_fenced, open, opening, proxied, run, said, texts},
     *,
 };
 
@@ -118,10 +117,8 @@ async fn a_node_that_drains_does_so_in_every_life_that_follows() {
 #[tokio::test]
 async fn a_node_that_is_not_told_that_it_has_registered_again_is_not_replaced_by_itself() {
     let Some((server, url, mut database)) = bed().await else { return };
-    let proxy = Proxy::to(server.address()).await;
-    let name = url.rsplit_once('/').expect("a path").1.trim_end_matches("?sslmode=disable");
+    let (proxy, by_proxy) = proxied(server, &url).await;
     let (heartbeat, lease) = (Duration::from_millis(500), Duration::from_secs(5));
-    let by_proxy = Server::url_by(proxy.address(), name);
     let opening = PostgresOpening { heartbeat, ..opening(&by_proxy, "one", lease) };
     let one = PostgresStore::open(opening, &Tasks::default()).await.expect("open");
     let mut before = one.tenure();

@@ -39,6 +39,14 @@ pub async fn bed() -> Option<(&'static Server, String, PgConnection)> {
     Some((server, Server::url_by(&server.address(), &database), connection))
 }
 
+/// A proxy before the server, and the address by it of the database that this URL names.
+pub async fn proxied(server: &Server, url: &str) -> (Proxy, String) {
+    let proxy = Proxy::to(server.address()).await;
+    let name = url.rsplit_once('/').expect("a path").1.trim_end_matches("?sslmode=disable");
+    let by_proxy = Server::url_by(proxy.address(), name);
+    (proxy, by_proxy)
+}
+
 pub async fn run(connection: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.expect("done");
 }
@@ -255,9 +263,7 @@ async fn nodes_that_start_at_once_make_the_schema_once() {
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_told_as_it_ended() {
     let Some((server, url, _)) = bed().await else { return };
-    let proxy = Proxy::to(server.address()).await;
-    let database = url.rsplit_once('/').expect("a path").1.trim_end_matches("?sslmode=disable");
-    let by_proxy = Server::url_by(proxy.address(), database);
+    let (proxy, by_proxy) = proxied(server, &url).await;
     // No heartbeat takes the cut that is meant for a commit.
     let opening = PostgresOpening { heartbeat: LONG, ..opening(&by_proxy, "one", LONG) };
     let store = PostgresStore::open(opening, &Tasks::default()).await.expect("open");
@@ -281,9 +287,7 @@ async fn a_commit_whose_answer_is_lost_is_told_as_it_ended() {
 #[tokio::test]
 async fn while_the_database_is_gone_orders_wait_and_status_says_so() {
     let Some((server, url, _)) = bed().await else { return };
-    let proxy = Proxy::to(server.address()).await;
-    let database = url.rsplit_once('/').expect("a path").1.trim_end_matches("?sslmode=disable");
-    let by_proxy = Server::url_by(proxy.address(), database);
+    let (proxy, by_proxy) = proxied(server, &url).await;
     let opening = PostgresOpening {
         commit_timeout: Duration::from_secs(4),
         acquire_timeout: Duration::from_secs(2),
