@@ -12,14 +12,14 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
 use tokio::time::Instant;
@@ -31,11 +31,13 @@ use self::methods::Methods;
 use crate::measures::{Histograms, Labels, long};
 
 /// The header that ends a call.
-const STATUS: &str = "grpc-status";
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// How many codes there are.
+const CODES: usize = Code::Unauthenticated as usize + 1;
 
+/// What is counted, by labels.
 #[derive(Debug)]
-struct Kept {
-    methods: Methods,
+struct Families {
     started: Family<Labels, Counter>,
     handled: Family<Labels, Counter>,
     seconds: Histograms,
@@ -43,30 +45,43 @@ struct Kept {
 
 /// What is counted of calls. Cloning gives another handle to the same.
 #[derive(Debug, Clone)]
-pub struct CallMeasures(Arc<Kept>);
+pub struct CallMeasures {
+    families: Arc<Families>,
+    methods: Arc<Methods<Series>>,
+}
+
+/// The series of one method: a call finds them once.
+#[derive(Debug)]
+struct Series {
+    labels: Labels,
+    started: Counter,
+    /// By code, those that have come.
+    handled: [OnceLock<Counter>; CODES],
+    seconds: Histogram,
+}
 
 impl Default for CallMeasures {
     fn default() -> Self {
-        let kept = Kept {
-            methods: Methods::served(),
+        let families = Arc::new(Families {
             started: Family::default(),
             handled: Family::default(),
             seconds: Family::new_with_constructor(long),
-        };
-        // What nobody has called yet is there with 0: a rate of a series that has just begun
-        // misses the first call.
-        for labels in kept.methods.all() {
-            drop(kept.started.get_or_create(labels));
-            drop(kept.handled.get_or_create(&with_code(labels, Code::Ok)));
-        }
-        Self(Arc::new(kept))
+        });
+        let methods = Methods::served(|labels| {
+            let series = Series::new(&families, labels);
+            // What nobody has called yet is there with 0: a rate of a series that has just begun
+            // misses the first call.
+            series.handled(&families, Code::Ok);
+            series
+        });
+        Self { families, methods: Arc::new(methods) }
     }
 }
 
 impl CallMeasures {
     /// Adds all of them to a registry, under names of their own.
     pub fn register(&self, registry: &mut Registry) {
-        let Kept { started, handled, seconds, methods: _ } = &*self.0;
+        let Families { started, handled, seconds } = &*self.families;
         let help = "Calls that have begun, by their method";
         registry.register("grpc_server_started", help, started.clone());
         let help = "Calls that have ended, by their method and their status";
@@ -77,16 +92,28 @@ impl CallMeasures {
     }
 
     fn open(&self, path: &str) -> Open {
-        let labels = Arc::clone(self.0.methods.of(path));
-        self.0.started.get_or_create(&labels).inc();
-        Open { measures: self.clone(), labels, began: Instant::now(), code: None }
+        let (families, series) = (Arc::clone(&self.families), Arc::clone(self.methods.of(path)));
+        series.started.inc();
+        Open { families, series, began: Instant::now(), code: None }
     }
 }
 
-fn with_code(labels: &Labels, code: Code) -> Labels {
-    let mut labels = labels.clone();
-    labels.push(("grpc_code", name_of(code).to_owned()));
-    labels
+impl Series {
+    fn new(families: &Families, labels: Labels) -> Self {
+        let started = families.started.get_or_create_owned(&labels);
+        let seconds = families.seconds.get_or_create_owned(&labels);
+        let handled = [const { OnceLock::new() }; CODES];
+        Self { labels, started, handled, seconds }
+    }
+
+    fn handled(&self, families: &Families, code: Code) -> &Counter {
+        // Codes are numbered from 0 on, without a gap.
+        self.handled[code as usize].get_or_init(|| {
+            let mut labels = self.labels.clone();
+            labels.push(("grpc_code", name_of(code).to_owned()));
+            families.handled.get_or_create_owned(&labels)
+        })
+    }
 }
 
 /// A code as the figures of other servers name it.
@@ -115,8 +142,8 @@ fn name_of(code: Code) -> &'static str {
 /// A call that has not ended. Dropped without a code, it was cancelled.
 #[derive(Debug)]
 struct Open {
-    measures: CallMeasures,
-    labels: Arc<Labels>,
+    families: Arc<Families>,
+    series: Arc<Series>,
     began: Instant,
     code: Option<Code>,
 }
@@ -132,10 +159,9 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let Kept { handled, seconds, .. } = &*self.measures.0;
         let code = self.code.unwrap_or(Code::Cancelled);
-        handled.get_or_create(&with_code(&self.labels, code)).inc();
-        seconds.get_or_create(&self.labels).observe(self.began.elapsed().as_secs_f64());
+        self.series.handled(&self.families, code).inc();
+        self.series.seconds.observe(self.began.elapsed().as_secs_f64());
     }
 }
 

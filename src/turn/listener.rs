@@ -9,6 +9,7 @@ use std::{
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
+    time::Instant,
 };
 
 use super::{
@@ -155,9 +156,11 @@ impl Listener {
                 Next::Ended(end) => {
                     place.into_iter().for_each(|place| place.done = true);
                     // Whoever watches leaves it for those whose turn it is.
-                    state.read_to_end |= self.role == Role::Caller;
+                    if self.role == Role::Caller {
+                        state.read_at = Some(Instant::now());
+                    }
                     drop(state);
-                    self.log.close_if_read();
+                    self.log.close_when_read();
                     return Poll::Ready(end.map(|()| None));
                 }
                 Next::InFile => {
@@ -307,12 +310,16 @@ impl Following {
 impl Drop for Listener {
     fn drop(&mut self) {
         let mut state = self.log.lock();
+        let had_read = state.listeners.iter().any(|place| place.key == self.key && place.done);
         state.listeners.retain(|place| place.key != self.key);
         let last = self.role == Role::Caller && state.callers() == 0;
         drop(state);
         if last {
             self.log.listeners_gone.notify_one();
         }
-        self.log.close_if_read();
+        // The others may have read all of it before.
+        if !had_read {
+            self.log.close_when_read();
+        }
     }
 }

@@ -10,13 +10,20 @@
 //! take it, and they take it first. Who has that of one log never waits for that of another,
 //! or for the same once more.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::BytesMut;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 use tracing::Span;
 
 use super::{
@@ -25,14 +32,21 @@ use super::{
     state::{Files, Portion, State, Writing},
     storage::{Accounts, DISK_RESERVE, Reclaimable, Storage, StorageSettings},
 };
-use crate::domain::{
-    failure::{Cause, Failure},
-    ids::TurnId,
+use crate::{
+    domain::{
+        failure::{Cause, Failure},
+        ids::TurnId,
+    },
+    tasks::spawn_owned,
 };
 
 /// What a log may hold in memory when the budget is used up: enough for listeners that
 /// keep up.
 const FLOOR: usize = 256 * 1024;
+
+/// How long the files of a turn stay that has ended and was read. Who sends the last events does not
+/// learn whether they arrive, and a caller whose connection breaks with them asks for them again.
+pub(super) const READ_GRACE: Duration = Duration::from_secs(10);
 
 /// Events that were read from a file.
 #[derive(Debug)]
@@ -200,7 +214,8 @@ impl Shared {
 
     fn close_if_unwanted(&self) {
         let mut state = self.lock();
-        if state.closed || state.is_read() {
+        let is_over = |read_at: Instant| read_at.elapsed() >= READ_GRACE;
+        if state.closed || state.is_read() && state.read_at.is_some_and(is_over) {
             state.files = None;
             drop(state);
             self.close_files();
@@ -252,10 +267,37 @@ impl Shared {
         Some(Read { first, whole_before: nearer.map(|(_, whole)| whole), events })
     }
 
-    /// Closes the files of a turn that has ended and that all who listened have read.
-    pub(super) fn close_if_read(self: &Arc<Self>) {
+    /// Has the files of a turn closed that has ended and that all who listened have read, when
+    /// nobody has joined it again for [`READ_GRACE`].
+    pub(super) fn close_when_read(self: &Arc<Self>) {
+        let state = self.lock();
+        let has_files = state.files.is_some() || state.writing.is_some();
+        let (true, true, Some(read_at)) = (state.is_read(), has_files, state.read_at) else {
+            return;
+        };
+        drop(state);
+        if Handle::try_current().is_err() {
+            // The runtime has ended, and nobody can join any more.
+            return self.close_if_read(read_at);
+        }
+        let log = Arc::downgrade(self);
+        drop(spawn_owned(async move {
+            sleep_until(read_at + READ_GRACE).await;
+            if let Some(log) = log.upgrade() {
+                log.close_if_read(read_at);
+            }
+        }));
+    }
+
+    /// Closes the files unless somebody reads, or has read to the end since `read_at`.
+    fn close_if_read(self: &Arc<Self>, read_at: Instant) {
         let mut state = self.lock();
-        if state.is_read() && state.files.take().is_some() && state.writing.is_none() {
+        if state.is_read()
+            && state.read_at == Some(read_at)
+            && state.files.take().is_some()
+            // Otherwise whoever writes closes them.
+            && state.writing.is_none()
+        {
             drop(state);
             self.dispose();
         }
@@ -280,6 +322,10 @@ impl Reclaimable for Shared {
 
     fn is_emptied(&self) -> bool {
         self.emptied.load(Ordering::Relaxed)
+    }
+
+    fn is_read(&self) -> bool {
+        self.lock().is_read()
     }
 
     fn shrink(self: Arc<Self>) {

@@ -46,8 +46,8 @@ pub struct State {
     pub end: Option<Result<(), Failure>>,
     pub listeners: Vec<Place>,
     pub next_listener: u64,
-    /// Whether a listener has read to the end.
-    pub read_to_end: bool,
+    /// When a caller has last read to the end, if one has.
+    pub read_at: Option<Instant>,
 }
 
 /// The first event that is in a file.
@@ -138,7 +138,7 @@ impl State {
             end: None,
             listeners: Vec::new(),
             next_listener: 0,
-            read_to_end: false,
+            read_at: None,
         }
     }
 
@@ -294,7 +294,9 @@ impl State {
 
     /// Whether it has ended and everybody who listened has read all of it.
     pub fn is_read(&self) -> bool {
-        self.end.is_some() && self.read_to_end && self.listeners.iter().all(|place| place.done)
+        self.end.is_some()
+            && self.read_at.is_some()
+            && self.listeners.iter().all(|place| place.done)
     }
 
     /// The failure of a listener whose events have gone.

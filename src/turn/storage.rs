@@ -3,8 +3,8 @@
 //! back ([`Reclaimable`]); nothing of what becomes of those who are refused.
 //!
 //! When a budget is used up, ended turns that nobody listens to give way, those first that
-//! ended first. No tenant loses anything for the sake of one that holds more. Nothing here
-//! waits for the lock of a log while it holds its own.
+//! were read, and among them those that ended first. No tenant loses anything for the sake of one
+//! that holds more. Nothing here waits for the lock of a log while it holds its own.
 
 use std::{
     collections::VecDeque,
@@ -50,6 +50,9 @@ pub(super) trait Reclaimable: Debug + Send + Sync {
 
     /// Whether there is nothing left that could be given back.
     fn is_emptied(&self) -> bool;
+
+    /// Whether the turn has ended and all who listened have read it to its end.
+    fn is_read(&self) -> bool;
 
     /// Keeps to what a log may hold in memory when the budget is used up, by way of a file
     /// where there may be one.
@@ -305,8 +308,8 @@ impl Storage {
         };
         let mut ended = self.logs().ended.candidates();
         ended.retain(gives_way);
-        // Those who hold more go first; the order is kept among them.
-        ended.sort_by_cached_key(|log| theirs(log).used() <= mine);
+        // Those who hold more go first, and of theirs what was read; the order is kept among them.
+        ended.sort_by_cached_key(|log| (theirs(log).used() <= mine, !log.is_read()));
         for log in ended {
             if wanted == 0 {
                 return;

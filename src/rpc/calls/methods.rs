@@ -11,16 +11,17 @@ use crate::{measures::Labels, proto::DESCRIPTORS};
 /// What any other path is called.
 const UNKNOWN: &str = "unknown";
 
-/// Labels by path.
+/// What is kept of each method, by its path.
 #[derive(Debug)]
-pub(super) struct Methods {
-    by_path: HashMap<String, Arc<Labels>>,
-    unknown: Arc<Labels>,
+pub(super) struct Methods<T> {
+    by_path: HashMap<String, Arc<T>>,
+    unknown: Arc<T>,
 }
 
-impl Methods {
-    /// The contract's, and those of health checks and reflection.
-    pub(super) fn served() -> Self {
+impl<T> Methods<T> {
+    /// The contract's, and those of health checks and reflection; `kept` makes what is kept of the
+    /// one with these labels.
+    pub(super) fn served(kept: impl Fn(Labels) -> T) -> Self {
         let mut by_path = HashMap::new();
         for encoded in [
             DESCRIPTORS,
@@ -35,28 +36,24 @@ impl Methods {
                     let service_name = format!("{}.{}", file.package(), service.name());
                     by_path.extend(service.method.iter().map(|method| {
                         let path = format!("/{service_name}/{}", method.name());
-                        (path, labels(&service_name, method.name(), kind(method)))
+                        let labels = labels(&service_name, method.name(), kind(method));
+                        (path, Arc::new(kept(labels)))
                     }));
                 }
             }
         }
-        Self { by_path, unknown: labels(UNKNOWN, UNKNOWN, UNKNOWN) }
+        Self { by_path, unknown: Arc::new(kept(labels(UNKNOWN, UNKNOWN, UNKNOWN))) }
     }
 
     /// The method at a path.
-    pub(super) fn of(&self, path: &str) -> &Arc<Labels> {
+    pub(super) fn of(&self, path: &str) -> &Arc<T> {
         self.by_path.get(path).unwrap_or(&self.unknown)
-    }
-
-    /// All that are known.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Labels> {
-        self.by_path.values().map(AsRef::as_ref)
     }
 }
 
-fn labels(service: &str, method: &str, kind: &str) -> Arc<Labels> {
+fn labels(service: &str, method: &str, kind: &str) -> Labels {
     let labels = [("grpc_type", kind), ("grpc_service", service), ("grpc_method", method)];
-    Arc::new(labels.into_iter().map(|(name, value)| (name, value.to_owned())).collect())
+    labels.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
 }
 
 fn kind(method: &MethodDescriptorProto) -> &'static str {

@@ -36,6 +36,20 @@ async fn a_running_turn_is_joined_from_any_sequence() {
     service.stop().await;
 }
 
+/// The service has sent all of a turn, and its caller's connection broke before the last of it had come.
+#[tokio::test]
+async fn a_turn_that_was_sent_is_had_again_although_it_is_larger_than_what_is_kept_in_memory() {
+    let service = Service::start(|_| {}).await;
+    let prompt = script(&["say before", "big 5000000", "big 5000000", "say after"]);
+    let sent = service.query("a", &prompt).await;
+    let mut again = service.attach("a", &sent.started().turn_id, 2).await.expect("kept");
+    again.finish().await;
+    assert!(matches!(again.end, Some(Ok(()))), "{:?}", again.end);
+    assert_eq!(again.events.len(), sent.events.len() - 1);
+    assert!(again.events == sent.events[1..], "the same events");
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn an_ended_turn_is_kept_for_its_retention() {
     let service = Service::start(|config| {

@@ -119,9 +119,9 @@ const (
 	ErrorReason_ERROR_REASON_LISTENER_TOO_SLOW ErrorReason = 21
 	// OUT_OF_RANGE: Attach from a sequence that is no longer kept. Those of an ended turn go
 	// before `pool.turn_retention` when memory or disk is wanted for others, and those in
-	// files when all who listened have read them. Also WatchSession with a cursor of this life
-	// of the service behind which something is not kept any more; metadata `limit` is the cursor
-	// before the first event behind it that is kept.
+	// files ten seconds after all who listened have read them. Also WatchSession with a cursor
+	// of this life of the service behind which something is not kept any more; metadata
+	// `limit` is the cursor before the first event behind it that is kept.
 	ErrorReason_ERROR_REASON_EVENTS_EXPIRED ErrorReason = 22
 	// UNAVAILABLE, with RetryInfo: the service is draining; another node may take the call.
 	// Nothing of a turn has run that was not `started`. Of one that was cut off because it did not

@@ -3,34 +3,73 @@
 use bytes::BytesMut;
 
 use super::*;
-use crate::turn::storage::DISK_RESERVE;
+use crate::turn::{shared::READ_GRACE, storage::DISK_RESERVE};
 
-#[tokio::test]
-async fn c6_files_of_a_turn_that_has_ended_and_is_read_go_at_once() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let storage = Storage::new(settings(folder.path(), 20_000, 1 << 20));
-    let log = log_of(&storage, "a");
-    let (mut first, mut second) = (
-        log.listen(1, Partials::Hidden).expect("kept"),
-        log.listen(1, Partials::Hidden).expect("kept"),
-    );
+/// A log whose events are in a file, most of them, and that has ended.
+async fn ended_in_a_file(storage: &Storage) -> TurnLog {
+    let log = log_of(storage, "a");
     for n in 2..=1000 {
         append(&log, [frame(n)]).await;
     }
     settled(&log).await;
     assert!(storage.usage(None).disk > 50_000, "{:?}", storage.usage(None));
     assert!(log.end(Ok(())));
+    log
+}
+
+/// Lets the time pass after which files that were read go.
+async fn grace() {
+    tokio::time::pause();
+    tokio::time::advance(READ_GRACE).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn c6_files_of_a_turn_that_has_ended_and_is_read_go_soon() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = Storage::new(settings(folder.path(), 20_000, 1 << 20));
+    let log = ended_in_a_file(&storage).await;
+    let (mut first, mut second) = (
+        log.listen(1, Partials::Hidden).expect("kept"),
+        log.listen(1, Partials::Hidden).expect("kept"),
+    );
     read_all(&mut first).await.expect("all kept");
     drop(first);
+    grace().await;
     assert!(storage.usage(None).disk > 50_000, "the other one has not read yet");
     let events = read_all(&mut second).await.expect("all kept");
     assert_eq!(events.len(), 1000);
+    drop(second);
+    // The connection broke while the last of them were on their way.
+    let mut again = log.listen(2, Partials::Hidden).expect("kept");
+    grace().await;
+    assert_eq!(read_all(&mut again).await.expect("kept, as long as somebody reads").len(), 999);
+    drop(again);
+    grace().await;
     until("the files are gone", || storage.usage(None).disk == 0).await;
     // What is in memory can still be joined.
     let expired = log.listen(2, Partials::Hidden).expect_err("gone");
     let Cause::EventsExpired { first_kept } = expired.cause else { panic!("{expired}") };
     let mut late = log.listen(first_kept, Partials::Hidden).expect("kept");
     assert_eq!(read_all(&mut late).await.expect("kept").last(), events.last());
+}
+
+#[tokio::test]
+async fn c6_of_ended_turns_in_files_those_that_were_read_give_way_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = budget(400_000);
+    let storage =
+        Storage::new(StorageSettings { disk, ..settings(folder.path(), 20_000, 1 << 20) });
+    let unread = ended_in_a_file(&storage).await;
+    let read = ended_in_a_file(&storage).await;
+    read_all(&mut read.listen(1, Partials::Hidden).expect("kept")).await.expect("all kept");
+    let mut others = Vec::new();
+    while read.listen(2, Partials::Hidden).is_ok() {
+        assert!(others.len() < 10, "nothing gives way: {:?}", storage.usage(None));
+        others.push(ended_in_a_file(&storage).await);
+    }
+    assert!(unread.listen(2, Partials::Hidden).is_ok(), "what nobody has read gives way later");
+    assert!(storage.usage(None).disk <= 400_000);
 }
 
 #[tokio::test]
