@@ -15,6 +15,7 @@ use crate::{
     cluster::{Cluster, Plan},
     link::Weather,
     node::Node,
+    place,
     recorder::{Recorder, Wrong},
     shared,
     support::eventually,
@@ -76,6 +77,7 @@ async fn once(by: &Asking, node: &Node, turn: &str, number: usize, sleeps: u64) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lock_of_a_row_keeps_claims_out_until_an_append_is_committed() {
+    let _place = place().await;
     guards("row_lock", Wrong::Fenced, async |without| {
         let cluster = two(without, &LONG, None).await;
         let (by, one, two) = (Asking::of(&cluster), cluster.node("one"), cluster.node("two"));
@@ -105,6 +107,7 @@ async fn the_lock_of_a_row_keeps_claims_out_until_an_append_is_committed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn incarnations_are_compared_since_an_epoch_can_be_given_twice() {
+    let _place = place().await;
     guards("incarnation", Wrong::Fenced, async |without| {
         let cluster = two(without, &LONG, None).await;
         let (by, one) = (Asking::of(&cluster), cluster.node("one"));
@@ -130,6 +133,7 @@ async fn incarnations_are_compared_since_an_epoch_can_be_given_twice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_die_by_the_clock_of_the_database() {
+    let _place = place().await;
     guards("database_clock", Wrong::TwoProcesses, async |without| {
         // The wall clock of the first is far ahead of every lease.
         let lease = [("CLUSTER__LEASE", "10m"), ("CLUSTER__HEARTBEAT", "1m")];
@@ -145,6 +149,7 @@ async fn nodes_die_by_the_clock_of_the_database() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_cannot_renew_its_lease_ends_its_processes_before_others_begin() {
+    let _place = place().await;
     guards("self_fencing", Wrong::TwoProcesses, async |without| {
         let cluster = two(without, &SHORT, None).await;
         let (by, one, two) = (Asking::of(&cluster), cluster.node("one"), cluster.node("two"));
@@ -160,6 +165,7 @@ async fn a_node_that_cannot_renew_its_lease_ends_its_processes_before_others_beg
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_node_has_is_ended_before_others_begin_also_when_the_node_is_stopped() {
+    let _place = place().await;
     guards("lease_watch", Wrong::TwoProcesses, async |without| {
         let cluster = two(without, &SHORT, None).await;
         let (by, one, two) = (Asking::of(&cluster), cluster.node("one"), cluster.node("two"));
@@ -175,6 +181,7 @@ async fn what_a_node_has_is_ended_before_others_begin_also_when_the_node_is_stop
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_turn_that_was_told_is_not_run_again_elsewhere() {
+    let _place = place().await;
     guards("stored_turn", Wrong::RunAgain, async |without| {
         let cluster = two(without, &LONG, None).await;
         let (by, one, two) = (Asking::of(&cluster), cluster.node("one"), cluster.node("two"));

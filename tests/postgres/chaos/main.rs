@@ -40,7 +40,11 @@ use std::{
 };
 
 use fastrand::Rng;
-use tokio::{sync::Mutex, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Mutex, Semaphore, SemaphorePermit},
+    task::JoinSet,
+    time::Instant,
+};
 
 use cluster::SERVER;
 use nemesis::Nemesis::{self, *};
@@ -71,9 +75,17 @@ const ON_THE_REAL_CLI: usize = 5;
 /// Rounds at once.
 const LANES: usize = 2;
 
+/// Tests at once, however many other programs have: one of them has lanes of its own.
+static PLACES: Semaphore = Semaphore::const_new(2);
+
 /// How soon a session of a node that was killed has to go on elsewhere: a turn that is asked for
 /// all the time is told. Of 100 times 99, on a machine that does nothing else.
 const TAKE_OVER: Duration = Duration::from_secs(5);
+
+/// A place among the tests that run.
+async fn place() -> SemaphorePermit<'static> {
+    PLACES.acquire().await.expect("never closed")
+}
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -113,6 +125,7 @@ fn rounds(seed: u64) -> (Vec<Round>, Size) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_told_is_kept_once_and_no_conversation_has_two_processes() {
+    let _place = place().await;
     let seed = variable("SESSION_POOL_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(..));
     let (mut rounds, size) = rounds(seed);
     if !rustix::process::getuid().is_root() {

@@ -14,6 +14,7 @@ use crate::{
     link::COMMIT,
     nemesis::{Nemesis, Stage},
     node::Node,
+    place,
     recorder::Recorder,
     rounds::in_calm,
     shared,
@@ -78,6 +79,7 @@ async fn suspended(cluster: &Cluster, by: &Asking, meanwhile: impl Future<Output
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_that_is_stopped_in_mid_turn_has_lost_it_when_it_wakes() {
+    let _place = place().await;
     let Some((cluster, by)) = two().await else { return };
     let mut turn = begun(cluster.node("one")).await;
     suspended(&cluster, &by, async {}).await;
@@ -90,6 +92,7 @@ async fn an_owner_that_is_stopped_in_mid_turn_has_lost_it_when_it_wakes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_accepted_of_an_owner_that_is_stopped_in_mid_append() {
+    let _place = place().await;
     let Some((cluster, by)) = two().await else { return };
     let one = Arc::clone(cluster.node("one"));
     one.to_database.trap(b"INSERT INTO entries");
@@ -108,6 +111,7 @@ async fn nothing_is_accepted_of_an_owner_that_is_stopped_in_mid_append() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_was_on_its_way_when_its_owner_was_stopped_counts_once() {
+    let _place = place().await;
     let Some((cluster, by)) = two().await else { return };
     let one = Arc::clone(cluster.node("one"));
     one.to_database.trap(b"INSERT INTO entries");
@@ -132,6 +136,7 @@ async fn a_commit_that_was_on_its_way_when_its_owner_was_stopped_counts_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_was_passed_on_to_an_owner_that_is_stopped_says_where_it_was() {
+    let _place = place().await;
     let Some((cluster, by)) = two().await else { return };
     let mut turn = begun(cluster.node("two")).await;
     suspended(&cluster, &by, async {
@@ -179,16 +184,19 @@ async fn under_load(nemesis: Nemesis, times: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_turn_that_was_told_is_lost_when_the_database_of_several_nodes_is_killed() {
+    let _place = place().await;
     under_load(Nemesis::KillDatabase, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_turn_that_was_told_is_lost_when_the_database_stands_still_for_ten_seconds() {
+    let _place = place().await;
     under_load(Nemesis::PauseDatabase, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_claims_at_once_each_session_gets_one() {
+    let _place = place().await;
     let Some(server) = shared() else { return };
     let database = server.database().await;
     // What there is to claim needs tables, which a node makes.
