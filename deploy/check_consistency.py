@@ -20,6 +20,9 @@ IDEMPOTENT = {"GetStats", "GetSession", "ListSessions"}
 # when the configuration does not set it), then closing processes and the store.
 STREAM_INTERRUPT_TIMEOUT = "10s"
 CLOSE_SECONDS = 15
+# Defaults of server.drain_timeout and cli.max_tasks, for what does not set them.
+DRAIN_TIMEOUT = "30s"
+MAX_TASKS = 2048
 # 512 MiB for the service and 300 MiB for each CLI process.
 SERVICE_MIB = 512
 PROCESS_MIB = 300
@@ -30,6 +33,14 @@ LISTENERS = {"health_listen", "metrics_listen"}
 PROMETHEUS = {"app.kubernetes.io/name": "prometheus"}
 # The names of what belongs to the proxy in front of several nodes begin with this.
 PROXY = "session-pool-envoy"
+# Where the kubelet looks for the profile of components/bubblewrap, below its own root for profiles.
+SECCOMP_ON_NODES = "session-pool/bubblewrap.json"
+# What bubblewrap makes a session's namespaces with, and what no pod gets for that.
+NAMESPACE_CALLS = {"clone", "unshare", "mount", "umount2", "pivot_root"}
+REFUSED_CALLS = {
+    *("add_key", "keyctl", "request_key", "setns", "bpf", "userfaultfd", "perf_event_open", "open_by_handle_at"),
+    *("io_uring_setup", "init_module", "finit_module", "kexec_load", "reboot", "swapon", "settimeofday", "chroot"),
+}
 
 
 class Problem(Exception):
@@ -87,6 +98,10 @@ class Rendered:
         ports = [p["containerPort"] for p in self.container["ports"] if p["name"] == name]
         require(len(ports) == 1, f"the container has no port named {name}")
         return ports[0]
+
+    def variable(self, name):
+        """The value of an environment variable of the container, where the manifest has it."""
+        return next((e.get("value") for e in self.container["env"] if e["name"] == name), None)
 
     def encrypts(self):
         return "tls" in self.config
@@ -170,6 +185,14 @@ def check_security(k8s, dockerfile):
     require(k8s.pod.get("enableServiceLinks") is False, "enableServiceLinks is not false")
     require(pod.get("runAsNonRoot") is True, "runAsNonRoot is not true")
     require(pod.get("seccompProfile", {}).get("type") == "RuntimeDefault", "seccompProfile is not RuntimeDefault")
+    opened = {"procMount", "seccompProfile", "appArmorProfile"} & container.keys()
+    if k8s.variable("SESSION_POOL__CLI__SANDBOX") == "bubblewrap":
+        require(container.get("procMount") == "Unmasked", "procMount is not Unmasked, and the sandbox is bubblewrap")
+        require(k8s.pod.get("hostUsers") is False, "procMount is Unmasked, and hostUsers is not false")
+        profile = container.get("seccompProfile", {}).get("localhostProfile")
+        require(profile == SECCOMP_ON_NODES, f"seccompProfile is {profile}, not {SECCOMP_ON_NODES}")
+    else:
+        require(not opened, f"{sorted(opened)} of the container opens what only bubblewrap needs")
     require(container.get("allowPrivilegeEscalation") is False, "allowPrivilegeEscalation is not false")
     require(container.get("readOnlyRootFilesystem") is True, "readOnlyRootFilesystem is not true")
     require(container.get("capabilities") == {"drop": ["ALL"]}, "capabilities are not just drop ALL")
@@ -262,6 +285,7 @@ def check_as_it_stands(name, k8s, manifest):
     replicas = k8s.stateful_set["spec"]["replicas"]
     require(replicas == 1 or k8s.is_of_several(), f"{name}: {replicas} replicas without a store that they share")
     architecture = k8s.pod.get("nodeSelector", {}).get("kubernetes.io/arch")
+    # An image for one architecture is what `docker build` makes; components/multi-arch is for the other kind.
     require(architecture == "amd64", f"{name}: nodeSelector is for {architecture}, the image is for amd64")
     return f"{name}: image {image}, replicas: {replicas}, machines of {architecture}"
 
@@ -280,7 +304,7 @@ def check_same_settings(base, name, overlay, own):
         return rest | {"server": {k: v for k, v in rest["server"].items() if k not in LISTENERS}}
 
     require(common(base.config) == common(overlay.config), f"{name}: config.toml differs from the base's")
-    return f"{name}: the base's settings, but for {', '.join(own)}"
+    return f"{name}: the base's settings{', but for ' if own else ''}{', '.join(own)}"
 
 
 def check_tls(tls):
@@ -355,14 +379,51 @@ def check_proxy(k8s):
     return "Envoy hashes on session-id over the nodes, and ends no stream"
 
 
-def check_cli_version(dockerfile, lock):
-    require(lock.is_file(), ".ci/claude-cli.lock is missing")
-    pinned = {tuple(line.split()) for line in lock.read_text().splitlines() if line and not line.startswith("#")}
+def check_cli_version(dockerfile, locks):
+    """Version and hash of the Dockerfile are a line of the lock file, for each architecture."""
     arguments = dict(re.findall(r"^ARG (CLAUDE_CLI_\w+)=(\S+)$", dockerfile, re.MULTILINE))
-    version, integrity = arguments.get("CLAUDE_CLI_VERSION"), arguments.get("CLAUDE_CLI_INTEGRITY")
-    have = f"CLI {version} {integrity} of the Dockerfile"
-    require((version, integrity) in pinned, f"{have} is not a line of .ci/claude-cli.lock")
-    return f"CLI {version} of the Dockerfile is pinned in .ci/claude-cli.lock"
+    version, versions = arguments.get("CLAUDE_CLI_VERSION"), []
+    for argument, lock in zip(("CLAUDE_CLI_INTEGRITY", "CLAUDE_CLI_INTEGRITY_ARM64"), locks, strict=True):
+        require(lock.is_file(), f".ci/{lock.name} is missing")
+        pinned = [tuple(line.split()) for line in lock.read_text().splitlines()]
+        integrity = arguments.get(argument)
+        have = f"CLI {version} {integrity} of the Dockerfile"
+        require((version, integrity) in pinned, f"{have} is not a line of .ci/{lock.name}")
+        versions.append([line[0] for line in pinned])
+    require(versions[0] == versions[1], f"the lock files of the CLI have other versions: {versions}")
+    return f"CLI {version} of the Dockerfile is pinned in {' and '.join(lock.name for lock in locks)}"
+
+
+def check_bubblewrap(k8s, seccomp):
+    """The profile of the component allows what bubblewrap needs, and not what RuntimeDefault is there for."""
+    profile = json.loads(seccomp.read_text())
+    require(profile["defaultAction"] == "SCMP_ACT_ERRNO", "seccomp.json does not refuse what it does not name")
+    allowed = {name for rule in profile["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}
+    require(allowed >= NAMESPACE_CALLS, f"seccomp.json lacks {sorted(NAMESPACE_CALLS - allowed)}")
+    require(not allowed & REFUSED_CALLS, f"seccomp.json allows {sorted(allowed & REFUSED_CALLS)}")
+    require(k8s.variable("SESSION_POOL__CLI__SANDBOX") == "bubblewrap", "the sandbox is not bubblewrap")
+    return f"the sandbox is bubblewrap, with {len(allowed)} system calls"
+
+
+def check_compose(k8s, compose, version):
+    """The one machine of compose.yaml has the bounds of the pod, for the processes that it names."""
+    (service,) = yaml.safe_load(compose.read_text())["services"].values()
+    variables = service["environment"]
+    require(service["image"] == f"session-pool:{version}", f"compose.yaml: the image is {service['image']}")
+    processes = int(variables["SESSION_POOL__POOL__MAX_PROCESSES"])
+    limit = SERVICE_MIB + processes * PROCESS_MIB + 1024
+    require(service["mem_limit"] == f"{limit}m", f"compose.yaml: mem_limit is {service['mem_limit']}, not {limit}m")
+    tasks = 512 + processes * 100 + MAX_TASKS * 5 // 4
+    require(service["pids_limit"] == tasks, f"compose.yaml: pids_limit is {service['pids_limit']}, not {tasks}")
+    needed = seconds(DRAIN_TIMEOUT) + seconds(STREAM_INTERRUPT_TIMEOUT) + CLOSE_SECONDS
+    grace = seconds(service["stop_grace_period"])
+    require(grace >= needed, f"compose.yaml: stop_grace_period is {grace:g} s, less than {needed:g} s")
+    port = k8s.port()
+    require(service["ports"] == [f"127.0.0.1:{port}:{port}"], f"compose.yaml publishes {service['ports']}")
+    walls = (service["read_only"], service["cap_drop"], service["security_opt"])
+    require(walls == (True, ["ALL"], ["no-new-privileges"]), f"compose.yaml: {walls}")
+    require(service["healthcheck"]["test"] == ["CMD", "session-pool", "health"], "compose.yaml: another health check")
+    return f"compose.yaml: {processes} processes, {limit} MiB, {tasks} tasks, {grace:g} s to end"
 
 
 def check_image(dockerfile, manifest):
@@ -422,6 +483,8 @@ def main():
     root, paths = Path(sys.argv[1]), [Path(path) for path in sys.argv[2:]]
     rendered = {path.stem.replace("overlays-", "overlays/"): Rendered(path) for path in paths}
     base, cluster, tls = rendered["base"], rendered["overlays/cluster"], rendered["overlays/tls"]
+    bubblewrap = rendered["overlays/bubblewrap"]
+    version = tomllib.loads((root / "Cargo.toml").read_text())["package"]["version"]
     deploy = root / "deploy"
     dockerfile = (deploy / "Dockerfile").read_text()
     kubernetes = deploy / "kubernetes"
@@ -443,7 +506,12 @@ def main():
     print(f"ok   {check_images_of_overlay(kubernetes / 'overlays/example/kustomization.yaml')}")
     print(f"ok   {check_service_config(deploy / 'service_config.json')}")
     print(f"ok   {check_image(dockerfile, root / 'Cargo.toml')}")
-    print(f"ok   {check_cli_version(dockerfile, root / '.ci/claude-cli.lock')}")
+    locks = [root / ".ci" / name for name in ("claude-cli.lock", "claude-cli-arm64.lock")]
+    print(f"ok   {check_cli_version(dockerfile, locks)}")
+    print(f"ok   {check_same_settings(base, 'overlays/bubblewrap', bubblewrap, ())}")
+    seccomp = kubernetes / "components/bubblewrap/seccomp.json"
+    print(f"ok   overlays/bubblewrap: {check_bubblewrap(bubblewrap, seccomp)}")
+    print(f"ok   {check_compose(base, deploy / 'compose.yaml', version)}")
 
 
 if __name__ == "__main__":
