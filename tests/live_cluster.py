@@ -1,7 +1,7 @@
-"""Starts three nodes of the service on a throw-away PostgreSQL, behind Envoy, all on loopback.
+"""Starts three nodes of the service on a throw-away PostgreSQL, behind proxies, all on loopback.
 
-Beside live_service.py, of which it uses the parts. PostgreSQL is Debian's and runs as an unprivileged user;
-Envoy is the one that .ci/tools installs, with the configuration of deploy/kubernetes/overlays/cluster.
+Beside live_service.py, of which it uses the parts, and live_proxies.py, which has the proxies. PostgreSQL is
+Debian's and runs as an unprivileged user; the database is made as docs/operations.md says.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from documents import the_block
+from live_proxies import PROXIES, Proxy, free_port, is_open
 from live_service import (
-    ROOT,
     SERVICE,
     Daemon,
     Failure,
@@ -31,23 +32,6 @@ from live_service import (
 )
 
 NODES = ("node-a", "node-b", "node-c")
-ENVOY_CONFIGURATION = ROOT / "deploy/kubernetes/overlays/cluster/envoy.yaml"
-# Lines of that file, which name addresses of a Kubernetes cluster.
-LISTENER = "address: {socket_address: {address: 0.0.0.0, port_value: 50051}}"
-ENDPOINT = "- endpoint: {address: {socket_address: {address: session-pool-headless, port_value: 50051}}}"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as tried:
-        tried.settimeout(1)
-        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def postgres_programs() -> Path:
@@ -60,16 +44,6 @@ def postgres_programs() -> Path:
     return max(found, key=lambda path: int(path.parent.name))
 
 
-def envoy_program() -> Path:
-    tools = (ROOT / os.environ.get("SESSION_POOL_TOOLS", "target/tools")).resolve()
-    found = next(tools.glob("python/lib/python3*/site-packages/envoy/_bin/envoy"), None) or shutil.which(
-        "envoy"
-    )
-    if found is None:
-        raise Failure("Envoy is not installed; .ci/tools brings it")
-    return Path(found)
-
-
 class Postgres:
     """A server of our own, which ends with the script that has it."""
 
@@ -80,7 +54,7 @@ class Postgres:
         folder.mkdir()
         if self.user:
             shutil.chown(folder, self.user)
-        initdb = ("-A", "trust", "-U", "pool", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+        initdb = ("-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
         self._run("initdb", *initdb, "-D", str(folder / "data"))
         options = ("-k", str(folder), "-h", "127.0.0.1", "-p", str(self.port), "-c", "fsync=off")
         with (folder / "log").open("wb") as log:
@@ -94,14 +68,21 @@ class Postgres:
                 process_group=0,
             )
         wait_until("PostgreSQL listens", lambda: is_open(self.port) and self._answers())
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "pool", "pool")
+        # What operators are told to do: the role owns its database, and is nothing else.
+        made = the_block("docs/operations.md", "sql").text
+        self._run("psql", *self._reached("postgres"), "-v", "ON_ERROR_STOP=1", "-q", given=made)
         self.url = f"postgres://pool@127.0.0.1:{self.port}/pool?sslmode=disable"
 
-    def _run(self, name: str, *arguments: str) -> str:
+    def _reached(self, user: str) -> tuple[str, ...]:
+        return ("-h", "127.0.0.1", "-p", str(self.port), "-U", user, "-X")
+
+    def _run(self, name: str, *arguments: str, given: str = "") -> str:
         command = [str(self.programs / name), *arguments]
-        done = subprocess.run(command, user=self.user, cwd="/", capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, user=self.user, cwd="/", input=given, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
-            raise Failure(f"{name}: {done.stderr.strip()}")
+            raise Failure(f"{name} ended with code {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
     def _answers(self) -> bool:
@@ -110,20 +91,7 @@ class Postgres:
 
     def rows(self, query: str) -> list[list[str]]:
         """What a query finds, as text."""
-        arguments = (
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(self.port),
-            "-U",
-            "pool",
-            "-AtX",
-            "-F",
-            "\t",
-            "-c",
-            query,
-            "pool",
-        )
+        arguments = (*self._reached("pool"), "-At", "-F", "\t", "-c", query, "pool")
         return [line.split("\t") for line in self._run("psql", *arguments).splitlines()]
 
     def stop(self) -> None:
@@ -153,13 +121,26 @@ class Node:
     daemon: Daemon
 
 
+def wait_for_ready(node: Node) -> None:
+    node.daemon.wait_for(lambda line: line if '"message":"ready"' in line else None)
+
+
 class LiveCluster:
     """Three nodes with all that they need, from `with` to its end."""
 
-    def __init__(self, bin_dir: Path, cli: Path) -> None:
-        self.bin_dir, self.cli = bin_dir, cli
+    def __init__(
+        self,
+        bin_dir: Path,
+        cli: Path,
+        proxies: tuple[str, ...] = ("envoy",),
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        self.bin_dir, self.cli, self.settings = bin_dir, cli, settings or {}
         self.folder = Path(tempfile.mkdtemp(prefix="session-pool-"))
         self.nodes: dict[str, Node] = {}
+        self.proxies: dict[str, Proxy] = {}
+        self.wanted = proxies
+        self.starts = 0
         self.ends = ExitStack()
 
     def __enter__(self) -> LiveCluster:
@@ -176,8 +157,11 @@ class LiveCluster:
             for name, address in addresses.items():
                 self.nodes[name] = Node(name, address, self._start(name, address))
             for node in self.nodes.values():
-                node.daemon.wait_for(lambda line: line if '"message":"ready"' in line else None)
-            self._start_envoy()
+                wait_for_ready(node)
+            for name in self.wanted:
+                (own := self.folder / name).mkdir()
+                own.chmod(0o755)
+                self.proxies[name] = PROXIES[name](own, list(addresses.values()))
         except BaseException:
             self._close()
             raise
@@ -199,37 +183,31 @@ class LiveCluster:
             "CLUSTER__ADVERTISE": address,
         }
         env = service_environment() | stand_in_settings(self.stand_in_url)
-        env |= {f"SESSION_POOL__{key}": value for key, value in settings.items()}
-        return Daemon(self.bin_dir / SERVICE, "serve", env=env, log=self.folder / f"{name}.log")
+        env |= {f"SESSION_POOL__{key}": value for key, value in (settings | self.settings).items()}
+        self.starts += 1
+        return Daemon(self.bin_dir / SERVICE, "serve", env=env, log=self.folder / f"{name}-{self.starts}.log")
 
-    def _start_envoy(self) -> None:
-        port = free_port()
-        text = ENVOY_CONFIGURATION.read_text()
-        nodes = [node.address.rpartition(":") for node in self.nodes.values()]
-        endpoints = [
-            ENDPOINT.replace("session-pool-headless", host).replace("50051", at) for host, _, at in nodes
-        ]
-        local = LISTENER.replace("0.0.0.0", "127.0.0.1").replace("50051", str(port))
-        for line, instead in ((LISTENER, local), (ENDPOINT, ("\n" + 14 * " ").join(endpoints))):
-            if text.count(line) != 1:
-                raise Failure(f"{ENVOY_CONFIGURATION.name} does not say once: {line}")
-            text = text.replace(line, instead)
-        configuration = self.folder / "envoy.yaml"
-        configuration.write_text(text)
-        # Several may run on one machine; one thread is enough here.
-        alone = ("--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning")
-        arguments = ("--config-path", str(configuration), *alone)
-        self.envoy = Daemon(
-            envoy_program(), *arguments, env=service_environment(), log=self.folder / "envoy.log"
-        )
-        self.address = f"127.0.0.1:{port}"
-        wait_until("Envoy listens", lambda: is_open(port), self.envoy)
+    def restart(self, name: str) -> tuple[float, float]:
+        """Stops a node in order and starts it again; how long it took to end, and until it serves again."""
+        node, began = self.nodes[name], time.monotonic()
+        if (code := node.daemon.stop()) != 0:
+            raise Failure(f"{name} ended with code {code}\n{node.daemon.tail()}")
+        ended = time.monotonic()
+        self.start_again(node)
+        return ended - began, time.monotonic() - ended
 
-    def kill(self, name: str) -> None:
+    def start_again(self, node: Node) -> None:
+        """Starts a node that has ended, with what it has left behind."""
+        node.daemon = self._start(node.name, node.address)
+        self.nodes[node.name] = node
+        wait_for_ready(node)
+
+    def kill(self, name: str) -> Node:
         """Ends a node as a crash of its machine would."""
-        process = self.nodes.pop(name).daemon.process
-        process.kill()
-        process.wait()
+        node = self.nodes.pop(name)
+        node.daemon.process.kill()
+        node.daemon.process.wait()
+        return node
 
     def owners(self) -> dict[str, str]:
         """The sessions, each with the node that has it."""
@@ -237,7 +215,8 @@ class LiveCluster:
 
     def stop(self) -> None:
         """Ends all of it, and fails if a node ended badly or left a process behind."""
-        self.envoy.stop()
+        for proxy in self.proxies.values():
+            proxy.daemon.stop()
         codes = {name: self.nodes.pop(name).daemon.stop() for name in list(self.nodes)}
         problems = [f"{name} ended with code {code}" for name, code in codes.items() if code != 0]
         problems += [
@@ -250,6 +229,6 @@ class LiveCluster:
         for node in self.nodes.values():
             node.daemon.stop()
         self.nodes.clear()
-        if hasattr(self, "envoy"):
-            self.envoy.stop()
+        for proxy in self.proxies.values():
+            proxy.daemon.stop()
         self.ends.close()

@@ -93,7 +93,9 @@ def stand_in_settings(url: str) -> dict[str, str]:
 class Daemon:
     """A process in the background whose output goes to a file."""
 
-    def __init__(self, program: Path, *arguments: str, env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, program: Path, *arguments: str, env: dict[str, str], log: Path, folder: Path | None = None
+    ) -> None:
         self.name = program.name
         self.log = log
         with log.open("wb") as output:
@@ -101,6 +103,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 [program, *arguments],
                 env=env,
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

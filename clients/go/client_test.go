@@ -45,7 +45,7 @@ func TestTheServiceConfigIsInForce(t *testing.T) {
 	f := newFake(t)
 	calls := 0
 	f.stats = func(ctx context.Context) (*pb.GetStatsResponse, error) {
-		if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > 11*time.Second {
+		if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > 16*time.Second {
 			t.Errorf("the deadline is %v", deadline)
 		}
 		if calls++; calls < 3 {

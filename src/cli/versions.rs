@@ -100,4 +100,37 @@ mod tests {
         assert_eq!(pinned.first(), Some(&OLDEST));
         assert_eq!(pinned.last(), Some(&NEWEST_TESTED));
     }
+
+    /// The rows of the first table of a document whose first cells begin with a version.
+    fn rows(document: &str) -> Vec<(Version, &str)> {
+        let cells = document.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+        cells.filter_map(|(first, rest)| Some((Version::find(first)?, rest))).collect()
+    }
+
+    #[test]
+    fn d7_documents_name_the_versions_that_are_served_and_tested() {
+        let lock = include_str!("../../.ci/claude-cli.lock");
+        let pinned: Vec<_> = lock.lines().filter_map(Version::find).collect();
+        let table = rows(include_str!("../../docs/compatibility.md"));
+        let with = |words: &str| -> Vec<_> {
+            let rows = table.iter().filter(|(_, rest)| rest.contains(words));
+            rows.map(|(version, _)| *version).collect()
+        };
+        assert_eq!(with("the tests on a real CLI run on it"), pinned);
+        // The bound itself is named in the row of what is below it.
+        assert_eq!(with("refused: the service is not ready"), [OLDEST]);
+        assert_eq!(with("the oldest that is served"), [OLDEST]);
+        assert_eq!(with("the newest that is tested"), [NEWEST_TESTED]);
+        assert!(table.is_sorted_by_key(|(version, _)| *version), "{table:?}");
+
+        let readme = include_str!("../../README.md");
+        let versions: Vec<_> = rows(readme).into_iter().map(|(version, _)| version).collect();
+        assert_eq!(versions, pinned);
+        let range = format!(
+            "From {OLDEST} on; an older one is not served, a newer one than {NEWEST_TESTED} is"
+        );
+        assert!(readme.contains(&range), "{range}");
+        let range = format!("is {OLDEST} or newer (tested up to {NEWEST_TESTED};");
+        assert!(include_str!("../../docs/operations.md").contains(&range), "{range}");
+    }
 }

@@ -66,6 +66,8 @@ class Failure:
     domain: str = ""
     metadata: dict[str, str] | None = None
     fields: tuple[str, ...] = ()
+    # Seconds after which the same call makes sense again.
+    retry_delay: float | None = None
 
     @classmethod
     def of(cls, error: grpc.RpcError) -> Failure:
@@ -73,9 +75,12 @@ class Failure:
         status = rpc_status.from_call(error)
         for detail in status.details if status else ():
             info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+            retry = error_details_pb2.RetryInfo()
             if detail.Unpack(info):
                 failure.reason, failure.domain = info.reason, info.domain
                 failure.metadata = dict(info.metadata)
             elif detail.Unpack(request):
                 failure.fields = tuple(violation.field for violation in request.field_violations)
+            elif detail.Unpack(retry):
+                failure.retry_delay = retry.retry_delay.ToMilliseconds() / 1000
         return failure

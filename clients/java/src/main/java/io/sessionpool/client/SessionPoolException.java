@@ -21,6 +21,9 @@ public final class SessionPoolException extends RuntimeException {
 
   private static final long serialVersionUID = 1;
   private static final String PREFIX = "ERROR_REASON_";
+  /** gRPC's words for a stream that ended without a status: it was reset, or a proxy has ended it with data. */
+  private static final List<String> WITHOUT_STATUS =
+      List.of("RST_STREAM", "before headers", "end-of-stream", "unexpected EOS");
 
   private final transient Status status;
   private final String words;
@@ -130,8 +133,7 @@ public final class SessionPoolException extends RuntimeException {
       case INTERNAL:
       case UNKNOWN:
       case CANCELLED:
-        // gRPC's words for a stream that ended without a status.
-        return words.contains("RST_STREAM") || words.contains("before headers") || words.contains("end-of-stream");
+        return WITHOUT_STATUS.stream().anyMatch(words::contains);
       default:
         return false;
     }

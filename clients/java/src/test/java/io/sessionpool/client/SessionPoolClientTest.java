@@ -1,6 +1,7 @@
 package io.sessionpool.client;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -52,6 +53,17 @@ class SessionPoolClientTest {
       assertEquals(ErrorReason.ERROR_REASON_SESSION_NOT_FOUND, failed.errorReason());
       assertEquals(Map.of("session_id", "nobody"), failed.metadata());
     }
+  }
+
+  /** What becomes of a stream whose node is killed behind Envoy and nginx, which reset it, and HAProxy, which ends it. */
+  @Test
+  void aStreamThatAProxyHasEndedIsALostConnection() {
+    String reset = "RST_STREAM closed stream. HTTP/2 error code: INTERNAL_ERROR";
+    String ended = "Received unexpected EOS on empty DATA frame from server";
+    for (String words : List.of(reset, ended)) {
+      assertTrue(SessionPoolException.of(Status.INTERNAL.withDescription(words)).isLostConnection(), words);
+    }
+    assertFalse(SessionPoolException.of(Status.INTERNAL.withDescription("a bug")).isLostConnection());
   }
 
   @Test
