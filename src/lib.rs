@@ -54,5 +54,6 @@ mod tenant;
 #[cfg(test)]
 mod test_support;
 mod tools;
+mod traces;
 mod transport;
 mod turn;

@@ -4,7 +4,8 @@
 //! The order of a stop: health says "not serving" and new turns are refused; turns under
 //! way may end until `server.drain_timeout`, and where there are other nodes each session is left to
 //! them when it has none; every session is ended, which ends every
-//! stream of events, and then those that serve tools; the listeners and the connections are closed, within a bound.
+//! stream of events, and then those that serve tools; the listeners and the connections are closed, and spans
+//! that wait are exported, each within a bound.
 
 mod capacity;
 mod cautions;
@@ -63,11 +64,11 @@ use crate::{
     telemetry::log_limit,
     tenant::Tenants,
     tools::ToolServers,
+    traces::{Exporting, Traces},
     turn::storage::Storage,
 };
 use early::EarlyStop;
 use listeners::Listeners;
-use metrics::Exporter;
 use probe::Probe;
 use readiness::watch_store;
 
@@ -77,6 +78,8 @@ const HEALTH_MESSAGE: usize = 1024;
 const TELLING_LIMIT: Duration = Duration::from_secs(3);
 /// How long the service's tasks may take to end.
 const TASKS_LIMIT: Duration = Duration::from_secs(6);
+/// How long spans that are not exported may take to be, when all else has ended.
+const SPANS_LIMIT: Duration = Duration::from_secs(3);
 
 /// Runs the service until a signal stops it.
 async fn serve(config: Config, enclosure: Enclosure, early: EarlyStop) -> anyhow::Result<ExitCode> {
@@ -138,6 +141,9 @@ pub struct Server {
     node: Option<Arc<PostgresStore>>,
     policy: Arc<Policy>,
     calls: CallMeasures,
+    traces: Traces,
+    /// What exports them, if they are exported.
+    exporting: Option<Exporting>,
     /// Where sessions live, if there are other nodes.
     placement: Option<Arc<dyn Placement>>,
     /// Held for as long as the service lives: two services on one state folder would
@@ -156,6 +162,7 @@ impl Server {
         state::sweep_earlier_life(&config).await?;
         cautions::give(&config, &enclosure, &credentials.authenticator());
         let listeners = Listeners::bind(&config).await?;
+        let (traces, exporting) = exported(&config)?;
         let tasks = Tasks::default();
         let installed = Installed::default();
         let supply = ProcessSupply::new(
@@ -179,6 +186,7 @@ impl Server {
             ),
             logs: Storage::new(settings::storage_settings(&config)),
             tools: ToolServers::new(config.policy.tool_call_timeout),
+            traces: traces.clone(),
         };
         state::sweep_anonymous(&config, Arc::clone(&parts.store)).await?;
         let pool = SessionPool::new(settings::pool_settings(&config), parts, tasks.clone());
@@ -193,6 +201,8 @@ impl Server {
             credentials,
             policy,
             calls: CallMeasures::default(),
+            traces,
+            exporting,
             tasks,
             enclosure,
             supply,
@@ -250,15 +260,12 @@ impl Server {
         let (health_address, node_address) = (self.health_address(), self.node_address());
         let metrics_address = self.listeners.metrics_address();
         if let Some(socket) = self.listeners.take_metrics() {
-            let (pool, observer, calls) =
-                (self.pool.clone(), self.observer(&health), self.calls.clone());
             let page = self.config.metrics.status_page;
             let page = page.then(|| self.status_page(&health, forwarder.as_ref()));
-            let exporter = Exporter::new(pool, observer, health.clone(), calls);
-            exporter.serve(page, socket, &self.tasks);
+            self.figures(&health).serve(page, socket, &self.tasks);
         }
-        let files = (&self.config, &self.credentials);
-        self.listeners.serve(services, (health_service, &self.calls), files, &self.tasks, &closed);
+        let (files, counted) = ((&self.config, &self.credentials), self.counted());
+        self.listeners.serve(services, (health_service, counted), files, &self.tasks, &closed);
         let (encrypted, asks) =
             (self.config.tls.cert.is_some(), self.credentials.authenticator().asks());
         self.credentials.keep_up_to_date(&self.tasks);
@@ -293,6 +300,9 @@ impl Server {
         let ended = self.tasks.stop(TASKS_LIMIT).await;
         if !ended {
             error!(left = self.tasks.len(), "tasks_left");
+        }
+        if let Some(exporting) = self.exporting.take() {
+            exporting.close(SPANS_LIMIT).await;
         }
         info!(drained, "stopped");
         Ok(drained && ended)
@@ -353,6 +363,14 @@ async fn drain(
         () = &mut telling => turns.await,
     };
     own && forwarded
+}
+
+/// Where traces go, and what sends them there if anything does. The runtime is there by now, which the
+/// connection to the collector needs.
+fn exported(config: &Config) -> anyhow::Result<(Traces, Option<Exporting>)> {
+    let Some(settings) = settings::traces(config) else { return Ok((Traces::default(), None)) };
+    let (traces, exporting) = Traces::exported(&settings)?;
+    Ok((traces, Some(exporting)))
 }
 
 /// Tells from time to time how many lines were held back.

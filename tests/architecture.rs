@@ -12,7 +12,7 @@ use std::{
 
 /// What each module may name of the crate. `server` and `lib` put everything together;
 /// `internals` hands on to tests what is private.
-const ALLOWED: [(&str, &[&str]); 25] = [
+const ALLOWED: [(&str, &[&str]); 26] = [
     ("domain", &[]),
     ("budget", &["domain"]),
     ("os", &[]),
@@ -28,7 +28,8 @@ const ALLOWED: [(&str, &[&str]); 25] = [
     ("measures", &["domain"]),
     ("store", &["counters", "domain", "os", "tasks"]),
     ("tenant", &["counters", "domain", "measures"]),
-    ("turn", &["budget", "counters", "domain", "tasks"]),
+    ("traces", &["measures", "os", "tasks", "telemetry"]),
+    ("turn", &["budget", "counters", "domain", "tasks", "traces"]),
     ("supply", &["cli", "domain", "os", "policy", "tasks", "tools"]),
     (
         "session",
@@ -45,6 +46,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
             "tenant",
             "test_support",
             "tools",
+            "traces",
             "turn",
         ],
     ),
@@ -63,11 +65,15 @@ const ALLOWED: [(&str, &[&str]); 25] = [
             "tenant",
             "test_support",
             "tools",
+            "traces",
             "turn",
         ],
     ),
     // Of the tests of sessions and of the pool alone.
-    ("test_support", &["cli", "counters", "domain", "session", "store", "supply", "tasks", "turn"]),
+    (
+        "test_support",
+        &["cli", "counters", "domain", "session", "store", "supply", "tasks", "traces", "turn"],
+    ),
     (
         "rpc",
         &[
@@ -86,12 +92,16 @@ const ALLOWED: [(&str, &[&str]); 25] = [
             "telemetry",
             "tenant",
             "tools",
+            "traces",
             "transport",
             "turn",
         ],
     ),
     // The generated types are of its tests alone.
-    ("cluster", &["access", "domain", "pool", "proto", "rpc", "tasks", "telemetry", "tenant"]),
+    (
+        "cluster",
+        &["access", "domain", "pool", "proto", "rpc", "tasks", "telemetry", "tenant", "traces"],
+    ),
     ("health", &["proto"]),
     ("client", &["config", "domain", "os", "proto"]),
     ("proto", &[]),

@@ -1,7 +1,7 @@
 //! Makes the lines that go to the CLI. Knows the protocol's words, and nothing of
 //! when they are said.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -40,6 +40,11 @@ impl ControlRequest {
     /// Stops a task that works in the background. One that is not there is stopped already.
     pub fn stop_task(id: &str) -> Self {
         Self::new(json!({"subtype": "stop_task", "task_id": id}))
+    }
+
+    /// Gives a running process variables, which it and all that it starts have from then on.
+    pub fn variables(variables: &BTreeMap<String, String>) -> Self {
+        Self::new(json!({"subtype": "apply_flag_settings", "settings": {"env": variables}}))
     }
 
     /// Makes a running process take on an option.

@@ -44,6 +44,7 @@ use crate::{
     rpc::{deadline::Deadline, service::ROUTING_KEY, status::of_failure},
     tasks::Tasks,
     telemetry::log_limit::NODE_UNREACHABLE,
+    traces::Trace,
 };
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -254,6 +255,8 @@ impl Forwarder {
         let (mut parts, body) = call.request.into_parts();
         let deadline = parts.extensions.get::<Deadline>().copied();
         pass_on(&mut parts.headers, deadline);
+        // What is done there is done for the call as it is here.
+        parts.extensions.get::<Trace>().inspect(|trace| trace.pass_on(&mut parts.headers));
         let own_name = self.0.placement.own_name();
         self.0.nodes.speak_for(&mut parts.headers, own_name, &call.caller)?;
         let mut request = Request::new(Outgoing::new(body, broken.clone()));

@@ -20,7 +20,7 @@ use super::{
 use crate::policy::{McpServers, variables::is_name};
 
 /// Keys, and beginnings of keys, that belong to versions to come.
-const LATER: [&str; 4] = ["server.metrics_listen", "policy.tenants", "telemetry", "otel"];
+const LATER: [&str; 2] = ["server.metrics_listen", "policy.tenants"];
 
 /// Sets every key that fits; tells of all that do not.
 pub fn apply(config: &mut Config, settings: &Settings) -> Vec<Violation> {
@@ -70,8 +70,15 @@ fn unknown(key: &str, origin: &ValueOrigin) -> String {
 fn shown(key: &str, setting: &Setting) -> Option<String> {
     let plain = matches!(setting.value, Value::Integer(_) | Value::Float(_) | Value::Boolean(_));
     let known = keys().any(|known| known == key);
-    let delicate =
-        [ENV_TABLE, "cli.env_files", "cli.extra_args", "spare", "store.url"].contains(&key);
+    let delicate = [
+        ENV_TABLE,
+        "cli.env_files",
+        "cli.extra_args",
+        "spare",
+        "store.url",
+        "traces.otlp_endpoint",
+    ]
+    .contains(&key);
     if delicate || is_secret(key.trim_start_matches("auth.")) || (!plain && !known) {
         return Some(HIDDEN.into());
     }

@@ -4,6 +4,7 @@
 mod cluster;
 mod policy;
 mod store;
+mod traces;
 
 pub use store::problem_of_url;
 
@@ -80,6 +81,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     policy::check(config, &mut findings);
     check_level(&config.log.level, &mut findings);
     store::check(config, &mut findings);
+    traces::check(config, &mut findings);
     findings.violations
 }
 

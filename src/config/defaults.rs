@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    ClusterConfig,
+    ClusterConfig, TracesConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
     memory,
     sections::{
@@ -85,6 +85,7 @@ impl Config {
             auth: AuthConfig { insecure: false, tokens_file: None },
             tls: TlsConfig::default(),
             metrics: MetricsConfig::default(),
+            traces: TracesConfig::default(),
             log: LogConfig { format: LogFormat::Pretty, level: "info".into() },
             state_dir: default_state_dir(variable),
         }
@@ -101,6 +102,22 @@ impl Default for LimitsConfig {
             idle_timeout: Duration::from_secs(1800),
             max_header_bytes: 16 * 1024,
             max_health_calls: 256,
+        }
+    }
+}
+
+impl Default for TracesConfig {
+    fn default() -> Self {
+        Self {
+            otlp_endpoint: String::new(),
+            headers_file: None,
+            ca: None,
+            service_name: "session-pool".into(),
+            sample_ratio: 1.0,
+            export_interval: Duration::from_secs(1),
+            export_timeout: Duration::from_secs(10),
+            max_queued_spans: 2048,
+            cli_telemetry: false,
         }
     }
 }

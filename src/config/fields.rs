@@ -14,6 +14,8 @@ use crate::policy::McpServers;
 /// The one key whose value is a table of names that the operator chooses.
 pub const ENV_TABLE: &str = "cli.env";
 
+mod traces;
+
 const NANOSECOND: Duration = Duration::from_nanos(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -127,6 +129,7 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
         tls,
         log,
         metrics,
+        traces,
         state_dir,
     } = config;
     let mut fields =
@@ -149,6 +152,7 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
     fields.push(field("log.level", Slot::Text(level)));
     fields.push(field("metrics.tenant_label", Slot::Flag(&mut metrics.tenant_label)));
     fields.push(field("metrics.status_page", Slot::Flag(&mut metrics.status_page)));
+    fields.extend(traces::fields(traces));
     fields
 }
 

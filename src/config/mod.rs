@@ -37,6 +37,7 @@ mod shown;
 mod source;
 mod spares;
 mod spelling;
+mod traces;
 mod units;
 mod variables;
 
@@ -52,6 +53,7 @@ pub use sections::{
 };
 pub use source::Sources;
 pub use spares::SpareConfig;
+pub use traces::TracesConfig;
 pub use variables::{UnknownVariable, is_setting};
 
 /// The types of two keys of `policy`.

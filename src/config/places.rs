@@ -30,6 +30,7 @@ impl Config {
         ]
         .into_iter()
         .chain(self.cluster.paths_mut())
+        .chain(self.traces.paths_mut())
         .flatten()
         {
             if let Ok(absolute) = std::path::absolute(&*path) {

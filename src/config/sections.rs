@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    ClusterConfig, RuleConfig, SpareConfig,
+    ClusterConfig, RuleConfig, SpareConfig, TracesConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
 };
 use crate::policy::McpServers;
@@ -38,6 +38,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Figures for Prometheus.
     pub metrics: MetricsConfig,
+    /// Traces for OpenTelemetry.
+    pub traces: TracesConfig,
     /// Folder for work folders, CLI configuration, spilled turn logs and the database. A
     /// relative path counts from the working folder at the start. Default
     /// `$XDG_STATE_HOME/session-pool`, else `$HOME/.local/state/session-pool`.

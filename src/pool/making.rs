@@ -59,7 +59,8 @@ impl SessionPool {
     }
 
     fn session_context(&self, tenant: Arc<Tenant>) -> SessionContext {
-        let Parts { session, supply, store, tenants: _, logs, tools } = &self.shared().parts;
+        let Parts { session, supply, store, tenants: _, logs, tools, traces } =
+            &self.shared().parts;
         SessionContext {
             settings: Arc::clone(session),
             supply: Arc::clone(supply),
@@ -69,6 +70,7 @@ impl SessionPool {
             turns: self.shared().turns.clone(),
             logs: logs.clone(),
             tools: tools.clone(),
+            traces: traces.clone(),
         }
     }
 

@@ -32,6 +32,7 @@ use crate::{
     tasks::Tasks,
     tenant::{Share, Tenant, Tenants},
     tools::ToolServers,
+    traces::Traces,
     turn::storage::{Storage, Usage},
 };
 
@@ -70,6 +71,8 @@ pub struct Parts {
     pub logs: Storage,
     /// The tools that callers serve.
     pub tools: ToolServers,
+    /// Where traces begin that no call has begun.
+    pub traces: Traces,
 }
 
 /// The sessions of the service. Cloning gives another handle to the same pool.

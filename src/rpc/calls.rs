@@ -1,5 +1,6 @@
-//! Counts gRPC calls by their method and by how they end, and measures how long they take. The
-//! names are those that Prometheus dashboards for gRPC servers know (`grpc_server_…`). Knows paths,
+//! Counts gRPC calls by their method and by how they end, measures how long they take, and gives each
+//! its place in a trace ([`Trace`], among the extensions of a request). The
+//! names of figures are those that Prometheus dashboards for gRPC servers know (`grpc_server_…`). Knows paths,
 //! and the `grpc-status` of an answer; nothing of what is called.
 //!
 //! A method is one of those that are served; any other path is `unknown`, so that callers make no
@@ -27,8 +28,12 @@ use tonic::Code;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::methods::Methods;
-use crate::measures::{Histograms, Labels, long};
+use self::methods::{Methods, UNKNOWN};
+use super::auth_layer::HEALTH;
+use crate::{
+    measures::{Histograms, Labels, long},
+    traces::{self, Span, Trace, Traces},
+};
 
 /// The header that ends a call.
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -94,7 +99,8 @@ impl CallMeasures {
     fn open(&self, path: &str) -> Open {
         let (families, series) = (Arc::clone(&self.families), Arc::clone(self.methods.of(path)));
         series.started.inc();
-        Open { families, series, began: Instant::now(), code: None }
+        let span = Trace::default().span("", traces::Kind::Server);
+        Open { families, series, began: Instant::now(), code: None, span }
     }
 }
 
@@ -104,6 +110,11 @@ impl Series {
         let seconds = families.seconds.get_or_create_owned(&labels);
         let handled = [const { OnceLock::new() }; CODES];
         Self { labels, started, handled, seconds }
+    }
+
+    /// Whether it counts calls of what is not served.
+    fn is_of_unknown(&self) -> bool {
+        self.labels.iter().all(|(_, value)| value == UNKNOWN)
     }
 
     fn handled(&self, families: &Families, code: Code) -> &Counter {
@@ -139,6 +150,20 @@ fn name_of(code: Code) -> &'static str {
     }
 }
 
+/// Whether a code says that the server has failed, as the conventions for spans of gRPC servers
+/// have it; the others are the caller's.
+fn is_of_the_server(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
 /// A call that has not ended. Dropped without a code, it was cancelled.
 #[derive(Debug)]
 struct Open {
@@ -146,9 +171,33 @@ struct Open {
     series: Arc<Series>,
     began: Instant,
     code: Option<Code>,
+    /// The call in its trace.
+    span: Span,
 }
 
 impl Open {
+    /// Gives the call its place in a trace, if there is one. Probes ask for health without end, and
+    /// what is not served has no name.
+    fn trace<B>(&mut self, traces: &Traces, request: &mut Request<B>) {
+        let path = request.uri().path();
+        if path.starts_with(HEALTH) || self.series.is_of_unknown() {
+            return;
+        }
+        let place = traces.of_call(request.headers()).below();
+        if !place.is_some() {
+            return;
+        }
+        self.span = place.span(path[1..].to_owned(), traces::Kind::Server);
+        if self.span.is_recorded() {
+            self.span.set("rpc.system", "grpc");
+            for (label, name) in [("grpc_service", "rpc.service"), ("grpc_method", "rpc.method")] {
+                let value = self.series.labels.iter().find(|(known, _)| *known == label);
+                value.inspect(|(_, value)| self.span.set(name, value.clone()));
+            }
+        }
+        request.extensions_mut().insert(place);
+    }
+
     /// Takes note of the status among headers or trailers, if there is one.
     fn note(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get(STATUS) {
@@ -162,18 +211,26 @@ impl Drop for Open {
         let code = self.code.unwrap_or(Code::Cancelled);
         self.series.handled(&self.families, code).inc();
         self.series.seconds.observe(self.began.elapsed().as_secs_f64());
+        if self.span.is_recorded() {
+            self.span.set("rpc.grpc.status_code", i64::from(i32::from(code)));
+            if is_of_the_server(code) {
+                self.span.fail(name_of(code));
+            } else if code != Code::Ok {
+                self.span.set("error.type", name_of(code));
+            }
+        }
     }
 }
 
 /// Puts [`Counted`] before services.
 #[derive(Debug, Clone)]
-pub struct CountLayer(pub CallMeasures);
+pub struct CountLayer(pub CallMeasures, pub Traces);
 
 impl<S> Layer<S> for CountLayer {
     type Service = Counted<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Counted { measures: self.0.clone(), inner }
+        Counted { measures: self.0.clone(), traces: self.1.clone(), inner }
     }
 }
 
@@ -181,6 +238,7 @@ impl<S> Layer<S> for CountLayer {
 #[derive(Debug, Clone)]
 pub struct Counted<S> {
     measures: CallMeasures,
+    traces: Traces,
     inner: S,
 }
 
@@ -197,8 +255,9 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<R>) -> Self::Future {
+    fn call(&mut self, mut request: Request<R>) -> Self::Future {
         let mut open = self.measures.open(request.uri().path());
+        open.trace(&self.traces, &mut request);
         let answer = self.inner.call(request);
         Box::pin(async move {
             let response = answer.await?;

@@ -24,6 +24,7 @@ use crate::{
     domain::ids::{SessionId, SessionKey},
     pool::{PoolStats, Scope, SessionPool},
     proto::{self, session_pool_service_server::SessionPoolService},
+    traces::Trace,
 };
 
 /// The metadata key that proxies route by.
@@ -78,14 +79,21 @@ fn claim<T>(request: &Request<T>) -> Claim {
     request.extensions().get::<Claim>().cloned().unwrap_or_default()
 }
 
-fn session_span(caller: &Identity, session_id: Option<&SessionId>) -> Span {
+/// The call's place in its trace.
+fn trace<T>(request: &Request<T>) -> Trace {
+    request.extensions().get::<Trace>().cloned().unwrap_or_default()
+}
+
+fn session_span(caller: &Identity, session_id: Option<&SessionId>, trace: &Trace) -> Span {
     let Identity { tenant, name, admin: _ } = caller;
     // At the level that no filter leaves out: lines of every level need the ids.
     error_span!(
         "query",
         %tenant,
         caller = name.as_deref(),
-        session_id = session_id.map(SessionId::as_str)
+        session_id = session_id.map(SessionId::as_str),
+        trace_id = trace.trace_id().map(tracing::field::display),
+        span_id = trace.span_id().map(tracing::field::display)
     )
 }
 
@@ -104,12 +112,12 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let caller = caller(&request)?;
         let tenant = caller.tenant.clone();
         check_routing_key(request.metadata(), &request.get_ref().session_id)?;
-        let claim = claim(&request);
+        let (claim, trace) = (claim(&request), trace(&request));
         let mut query = decode::query(request.into_inner(), &self.policy).await?;
         query.request.deadline = deadline;
         query.request.held = claim.take().map(Arc::new);
-        let span = session_span(&caller, query.session_id.as_ref());
-        query.request.span = span.clone();
+        let span = session_span(&caller, query.session_id.as_ref(), &trace);
+        (query.request.span, query.request.trace) = (span.clone(), trace);
         let session_id = query.session_id.clone();
         let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
         let listener = self

@@ -127,7 +127,15 @@ impl Enclosure {
 /// variables of its own CLI, but not the files that later values of them come from.
 fn hidden_files(config: &Config, secrets: &[PathBuf]) -> Vec<PathBuf> {
     let database = (config.store.kind == StoreKind::Sqlite).then(|| config.database_file());
-    let credentials = [&config.auth.tokens_file, &config.tls.key, &config.store.url_file];
+    let (cluster, traces) = (&config.cluster, &config.traces);
+    let credentials = [
+        &config.auth.tokens_file,
+        &config.tls.key,
+        &config.store.url_file,
+        &cluster.key,
+        &cluster.token_file,
+        &traces.headers_file,
+    ];
     let variables = config.cli.variables_in_files().map(|(_, file)| file);
     let files =
         secrets.iter().cloned().chain(database).chain(credentials.into_iter().flatten().cloned());
@@ -161,5 +169,35 @@ fn view<'a>(config: &'a Config, secrets: &'a [PathBuf], supervisor: &'a Path) ->
         tmp_bytes: config.cli.tmp_limit,
         max_tasks: config.cli.max_tasks as u64,
         supervisor,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_with_a_secret_is_hidden_wherever_it_lies() {
+        let mut config = Config::default();
+        config.auth.tokens_file = Some("/tokens".into());
+        config.tls.key = Some("/tls-key".into());
+        config.store.url_file = Some("/url".into());
+        config.cluster.key = Some("/node-key".into());
+        config.cluster.token_file = Some("/node-token".into());
+        config.traces.headers_file = Some("/headers".into());
+        config.cli.env_files = vec!["API_KEY=/api-key".into()];
+        let hidden = hidden_files(&config, &["/config.toml".into()]);
+        for file in [
+            "/config.toml",
+            "/tokens",
+            "/tls-key",
+            "/url",
+            "/node-key",
+            "/node-token",
+            "/headers",
+            "/api-key",
+        ] {
+            assert!(hidden.contains(&PathBuf::from(file)), "{file}: {hidden:?}");
+        }
     }
 }

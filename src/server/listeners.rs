@@ -14,10 +14,7 @@ use super::{capacity, http, settings, stack::Services};
 use crate::{
     access::credentials::Credentials,
     config::Config,
-    rpc::{
-        calls::{CallMeasures, CountLayer},
-        edge::EdgeLayer,
-    },
+    rpc::{calls::CountLayer, edge::EdgeLayer},
     tasks::Tasks,
     transport::Listener,
 };
@@ -72,7 +69,7 @@ impl Listeners {
     pub fn serve<H: HealthRpcs>(
         self,
         services: Services,
-        (health_service, calls): (HealthServer<H>, &CallMeasures),
+        (health_service, counted): (HealthServer<H>, CountLayer),
         (config, credentials): (&Config, &Credentials),
         tasks: &Tasks,
         closing: &CancellationToken,
@@ -106,8 +103,7 @@ impl Listeners {
                 name: "server.health_listen",
                 socket,
                 tls: None,
-                service: CountLayer(calls.clone())
-                    .layer(edge.layer(Routes::new(health_service).prepare())),
+                service: counted.layer(edge.layer(Routes::new(health_service).prepare())),
                 limits: settings::health_transport(config),
             };
             // Not closed before the rest: probes ask until the end.

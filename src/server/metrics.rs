@@ -34,6 +34,7 @@ use crate::{
     pool::{Scope, SessionPool},
     rpc::{calls::CallMeasures, service::Observe as _},
     tasks::Tasks,
+    traces::Traces,
 };
 
 /// The text format of OpenMetrics 1.0.
@@ -46,15 +47,21 @@ pub struct Exporter {
     observer: Observer,
     health: Health,
     calls: CallMeasures,
+    traces: Traces,
     processes: Processes,
     last: Shared,
 }
 
 impl Exporter {
     /// Of these parts.
-    pub fn new(pool: SessionPool, observer: Observer, health: Health, calls: CallMeasures) -> Self {
+    pub fn new(
+        pool: SessionPool,
+        observer: Observer,
+        health: Health,
+        (calls, traces): (CallMeasures, Traces),
+    ) -> Self {
         let (processes, last) = (Processes::default(), Shared::default());
-        Self { pool, observer, health, calls, processes, last }
+        Self { pool, observer, health, calls, traces, processes, last }
     }
 
     /// Answers on this socket until the tasks end, and shows people the page if there is one.
@@ -93,6 +100,7 @@ impl Exporter {
         }
         figures.register(&mut registry);
         measures.register(&mut registry);
+        self.traces.register(&mut registry);
         let mut own = Figures::default();
         own.of_this_process(&used);
         own.register(&mut common);

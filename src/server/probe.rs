@@ -4,6 +4,7 @@
 //! state; nothing of sessions.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -97,6 +98,7 @@ async fn start_one(supply: &ProcessSupply) -> Result<(), Failure> {
         options: Options::default(),
         grants: Grants::default(),
         tools: None,
+        variables: BTreeMap::new(),
         deadline: None,
         cancelled: CancellationToken::new(),
     };

@@ -4,12 +4,12 @@
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
-use super::{EarlyStop, Enclosure, serve};
+use super::{EarlyStop, Enclosure, serve, settings};
 use crate::{
     access::credentials::Credentials,
     config::{Config, UnknownVariable},
     os::{descriptors, lease_watch, supervisor},
-    telemetry,
+    telemetry, traces,
 };
 
 /// How long threads that wait for a disk are waited for once everything else has ended.
@@ -72,11 +72,12 @@ fn enclose(config: &Config, secrets: &[PathBuf]) -> anyhow::Result<(Enclosure, E
     Ok((enclosure?, early))
 }
 
-/// Reads the files that a configuration names: tokens, certificates and keys.
+/// Reads the files that a configuration names: tokens, certificates, keys, and headers for a collector.
 ///
 /// # Errors
 ///
 /// What is wrong with the first file that is not accepted, with its path.
 pub fn check_files(config: &Config) -> anyhow::Result<()> {
-    Credentials::read(config).map(|_| ())
+    Credentials::read(config)?;
+    settings::traces(config).map_or(Ok(()), |settings| traces::check_files(&settings))
 }

@@ -12,7 +12,7 @@ use crate::{
         versions::Installed,
     },
     cluster::CALLS_ON_A_LINK,
-    config::{Config, RuleConfig, SpareConfig},
+    config::{CliConfig, Config, RuleConfig, SpareConfig},
     domain::{ids::TenantId, operator_rule::OperatorRule, options::Options, redacted::Redacted},
     policy::{Policy, Roots},
     pool::PoolSettings,
@@ -20,6 +20,7 @@ use crate::{
     session::Settings,
     supply::{SpareClass, SpareSettings, SupplyLimits},
     tenant::Quotas,
+    traces,
     transport::Limits,
     turn::storage::StorageSettings,
 };
@@ -103,6 +104,23 @@ const MCP_TIMEOUT: &str = "MCP_TIMEOUT";
 /// That bound by default; the CLI's own default.
 const LONGEST_MCP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The variables by which the CLI exports spans of its own, if it is to. What it may say in them
+/// beside that, such as prompts, it says only if the operator sets further variables.
+fn cli_telemetry(config: &Config) -> impl Iterator<Item = (&'static str, String)> {
+    let endpoint = config.traces.cli_telemetry.then(|| config.traces.otlp_endpoint.clone());
+    endpoint.into_iter().flat_map(|endpoint| {
+        let on = || "1".to_owned();
+        [
+            ("CLAUDE_CODE_ENABLE_TELEMETRY", on()),
+            ("CLAUDE_CODE_ENHANCED_TELEMETRY_BETA", on()),
+            ("CLAUDE_CODE_PROPAGATE_TRACEPARENT", on()),
+            ("OTEL_TRACES_EXPORTER", "otlp".to_owned()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".to_owned()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ]
+    })
+}
+
 /// How every CLI is started.
 pub fn launch(config: &Config, sandbox: Sandbox, installed: Installed) -> LaunchSettings {
     let mut env = config.cli.env.clone();
@@ -111,6 +129,9 @@ pub fn launch(config: &Config, sandbox: Sandbox, installed: Installed) -> Launch
         // nothing meanwhile. It has to give up on them before it is given up on.
         let limit = (config.pool.stream_first_chunk_timeout * 4 / 5).min(LONGEST_MCP_TIMEOUT);
         env.entry(MCP_TIMEOUT.to_owned()).or_insert_with(|| limit.as_millis().to_string());
+    }
+    for (name, value) in cli_telemetry(config) {
+        env.entry(name.to_owned()).or_insert(value);
     }
     LaunchSettings {
         program: config.cli.path.clone(),
@@ -129,6 +150,22 @@ fn operator_rule(rule: &RuleConfig) -> OperatorRule {
     let RuleConfig { decision, rule, tenant } = rule;
     // Its name was checked when the configuration was read.
     OperatorRule { decision: *decision, rule: rule.clone(), tenant: TenantId::parse(tenant).ok() }
+}
+
+/// What exports spans, if anything does.
+pub fn traces(config: &Config) -> Option<traces::Settings> {
+    let traces = config.traces.clone();
+    traces.are_exported().then(|| traces::Settings {
+        endpoint: traces.otlp_endpoint,
+        headers_file: traces.headers_file,
+        ca: traces.ca,
+        service_name: traces.service_name,
+        instance: config.cluster.node.clone(),
+        sample_ratio: traces.sample_ratio,
+        interval: traces.export_interval,
+        timeout: traces.export_timeout,
+        max_queued: traces.max_queued_spans,
+    })
 }
 
 /// The bounds of the supply.
@@ -256,6 +293,13 @@ pub fn storage_settings(config: &Config) -> StorageSettings {
     }
 }
 
+/// Whether the operator says what a variable of every CLI is.
+fn sets_variable(config: &Config, name: &str) -> bool {
+    let CliConfig { env, env_passthrough, .. } = &config.cli;
+    let in_file = config.cli.variables_in_files().any(|(known, _)| known == name);
+    in_file || env.contains_key(name) || env_passthrough.iter().any(|known| known == name)
+}
+
 /// What every session is told.
 pub fn session_settings(config: &Config) -> Settings {
     let pool = &config.pool;
@@ -276,6 +320,8 @@ pub fn session_settings(config: &Config) -> Settings {
         prompt_timeout: unless_zero(config.policy.prompt_timeout),
         background_max_age: unless_zero(config.pool.background_max_age),
         background_timeout: config.pool.background_timeout,
+        // An operator who has set the variable wants that.
+        tells_trace: !sets_variable(config, traces::VARIABLE),
     }
 }
 

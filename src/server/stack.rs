@@ -9,7 +9,7 @@ use tonic_health::pb::health_server::{Health as HealthRpcs, HealthServer};
 use tower_layer::Layer as _;
 
 use super::{
-    Server, observer::Observer, processes::Processes, settings, shared::Shared,
+    Server, metrics::Exporter, observer::Observer, processes::Processes, settings, shared::Shared,
     status_page::StatusPage,
 };
 use crate::{
@@ -76,13 +76,18 @@ impl Server {
             let (authenticator, nodes) =
                 (self.credentials.authenticator(), self.credentials.nodes());
             let known = AuthLayer { authenticator, nodes, admitted }.layer(forwarding.clone());
-            CountLayer(self.calls.clone()).layer(edge.layer(known))
+            self.counted().layer(edge.layer(known))
         };
         let of_callers = match settings::nodes_come_with_callers(&self.config) {
             true => Admitted::CallersAndNodes,
             false => Admitted::Callers,
         };
         Ok(Services { callers: guarded(of_callers), nodes: guarded(Admitted::Nodes) })
+    }
+
+    /// What counts calls, and gives them their places in traces.
+    pub(super) fn counted(&self) -> CountLayer {
+        CountLayer(self.calls.clone(), self.traces.clone())
     }
 
     /// What looks at the supply, the machine and the CLI.
@@ -93,6 +98,12 @@ impl Server {
             limits: settings::limits(&self.config),
             health: health.clone(),
         }
+    }
+
+    /// What is asked for figures.
+    pub(super) fn figures(&self, health: &Health) -> Exporter {
+        let counted = (self.calls.clone(), self.traces.clone());
+        Exporter::new(self.pool.clone(), self.observer(health), health.clone(), counted)
     }
 
     /// What people are shown of the service.

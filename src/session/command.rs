@@ -15,6 +15,7 @@ use crate::{
         input::Input,
         options::Options,
     },
+    traces::Trace,
     turn::{event::Partials, listener::Listener},
 };
 
@@ -75,8 +76,10 @@ pub struct TurnRequest {
     pub asked_at: Instant,
     /// Until when it waits for an answer.
     pub deadline: Option<Instant>,
-    /// The call that asks for it.
+    /// The call that asks for it, in the log.
     pub span: Span,
+    /// The same in its trace.
+    pub trace: Trace,
     /// What it claims of the memory until the CLI has read it.
     pub held: Option<Arc<Reservation>>,
 }

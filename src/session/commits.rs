@@ -274,7 +274,8 @@ impl Commits {
         share: Option<Share>,
         is_trial: bool,
     ) {
-        let due = std::mem::take(&mut self.due);
+        let mut due = std::mem::take(&mut self.due);
+        due.turns.iter_mut().for_each(Untold::begin_commit);
         // A task of its own: the store has the order even if the session ends first.
         self.under_way = Some(UnderWay { answer: spawn_owned(work), share, due, is_trial });
     }

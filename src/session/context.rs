@@ -6,7 +6,8 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    store::Store, supply::Supply, tenant::Tenant, tools::ToolServers, turn::storage::Storage,
+    store::Store, supply::Supply, tenant::Tenant, tools::ToolServers, traces::Traces,
+    turn::storage::Storage,
 };
 
 /// What the configuration says about every session.
@@ -42,6 +43,8 @@ pub struct Settings {
     pub commit_timeout: Duration,
     /// How long a prompt of the CLI waits for an answer; `None` is for ever.
     pub prompt_timeout: Option<Duration>,
+    /// Whether CLIs are told of which trace their turns are.
+    pub tells_trace: bool,
 }
 
 /// What sessions share.
@@ -63,4 +66,6 @@ pub struct SessionContext {
     pub logs: Storage,
     /// The tools that callers serve.
     pub tools: ToolServers,
+    /// Where traces begin that no call has begun.
+    pub traces: Traces,
 }

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     domain::{failure::Cause, ids::TurnId},
     tenant::Share,
+    traces::{Trace, TurnTrace},
     turn::{
         event::Partials,
         listener::{Follow, Listener},
@@ -203,7 +204,7 @@ impl SessionTask {
 
     pub(super) fn admitted(&mut self, request: TurnRequest, queued: Share) -> Waiting {
         let id = request.turn_id.clone().unwrap_or_else(TurnId::fresh);
-        let log = self.new_log(id, &request.span);
+        let log = self.new_log(id, &request.span, request.trace.clone());
         Waiting {
             request,
             log,
@@ -215,18 +216,22 @@ impl SessionTask {
         }
     }
 
-    /// A log for a turn of this session, which the call of that span asks for.
-    pub(super) fn new_log(&mut self, id: TurnId, call: &Span) -> TurnLog {
+    /// A log for a turn of this session, which the call of that span asks for, at that place in a
+    /// trace.
+    pub(super) fn new_log(&mut self, id: TurnId, call: &Span, trace: Trace) -> TurnLog {
+        let trace = TurnTrace::below(trace);
         let span = error_span!(
             parent: call,
             "turn",
             tenant = %self.key.tenant,
             session_id = %self.key.session,
             turn_id = %id,
-            client_id = Empty
+            client_id = Empty,
+            trace_id = trace.turn.trace_id().map(tracing::field::display),
+            span_id = trace.turn.span_id().map(tracing::field::display)
         );
         let listeners_gone = self.queue.listeners_gone_notifier();
-        let log = self.ctx.logs.log(id, &self.accounts, listeners_gone, span);
+        let log = self.ctx.logs.log(id, &self.accounts, listeners_gone, span).in_trace(trace);
         self.open_turns.add(&log);
         log
     }

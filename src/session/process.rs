@@ -3,7 +3,7 @@
 //! phase has read. The phases hand it on as one value. It goes with its process, so that the
 //! next one begins with nothing of it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     budget::Account,
-    cli::{frame::Frame, traits::CliTraits, turn::announcement},
+    cli::{frame::Frame, request::ControlRequest, traits::CliTraits, turn::announcement},
     domain::grants::Grants,
     supply::Lease,
 };
@@ -50,6 +50,8 @@ pub struct Process {
     pub announced: Vec<Frame>,
     /// The version of what works behind its turns that is shown.
     pub shown_work: (u64, usize),
+    /// The variables that say to it of which trace its turn is.
+    trace: BTreeMap<String, String>,
 }
 
 impl Process {
@@ -74,6 +76,29 @@ impl Process {
             leftover: Vec::new(),
             announced: Vec::new(),
             shown_work: (0, 0),
+            trace: BTreeMap::new(),
+        }
+    }
+
+    /// It was started with these variables, which say of which trace its first turn is.
+    #[must_use]
+    pub fn told_of(mut self, trace: BTreeMap<String, String>) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    /// Tells the CLI of which trace the turn is that begins, if it was not told that already. It takes
+    /// up what it is told in order, so that the prompt finds it told. What becomes of that is
+    /// nothing that a turn would wait for.
+    pub fn tell_trace(&mut self, trace: BTreeMap<String, String>) {
+        if trace == self.trace {
+            return;
+        }
+        // No variable can be taken back; an empty one names no trace.
+        let gone = self.trace.keys().map(|name| (name.clone(), String::new()));
+        let told = gone.chain(trace.clone()).collect();
+        if self.lease.connection.request(ControlRequest::variables(&told)).is_ok() {
+            self.trace = trace;
         }
     }
 

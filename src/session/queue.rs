@@ -4,7 +4,11 @@
 //! for anything: what becomes of a turn is for the session to say. What it lets go of is let go
 //! by the session's feed, too.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{
     sync::{Notify, futures::Notified, oneshot},
@@ -21,6 +25,7 @@ use super::{
 use crate::{
     domain::{ids::TurnId, options::Options},
     tenant::Share,
+    traces::Span,
     turn::{listener::Following, log::TurnLog},
 };
 
@@ -46,6 +51,21 @@ pub struct Waiting {
     pub steered: bool,
     /// Its share of the tenant's queued turns, for as long as it waits for another.
     pub _queued: Share,
+}
+
+impl Waiting {
+    /// Its turn has come. Before anything else is done for it.
+    pub fn waits_no_more(&self) {
+        if let Some(mut span) = self.log.trace().waited() {
+            span.began(SystemTime::now() - self.request.asked_at.elapsed());
+        }
+    }
+
+    /// The same where it begins to wait for a process.
+    pub fn waits_for_process(&self) -> Span {
+        self.waits_no_more();
+        self.log.trace().call.begin("connect")
+    }
 }
 
 /// What a turn has behind it that is sent to a second process.

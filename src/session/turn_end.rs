@@ -6,6 +6,7 @@ use super::running::Running;
 use crate::{
     counters::Spent,
     domain::{failure::Cause, ids::ClientId},
+    traces::Span,
     turn::{event::Class, log::TurnLog},
 };
 
@@ -40,9 +41,21 @@ pub struct Untold {
     pub client_id: ClientId,
     /// How it ended.
     pub end: End,
+    /// The commit that keeps it, once that is under way.
+    pub commit: Option<Span>,
 }
 
 impl Untold {
+    /// A turn that has ended so.
+    pub fn new(turn: Running, client_id: ClientId, end: End) -> Self {
+        Self { turn, client_id, end, commit: None }
+    }
+
+    /// The commit that keeps it begins.
+    pub fn begin_commit(&mut self) {
+        self.commit = Some(self.turn.log.trace().turn.begin("commit"));
+    }
+
     /// Its log.
     pub fn log(&self) -> &TurnLog {
         &self.turn.log

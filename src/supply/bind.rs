@@ -66,7 +66,8 @@ impl Shared {
         let name = session.clone();
         blocking(move || folders::link(&name, &spare_work)).await.map_err(|_| Miss::Folder)?;
         // They may have changed since the spare was started.
-        let mut variables = self.variables().await.map_err(|_| Miss::Failed)?;
+        let mut variables = order.variables.clone();
+        variables.extend(self.variables().await.map_err(|_| Miss::Failed)?);
         let mut options = order.options.clone();
         variables.append(&mut options.env.0);
         options.env.0 = variables;

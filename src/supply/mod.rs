@@ -19,7 +19,9 @@ mod spares;
 mod starting;
 mod turns;
 
-use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
+};
 
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -46,7 +48,7 @@ use crate::{
         acquired::Acquired,
         failure::{Cause, Failure},
         grants::Grants,
-        ids::{CliSessionId, ClientId, SessionKey},
+        ids::{CliSessionId, ClientId, SessionKey, TenantId},
         options::Options,
     },
     tools::SessionTools,
@@ -114,6 +116,8 @@ pub struct Order {
     pub grants: Grants,
     /// The tool servers that it is given.
     pub tools: Option<SessionTools>,
+    /// Variables that say for which trace it works at first.
+    pub variables: BTreeMap<String, String>,
     /// Until when the caller waits; `None` is as long as the supply lets anybody wait.
     pub deadline: Option<Instant>,
     /// Cancelled when the process is not wanted any more.
@@ -121,6 +125,11 @@ pub struct Order {
 }
 
 impl Order {
+    /// Whose process it is, and which variables it alone is given.
+    fn for_whom(&self) -> (&TenantId, &BTreeMap<String, String>) {
+        (&self.session.tenant, &self.variables)
+    }
+
     /// What the process is told before its first prompt: its rules, and then the rest.
     fn told(&self, rest: Vec<ControlRequest>) -> Vec<ControlRequest> {
         let rules = self.grants.has_rules().then(|| self.grants.request());

@@ -2,7 +2,7 @@
 //! takes it. A task of its own watches it: one that ends, talks without end or grows old is
 //! replaced.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::oneshot,
@@ -183,7 +183,8 @@ impl Shared {
         let (client_id, cli_session_id) = (ClientId::fresh(), CliSessionId::fresh());
         let origin = ConversationOrigin::New(cli_session_id);
         let work = folders.work.clone();
-        let spawned = self.spawn(tenant, origin, &options, &folders, client_id).await;
+        let spawned =
+            self.spawn((tenant, &BTreeMap::new()), origin, &options, &folders, client_id).await;
         let (process, connection) = match spawned {
             Ok(spawned) => spawned,
             Err(cause) => {

@@ -1,7 +1,7 @@
 //! The start of one process: a place for it, its turn at starting, the process itself and the
 //! first exchange with it; and what a start that failed is told as.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
@@ -122,7 +122,7 @@ impl Shared {
         folders.extra = order.options.add_dirs.iter().map(Into::into).collect();
         let Prepared { origin, folders, saved_cost_usd } = self.prepared(order, folders).await?;
         let (process, connection) =
-            self.spawn(&order.session.tenant, origin, &order.options, &folders, client_id).await?;
+            self.spawn(order.for_whom(), origin, &order.options, &folders, client_id).await?;
         let mut lease = Lease {
             client_id,
             cli_session_id: origin.cli_session_id(),
@@ -174,14 +174,16 @@ impl Shared {
     /// Spawns a process, which is not up yet.
     pub(super) async fn spawn(
         &self,
-        tenant: &TenantId,
+        (tenant, variables): (&TenantId, &BTreeMap<String, String>),
         origin: ConversationOrigin,
         options: &Options,
         folders: &Folders,
         client_id: ClientId,
     ) -> Result<(Process, Connection), Cause> {
         let inherited = |name: &str| std::env::var(name).ok();
-        let settings = self.settings.with_variables(self.variables().await?);
+        let mut variables = variables.clone();
+        variables.extend(self.variables().await?);
+        let settings = self.settings.with_variables(variables);
         let command = settings.command(tenant, origin, options, folders, client_id, inherited);
         debug!(%client_id, args = ?command.shown_args(), "cli_starting");
         let started = Process::start(command, &self.settings.sandbox, self.limits.max_frame_bytes);

@@ -50,7 +50,12 @@ pub static NODE_REFUSED: LogLimit = LogLimit::new("node_refused");
 /// Calls that were forwarded and whose end nobody knows.
 pub static FORWARDED_CALL_LOST: LogLimit = LogLimit::new("forwarded_call_lost");
 
-static ALL: [&LogLimit; 14] = [
+/// Spans that are lost.
+pub static SPANS_DROPPED: LogLimit = LogLimit::new("spans_dropped");
+/// Attempts to export spans that fail.
+pub static SPANS_NOT_EXPORTED: LogLimit = LogLimit::new("spans_not_exported");
+
+static ALL: [&LogLimit; 16] = [
     &UNAUTHENTICATED,
     &NOT_GRPC,
     &HEALTH_CALL_REVOKED,
@@ -65,6 +70,8 @@ static ALL: [&LogLimit; 14] = [
     &NODE_UNREACHABLE,
     &NODE_REFUSED,
     &FORWARDED_CALL_LOST,
+    &SPANS_DROPPED,
+    &SPANS_NOT_EXPORTED,
 ];
 
 /// Wakes [`report`] when lines are left out.

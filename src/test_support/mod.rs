@@ -45,6 +45,7 @@ pub fn settings() -> Settings {
         prompt_timeout: Some(600 * SECOND),
         background_max_age: Some(3600 * SECOND),
         background_timeout: 600 * SECOND,
+        tells_trace: true,
     }
 }
 
@@ -63,6 +64,7 @@ pub fn request(prompt: &str) -> TurnRequest {
         asked_at: Instant::now(),
         deadline: None,
         span: tracing::Span::none(),
+        trace: crate::traces::Trace::default(),
         held: None,
     }
 }

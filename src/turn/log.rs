@@ -26,9 +26,12 @@ use super::{
     state::{Asked, EVENT_OVERHEAD, Place, Role, State},
     storage::{Accounts, Storage},
 };
-use crate::domain::{
-    failure::{Cause, Failure},
-    ids::TurnId,
+use crate::{
+    domain::{
+        failure::{Cause, Failure},
+        ids::TurnId,
+    },
+    traces::TurnTrace,
 };
 
 /// Partial messages that are at hand although nobody asked for them, with a bound of a
@@ -70,7 +73,19 @@ impl TurnLog {
         &self.shared.id
     }
 
-    /// Its span.
+    /// The same log, of a turn in this trace.
+    #[must_use]
+    pub fn in_trace(self, trace: TurnTrace) -> Self {
+        self.shared.trace.get_or_init(|| trace);
+        self
+    }
+
+    /// Its trace, if it has one.
+    pub fn trace(&self) -> &TurnTrace {
+        self.shared.trace.get_or_init(TurnTrace::default)
+    }
+
+    /// Its span in the log.
     pub fn span(&self) -> &Span {
         &self.shared.span
     }

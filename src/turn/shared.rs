@@ -12,7 +12,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -38,6 +38,7 @@ use crate::{
         ids::TurnId,
     },
     tasks::spawn_owned,
+    traces::TurnTrace,
 };
 
 /// What a log may hold in memory when the budget is used up: enough for listeners that
@@ -67,6 +68,8 @@ pub(super) struct Shared {
     pub id: TurnId,
     /// What is logged about the turn is logged in it.
     pub span: Span,
+    /// Where its spans are in a trace; set once, before others know the log.
+    pub trace: OnceLock<TurnTrace>,
     /// When the turn was asked for.
     pub asked: Instant,
     pub storage: Storage,
@@ -94,6 +97,7 @@ impl Shared {
         let shared = Arc::new(Self {
             id,
             span,
+            trace: OnceLock::new(),
             asked: Instant::now(),
             storage,
             accounts,

@@ -16,6 +16,7 @@ use crate::{
     bed::{Pair, Places, caller, node, open},
     stand_in::{StandIn, answer, framed},
     support::{
+        collector::Collector,
         eventually, failure, fields,
         service::{query, script},
     },
@@ -207,4 +208,31 @@ async fn a_forwarded_call_counts_among_its_tenant_s_streams_where_it_was_made() 
     .await;
     asked.stop().await;
     owner.stop().await;
+}
+
+#[tokio::test]
+async fn a_forwarded_call_is_one_trace_over_both_nodes() {
+    const CALL: &str = "sessionpool.v1.SessionPoolService/Query";
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let collector = Collector::start().await;
+    let pair = Pair::start(|config| {
+        config.traces.otlp_endpoint = collector.endpoint();
+        config.traces.export_interval = Duration::from_millis(5);
+    })
+    .await;
+    pair.places.put("s", "b");
+    let sent = format!("00-{TRACE}-b7ad6b7169203331-01");
+    let says = [("traceparent", sent.as_str()), ("tracestate", "vendor=1")];
+    let caller = caller(&pair.asked.address, &says).await;
+    let mut turn = open(&caller, query("s", "hello")).await.expect("taken");
+    turn.finish().await;
+    turn.result();
+    let spans = collector.of_trace(TRACE, 6).await;
+    let calls: Vec<_> = spans.iter().filter(|span| span.name == CALL).collect();
+    let first = calls.iter().find(|span| span.parent == "b7ad6b7169203331").expect("of the first");
+    let owner = calls.iter().find(|span| span.parent == first.id).expect("of the owner");
+    assert_eq!((calls.len(), spans.len()), (2, 6), "{spans:?}");
+    let turn = spans.iter().find(|span| span.name.starts_with("invoke_agent")).expect("the turn");
+    assert_eq!(turn.parent, owner.id);
+    pair.stop().await;
 }

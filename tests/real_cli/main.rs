@@ -42,5 +42,6 @@ mod spending;
 mod steering;
 mod subagents;
 mod tools;
+mod traces;
 mod turns;
 mod typed;

@@ -17,4 +17,5 @@ mod rows;
 mod spares;
 mod terminal;
 mod tools;
+mod traces;
 mod turns;

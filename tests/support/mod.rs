@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 pub mod authority;
+pub mod collector;
 pub mod cutting_proxy;
 pub mod daemon;
 pub mod follower;

@@ -9,6 +9,7 @@ use super::*;
 mod operator_rules;
 mod reference;
 mod rules;
+mod traces;
 
 fn pairs(items: &[(&str, &str)]) -> Vec<(String, String)> {
     items.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
@@ -129,7 +130,7 @@ fn text_from_outside_is_taken_by_the_type_of_its_key() {
 fn every_violation_is_told_at_once_with_key_value_bound_and_origin() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pool.toml");
-    fs::write(&path, "nonsense = 1\n[pool]\nmax_sessions = 0\n[otel]\nendpoint = 2\n").unwrap();
+    fs::write(&path, "nonsense = 1\n[pool]\nmax_sessions = 0\n[policy]\ntenants = 2\n").unwrap();
     let told: Vec<_> = violations(load(Sources {
         file: Some(path.clone()),
         env: environment(&[("SESSION_POOL__POOL__SESSION_TTL", "60")]),
@@ -143,7 +144,7 @@ fn every_violation_is_told_at_once_with_key_value_bound_and_origin() {
         told,
         [
             format!("nonsense = 1 ({file}): unknown key"),
-            format!("otel.endpoint = 2 ({file}): this version does not have it yet"),
+            format!("policy.tenants = 2 ({file}): this version does not have it yet"),
             format!("pool.max_sessions = 0 ({file}): must be from 1 to 1000000"),
             "pool.session_ttl = 60 (environment SESSION_POOL__POOL__SESSION_TTL): needs a unit, \
              like \"60s\" (over 0 and at most 30days)"

@@ -12,7 +12,8 @@ use super::{
     *,
 };
 
-const SECTIONS: [&str; 2] = [include_str!("../sections.rs"), include_str!("../cluster.rs")];
+const SECTIONS: [&str; 3] =
+    [include_str!("../sections.rs"), include_str!("../cluster.rs"), include_str!("../traces.rs")];
 
 const HEAD: &str = "# Configuration
 
@@ -67,6 +68,7 @@ fn meaning_and_default(key: &str) -> (String, String) {
         "cluster" => "ClusterConfig",
         "log" => "LogConfig",
         "metrics" => "MetricsConfig",
+        "traces" => "TracesConfig",
         other => panic!("a section without a structure: {other}"),
     };
     let comments = comments();

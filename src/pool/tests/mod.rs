@@ -92,6 +92,7 @@ impl Bed {
             tenants: Tenants::new(quotas, Measures::default()),
             logs: Storage::in_memory(64 * 1024),
             tools: ToolServers::new(SECOND),
+            traces: crate::traces::Traces::default(),
         };
         let pool = SessionPool::new(pool, parts, tasks.clone());
         pool.start();

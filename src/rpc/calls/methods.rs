@@ -9,7 +9,7 @@ use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use crate::{measures::Labels, proto::DESCRIPTORS};
 
 /// What any other path is called.
-const UNKNOWN: &str = "unknown";
+pub(super) const UNKNOWN: &str = "unknown";
 
 /// What is kept of each method, by its path.
 #[derive(Debug)]

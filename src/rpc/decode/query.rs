@@ -28,6 +28,7 @@ use crate::{
         BackgroundPolicy, BusyPolicy, DisconnectPolicy, MismatchPolicy, TurnRequest,
         command::ResumeFrom,
     },
+    traces::Trace,
 };
 
 /// A Query, ready for the pool.
@@ -105,6 +106,7 @@ pub fn read_query(request: proto::QueryRequest, policy: &Policy) -> Result<Query
         asked_at: Instant::now(),
         deadline: None,
         span: Span::none(),
+        trace: Trace::default(),
         held: None,
     };
     check.finish(Query { session_id, request, payload, heartbeat })

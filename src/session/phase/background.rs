@@ -131,7 +131,9 @@ impl SessionTask {
     }
 
     fn background_log(&mut self, lease: &Lease) -> TurnLog {
-        let log = self.new_log(TurnId::fresh(), &Span::current());
+        // Of no call, also where it is found out about in the turn of one.
+        let trace = self.ctx.traces.begun_here();
+        let log = self.new_log(TurnId::fresh(), &Span::none(), trace);
         log.span().record("client_id", tracing::field::display(lease.client_id));
         debug!(parent: log.span(), turn_id = %log.id(), client_id = %lease.client_id, "background_turn");
         log.start(Started {

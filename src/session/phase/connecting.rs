@@ -27,6 +27,7 @@ use crate::{
     },
     supply::{Conversation, Lease, Leasing, Miss, Order, SpareUse},
     tools::SessionTools,
+    traces::Span,
     turn::event::ProcessOrigin,
 };
 
@@ -73,14 +74,14 @@ impl SessionTask {
             self.restore(before);
             return self.after_loss();
         }
-        let came = Instant::now();
+        let (came, connect) = (Instant::now(), turn.waits_for_process());
         let cancelled = CancellationToken::new();
         let mut leasing = self.ctx.supply.lease(self.order(&turn, prepared, cancelled.clone()));
         let given_up = loop {
             tokio::select! {
                 leased = &mut leasing => return match leased {
-                    Ok(lease) => self.connected(lease, turn, came),
-                    Err(failure) => self.not_connected(&turn, failure),
+                    Ok(lease) => self.connected(lease, turn, came, connect),
+                    Err(failure) => self.not_connected(&turn, failure, connect),
                 },
                 command = self.inbox.recv() => {
                     if let Some(given_up) = self.while_connecting(command, &turn) {
@@ -117,6 +118,7 @@ impl SessionTask {
             options: self.options_at_start(),
             grants: self.status.acquired.grants.clone(),
             tools: self.tools(),
+            variables: self.trace_variables(&turn.log),
             deadline: turn.request.patience(),
             cancelled,
         }
@@ -218,8 +220,14 @@ impl SessionTask {
         }
     }
 
-    fn connected(&mut self, lease: Lease, turn: Waiting, came: Instant) -> Phase {
-        let mut process = self.adopt(lease);
+    fn connected(
+        &mut self,
+        lease: Lease,
+        turn: Waiting,
+        came: Instant,
+        mut connect: Span,
+    ) -> Phase {
+        let mut process = self.adopt(lease).told_of(self.trace_variables(&turn.log));
         let lease = &mut process.lease;
         lease.connect_time = came.elapsed();
         let counters = &self.ctx.tenant.counters;
@@ -233,6 +241,9 @@ impl SessionTask {
             counters.cold_start_micros.add(waited);
             ProcessOrigin::Created
         };
+        connect.set("session_pool.process", origin.name());
+        connect.set("session_pool.client_id", process.lease.client_id.to_string());
+        drop(connect);
         self.begin(process, turn, origin, came)
     }
 
@@ -279,7 +290,9 @@ impl SessionTask {
         Process::new(lease, &self.status.acquired.grants, &self.accounts.memory, timeout)
     }
 
-    fn not_connected(&mut self, turn: &Waiting, failure: Failure) -> Phase {
+    fn not_connected(&mut self, turn: &Waiting, failure: Failure, mut connect: Span) -> Phase {
+        connect.fail(failure.cause.reason());
+        drop(connect);
         self.notice_lost_tenure();
         if self.has_moved(&turn.log) {
             return Phase::Closing(None, CloseReason::Moved);

@@ -4,13 +4,13 @@
 //! Every turn ends here, and every commit of a session begins here: one that has no turn to tell
 //! as well, so that one is under way at a time.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use tracing::{info, warn};
+use tracing::warn;
 
+use super::told::Said;
 use crate::{
-    counters::Spent,
     domain::{
         acquired::Acquired,
         failure::{Cause, Failure},
@@ -42,7 +42,7 @@ impl SessionTask {
         if let (End::Result(over), true) = (&end, turn.named) {
             self.keep_turn(&turn.log, &over.untold);
         }
-        self.journal.commits.tell_turn(Untold { turn, client_id, end });
+        self.journal.commits.tell_turn(Untold::new(turn, client_id, end));
         self.keep_on();
         self.show();
     }
@@ -193,7 +193,13 @@ impl SessionTask {
 
     /// Tells the end of a turn, by what became of what it left.
     fn tell_end(&mut self, untold: Untold, kept: &Result<(), Cause>) {
-        let Untold { mut turn, client_id, end } = untold;
+        let span = untold.log().span().clone();
+        let _in_turn = span.entered();
+        let Untold { mut turn, client_id, end, mut commit } = untold;
+        if let (Some(commit), Err(cause)) = (&mut commit, kept) {
+            commit.fail(cause.reason());
+        }
+        drop(commit);
         match (end, kept) {
             (End::Result(mut over), Ok(())) => {
                 turn.write(&mut over.untold);
@@ -250,40 +256,6 @@ impl SessionTask {
         first
     }
 
-    fn log_end(&self, log: &TurnLog, said: &Said) {
-        let Said { outcome, reason, error, spent } = said;
-        let started = log.started();
-        // A turn that never began has only waited.
-        let queued = started.as_ref().map_or(log.age(), |started| started.queued_for);
-        let connecting = started.as_ref().map_or(Duration::ZERO, |started| started.connect_time);
-        let running = log.age().saturating_sub(queued).saturating_sub(connecting);
-        let measures = &self.ctx.tenant.measures;
-        measures.queued(queued);
-        if let Some(started) = started.as_ref().filter(|_| !connecting.is_zero()) {
-            measures.connected(started.origin.name(), connecting);
-        }
-        measures.turn(outcome, running);
-        reason.inspect(|reason| measures.failed(reason, &self.key));
-        info!(
-            parent: log.span(),
-            session_id = %self.key.session,
-            turn_id = %log.id(),
-            client_id = started.as_ref().map(|started| tracing::field::display(started.client_id)),
-            tenant = %self.key.tenant,
-            outcome,
-            reason,
-            error,
-            queue_ms = millis(queued),
-            connect_ms = millis(connecting),
-            turn_ms = millis(running),
-            cost_usd = spent.cost_usd,
-            input_tokens = spent.usage.input_tokens,
-            output_tokens = spent.usage.output_tokens,
-            background = started.as_ref().is_some_and(|started| started.background),
-            "turn_ended"
-        );
-    }
-
     /// Ends the turn that runs, which failed. What has become of messages for it is told first.
     pub(super) fn fail_active(&mut self, active: &mut Active, cause: Cause) {
         active.turn.begin_for_good();
@@ -330,47 +302,4 @@ impl SessionTask {
             self.show();
         }
     }
-}
-
-/// What a turn's line says of its end.
-struct Said {
-    outcome: &'static str,
-    /// Of a turn without a result: the reason as callers are told it, and in words.
-    reason: Option<&'static str>,
-    error: Option<String>,
-    spent: Spent,
-}
-
-impl Said {
-    fn of(end: &Result<Ending, Failure>) -> Self {
-        match end {
-            Ok(ending) => Self {
-                outcome: match ending {
-                    Ending { interrupted: true, .. } => "interrupted",
-                    Ending { is_error: true, .. } => "error",
-                    Ending { .. } => "completed",
-                },
-                reason: None,
-                error: None,
-                spent: ending.spent,
-            },
-            Err(failure) => Self {
-                outcome: match failure.cause == Cause::TurnInterrupted {
-                    true => "interrupted",
-                    false => "failed",
-                },
-                reason: Some(failure.cause.reason()),
-                // What was printed in place of the protocol may be an answer.
-                error: Some(match matches!(failure.cause, Cause::Protocol { .. }) {
-                    true => "the CLI broke its protocol".to_owned(),
-                    false => failure.cause.to_string(),
-                }),
-                spent: Spent::default(),
-            },
-        }
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

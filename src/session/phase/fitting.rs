@@ -1,7 +1,7 @@
 //! Makes an idle process what a turn, or a change of options, wants it to be, as far as a running
 //! process can be. Whoever asks the session meanwhile is answered (`busy`).
 
-use std::iter;
+use std::{collections::BTreeMap, iter};
 
 use tokio::time::Instant;
 
@@ -25,6 +25,8 @@ use crate::{
         state::Phase,
         task::SessionTask,
     },
+    traces::VARIABLE,
+    turn::log::TurnLog,
 };
 
 /// Why a process is not what it is wanted to be.
@@ -71,6 +73,15 @@ impl SessionTask {
     pub(super) async fn replace(&mut self, process: Process, turn: Waiting) -> Phase {
         self.part_with(process, StopGrace::GENTLE).await;
         Phase::Connecting(turn)
+    }
+
+    /// What a process is told of a turn's trace. What a caller has set is the caller's.
+    pub(super) fn trace_variables(&self, turn: &TurnLog) -> BTreeMap<String, String> {
+        let own = self.status.options.env.0.contains_key(VARIABLE);
+        match self.ctx.settings.tells_trace && !own {
+            true => turn.trace().turn.variables(),
+            false => BTreeMap::new(),
+        }
     }
 
     /// Makes the process what the turn wants, as far as a running process can be.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{Instrument as _, debug, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -191,7 +191,8 @@ impl SessionTask {
             && self.may_begin_turn()
             && let Some(turn) = self.next_turn()
         {
-            return match self.start_turn(process, turn).await {
+            let span = turn.log.span().clone();
+            return match self.start_turn(process, turn).instrument(span).await {
                 Ok(next) => Next::Phase(Box::new(next)),
                 Err(kept) => Next::Again(*kept),
             };
@@ -225,6 +226,7 @@ impl SessionTask {
         // It can be joined by its id before it begins.
         self.queue.expect(&turn);
         let came = Instant::now();
+        turn.waits_no_more();
         let client_id = process.lease.client_id;
         // Before anything that ends the process: a turn that is refused costs nothing.
         let wanted = self.status.options.updated(&turn.request.options);
@@ -281,6 +283,7 @@ impl SessionTask {
     ) -> Phase {
         let (uuid, again) = (Uuid::new_v4(), waiting.again);
         let input = Arc::clone(&waiting.request.input);
+        process.tell_trace(self.trace_variables(&waiting.log));
         let mut turn = self.running(&mut process, waiting, uuid, origin, came);
         let lease = &mut process.lease;
         if input.may_be_command() {
@@ -310,6 +313,7 @@ impl SessionTask {
         origin: ProcessOrigin,
         came: Instant,
     ) -> Running {
+        waiting.waits_no_more();
         let Waiting { request, log, counted, following, again, steered, _queued: _ } = waiting;
         process.announced.clear();
         self.followers.turn_begins();

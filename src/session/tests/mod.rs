@@ -89,6 +89,7 @@ impl Session {
             turns: TaskTracker::new(),
             logs: Storage::in_memory(64 * 1024),
             tools: ToolServers::new(SECOND),
+            traces: crate::traces::Traces::default(),
         };
         let id = SessionId::parse("s").expect("a name");
         let memory = context.logs.accounts(tenant.id()).memory;

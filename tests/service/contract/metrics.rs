@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// A service with figures, and where they are.
-pub(super) async fn measured(change: impl FnOnce(&mut Config)) -> (Service, SocketAddr) {
+pub async fn measured(change: impl FnOnce(&mut Config)) -> (Service, SocketAddr) {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
     let service = Service::start(|config| {
         config.server.metrics_listen = Some(free);
@@ -37,7 +37,7 @@ pub(super) async fn get(address: SocketAddr, path: &str) -> (u16, String, String
 }
 
 /// The value of a series.
-async fn value(address: SocketAddr, series: &str) -> Option<f64> {
+pub async fn value(address: SocketAddr, series: &str) -> Option<f64> {
     let (_, _, text) = get(address, "/metrics").await;
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("session_pool_{series} ")));
     line.map(|value| value.parse().expect("a number"))

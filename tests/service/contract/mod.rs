@@ -4,7 +4,7 @@ mod conversations;
 mod earlier;
 mod health;
 mod listing;
-mod metrics;
+pub mod metrics;
 mod options;
 mod owners;
 mod reflection;

@@ -87,6 +87,7 @@ async fn pool_on(
         tenants: Tenants::new(quotas, Measures::default()),
         logs: Storage::in_memory(64 * 1024),
         tools: ToolServers::new(Duration::from_secs(300)),
+        traces: crate::traces::Traces::default(),
     };
     let pool = SessionPool::new(settings, parts, Tasks::default());
     pool.resume().await.expect("read");
