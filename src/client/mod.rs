@@ -15,7 +15,10 @@
 
 use std::io;
 
-use tokio::task::JoinSet;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
 use tonic::transport::Channel;
 
 pub mod args;
@@ -60,13 +63,24 @@ pub async fn run(client: Client) -> Exit {
     warn_of_variables();
     let (interrupted, said) = client.command.when_interrupted();
     let is_conversation = converse::is_meant(&client.command);
+    // Before the command shows anything: whoever sees that may press the keys at once.
+    let mut interrupts = match is_conversation {
+        true => None,
+        false => signal(SignalKind::interrupt()).ok(),
+    };
+    let interrupt = async {
+        match &mut interrupts {
+            Some(interrupts) => interrupts.recv().await,
+            None => None,
+        }
+    };
     let mut command = JoinSet::new();
     command.spawn(execute(client));
     let outcome = tokio::select! {
         Some(joined) = command.join_next() => joined.unwrap_or_else(|panic| {
             Err(Failure::Output(io::Error::other(panic)))
         }),
-        Ok(()) = tokio::signal::ctrl_c(), if !is_conversation => {
+        Some(()) = interrupt => {
             output::remark(&said);
             Ok(interrupted)
         }
