@@ -44,7 +44,7 @@ from live_service import SERVICE, Daemon, listening_address, service_environment
 
 PROGRAMS = Path(os.environ["SESSION_POOL_PROGRAMS"]).resolve()
 LIMIT = 30.0
-PROMPT_STOP = 5.0
+PROMPT_STOP = 15.0
 HANG = "#!fake\nsay one\nhang"
 CONTINUE = pb.DISCONNECT_POLICY_CONTINUE
 

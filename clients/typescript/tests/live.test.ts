@@ -96,7 +96,7 @@ async function turnOver(session: string): Promise<void> {
 async function usableAtOnce(session: string): Promise<void> {
   const began = Date.now();
   assert.equal(resultOf(await rest(plain.query({ sessionId: session, prompt: "hello" }, { timeoutMs }))), "echo: hello");
-  assert.ok(Date.now() - began < 5000, "the session was busy");
+  assert.ok(Date.now() - began < 15_000, "the session was busy");
 }
 
 describe("connections", () => {
