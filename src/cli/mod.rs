@@ -36,9 +36,9 @@
 //! - [`cost`] makes costs of turns out of the sums that it tells.
 //! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those,
 //!   without [`snapshots`].
-//! - [`launch`] makes a [`command`], its argv and its environment, with [`env_files`]; [`process`]
-//!   spawns, watches and stops; [`sandbox`] is what a process is enclosed in, [`usage`] what it may
-//!   hold.
+//! - [`launch`] makes a [`command`], its argv and its environment, with [`env_files`]; [`telemetry`]
+//!   has the variables for spans of its own; [`process`] spawns, watches and stops; [`sandbox`] is
+//!   what a process is enclosed in, [`usage`] what it may hold.
 
 pub mod answer;
 pub mod applied;
@@ -69,6 +69,7 @@ pub mod snapshots;
 mod spawner;
 mod stderr;
 pub mod sweep;
+pub mod telemetry;
 pub mod timers;
 pub mod traits;
 pub mod transcript;

@@ -20,7 +20,7 @@ use super::{
 use crate::policy::{McpServers, variables::is_name};
 
 /// Keys, and beginnings of keys, that belong to versions to come.
-const LATER: [&str; 2] = ["server.metrics_listen", "policy.tenants"];
+const LATER: [&str; 1] = ["policy.tenants"];
 
 /// Sets every key that fits; tells of all that do not.
 pub fn apply(config: &mut Config, settings: &Settings) -> Vec<Violation> {

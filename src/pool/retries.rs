@@ -17,6 +17,7 @@ use crate::{
     },
     session::{TurnRequest, store_failed},
     store::{KeptEnding, KeptTurn},
+    traces::TurnTrace,
     turn::{
         event::{Class, ProcessOrigin, Started},
         listener::Listener,
@@ -59,7 +60,8 @@ impl SessionPool {
         let logs = &self.shared().parts.logs;
         let accounts = logs.accounts(&key.tenant);
         let span = request.span.clone();
-        let log = logs.log(kept.turn_id.clone(), &accounts, Arc::default(), span);
+        let log =
+            logs.log(kept.turn_id.clone(), &accounts, Arc::default(), span, TurnTrace::default());
         log.start(Started {
             session_id: key.session.clone(),
             turn_id: kept.turn_id,

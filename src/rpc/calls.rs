@@ -1,7 +1,7 @@
-//! Counts gRPC calls by their method and by how they end, measures how long they take, and gives each
-//! its place in a trace ([`Trace`], among the extensions of a request). The
-//! names of figures are those that Prometheus dashboards for gRPC servers know (`grpc_server_…`). Knows paths,
-//! and the `grpc-status` of an answer; nothing of what is called.
+//! Counts gRPC calls by their method and by how they end, measures how long they take, and gives
+//! each its place in a trace ([`Trace`](traces::Trace), among the extensions of its request). The
+//! names of figures are those that Prometheus dashboards for gRPC servers know (`grpc_server_…`).
+//! Knows paths, and the `grpc-status` of an answer; nothing of what is called.
 //!
 //! A method is one of those that are served; any other path is `unknown`, so that callers make no
 //! series. A call is counted once: when its last byte has been handed over, or when it is dropped
@@ -32,7 +32,7 @@ use self::methods::{Methods, UNKNOWN};
 use super::auth_layer::HEALTH;
 use crate::{
     measures::{Histograms, Labels, long},
-    traces::{self, Span, Trace, Traces},
+    traces::{self, Span, Traces},
 };
 
 /// The header that ends a call.
@@ -99,8 +99,7 @@ impl CallMeasures {
     fn open(&self, path: &str) -> Open {
         let (families, series) = (Arc::clone(&self.families), Arc::clone(self.methods.of(path)));
         series.started.inc();
-        let span = Trace::default().span("", traces::Kind::Server);
-        Open { families, series, began: Instant::now(), code: None, span }
+        Open { families, series, began: Instant::now(), code: None, span: Span::default() }
     }
 }
 

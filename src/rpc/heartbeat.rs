@@ -94,7 +94,13 @@ mod tests {
     async fn a_quiet_turn_beats_without_a_number_until_its_deadline() {
         let storage = Storage::in_memory(1 << 20);
         let accounts = storage.accounts(&TenantId::default());
-        let log = storage.log(TurnId::fresh(), &accounts, Arc::default(), tracing::Span::none());
+        let log = storage.log(
+            TurnId::fresh(),
+            &accounts,
+            Arc::default(),
+            tracing::Span::none(),
+            crate::traces::TurnTrace::default(),
+        );
         let listener = log.listen(1, Partials::Hidden).expect("room");
         let at = Instant::now() + Duration::from_secs(5);
         let mut stream = EventStream::<proto::QueryResponse>::new(

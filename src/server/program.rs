@@ -72,7 +72,8 @@ fn enclose(config: &Config, secrets: &[PathBuf]) -> anyhow::Result<(Enclosure, E
     Ok((enclosure?, early))
 }
 
-/// Reads the files that a configuration names: tokens, certificates, keys, and headers for a collector.
+/// Reads the files that a configuration names: tokens, certificates, keys, and headers for a
+/// collector.
 ///
 /// # Errors
 ///

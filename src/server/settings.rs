@@ -1,6 +1,6 @@
 //! What the configuration says, in the words of each part. The only place that knows both.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use anyhow::Context as _;
 
@@ -8,7 +8,7 @@ use crate::{
     access::nodes::METADATA_BYTES,
     budget::{Bounds, Budget},
     cli::{
-        env_files::EnvFiles, launch::LaunchSettings, sandbox::Sandbox, usage::Allowed,
+        env_files::EnvFiles, launch::LaunchSettings, sandbox::Sandbox, telemetry, usage::Allowed,
         versions::Installed,
     },
     cluster::CALLS_ON_A_LINK,
@@ -104,34 +104,19 @@ const MCP_TIMEOUT: &str = "MCP_TIMEOUT";
 /// That bound by default; the CLI's own default.
 const LONGEST_MCP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The variables by which the CLI exports spans of its own, if it is to. What it may say in them
-/// beside that, such as prompts, it says only if the operator sets further variables.
-fn cli_telemetry(config: &Config) -> impl Iterator<Item = (&'static str, String)> {
-    let endpoint = config.traces.cli_telemetry.then(|| config.traces.otlp_endpoint.clone());
-    endpoint.into_iter().flat_map(|endpoint| {
-        let on = || "1".to_owned();
-        [
-            ("CLAUDE_CODE_ENABLE_TELEMETRY", on()),
-            ("CLAUDE_CODE_ENHANCED_TELEMETRY_BETA", on()),
-            ("CLAUDE_CODE_PROPAGATE_TRACEPARENT", on()),
-            ("OTEL_TRACES_EXPORTER", "otlp".to_owned()),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".to_owned()),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
-        ]
-    })
-}
-
 /// How every CLI is started.
 pub fn launch(config: &Config, sandbox: Sandbox, installed: Installed) -> LaunchSettings {
     let mut env = config.cli.env.clone();
-    if !config.cli.env_passthrough.iter().any(|name| name == MCP_TIMEOUT) {
-        // The CLI waits for its servers before it takes up the first prompt, and says
-        // nothing meanwhile. It has to give up on them before it is given up on.
-        let limit = (config.pool.stream_first_chunk_timeout * 4 / 5).min(LONGEST_MCP_TIMEOUT);
-        env.entry(MCP_TIMEOUT.to_owned()).or_insert_with(|| limit.as_millis().to_string());
-    }
-    for (name, value) in cli_telemetry(config) {
-        env.entry(name.to_owned()).or_insert(value);
+    // The CLI waits for its servers before it takes up the first prompt, and says nothing
+    // meanwhile. It has to give up on them before it is given up on.
+    let limit = (config.pool.stream_first_chunk_timeout * 4 / 5).min(LONGEST_MCP_TIMEOUT);
+    let traces = &config.traces;
+    let telemetry = traces.cli_telemetry.then(|| telemetry::variables(&traces.otlp_endpoint));
+    let by_default = iter::once((MCP_TIMEOUT, limit.as_millis().to_string()));
+    for (name, value) in by_default.chain(telemetry.into_iter().flatten()) {
+        if !sets_variable(config, name) {
+            env.insert(name.to_owned(), value);
+        }
     }
     LaunchSettings {
         program: config.cli.path.clone(),

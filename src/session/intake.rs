@@ -231,7 +231,7 @@ impl SessionTask {
             span_id = trace.turn.span_id().map(tracing::field::display)
         );
         let listeners_gone = self.queue.listeners_gone_notifier();
-        let log = self.ctx.logs.log(id, &self.accounts, listeners_gone, span).in_trace(trace);
+        let log = self.ctx.logs.log(id, &self.accounts, listeners_gone, span, trace);
         self.open_turns.add(&log);
         log
     }

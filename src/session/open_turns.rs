@@ -51,7 +51,13 @@ mod tests {
         let accounts = storage.accounts(&TenantId::default());
         let log = |name: &str| {
             let id = TurnId::parse(name).expect("a name");
-            storage.log(id, &accounts, Arc::default(), Span::none())
+            storage.log(
+                id,
+                &accounts,
+                Arc::default(),
+                Span::none(),
+                crate::traces::TurnTrace::default(),
+            )
         };
         let (open, ended) = (log("open"), log("ended"));
         let mut turns = OpenTurns::default();

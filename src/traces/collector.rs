@@ -65,7 +65,7 @@ impl Collector {
     pub async fn send(&mut self, spans: Arc<ExportTraceServiceRequest>) -> Result<usize, Failed> {
         let mut request = Request::new(ExportTraceServiceRequest::clone(&spans));
         *request.metadata_mut() = self.headers.clone();
-        // Of its own: that of the connection ends with the head of an answer.
+        // A timeout of its own: that of the channel is over once an answer has begun.
         let sent = tokio::time::timeout(self.timeout, self.client.export(request)).await;
         let late = |_| Status::deadline_exceeded("the collector did not answer in time");
         let answer = sent.map_err(late).and_then(|sent| sent).map_err(|status| failed(&status))?;
@@ -115,7 +115,7 @@ fn resource(settings: &Settings) -> Resource {
         .build()
 }
 
-/// Which failures pass is said by the protocol.
+/// The protocol says which failures may pass.
 fn failed(status: &Status) -> Failed {
     let may_pass = matches!(
         status.code(),
@@ -126,7 +126,7 @@ fn failed(status: &Status) -> Failed {
             | Code::Unavailable
             | Code::DataLoss
             | Code::ResourceExhausted
-            // Not among them: what a proxy in its place says while the collector is away.
+            // The protocol does not list it, but a proxy answers so while the collector is away.
             | Code::Unknown
     );
     let mut error = format!("{:?}: {}", status.code(), status.message());

@@ -132,8 +132,8 @@ impl Trace {
 }
 
 /// Something that goes on at a place, and is recorded when it has ended. Without an exporter, and
-/// in a trace that is not recorded, it is nothing.
-#[derive(Debug)]
+/// in a trace that is not recorded, it is nothing; so is the default.
+#[derive(Debug, Default)]
 #[must_use]
 pub struct Span {
     place: Trace,

@@ -310,16 +310,13 @@ impl Following {
 impl Drop for Listener {
     fn drop(&mut self) {
         let mut state = self.log.lock();
-        let had_read = state.listeners.iter().any(|place| place.key == self.key && place.done);
         state.listeners.retain(|place| place.key != self.key);
         let last = self.role == Role::Caller && state.callers() == 0;
         drop(state);
         if last {
             self.log.listeners_gone.notify_one();
         }
-        // The others may have read all of it before.
-        if !had_read {
-            self.log.close_when_read();
-        }
+        // The others may have read all of it before, or its events gone to files since.
+        self.log.close_when_read();
     }
 }

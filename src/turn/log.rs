@@ -61,9 +61,10 @@ impl Storage {
         accounts: &Accounts,
         listeners_gone: Arc<Notify>,
         span: Span,
+        trace: TurnTrace,
     ) -> TurnLog {
         let (storage, accounts) = (self.clone(), accounts.clone());
-        TurnLog { shared: Shared::new(id, storage, accounts, listeners_gone, span) }
+        TurnLog { shared: Shared::new(id, storage, accounts, listeners_gone, span, trace) }
     }
 }
 
@@ -73,16 +74,9 @@ impl TurnLog {
         &self.shared.id
     }
 
-    /// The same log, of a turn in this trace.
-    #[must_use]
-    pub fn in_trace(self, trace: TurnTrace) -> Self {
-        self.shared.trace.get_or_init(|| trace);
-        self
-    }
-
-    /// Its trace, if it has one.
+    /// Its place in a trace, if it has one.
     pub fn trace(&self) -> &TurnTrace {
-        self.shared.trace.get_or_init(TurnTrace::default)
+        &self.shared.trace
     }
 
     /// Its span in the log.

@@ -12,7 +12,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -68,8 +68,8 @@ pub(super) struct Shared {
     pub id: TurnId,
     /// What is logged about the turn is logged in it.
     pub span: Span,
-    /// Where its spans are in a trace; set once, before others know the log.
-    pub trace: OnceLock<TurnTrace>,
+    /// Where its spans are in a trace.
+    pub trace: TurnTrace,
     /// When the turn was asked for.
     pub asked: Instant,
     pub storage: Storage,
@@ -92,12 +92,13 @@ impl Shared {
         accounts: Accounts,
         listeners_gone: Arc<Notify>,
         span: Span,
+        trace: TurnTrace,
     ) -> Arc<Self> {
         let state = State::new(accounts.memory.open());
         let shared = Arc::new(Self {
             id,
             span,
-            trace: OnceLock::new(),
+            trace,
             asked: Instant::now(),
             storage,
             accounts,

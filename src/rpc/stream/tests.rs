@@ -23,7 +23,16 @@ fn turn() -> (TurnLog, Arc<Notify>) {
     let gone = Arc::new(Notify::new());
     let storage = Storage::in_memory(1 << 20);
     let accounts = storage.accounts(&TenantId::default());
-    (storage.log(TurnId::fresh(), &accounts, Arc::clone(&gone), tracing::Span::none()), gone)
+    (
+        storage.log(
+            TurnId::fresh(),
+            &accounts,
+            Arc::clone(&gone),
+            tracing::Span::none(),
+            crate::traces::TurnTrace::default(),
+        ),
+        gone,
+    )
 }
 
 fn until(log: &TurnLog, share: Share, at: Instant) -> EventStream<proto::QueryResponse> {

@@ -63,7 +63,13 @@ impl Bed {
     fn begin(&mut self, name: &str) -> TurnLog {
         let id = TurnId::parse(name).expect("a name");
         let accounts = self.storage.accounts(&TenantId::default());
-        let log = self.storage.log(id.clone(), &accounts, Arc::clone(&self.gone), Span::none());
+        let log = self.storage.log(
+            id.clone(),
+            &accounts,
+            Arc::clone(&self.gone),
+            Span::none(),
+            crate::traces::TurnTrace::default(),
+        );
         log.start(Started {
             session_id: session(),
             turn_id: id,

@@ -71,7 +71,13 @@ impl Bed {
 
     fn turn(&self) -> TurnLog {
         let accounts = self.storage.accounts(&TenantId::default());
-        self.storage.log(TurnId::fresh(), &accounts, Arc::default(), tracing::Span::none())
+        self.storage.log(
+            TurnId::fresh(),
+            &accounts,
+            Arc::default(),
+            tracing::Span::none(),
+            crate::traces::TurnTrace::default(),
+        )
     }
 
     fn rest(&mut self) {

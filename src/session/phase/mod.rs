@@ -9,8 +9,9 @@
 //!   on it. `fitting` makes it what that wants, `between` has what it does by itself, `hibernation`
 //!   lets it go, and `resending` begins a turn once more.
 //! - `active`: a turn runs, of a caller or of the CLI's own (`background`). `ended` has it kept and
-//!   tells its end, of which `told` has what is said to others than callers; `choice` hears what it has chosen whose prompt was a command of the CLI;
-//!   `watchdog` says when it takes too long, and `turn_failure` what is done about what goes wrong.
+//!   tells callers its end, and `told` logs, measures and traces it; `choice` hears what a turn has
+//!   chosen whose prompt was a command of the CLI; `watchdog` says when it takes too long, and
+//!   `turn_failure` what is done about what goes wrong.
 //! - `interrupting`: it is being stopped.
 //! - `closing`: the session ends.
 //! - `busy`: whatever is waited for within a phase, callers are answered.

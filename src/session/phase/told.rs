@@ -1,5 +1,5 @@
-//! What is said of the end of a turn to others than its callers: one line of the log, which has all
-//! that an operator asks of a turn, its figures, and its span in the trace of the call.
+//! What operators learn of the end of a turn: one line of the log, which has all that they ask of a
+//! turn, its figures, and its span in the trace of the call.
 
 use std::time::{Duration, SystemTime};
 

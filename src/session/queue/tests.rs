@@ -27,7 +27,13 @@ fn queue() -> TurnQueue {
 fn asked(queue: &TurnQueue, name: &str, on_disconnect: DisconnectPolicy) -> (Waiting, Listener) {
     let storage = Storage::in_memory(1024);
     let accounts = storage.accounts(&TenantId::default());
-    let log = storage.log(id(name), &accounts, queue.listeners_gone_notifier(), Span::none());
+    let log = storage.log(
+        id(name),
+        &accounts,
+        queue.listeners_gone_notifier(),
+        Span::none(),
+        crate::traces::TurnTrace::default(),
+    );
     let listener = log.listen(1, Partials::Hidden).expect("from its first event on");
     let request = TurnRequest { on_disconnect, ..request("hello") };
     let counted = TaskTracker::new().token();

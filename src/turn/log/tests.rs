@@ -31,7 +31,8 @@ fn settings(folder: &std::path::Path, buffer_bytes: usize, spill_bytes: u64) -> 
 
 fn log_of(storage: &Storage, tenant: &str) -> TurnLog {
     let accounts = storage.accounts(&TenantId::parse(tenant).expect("a name"));
-    let log = storage.log(TurnId::fresh(), &accounts, Arc::default(), Span::none());
+    let log =
+        storage.log(TurnId::fresh(), &accounts, Arc::default(), Span::none(), TurnTrace::default());
     log.start(started(log.id()));
     log
 }
@@ -171,7 +172,13 @@ async fn the_last_listener_to_go_is_noticed() {
     let gone = Arc::new(Notify::new());
     let storage = Storage::in_memory(1000);
     let accounts = storage.accounts(&TenantId::default());
-    let log = storage.log(TurnId::fresh(), &accounts, Arc::clone(&gone), Span::none());
+    let log = storage.log(
+        TurnId::fresh(),
+        &accounts,
+        Arc::clone(&gone),
+        Span::none(),
+        TurnTrace::default(),
+    );
     let (a, b) = (
         log.listen(1, Partials::Hidden).expect("kept"),
         log.listen(1, Partials::Hidden).expect("kept"),

@@ -122,3 +122,20 @@ async fn the_cli_is_told_to_export_only_where_the_operator_wants_that() {
         service.stop().await;
     }
 }
+
+/// By whichever key the operator says what a variable is, and also where that leaves it unset.
+#[tokio::test]
+async fn what_the_operator_says_of_the_clis_own_telemetry_counts() {
+    let collector = Collector::start().await;
+    let service = exporting(&collector, |config| {
+        config.traces.cli_telemetry = true;
+        config.cli.env.insert("OTEL_EXPORTER_OTLP_PROTOCOL".into(), "http/json".into());
+        config.cli.env_passthrough.push("OTEL_TRACES_EXPORTER".into());
+    })
+    .await;
+    let names = ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_TRACES_EXPORTER"];
+    let prompt = script(&names.map(|name| format!("env {name}")).each_ref().map(String::as_str));
+    assert!(std::env::var_os("OTEL_TRACES_EXPORTER").is_none(), "the tests' own");
+    assert_eq!(service.query("s", &prompt).await.text(), "http/json\nunset");
+    service.stop().await;
+}
