@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::exit::{Overrun, Resource},
-    os::procfs::{Look, tasks_of_machine},
+    os::{
+        looks::Looks,
+        procfs::{Look, tasks_of_machine},
+    },
 };
 
 /// How often the trees are measured. Nothing tells of memory that grows: the kernel's own
@@ -33,9 +36,8 @@ const MANY: u64 = 4;
 const REST: u32 = 4;
 
 /// Resident bytes of the given processes and all their descendants. Pages that they
-/// share are counted for each. Reads `/proc`: not for a runtime's own threads.
-pub fn resident_bytes(roots: &[u32]) -> u64 {
-    let look = Look::take().unwrap_or_default();
+/// share are counted for each.
+pub fn resident_bytes(look: &Look, roots: &[u32]) -> u64 {
     roots.iter().map(|root| look.usage(*root).bytes).sum()
 }
 
@@ -52,6 +54,8 @@ pub struct Allowed {
 #[derive(Debug)]
 pub struct Watch {
     bounds: Allowed,
+    /// What it sees is there for others, too.
+    looks: Arc<Looks>,
     trees: Mutex<Vec<Weak<Tree>>>,
     added: Notify,
 }
@@ -77,8 +81,8 @@ pub struct Tree {
 
 impl Watch {
     /// Bounds each tree; `None` if there is nothing to bound.
-    pub fn new(bounds: Allowed) -> Option<Self> {
-        let watch = Self { bounds, trees: Mutex::default(), added: Notify::new() };
+    pub fn new(bounds: Allowed, looks: Arc<Looks>) -> Option<Self> {
+        let watch = Self { bounds, looks, trees: Mutex::default(), added: Notify::new() };
         (bounds != Allowed::default()).then_some(watch)
     }
 
@@ -106,9 +110,10 @@ impl Watch {
                 self.added.notified().await;
                 continue;
             }
+            let looks = Arc::clone(&self.looks);
             // A look that failed shows nothing of any of them.
             let round = tokio::task::spawn_blocking(move || {
-                let rest = pace.measure_if_due(&trees);
+                let rest = pace.measure_if_due(&looks, &trees);
                 (pace, rest)
             });
             let rest;
@@ -144,13 +149,13 @@ struct Seen {
 
 impl Pace {
     /// Measures if it is time to. Returns how long to rest.
-    fn measure_if_due(&mut self, trees: &[Arc<Tree>]) -> Duration {
+    fn measure_if_due(&mut self, looks: &Looks, trees: &[Arc<Tree>]) -> Duration {
         let at = Instant::now();
         let all_tasks = self.many.and_then(|_| tasks_of_machine());
         if !self.is_due(at, all_tasks) {
             return AT_ONCE;
         }
-        let most_tasks = measure(trees);
+        let most_tasks = looks.take().map_or(0, |look| measure(&look, trees));
         self.last = Some(Seen { at, all_tasks, most_tasks });
         let shortest = if self.many.is_some() { AT_ONCE } else { EVERY };
         (at.elapsed() * REST).clamp(shortest, EVERY)
@@ -165,8 +170,7 @@ impl Pace {
 
 /// Ends the wait of whoever waits for a tree to hold too much. Returns the tasks of the tree
 /// that has most of them.
-fn measure(trees: &[Arc<Tree>]) -> u64 {
-    let Ok(look) = Look::take() else { return 0 };
+fn measure(look: &Look, trees: &[Arc<Tree>]) -> u64 {
     let measured = trees.iter().map(|tree| {
         let usage = look.usage(tree.root);
         let over = |resource, used, limit: Option<u64>| {
@@ -229,7 +233,7 @@ mod tests {
     use super::*;
 
     fn watch(memory: Option<u64>, tasks: Option<u64>) -> Watch {
-        Watch::new(Allowed { memory, tasks }).expect("something to bound")
+        Watch::new(Allowed { memory, tasks }, Arc::default()).expect("something to bound")
     }
 
     #[test]
@@ -237,14 +241,15 @@ mod tests {
         let (small, large) = (watch(Some(1), None), watch(Some(1 << 50), Some(1 << 20)));
         let (over, within) =
             (small.add(std::process::id(), Vec::new()), large.add(std::process::id(), Vec::new()));
-        assert!(measure(&[Arc::clone(&over), Arc::clone(&within)]) > 0);
+        let look = Look::take().expect("/proc");
+        assert!(measure(&look, &[Arc::clone(&over), Arc::clone(&within)]) > 0);
         let overrun = over.overrun().expect("more than a byte");
         assert_eq!((overrun.resource, overrun.limit), (Resource::Memory, 1));
         assert!(overrun.used > 1 << 20, "{overrun:?}");
         assert_eq!(within.overrun(), None);
         drop(over);
         assert!(small.living().is_empty());
-        assert!(Watch::new(Allowed::default()).is_none());
+        assert!(Watch::new(Allowed::default(), Arc::default()).is_none());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the service asks of the operating system directly, for the modules above it.
 //!
 //! - [`procfs`] looks at processes.
+//! - [`looks`] are looks at all of them, for those who ask often.
 //! - [`clock`] has clocks that the standard library does not have.
 //! - [`confined`] opens and removes files below a folder that somebody else may write to.
 //! - [`regular`] reads files that an operator has named.
@@ -20,6 +21,7 @@ pub mod descriptors;
 pub mod killing;
 pub mod lease_watch;
 pub mod limits;
+pub mod looks;
 pub mod pem;
 pub mod procfs;
 pub mod regular;

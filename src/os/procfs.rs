@@ -3,11 +3,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    fs,
+    io::{self, Read as _},
     time::Duration,
 };
 
 use rustix::process::Pid;
+
+/// Bytes of the longest line about a process: fifty numbers, and its name.
+const LONGEST_LINE: usize = 2048;
 
 /// One process, as one line of `/proc` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +32,13 @@ pub struct Entry {
     pub ticks: u64,
     /// Processor time of what it has started and waited for, likewise.
     pub waited: u64,
+}
+
+impl Entry {
+    /// Resident bytes of the process alone, and how much of the processor it has used.
+    pub fn of_itself(&self) -> (u64, Duration) {
+        (self.pages * rustix::param::page_size() as u64, time(self.ticks))
+    }
 }
 
 /// What a process and its descendants hold.
@@ -111,13 +122,6 @@ impl Look {
         (usage, time(ticks))
     }
 
-    /// Resident bytes of a process alone, and how much of the processor it has used.
-    pub fn of_itself(&self, pid: u32) -> (u64, Duration) {
-        let page = rustix::param::page_size() as u64;
-        let own = self.entries.get(&pid);
-        own.map_or_else(Default::default, |own| (own.pages * page, time(own.ticks)))
-    }
-
     /// What a process and its descendants hold.
     pub fn usage(&self, root: u32) -> Usage {
         let (mut pages, mut tasks) = (0, 0);
@@ -147,7 +151,23 @@ fn time(ticks: u64) -> Duration {
 
 /// One process; `None` if there is none of this id.
 pub fn entry_of(pid: u32) -> Option<Entry> {
-    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    let mut line = [0; LONGEST_LINE];
+    // The kernel gives a line as a whole. What else reading a file takes would be half of it all.
+    let read = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+    parse(&String::from_utf8_lossy(&line[..read]))
+}
+
+/// The oldest child of a process of one thread. The kernel keeps a list of them, which is one
+/// file to read, whatever the number of processes; where it does not show it, all are looked at.
+pub fn first_child(pid: u32) -> Option<u32> {
+    match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
+        // What a process has adopted comes behind its own.
+        Ok(children) => children.split_whitespace().next()?.parse().ok(),
+        Err(_) => {
+            entry_of(pid)?;
+            Look::take().ok()?.children(pid).first().copied()
+        }
+    }
 }
 
 /// Processes and threads of the whole machine, as far as it says so: little to read, whatever
@@ -171,20 +191,24 @@ pub fn pid(id: u32) -> Option<Pid> {
     Pid::from_raw(id.try_into().ok()?)
 }
 
+/// How many fields of a line are of interest, from the state on.
+const FIELDS: usize = 22;
+
 fn parse(stat: &str) -> Option<Entry> {
     // The name before the state is in parentheses and may hold any character.
     let (_, rest) = stat.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let mut fields = [""; FIELDS];
+    fields.iter_mut().zip(rest.split_ascii_whitespace()).for_each(|(field, found)| *field = found);
     // A process whose first thread has ended looks like a zombie while others run.
-    let threads: u64 = fields.get(17)?.parse().ok()?;
-    let number = |field: usize| fields.get(field)?.parse::<u64>().ok();
+    let number = |field: usize| fields[field].parse::<u64>().ok();
+    let threads = number(17)?;
     Some(Entry {
-        ended: "ZX".contains(*fields.first()?) && threads <= 1,
-        parent: fields.get(1)?.parse().ok()?,
-        group: fields.get(2)?.parse().ok()?,
+        ended: "ZX".contains(fields[0]) && threads <= 1,
+        parent: fields[1].parse().ok()?,
+        group: fields[2].parse().ok()?,
         threads: threads.max(1),
-        started: fields.get(19)?.parse().ok()?,
-        pages: fields.get(21)?.parse().ok()?,
+        started: number(19)?,
+        pages: number(21)?,
         ticks: number(11)? + number(12)?,
         waited: number(13)? + number(14)?,
     })
@@ -247,6 +271,7 @@ mod tests {
         // Other tests of this process have children, too.
         let spared = look.descendants(std::process::id(), Some(child.id()));
         assert!(!spared.contains(&child.id()), "{spared:?}");
+        assert_eq!(look.children(child.id()).first().copied(), first_child(child.id()));
         child.kill().expect("killed");
         child.wait().expect("reaped");
         assert!(own.bytes > 0 && alone.bytes > 0);
@@ -274,7 +299,7 @@ mod tests {
         child.kill().expect("killed");
         child.wait().expect("reaped");
         assert!(used().1 >= living, "{living:?} {:?}", used().1);
-        let (bytes, own) = Look::take().expect("/proc").of_itself(std::process::id());
+        let (bytes, own) = entry_of(std::process::id()).expect("it runs").of_itself();
         assert!(bytes > 0 && own < Duration::from_secs(3600), "{bytes} {own:?}");
     }
 

@@ -83,7 +83,7 @@ impl Exporter {
         let mut figures = Figures::default();
         let all = self.pool.stats(&Scope::All);
         let facts = self.observer.facts(&Scope::All, &all).await;
-        let used = self.processes.look().await;
+        let used = self.processes.look(self.observer.supply.looks()).await;
         figures.of_service(&all, &facts, self.health.reasons().is_empty());
         figures.of_processes(&used);
         let mut totals = Totals::default();

@@ -32,8 +32,7 @@ impl Observe for Observer {
                 max_processes_of_a_tenant.map_or(max_processes, |share| share.min(max_processes)),
             ),
         };
-        let roots = stats.process_ids.clone();
-        let memory = tokio::task::spawn_blocking(move || usage::resident_bytes(&roots));
+        let look = self.supply.looks().recent(&stats.process_ids).await;
         let (spares, spares_starting) = self.supply.spares(match scope {
             Scope::All => None,
             Scope::Tenant(tenant) => Some(tenant),
@@ -46,7 +45,7 @@ impl Observe for Observer {
             max_processes,
             tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64,
             // A look that failed is a figure that is not known.
-            memory_bytes: memory.await.unwrap_or_default(),
+            memory_bytes: usage::resident_bytes(&look, &stats.process_ids),
             cli_version: self.health.cli_version().unwrap_or_default(),
             sandbox: self.enclosure.sandbox.name(),
             sandbox_attempts: self.enclosure.attempts.clone(),

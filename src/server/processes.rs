@@ -1,12 +1,15 @@
-//! What the processes that the service has started use together, and what it uses itself: one look
-//! at `/proc` for each scrape. There is no series of a single process.
+//! What the processes that the service has started use together, by a look that others have asked
+//! for as well, and what it uses itself. There is no series of a single process.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use crate::os::procfs::Look;
+use crate::os::{looks::Looks, procfs};
 
 /// What was seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -30,11 +33,12 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// One look.
-    pub async fn look(&self) -> Used {
+    /// What a recent look has seen, and what the service uses now.
+    pub async fn look(&self, looks: &Arc<Looks>) -> Used {
+        let (held, cpu) = looks.recent(&[]).await.of_descendants(std::process::id());
         // A look that failed is a figure that is not known.
-        let used = tokio::task::spawn_blocking(look).await.unwrap_or_default();
-        Used { cpu: self.at_least(used.cpu), ..used }
+        let own = tokio::task::spawn_blocking(of_itself).await.unwrap_or_default();
+        Used { cpu: self.at_least(cpu), memory: held.bytes, ..own }
     }
 
     /// A process that ends while we look is missed: its time is with its parent, which was looked at
@@ -46,14 +50,13 @@ impl Processes {
     }
 }
 
-fn look() -> Used {
-    let own = std::process::id();
-    let look = Look::take().unwrap_or_default();
-    let ((held, cpu), (own_memory, own_cpu)) = (look.of_descendants(own), look.of_itself(own));
+fn of_itself() -> Used {
+    let own = procfs::entry_of(std::process::id());
+    let (own_memory, own_cpu) = own.map_or_else(Default::default, |own| own.of_itself());
     let descriptors = std::fs::read_dir("/proc/self/fd").ok();
     // The one by which they are read is not counted.
     let own_descriptors = descriptors.map(|all| (all.count() as u64).saturating_sub(1));
-    Used { cpu, memory: held.bytes, own_cpu, own_memory, own_descriptors }
+    Used { own_cpu, own_memory, own_descriptors, ..Used::default() }
 }
 
 #[cfg(test)]
@@ -70,7 +73,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_service_holds_itself_is_seen() {
-        let used = Processes::default().look().await;
+        let used = Processes::default().look(&Arc::default()).await;
         assert!(used.own_memory > 0 && used.own_descriptors > Some(2), "{used:?}");
     }
 }

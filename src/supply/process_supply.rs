@@ -32,7 +32,7 @@ use crate::{
         ids::{CliSessionId, SessionKey, TenantId},
         options::Options,
     },
-    os::confined::Folder,
+    os::{confined::Folder, looks::Looks},
     policy::Policy,
     tasks::Tasks,
 };
@@ -54,7 +54,8 @@ impl ProcessSupply {
         spares: SpareSettings,
         tasks: Tasks,
     ) -> Self {
-        let watch = Watch::new(limits.usage).map(Arc::new);
+        let looks = Arc::new(Looks::default());
+        let watch = Watch::new(limits.usage, Arc::clone(&looks)).map(Arc::new);
         if let Some(watch) = watch.clone() {
             let stopping = tasks.stopping().child_token();
             tasks.spawn(error_span!("usage"), async move {
@@ -66,6 +67,7 @@ impl ProcessSupply {
         }
         let shared = Arc::new(Shared {
             watch,
+            looks,
             slots: ProcessSlots::new(limits.max_processes, limits.max_processes_of_a_tenant),
             starts: ProcessSlots::new(limits.start_concurrency, None),
             starting: AtomicU32::new(0),
@@ -93,6 +95,11 @@ impl ProcessSupply {
     /// Live processes of a tenant, starting ones included.
     pub fn processes_of(&self, tenant: &TenantId) -> usize {
         self.0.slots.held_by(tenant)
+    }
+
+    /// Looks at all processes of the machine, its own among them.
+    pub fn looks(&self) -> &Arc<Looks> {
+        &self.0.looks
     }
 
     /// Processes that are being started or wait for their turn to be.

@@ -21,6 +21,7 @@ use crate::{
         usage::{Allowed, Watch},
     },
     domain::{failure::Cause, ids::TenantId},
+    os::looks::Looks,
     policy::Policy,
     tasks::Tasks,
 };
@@ -54,6 +55,7 @@ pub(super) struct Shared {
     pub(super) spares: SparePool,
     pub(super) starting: AtomicU32,
     pub(super) watch: Option<Arc<Watch>>,
+    pub(super) looks: Arc<Looks>,
     pub(super) tasks: Tasks,
 }
 

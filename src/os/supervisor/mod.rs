@@ -12,7 +12,9 @@
 //! A supervisor is a subreaper: what loses its parent below it becomes its child, whatever
 //! session or group or environment it gave itself. When the supervisor's child has ended, or
 //! [`END_NOW`] comes, it kills whatever descends from it until nothing is left, and then
-//! ends as its child ended. The child itself is killed by the kernel when its supervisor dies.
+//! ends as its child ended. Whether anything is left is not a matter of looking: a process that
+//! adopts whatever loses its parent has descendants exactly while it has children, and the kernel
+//! says whether it has. The child itself is killed by the kernel when its supervisor dies.
 //! Every other signal that asks a process to end or to do something is passed on to the
 //! child. There are no threads, and no waiting but for signals.
 
@@ -37,7 +39,10 @@ pub use start::{
     ANNOUNCE, CANNOT_RUN, FIRST, SUBCOMMAND, bind_to_parent, kept_as, mark_as_kept, run_subcommand,
 };
 
-use crate::os::{killing, procfs::Look};
+use crate::os::{
+    killing,
+    procfs::{self, Look},
+};
 
 /// The signal that has a supervisor kill everything at once. It is also what a session's
 /// supervisor gets from the kernel when the service dies.
@@ -79,7 +84,9 @@ pub fn keep(
     started: impl FnOnce(u32),
 ) -> io::Result<Ending> {
     rustix::process::set_child_subreaper(Some(getpid()))?;
-    if !Look::take()?.lives(std::process::id()) {
+    // Its own entry tells as much as a look at all of them, which takes the longer the more
+    // sessions there are.
+    if procfs::has_ended(std::process::id()) {
         return Err(io::Error::other("/proc does not show processes"));
     }
     let ignored = ignored_signals();
@@ -116,6 +123,17 @@ impl Supervisor {
         }
     }
 
+    /// Whether nothing descends from here, not even what has ended: that is waited for.
+    fn has_no_children(&mut self) -> bool {
+        loop {
+            match self.wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return false,
+                Err(error) => return error == Errno::CHILD,
+            }
+        }
+    }
+
     /// Waits for what has ended already. Returns whether something else than the child had.
     fn reap(&mut self) -> bool {
         let mut adopted = false;
@@ -142,6 +160,10 @@ impl Supervisor {
         let spared = spared.map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
         let began = Instant::now();
         while spared.is_none() || began.elapsed() < KILLING {
+            // Nobody is looked for where the kernel says that there is nobody.
+            if self.has_no_children() {
+                return;
+            }
             let Ok(look) = Look::take() else { return };
             let found = look.descendants(std::process::id(), spared);
             let killed = killing::kill(&look, &found);

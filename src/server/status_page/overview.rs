@@ -88,7 +88,7 @@ struct Node {
 pub(super) async fn text(page: &StatusPage) -> Result<Bytes, serde_json::Error> {
     let stats = page.pool.stats(&Scope::All);
     let facts = page.observer.facts(&Scope::All, &stats).await;
-    let used = page.processes.look().await;
+    let used = page.processes.look(page.observer.supply.looks()).await;
     let (nodes, nodes_problem) = nodes(page).await;
     let PoolStats { counted_here, store, .. } = &stats;
     let node = page.cluster.own().name;

@@ -6790,7 +6790,7 @@ type GetStatsResponse struct {
 	TotalCostUsd float64 `protobuf:"fixed64,15,opt,name=total_cost_usd,json=totalCostUsd,proto3" json:"total_cost_usd,omitempty"`
 	// Tokens, in earlier lives of the service too.
 	Usage *Usage `protobuf:"bytes,16,opt,name=usage,proto3" json:"usage,omitempty"`
-	// Resident memory of all CLI process trees, in bytes. 0 where it is not known.
+	// Resident memory of all CLI process trees, in bytes, as it was at most a second ago. 0 where it is not known.
 	ProcessMemoryBytes uint64 `protobuf:"varint,17,opt,name=process_memory_bytes,json=processMemoryBytes,proto3" json:"process_memory_bytes,omitempty"`
 	// Time since the service started.
 	Uptime *durationpb.Duration `protobuf:"bytes,18,opt,name=uptime,proto3" json:"uptime,omitempty"`
