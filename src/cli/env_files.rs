@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::os::regular;
+use crate::{os::regular, tasks::apart};
 
 /// Bytes of a value: an environment has room for few that are larger.
 const LONGEST_VALUE: u64 = 64 << 10;
@@ -44,7 +44,7 @@ impl EnvFiles {
 async fn read(path: &Path) -> io::Result<String> {
     let path = path.to_owned();
     let bounded = move || regular::read_bounded(regular::open(&path)?, LONGEST_VALUE);
-    let value = tokio::task::spawn_blocking(bounded).await??;
+    let value = apart(bounded).await??;
     let mut value = String::from_utf8(value).map_err(|_| io::Error::other("is not UTF-8"))?;
     value.truncate(value.trim_end_matches(['\r', '\n']).len());
     if value.is_empty() || value.contains('\0') {

@@ -15,6 +15,10 @@ use crate::{
 /// How long threads that wait for a disk are waited for once everything else has ended.
 const STUCK_THREADS: Duration = Duration::from_secs(1);
 
+/// How long threads for work that waits for a disk are kept for the next. There may be as many of them as the
+/// runtime allows by itself, since a disk may hang; they need not stay for that.
+const UNUSED_THREADS: Duration = Duration::from_secs(1);
+
 /// Runs one of the processes that the service needs beside itself, if these arguments of the program
 /// ask for that: the supervisor of one CLI, or the watch of the lease. They are none of the
 /// commands: nobody but the service uses them.
@@ -47,7 +51,10 @@ pub fn run(
     if let Err(error) = descriptors::raise() {
         tracing::warn!(%error, "file_descriptors_not_raised");
     }
-    let runtime = tokio::runtime::Runtime::new()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_keep_alive(UNUSED_THREADS)
+        .build()?;
     let served = runtime.block_on(serve(config, enclosure, early));
     // A thread may be stuck in a disk that does not answer.
     runtime.shutdown_timeout(STUCK_THREADS);

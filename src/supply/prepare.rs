@@ -15,18 +15,19 @@ use crate::{
     cli::{
         command::Folders,
         launch::ConversationOrigin,
-        transcript::{self, Entries, Restoration, Search},
+        transcript::{self, Entries, Entry, Found, Restoration, Search},
     },
     domain::{failure::Cause, ids::CliSessionId},
     os::confined::Folder,
     policy::Policy,
+    tasks::apart,
 };
 
 /// Does what waits for a disk, away from the runtime's own threads.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    apart(work).await.map_err(io::Error::other)?
 }
 
 /// What a process finds when it starts.
@@ -88,16 +89,21 @@ pub(super) async fn prepare(
         Conversation::Own(_) => Search::Move,
         Conversation::Existing(_) | Conversation::CopyOf { .. } => Search::AllFolders,
     };
-    let folders = make_folders(&disk, policy, order, folders).await?;
-    let (path, given_up) = (folders.config.clone(), disk.given_up.clone());
-    let config = disk.step(move || Ok(Arc::new(Folder::open(&path)?.until(given_up)))).await?;
+    // Asked before the disk is: where nothing is told, which is so of every new session, all that
+    // the disk has to do is one step.
     let said = order.said.as_deref();
-    let known = match said {
-        Some(said) => restore(&disk, &config, &folders, order, said, source).await?,
-        None => false,
+    let first = match said {
+        Some(said) => said.next().await?,
+        None => Vec::new(),
     };
-    let (at, work) = (Arc::clone(&config), folders.work.clone());
-    let found = disk.step(move || transcript::provide(&at, &work, source, search)).await?;
+    let known = !first.is_empty();
+    let at_once = (!known).then_some((source, search));
+    let (folders, config, mut found) = make_folders(&disk, policy, order, folders, at_once).await?;
+    if let Some(said) = said.filter(|_| known) {
+        restore(&disk, &config, &folders, order, (said, first), source).await?;
+        let (at, work) = (Arc::clone(&config), folders.work.clone());
+        found = disk.step(move || transcript::provide(&at, &work, source, search)).await?;
+    }
     // A fork tells its whole copy itself.
     let is_copy = matches!(conversation, Conversation::CopyOf { .. });
     if let Some(said) = said
@@ -122,13 +128,16 @@ pub(super) async fn prepare(
     Ok(Prepared { origin, folders, saved_cost_usd })
 }
 
+/// Makes the folders and opens that of transcripts; and `at_once` finds out whether there is one
+/// to take up.
 async fn make_folders(
     disk: &Disk,
     policy: Arc<Policy>,
     order: &Order,
     folders: Folders,
-) -> Result<Folders, Cause> {
-    let options = order.options.clone();
+    at_once: Option<(CliSessionId, Search)>,
+) -> Result<(Folders, Arc<Folder>, Option<Found>), Cause> {
+    let (options, given_up) = (order.options.clone(), disk.given_up.clone());
     let made = disk.step(move || {
         if let Err(refused) = recheck::check(&policy, &options) {
             return Ok(Err(refused));
@@ -139,24 +148,26 @@ async fn make_folders(
             folders::make(&mut folders.work)?;
         }
         folders::make_tenants(&mut folders)?;
-        Ok(Ok(folders))
+        let config = Folder::open(&folders.config)?.until(given_up);
+        let found = match at_once {
+            Some((id, search)) => transcript::provide(&config, &folders.work, id, search)?,
+            None => None,
+        };
+        Ok(Ok((folders, Arc::new(config), found)))
     });
     made.await?
 }
 
-/// Writes what is kept of the conversation. Returns whether anything is.
+/// Writes what is kept of the conversation, of which the first piece was read.
 async fn restore(
     disk: &Disk,
     config: &Arc<Folder>,
     folders: &Folders,
     order: &Order,
-    said: &dyn Said,
+    (said, first): (&dyn Said, Vec<Entry>),
     source: CliSessionId,
-) -> Result<bool, Cause> {
-    let mut entries = said.next().await?;
-    if entries.is_empty() {
-        return Ok(false);
-    }
+) -> Result<(), Cause> {
+    let mut entries = first;
     let mut restoration = Restoration::begin(Arc::clone(config), &folders.work, source);
     while !entries.is_empty() {
         still_wanted(order)?;
@@ -167,7 +178,7 @@ async fn restore(
         restoration = added.await?;
         entries = said.next().await?;
     }
-    disk.step(move || restoration.finish()).await.map(|()| true)
+    disk.step(move || restoration.finish()).await
 }
 
 /// Has what is in the conversation's file kept.
