@@ -64,6 +64,8 @@ impl Entry {
 pub(super) struct Sessions {
     /// Sessions of one tenant are next to each other.
     entries: BTreeMap<SessionKey, Entry>,
+    /// How many of each tenant have a task: counted, since each that is made asks.
+    live: HashMap<TenantId, usize>,
     /// Sessions of each tenant that are in the pool without having a task.
     stored: HashMap<TenantId, usize>,
     /// Places of those that have a task, where others have to know of them.
@@ -125,7 +127,10 @@ impl Sessions {
         if was_stored {
             self.one_less(&key.tenant);
         }
-        self.entries.insert(key.clone(), Entry::Live { handle, generation });
+        let before = self.entries.insert(key.clone(), Entry::Live { handle, generation });
+        if before.is_none_or(|before| before.handle().is_none()) {
+            *self.live.entry(key.tenant.clone()).or_default() += 1;
+        }
     }
 
     /// A session's task has ended.
@@ -135,6 +140,9 @@ impl Sessions {
             return;
         }
         self.entries.remove(key);
+        if let Some(live) = self.live.get_mut(&key.tenant) {
+            *live -= 1;
+        }
         self.places.remove(key);
         match remains {
             Remains::Stored | Remains::Elsewhere => {
@@ -212,10 +220,9 @@ impl Sessions {
 
     /// How many are in the pool.
     pub(super) fn count(&self, scope: &Scope) -> usize {
-        let is_live = |(_, entry): &(&SessionKey, &Entry)| entry.handle().is_some();
         let live = match scope {
-            Scope::All => self.entries.iter().filter(is_live).count(),
-            Scope::Tenant(tenant) => self.of_tenant(tenant, None).filter(is_live).count(),
+            Scope::All => self.live.values().sum(),
+            Scope::Tenant(tenant) => self.live.get(tenant).copied().unwrap_or_default(),
         };
         live + self.stored(scope)
     }
