@@ -37,8 +37,8 @@
 //! - [`mirror`] reads what it adds to its transcripts; [`transcript`] finds and writes those,
 //!   without [`snapshots`].
 //! - [`launch`] makes a [`command`], its argv and its environment, with [`env_files`]; [`telemetry`]
-//!   has the variables for spans of its own; [`process`] spawns, watches and stops; [`sandbox`] is
-//!   what a process is enclosed in, [`usage`] what it may hold.
+//!   has the variables for spans of its own; [`process`] spawns, watches and stops, and `outer` is
+//!   the process that it waits for; [`sandbox`] is what a process is enclosed in, [`usage`] what it may hold.
 
 pub mod answer;
 pub mod applied;
@@ -56,6 +56,7 @@ pub mod lines;
 mod mcp;
 pub mod message;
 pub mod mirror;
+mod outer;
 pub mod permissions;
 pub mod process;
 pub mod program;

@@ -14,7 +14,6 @@ use std::{
 
 use tokio::{
     io::AsyncReadExt as _,
-    process::Child as TokioChild,
     time::{Instant, timeout, timeout_at},
 };
 
@@ -25,6 +24,7 @@ use super::{
     connection::Connection,
     frame::{Frame, FrameKind},
     launch::MARK_VARIABLE,
+    outer::Outer,
     sandbox::{Sandbox, SandboxedProcess},
     scratch,
     spawner::{self, Spawned},
@@ -32,8 +32,13 @@ use super::{
     sweep,
     usage::{Tree, Watch},
 };
-use crate::domain::exit::{Exit, Overrun};
-use crate::domain::ids::ClientId;
+use crate::{
+    domain::{
+        exit::{Exit, Overrun},
+        ids::ClientId,
+    },
+    tasks::apart,
+};
 
 /// How long it may take until the CLI has been started. It needs milliseconds; what
 /// takes longer is a machine that does not work.
@@ -179,7 +184,7 @@ async fn wait_and_read(
 #[derive(Debug)]
 pub struct Process {
     /// What encloses the CLI.
-    child: TokioChild,
+    outer: Outer,
     sandboxed: SandboxedProcess,
     bounded: Option<Arc<Tree>>,
     mark: ClientId,
@@ -203,19 +208,13 @@ impl Process {
         let started = Self::spawn(command, sandbox).await;
         if let (Err(_), Some(scratch)) = (&started, scratch.clone()) {
             // What failed to start has put nothing in it.
-            drop(tokio::task::spawn_blocking(move || scratch::remove(&scratch, None)).await);
+            drop(apart(move || scratch::remove(&scratch, None)).await);
         }
         let (spawned, sandboxed) = started?;
-        let mut child = spawned.child;
-        let lost = || io::Error::other("a new process without pipes");
-        let (stdin, stdout, stderr_pipe) = (
-            child.stdin.take().ok_or_else(lost)?,
-            child.stdout.take().ok_or_else(lost)?,
-            child.stderr.take().ok_or_else(lost)?,
-        );
-        let stderr = StderrTail::read(stderr_pipe, &secrets);
+        let Spawned { outer, stdin, stdout, stderr, announcement: _ } = spawned;
+        let stderr = StderrTail::read(stderr, &secrets);
         let (bounded, killed_at, exit) = (None, None, None);
-        let process = Self { child, sandboxed, bounded, mark, scratch, killed_at, exit, stderr };
+        let process = Self { outer, sandboxed, bounded, mark, scratch, killed_at, exit, stderr };
         Ok((process, Connection::new(stdout, stdin, max_frame)))
     }
 
@@ -228,7 +227,8 @@ impl Process {
             Ok(sandboxed) => Ok((spawned, sandboxed)),
             Err(error) => {
                 // Nothing that counts can have been started in it.
-                spawned.child.kill().await?;
+                spawned.outer.kill();
+                spawned.outer.wait().await?;
                 Err(error)
             }
         }
@@ -252,33 +252,30 @@ async fn over(bounded: Option<&Tree>) {
 
 /// Waits for the end of what was killed `since`, and sees to it from outside if need be: a
 /// session can stop its own supervisor again and again.
-async fn killed(child: &mut TokioChild, root: u32, since: Instant) -> io::Result<ExitStatus> {
-    match timeout_at(since + StopGrace::FIRM.after_kill, child.wait()).await {
+async fn killed(outer: &mut Outer, root: u32, since: Instant) -> io::Result<ExitStatus> {
+    match timeout_at(since + StopGrace::FIRM.after_kill, outer.wait()).await {
         Ok(ended) => ended,
         Err(_) => {
             drop(
                 tokio::task::spawn_blocking(move || SandboxedProcess::kill_by_descent(root)).await,
             );
-            child.wait().await
+            outer.wait().await
         }
     }
 }
 
 /// Waits for the word that the CLI has been started.
 async fn announced(spawned: &mut Spawned, sandbox: &Sandbox) -> io::Result<SandboxedProcess> {
-    let outer = spawned.child.id().ok_or_else(|| io::Error::other("a process without an id"))?;
     let mut announcement = String::new();
     let mut reader = (&mut spawned.announcement).take(LONGEST_ANNOUNCEMENT);
     timeout(START_LIMIT, reader.read_to_string(&mut announcement)).await??;
     if announcement.is_empty() {
         let mut said = String::new();
-        if let Some(stderr) = spawned.child.stderr.as_mut() {
-            let mut stderr = stderr.take(LONGEST_ANNOUNCEMENT);
-            timeout(EXCUSE, stderr.read_to_string(&mut said)).await.ok().transpose()?;
-        }
+        let mut stderr = (&mut spawned.stderr).take(LONGEST_ANNOUNCEMENT);
+        timeout(EXCUSE, stderr.read_to_string(&mut said)).await.ok().transpose()?;
         return Err(io::Error::other(format!("{}: {}", sandbox.name(), said.trim())));
     }
-    SandboxedProcess::announced(sandbox, outer, &announcement)
+    SandboxedProcess::announced(sandbox, spawned.outer.pid(), &announcement)
 }
 
 impl Child for Process {
@@ -292,13 +289,13 @@ impl Child for Process {
                 return exit;
             }
             let exit = tokio::select! {
-                exit = self.child.wait() => exit,
+                exit = self.outer.wait() => exit,
                 () = over(self.bounded.as_deref()) => {
                     let since = *self.killed_at.get_or_insert_with(|| {
                         self.sandboxed.kill();
                         Instant::now()
                     });
-                    killed(&mut self.child, self.sandboxed.root(), since).await
+                    killed(&mut self.outer, self.sandboxed.root(), since).await
                 }
             };
             let exit = self.sandboxed.exit(Exit::from(exit));
@@ -328,10 +325,15 @@ impl Child for Process {
         let stuck = self.exit.is_none().then(|| self.sandboxed.root());
         let (scratch, cli) = (self.scratch.clone(), self.sandboxed.cli());
         Box::pin(async move {
-            self.sandboxed.collapsed().await;
-            tokio::task::spawn_blocking(move || {
+            let collapsed = self.sandboxed.collapsed(self.exit).await;
+            if collapsed && scratch.is_none() {
+                return 0;
+            }
+            apart(move || {
                 let killed = stuck.map_or(0, SandboxedProcess::kill_by_descent);
-                let killed = killed + sweep::kill_marked(MARK_VARIABLE, &mark);
+                // All processes of the machine are looked at for it.
+                let marked = || sweep::kill_marked(MARK_VARIABLE, &mark);
+                let killed = killed + if collapsed { 0 } else { marked() };
                 if let Some(Err(error)) = scratch.map(|scratch| scratch::remove(&scratch, cli)) {
                     warn!(%error, "scratch_directory_not_removed");
                 }

@@ -4,28 +4,24 @@
 //! runtime's thread it would fire as soon as that thread ended, with the service
 //! alive and well. Knows nothing of what the processes are.
 
-use std::{
-    io,
-    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
-    process::Stdio,
-    sync::OnceLock,
-};
+use std::{io, os::fd::AsRawFd as _, sync::OnceLock};
 
 use tokio::{
     net::unix::pipe,
-    process::{Child, Command as TokioCommand},
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
 
 use super::{
     command::LaunchCommand,
+    outer::Outer,
     program,
     sandbox::{Sandbox, announcement},
     scratch,
 };
 use crate::os::{
     descriptors::{hand_over, restore_in},
+    launch::Launched,
     supervisor::bind_to_parent,
 };
 
@@ -43,7 +39,13 @@ struct Request {
 #[derive(Debug)]
 pub struct Spawned {
     /// What encloses the CLI. Dropping this does not end it.
-    pub child: Child,
+    pub outer: Outer,
+    /// Its standard input.
+    pub stdin: pipe::Sender,
+    /// Its standard output.
+    pub stdout: pipe::Receiver,
+    /// Its standard error.
+    pub stderr: pipe::Receiver,
     /// Says what was started in it.
     pub announcement: pipe::Receiver,
 }
@@ -69,9 +71,9 @@ fn thread() -> io::Result<&'static mpsc::Sender<Request>> {
             while let Some(request) = requests.blocking_recv() {
                 let _runtime = request.runtime.enter();
                 let spawned = spawn_here(&request.command, &request.sandbox);
-                if let Err(Ok(mut unwanted)) = request.reply.send(spawned) {
+                if let Err(Ok(unwanted)) = request.reply.send(spawned) {
                     // Whoever asked is gone. What it started dies with it.
-                    unwanted.child.start_kill().ok();
+                    unwanted.outer.kill();
                 }
             }
         })?;
@@ -87,21 +89,20 @@ fn spawn_here(command: &LaunchCommand, sandbox: &Sandbox) -> io::Result<Spawned>
     let (reader, announce) = announcement()?;
     let open = sandbox.open(command)?;
     let mut enclosed = sandbox.enclose(command, &open, announce.as_raw_fd());
-    enclosed
-        .env_clear()
-        .envs(&command.env)
-        .current_dir(&command.cwd)
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    enclosed.envs(&command.env).current_dir(&command.cwd);
     bind_to_parent(&mut enclosed, sandbox.death_signal());
     restore_in(&mut enclosed);
     hand_over(&mut enclosed, announce);
     open.into_fds().for_each(|fd| hand_over(&mut enclosed, fd));
-    let child = TokioCommand::from(enclosed).spawn().map_err(|error| {
+    let Launched { pid, stdin, stdout, stderr } = enclosed.start().map_err(|error| {
         // Not to be taken for the CLI's own absence.
         io::Error::other(format!("{}: {error}", sandbox.name()))
     })?;
-    Ok(Spawned { child, announcement: pipe::Receiver::from_owned_fd(reader)? })
+    Ok(Spawned {
+        outer: Outer::of(pid)?,
+        stdin: pipe::Sender::from_owned_fd(stdin)?,
+        stdout: pipe::Receiver::from_owned_fd(stdout)?,
+        stderr: pipe::Receiver::from_owned_fd(stderr)?,
+        announcement: pipe::Receiver::from_owned_fd(reader)?,
+    })
 }

@@ -5,11 +5,7 @@
 
 use std::{
     fs, io,
-    os::{
-        fd::{BorrowedFd, OwnedFd, RawFd},
-        unix::process::CommandExt as _,
-    },
-    process::Command,
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
     sync::OnceLock,
 };
 
@@ -17,6 +13,8 @@ use rustix::{
     io::{FdFlags, fcntl_setfd},
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
+
+use super::launch::Prepare;
 
 /// Descriptors of one CLI process: three pipes, a descriptor of the process itself, and,
 /// while it starts, its announcement and the folders that are held open for it; and a
@@ -70,22 +68,22 @@ pub fn limit() -> u64 {
 
 /// Gives the process of a command the limit that this process was started with.
 #[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
-pub fn restore_in(command: &mut Command) {
+pub fn restore_in(command: &mut impl Prepare) {
     let Some(original) = ORIGINAL.get().copied() else { return };
     let prepare = move || Ok(setrlimit(Resource::Nofile, original)?);
     // SAFETY: one system call that is safe between fork and exec, no allocation.
     unsafe {
-        command.pre_exec(prepare);
+        command.prepare(prepare);
     }
 }
 
 /// Lets the process of a command, and no other, inherit a file descriptor.
 #[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
-pub fn hand_over(command: &mut Command, fd: OwnedFd) {
+pub fn hand_over(command: &mut impl Prepare, fd: OwnedFd) {
     let prepare = move || Ok(fcntl_setfd(&fd, FdFlags::empty())?);
     // SAFETY: one system call that is safe between fork and exec, no allocation.
     unsafe {
-        command.pre_exec(prepare);
+        command.prepare(prepare);
     }
 }
 
@@ -102,6 +100,8 @@ pub fn connections_carried(limit: u64, wanted: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]

@@ -9,6 +9,7 @@
 //! - [`supervisor`] is the process that holds the service, and another one each CLI: it outlives
 //!   its child for a moment, and ends what that has left behind.
 //! - [`killing`] kills many processes, also those that fork meanwhile.
+//! - [`launch`] starts a program without copying this process.
 //! - [`lease_watch`] is a process that ends what the service has started when that does not
 //!   prove in time that it still may.
 //! - [`limits`] are those that the kernel holds a program and its descendants to.
@@ -19,6 +20,7 @@ pub mod clock;
 pub mod confined;
 pub mod descriptors;
 pub mod killing;
+pub mod launch;
 pub mod lease_watch;
 pub mod limits;
 pub mod looks;

@@ -15,9 +15,6 @@ use crate::os::supervisor;
 /// Where the first process in the sandbox finds its program.
 const SUPERVISOR: &str = "/dev/session-pool";
 
-/// The program, looked up on PATH.
-pub const BWRAP: &str = "bwrap";
-
 /// Namespaces of processes, of shared memory and of host names; no capabilities; no
 /// terminal to put words into. The network is the machine's: the CLI needs it.
 const ALWAYS: [&str; 8] = [
@@ -128,6 +125,7 @@ mod tests {
             counted: true,
             max_tasks: 2048,
             supervisor: "/proc/self/exe".into(),
+            bwrap: "/usr/bin/bwrap".into(),
         };
         let folder = |path: &str| PinnedDir {
             fd: File::open("/dev/null").expect("opened").into(),

@@ -3,7 +3,7 @@
 //! owns them: a session of a service that runs as root could set their permissions, for
 //! every other session and for the machine.
 
-use std::{io, os::unix::process::CommandExt as _, process::Command};
+use std::io;
 
 use rustix::{
     io::Errno,
@@ -11,6 +11,8 @@ use rustix::{
     process::geteuid,
     thread::{UnshareFlags, unshare_unsafe},
 };
+
+use crate::os::launch::Prepare;
 
 /// What bubblewrap's `--dev` takes from the machine.
 const DEVICES: [&str; 6] =
@@ -23,14 +25,14 @@ const DEVICES: [&str; 6] =
 /// Only where that is needed, as user 0, which takes `CAP_SYS_ADMIN`: without it the command does
 /// not start.
 #[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
-pub fn protect_in(command: &mut Command) {
+pub fn protect_in(command: &mut impl Prepare) {
     if !geteuid().is_root() {
         return;
     }
     // SAFETY: only system calls that are safe between fork and exec, with short paths, for
     // which nothing is allocated.
     unsafe {
-        command.pre_exec(protect);
+        command.prepare(protect);
     }
 }
 

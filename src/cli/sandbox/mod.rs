@@ -17,12 +17,8 @@ mod syscalls;
 
 use std::{
     fs, io,
-    os::{
-        fd::{OwnedFd, RawFd},
-        unix::process::CommandExt as _,
-    },
+    os::fd::{OwnedFd, RawFd},
     path::{Path, PathBuf},
-    process::Command as StdCommand,
     sync::Arc,
 };
 
@@ -37,7 +33,7 @@ pub use probe::{Tried, Unsupported, bubblewrap, process_tree, sweep_trials};
 pub use sandboxed_process::SandboxedProcess;
 
 use super::command::{Folders, LaunchCommand};
-use crate::os::supervisor;
+use crate::os::{launch::Launch, supervisor};
 
 /// File descriptors that the command which encloses a CLI works with.
 #[derive(Debug, Default)]
@@ -119,23 +115,22 @@ impl Sandbox {
 
     /// The command that runs a CLI enclosed. What runs it says on `announce` what it has
     /// started; it has to inherit that, and what is `open`.
-    pub(super) fn enclose(
-        &self,
-        command: &LaunchCommand,
-        open: &Open,
-        announce: RawFd,
-    ) -> StdCommand {
+    pub(super) fn enclose(&self, command: &LaunchCommand, open: &Open, announce: RawFd) -> Launch {
         let mut enclosed = match self {
-            Self::ProcessTree(program) => supervisor_command(program, announce),
+            Self::ProcessTree(program) => {
+                let mut enclosed = Launch::new(program, SUPERVISOR_NAME);
+                enclosed.args(supervisor_arguments(announce));
+                enclosed
+            }
             Self::Bubblewrap(plan) => {
-                let mut enclosed = StdCommand::new(argv::BWRAP);
+                let mut enclosed = Launch::new(&plan.bwrap, mount_plan::BWRAP);
                 let work = &command.folders.work;
                 enclosed.args(argv::arguments(plan, open, work, announce));
                 devices::protect_in(&mut enclosed);
                 enclosed
             }
         };
-        enclosed.arg("--").arg(&command.program).args(&command.args);
+        enclosed.args(["--"]).args([&command.program]).args(&command.args);
         enclosed
     }
 
@@ -159,9 +154,10 @@ pub fn cannot_run(stderr: &str) -> Option<&str> {
     stderr.lines().find(|line| line.starts_with(supervisor::CANNOT_RUN))
 }
 
-fn supervisor_command(program: &Path, announce: RawFd) -> StdCommand {
-    let mut command = StdCommand::new(program);
-    command.arg0("session-pool").arg(supervisor::SUBCOMMAND);
-    command.arg(format!("{}{announce}", supervisor::ANNOUNCE));
-    command
+/// What a supervisor is called by.
+const SUPERVISOR_NAME: &str = "session-pool";
+
+/// Its arguments before `--` and the command that it keeps.
+fn supervisor_arguments(announce: RawFd) -> [String; 2] {
+    [supervisor::SUBCOMMAND.to_owned(), format!("{}{announce}", supervisor::ANNOUNCE)]
 }

@@ -11,6 +11,9 @@ use crate::{cli::program, os::limits};
 /// Where programs share memory by name. It is writable, as `/tmp` is.
 pub const SHARED_MEMORY: &str = "/dev/shm";
 
+/// The program that makes the sandbox, looked up on PATH.
+pub const BWRAP: &str = "bwrap";
+
 /// Folders that every session has for itself, empty at its start.
 const PRIVATE: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/var/run"];
 
@@ -41,6 +44,8 @@ pub struct MountPlan {
     pub max_tasks: u64,
     /// The program that has the supervisor as a subcommand.
     pub supervisor: PathBuf,
+    /// Bubblewrap, looked up once: a variable that a caller sets is not to say where it is.
+    pub bwrap: PathBuf,
 }
 
 /// What the operator says about what sessions see.
@@ -83,7 +88,10 @@ impl MountPlan {
         let also = visible.iter().filter_map(|path| Some((real(path)?, path.clone())));
         shown.extend(also.filter(|(place, at)| lies_in(place, &folders) || lies_in(at, &folders)));
         let (supervisor, counted) = (supervisor.to_owned(), limits::counts_by_namespace());
-        Self { folders, files, shown, tmp_bytes, nesting: false, counted, max_tasks, supervisor }
+        // What is not there fails to start.
+        let bwrap = program::find(Path::new(BWRAP)).unwrap_or_else(|| BWRAP.into());
+        let nesting = false;
+        Self { folders, files, shown, tmp_bytes, nesting, counted, max_tasks, supervisor, bwrap }
     }
 
     /// Processes and threads that the kernel is to let a session have, 0 for no bound; `None`

@@ -3,13 +3,16 @@
 
 use std::{
     fs, io,
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     path::Path,
     process::{Command as StdCommand, Output, Stdio},
     sync::Arc,
 };
 
-use super::{MountPlan, Open, Sandbox, View, announcement, argv, devices, supervisor_command};
+use super::{
+    MountPlan, Open, SUPERVISOR_NAME, Sandbox, View, announcement, argv, devices,
+    mount_plan::BWRAP, supervisor_arguments,
+};
 use crate::{cli::command::Folders, os::descriptors::hand_over};
 
 /// Tries to break out, and ends well if it cannot. Its arguments are a file that it must not
@@ -94,7 +97,8 @@ pub struct Tried {
 /// supervisor as a subcommand. Waits for a process: not for a runtime's own threads.
 pub fn process_tree(supervisor: &Path) -> Result<Tried, Unsupported> {
     let (_reader, announce) = announcement()?;
-    let mut command = supervisor_command(supervisor, announce.as_raw_fd());
+    let mut command = StdCommand::new(supervisor);
+    command.arg0(SUPERVISOR_NAME).args(supervisor_arguments(announce.as_raw_fd()));
     command.arg("--").arg(supervisor).arg("--version");
     hand_over(&mut command, announce);
     ended_well(command.stdin(Stdio::null()).output()?)?;
@@ -171,7 +175,7 @@ pub fn sweep_trials(state_dir: &Path) -> io::Result<()> {
 
 fn try_out(plan: &MountPlan, folders: &Folders, hidden: &Path) -> Result<Vec<String>, Unsupported> {
     let (_reader, announce) = announcement()?;
-    let mut command = StdCommand::new(argv::BWRAP);
+    let mut command = StdCommand::new(&plan.bwrap);
     let open = Open::for_bubblewrap(plan, folders)?;
     command.args(argv::arguments(plan, &open, &folders.work, announce.as_raw_fd()));
     command.args(["--", "sh", "-c", BREAK_OUT, "sh"]).arg(hidden);
@@ -189,7 +193,7 @@ fn try_out(plan: &MountPlan, folders: &Folders, hidden: &Path) -> Result<Vec<Str
             }
             _ => "",
         };
-        Unsupported(format!("{}: {error}{hint}", argv::BWRAP))
+        Unsupported(format!("{BWRAP}: {error}{hint}"))
     })?;
     let attempts = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
     ended_well(output)?;

@@ -3,14 +3,11 @@
 use std::{io, os::fd::OwnedFd, path::PathBuf, sync::OnceLock, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::timeout,
-};
+use tokio::{io::unix::AsyncFd, time::timeout};
 
 use super::Sandbox;
 use crate::{
-    cli::usage::InMemory,
+    cli::{outer::readable, usage::InMemory},
     domain::exit::Exit,
     os::{
         killing,
@@ -43,9 +40,8 @@ enum Kind {
 
 impl SandboxedProcess {
     /// Makes sense of what was announced about a new process.
-    pub fn announced(sandbox: &Sandbox, outer: u32, announcement: &str) -> io::Result<Self> {
+    pub fn announced(sandbox: &Sandbox, outer: Pid, announcement: &str) -> io::Result<Self> {
         let unclear = || io::Error::other(format!("no announcement: {announcement:?}"));
-        let outer = procfs::pid(outer).ok_or_else(unclear)?;
         let kind = match sandbox {
             Sandbox::ProcessTree(_) => {
                 let line = announcement.trim();
@@ -76,7 +72,7 @@ impl SandboxedProcess {
             Kind::Kept { cli } => Some(*cli),
             Kind::Namespace { init, cli, .. } => cli.get().copied().or_else(|| {
                 // The oldest: what has lost its parent in there becomes a child of it, too.
-                let found = Look::take().ok()?.children(*init).first().copied()?;
+                let found = procfs::first_child(*init)?;
                 Some(*cli.get_or_init(|| found))
             }),
         }
@@ -138,15 +134,18 @@ impl SandboxedProcess {
         killing::kill(&look, &found)
     }
 
-    /// Waits until nothing can be left, after the outer process has ended.
-    pub async fn collapsed(&self) {
+    /// Waits until nothing can be left, after the outer process has ended as told, if it has.
+    /// Returns whether that is certain: otherwise what is left has to be looked for.
+    pub async fn collapsed(&self, outer: Option<Exit>) -> bool {
         match &self.kind {
-            // A supervisor ends last.
-            Kind::Kept { .. } => {}
+            // A supervisor that ends by itself ends last. One that was killed was not asked, nor
+            // can it be told from one whose CLI was.
+            Kind::Kept { .. } => matches!(outer, Some(Exit::Code(_))),
             Kind::Namespace { handle, .. } => {
                 // It would end all the same without us; we only wait to see it.
                 pidfd_send_signal(handle.get_ref(), Signal::KILL).ok();
-                timeout(COLLAPSE, handle.readable()).await.map(drop).ok();
+                // The kernel ends the first process of a namespace when all others are gone.
+                timeout(COLLAPSE, handle.readable()).await.is_ok() && outer.is_some()
             }
         }
     }
@@ -158,12 +157,6 @@ impl SandboxedProcess {
             _ => outer,
         }
     }
-}
-
-#[expect(unsafe_code, reason = "the runtime asks that the file stays the same one")]
-fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` keeps its number until it is dropped, and nobody replaces this.
-    unsafe { Ok(AsyncFd::register_with_interest(fd, Interest::READABLE)?) }
 }
 
 /// Bubblewrap ends with 128 + N for a command that signal N ended.

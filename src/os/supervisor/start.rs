@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use super::{Ending, Strays, keep};
-use crate::os::limits;
+use crate::os::{launch::Prepare, limits};
 
 /// The hidden subcommand: `session-pool keep --announce=FD -- PROGRAM ARGUMENT…`, or
 /// `--first` in place of the announcement.
@@ -61,7 +61,7 @@ pub fn kept_as() -> Option<String> {
 /// Has the kernel send a signal to the process of a command when the THREAD that starts
 /// it ends. A process that was too late for that does not start.
 #[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
-pub fn bind_to_parent(command: &mut Command, signal: Signal) {
+pub fn bind_to_parent(command: &mut impl Prepare, signal: Signal) {
     let parent = getpid();
     let prepare = move || {
         set_parent_process_death_signal(Some(signal))?;
@@ -73,7 +73,7 @@ pub fn bind_to_parent(command: &mut Command, signal: Signal) {
     };
     // SAFETY: only system calls that are safe between fork and exec, no allocation.
     unsafe {
-        command.pre_exec(prepare);
+        command.prepare(prepare);
     }
 }
 

@@ -1,0 +1,160 @@
+//! The process that encloses a CLI, as whoever waits for its end sees it. Knows nothing of what it
+//! encloses.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
+    process::ExitStatus,
+};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid},
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    runtime::Handle,
+    signal::unix::{Signal as Signals, SignalKind, signal},
+};
+
+use crate::tasks::spawn_owned;
+
+/// A child of this process, which is waited for even if whoever has this drops it before.
+#[derive(Debug)]
+pub struct Outer {
+    pid: Pid,
+    /// `None` once it has been waited for.
+    news: Option<News>,
+    ended: Option<ExitStatus>,
+}
+
+/// What tells that it may have ended.
+#[derive(Debug)]
+enum News {
+    /// A descriptor of the process.
+    Handle(AsyncFd<OwnedFd>),
+    /// Where the kernel has none: that some child has.
+    Signals(Signals),
+}
+
+impl Outer {
+    /// A process that this one has just started, and that nobody else waits for.
+    pub fn of(pid: Pid) -> io::Result<Self> {
+        let news = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Err(Errno::NOSYS) => News::Signals(signal(SignalKind::child())?),
+            handle => News::Handle(readable(handle?)?),
+        };
+        Ok(Self { pid, news: Some(news), ended: None })
+    }
+
+    /// Which process it is, or was.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Kills it.
+    pub fn kill(&self) {
+        // Once it has been waited for, its id may be another's.
+        if self.ended.is_none() {
+            kill_process(self.pid, Signal::KILL).ok();
+        }
+    }
+
+    /// Waits for its end. Cancel safe; the same answer every time.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(ended) = self.try_wait()? {
+                return Ok(ended);
+            }
+            match &mut self.news {
+                // Readable from its end on, for as long as anybody likes to look.
+                Some(News::Handle(handle)) => handle.readable().await?.retain_ready(),
+                Some(News::Signals(signals)) => drop(signals.recv().await),
+                None => return Err(Errno::CHILD.into()),
+            }
+        }
+    }
+
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.ended.is_none()
+            && let Some((_, status)) = waitpid(Some(self.pid), WaitOptions::NOHANG)?
+        {
+            self.ended = Some(ExitStatus::from_raw(status.as_raw()));
+            self.news = None;
+        }
+        Ok(self.ended)
+    }
+}
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        let Ok(None) = self.try_wait() else { return };
+        // What ends after this program is nobody's to wait for.
+        if Handle::try_current().is_ok() {
+            let (pid, news) = (self.pid, self.news.take());
+            let mut left = Self { pid, news, ended: None };
+            drop(spawn_owned(async move { drop(left.wait().await) }));
+        }
+    }
+}
+
+/// A descriptor that is to be heard of when it can be read.
+#[expect(unsafe_code, reason = "the runtime asks that the file stays the same one")]
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` keeps its number until it is dropped, and nobody replaces this.
+    unsafe { Ok(AsyncFd::register_with_interest(fd, Interest::READABLE)?) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::process::CommandExt as _,
+        process::{Command, Stdio},
+        time::Duration,
+    };
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::os::procfs;
+
+    #[expect(clippy::zombie_processes, reason = "that is what is tested")]
+    fn started(script: &str) -> Outer {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::null()).process_group(0);
+        let id = command.spawn().expect("started").id();
+        Outer::of(procfs::pid(id).expect("an id")).expect("a handle")
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_heard_of_and_told_again() {
+        let mut outer = started("sleep 0.05; exit 3");
+        // Given up, a wait takes nothing from the next one.
+        assert!(timeout(Duration::from_millis(1), outer.wait()).await.is_err());
+        for _ in 0..2 {
+            assert_eq!(outer.wait().await.expect("ended").code(), Some(3));
+        }
+        let mut outer = started("exec sleep 100");
+        outer.kill();
+        assert_eq!(outer.wait().await.expect("ended").signal(), Some(9));
+    }
+
+    #[tokio::test]
+    async fn without_descriptors_of_processes_signals_tell() {
+        let mut outer = started("sleep 0.05; exit 4");
+        outer.news = Some(News::Signals(signal(SignalKind::child()).expect("signals")));
+        assert_eq!(outer.wait().await.expect("ended").code(), Some(4));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_nobody_wants_to_know_of_is_no_zombie() {
+        let outer = started("exec sleep 100");
+        let pid = outer.pid();
+        outer.kill();
+        drop(outer);
+        let id = pid.as_raw_nonzero().get().unsigned_abs();
+        while procfs::entry_of(id).is_some() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
