@@ -22,6 +22,7 @@ mod real;
 mod rules;
 mod second;
 mod spares;
+mod starts;
 mod supervisor;
 mod tasks;
 mod view;
