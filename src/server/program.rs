@@ -16,8 +16,9 @@ use crate::{
 const STUCK_THREADS: Duration = Duration::from_secs(1);
 
 /// How long threads for work that waits for a disk are kept for the next. There may be as many of them as the
-/// runtime allows by itself, since a disk may hang; they need not stay for that.
-const UNUSED_THREADS: Duration = Duration::from_secs(1);
+/// runtime allows by itself, since a disk may hang; they need not stay for that. Whoever watches what sessions
+/// hold wakes one after the other, ten times a second: kept for longer than that, none of a burst would ever go.
+const UNUSED_THREADS: Duration = Duration::from_millis(50);
 
 /// Runs one of the processes that the service needs beside itself, if these arguments of the program
 /// ask for that: the supervisor of one CLI, or the watch of the lease. They are none of the
