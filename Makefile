@@ -1,6 +1,6 @@
 # Front door to the scripts; what each of them does is in its own header.
 .DEFAULT_GOAL := help
-.PHONY: help demo cluster test run lint fmt bench soak store-faults chaos faults clients fuzz clean
+.PHONY: help demo cluster test run lint fmt bench bench-quick soak store-faults chaos faults clients fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,9 +24,12 @@ lint: ## The part of `test` that runs none of the project's code
 fmt: ## Format Rust, Go and Python
 	@.ci/fmt
 
-bench: ## Times and rates of a release build, on the fake and on the real CLI
+bench: ## The service beside the floor and the alternatives, built for release; ROWS='warm frames' for some rows only
 	@.ci/tools
 	@tests/bench
+
+bench-quick: ## Instructions of the streaming path, held against those that were recorded
+	@tests/bench-quick
 
 soak: ## Ten minutes of everything at random, and ten more with faults of disk, database, clock and network
 	@SESSION_POOL_SOAK_SECONDS=600 cargo test --features test-tools --test soak -- --nocapture

@@ -5,6 +5,10 @@ pub mod access {
     //! Callers.
     pub use crate::access::tokens;
 }
+pub mod budget {
+    //! Bounds that many share.
+    pub use crate::budget::{Bounds, Budget};
+}
 pub mod cli {
     //! The CLI's protocol and processes.
     pub use crate::cli::{
@@ -46,7 +50,11 @@ pub mod tasks {
     //! Tasks.
     pub use crate::tasks::{Tasks, spawn_owned};
 }
+pub mod traces {
+    //! Traces.
+    pub use crate::traces::TurnTrace;
+}
 pub mod turn {
     //! Turns.
-    pub use crate::turn::event;
+    pub use crate::turn::{event, listener, log, storage};
 }

@@ -47,7 +47,7 @@ def postgres_programs() -> Path:
 class Postgres:
     """A server of our own, which ends with the script that has it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, durable: bool = False) -> None:
         self.folder, self.port, self.programs = folder, free_port(), postgres_programs()
         # It refuses to run as root.
         self.user = next((name for name in ("postgres", "nobody") if os.getuid() == 0 and known(name)), None)
@@ -56,7 +56,9 @@ class Postgres:
             shutil.chown(folder, self.user)
         initdb = ("-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
         self._run("initdb", *initdb, "-D", str(folder / "data"))
-        options = ("-k", str(folder), "-h", "127.0.0.1", "-p", str(self.port), "-c", "fsync=off")
+        options: tuple[str, ...] = ("-k", str(folder), "-h", "127.0.0.1", "-p", str(self.port))
+        if not durable:
+            options += ("-c", "fsync=off")
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [str(self.programs / "postgres"), "-D", str(folder / "data"), *options],

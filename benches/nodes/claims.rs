@@ -88,7 +88,7 @@ pub async fn measure(server: &Server) -> Result<(), Box<dyn Error>> {
     }
     callers.join_all().await;
     let rate = CLAIMS as f64 / began.elapsed().as_secs_f64();
-    println!("claims a second, {CALLERS} at once: {rate:.0}");
+    super::tell(&format!("claims of sessions, {CALLERS} at once"), rate, "/s");
     tasks.stop(Duration::from_secs(5)).await;
     Ok(())
 }

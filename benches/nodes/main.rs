@@ -1,38 +1,31 @@
-//! What it costs that sessions are in PostgreSQL and that a call may come to any node, measured on
-//! the scripted fake CLI in one run: a warm turn by each store and forwarded, claims a second, how
+//! What it costs that sessions are in PostgreSQL, measured on the scripted fake CLI: claims a second, how
 //! long the sessions of a killed node are away, and a node on 100,000 stored sessions.
 //!
-//! `cargo bench --features test-tools --bench nodes`. PostgreSQL is Debian's, on this machine, with
-//! every commit on the disk when it is answered. Figures are ratios to compare: machines are noisy.
+//! `tests/bench` runs it, as the row `nodes`, and reads what it prints: a line of JSON for each figure.
+//! PostgreSQL is Debian's, on this machine, with every commit on the disk when it is answered.
 
-#[path = "../pool/caller.rs"]
+#[path = "../contenders/caller.rs"]
 mod caller;
 mod claims;
 #[path = "../../tests/support/postgres.rs"]
 mod postgres;
-#[path = "../pool/service.rs"]
 mod service;
 
 use std::{error::Error, net::TcpListener, time::Duration};
 
 use session_pool::proto::{
-    GetSessionRequest, QueryRequest,
-    session_pool_service_client::SessionPoolServiceClient as Client,
+    QueryRequest, session_pool_service_client::SessionPoolServiceClient as Client,
 };
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
-use caller::{open, run_turn};
+use caller::run_turn;
 use postgres::Server;
 use service::Running;
 
-/// Rounds, in each of which everything has its turns.
-const ROUNDS: usize = 10;
-/// Turns, and unary calls, of a round.
-const TURNS: usize = 100;
 /// Sessions of the node that is killed, in each of so many rounds.
 const SESSIONS: usize = 20;
-const KILLS: usize = 5;
+const KILLS: usize = 3;
 const STORED: usize = 100_000;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -45,8 +38,6 @@ fn main() -> Outcome<()> {
     let Some(server) = Server::durable() else { return Err("PostgreSQL is not installed".into()) };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        println!("{:<46} {:>11} {:>11} {:>11}", "", "first frame", "whole turn", "unary call");
-        warm_turns(&server).await?;
         claims::measure(&server).await?;
         take_overs(&server).await?;
         stored(&server).await
@@ -63,8 +54,9 @@ fn median(times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-fn micros(time: Duration) -> String {
-    format!("{:.0} µs", time.as_secs_f64() * 1e6)
+/// Tells a figure.
+fn tell(figure: &str, value: f64, unit: &str) {
+    println!("{}", serde_json::json!({"figure": figure, "value": value, "unit": unit}));
 }
 
 fn query(session: &str) -> QueryRequest {
@@ -85,70 +77,6 @@ fn node(name: &str, url: &str) -> Outcome<Running> {
         ("SERVER__LISTEN", &port),
         ("CLUSTER__ADVERTISE", &port),
     ])
-}
-
-/// What the turns of one way took.
-struct Way {
-    name: &'static str,
-    channel: Channel,
-    session: &'static str,
-    first: Vec<Duration>,
-    whole: Vec<Duration>,
-    unary: Vec<Duration>,
-}
-
-impl Way {
-    fn new(name: &'static str, channel: Channel, session: &'static str) -> Self {
-        let (first, whole, unary) = (Vec::new(), Vec::new(), Vec::new());
-        Self { name, channel, session, first, whole, unary }
-    }
-
-    async fn round(&mut self) -> Outcome<()> {
-        let mut client = Client::new(self.channel.clone());
-        for _ in 0..TURNS {
-            let began = Instant::now();
-            let mut stream = open(&self.channel, query(self.session)).await?;
-            // Event 1 is the service's own; what the CLI says first is event 2.
-            stream.message().await?;
-            stream.message().await?;
-            self.first.push(began.elapsed());
-            while stream.message().await?.is_some() {}
-            self.whole.push(began.elapsed());
-            let began = Instant::now();
-            let request = GetSessionRequest { session_id: self.session.into() };
-            client.get_session(request).await?;
-            self.unary.push(began.elapsed());
-        }
-        Ok(())
-    }
-}
-
-async fn warm_turns(server: &Server) -> Outcome<()> {
-    let memory = Running::start(&[("STORE__KIND", "memory")])?;
-    let sqlite = Running::start(&[])?;
-    let url = server.url().await;
-    let (one, two) = (node("one", &url)?, node("two", &url)?);
-    let mut ways = [
-        Way::new("warm, store.kind = memory", connected(&memory).await?, "s"),
-        Way::new("warm, sqlite", connected(&sqlite).await?, "s"),
-        Way::new("warm, postgres, at the session's node", connected(&one).await?, "direct"),
-        Way::new("warm, postgres, forwarded", connected(&two).await?, "forwarded"),
-    ];
-    // This one lives at the first node, too.
-    run_turn(&ways[2].channel, query("forwarded")).await?;
-    for way in &ways {
-        run_turn(&way.channel, query(way.session)).await?;
-    }
-    for _ in 0..ROUNDS {
-        for way in &mut ways {
-            way.round().await?;
-        }
-    }
-    for Way { name, first, whole, unary, .. } in ways {
-        let [first, whole, unary] = [first, whole, unary].map(|it| micros(median(it)));
-        println!("{name:<46} {first:>11} {whole:>11} {unary:>11}");
-    }
-    Ok(())
 }
 
 /// From the SIGKILL of a node to the next result of each of its sessions, by callers that ask
@@ -179,13 +107,9 @@ async fn take_overs(server: &Server) -> Outcome<()> {
     }
     let away = sorted(away);
     let at = |part: usize| away[(away.len() - 1) * part / 100].as_secs_f64();
-    println!(
-        "away after SIGKILL of its node, {} sessions: p50 {:.2} s, p99 {:.2} s, longest {:.2} s",
-        away.len(),
-        at(50),
-        at(99),
-        at(100)
-    );
+    for (name, part) in [("p50", 50), ("p99", 99), ("longest", 100)] {
+        tell(&format!("sessions away after SIGKILL of their node, {name}"), at(part), "s");
+    }
     Ok(())
 }
 
@@ -210,7 +134,8 @@ async fn stored(server: &Server) -> Outcome<()> {
             memory.push(Duration::from_secs_f64(node.resident_kb() / 1e3));
         }
         let (start, memory) = (median(starts).as_secs_f64() * 1e3, median(memory).as_secs_f64());
-        println!("a node on a database with {name}: listens after {start:.0} ms, {memory:.1} MB");
+        tell(&format!("a node with {name} in the database listens after"), start, "ms");
+        tell(&format!("a node with {name} in the database holds"), memory, "MB");
     }
     Ok(())
 }

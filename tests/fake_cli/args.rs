@@ -35,6 +35,8 @@ const WITH_VALUE: &[&str] = &[
 const BARE: &[&str] = &[
     "-p",
     "--print",
+    // Of a folder without a conversation, which is what it is given: a new one.
+    "--continue",
     "--verbose",
     "--fork-session",
     "--include-partial-messages",

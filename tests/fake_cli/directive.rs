@@ -13,6 +13,10 @@ pub fn step(name: &str, rest: &str) -> Result<Step, &'static str> {
     Ok(match name {
         "say" => Step::Say(text()),
         "partial" => two(rest).map(|(count, size)| Step::Partial { count, size })?,
+        "repeat" => {
+            let (count, line) = rest.split_once(' ').ok_or("needs a number and a line")?;
+            Step::Repeat { count: number(count)?, line: line.to_owned() }
+        }
         "frames" => two(rest).map(|(count, size)| Step::Frames { count, size })?,
         "big" => Step::Big(number(rest)?),
         "thinking" => Step::Thinking(text()),

@@ -9,6 +9,7 @@
 //! | `say TEXT` | an assistant frame with this text; with `--include-partial-messages` its stream events too |
 //! | `partial N SIZE` | a text of N deltas of SIZE bytes: stream events (only with `--include-partial-messages`) and the assistant frame, in the real order |
 //! | `frames N SIZE` | N assistant frames of about SIZE bytes a line, as fast as can be; text and uuid end in the frame's number, from 1; below some 550 bytes without `usage` and the like |
+//! | `repeat N LINE` | N times the line as it stands, as fast as can be; `@@@@@@@@@@@@` in it is its number, from 1, and `$SESSION` the session's id |
 //! | `big SIZE` | one assistant frame of about SIZE bytes |
 //! | `thinking TEXT` | an assistant frame with a thinking block |
 //! | `tool ID NAME JSON` | an assistant frame that uses a tool |
@@ -82,6 +83,7 @@ pub enum Step {
     Say(String),
     Partial { count: usize, size: usize },
     Frames { count: usize, size: usize },
+    Repeat { count: usize, line: String },
     Big(usize),
     Thinking(String),
     Tool { id: String, name: String, input: Value },
@@ -193,6 +195,7 @@ mod tests {
     fn arguments_are_split_as_the_table_says() {
         let expected = [
             Step::Frames { count: 2, size: 300 },
+            Step::Repeat { count: 3, line: r#"{"a": 1}"#.to_owned() },
             Step::Tool {
                 id: "t1".to_owned(),
                 name: "Bash".to_owned(),
@@ -204,7 +207,7 @@ mod tests {
             Step::Child(Kind::Setsid),
             Step::Raw("{\"a\": 1}".to_owned()),
         ];
-        let body = "frames 2 300\ntool t1 Bash {\"command\": \"ls -l\"}\ntool-result t1 a b\nask Write\n\
+        let body = "frames 2 300\nrepeat 3 {\"a\": 1}\ntool t1 Bash {\"command\": \"ls -l\"}\ntool-result t1 a b\nask Write\n\
                     no-result idle\nchild setsid\nraw {\"a\": 1}";
         assert_eq!(steps(body), expected);
     }

@@ -21,6 +21,7 @@ impl Turn {
             Step::Say(text) => self.stream(session, &text, 1)?,
             Step::Partial { count, size } => self.stream(session, &filler(size), count)?,
             Step::Frames { count, size } => self.frames(session, count, size)?,
+            Step::Repeat { count, line } => self.repeat(session, count, &line)?,
             Step::Big(size) => self.big(session, size),
             Step::Thinking(text) => self.block(session, frames::thinking_block(&text)),
             Step::Tool { id, name, input } => {
@@ -221,6 +222,13 @@ impl Turn {
         let lean = line(false, "").len() + 1 > size;
         let bare = line(lean, "").len() + 1;
         let template = line(lean, &filler(size.saturating_sub(bare)));
+        let (printed, flow) = burst::print(session, &template, count);
+        self.last_text = format!("{printed:012}");
+        flow
+    }
+
+    fn repeat(&mut self, session: &mut Session, count: usize, line: &str) -> Flow {
+        let template = line.replace("$SESSION", &session.conversation.session);
         let (printed, flow) = burst::print(session, &template, count);
         self.last_text = format!("{printed:012}");
         flow

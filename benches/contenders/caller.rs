@@ -23,6 +23,7 @@ pub async fn open(
 }
 
 /// Runs a turn to its end.
+#[allow(dead_code, reason = "not every benchmark does")]
 pub async fn run_turn(channel: &Channel, request: QueryRequest) -> Result<(), Status> {
     let mut stream = open(channel, request).await?;
     while stream.message().await?.is_some() {}
