@@ -11,8 +11,10 @@
 mod parts;
 mod wire;
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 
 use super::{hooks::Called, message::name_of, questions};
 pub use parts::{ControlReply, ModelUse, ModelsTold, ResultSummary, TaskInfo, ToolTexts};
@@ -255,7 +257,10 @@ fn classify(line: &str) -> Option<(FrameKind, bool)> {
     let wire::Head { kind, subtype, has_parent } = wire::head(line)?;
     let names = || Names::parse(line).unwrap_or_default();
     let kind = match &*kind.0 {
-        "assistant" => FrameKind::Assistant { tool_calls: block_ids(line, "tool_use") },
+        "assistant" => {
+            static TOOL_USE: LazyLock<Finder> = LazyLock::new(|| Finder::new("tool_use"));
+            FrameKind::Assistant { tool_calls: block_ids(line, &TOOL_USE) }
+        }
         "stream_event" => FrameKind::StreamEvent,
         "user" => user(line),
         "system" => system(&subtype.0, names),
@@ -360,20 +365,24 @@ pub fn tool_texts(line: &str) -> Vec<ToolTexts> {
 }
 
 fn user(line: &str) -> FrameKind {
-    let echo_of = memmem::find(line.as_bytes(), b"\"isReplay\"")
+    static IS_REPLAY: LazyLock<Finder> = LazyLock::new(|| Finder::new("\"isReplay\""));
+    static TOOL_RESULT: LazyLock<Finder> = LazyLock::new(|| Finder::new("tool_result"));
+    let echo_of = IS_REPLAY
+        .find(line.as_bytes())
         .and_then(|_| Names::parse(line))
         .filter(|names| names.replay && !names.uuid.0.is_empty())
         .map(|names| names.uuid.into_string());
-    FrameKind::User { tool_results: block_ids(line, "tool_result"), echo_of }
+    FrameKind::User { tool_results: block_ids(line, &TOOL_RESULT), echo_of }
 }
 
-/// The ids of the blocks of type `wanted` in a message.
-fn block_ids(line: &str, wanted: &str) -> Vec<String> {
+/// The ids of the blocks in a message that are of the type that is looked for.
+fn block_ids(line: &str, wanted: &Finder<'_>) -> Vec<String> {
     // Most messages have none: one fast search spares the second parse.
-    if memmem::find(line.as_bytes(), wanted.as_bytes()).is_none() {
+    if wanted.find(line.as_bytes()).is_none() {
         return Vec::new();
     }
-    Names::parse(line).map_or_else(Vec::new, |names| wire::block_ids(&names.message, wanted))
+    let kind = wanted.needle();
+    Names::parse(line).map_or_else(Vec::new, |names| wire::block_ids(&names.message, kind))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::{
     ControlReply, ModelUse, ModelsTold, Prompt, RequestKind, ResultSummary, ToolTexts, excerpt,
 };
 use crate::cli::hooks;
-use crate::cli::json::{Json, Text, is_null, members, read_or_default, view};
+use crate::cli::json::{Json, Text, is_null, members, read_or_default, view, whole};
 use crate::cli::message::{cost_since, has_failed, name_of, total_cost, use_of_model};
 use crate::domain::usage::TokenUsage;
 
@@ -211,8 +211,30 @@ pub(super) struct Head<'a> {
     pub has_parent: bool,
 }
 
+view! {
+    /// The same of a line of which nothing is odd.
+    PlainHead {
+        /// Its type.
+        "type" => kind: Text<'a>,
+        /// Its subtype.
+        "subtype" => subtype: Text<'a>,
+        /// The tool call that it belongs to.
+        "parent_tool_use_id" => parent: Text<'a>,
+    }
+}
+
 /// The head of a line; `None` if it is no JSON object.
 pub(super) fn head(line: &str) -> Option<Head<'_>> {
+    let plain = whole(line).map(|PlainHead { kind, subtype, parent, .. }| Head {
+        kind,
+        subtype,
+        has_parent: !parent.0.is_empty(),
+    });
+    plain.or_else(|| odd_head(line))
+}
+
+/// The same, where a key comes twice or a value is of another type.
+fn odd_head(line: &str) -> Option<Head<'_>> {
     let (mut kind, mut subtype, mut has_parent) = (None, None, false);
     let is_object = members(line, |key, _, value| {
         let field = match key {
@@ -277,11 +299,11 @@ pub(super) fn prompt(line: &str) -> Prompt {
 }
 
 /// The ids of the blocks of type `wanted` in a message.
-pub(super) fn block_ids(message: &Message<'_>, wanted: &str) -> Vec<String> {
+pub(super) fn block_ids(message: &Message<'_>, wanted: &[u8]) -> Vec<String> {
     let blocks: Vec<Block<'_>> = read_or_default(message.content);
     blocks
         .into_iter()
-        .filter(|block| block.kind.0 == wanted)
+        .filter(|block| block.kind.0.as_bytes() == wanted)
         .map(|block| if block.id.0.is_empty() { block.tool_use_id } else { block.id })
         .map(Text::into_string)
         .filter(|id| !id.is_empty())

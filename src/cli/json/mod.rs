@@ -6,8 +6,12 @@
 //! read counts. Surrogates without their other half, which JavaScript prints as escapes,
 //! become U+FFFD in texts; the JSON text itself stays as it is. Depth does not matter:
 //! values are skipped without recursion.
+//!
+//! Nearly every value is as it should be, and is read in one pass ([`whole`]). Only where that
+//! comes upon something odd is an object read by key, each value on its own.
 
 mod object;
+mod whole;
 
 use std::{borrow::Cow, fmt};
 
@@ -19,6 +23,7 @@ use serde_json::value::RawValue;
 
 pub use object::{Extra, Field, Rest};
 pub(super) use object::{object, reader, view};
+pub use whole::{Odd, Whole, once, whole};
 
 /// Numbers above this are no longer exact in the CLI's own language: no count is so large.
 const LARGEST_COUNT: f64 = 9_007_199_254_740_992.0;
@@ -59,6 +64,15 @@ impl<T> Read<T> {
 pub trait Lenient<'a>: Sized {
     /// Reads a value.
     fn read(raw: &'a RawValue) -> Read<Self>;
+
+    /// Reads a value as it comes. The same as [`Self::read`] where that is [`Read::Whole`];
+    /// everything else is an error, and some of that may be, too.
+    fn read_whole<D: Deserializer<'a>>(value: D) -> Result<Self, D::Error> {
+        match Self::read(<&'a RawValue>::deserialize(value)?) {
+            Read::Whole(value) => Ok(value),
+            Read::Part(_) | Read::Nothing => Err(de::Error::custom(Odd)),
+        }
+    }
 }
 
 /// Reads a value, or takes the default for it.
@@ -98,6 +112,10 @@ impl<'a> Lenient<'a> for Text<'a> {
             Ok(Unescaped(text)) => Read::Whole(Self(Cow::Owned(text))),
             Err(_) => Read::Nothing,
         }
+    }
+
+    fn read_whole<D: Deserializer<'a>>(value: D) -> Result<Self, D::Error> {
+        value.deserialize_any(whole::TextVisitor)
     }
 }
 
@@ -199,6 +217,10 @@ impl<'a> Lenient<'a> for &'a RawValue {
 impl<'a, T: Lenient<'a>> Lenient<'a> for Option<T> {
     fn read(raw: &'a RawValue) -> Read<Self> {
         if is_null(raw) { Read::Whole(None) } else { T::read(raw).map(Some) }
+    }
+
+    fn read_whole<D: Deserializer<'a>>(value: D) -> Result<Self, D::Error> {
+        value.deserialize_option(whole::OptionVisitor(Whole::default()))
     }
 }
 

@@ -1,9 +1,14 @@
 //! Objects that are declared by their keys, read from JSON text. Owns what becomes of keys
 //! that come twice, of keys without a field and of values that cannot be read.
 
+use serde::de::{IgnoredAny, MapAccess};
 use serde_json::value::RawValue;
 
 use super::{Lenient, Read, is_null};
+
+/// Bytes that there is room for at once when an object has any such key: most that have one
+/// have some.
+const FIRST_ROOM: usize = 128;
 
 /// The keys of an object that have no field, on the way to one JSON object.
 #[derive(Debug, Default)]
@@ -13,23 +18,50 @@ pub struct Extra(String);
 pub trait Rest {
     /// Takes a key, given as its JSON text.
     fn push(&mut self, name: &str, value: &RawValue);
+
+    /// Takes a key without escapes, whose value comes next.
+    fn take<'a, M: MapAccess<'a>>(&mut self, key: &str, map: &mut M) -> Result<(), M::Error>;
 }
 
 /// Nobody asks for them.
 impl Rest for () {
     fn push(&mut self, _: &str, _: &RawValue) {}
+
+    fn take<'a, M: MapAccess<'a>>(&mut self, _: &str, map: &mut M) -> Result<(), M::Error> {
+        map.next_value::<IgnoredAny>().map(drop)
+    }
 }
 
 impl Rest for Extra {
     fn push(&mut self, name: &str, value: &RawValue) {
-        self.0.push(if self.0.is_empty() { '{' } else { ',' });
+        self.begin();
         self.0.push_str(name);
         self.0.push(':');
         self.0.push_str(value.get());
     }
+
+    fn take<'a, M: MapAccess<'a>>(&mut self, key: &str, map: &mut M) -> Result<(), M::Error> {
+        let value = map.next_value::<&'a RawValue>()?;
+        self.begin();
+        self.0.push('"');
+        self.0.push_str(key);
+        self.0.push_str("\":");
+        self.0.push_str(value.get());
+        Ok(())
+    }
 }
 
 impl Extra {
+    /// Begins a member.
+    fn begin(&mut self) {
+        if self.0.is_empty() {
+            self.0.reserve(FIRST_ROOM);
+            self.0.push('{');
+        } else {
+            self.0.push(',');
+        }
+    }
+
     /// The object; empty text without keys.
     pub fn finish(mut self) -> String {
         if !self.0.is_empty() {
@@ -130,6 +162,10 @@ macro_rules! reader {
         impl<'a> $name<'a> {
             /// Reads an object from its JSON text; `None` if it is none.
             pub fn parse(json: &'a str) -> Option<Self> {
+                $crate::cli::json::whole(json).or_else(|| Self::by_key(json))
+            }
+
+            fn by_key(json: &'a str) -> Option<Self> {
                 let mut $left = $rest;
                 $(let mut $field = $crate::cli::json::Field::<'a, $type>::default();)*
                 let is_object = $crate::cli::json::members(json, |key, name, value| match key {
@@ -154,6 +190,47 @@ macro_rules! reader {
                     Some(object) => $crate::cli::json::Read::Whole(object),
                     None => $crate::cli::json::Read::Nothing,
                 }
+            }
+
+            fn read_whole<D: serde::Deserializer<'a>>(value: D) -> Result<Self, D::Error> {
+                struct ObjectVisitor;
+
+                impl<'a> serde::de::Visitor<'a> for ObjectVisitor {
+                    type Value = $name<'a>;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("an object")
+                    }
+
+                    fn visit_unit<E: serde::de::Error>(self) -> Result<$name<'a>, E> {
+                        Ok($name::default())
+                    }
+
+                    fn visit_map<M>(self, mut map: M) -> Result<$name<'a>, M::Error>
+                    where
+                        M: serde::de::MapAccess<'a>,
+                    {
+                        let mut $left = $rest;
+                        $(let mut $field: Option<$type> = None;)*
+                        while let Some(key) = map.next_key::<&'a str>()? {
+                            match key {
+                                $($key => {
+                                    let seed = $crate::cli::json::Whole::<$type>::default();
+                                    let value = map.next_value_seed(seed)?;
+                                    $crate::cli::json::once(&mut $field, value)?;
+                                })*
+                                _ => $crate::cli::json::Rest::take(&mut $left, key, &mut map)?,
+                            }
+                        }
+                        Ok($name {
+                            $($field: $field.unwrap_or_default(),)*
+                            $($kept: $finished,)?
+                            line: std::marker::PhantomData,
+                        })
+                    }
+                }
+
+                value.deserialize_any(ObjectVisitor)
             }
         }
     };

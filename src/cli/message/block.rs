@@ -1,8 +1,14 @@
 //! Blocks of a message.
 
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserializer,
+    de::{self, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
-use crate::cli::json::{Json, Lenient, Read, Text, members, object, read_or_default};
+use crate::cli::json::{Json, Lenient, Read, Text, members, object, read_or_default, whole};
 
 /// The content of a message: blocks, or plain text.
 #[derive(Debug)]
@@ -30,6 +36,40 @@ impl<'a> Lenient<'a> for Content<'a> {
             _ if raw.get() == "null" => Read::Whole(Self::default()),
             _ => Read::Nothing,
         }
+    }
+
+    fn read_whole<D: Deserializer<'a>>(value: D) -> Result<Self, D::Error> {
+        struct ContentVisitor;
+
+        impl<'a> Visitor<'a> for ContentVisitor {
+            type Value = Content<'a>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("blocks, or a text")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'a str) -> Result<Content<'a>, E> {
+                Ok(Content::Plain(Text(Cow::Borrowed(text))))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Content<'a>, E> {
+                Ok(Content::Plain(Text(Cow::Owned(text.to_owned()))))
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Content<'a>, E> {
+                Ok(Content::default())
+            }
+
+            fn visit_seq<S: SeqAccess<'a>>(self, mut items: S) -> Result<Content<'a>, S::Error> {
+                let mut blocks = Vec::new();
+                while let Some(block) = items.next_element()? {
+                    blocks.push(block);
+                }
+                Ok(Content::Blocks(blocks))
+            }
+        }
+
+        value.deserialize_any(ContentVisitor)
     }
 }
 
@@ -101,7 +141,23 @@ pub enum Block<'a> {
 impl<'a> Block<'a> {
     /// Reads one block; what is not of a known type is `Other`.
     pub fn parse(raw: &'a RawValue) -> Self {
-        let json = raw.get();
+        Self::type_first(raw.get()).unwrap_or_else(|| Self::type_anywhere(raw.get()))
+    }
+
+    /// Reads a block that says first of which type it is, as the API does, and of which nothing
+    /// is odd: in one pass.
+    fn type_first(json: &'a str) -> Option<Self> {
+        let (kind, _) = json.strip_prefix(r#"{"type":""#)?.split_once('"')?;
+        match kind {
+            "text" => whole(json).map(Self::Text),
+            "thinking" => whole(json).map(Self::Thinking),
+            "tool_use" => whole(json).map(Self::ToolUse),
+            "tool_result" => whole(json).map(Self::ToolResult),
+            _ => None,
+        }
+    }
+
+    fn type_anywhere(json: &'a str) -> Self {
         let mut kind = None;
         members(json, |key, _, value| {
             if key == "type" && (kind.is_none() || value.get().starts_with('"')) {

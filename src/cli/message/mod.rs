@@ -371,3 +371,6 @@ fn cost_by_model(models: &RawValue) -> Option<f64> {
     });
     sum
 }
+
+#[cfg(test)]
+mod tests;
