@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
+    io,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
@@ -28,6 +29,7 @@ use tracing::{Span, debug};
 
 use super::{
     Limits, Peer,
+    gathered::Gathered,
     greeting::{Greeted, PORTION},
     slots::Slot,
 };
@@ -103,7 +105,7 @@ where
         self.calls(stream, peer, &slot, deadline).await;
     }
 
-    async fn secure(&self, stream: TcpStream) -> std::io::Result<Stream> {
+    async fn secure(&self, stream: TcpStream) -> io::Result<Stream> {
         let Some(config) = &self.tls else { return Ok(Either::Right(stream)) };
         let acceptor = TlsAcceptor::from(Arc::clone(&config.borrow()));
         acceptor.accept(stream).await.map(Either::Left)
@@ -111,6 +113,7 @@ where
 
     /// Serves calls until the connection ends, for whatever reason.
     async fn calls(&self, stream: Stream, peer: Peer, slot: &Slot, deadline: Instant) {
+        let (stream, outgoing) = Gathered::new(stream);
         let (stream, greeted) = Greeted::new(stream, slot.revoked().clone());
         let (portion, calls) = (stream.portion(), Arc::new(watch::Sender::new(0)));
         let service = Calls { service: self.service.clone(), peer, open: Arc::clone(&calls) };
@@ -130,7 +133,12 @@ where
                 ended = poll_fn(|cx| {
                     // The library has looked at every call of the portion when it returns.
                     portion.begin();
-                    connection.as_mut().poll(cx)
+                    let ended = connection.as_mut().poll(cx);
+                    // And has written what it has to write, of all calls.
+                    match outgoing.poll_send(cx) {
+                        Poll::Ready(Err(error)) if ended.is_pending() => Poll::Ready(Err(error)),
+                        _ => ended.map_err(io::Error::other),
+                    }
                 }) => {
                     return if let Err(error) = ended { debug!(%error, "connection_failed") };
                 }

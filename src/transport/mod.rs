@@ -16,6 +16,7 @@
 
 mod accept;
 mod connection;
+mod gathered;
 mod greeting;
 mod reserve;
 pub mod slots;
