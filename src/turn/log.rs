@@ -15,7 +15,7 @@
 
 use std::{sync::Arc, task::Waker, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::{sync::Notify, time::timeout_at};
 use tracing::Span;
 
@@ -41,6 +41,11 @@ const UNASKED_SHARE: usize = 8;
 
 /// Lines up to this length are copied; longer ones keep no more than as much again.
 const LONGEST_COPY: usize = 64 * 1024;
+
+/// Lines up to this length are copied into blocks of several, of this size: an allocation for each
+/// costs as much as all else that is done with it here.
+const LONGEST_SHARING: usize = 1024;
+const BLOCK: usize = 4 * 1024;
 
 /// Listeners of a turn at the same time.
 const MAX_LISTENERS: usize = 256;
@@ -103,6 +108,8 @@ impl TurnLog {
 
     /// Writes the events that follow. After the end nothing is written.
     pub fn append(&self, frames: impl IntoIterator<Item = (Class, Bytes)>) {
+        let mut frames: Vec<_> = frames.into_iter().collect();
+        own(&mut frames);
         let added = {
             let mut state = self.shared.lock();
             if state.end.is_some() {
@@ -113,7 +120,7 @@ impl TurnLog {
             let mut any_whole = false;
             for (class, line) in frames {
                 any_whole |= !class.is_partial();
-                state.add(class, &line, unasked);
+                state.add(class, line, unasked);
             }
             state.claim();
             if state.frames.len() > before {
@@ -212,12 +219,12 @@ impl TurnLog {
 
 impl State {
     /// Adds an event, or puts a partial message that nobody asks for aside.
-    pub fn add(&mut self, class: Class, line: &Bytes, unasked: usize) {
+    pub fn add(&mut self, class: Class, line: Bytes, unasked: usize) {
         if let Asked::Not { at_hand, bytes } = &mut self.partials {
             if class.is_partial() {
                 *bytes = bytes.saturating_add(line.len() + EVENT_OVERHEAD);
                 if *bytes <= unasked {
-                    at_hand.push(owned(line));
+                    at_hand.push(line);
                 } else {
                     // A block without its start is of no use to anybody.
                     *at_hand = Vec::new();
@@ -226,7 +233,7 @@ impl State {
             }
             (*at_hand, *bytes) = (Vec::new(), 0);
         }
-        self.push(class, owned(line));
+        self.push(class, line);
     }
 
     /// Wakes who waits for events; those that see no partial messages only for others.
@@ -237,9 +244,30 @@ impl State {
     }
 }
 
-/// A line of its own: it comes as part of a read, and would keep all of it.
-fn owned(line: &Bytes) -> Bytes {
-    if line.len() <= LONGEST_COPY { Bytes::copy_from_slice(line) } else { line.clone() }
+/// Makes lines independent of the read that they came in, all of which they would keep. Short ones
+/// share blocks. They go in the order in which they came, so that no more than a block is kept of
+/// which the log knows nothing; partial messages may go by themselves, and have their own.
+fn own(frames: &mut [(Class, Bytes)]) {
+    let is_short = |line: &Bytes| line.len() <= LONGEST_SHARING;
+    let mut left = [0, 0];
+    for (class, line) in frames.iter().filter(|(_, line)| is_short(line)) {
+        left[usize::from(class.is_partial())] += line.len();
+    }
+    let mut blocks = [BytesMut::new(), BytesMut::new()];
+    for (class, line) in frames {
+        let kind = usize::from(class.is_partial());
+        if is_short(line) {
+            let (block, left) = (&mut blocks[kind], &mut left[kind]);
+            if block.capacity() < line.len() {
+                *block = BytesMut::with_capacity((*left).min(BLOCK));
+            }
+            *left -= line.len();
+            block.extend_from_slice(line);
+            *line = block.split().freeze();
+        } else if line.len() <= LONGEST_COPY {
+            *line = Bytes::copy_from_slice(line);
+        }
+    }
 }
 
 #[cfg(test)]
