@@ -2,13 +2,20 @@
 //! Knows nothing of what the lines say.
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    task::yield_now,
+};
 
 /// What a read asks for at least while little arrives: idle processes are many,
 /// and each holds a buffer of this size.
 const SMALL_READ: usize = 4 * 1024;
 /// What a read asks for while much arrives: the size of a Linux pipe.
 const LARGE_READ: usize = 64 * 1024;
+
+/// Bytes after which others get the thread. Who waits for the lines was woken on this very thread, and
+/// no other can take him over as long as this one reads on.
+const BURST: usize = LARGE_READ;
 
 /// Why no further line can be had.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +40,8 @@ pub struct LineReader<R> {
     scanned: usize,
     max_line: usize,
     read_size: usize,
+    /// Bytes that were read since others had the thread.
+    burst: usize,
     ended: bool,
 }
 
@@ -45,6 +54,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
             scanned: 0,
             max_line,
             read_size: SMALL_READ,
+            burst: 0,
             ended: false,
         }
     }
@@ -58,8 +68,13 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         if self.ended {
             return Ok(false);
         }
+        if self.burst >= BURST {
+            self.burst = 0;
+            yield_now().await;
+        }
         self.buffer.reserve(self.read_size);
         let count = self.inner.read_buf(&mut self.buffer).await?;
+        self.burst += count;
         if count == 0 {
             self.ended = true;
             push_line(lines, self.buffer.split().freeze());
