@@ -22,9 +22,13 @@ use super::event::Class;
 use crate::budget::{Exceeded, Reservation};
 
 /// Every so many events, a segment remembers where one begins.
-const INDEX_STEP: usize = 128;
+const INDEX_STEP: u64 = 128;
+/// And whenever so many bytes have come: whoever reads begins there, and reads what is between.
+const INDEX_BYTES: u64 = 64 * 1024;
 /// Class and length before each line.
 const HEADER: usize = 5;
+/// Lines from this length on are written by themselves: to copy them costs more than a system call.
+const LONG: usize = 32 * 1024;
 /// Segments that make up the bound, unless they would be larger than they may be.
 const SEGMENTS: u64 = 8;
 /// Bytes of a segment at most: the oldest goes as a whole.
@@ -55,6 +59,7 @@ struct Segment {
 /// Where an event begins.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
+    sequence: u64,
     offset: u64,
     /// Events before it that are not partial messages, event 1 included.
     whole: u64,
@@ -120,7 +125,7 @@ impl Spill {
         let starts_before = |segment: &&Segment| segment.index.first().is_some_and(before);
         let segment = self.segments.iter().rev().find(starts_before)?;
         let step = segment.index.partition_point(before).checked_sub(1)?;
-        Some((segment.first + (step * INDEX_STEP) as u64, segment.index.get(step)?.whole))
+        segment.index.get(step).map(|mark| (mark.sequence, mark.whole))
     }
 
     /// Adds events whose sequences follow those written before, `first` and on, for which
@@ -139,22 +144,25 @@ impl Spill {
         }
         scratch.clear();
         let Some(segment) = self.segments.back_mut() else { return Ok(()) };
+        let before = segment.bytes;
         for (class, line) in events {
-            if segment.count.is_multiple_of(INDEX_STEP as u64) {
-                let offset = segment.bytes + scratch.len() as u64;
-                segment.index.push(Mark { offset, whole: segment.whole });
-            }
+            segment.mark(segment.bytes + scratch.len() as u64);
             segment.whole += u64::from(!class.is_partial());
             let length = u32::try_from(line.len()).map_err(io::Error::other)?;
             scratch.put_u8((*class).into());
             scratch.put_u32(length);
-            scratch.put_slice(line);
+            if line.len() >= LONG {
+                segment.append(scratch)?;
+                scratch.clear();
+                segment.append(line)?;
+            } else {
+                scratch.put_slice(line);
+            }
             segment.count += 1;
         }
-        segment.file.write_all_at(scratch, segment.bytes)?;
-        segment.bytes += scratch.len() as u64;
-        self.bytes += scratch.len() as u64;
+        segment.append(scratch)?;
         scratch.clear();
+        self.bytes += segment.bytes - before;
         while self.bytes > self.limit && self.segments.len() > 1 {
             self.drop_oldest();
         }
@@ -184,11 +192,27 @@ impl Segment {
         Ok(Self { file, first, count: 0, bytes: 0, whole, index: Vec::new() })
     }
 
+    /// Remembers where the next event begins, if it is far from the last one that is remembered.
+    fn mark(&mut self, offset: u64) {
+        let sequence = self.first + self.count;
+        let is_far = |mark: &Mark| {
+            sequence - mark.sequence >= INDEX_STEP || offset - mark.offset >= INDEX_BYTES
+        };
+        if self.index.last().is_none_or(is_far) {
+            self.index.push(Mark { sequence, offset, whole: self.whole });
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.bytes)?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
     fn read(&self, from: u64, limit: usize) -> io::Result<Vec<(Class, Bytes)>> {
-        let skip = from - self.first;
-        let step = usize::try_from(skip).map_err(io::Error::other)? / INDEX_STEP;
-        let mut offset = self.index.get(step).ok_or(io::ErrorKind::NotFound)?.offset;
-        let mut sequence = self.first + (step * INDEX_STEP) as u64;
+        let marks = self.index.partition_point(|mark| mark.sequence <= from);
+        let mark = marks.checked_sub(1).and_then(|last| self.index.get(last));
+        let Mark { mut sequence, mut offset, .. } = *mark.ok_or(io::ErrorKind::NotFound)?;
         let mut wanted = Vec::new();
         let mut taken = 0;
         while taken < limit && sequence < self.first + self.count {
@@ -340,6 +364,24 @@ mod tests {
         let large = (Class::System, Bytes::from(vec![b'x'; 40_000]));
         let refused = write(&mut spill, 2001, [large].into_iter()).expect_err("no room");
         assert_eq!(refused.key, "all");
+    }
+
+    #[test]
+    fn a_long_event_is_found_without_those_before_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut spill = spill(folder.path(), 1 << 26, 1 << 26);
+        let sizes = [10, 300, LONG - 1, LONG, 100_000];
+        let event = |n: u64| (Class::Assistant, Bytes::from(vec![n as u8; sizes[n as usize % 5]]));
+        for first in (2..302).step_by(3) {
+            write(&mut spill, first, (first..first + 3).map(event)).expect("room");
+        }
+        for sequence in 2..302 {
+            assert_eq!(spill.read(sequence, 1).expect("read"), [event(sequence)], "{sequence}");
+            let (at, whole) = spill.place_of(sequence - 1).expect("a place");
+            assert_eq!(whole, at - 1, "all of them are whole");
+            let between: usize = (at..sequence).map(|n| event(n).1.len() + HEADER).sum();
+            assert!((between as u64) < INDEX_BYTES + 100_005, "{between} bytes are read for one");
+        }
     }
 
     #[test]
