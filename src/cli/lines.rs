@@ -1,21 +1,31 @@
-//! Cuts a byte stream into lines, within a bound and without copying them.
+//! Cuts a byte stream into lines, within a bound; lines that came together share their memory.
 //! Knows nothing of what the lines say.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _},
+    io::{AsyncRead, ReadBuf},
     task::yield_now,
 };
 
-/// What a read asks for at least while little arrives: idle processes are many,
-/// and each holds a buffer of this size.
-const SMALL_READ: usize = 4 * 1024;
-/// What a read asks for while much arrives: the size of a Linux pipe.
-const LARGE_READ: usize = 64 * 1024;
+/// What a read asks for: the size of a Linux pipe.
+const READ: usize = 64 * 1024;
+
+thread_local! {
+    /// Where reads of a thread put what they get, before it is copied to a place of its size: idle
+    /// processes are many, and none of them holds space for what it may print.
+    static SPACE: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
 
 /// Bytes after which others get the thread. Who waits for the lines was woken on this very thread, and
 /// no other can take him over as long as this one reads on.
-const BURST: usize = LARGE_READ;
+const BURST: usize = READ;
 
 /// Why no further line can be had.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +49,6 @@ pub struct LineReader<R> {
     /// How much of `buffer` is known to hold no line end.
     scanned: usize,
     max_line: usize,
-    read_size: usize,
     /// Bytes that were read since others had the thread.
     burst: usize,
     ended: bool,
@@ -48,15 +57,7 @@ pub struct LineReader<R> {
 impl<R: AsyncRead + Unpin> LineReader<R> {
     /// Lines of `inner` of at most `max_line` bytes, their end not counted.
     pub fn new(inner: R, max_line: usize) -> Self {
-        Self {
-            inner,
-            buffer: BytesMut::new(),
-            scanned: 0,
-            max_line,
-            read_size: SMALL_READ,
-            burst: 0,
-            ended: false,
-        }
+        Self { inner, buffer: BytesMut::new(), scanned: 0, max_line, burst: 0, ended: false }
     }
 
     /// Waits for more input and adds the lines that it completes to `lines`;
@@ -72,17 +73,25 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
             self.burst = 0;
             yield_now().await;
         }
-        self.buffer.reserve(self.read_size);
-        let count = self.inner.read_buf(&mut self.buffer).await?;
+        let count = poll_fn(|context| self.poll_fill(context)).await?;
         self.burst += count;
         if count == 0 {
             self.ended = true;
             push_line(lines, self.buffer.split().freeze());
             return Ok(false);
         }
-        self.read_size = if count >= SMALL_READ { LARGE_READ } else { SMALL_READ };
         self.cut(lines)?;
         Ok(true)
+    }
+
+    /// Reads once; returns how many bytes came.
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        SPACE.with_borrow_mut(|space| {
+            let mut space = ReadBuf::new(space);
+            ready!(Pin::new(&mut self.inner).poll_read(context, &mut space))?;
+            self.buffer.extend_from_slice(space.filled());
+            Poll::Ready(Ok(space.filled().len()))
+        })
     }
 
     /// Whether a line has begun that has not ended.
@@ -101,6 +110,10 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
             self.check(newline - start)?;
             push_line(lines, whole.slice(start..newline));
             start = newline + 1;
+        }
+        if self.buffer.is_empty() {
+            // It would keep the lines' memory.
+            self.buffer = BytesMut::new();
         }
         self.scanned = self.buffer.len();
         self.check(self.scanned)

@@ -75,7 +75,7 @@ impl SessionPool {
     }
 
     fn spawn(&self, key: SessionKey, generation: u64, task: SessionTask) {
-        let pool = self.clone();
+        let (pool, task) = (self.clone(), Box::new(task));
         // No parent: the call that made the session is not what it lives for.
         let span = error_span!(
             parent: None,

@@ -66,8 +66,8 @@ impl SessionTask {
     /// Ends a process; what it says last is on its way to the store then. A turn that it
     /// began by itself just then is cut; what that cost counts, and what was spent in its
     /// background.
-    pub(super) async fn part_with(&mut self, process: Process, grace: StopGrace) {
-        let Process { mut lease, answers, prompts, steers, traits, work_stops, .. } = process;
+    pub(super) async fn part_with(&mut self, process: Box<Process>, grace: StopGrace) {
+        let Process { mut lease, answers, prompts, steers, traits, work_stops, .. } = *process;
         self.note_ended_work(&traits, lease.client_id);
         // Whoever wants it stopped from here on has nothing to wait for.
         self.status.set_work(BackgroundWork::default());

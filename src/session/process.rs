@@ -81,10 +81,8 @@ impl Process {
     }
 
     /// It was started with these variables, which say of which trace its first turn is.
-    #[must_use]
-    pub fn told_of(mut self, trace: BTreeMap<String, String>) -> Self {
+    pub fn was_told(&mut self, trace: BTreeMap<String, String>) {
         self.trace = trace;
-        self
     }
 
     /// Tells the CLI of which trace the turn is that begins, if it was not told that already. It takes

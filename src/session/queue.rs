@@ -235,6 +235,11 @@ impl TurnQueue {
         self.updates.push(update);
     }
 
+    /// Whether changes of options wait.
+    pub fn has_updates(&self) -> bool {
+        !self.updates.is_empty()
+    }
+
     /// Takes the changes of options that wait.
     pub fn take_updates(&mut self) -> Vec<PendingUpdate> {
         std::mem::take(&mut self.updates)

@@ -138,7 +138,7 @@ impl SessionTask {
 
     /// Ends a process that may spend nothing more, with all that works in its
     /// background. If the budget grows, the next turn resumes.
-    pub(super) async fn stop_spending(&mut self, process: Process) -> Phase {
+    pub(super) async fn stop_spending(&mut self, process: Box<Process>) -> Phase {
         info!(
             session_id = %self.status.session_id,
             client_id = %process.lease.client_id,

@@ -18,7 +18,7 @@ use crate::{domain::decision::Decision, turn::log::TurnLog};
 #[derive(Debug)]
 pub struct Active {
     /// The process.
-    pub process: Process,
+    pub process: Box<Process>,
     /// The turn.
     pub turn: Running,
 }
@@ -31,15 +31,15 @@ pub enum Phase {
     /// It waits for one.
     Connecting(Waiting),
     /// It has one that does nothing.
-    Idle(Process),
+    Idle(Box<Process>),
     /// A turn runs.
     Active(Active),
     /// A turn is being stopped.
     Interrupting(Active, Stop),
     /// A turn has its result, and the CLI is about to be idle.
-    Settling(Process),
+    Settling(Box<Process>),
     /// It ends.
-    Closing(Option<Process>, CloseReason),
+    Closing(Option<Box<Process>>, CloseReason),
 }
 
 impl Phase {
@@ -49,7 +49,7 @@ impl Phase {
             Self::Detached | Self::Connecting(_) => None,
             Self::Idle(process) | Self::Settling(process) => Some(process),
             Self::Active(active) | Self::Interrupting(active, _) => Some(&active.process),
-            Self::Closing(process, _) => process.as_ref(),
+            Self::Closing(process, _) => process.as_deref(),
         }
     }
 

@@ -93,10 +93,13 @@ impl SessionTask {
     }
 
     /// The CLI begins a turn with a message that the one that has just ended did not take up.
-    pub(super) fn begin_steered(&mut self, mut process: Process) -> Result<Phase, Box<Process>> {
+    pub(super) fn begin_steered(
+        &mut self,
+        mut process: Box<Process>,
+    ) -> Result<Phase, Box<Process>> {
         let may_be_stopped = std::mem::take(&mut process.stop_goes_on);
         let Some(Steer { uuid, waiting, stream }) = process.steers.take_next() else {
-            return Err(Box::new(process));
+            return Err(process);
         };
         let partials = waiting.request.partials;
         stream.send(waiting.log.listen(1, partials));

@@ -253,9 +253,9 @@ impl SessionTask {
         self
     }
 
-    /// Runs the session to its end.
-    pub async fn run(mut self) -> PendingReplies {
-        if let Err(Undone::Failed(error)) = self.recall().await {
+    /// Runs the session to its end. Boxed, so that it has one place, wherever its future is moved.
+    pub async fn run(mut self: Box<Self>) -> PendingReplies {
+        if let Err(Undone::Failed(error)) = Box::pin(self.recall()).await {
             // Tried again before a process is started.
             warn!(session_id = %self.status.session_id, %error, "session_not_recalled");
         }
@@ -266,7 +266,7 @@ impl SessionTask {
             self.publish(&phase);
             // Boxed: an idle session should not hold the space that a busy one needs.
             phase = match phase {
-                Phase::Detached => self.detached().await,
+                Phase::Detached => Box::pin(self.detached()).await,
                 Phase::Connecting(turn) => {
                     let span = turn.log.span().clone();
                     Box::pin(self.connecting(turn)).instrument(span).await

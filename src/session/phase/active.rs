@@ -229,14 +229,14 @@ impl SessionTask {
     /// Where a session goes whose turn has ended.
     pub(super) fn after_turn(
         &mut self,
-        mut process: Process,
+        mut process: Box<Process>,
         rest: Vec<Frame>,
         settled: bool,
     ) -> Phase {
         process.leftover = rest;
         let process = match self.begin_steered(process) {
             Ok(next) => return next,
-            Err(kept) => *kept,
+            Err(kept) => kept,
         };
         if self.is_useless() {
             return Phase::Closing(Some(process), CloseReason::Ephemeral);

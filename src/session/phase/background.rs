@@ -39,7 +39,11 @@ impl SessionTask {
     }
 
     /// A turn that the CLI begins by itself, with the frames seen so far.
-    pub(super) fn background_turn(&mut self, mut process: Process, frames: Vec<Frame>) -> Phase {
+    pub(super) fn background_turn(
+        &mut self,
+        mut process: Box<Process>,
+        frames: Vec<Frame>,
+    ) -> Phase {
         let log = self.background_log(&process.lease);
         self.queue.begin(&log);
         // What tells why it begins came first.

@@ -61,7 +61,7 @@ impl SessionTask {
     }
 
     /// Another service has taken the session over: its process serves nobody any more.
-    pub(super) async fn moved_between_turns(&mut self, process: Process) -> Phase {
+    pub(super) async fn moved_between_turns(&mut self, process: Box<Process>) -> Phase {
         self.leave(CloseReason::Moved);
         self.part_with(process, StopGrace::FIRM).await;
         Phase::Closing(None, CloseReason::Moved)
@@ -90,7 +90,7 @@ impl SessionTask {
     }
 
     /// The process ended between turns, or cannot be used any more. The next turn continues on another.
-    pub(super) async fn lost(&mut self, mut process: Process, why: &str) -> Phase {
+    pub(super) async fn lost(&mut self, mut process: Box<Process>, why: &str) -> Phase {
         self.notice_lost_tenure();
         warn!(
             session_id = %self.status.session_id,

@@ -101,7 +101,7 @@ impl Ending {
 impl SessionTask {
     pub(in crate::session) async fn closing(
         &mut self,
-        process: Option<Process>,
+        process: Option<Box<Process>>,
         reason: CloseReason,
     ) -> PendingReplies {
         debug!(session_id = %self.status.session_id, ?reason, "session_closing");

@@ -227,7 +227,8 @@ impl SessionTask {
         came: Instant,
         mut connect: Span,
     ) -> Phase {
-        let mut process = self.adopt(lease).told_of(self.trace_variables(&turn.log));
+        let mut process = self.adopt(lease);
+        process.was_told(self.trace_variables(&turn.log));
         let lease = &mut process.lease;
         lease.connect_time = came.elapsed();
         let counters = &self.ctx.tenant.counters;
@@ -248,7 +249,7 @@ impl SessionTask {
     }
 
     /// Takes a process that serves the session from here on.
-    fn adopt(&mut self, lease: Lease) -> Process {
+    fn adopt(&mut self, lease: Lease) -> Box<Process> {
         let counters = &self.ctx.tenant.counters;
         if lease.resumed {
             counters.sessions_resumed.add_one();
@@ -285,9 +286,11 @@ impl SessionTask {
     }
 
     /// A process that was given the rules of the session.
-    fn process(&self, lease: Lease) -> Process {
+    fn process(&self, lease: Lease) -> Box<Process> {
         let timeout = self.ctx.settings.prompt_timeout;
-        Process::new(lease, &self.status.acquired.grants, &self.accounts.memory, timeout)
+        let rules = &self.status.acquired.grants;
+        // Boxed: phases hand it on, and it is larger than what they do with it.
+        Box::new(Process::new(lease, rules, &self.accounts.memory, timeout))
     }
 
     fn not_connected(&mut self, turn: &Waiting, failure: Failure, mut connect: Span) -> Phase {

@@ -43,14 +43,14 @@ impl SessionTask {
     /// What becomes of a turn whose process is not what the turn wants.
     pub(super) async fn does_not_fit(
         &mut self,
-        process: Process,
+        process: Box<Process>,
         turn: Waiting,
         unfit: Unfit,
     ) -> Result<Phase, Box<Process>> {
         let cause = match unfit {
             Unfit::Unwanted => {
                 self.drop_turn(&turn.log);
-                return Err(Box::new(process));
+                return Err(process);
             }
             Unfit::Refused(cause) => cause,
             Unfit::Gone(why) => {
@@ -66,11 +66,11 @@ impl SessionTask {
         let failure = self.failure(cause).on_client(process.lease.client_id);
         self.fail(&turn.log, failure);
         self.show();
-        Err(Box::new(process))
+        Err(process)
     }
 
     /// Another process for the same session.
-    pub(super) async fn replace(&mut self, process: Process, turn: Waiting) -> Phase {
+    pub(super) async fn replace(&mut self, process: Box<Process>, turn: Waiting) -> Phase {
         self.part_with(process, StopGrace::GENTLE).await;
         Phase::Connecting(turn)
     }

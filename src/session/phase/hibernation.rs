@@ -82,7 +82,7 @@ impl SessionTask {
     /// Lets the process go. What it says last is kept.
     pub(in crate::session) async fn hibernate(
         &mut self,
-        process: Process,
+        process: Box<Process>,
         why: HibernateReason,
     ) -> Phase {
         debug!(

@@ -35,24 +35,26 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 /// What an idle session does next.
 enum Next {
     /// It waits for something to happen.
-    Wait(Process),
+    Wait(Box<Process>),
     /// It looks once more at what there is.
-    Again(Process),
+    Again(Box<Process>),
     /// Something else.
     Phase(Box<Phase>),
 }
 
 impl SessionTask {
-    pub(in crate::session) async fn settling(&mut self, process: Process) -> Phase {
+    pub(in crate::session) async fn settling(&mut self, process: Box<Process>) -> Phase {
         self.rest(process, Some(Instant::now() + SETTLE_LIMIT)).await
     }
 
-    pub(in crate::session) async fn idle(&mut self, process: Process) -> Phase {
+    pub(in crate::session) async fn idle(&mut self, process: Box<Process>) -> Phase {
         self.rest(process, None).await
     }
 
-    /// Between turns. With `settle_until`, until the CLI says that it is idle.
-    async fn rest(&mut self, mut process: Process, settle_until: Option<Instant>) -> Phase {
+    /// Between turns. With `settle_until`, until the CLI says that it is idle. What is done once
+    /// something has happened is boxed: most sessions are here at most times, and should hold no
+    /// more than they need to wait.
+    async fn rest(&mut self, mut process: Box<Process>, settle_until: Option<Instant>) -> Phase {
         let mut frames = std::mem::take(&mut process.leftover);
         loop {
             if let Some(first) = frames.iter().position(begins_turn) {
@@ -65,7 +67,7 @@ impl SessionTask {
             }
             self.keep_up(&mut process);
             if self.journal.moved().is_some() {
-                return self.moved_between_turns(process).await;
+                return Box::pin(self.moved_between_turns(process)).await;
             }
             self.answer_between_turns(&mut process);
             self.hand_over_at_rest(Some(&process));
@@ -90,16 +92,19 @@ impl SessionTask {
             tokio::select! {
                 read = process.lease.connection.read(&mut frames), if !waits => match read {
                     Ok(()) => self.count_strays(&mut process),
-                    Err(error) => return self.lost(process, &error.to_string()).await,
+                    Err(error) => {
+                        return Box::pin(self.lost(process, &error.to_string())).await;
+                    }
                 },
                 exit = process.lease.child.wait() => {
-                    return self.lost(process, &exit.to_string()).await;
+                    return Box::pin(self.lost(process, &exit.to_string())).await;
                 }
                 stir = self.journal.commits.stir() => self.stirred(stir),
                 () = at(process.lease.meter.ask_at()) => process.lease.ask_cost(),
                 command = self.inbox.recv() => {
                     let availability = self.availability_between_turns(settle_until);
-                    process = match self.while_idle(command, availability, process).await {
+                    let taken = Box::pin(self.while_idle(command, availability, process));
+                    process = match taken.await {
                         Ok(process) => process,
                         Err(next) => return *next,
                     };
@@ -108,7 +113,9 @@ impl SessionTask {
                 () = at(settle_until) => return Phase::Idle(process),
                 () = at(retention) => {}
                 () = at(due) => {}
-                () = at(hibernates) => return self.hibernate(process, HibernateReason::Idle).await,
+                () = at(hibernates) => {
+                    return Box::pin(self.hibernate(process, HibernateReason::Idle)).await;
+                }
             }
         }
     }
@@ -135,8 +142,8 @@ impl SessionTask {
         &mut self,
         command: Option<Command>,
         availability: Availability,
-        mut process: Process,
-    ) -> Result<Process, Box<Phase>> {
+        mut process: Box<Process>,
+    ) -> Result<Box<Process>, Box<Phase>> {
         let Some(command) = command else {
             return Err(Box::new(Phase::Closing(Some(process), CloseReason::Shutdown)));
         };
@@ -171,9 +178,11 @@ impl SessionTask {
     }
 
     /// Does what waits for an idle process: changes of options, and the next turn.
-    async fn what_waits(&mut self, mut process: Process) -> Next {
-        if let Err(why) = self.update_idle(&mut process).await {
-            return Next::Phase(Box::new(self.lost(process, &why).await));
+    async fn what_waits(&mut self, mut process: Box<Process>) -> Next {
+        if self.queue.has_updates()
+            && let Err(why) = Box::pin(self.update_idle(&mut process)).await
+        {
+            return Next::Phase(Box::new(Box::pin(self.lost(process, &why)).await));
         }
         if self.leaving.is_some() {
             return Next::Phase(Box::new(Phase::Idle(process)));
@@ -184,7 +193,7 @@ impl SessionTask {
             return Next::Again(process);
         }
         if self.spends_too_much(&process) {
-            return Next::Phase(Box::new(self.stop_spending(process).await));
+            return Next::Phase(Box::new(Box::pin(self.stop_spending(process)).await));
         }
         self.drop_abandoned();
         if process.traits.begins_until(Instant::now()).is_none()
@@ -192,9 +201,9 @@ impl SessionTask {
             && let Some(turn) = self.next_turn()
         {
             let span = turn.log.span().clone();
-            return match self.start_turn(process, turn).instrument(span).await {
+            return match Box::pin(self.start_turn(process, turn)).instrument(span).await {
                 Ok(next) => Next::Phase(Box::new(next)),
-                Err(kept) => Next::Again(*kept),
+                Err(kept) => Next::Again(kept),
             };
         }
         if self.is_useless() {
@@ -220,7 +229,7 @@ impl SessionTask {
     /// turn failed and the process stays.
     async fn start_turn(
         &mut self,
-        mut process: Process,
+        mut process: Box<Process>,
         turn: Waiting,
     ) -> Result<Phase, Box<Process>> {
         // It can be joined by its id before it begins.
@@ -234,7 +243,7 @@ impl SessionTask {
             let failure = self.failure(cause).on_client(client_id);
             self.fail(&turn.log, failure);
             self.show();
-            return Err(Box::new(process));
+            return Err(process);
         }
         // What works behind its turns would end with the process.
         let works = self.works_behind(Some(&process));
@@ -250,7 +259,7 @@ impl SessionTask {
         let checked = self.while_wanted(recheck).await;
         if checked.is_err() || self.is_over(&turn) {
             self.drop_turn(&turn.log);
-            return Err(Box::new(process));
+            return Err(process);
         }
         if let Ok(Err(cause)) = checked {
             let failure = self.failure(cause).on_client(client_id);
@@ -262,7 +271,7 @@ impl SessionTask {
             return self.does_not_fit(process, turn, unfit).await;
         }
         if self.is_over(&turn) {
-            return Err(Box::new(process));
+            return Err(process);
         }
         self.ctx.tenant.counters.sessions_reused.add_one();
         debug!(
@@ -276,7 +285,7 @@ impl SessionTask {
     /// Begins a turn on a connected process.
     pub(in crate::session) fn begin(
         &mut self,
-        mut process: Process,
+        mut process: Box<Process>,
         waiting: Waiting,
         origin: ProcessOrigin,
         came: Instant,

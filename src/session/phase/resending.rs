@@ -42,7 +42,9 @@ impl Running {
 impl SessionTask {
     /// Takes the prompt back from a process that is of no use any more, if it has not begun
     /// with it and somebody still wants the turn.
-    pub(in crate::session) fn withdraw(active: Active) -> Result<(Process, Waiting), Box<Active>> {
+    pub(in crate::session) fn withdraw(
+        active: Active,
+    ) -> Result<(Box<Process>, Waiting), Box<Active>> {
         let Active { process, mut turn } = active;
         if turn.is_abandoned() || process.lease.connection.was_cut_short() {
             return Err(Box::new(Active { process, turn }));
@@ -54,7 +56,7 @@ impl SessionTask {
     }
 
     /// Sends a prompt to another process that this one did not read.
-    pub(super) async fn not_taken(&mut self, process: Process, turn: Waiting) -> Phase {
+    pub(super) async fn not_taken(&mut self, process: Box<Process>, turn: Waiting) -> Phase {
         self.send_again(process, turn, "the CLI did not take the prompt", Vec::new()).await
     }
 
@@ -62,7 +64,7 @@ impl SessionTask {
     /// stopped.
     pub(super) async fn send_again(
         &mut self,
-        process: Process,
+        process: Box<Process>,
         turn: Waiting,
         why: &str,
         stops: Vec<StopFor>,

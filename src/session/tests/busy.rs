@@ -257,7 +257,7 @@ async fn while_the_store_is_asked_what_it_knows() {
     for closes in [false, true] {
         let (task, session) = Session::task(settings());
         session.store.let_reads_wait(true);
-        drop(spawn_owned(async move { task.run().await.send() }));
+        drop(spawn_owned(async move { Box::new(task).run().await.send() }));
         let mut asked = request("b ok");
         asked.turn_id = TurnId::parse("b").ok();
         let turn = at_once(session.handle.run(asked.clone())).await.expect("taken");

@@ -70,7 +70,7 @@ impl Session {
     fn start(settings: Settings) -> Self {
         let (task, session) = Self::task(settings);
         // Ends with the runtime at the latest; tests that close it wait for its end.
-        drop(spawn_owned(async move { task.run().await.send() }));
+        drop(spawn_owned(async move { Box::new(task).run().await.send() }));
         session
     }
 

@@ -261,7 +261,7 @@ async fn no_process_starts_when_the_tenure_is_over() {
     // Nor in a session that is made then.
     let (task, session) = Session::task(settings());
     session.store.end_tenure();
-    let run = spawn_owned(async move { task.run().await.send() });
+    let run = spawn_owned(async move { Box::new(task).run().await.send() });
     let refused = session.handle.run(request("a ok")).await;
     if let Ok(turn) = refused {
         assert!(is_moved(&cause(&read(turn).await)));
