@@ -17,52 +17,37 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{
-    ConnectOptions as _, Connection as _, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
 };
-use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::StoreError;
+use super::{
+    StoreError,
+    columns::bad,
+    sqlite::SqliteWriter,
+    statements::{Cells as _, Value},
+};
 
-/// How long SQLite itself waits for a lock before it is asked again.
-const BUSY: Duration = Duration::from_millis(500);
 /// The wait before a lock is asked for again that was refused at once.
 const AGAIN: Duration = Duration::from_millis(20);
 /// How long a connection that is thrown away may take to close.
 const CLOSING: Duration = Duration::from_secs(1);
-/// Bytes that the write-ahead log is cut to once nobody needs more of it.
-pub(super) const LOG_BYTES: u64 = 64 << 20;
-
-/// How every connection to a database file is opened.
-pub(super) fn options(file: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(file)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(false)
-        .create_if_missing(false)
-        // What is forgotten is overwritten, not only taken out of the index.
-        .pragma("secure_delete", "ON")
-        .pragma("journal_size_limit", LOG_BYTES.to_string())
-        .busy_timeout(BUSY)
-}
 
 /// A database file and the connection that writes to it.
 #[derive(Debug)]
 pub(super) struct Database {
     file: PathBuf,
     identity: (u64, u64),
-    options: SqliteConnectOptions,
-    connection: Option<SqliteConnection>,
+    connection: Option<SqliteWriter>,
 }
 
 impl Database {
     /// Writes to this file, which is there.
     pub(super) fn of(file: &Path) -> io::Result<Self> {
         let identity = identity(file)?;
-        Ok(Self { file: file.to_owned(), identity, options: options(file), connection: None })
+        Ok(Self { file: file.to_owned(), identity, connection: None })
     }
 
     /// Begins a transaction that may write. While somebody else has the database it is
@@ -82,19 +67,20 @@ impl Database {
         Ok(Transaction { database: self, connection, number })
     }
 
-    async fn try_begin(&mut self, observed_ms: i64) -> Result<(SqliteConnection, i64), StoreError> {
+    async fn try_begin(&mut self, observed_ms: i64) -> Result<(SqliteWriter, i64), StoreError> {
         self.check_file()?;
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.options.connect().await?,
-        };
-        match start(&mut connection, observed_ms).await {
+        let mut connection = self.take()?;
+        match start(&mut connection, observed_ms) {
             Ok(number) => Ok((connection, number)),
             Err(error) => {
                 discard(connection).await;
-                Err(error.into())
+                Err(error)
             }
         }
+    }
+
+    fn take(&mut self) -> rusqlite::Result<SqliteWriter> {
+        self.connection.take().map_or_else(|| SqliteWriter::open(&self.file), Ok)
     }
 
     fn check_file(&self) -> Result<(), StoreError> {
@@ -110,20 +96,15 @@ impl Database {
     /// Moves the write-ahead log into the database and cuts it. Returns whether nothing is
     /// left in it: somebody who reads keeps what they see.
     pub(super) async fn empty_log(&mut self) -> Result<bool, StoreError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.options.connect().await?,
-        };
-        let emptied: Result<(i64, i64, i64), sqlx::Error> =
-            sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await;
-        match emptied {
-            Ok((busy, _, _)) => {
+        let mut connection = self.take()?;
+        match number(&mut connection, "PRAGMA wal_checkpoint(TRUNCATE)", &[], "busy") {
+            Ok(busy) => {
                 self.connection = Some(connection);
                 Ok(busy == 0)
             }
             Err(error) => {
                 discard(connection).await;
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -141,19 +122,16 @@ impl Database {
     }
 
     /// Ends in order.
-    pub(super) async fn close(self) {
-        if let Some(connection) = self.connection {
-            discard(connection).await;
-        }
+    pub(super) fn close(self) {
+        drop(self.connection);
     }
 
-    async fn was_committed(&self, number: i64) -> Result<bool, StoreError> {
-        let mut connection = self.options.connect().await?;
-        let last: i64 = sqlx::query_scalar("SELECT transactions FROM store_state")
-            .fetch_one(&mut connection)
-            .await?;
+    async fn was_committed(&self, transaction: i64) -> Result<bool, StoreError> {
+        let mut connection = SqliteWriter::open(&self.file)?;
+        let last = "SELECT transactions FROM store_state";
+        let last = number(&mut connection, last, &[], "transactions")?;
         discard(connection).await;
-        Ok(last >= number)
+        Ok(last >= transaction)
     }
 }
 
@@ -162,44 +140,55 @@ fn identity(file: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(file).map(|found| (found.dev(), found.ino()))
 }
 
-/// Not by way of sqlx's own transactions, which count their depth themselves: where SQLite
-/// has rolled back already, the count stays, and all that follows is never committed.
-async fn start(connection: &mut SqliteConnection, observed_ms: i64) -> sqlx::Result<i64> {
-    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *connection).await?;
-    sqlx::query_scalar(
-        "UPDATE store_state SET transactions = transactions + 1, \
-         observed_ms = MAX(observed_ms, $1) RETURNING transactions",
-    )
-    .bind(observed_ms)
-    .fetch_one(connection)
-    .await
+/// Begins a transaction; returns its number.
+fn start(connection: &mut SqliteWriter, observed_ms: i64) -> Result<i64, StoreError> {
+    connection.batch("BEGIN IMMEDIATE")?;
+    let counted = "UPDATE store_state SET transactions = transactions + 1, \
+                   observed_ms = MAX(observed_ms, $1) RETURNING transactions";
+    number(connection, counted, &[observed_ms.into()], "transactions")
+}
+
+/// The number in the only row of a statement.
+fn number(
+    connection: &mut SqliteWriter,
+    sql: &str,
+    values: &[Value<'_>],
+    column: &str,
+) -> Result<i64, StoreError> {
+    let rows = connection.read(sql, values)?;
+    rows.first().ok_or_else(|| bad(column))?.number(column)
 }
 
 /// Throws a connection away; what it has not committed is rolled back.
-async fn discard(connection: SqliteConnection) {
-    // One that hangs on its disk is left to its own thread.
-    drop(timeout(CLOSING, connection.close()).await);
+async fn discard(connection: SqliteWriter) {
+    let (closed, is_closed) = oneshot::channel::<()>();
+    // One that hangs on its disk is left to a thread of its own.
+    std::thread::spawn(move || {
+        drop(connection);
+        drop(closed);
+    });
+    drop(timeout(CLOSING, is_closed).await);
 }
 
 /// A transaction under way.
 #[derive(Debug)]
 pub(super) struct Transaction<'a> {
     database: &'a mut Database,
-    connection: SqliteConnection,
+    connection: SqliteWriter,
     number: i64,
 }
 
 impl Transaction<'_> {
     /// What it writes by.
-    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+    pub(super) fn connection(&mut self) -> &mut SqliteWriter {
         &mut self.connection
     }
 
     /// Makes it durable. Fails only if it did not take effect, as far as that can be read.
     pub(super) async fn commit(mut self, until: Instant) -> Result<(), StoreError> {
         loop {
-            let error = match sqlx::raw_sql("COMMIT").execute(&mut self.connection).await {
-                Ok(_) => return self.settle(),
+            let error = match self.connection.batch("COMMIT") {
+                Ok(()) => return self.settle(),
                 Err(error) => StoreError::from(error),
             };
             if error.is_busy() && Instant::now() < until {

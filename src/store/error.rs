@@ -59,10 +59,10 @@ pub enum Obstacle {
 }
 
 /// SQLite's primary result codes.
-const BUSY: i64 = 5;
-const LOCKED: i64 = 6;
-const READ_ONLY: i64 = 8;
-const NOT_A_DATABASE: i64 = 26;
+const BUSY: i32 = 5;
+const LOCKED: i32 = 6;
+const READ_ONLY: i32 = 8;
+const NOT_A_DATABASE: i32 = 26;
 
 impl StoreError {
     /// A store that cannot be used for a reason that it does not know more of.
@@ -122,6 +122,20 @@ fn of_postgres(code: &str, detail: String) -> StoreError {
     StoreError::Unavailable { detail, obstacle }
 }
 
+/// What SQLite says, by its result code.
+fn of_sqlite(code: Option<i32>, detail: String) -> StoreError {
+    // An extended code has the primary one in its low byte.
+    let obstacle = match code.map(|code| code & 0xff) {
+        Some(BUSY | LOCKED) => Obstacle::Busy,
+        Some(READ_ONLY) => Obstacle::ReadOnly,
+        Some(NOT_A_DATABASE) => return StoreError::Corrupt(detail),
+        // SQLite says "malformed" also of a disk that answers a read with EIO, which
+        // may pass: it is told like every other failure of the disk.
+        _ => Obstacle::Other,
+    };
+    StoreError::Unavailable { detail, obstacle }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let detail = error.to_string();
@@ -136,16 +150,12 @@ impl From<sqlx::Error> for StoreError {
         if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
             return of_postgres(error.code(), detail);
         }
-        // An extended code has the primary one in its low byte.
-        let obstacle =
-            match error.code().and_then(|code| code.parse::<i64>().ok()).map(|code| code & 0xff) {
-                Some(BUSY | LOCKED) => Obstacle::Busy,
-                Some(READ_ONLY) => Obstacle::ReadOnly,
-                Some(NOT_A_DATABASE) => return Self::Corrupt(detail),
-                // SQLite says "malformed" also of a disk that answers a read with EIO, which
-                // may pass: it is told like every other failure of the disk.
-                _ => Obstacle::Other,
-            };
-        Self::Unavailable { detail, obstacle }
+        of_sqlite(error.code().and_then(|code| code.parse().ok()), detail)
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        of_sqlite(error.sqlite_error().map(|error| error.extended_code), error.to_string())
     }
 }

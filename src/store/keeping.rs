@@ -1,8 +1,6 @@
 //! How SQLite keeps what a turn left: its transaction has the database for itself, so that what
 //! it has read is so until it ends.
 
-use sqlx::SqliteConnection;
-
 use super::{
     Commit, Epoch, Record, StoreError,
     columns::millis,
@@ -18,7 +16,7 @@ use crate::domain::ids::SessionKey;
 const BALLAST: usize = 64 << 10;
 
 /// Writes something of a size that matters.
-pub(super) async fn probe(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+pub(super) async fn probe(connection: &mut impl Statements) -> Result<(), StoreError> {
     let ballast = " ".repeat(BALLAST);
     connection.run("UPDATE store_state SET ballast = $1", &[(&ballast).into()]).await?;
     Ok(())
@@ -27,7 +25,7 @@ pub(super) async fn probe(connection: &mut SqliteConnection) -> Result<(), Store
 /// Keeps what a turn left. One that claims a conversation of others is refused before
 /// anything of it is written.
 pub(super) async fn keep(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     commit: &Commit,
     writer: &str,
     observed_ms: i64,
@@ -51,7 +49,7 @@ pub(super) async fn keep(
 }
 
 async fn keep_record(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     key: &SessionKey,
     record: &Record,
     writer: &str,
@@ -68,7 +66,7 @@ async fn keep_record(
 /// Notes that a session is in the pool no more, if it was not used after `until_ms`. Returns
 /// whether it was in the pool.
 pub(super) async fn leave_pool(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     key: &SessionKey,
     until_ms: i64,
 ) -> Result<bool, StoreError> {

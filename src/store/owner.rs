@@ -6,8 +6,6 @@
 //! The number of a claim alone is not enough: after a restore of an older backup one can be
 //! given twice. So the life of the service that claimed is compared as well.
 
-use sqlx::SqliteConnection;
-
 use super::{
     Epoch, StoreError,
     statements::{Cells, Statements},
@@ -16,7 +14,7 @@ use crate::domain::ids::{CliSessionId, SessionKey};
 
 /// Takes a session's row, whoever had it. There may be none yet.
 pub(super) async fn claim(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Statements,
     writer: &str,
     key: &SessionKey,
 ) -> Result<Epoch, StoreError> {
@@ -61,7 +59,7 @@ pub(super) struct Standing {
 impl Standing {
     /// Reads both at once: each statement costs a commit the way to SQLite's thread and back.
     pub(super) async fn read(
-        connection: &mut SqliteConnection,
+        connection: &mut impl Statements,
         key: &SessionKey,
         conversation: CliSessionId,
     ) -> Result<Self, StoreError> {

@@ -131,12 +131,12 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{store::connection, tasks::spawn_owned};
+    use crate::{store::opening, tasks::spawn_owned};
 
     #[tokio::test]
     async fn after_a_burst_of_reads_one_connection_is_left() {
         let folder = tempfile::tempdir().expect("a folder");
-        let options = connection::options(&folder.path().join("db"));
+        let options = opening::options(&folder.path().join("db"));
         let made = options.clone().create_if_missing(true).connect().await.expect("made");
         made.close().await.expect("closed");
         let readers = std::sync::Arc::new(Readers::new(options));

@@ -19,8 +19,8 @@ use super::{
     Clock, Commit, Epoch, Idle, Import, KeptTurn, Pending, Piece, Place, Record, Store, StoreError,
     StoreStatus,
     columns::{conversation, elapsed, millis},
-    connection::{self, Database},
-    counts, idle, import,
+    connection::Database,
+    counts, idle, import, opening,
     order::{Whose, WriteOp},
     pieces, queries,
     readers::Readers,
@@ -68,7 +68,7 @@ impl SqlStore {
         } else if fs::metadata(file).map_err(failed)?.len() == 0 {
             return Err(StoreError::Corrupt(format!("{}: is empty", file.display())));
         }
-        let options = connection::options(file);
+        let options = opening::options(file);
         let mut migrating = options.connect().await?;
         migrate(&mut migrating).await?;
         let observed_ms: i64 = sqlx::query_scalar("SELECT observed_ms FROM store_state")
@@ -82,7 +82,8 @@ impl SqlStore {
         let limit = opening.commit_timeout;
         let readers = Arc::new(Readers::new(options));
         let (read, time) = (Arc::clone(&readers), Arc::clone(&clock));
-        let writer = Arc::new(Writer::start(database, read, time, publisher, limit, tasks));
+        let writer = Writer::start(database, read, time, publisher, limit, tasks);
+        let writer = Arc::new(writer.map_err(failed)?);
         let (read, write) = (Arc::clone(&readers), Arc::clone(&writer));
         let stopping = tasks.stopping().clone();
         tasks.spawn(error_span!("store"), async move {

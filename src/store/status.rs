@@ -9,7 +9,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tracing::{error, info, warn};
 
-use super::{StoreError, connection::LOG_BYTES};
+use super::{StoreError, opening::LOG_BYTES};
 
 /// How the store is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

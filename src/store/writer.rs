@@ -1,13 +1,15 @@
-//! The one task that writes to the database. What is asked of it while it writes is
-//! written together next: a transaction costs a wait for the disk, however much is in it.
+//! The one task that writes to the database, on a thread of its own. What is asked of it while
+//! it writes is written together next: a transaction costs a wait for the disk, however much is
+//! in it.
 //!
 //! Who asks is answered within a bound, whatever holds the database: orders that wait for
 //! the same lock wait for it together. An order is told done only when it is committed.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{io, mem, sync::Arc, thread, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    runtime::Handle,
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -50,7 +52,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the writer. It ends with the service's tasks, after all that was asked
-    /// before. Orders are tried for `limit`.
+    /// before. Orders are tried for `limit`. Fails if there is no thread for it.
     pub(super) fn start(
         database: Database,
         readers: Arc<Readers>,
@@ -58,7 +60,7 @@ impl Writer {
         publisher: Publisher,
         limit: Duration,
         tasks: &Tasks,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let (orders, waiting) = mpsc::channel(WAITING);
         let stopping = tasks.stopping().clone();
         let clerk = Clerk {
@@ -74,8 +76,17 @@ impl Writer {
             log_tried: Instant::now(),
             tried: Instant::now(),
         };
-        tasks.spawn(error_span!("store"), clerk.work(waiting));
-        Self { orders, limit }
+        let (ended, has_ended) = oneshot::channel::<()>();
+        let (runtime, span) = (Handle::current(), error_span!("store"));
+        let work = move || {
+            let _in_span = span.entered();
+            runtime.block_on(clerk.work(waiting));
+            drop(ended);
+        };
+        thread::Builder::new().name("store".into()).spawn(work)?;
+        // The end of the thread is waited for as that of every task: it is told by the dropped end.
+        tasks.spawn(error_span!("store"), async move { drop(has_ended.await) });
+        Ok(Self { orders, limit })
     }
 
     pub(super) async fn ask<T>(
@@ -131,11 +142,13 @@ impl Clerk {
         loop {
             let stopping = self.stopping.clone();
             let count = tokio::select! {
-                count = waiting.recv_many(&mut batch, WAITING) => count,
+                // The clock last: where the runtime has ended there is none.
+                biased;
                 () = stopping.cancelled(), if !waiting.is_closed() => {
                     waiting.close();
                     continue;
                 }
+                count = waiting.recv_many(&mut batch, WAITING) => count,
                 () = sleep_until(self.next_touch()) => {
                     self.touch().await;
                     continue;
@@ -149,7 +162,7 @@ impl Clerk {
             }
             self.look_after_log().await;
         }
-        self.database.close().await;
+        self.database.close();
     }
 
     fn next_touch(&self) -> Instant {

@@ -56,7 +56,7 @@ async fn what_a_commit_that_failed_had_counted_is_in_the_next_one() {
     let (mine, id) = (key("a", "s"), CliSessionId::fresh());
     let with = |totals: Totals| Commit { totals, ..commit(&mine, record(id, 1), vec![]) };
     store.commit(with(counted(1, 0.5))).await.expect("kept");
-    let mut other = connection::options(&file).connect().await.expect("opened");
+    let mut other = opening::options(&file).connect().await.expect("opened");
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.expect("locked");
     store.commit(with(counted(2, 0.75))).await.expect_err("locked");
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.expect("free");
@@ -81,7 +81,7 @@ async fn lives_that_are_long_over_are_not_remembered_one_by_one() {
         store.count(&tenant, counted(1, 0.5)).await.expect("kept");
         assert!(tasks.stop(Duration::from_secs(5)).await);
     }
-    let mut other = connection::options(&file).connect().await.expect("opened");
+    let mut other = opening::options(&file).connect().await.expect("opened");
     let remembered: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM counted")
         .fetch_one(&mut other)
         .await

@@ -29,10 +29,7 @@ async fn a1_a_failed_transaction_never_swallows_later_ones() {
         if fails {
             // SQLite rolls this one back by itself, and the depth that anybody counts is off.
             let connection = transaction.connection();
-            sqlx::raw_sql("PRAGMA max_page_count = 1")
-                .execute(&mut *connection)
-                .await
-                .expect("set");
+            connection.batch("PRAGMA max_page_count = 1").expect("set");
         }
         let big = line(CliSessionId::fresh(), "", None, &"x".repeat(100_000));
         let one = commit(&key("a", name), record(big.conversation, 1), vec![big]);
@@ -103,7 +100,7 @@ async fn a3_orders_wait_for_a_lock_together_and_say_so() {
     let file = folder.path().join("db");
     let opening = Opening { commit_timeout: Duration::from_secs(2), ..Opening::default() };
     let store = SqlStore::open(&file, opening, &Tasks::default()).await.expect("open");
-    let mut other = connection::options(&file).connect().await.expect("opened");
+    let mut other = opening::options(&file).connect().await.expect("opened");
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.expect("locked");
     let store = Arc::new(store);
     let began = tokio::time::Instant::now();
@@ -153,7 +150,7 @@ async fn a5_a_database_of_a_newer_version_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("db");
     drop(open(&file).await.expect("open"));
-    let mut other = connection::options(&file).connect().await.expect("opened");
+    let mut other = opening::options(&file).connect().await.expect("opened");
     let newer = "INSERT INTO _sqlx_migrations \
         (version, description, success, checksum, execution_time) VALUES (9999, 'x', 1, x'00', 0)";
     sqlx::raw_sql(newer).execute(&mut other).await.expect("written");
@@ -168,7 +165,7 @@ async fn a7_a_log_that_a_reader_has_made_grow_is_cut_when_it_has_ended() {
     let store = open(&file).await.expect("open");
     let id = CliSessionId::fresh();
     store.commit(commit(&key("a", "s"), record(id, 1), vec![])).await.expect("kept");
-    let mut reader = connection::options(&file).connect().await.expect("opened");
+    let mut reader = opening::options(&file).connect().await.expect("opened");
     sqlx::raw_sql("BEGIN; SELECT * FROM sessions").execute(&mut reader).await.expect("reads");
     let text = "x".repeat(4 << 20);
     for _ in 0..20 {
@@ -176,14 +173,14 @@ async fn a7_a_log_that_a_reader_has_made_grow_is_cut_when_it_has_ended() {
         store.commit(commit(&key("a", "s"), record(id, 1), lines)).await.expect("kept");
     }
     let mut status = store.status();
-    let grown = |status: &StoreStatus| status.log_bytes > connection::LOG_BYTES;
+    let grown = |status: &StoreStatus| status.log_bytes > opening::LOG_BYTES;
     status.wait_for(grown).await.expect("seen");
     sqlx::raw_sql("ROLLBACK").execute(&mut reader).await.expect("ended");
     loop {
         let one = commit(&key("a", "s"), record(id, 1), vec![]);
         store.commit(one).await.expect("kept");
         let log_bytes = store.status().borrow().log_bytes;
-        if log_bytes <= connection::LOG_BYTES {
+        if log_bytes <= opening::LOG_BYTES {
             break;
         }
         status.changed().await.expect("it goes on");
