@@ -118,7 +118,6 @@ mod tests {
     use super::*;
     use crate::os::procfs;
 
-    #[expect(clippy::zombie_processes, reason = "that is what is tested")]
     fn started(script: &str) -> Outer {
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdin(Stdio::null()).process_group(0);

@@ -29,7 +29,7 @@ pub enum Phase {
     /// It has no process.
     Detached,
     /// It waits for one.
-    Connecting(Waiting),
+    Connecting(Box<Waiting>),
     /// It has one that does nothing.
     Idle(Box<Process>),
     /// A turn runs.

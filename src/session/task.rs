@@ -269,7 +269,7 @@ impl SessionTask {
                 Phase::Detached => Box::pin(self.detached()).await,
                 Phase::Connecting(turn) => {
                     let span = turn.log.span().clone();
-                    Box::pin(self.connecting(turn)).instrument(span).await
+                    Box::pin(self.connecting(*turn)).instrument(span).await
                 }
                 Phase::Idle(process) => Box::pin(self.idle(process)).await,
                 Phase::Active(active) => {

@@ -7,7 +7,7 @@
 //! become U+FFFD in texts; the JSON text itself stays as it is. Depth does not matter:
 //! values are skipped without recursion.
 //!
-//! Nearly every value is as it should be, and is read in one pass ([`whole`]). Only where that
+//! Nearly every value is as it should be, and is read in one pass ([`mod@whole`]). Only where that
 //! comes upon something odd is an object read by key, each value on its own.
 
 mod object;

@@ -92,7 +92,7 @@ impl SessionTask {
         if self.status.age() >= self.ctx.settings.session_ttl {
             self.expire(None);
         }
-        Some(Phase::Connecting(turn))
+        Some(Phase::Connecting(Box::new(turn)))
     }
 
     /// Without a process every option can change: the next process is born with it.

@@ -72,7 +72,7 @@ impl SessionTask {
     /// Another process for the same session.
     pub(super) async fn replace(&mut self, process: Box<Process>, turn: Waiting) -> Phase {
         self.part_with(process, StopGrace::GENTLE).await;
-        Phase::Connecting(turn)
+        Phase::Connecting(Box::new(turn))
     }
 
     /// What a process is told of a turn's trace. What a caller has set is the caller's.

@@ -4,6 +4,7 @@
 //! turns is `between`'s.
 
 use std::{
+    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -92,19 +93,16 @@ impl SessionTask {
             tokio::select! {
                 read = process.lease.connection.read(&mut frames), if !waits => match read {
                     Ok(()) => self.count_strays(&mut process),
-                    Err(error) => {
-                        return Box::pin(self.lost(process, &error.to_string())).await;
-                    }
+                    Err(error) => return self.gone(process, &error.to_string()).await,
                 },
                 exit = process.lease.child.wait() => {
-                    return Box::pin(self.lost(process, &exit.to_string())).await;
+                    return self.gone(process, &exit.to_string()).await;
                 }
                 stir = self.journal.commits.stir() => self.stirred(stir),
                 () = at(process.lease.meter.ask_at()) => process.lease.ask_cost(),
                 command = self.inbox.recv() => {
                     let availability = self.availability_between_turns(settle_until);
-                    let taken = Box::pin(self.while_idle(command, availability, process));
-                    process = match taken.await {
+                    process = match Box::pin(self.while_idle(command, availability, process)).await {
                         Ok(process) => process,
                         Err(next) => return *next,
                     };
@@ -113,11 +111,26 @@ impl SessionTask {
                 () = at(settle_until) => return Phase::Idle(process),
                 () = at(retention) => {}
                 () = at(due) => {}
-                () = at(hibernates) => {
-                    return Box::pin(self.hibernate(process, HibernateReason::Idle)).await;
-                }
+                () = at(hibernates) => return self.unused(process).await,
             }
         }
+    }
+
+    /// The process is gone.
+    fn gone<'a>(
+        &'a mut self,
+        process: Box<Process>,
+        why: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Phase> + Send + 'a>> {
+        Box::pin(self.lost(process, why))
+    }
+
+    /// Nobody has used the session for so long that its process is let go.
+    fn unused(
+        &mut self,
+        process: Box<Process>,
+    ) -> Pin<Box<dyn Future<Output = Phase> + Send + '_>> {
+        Box::pin(self.hibernate(process, HibernateReason::Idle))
     }
 
     /// When to look once more between turns, although nothing has happened.
@@ -182,7 +195,7 @@ impl SessionTask {
         if self.queue.has_updates()
             && let Err(why) = Box::pin(self.update_idle(&mut process)).await
         {
-            return Next::Phase(Box::new(Box::pin(self.lost(process, &why)).await));
+            return Next::Phase(Box::new(self.gone(process, &why).await));
         }
         if self.leaving.is_some() {
             return Next::Phase(Box::new(Phase::Idle(process)));

@@ -76,6 +76,6 @@ impl SessionTask {
             self.give_up_turn(purpose);
         }
         self.part_with(process, StopGrace::FIRM).await;
-        Phase::Connecting(turn)
+        Phase::Connecting(Box::new(turn))
     }
 }
