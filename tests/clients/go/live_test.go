@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	sessionpool "github.com/session-pool/session-pool/clients/go"
 	pb "github.com/session-pool/session-pool/gen/go/sessionpool/v1"
@@ -30,8 +31,14 @@ func newKillable(t testing.TB) *killable {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &killable{TB: t, address: free.Addr().String(), folder: t.TempDir()}
+	folder, err := os.MkdirTemp("", "killable-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &killable{TB: t, address: free.Addr().String(), folder: folder}
 	free.Close()
+	// The last to be cleaned up.
+	t.Cleanup(k.removeFolder)
 	k.start()
 	t.Cleanup(k.kill)
 	return k
@@ -50,6 +57,22 @@ func (k *killable) start() {
 		"SESSION_POOL__POOL__TURN_BUFFER_BYTES=64KiB")
 	if err := k.command.Start(); err != nil {
 		k.Fatal(err)
+	}
+}
+
+// What a killed service had running ends just behind it, and may write to its folder until then.
+func (k *killable) removeFolder() {
+	deadline := time.Now().Add(timeout)
+	for {
+		err := os.RemoveAll(k.folder)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			k.Error(err)
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
