@@ -128,11 +128,10 @@ const carryOut = {
   async hang(command) {
     for (const name of command.sessions) {
       const messages = turn(name, command.prompt);
-      await messages.next();
+      // What it says before it hangs.
+      while ((await messages.next()).value?.type !== "assistant");
       hanging.set(name, messages);
     }
-    // Until all of them have said what they say before they hang.
-    await new Promise((resolve) => setTimeout(resolve, 50));
     return {};
   },
   async interrupt(command) {

@@ -90,10 +90,10 @@ class Driver:
     async def hang(self, command: dict[str, Any]) -> Answer:
         for session in command["sessions"]:
             messages = self.peer.turn(session, command["prompt"])
-            await anext(messages)
+            # What it says before it hangs.
+            while "Assistant" not in type(await anext(messages)).__name__:
+                pass
             self.hanging[session] = messages
-        # Until all of them have said what they say before they hang.
-        await asyncio.sleep(0.05)
         return {}
 
     async def interrupt(self, command: dict[str, Any]) -> Answer:

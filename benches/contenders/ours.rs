@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 use super::{
     caller::open,
     parked::SYSTEM_PROMPT,
-    protocol::{Answer, Command, Driver, Hello, Outcome, Turn, serve},
+    protocol::{Answer, Command, Driver, Hello, Outcome, Turn, at_once, serve},
     service::Running,
     stored,
 };
@@ -116,9 +116,9 @@ fn request(command: &Command, session: &str, first: bool) -> QueryRequest {
 }
 
 /// Runs a turn to its end.
-async fn turn(channel: &Channel, request: QueryRequest) -> Outcome<Turn> {
+async fn turn(channel: Channel, request: QueryRequest) -> Outcome<Turn> {
     let began = Instant::now();
-    let mut stream = open(channel, request).await?;
+    let mut stream = open(&channel, request).await?;
     // Event 1 is the service's own; what the CLI says first is event 2.
     stream.message().await?;
     stream.message().await?.ok_or("the turn ended at once")?;
@@ -157,19 +157,10 @@ impl Ours {
             let answer = Answer::of_turns(vec![vec![turn]], began.elapsed());
             return Ok(Answer { origin, ..answer });
         }
-        let mut sessions = JoinSet::new();
-        for name in &command.sessions {
-            let (channel, count) = (self.channel.clone(), command.count);
-            let request = request(command, name, first);
-            sessions.spawn(async move {
-                let mut turns = Vec::with_capacity(count);
-                for _ in 0..count {
-                    turns.push(turn(&channel, request.clone()).await?);
-                }
-                Outcome::Ok(turns)
-            });
-        }
-        let turns = sessions.join_all().await.into_iter().collect::<Outcome<_>>()?;
+        let requests = command.sessions.iter().map(|name| request(command, name, first)).collect();
+        let channel = self.channel.clone();
+        let turns = at_once(requests, command.count, move |request| turn(channel.clone(), request));
+        let turns = turns.await?;
         Ok(Answer::of_turns(turns, began.elapsed()))
     }
 
@@ -219,12 +210,12 @@ impl Ours {
         let (channel, mut starts) = (self.channel.clone(), JoinSet::new());
         for name in &command.sessions {
             let (channel, request) = (channel.clone(), request(command, name, true));
-            starts.spawn(async move { turn(&channel, request).await });
+            starts.spawn(turn(channel, request));
         }
         let warm = Command { prompt: "hi".into(), ..Command::default() };
         let mut worst = 0.0_f64;
         while began.elapsed() < Duration::from_millis(900) {
-            let took = turn(&channel, request(&warm, &command.warm, false)).await?;
+            let took = turn(channel.clone(), request(&warm, &command.warm, false)).await?;
             worst = worst.max(took.whole.as_secs_f64());
         }
         starts.join_all().await.into_iter().collect::<Outcome<Vec<_>>>()?;

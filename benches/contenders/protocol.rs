@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -83,6 +84,30 @@ impl Answer {
     pub fn after(elapsed: Duration) -> Self {
         Self { seconds: elapsed.as_secs_f64(), ..Self::default() }
     }
+}
+
+/// Runs `count` turns with each of these requests, one after the other in each, and all requests at once.
+pub async fn at_once<R, F>(
+    requests: Vec<R>,
+    count: usize,
+    turn: impl Fn(R) -> F + Clone + Send + 'static,
+) -> Outcome<Vec<Vec<Turn>>>
+where
+    R: Clone + Send + 'static,
+    F: Future<Output = Outcome<Turn>> + Send + 'static,
+{
+    let mut sessions = JoinSet::new();
+    for request in requests {
+        let turn = turn.clone();
+        sessions.spawn(async move {
+            let mut turns = Vec::with_capacity(count);
+            for _ in 0..count {
+                turns.push(turn(request.clone()).await?);
+            }
+            Outcome::Ok(turns)
+        });
+    }
+    sessions.join_all().await.into_iter().collect()
 }
 
 /// What a driver says first.

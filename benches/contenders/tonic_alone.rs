@@ -18,7 +18,7 @@ use session_pool::{
     },
     proto::{self, QueryRequest, QueryResponse, query_response::Item},
 };
-use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio::{net::TcpListener, time::Instant};
 use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
 use tonic::{
     Status,
@@ -29,7 +29,7 @@ use tonic::{
 
 use super::{
     caller::open,
-    protocol::{self, Answer, Command, Driver, Hello, Outcome, Turn},
+    protocol::{self, Answer, Command, Driver, Hello, Outcome, Turn, at_once},
 };
 
 /// Messages of a turn that says a word.
@@ -75,28 +75,23 @@ impl Driver for Alone {
             "close" => return Ok(Answer::after(began.elapsed())),
             other => return Err(format!("cannot {other}").into()),
         };
-        let mut sessions = JoinSet::new();
-        for _ in &command.sessions {
-            let channel = self.channel.clone();
-            let payload = if command.payload == "json" { 2 } else { 1 };
-            let request =
-                QueryRequest { prompt: command.prompt.clone(), payload, ..QueryRequest::default() };
-            sessions.spawn(async move {
-                let mut turns = Vec::with_capacity(count);
-                for _ in 0..count {
-                    turns.push(turn(&channel, request.clone()).await?);
-                }
-                Outcome::Ok(turns)
-            });
-        }
-        let turns = sessions.join_all().await.into_iter().collect::<Outcome<_>>()?;
+        let payload =
+            if command.payload == "json" { proto::Payload::Json } else { proto::Payload::Typed };
+        let request = QueryRequest {
+            prompt: command.prompt.clone(),
+            payload: payload.into(),
+            ..QueryRequest::default()
+        };
+        let requests = vec![request; command.sessions.len()];
+        let channel = self.channel.clone();
+        let turns = at_once(requests, count, move |request| turn(channel.clone(), request)).await?;
         Ok(Answer::of_turns(turns, began.elapsed()))
     }
 }
 
-async fn turn(channel: &Channel, request: QueryRequest) -> Outcome<Turn> {
+async fn turn(channel: Channel, request: QueryRequest) -> Outcome<Turn> {
     let began = Instant::now();
-    let mut stream = open(channel, request).await?;
+    let mut stream = open(&channel, request).await?;
     let (mut first, mut messages) = (None, 0);
     while stream.message().await?.is_some() {
         first.get_or_insert_with(|| began.elapsed());
@@ -129,7 +124,8 @@ fn messages(request: &QueryRequest) -> (Bytes, usize) {
         "partial" => (Class::StreamEvent, delta(rest.parse().unwrap_or(1))),
         _ => (Class::Assistant, said(rest.parse().unwrap_or(1))),
     };
-    let payload = if request.payload == 2 { Payload::Json } else { Payload::Typed };
+    let is_json = request.payload() == proto::Payload::Json;
+    let payload = if is_json { Payload::Json } else { Payload::Typed };
     let event = encode::event(2, &Event::Frame(class, line.into()), payload);
     let response = QueryResponse { item: Some(Item::Event(Box::new(event))) };
     (response.encode_to_vec().into(), count)

@@ -23,8 +23,8 @@ thread_local! {
     static SPACE: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
 }
 
-/// Bytes after which others get the thread. Who waits for the lines was woken on this very thread, and
-/// no other can take him over as long as this one reads on.
+/// Bytes after which the reader yields. The task that waits for the lines was woken on this thread, and
+/// no other thread can steal it while this one goes on reading.
 const BURST: usize = READ;
 
 /// Why no further line can be had.

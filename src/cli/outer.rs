@@ -37,14 +37,27 @@ enum News {
     Signals(Signals),
 }
 
+impl News {
+    fn of(pid: Pid) -> io::Result<Self> {
+        match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Err(Errno::NOSYS) => Ok(Self::Signals(signal(SignalKind::child())?)),
+            handle => Ok(Self::Handle(readable(handle?)?)),
+        }
+    }
+}
+
 impl Outer {
-    /// A process that this one has just started, and that nobody else waits for.
+    /// A process that this one has just started, and that nobody else waits for. Where its end
+    /// could not be heard of it is killed.
     pub fn of(pid: Pid) -> io::Result<Self> {
-        let news = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
-            Err(Errno::NOSYS) => News::Signals(signal(SignalKind::child())?),
-            handle => News::Handle(readable(handle?)?),
-        };
-        Ok(Self { pid, news: Some(news), ended: None })
+        match News::of(pid) {
+            Ok(news) => Ok(Self { pid, news: Some(news), ended: None }),
+            Err(error) => {
+                kill_process(pid, Signal::KILL).ok();
+                while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(Errno::INTR)) {}
+                Err(error)
+            }
+        }
     }
 
     /// Which process it is, or was.

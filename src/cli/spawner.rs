@@ -4,7 +4,11 @@
 //! runtime's thread it would fire as soon as that thread ended, with the service
 //! alive and well. Knows nothing of what the processes are.
 
-use std::{io, os::fd::AsRawFd as _, sync::OnceLock};
+use std::{
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    sync::OnceLock,
+};
 
 use tokio::{
     net::unix::pipe,
@@ -94,15 +98,56 @@ fn spawn_here(command: &LaunchCommand, sandbox: &Sandbox) -> io::Result<Spawned>
     restore_in(&mut enclosed);
     hand_over(&mut enclosed, announce);
     open.into_fds().for_each(|fd| hand_over(&mut enclosed, fd));
-    let Launched { pid, stdin, stdout, stderr } = enclosed.start().map_err(|error| {
+    let launched = enclosed.start().map_err(|error| {
         // Not to be taken for the CLI's own absence.
         io::Error::other(format!("{}: {error}", sandbox.name()))
     })?;
-    Ok(Spawned {
-        outer: Outer::of(pid)?,
-        stdin: pipe::Sender::from_owned_fd(stdin)?,
-        stdout: pipe::Receiver::from_owned_fd(stdout)?,
-        stderr: pipe::Receiver::from_owned_fd(stderr)?,
-        announcement: pipe::Receiver::from_owned_fd(reader)?,
-    })
+    spawned(launched, reader)
+}
+
+/// Takes over a process that was started. One that cannot be, where descriptors have run out, is
+/// killed: nobody else knows of it.
+fn spawned(launched: Launched, announcement: OwnedFd) -> io::Result<Spawned> {
+    let Launched { pid, stdin, stdout, stderr } = launched;
+    let outer = Outer::of(pid)?;
+    let pipes = || {
+        Ok((
+            pipe::Sender::from_owned_fd(stdin)?,
+            pipe::Receiver::from_owned_fd(stdout)?,
+            pipe::Receiver::from_owned_fd(stderr)?,
+            pipe::Receiver::from_owned_fd(announcement)?,
+        ))
+    };
+    match pipes() {
+        Ok((stdin, stdout, stderr, announcement)) => {
+            Ok(Spawned { outer, stdin, stdout, stderr, announcement })
+        }
+        Err(error) => {
+            outer.kill();
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, path::Path};
+
+    use super::*;
+    use crate::os::{launch::Launch, procfs};
+
+    #[tokio::test]
+    async fn a_process_that_cannot_be_taken_over_is_killed_and_waited_for() {
+        let mut launch = Launch::new(Path::new("/bin/sleep"), "sleep");
+        launch.args(["1000"]);
+        let launched = launch.start().expect("started");
+        let pid = launched.pid.as_raw_nonzero().get().unsigned_abs();
+        // No pipe, as a descriptor would be none that cannot be registered.
+        let no_pipe = File::open("/dev/null").expect("opened").into();
+        let (reader, _announce) = announcement().expect("a pipe");
+        spawned(Launched { stdin: no_pipe, ..launched }, reader).expect_err("no pipe");
+        while procfs::entry_of(pid).is_some() {
+            tokio::task::yield_now().await;
+        }
+    }
 }

@@ -16,8 +16,8 @@ use super::procfs::Look;
 /// How old a look may be for whoever is content with a recent one.
 const OLDEST: Duration = Duration::from_secs(1);
 
-/// The rest after a look that lacks somebody, in times of what it took: looking must not become a
-/// load itself.
+/// A look that lacks somebody is taken anew after so many times of what it took: looking must not
+/// become a load itself.
 const REST: u32 = 4;
 
 /// The last look, for all who ask.
@@ -88,14 +88,13 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &other) && one.lives(own[0]));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn whoever_came_since_is_looked_for_and_whoever_is_seen_is_not() {
         let looks = Arc::new(Looks::default());
         let own = [std::process::id()];
         let first = looks.recent(&own).await;
         let mut child = Command::new("sleep").arg("100").spawn().expect("started");
-        // It has only just been looked.
-        tokio::time::sleep(OLDEST / 4).await;
+        tokio::time::advance(OLDEST / 4).await;
         assert!(Arc::ptr_eq(&first, &looks.recent(&own).await));
         let second = looks.recent(&[own[0], child.id()]).await;
         assert!(!Arc::ptr_eq(&first, &second) && second.lives(child.id()));

@@ -14,6 +14,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -163,10 +164,12 @@ fn number(
 async fn discard(connection: SqliteWriter) {
     let (closed, is_closed) = oneshot::channel::<()>();
     // One that hangs on its disk is left to a thread of its own.
-    std::thread::spawn(move || {
+    let close = move || {
         drop(connection);
         drop(closed);
-    });
+    };
+    // Without a thread it is closed here.
+    drop(thread::Builder::new().spawn(close));
     drop(timeout(CLOSING, is_closed).await);
 }
 

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 
 use super::{Lenient, Read, is_null};
 
-/// Bytes that there is room for at once when an object has any such key: most that have one
-/// have some.
+/// Bytes that are reserved with the first key that has no field: an object that has one usually has
+/// several.
 const FIRST_ROOM: usize = 128;
 
 /// The keys of an object that have no field, on the way to one JSON object.
