@@ -32,12 +32,21 @@ class Failure(Exception):
 
 
 def exit_on_sigterm() -> None:
-    """Makes SIGTERM raise SystemExit, so that everything is cleaned up."""
+    """Makes SIGTERM and SIGHUP raise SystemExit, so that everything is cleaned up; once. make passes on a
+    signal that the whole process group has got, and a second one must not break off the cleaning.
+    """
+    ending = (signal.SIGTERM, signal.SIGHUP)
 
     def leave(number: int, _frame: object) -> NoReturn:
+        for it in ending:
+            # Not ignored: that would be inherited by what is started for the cleaning.
+            signal.signal(it, lambda *_: None)
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
+    for it in ending:
+        # nohup has SIGHUP ignored, and that stays so.
+        if signal.getsignal(it) is not signal.SIG_IGN:
+            signal.signal(it, leave)
 
 
 def target_dir() -> Path:

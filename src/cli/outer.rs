@@ -9,7 +9,7 @@ use std::{
 
 use rustix::{
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid},
+    process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, waitpid},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -17,14 +17,17 @@ use tokio::{
     signal::unix::{Signal as Signals, SignalKind, signal},
 };
 
-use crate::tasks::spawn_owned;
+use crate::{os::group_watch::Watched, tasks::spawn_owned};
 
-/// A child of this process, which is waited for even if whoever has this drops it before.
+/// A child of this process, which leads a process group and is waited for even if whoever has this
+/// drops it before.
 #[derive(Debug)]
 pub struct Outer {
     pid: Pid,
     /// `None` once it has been waited for.
     news: Option<News>,
+    /// The same: its number may be another's then.
+    watched: Option<Watched>,
     ended: Option<ExitStatus>,
 }
 
@@ -49,11 +52,11 @@ impl News {
 impl Outer {
     /// A process that this one has just started, and that nobody else waits for. Where its end
     /// could not be heard of it is killed.
-    pub fn of(pid: Pid) -> io::Result<Self> {
+    pub fn of(pid: Pid, watched: Option<Watched>) -> io::Result<Self> {
         match News::of(pid) {
-            Ok(news) => Ok(Self { pid, news: Some(news), ended: None }),
+            Ok(news) => Ok(Self { pid, news: Some(news), watched, ended: None }),
             Err(error) => {
-                kill_process(pid, Signal::KILL).ok();
+                kill_process_group(pid, Signal::KILL).ok();
                 while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(Errno::INTR)) {}
                 Err(error)
             }
@@ -65,11 +68,12 @@ impl Outer {
         self.pid
     }
 
-    /// Kills it.
+    /// Kills it, and what it has forked that has not left its group yet: bubblewrap's child waits
+    /// for ever for one that is killed alone at the wrong moment.
     pub fn kill(&self) {
         // Once it has been waited for, its id may be another's.
         if self.ended.is_none() {
-            kill_process(self.pid, Signal::KILL).ok();
+            kill_process_group(self.pid, Signal::KILL).ok();
         }
     }
 
@@ -93,7 +97,7 @@ impl Outer {
             && let Some((_, status)) = waitpid(Some(self.pid), WaitOptions::NOHANG)?
         {
             self.ended = Some(ExitStatus::from_raw(status.as_raw()));
-            self.news = None;
+            (self.news, self.watched) = (None, None);
         }
         Ok(self.ended)
     }
@@ -104,8 +108,8 @@ impl Drop for Outer {
         let Ok(None) = self.try_wait() else { return };
         // What ends after this program is nobody's to wait for.
         if Handle::try_current().is_ok() {
-            let (pid, news) = (self.pid, self.news.take());
-            let mut left = Self { pid, news, ended: None };
+            let (pid, news, watched) = (self.pid, self.news.take(), self.watched.take());
+            let mut left = Self { pid, news, watched, ended: None };
             drop(spawn_owned(async move { drop(left.wait().await) }));
         }
     }
@@ -135,7 +139,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdin(Stdio::null()).process_group(0);
         let id = command.spawn().expect("started").id();
-        Outer::of(procfs::pid(id).expect("an id")).expect("a handle")
+        Outer::of(procfs::pid(id).expect("an id"), None).expect("a handle")
     }
 
     #[tokio::test]
@@ -149,6 +153,23 @@ mod tests {
         let mut outer = started("exec sleep 100");
         outer.kill();
         assert_eq!(outer.wait().await.expect("ended").signal(), Some(9));
+    }
+
+    #[tokio::test]
+    async fn what_it_has_forked_is_killed_with_it() {
+        let mut outer = started("sleep 100 & exec sleep 100");
+        let id = outer.pid().as_raw_nonzero().get().unsigned_abs();
+        let forked = loop {
+            if let Some(forked) = procfs::first_child(id) {
+                break forked;
+            }
+            tokio::task::yield_now().await;
+        };
+        outer.kill();
+        assert_eq!(outer.wait().await.expect("ended").signal(), Some(9));
+        while !procfs::has_ended(forked) {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

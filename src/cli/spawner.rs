@@ -25,6 +25,7 @@ use super::{
 };
 use crate::os::{
     descriptors::{hand_over, restore_in},
+    group_watch::{GroupWatch, Watched},
     launch::Launched,
     supervisor::bind_to_parent,
 };
@@ -72,9 +73,10 @@ fn thread() -> io::Result<&'static mpsc::Sender<Request>> {
     let (sender, mut requests) = mpsc::channel::<Request>(WAITING_STARTS);
     if THREAD.set(sender).is_ok() {
         std::thread::Builder::new().name("spawner".into()).spawn(move || {
+            let mut watch = None;
             while let Some(request) = requests.blocking_recv() {
                 let _runtime = request.runtime.enter();
-                let spawned = spawn_here(&request.command, &request.sandbox);
+                let spawned = spawn_here(&request.command, &request.sandbox, &mut watch);
                 if let Err(Ok(unwanted)) = request.reply.send(spawned) {
                     // Whoever asked is gone. What it started dies with it.
                     unwanted.outer.kill();
@@ -85,7 +87,11 @@ fn thread() -> io::Result<&'static mpsc::Sender<Request>> {
     THREAD.get().ok_or_else(|| io::Error::other("no thread to spawn processes"))
 }
 
-fn spawn_here(command: &LaunchCommand, sandbox: &Sandbox) -> io::Result<Spawned> {
+fn spawn_here(
+    command: &LaunchCommand,
+    sandbox: &Sandbox,
+    watch: &mut Option<GroupWatch>,
+) -> io::Result<Spawned> {
     program::check(&command.program)?;
     if let Some(scratch) = &command.scratch {
         scratch::make(scratch)?;
@@ -94,6 +100,10 @@ fn spawn_here(command: &LaunchCommand, sandbox: &Sandbox) -> io::Result<Spawned>
     let open = sandbox.open(command)?;
     let mut enclosed = sandbox.enclose(command, &open, announce.as_raw_fd());
     enclosed.envs(&command.env).current_dir(&command.cwd);
+    let watched = match sandbox.needs_watch() {
+        true => Some(at_work(watch, sandbox)?.watch(&mut enclosed)),
+        false => None,
+    };
     bind_to_parent(&mut enclosed, sandbox.death_signal());
     restore_in(&mut enclosed);
     hand_over(&mut enclosed, announce);
@@ -102,14 +112,33 @@ fn spawn_here(command: &LaunchCommand, sandbox: &Sandbox) -> io::Result<Spawned>
         // Not to be taken for the CLI's own absence.
         io::Error::other(format!("{}: {error}", sandbox.name()))
     })?;
-    spawned(launched, reader)
+    spawned(launched, watched, reader)
+}
+
+/// The watch, which is started with the first process that needs it, and again where somebody has
+/// ended it.
+fn at_work<'a>(
+    watch: &'a mut Option<GroupWatch>,
+    sandbox: &Sandbox,
+) -> io::Result<&'a mut GroupWatch> {
+    match watch {
+        Some(watch) => {
+            watch.see_to_it(sandbox.program())?;
+            Ok(watch)
+        }
+        None => Ok(watch.insert(GroupWatch::start(sandbox.program())?)),
+    }
 }
 
 /// Takes over a process that was started. One that cannot be, where descriptors have run out, is
 /// killed: nobody else knows of it.
-fn spawned(launched: Launched, announcement: OwnedFd) -> io::Result<Spawned> {
+fn spawned(
+    launched: Launched,
+    watched: Option<Watched>,
+    announcement: OwnedFd,
+) -> io::Result<Spawned> {
     let Launched { pid, stdin, stdout, stderr } = launched;
-    let outer = Outer::of(pid)?;
+    let outer = Outer::of(pid, watched)?;
     let pipes = || {
         Ok((
             pipe::Sender::from_owned_fd(stdin)?,
@@ -145,7 +174,7 @@ mod tests {
         // No pipe, as a descriptor would be none that cannot be registered.
         let no_pipe = File::open("/dev/null").expect("opened").into();
         let (reader, _announce) = announcement().expect("a pipe");
-        spawned(Launched { stdin: no_pipe, ..launched }, reader).expect_err("no pipe");
+        spawned(Launched { stdin: no_pipe, ..launched }, None, reader).expect_err("no pipe");
         while procfs::entry_of(pid).is_some() {
             tokio::task::yield_now().await;
         }

@@ -8,6 +8,8 @@
 //! - [`pem`] takes certificates and keys out of such files.
 //! - [`supervisor`] is the process that holds the service, and another one each CLI: it outlives
 //!   its child for a moment, and ends what that has left behind.
+//! - [`group_watch`] is a process that kills what the service has enclosed, and was about to
+//!   enclose, when that is gone.
 //! - [`killing`] kills many processes, also those that fork meanwhile.
 //! - [`launch`] starts a program without copying this process.
 //! - [`lease_watch`] is a process that ends what the service has started when that does not
@@ -19,6 +21,7 @@
 pub mod clock;
 pub mod confined;
 pub mod descriptors;
+pub mod group_watch;
 pub mod killing;
 pub mod launch;
 pub mod lease_watch;

@@ -8,7 +8,7 @@ use super::{EarlyStop, Enclosure, serve, settings};
 use crate::{
     access::credentials::Credentials,
     config::{Config, UnknownVariable},
-    os::{descriptors, lease_watch, supervisor},
+    os::{descriptors, group_watch, lease_watch, supervisor},
     telemetry, traces,
 };
 
@@ -21,12 +21,15 @@ const STUCK_THREADS: Duration = Duration::from_secs(1);
 const UNUSED_THREADS: Duration = Duration::from_millis(50);
 
 /// Runs one of the processes that the service needs beside itself, if these arguments of the program
-/// ask for that: the supervisor of one CLI, or the watch of the lease. They are none of the
-/// commands: nobody but the service uses them.
+/// ask for that: the supervisor of one CLI, the watch of the lease, or that of process groups. They
+/// are none of the commands: nobody but the service uses them.
 pub fn run_helper(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let first = arguments.next()?;
     if first == supervisor::SUBCOMMAND {
         return Some(supervisor::run_subcommand(arguments));
+    }
+    if first == group_watch::SUBCOMMAND {
+        return Some(group_watch::run_subcommand());
     }
     (first == lease_watch::SUBCOMMAND).then(lease_watch::run_subcommand)
 }

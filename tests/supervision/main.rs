@@ -27,3 +27,4 @@ mod supervisor;
 mod tasks;
 mod view;
 mod walls;
+mod watched;

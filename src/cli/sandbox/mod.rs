@@ -89,7 +89,15 @@ impl Sandbox {
         }
     }
 
-    /// The program that has the supervisor as a subcommand.
+    /// Whether the death signal does not reach all that there is of it at its start.
+    pub fn needs_watch(&self) -> bool {
+        match self {
+            Self::ProcessTree(_) => false,
+            Self::Bubblewrap(_) => true,
+        }
+    }
+
+    /// The program that has the supervisor as a subcommand, and the watch.
     pub fn program(&self) -> &Path {
         match self {
             Self::ProcessTree(program) => program,
