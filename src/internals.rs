@@ -36,6 +36,10 @@ pub mod policy {
     //! What callers may ask for.
     pub use crate::policy::{Policy, variables};
 }
+pub mod pool {
+    //! Which sessions there are.
+    pub use crate::pool::contended;
+}
 pub mod rpc {
     //! The contract.
     pub use crate::rpc::{decode, encode};

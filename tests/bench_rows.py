@@ -197,13 +197,17 @@ def streams(
             mine = f"{session}-{name}"
             opened(asked, mine, partial=partial)
             few = max(1, most // 500)
-            answer = asked.ask("turns", sessions=[mine], prompt=script(prompt(few)), count=1)
+            answer = asked.ask("turns", sessions=[mine], prompt=script(prompt(few)), count=1, partial=partial)
             # The first frames take longer than the others; one more estimate.
             some = max(few, min(most, int(few / answer["seconds"] * SHARE / 4)))
-            answer = asked.ask("turns", sessions=[mine], prompt=script(prompt(some)), count=1)
+            answer = asked.ask(
+                "turns", sessions=[mine], prompt=script(prompt(some)), count=1, partial=partial
+            )
             counts[name] = max(few, min(most, int(some / answer["seconds"] * SHARE)))
         count, before = counts[name], asked.contender.cpu()
-        answer = asked.ask("turns", sessions=[f"{session}-{name}"], prompt=script(prompt(count)), count=1)
+        answer = asked.ask(
+            "turns", sessions=[f"{session}-{name}"], prompt=script(prompt(count)), count=1, partial=partial
+        )
         if answer["messages"] < count:
             raise Refused(f"{answer['messages']} of {count} frames came")
         used, seconds = asked.contender.cpu() - before, answer["seconds"]
@@ -223,7 +227,7 @@ def frames(bench: Bench) -> None:
 
 def partial(bench: Bench) -> None:
     title = "partial messages of 20 bytes"
-    streams(bench, "partial", title, lambda count: f"partial {count} 20", 500_000, partial=True)
+    streams(bench, "partial", title, lambda count: f"partial {count} 20", 300_000, partial=True)
 
 
 def large(bench: Bench) -> None:
@@ -382,7 +386,8 @@ def real_cli(bench: Bench, version: str, cli: Path) -> None:
     settings = {
         "CLI__SANDBOX": "process-tree",
         "POOL__SPARES": "1",
-        "POOL__HIBERNATE_AFTER": "500ms",
+        # Longer than the next spare takes to start.
+        "POOL__HIBERNATE_AFTER": "3s",
         "POOL__MAX_PROCESSES": "8",
     }
 
@@ -405,6 +410,8 @@ def real_cli(bench: Bench, version: str, cli: Path) -> None:
         if asked.contender.can("prepare"):
             asked.ask("prepare")
             note("from a spare", name, asked.ask("open", sessions=[session], prompt="hello"))
+            # The start of the next spare is not to be met by a warm turn.
+            asked.ask("prepare")
             note("warm", name, asked.ask("turns", sessions=[session], prompt="hello", count=1))
             asked.ask("close", sessions=[session])
             if asked.contender.can("hibernate"):
@@ -421,6 +428,26 @@ def real_cli(bench: Bench, version: str, cli: Path) -> None:
 
     both = [*figures.values(), *ends.values()]
     bench.interleave(("floor", *HOSTS), both, once, purpose=version)
+
+
+def load(bench: Bench) -> None:
+    """Turns as fast as they go, and what each costs the host."""
+    for sessions, turns in ((1, 200), (32, 25)):
+        by = f"{sessions} session{'s' if sessions > 1 else ''} at once"
+        rate = bench.figure("load", f"turns per second, {by}", "/s", less=False)
+        cpu = bench.figure("load", f"turns, {by}: CPU of the host", "µs")
+
+        def once(name: str, _round: int, sessions: int = sessions, turns: int = turns) -> list[list[float]]:
+            asked = bench.stage.get(name)
+            ids = [f"load-{name}-{one}" for one in range(sessions)]
+            opened(asked, *ids)
+            before, all_turns = asked.contender.cpu(), sessions * turns
+            seconds = asked.ask("turns", sessions=ids, prompt="hi", count=turns)["seconds"]
+            used = asked.contender.cpu() - before
+            asked.ask("close", sessions=ids)
+            return [[all_turns / seconds], [used / all_turns * 1e6]]
+
+        bench.interleave(("ours", "ours-memory", "ours-postgres", *PEERS), [rate, cpu], once)
 
 
 def storm(bench: Bench) -> None:
@@ -539,6 +566,9 @@ def rate(bench: Bench) -> None:
             "rate", f"new sessions per second, 50 at once, beside {live:,}", "/s", less=False
         )
         bench.interleave(("floor", "ours", "python", "typescript"), [figure], once(live), 3, purpose)
+        stats = bench.figure("rate", f"GetStats beside {live:,} live sessions", "µs")
+        answer = bench.stage.get("ours", purpose).ask("calls", call="GetStats", count=100)
+        stats.values["ours"] = [value * 1e6 for value in answer["whole"]]
     bench.stage.end(purpose)
 
 
@@ -587,6 +617,7 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "interrupts": interrupts,
     "memory": memory,
     "real": real,
+    "load": load,
     "storm": storm,
     "slow": slow,
     "orphans": orphans,

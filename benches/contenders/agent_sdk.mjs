@@ -11,6 +11,7 @@ const { query } = await import(entry);
 const { version } = JSON.parse(readFileSync(new URL("package.json", `file://${entry}`), "utf8"));
 
 const COMMANDS = ["open", "turns", "hang", "interrupt", "storm", "close", "hibernate", "stall", "resume"];
+const isReal = "ANTHROPIC_BASE_URL" in process.env;
 const sessions = new Map();
 const hanging = new Map();
 const hibernated = new Map();
@@ -128,8 +129,8 @@ const carryOut = {
   async hang(command) {
     for (const name of command.sessions) {
       const messages = turn(name, command.prompt);
-      // What it says before it hangs.
-      while ((await messages.next()).value?.type !== "assistant");
+      // What it says before it hangs; a real one says that it has begun, and then writes.
+      while ((await messages.next()).value?.type !== "assistant" && !isReal);
       hanging.set(name, messages);
     }
     return {};

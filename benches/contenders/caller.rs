@@ -8,6 +8,8 @@ use tonic::{
     transport::Channel,
 };
 
+/// Bytes of a message at most: events of the service travel in parts, but those of gRPC alone do not.
+const LARGEST: usize = 64 << 20;
 const QUERY: &str = "/sessionpool.v1.SessionPoolService/Query";
 
 /// Starts a turn.
@@ -15,7 +17,7 @@ pub async fn open(
     channel: &Channel,
     request: QueryRequest,
 ) -> Result<tonic::Streaming<usize>, Status> {
-    let mut grpc = Grpc::new(channel.clone());
+    let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(LARGEST);
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = tonic::codegen::http::uri::PathAndQuery::from_static(QUERY);
     let response = grpc.server_streaming(tonic::Request::new(request), path, Sizes).await?;

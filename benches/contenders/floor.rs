@@ -16,8 +16,9 @@ use super::{
     protocol::{Answer, Command, Driver, Hello, Outcome, Turn, serve},
 };
 
-/// A line with the end of a turn in it is no longer than this; others are not looked into.
-const LONGEST_RESULT: usize = 16 * 1024;
+/// The end of a turn is told in so many bytes at the beginning or at the end of its line: what is between
+/// may be an answer of megabytes, and is not looked into.
+const ENDS: usize = 8 * 1024;
 const INITIALIZE: &str =
     r#"{"type":"control_request","request_id":"i","request":{"subtype":"initialize"}}"#;
 const INTERRUPT: &str =
@@ -196,13 +197,19 @@ impl Session {
         let first = first.unwrap_or_else(|| began.elapsed());
         let result = Finder::new(br#""type":"result""#);
         let mut messages = 1;
-        while self.line.len() > LONGEST_RESULT || result.find(&self.line).is_none() {
+        while !self.has_at_its_ends(&result) {
             self.read()?;
             messages += 1;
         }
         let whole = began.elapsed();
         self.until_idle()?;
         Ok(Turn { first, whole, messages })
+    }
+
+    fn has_at_its_ends(&self, text: &Finder<'_>) -> bool {
+        let (head, rest) = self.line.split_at(self.line.len().min(ENDS));
+        let tail = &rest[rest.len().saturating_sub(ENDS)..];
+        text.find(head).is_some() || text.find(tail).is_some()
     }
 
     fn until_idle(&mut self) -> Outcome<()> {

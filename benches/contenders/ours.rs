@@ -110,7 +110,8 @@ fn request(command: &Command, session: &str, first: bool) -> QueryRequest {
         session_id: session.to_owned(),
         prompt: command.prompt.clone(),
         payload: payload.into(),
-        options: first.then_some(options),
+        // Partial messages are a choice of each call.
+        options: (first || command.partial).then_some(options),
         ..QueryRequest::default()
     }
 }

@@ -1,4 +1,4 @@
-//! Does one part of the streaming path, so that its instructions can be counted: `counts codec`. `tests/bench-quick`
+//! Does one part of the streaming path, or of each call, so that its instructions can be counted: `counts codec`. `tests/bench-quick`
 //! runs it under callgrind and holds the counts against `recorded.json` beside this file. Times of the same
 //! parts are told by `benches/micro`, which has them.
 
@@ -28,6 +28,11 @@ fn main() {
         "log" => {
             let (storage, frames) = (work::storage(), work::frames());
             done += (0..TIMES).map(|_| work::log(&runtime, &storage, &frames)).sum::<usize>();
+        }
+        "calls" => {
+            let keys = work::keys(1_000);
+            let registry = work::registry(&keys);
+            done += (0..TIMES).map(|_| work::calls(&registry, &keys)).sum::<usize>();
         }
         // `cargo test --benches` and `cargo bench` run it without one of these.
         _ => {}

@@ -1,4 +1,4 @@
-//! Times of the parts of the streaming path: `cargo bench --features test-tools --bench micro`. What the parts are
+//! Times of the parts of the streaming path, and of what all calls share: `cargo bench --features test-tools --bench micro`. What the parts are
 //! is in [`work`]; `benches/counts` counts the instructions of the same.
 
 mod work;
@@ -47,4 +47,13 @@ fn logs_at_once(bencher: Bencher<'_, '_>) {
         let _entered = runtime.enter();
         work::log(&runtime, &storage, black_box(&frames))
     });
+}
+
+/// Calls that look for one of ten thousand sessions, all at once; one in sixteen is for a session that comes and goes.
+#[divan::bench(threads = [1, 2, 8])]
+fn registry(bencher: Bencher<'_, '_>) {
+    let keys = work::keys(10_000);
+    let registry = work::registry(&keys);
+    let bencher = bencher.counter(ItemsCount::new(work::CALLS));
+    bencher.bench(|| work::calls(&registry, black_box(&keys)));
 }

@@ -12,7 +12,8 @@ use session_pool::{
             frame::{Frame, FrameKind},
             lines::LineReader,
         },
-        domain::ids::{CliSessionId, ClientId, SessionId, TenantId, TurnId},
+        domain::ids::{CliSessionId, ClientId, SessionId, SessionKey, TenantId, TurnId},
+        pool::contended::Registry,
         rpc::{decode::Payload, encode},
         traces::TurnTrace,
         turn::{
@@ -145,4 +146,33 @@ pub fn storage() -> Storage {
         memory: plenty(),
         disk: plenty(),
     })
+}
+
+/// Calls that are made at a time.
+pub const CALLS: usize = 1_024;
+
+/// So many sessions of one tenant.
+pub fn keys(count: usize) -> Vec<SessionKey> {
+    let tenant = TenantId::parse("tenant").expect("a name");
+    let of = |number| SessionId::parse(&format!("session-{number}")).expect("a name");
+    (0..count).map(|number| SessionKey::new(tenant.clone(), of(number))).collect()
+}
+
+/// All of them but one, which is free to come and go.
+pub fn registry(keys: &[SessionKey]) -> Registry {
+    Registry::with(keys.iter().skip(1))
+}
+
+/// The registry: finds sessions all over it, and has one come and go now and then. Returns how many were there.
+#[inline(never)]
+pub fn calls(registry: &Registry, keys: &[SessionKey]) -> usize {
+    let mut there = 0;
+    for call in 0..CALLS {
+        if call % 16 == 0 {
+            registry.come_and_go(&keys[0]);
+        }
+        // A step that meets all of them, in no order.
+        there += usize::from(registry.find(&keys[call * 7_919 % keys.len()]));
+    }
+    there
 }

@@ -19,6 +19,8 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod calls;
+#[cfg(feature = "test-tools")]
+pub mod contended;
 mod feeds;
 mod janitor;
 mod lifecycle;
