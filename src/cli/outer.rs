@@ -29,6 +29,8 @@ pub struct Outer {
     /// The same: its number may be another's then.
     watched: Option<Watched>,
     ended: Option<ExitStatus>,
+    /// Whether whoever had it has dropped it before its end.
+    is_left: bool,
 }
 
 /// What tells that it may have ended.
@@ -54,7 +56,7 @@ impl Outer {
     /// could not be heard of it is killed.
     pub fn of(pid: Pid, watched: Option<Watched>) -> io::Result<Self> {
         match News::of(pid) {
-            Ok(news) => Ok(Self { pid, news: Some(news), watched, ended: None }),
+            Ok(news) => Ok(Self { pid, news: Some(news), watched, ended: None, is_left: false }),
             Err(error) => {
                 kill_process_group(pid, Signal::KILL).ok();
                 while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(Errno::INTR)) {}
@@ -106,12 +108,14 @@ impl Outer {
 impl Drop for Outer {
     fn drop(&mut self) {
         let Ok(None) = self.try_wait() else { return };
-        // What ends after this program is nobody's to wait for.
-        if Handle::try_current().is_ok() {
-            let (pid, news, watched) = (self.pid, self.news.take(), self.watched.take());
-            let mut left = Self { pid, news, watched, ended: None };
-            drop(spawn_owned(async move { drop(left.wait().await) }));
+        // What ends after this program is nobody's to wait for: the watch sees to it. A runtime that
+        // has ended drops a task when it is given it, and this with it, again and again.
+        if self.is_left || Handle::try_current().is_err() {
+            return std::mem::forget(self.watched.take());
         }
+        let (pid, news, watched) = (self.pid, self.news.take(), self.watched.take());
+        let mut left = Self { pid, news, watched, ended: None, is_left: true };
+        drop(spawn_owned(async move { drop(left.wait().await) }));
     }
 }
 
@@ -170,6 +174,18 @@ mod tests {
         while !procfs::has_ended(forked) {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[test]
+    fn one_that_outlives_its_runtime_is_left_alone() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let outer = runtime.block_on(async { started("exec sleep 100") });
+        let (pid, handle) = (outer.pid(), runtime.handle().clone());
+        runtime.shutdown_timeout(Duration::from_secs(10));
+        let _entered = handle.enter();
+        drop(outer);
+        kill_process_group(pid, Signal::KILL).expect("it lives");
+        waitpid(Some(pid), WaitOptions::empty()).expect("nobody else has waited for it");
     }
 
     #[tokio::test]

@@ -101,7 +101,11 @@ fn spawn_here(
     let mut enclosed = sandbox.enclose(command, &open, announce.as_raw_fd());
     enclosed.envs(&command.env).current_dir(&command.cwd);
     let watched = match sandbox.needs_watch() {
-        true => Some(at_work(watch, sandbox)?.watch(&mut enclosed)),
+        // Not to be taken for the CLI's own absence.
+        true => match at_work(watch, sandbox) {
+            Ok(watch) => Some(watch.watch(&mut enclosed)),
+            Err(error) => return Err(io::Error::other(format!("watch of processes: {error}"))),
+        },
         false => None,
     };
     bind_to_parent(&mut enclosed, sandbox.death_signal());

@@ -35,6 +35,9 @@ const MANY: u64 = 4;
 /// The rest after a look, in times of what it took: looking must not become a load itself.
 const REST: u32 = 4;
 
+/// The longest rest: memory that grows has to be seen.
+const LONGEST_REST: Duration = Duration::from_secs(2);
+
 /// Resident bytes of the given processes and all their descendants. Pages that they
 /// share are counted for each.
 pub fn resident_bytes(look: &Look, roots: &[u32]) -> u64 {
@@ -158,7 +161,7 @@ impl Pace {
         let most_tasks = looks.take().map_or(0, |look| measure(&look, trees));
         self.last = Some(Seen { at, all_tasks, most_tasks });
         let shortest = if self.many.is_some() { AT_ONCE } else { EVERY };
-        (at.elapsed() * REST).clamp(shortest, EVERY)
+        rest_after(at.elapsed(), shortest)
     }
 
     fn is_due(&self, now: Instant, all_tasks: Option<u64>) -> bool {
@@ -166,6 +169,12 @@ impl Pace {
         let more = all_tasks.zip(before).map_or(0, |(now, before)| now.saturating_sub(before));
         now >= at + EVERY || self.many.is_some_and(|many| most_tasks > many || more > many)
     }
+}
+
+/// How long to rest after a look that took so long. A machine with thousands of processes takes
+/// longer for one than there is between two of them otherwise.
+fn rest_after(took: Duration, shortest: Duration) -> Duration {
+    (took * REST).clamp(shortest, LONGEST_REST)
 }
 
 /// Ends the wait of whoever waits for a tree to hold too much. Returns the tasks of the tree
@@ -274,6 +283,16 @@ mod tests {
         let overrun = tree.overrun().expect("itself, at least");
         assert_eq!((overrun.resource, overrun.limit), (Resource::Tasks, 0));
         assert!(overrun.used > 0);
+    }
+
+    #[test]
+    fn looking_takes_a_fifth_of_the_time_at_most() {
+        let millis = Duration::from_millis;
+        assert_eq!(rest_after(millis(1), AT_ONCE), AT_ONCE);
+        assert_eq!(rest_after(millis(200), AT_ONCE), millis(800));
+        assert_eq!(rest_after(millis(200), EVERY), millis(800));
+        // But for a machine on which nothing can be watched any more.
+        assert_eq!(rest_after(Duration::from_secs(60), EVERY), LONGEST_REST);
     }
 
     #[tokio::test]

@@ -14,8 +14,10 @@
 //! when its input ends, so when the service does, and ends; signals that ask a process to end are
 //! ignored, because the service needs the watch until it has ended itself.
 //!
-//! Invariant: a number is told from before the group can fork until nobody else can have it.
-//! Knows nothing of what the groups are.
+//! Invariants: a number is told from before the group can fork until its first process has been
+//! waited for; a watch that somebody has ended is replaced with the next start. Knows nothing of
+//! what the groups are. What has left its group is not reached: bubblewrap's child does when it is
+//! about to become the CLI's supervisor, and ends then with the CLI, whose input has ended.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,7 +37,10 @@ use rustix::{
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::{launch::Prepare, limits};
+use super::{
+    launch::{Launch, Prepare as _},
+    limits,
+};
 
 /// The hidden subcommand of the program, which takes no arguments.
 pub const SUBCOMMAND: &str = "watch-groups";
@@ -99,9 +104,9 @@ impl GroupWatch {
         Ok(())
     }
 
-    /// Has the process of a command, which leads a group of its own, tell the watch of it.
+    /// Has the process of a program, which leads a group of its own, tell the watch of it.
     #[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
-    pub fn watch(&self, command: &mut impl Prepare) -> Watched {
+    pub fn watch(&self, program: &mut Launch) -> Watched {
         let group = Arc::<AtomicI32>::default();
         let key = {
             let mut groups = lock(&self.told.groups);
@@ -121,7 +126,7 @@ impl GroupWatch {
         };
         // SAFETY: system calls that are safe between fork and exec, no allocation.
         unsafe {
-            command.prepare(tell);
+            program.prepare(tell);
         }
         Watched { told: Arc::clone(&self.told), key, group }
     }
@@ -199,7 +204,6 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
-    use crate::os::launch::Launch;
 
     #[test]
     fn what_has_ended_is_not_left() {

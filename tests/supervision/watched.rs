@@ -36,6 +36,8 @@ async fn kill_9_of_the_service_amid_starts_leaves_nothing() {
     for mode in MODES {
         for round in 0..ROUNDS {
             let mut bed = Bed::fake(mode, &[("POOL__START_CONCURRENCY", "16")]).await;
+            // A process that it starts has its command line until it is the program.
+            let service = bed.daemon.id();
             let turns: Vec<_> = (0..STARTS)
                 .map(|number| {
                     let mut client = bed.daemon.client.clone();
@@ -50,7 +52,7 @@ async fn kill_9_of_the_service_amid_starts_leaves_nothing() {
                 .collect();
             // One after the other, so that each round meets the starts at another place.
             eventually("some have begun", async || (bed.alive().len() > round).then_some(())).await;
-            bed.daemon.kill_service();
+            kill(service);
             bed.daemon.ended().await;
             bed.gone().await;
             for turn in turns {
