@@ -7,6 +7,7 @@ it replaced, and nothing else but what several on one machine need.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -40,10 +41,23 @@ class Proxy:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """None of those that connections get by themselves: one of these may be taken meanwhile."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(10_000, max(first, 20_000)), 1000):
+        with socket.socket() as found:
+            # As servers do it: a port whose last connections are not forgotten yet is free.
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if is_bound(found, port):
+                return port
+    raise Failure("no port is free")
+
+
+def is_bound(found: socket.socket, port: int) -> bool:
+    try:
+        found.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
 
 
 def is_open(port: int) -> bool:

@@ -256,9 +256,10 @@ def marked_processes(mark: str) -> list[str]:
 def kill_marked(mark: str) -> None:
     """Kills the processes with this in their environment, and says so."""
     for process in marked_processes(mark):
-        print(f"killing what was left behind: {process}", file=sys.stderr)
         with suppress(ProcessLookupError):
             os.kill(int(process.split()[0]), signal.SIGKILL)
+        # Afterwards: whoever reads that may be gone.
+        print(f"killed what was left behind: {process}", file=sys.stderr)
 
 
 def wait_until(what: str, holds: Callable[[], bool], daemon: Daemon | None = None) -> None:

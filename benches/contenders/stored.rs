@@ -20,6 +20,9 @@ use tokio::task::JoinSet;
 
 use super::{parked::SYSTEM_PROMPT, protocol::Outcome};
 
+/// Commits under way at once: the store gives each of them a bounded time.
+const AT_ONCE: usize = 1000;
+
 /// Fills the database of a state folder.
 pub async fn fill(state: &Path, sessions: usize) -> Outcome<()> {
     let tasks = Tasks::default();
@@ -27,6 +30,11 @@ pub async fn fill(state: &Path, sessions: usize) -> Outcome<()> {
     let store = Arc::new(SqlStore::open(&place, Opening::default(), &tasks).await?);
     let mut commits = JoinSet::new();
     for number in 0..sessions {
+        if commits.len() >= AT_ONCE
+            && let Some(committed) = commits.join_next().await
+        {
+            committed??;
+        }
         let store = Arc::clone(&store);
         let session = SessionId::parse(&format!("session-{number:05}"))?;
         let record = Record {

@@ -7,6 +7,8 @@
 #[path = "../contenders/caller.rs"]
 mod caller;
 mod claims;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 #[path = "../../tests/support/postgres.rs"]
 mod postgres;
 mod service;

@@ -21,7 +21,10 @@ use crate::{
         self, CANCEL, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, Raw, SETTINGS,
         frame,
     },
-    support::service::{Service, fake_cli, query, script},
+    support::{
+        free_address,
+        service::{Service, fake_cli, query, script},
+    },
     tls::{Authority, install},
 };
 
@@ -51,8 +54,7 @@ fn half_greetings() -> [Vec<u8>; 4] {
 
 #[tokio::test]
 async fn c4_a_greeting_that_is_never_finished_ends_the_connection_on_every_listener() {
-    let probes =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("one");
+    let probes = free_address();
     let (service, address) = limited(|config| {
         config.server.limits.handshake_timeout = Duration::from_millis(300);
         config.server.health_listen = Some(probes);
@@ -266,8 +268,7 @@ async fn c2_a_proxys_connection_outlives_batches_of_cancelled_calls() {
 
 #[tokio::test]
 async fn c4_health_is_answered_while_connections_flood_its_listener() {
-    let probes =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("one");
+    let probes = free_address();
     let (service, _) = limited(|config| config.server.health_listen = Some(probes)).await;
     let mut silent = Vec::new();
     for _ in 0..100 {

@@ -15,7 +15,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::support::{
     daemon::Daemon,
-    eventually,
+    eventually, free_address,
     service::{query, script},
 };
 
@@ -66,8 +66,7 @@ fn used(process: u32) -> f64 {
 
 #[tokio::test]
 async fn c4_without_descriptors_the_service_is_calm_and_still_answers_health_checks() {
-    let probes =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("one");
+    let probes = free_address();
     let probes_text = probes.to_string();
     let daemon = Daemon::start(&[("SERVER__HEALTH_LISTEN", &probes_text)]).await;
     let process = daemon.id();

@@ -33,7 +33,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use crate::{
     bed::{Bearer, file_of, token},
     support::{
-        eventually, failure,
+        eventually, failure, free_address,
         service::{Service, fake_cli, query},
         turn::Turn,
     },
@@ -328,9 +328,7 @@ async fn a_token_where_there_are_none_is_not_let_in_by_the_certificate() {
 #[tokio::test]
 async fn health_is_answered_in_plain_text_and_nothing_else_is() {
     let clients = Authority::new();
-    // A port that was free a moment ago: the address has to be known beforehand.
-    let port =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("one");
+    let port = free_address();
     let bed = Bed::start(Some(&clients), |config, _| {
         config.server.health_listen = Some(port);
     })

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex},
 };
 
@@ -127,12 +126,6 @@ impl Placement for Seen {
             Ok(Place::At(Node { name: node.into(), address }))
         })
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> SocketAddr {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
-    socket.local_addr().expect("an address")
 }
 
 /// Starts a node of this name, which others reach at its ordinary listener, or at the one of

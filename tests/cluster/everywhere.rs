@@ -15,10 +15,10 @@ use session_pool::proto::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    bed::{Pair, Places, caller, free_port, node},
+    bed::{Pair, Places, caller, node},
     stand_in::{StandIn, answer, framed},
     support::{
-        eventually,
+        eventually, free_address,
         service::{Service, query, script},
         turn::Turn,
     },
@@ -64,7 +64,7 @@ async fn figures_are_summed_over_those_that_answer_and_the_others_are_named_in_t
     let _turns = [hang(other, "there").await, hang(other, "too").await];
     // One that nobody listens for, one that says nothing, one that says not where it is, and one
     // of a version that does not know what it is asked.
-    pair.places.reach("gone", Some(free_port().to_string()));
+    pair.places.reach("gone", Some(free_address().to_string()));
     let silent = StandIn::start(|_| std::future::pending()).await;
     pair.places.reach("silent", Some(silent.address.clone()));
     pair.places.reach("somewhere", None);
@@ -132,7 +132,7 @@ async fn where_there_is_one_node_all_nodes_are_one() {
 async fn all_turns_are_stopped_at_all_nodes_each_told_once() {
     let pair = Pair::start(|_| {}).await;
     let third = node("c", &pair.places, |_| {}).await;
-    pair.places.reach("gone", Some(free_port().to_string()));
+    pair.places.reach("gone", Some(free_address().to_string()));
     let told = Arc::new(AtomicUsize::new(0));
     let counting = Arc::clone(&told);
     let counted = StandIn::start(move |request| {
@@ -259,7 +259,7 @@ async fn sessions_of_all_nodes_are_listed_in_pages_each_once_as_it_is_where_it_l
         page.sessions.iter().all(|it| it.running_turn_id.is_empty()).then_some(())
     };
     eventually("nothing runs any more", turn_is_over).await;
-    pair.places.reach("gone", Some(free_port().to_string()));
+    pair.places.reach("gone", Some(free_address().to_string()));
     let page = list(&pair.asked, ListSessionsRequest::default()).await;
     assert_eq!((page.sessions.len(), page.unreached_nodes.len()), (12, 1));
     assert_eq!(page.unreached_nodes[0].name, "gone");

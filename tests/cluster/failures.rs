@@ -8,9 +8,9 @@ use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use crate::{
-    bed::{Pair, Places, free_port, node},
+    bed::{Pair, Places, node},
     support::{
-        eventually, failure, retry_after,
+        eventually, failure, free_address, retry_after,
         service::{query, script},
     },
 };
@@ -20,7 +20,7 @@ async fn an_owner_that_cannot_be_reached_is_asked_for_once_more_and_told() {
     let places = Places::default();
     let asked = node("a", &places, |_| {}).await;
     places.put("s", "gone");
-    places.reach("gone", Some(free_port().to_string()));
+    places.reach("gone", Some(free_address().to_string()));
     let turn = asked.run(query("s", "x")).await;
     let told = failure(turn.error(), Code::Unavailable, "SESSION_MOVED");
     assert_eq!(told["owner"], "gone");
@@ -89,7 +89,7 @@ async fn an_owner_that_does_not_say_where_it_is_is_told() {
 #[tokio::test]
 async fn a_session_that_moved_meanwhile_is_found_where_it_is() {
     let pair = Pair::with_session_elsewhere().await;
-    pair.places.reach("gone", Some(free_port().to_string()));
+    pair.places.reach("gone", Some(free_address().to_string()));
     pair.places.mislead_once("s", "gone");
     assert_eq!(pair.asked.query("s", &script(&["say there"])).await.text(), "there");
     // And here, if it has come here.

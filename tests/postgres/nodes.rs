@@ -1,8 +1,6 @@
 //! Two nodes on one database: each answers for every session, one that dies is followed by the
 //! other, and one that was stopped for too long serves nothing of what it had.
 
-use std::net::TcpListener;
-
 use rustix::process::Signal;
 use session_pool::{
     internals::os::{lease_watch, procfs::Look},
@@ -11,7 +9,7 @@ use session_pool::{
 use tempfile::TempDir;
 
 use super::{Daemon, Server, ask, asks, node_in, recited, support::eventually};
-use crate::support::{metadata, processes, reason, turn::Turn};
+use crate::support::{free_address, metadata, processes, reason, turn::Turn};
 
 /// A node that others reach.
 pub async fn reachable(name: &str, url: &str, more: &[(&str, &str)]) -> Daemon {
@@ -20,8 +18,7 @@ pub async fn reachable(name: &str, url: &str, more: &[(&str, &str)]) -> Daemon {
 
 /// The same with this state folder.
 pub async fn reachable_in(state: TempDir, name: &str, url: &str, more: &[(&str, &str)]) -> Daemon {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
-    let address = port.to_string();
+    let address = free_address().to_string();
     let settings = [
         ("SERVER__LISTEN", address.as_str()),
         ("CLUSTER__ADVERTISE", &address),

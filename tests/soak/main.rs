@@ -31,6 +31,9 @@ use nemesis::Nemesis;
 use scribe::{Scribe, holds};
 use tally::{DEEDS, FAULTS, Tally};
 
+/// Seconds of each half, unless it is said otherwise: together they are more than a minute.
+const LENGTH: u64 = 40;
+
 /// Callers at the same time.
 const CALLERS: u64 = 16;
 
@@ -66,7 +69,7 @@ fn variable(name: &str) -> Option<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_grows_and_everybody_gets_an_answer() {
     let _machine = MACHINE.lock().await;
-    let length = Duration::from_secs(variable("SESSION_POOL_SOAK_SECONDS").unwrap_or(60));
+    let length = Duration::from_secs(variable("SESSION_POOL_SOAK_SECONDS").unwrap_or(LENGTH));
     let seed = seed();
     println!("soak: {} s, seed {seed}", length.as_secs());
     let daemon = Daemon::start().await;
@@ -88,7 +91,7 @@ async fn nothing_grows_and_everybody_gets_an_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_told_is_lost_while_everything_around_fails() {
     let _machine = MACHINE.lock().await;
-    let length = Duration::from_secs(variable("SESSION_POOL_SOAK_SECONDS").unwrap_or(60));
+    let length = Duration::from_secs(variable("SESSION_POOL_SOAK_SECONDS").unwrap_or(LENGTH));
     let seed = seed();
     println!("soak under faults: {} s, seed {seed}", length.as_secs());
     let daemon = Daemon::start_on_a_small_disk().await;

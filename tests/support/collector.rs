@@ -88,7 +88,7 @@ impl Drop for Collector {
 
 impl Collector {
     pub async fn start() -> Self {
-        Self::start_at(([127, 0, 0, 1], 0).into()).await
+        Self::start_at(super::free_address()).await
     }
 
     pub async fn start_at(address: SocketAddr) -> Self {
@@ -100,7 +100,7 @@ impl Collector {
         let read = |name: &str| std::fs::read(authority.path().join(name)).expect("readable");
         let identity = Identity::from_pem(read("cert.pem"), read("key.pem"));
         let server = Server::builder().tls_config(ServerTlsConfig::new().identity(identity));
-        Self::serve(server.expect("a certificate"), ([127, 0, 0, 1], 0).into()).await
+        Self::serve(server.expect("a certificate"), super::free_address()).await
     }
 
     async fn serve(mut server: Server, address: SocketAddr) -> Self {

@@ -10,6 +10,7 @@ pub mod cutting_proxy;
 pub mod daemon;
 pub mod follower;
 pub mod log;
+pub mod ports;
 pub mod postgres;
 pub mod processes;
 pub mod service;
@@ -20,6 +21,8 @@ use std::collections::HashMap;
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+
+pub use ports::free_address;
 
 /// `ErrorInfo.reason` of an error; empty without one.
 pub fn reason(status: &Status) -> String {

@@ -10,7 +10,7 @@
 use std::{
     fs,
     io::Write as _,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::{
         fs::{PermissionsExt as _, chown},
         process::CommandExt as _,
@@ -26,6 +26,8 @@ use std::{
 };
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+
+use super::ports::free_address;
 
 /// Starts the server when told to, and ends with its input.
 const KEEPER: &str = r#"
@@ -122,20 +124,6 @@ fn command(program: &Path) -> Command {
     command
 }
 
-/// A port that stays free while whoever listens on it is started anew: none of those that
-/// connections get by themselves.
-pub fn free_port() -> u16 {
-    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let first = range.split_whitespace().next().and_then(|it| it.parse().ok()).unwrap_or(0);
-    for _ in 0..1000 {
-        let port = fastrand::u16(10_000..first.max(20_000));
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no port is free");
-}
-
 fn folder() -> PathBuf {
     let folder = tempfile::Builder::new().prefix("pg").tempdir().expect("a folder").keep();
     if let Some((user, group)) = user() {
@@ -168,7 +156,7 @@ impl Bouncer {
             eprintln!("SKIPPED, what is to be tried through PgBouncer: it is not installed");
             return None;
         }
-        let (folder, port) = (folder(), free_port());
+        let (folder, port) = (folder(), free_address().port());
         let users = folder.join("users");
         fs::write(&users, "\"tester\" \"\"\n").expect("written");
         let settings = format!(
@@ -256,7 +244,7 @@ impl Server {
     /// The same on a disk that can be filled; root alone can make one.
     pub fn start_on_a_small_disk(arguments: &[&str]) -> Option<Self> {
         let (bin, (user, group), folder) = (programs()?, user()?, folder());
-        let port = free_port();
+        let port = free_address().port();
         let mut keeper = Command::new("unshare");
         keeper
             .args(["--mount", "--propagation", "private", "sh", "-c", ON_A_SMALL_DISK, "disk"])
@@ -326,7 +314,7 @@ impl Server {
     fn kept(bin: PathBuf, folder: PathBuf, arguments: &[&str]) -> Self {
         let mut keeper = command(Path::new("/bin/sh"));
         keeper.args(["-c", KEEPER, "keeper"]);
-        Self::kept_by(keeper, free_port(), bin, folder, arguments)
+        Self::kept_by(keeper, free_address().port(), bin, folder, arguments)
     }
 
     fn kept_by(

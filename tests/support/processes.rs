@@ -23,12 +23,14 @@ pub fn words(pid: u32) -> Vec<String> {
     String::from_utf8_lossy(&line).split_terminator('\0').map(str::to_owned).collect()
 }
 
-/// The process of the service itself, below the supervisor that was started: the same program
-/// with the same arguments.
+/// The process of the service itself: below the supervisor that was started, if it is one. That says
+/// so in the environment of what it keeps. A command line would say less: until it is its program, what
+/// a service starts has the service's own.
 pub fn service_below(started: u32) -> u32 {
-    let mut children = Look::take().expect("/proc").children(started).into_iter();
-    let same = |pid: &u32| words(*pid) == words(started);
-    children.find(same).unwrap_or(started)
+    let kept_by = format!("SESSION_POOL_KEPT={started}:");
+    let is_kept = |pid: &u32| has_entry(*pid, |entry| entry.starts_with(kept_by.as_bytes()));
+    let children = Look::take().expect("/proc").children(started);
+    children.into_iter().find(is_kept).unwrap_or(started)
 }
 
 /// Whether a process does nothing but to keep another.
@@ -41,8 +43,13 @@ fn is_bubblewrap(pid: u32) -> bool {
 }
 
 fn has(pid: u32, mark: &[u8]) -> bool {
+    has_entry(pid, |entry| entry == mark)
+}
+
+/// Whether a process was started with such a variable.
+fn has_entry(pid: u32, is_it: impl Fn(&[u8]) -> bool) -> bool {
     fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == mark))
+        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(is_it))
 }
 
 /// Whether a process lives; a zombie does not.

@@ -61,6 +61,7 @@ fn commit(key: &SessionKey, record: Record, lines: Vec<Line>) -> Commit {
 mod begun;
 mod counts;
 mod faults;
+mod growth;
 mod imports;
 mod lives;
 mod named_turns;
@@ -70,6 +71,8 @@ mod shared;
 
 #[path = "../../../tests/support/cutting_proxy.rs"]
 mod cutting_proxy;
+#[path = "../../../tests/support/ports.rs"]
+mod ports;
 #[path = "../../../tests/support/postgres.rs"]
 mod server;
 

@@ -13,10 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     link::Link,
-    support::{
-        daemon::Daemon,
-        postgres::{Server, free_port},
-    },
+    support::{daemon::Daemon, free_address, postgres::Server},
 };
 
 /// What lets the wall clock of one process jump. Debian's package is `faketime`.
@@ -60,7 +57,7 @@ impl Node {
         clock: Option<&str>,
         more: &[(&str, &str)],
     ) -> Self {
-        let listens = format!("127.0.0.1:{}", free_port());
+        let listens = free_address().to_string();
         let to_database = Link::to(database_at.to_owned()).await;
         let from_nodes = Link::to(listens.clone()).await;
         let url = Server::url_by(to_database.address(), database);

@@ -9,13 +9,13 @@ use tokio::{
 };
 
 use crate::support::{
-    eventually,
+    eventually, free_address,
     service::{Service, fake_cli, process_tree, script},
 };
 
 /// A service with figures, and where they are.
 pub async fn measured(change: impl FnOnce(&mut Config)) -> (Service, SocketAddr) {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    let free = free_address();
     let service = Service::start(|config| {
         config.server.metrics_listen = Some(free);
         change(config);
