@@ -41,6 +41,8 @@ impl Default for MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     sessions: BTreeMap<SessionKey, Kept>,
+    /// The sessions that have a conversation: nobody goes through all of them to know it.
+    holders: HashMap<(TenantId, CliSessionId), BTreeSet<SessionId>>,
     transcripts: HashMap<(TenantId, CliSessionId), Transcript>,
     /// Those that are being taken up, and whether all of each has come.
     taken_up: HashMap<(TenantId, CliSessionId), (Vec<Line>, bool)>,
@@ -92,12 +94,15 @@ impl MemoryStore {
 impl Kept {
     /// The record as it is by now.
     fn aged(&self) -> Record {
-        let since = self.kept_at.elapsed();
         let mut record = self.record.clone();
-        record.age += since;
-        record.unused_for += since;
+        record.age += self.kept_at.elapsed();
+        record.unused_for = self.unused_for();
         record.epoch = self.epoch;
         record
+    }
+
+    fn unused_for(&self) -> Duration {
+        self.record.unused_for + self.kept_at.elapsed()
     }
 
     /// Keeps a turn within the bounds.
@@ -134,6 +139,7 @@ impl State {
             }
         };
         kept.conversations.insert(conversation);
+        self.note_holder(key, conversation);
     }
 
     /// Gives a conversation to a session unless only others have it. Returns whether the
@@ -142,18 +148,33 @@ impl State {
         if self.others(key, id).is_some() {
             return false;
         }
-        self.sessions.get_mut(key).map(|kept| kept.conversations.insert(id)).is_some()
+        let Some(kept) = self.sessions.get_mut(key) else { return false };
+        kept.conversations.insert(id);
+        self.note_holder(key, id);
+        true
+    }
+
+    fn note_holder(&mut self, key: &SessionKey, id: CliSessionId) {
+        let place = (key.tenant.clone(), id);
+        self.holders.entry(place).or_default().insert(key.session.clone());
     }
 
     /// The session of the tenant that has a conversation, if only others have it.
     fn others(&self, key: &SessionKey, id: CliSessionId) -> Option<SessionId> {
-        let has = |kept: &Kept| kept.conversations.contains(&id);
-        if self.sessions.get(key).is_some_and(has) {
-            return None;
+        let holders = self.holders.get(&(key.tenant.clone(), id))?;
+        if holders.contains(&key.session) { None } else { holders.first().cloned() }
+    }
+
+    /// Takes a conversation from a session that is gone. Returns whether nobody has it now.
+    fn is_left_by(&mut self, key: &SessionKey, id: CliSessionId) -> bool {
+        let place = (key.tenant.clone(), id);
+        let Some(holders) = self.holders.get_mut(&place) else { return true };
+        holders.remove(&key.session);
+        let is_left = holders.is_empty();
+        if is_left {
+            self.holders.remove(&place);
         }
-        let mut others =
-            self.sessions.iter().filter(|(it, kept)| it.tenant == key.tenant && has(kept));
-        others.next().map(|(other, _)| other.session.clone())
+        is_left
     }
 }
 
@@ -232,12 +253,8 @@ impl Store for MemoryStore {
         conversation: CliSessionId,
     ) -> Pending<'a, Option<SessionId>> {
         let state = self.lock();
-        let mut others = state.sessions.iter().filter(|(other, kept)| {
-            other.tenant == key.tenant
-                && other.session != key.session
-                && kept.conversations.contains(&conversation)
-        });
-        done(others.next().map(|(other, _)| other.session.clone()))
+        let holders = state.holders.get(&(key.tenant.clone(), conversation));
+        done(holders.into_iter().flatten().find(|other| **other != key.session).cloned())
     }
 
     fn piece<'a>(
@@ -280,13 +297,8 @@ impl Store for MemoryStore {
     ) -> Pending<'a, Option<Vec<CliSessionId>>> {
         let mut state = self.lock();
         let Some(kept) = state.sessions.remove(key) else { return done(None) };
-        let alone = |id: &CliSessionId| {
-            !state
-                .sessions
-                .iter()
-                .any(|(other, kept)| other.tenant == key.tenant && kept.conversations.contains(id))
-        };
-        let gone: Vec<CliSessionId> = kept.conversations.into_iter().filter(alone).collect();
+        let mut gone: Vec<CliSessionId> = kept.conversations.into_iter().collect();
+        gone.retain(|id| state.is_left_by(key, *id));
         for id in &gone {
             state.transcripts.remove(&(key.tenant.clone(), *id));
         }
@@ -315,7 +327,7 @@ impl Store for MemoryStore {
 
     fn unused_for(&self, time: Duration, limit: usize) -> Pending<'_, Vec<SessionKey>> {
         let state = self.lock();
-        let unused = state.sessions.iter().filter(|(_, kept)| kept.aged().unused_for > time);
+        let unused = state.sessions.iter().filter(|(_, kept)| kept.unused_for() > time);
         done(unused.take(limit).map(|(key, _)| key.clone()).collect())
     }
 
@@ -335,7 +347,7 @@ impl Store for MemoryStore {
     ) -> Pending<'a, Vec<Idle>> {
         let order = |idle: &Idle| (idle.used_ms, idle.key.clone());
         let state = self.lock();
-        let is_idle = |kept: &Kept| kept.record.in_pool && kept.aged().unused_for > time;
+        let is_idle = |kept: &Kept| kept.record.in_pool && kept.unused_for() > time;
         let mut idle: Vec<Idle> = state
             .sessions
             .iter()
@@ -361,7 +373,7 @@ impl Store for MemoryStore {
 
     fn leave_pool<'a>(&'a self, key: &'a SessionKey, unused_for: Duration) -> Pending<'a, bool> {
         let mut state = self.lock();
-        let leaves = |kept: &Kept| kept.record.in_pool && kept.aged().unused_for >= unused_for;
+        let leaves = |kept: &Kept| kept.record.in_pool && kept.unused_for() >= unused_for;
         let left = state.sessions.get_mut(key).filter(|kept| leaves(kept));
         done(left.map(|kept| kept.record.in_pool = false).is_some())
     }

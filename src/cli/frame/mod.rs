@@ -258,7 +258,7 @@ fn classify(line: &str) -> Option<(FrameKind, bool)> {
     let names = || Names::parse(line).unwrap_or_default();
     let kind = match &*kind.0 {
         "assistant" => {
-            static TOOL_USE: LazyLock<Finder> = LazyLock::new(|| Finder::new("tool_use"));
+            static TOOL_USE: LazyLock<Finder> = LazyLock::new(|| Finder::new("\"tool_use\""));
             FrameKind::Assistant { tool_calls: block_ids(line, &TOOL_USE) }
         }
         "stream_event" => FrameKind::StreamEvent,
@@ -366,7 +366,7 @@ pub fn tool_texts(line: &str) -> Vec<ToolTexts> {
 
 fn user(line: &str) -> FrameKind {
     static IS_REPLAY: LazyLock<Finder> = LazyLock::new(|| Finder::new("\"isReplay\""));
-    static TOOL_RESULT: LazyLock<Finder> = LazyLock::new(|| Finder::new("tool_result"));
+    static TOOL_RESULT: LazyLock<Finder> = LazyLock::new(|| Finder::new("\"tool_result\""));
     let echo_of = IS_REPLAY
         .find(line.as_bytes())
         .and_then(|_| Names::parse(line))
@@ -375,13 +375,15 @@ fn user(line: &str) -> FrameKind {
     FrameKind::User { tool_results: block_ids(line, &TOOL_RESULT), echo_of }
 }
 
-/// The ids of the blocks in a message that are of the type that is looked for.
-fn block_ids(line: &str, wanted: &Finder<'_>) -> Vec<String> {
+/// The ids of the blocks in a message that are of the type that is looked for, in quotes: without
+/// them it is a part of the name `parent_tool_use_id`, which every frame has.
+fn block_ids(line: &str, quoted: &Finder<'_>) -> Vec<String> {
     // Most messages have none: one fast search spares the second parse.
-    if wanted.find(line.as_bytes()).is_none() {
+    if quoted.find(line.as_bytes()).is_none() {
         return Vec::new();
     }
-    let kind = wanted.needle();
+    let kind = quoted.needle();
+    let kind = kind.strip_prefix(b"\"").and_then(|kind| kind.strip_suffix(b"\"")).unwrap_or(kind);
     Names::parse(line).map_or_else(Vec::new, |names| wire::block_ids(&names.message, kind))
 }
 
