@@ -84,6 +84,9 @@ class CuttingProxy:
         with suppress(OSError):
             while data := source.recv(CHUNK):
                 with self.lock:
+                    # It was cut, and has more to say.
+                    if source not in self.open:
+                        break
                     if source in self.silent:
                         continue
                 allowed = self.count(len(data)) if counted else len(data)
@@ -92,9 +95,10 @@ class CuttingProxy:
                     break
         with self.lock:
             self.open -= {source, sink}
-            self.silent -= {source, sink}
+            self.silent.discard(source)
+        # Whoever reads the other one closes that.
+        wake(sink)
         reset(source)
-        reset(sink)
 
     def count(self, size: int) -> int:
         """How many of so many bytes may pass."""
@@ -111,7 +115,7 @@ class CuttingProxy:
         with self.lock:
             cut, self.open = self.open, set()
         for end in cut:
-            reset(end)
+            wake(end)
 
     def silence(self) -> None:
         with self.lock:
@@ -128,12 +132,18 @@ class CuttingProxy:
             self.refused.clear()
 
 
+def wake(end: socket.socket) -> None:
+    """Has the thread that reads a socket reset it. Nobody else closes it: its number would be another's while
+    that thread may be about to read from it.
+    """
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RD)
+
+
 def reset(end: socket.socket) -> None:
-    """Closes a socket so that the other side sees a reset; one that is closed already stays so."""
+    """Closes a socket so that the other side sees a reset."""
     with suppress(OSError):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # A thread that reads this socket keeps it open until it wakes up.
-        end.shutdown(socket.SHUT_RD)
     end.close()
 
 

@@ -27,7 +27,8 @@ import java.util.concurrent.atomic.AtomicInteger;
 public final class Conformance {
   static final Duration LIMIT = Duration.ofSeconds(60);
   static final ExecutorService THREADS = Executors.newCachedThreadPool();
-  private static final HttpClient HTTP = HttpClient.newHttpClient();
+  private static final HttpClient HTTP =
+      HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
   private static final AtomicInteger SESSIONS = new AtomicInteger();
 
   private Conformance() {}
