@@ -39,7 +39,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 SETTINGS = {
     "SERVER__LISTEN": "127.0.0.1:0",
     "POOL__MAX_PROCESSES": "1500",
-    "POOL__MAX_SESSIONS": "20000",
+    "POOL__MAX_SESSIONS": "200000",
     "POOL__START_CONCURRENCY": "32",
     "LOG__FORMAT": "json",
 }

@@ -7,6 +7,7 @@ from the server, counted from then on; `/silence` has all that is open stay open
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -90,7 +91,7 @@ class CuttingProxy:
                     if source in self.silent:
                         continue
                 allowed = self.count(len(data)) if counted else len(data)
-                sink.sendall(data[:allowed])
+                self.send(sink, data[:allowed])
                 if allowed < len(data):
                     break
         with self.lock:
@@ -99,6 +100,19 @@ class CuttingProxy:
         # Whoever reads the other one closes that.
         wake(sink)
         reset(source)
+
+    def send(self, sink: socket.socket, data: bytes) -> None:
+        """Waits for room no longer than until the connection is cut: nothing wakes a thread that sends."""
+        room = select.poll()
+        room.register(sink, select.POLLOUT)
+        while data:
+            ready = room.poll(100)
+            with self.lock:
+                if sink not in self.open:
+                    raise ConnectionAbortedError
+            if ready:
+                with suppress(BlockingIOError):
+                    data = data[sink.send(data, socket.MSG_DONTWAIT) :]
 
     def count(self, size: int) -> int:
         """How many of so many bytes may pass."""

@@ -47,12 +47,12 @@ def free_port() -> int:
         with socket.socket() as found:
             # As servers do it: a port whose last connections are not forgotten yet is free.
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if is_bound(found, port):
+            if binds(found, port):
                 return port
     raise Failure("no port is free")
 
 
-def is_bound(found: socket.socket, port: int) -> bool:
+def binds(found: socket.socket, port: int) -> bool:
     try:
         found.bind(("127.0.0.1", port))
     except OSError:

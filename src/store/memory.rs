@@ -124,39 +124,32 @@ impl Kept {
 impl State {
     fn keep(&mut self, key: &SessionKey, record: Record, owner: &str) {
         let conversation = record.cli_session_id;
-        let kept = match self.sessions.get_mut(key) {
-            Some(kept) => {
-                kept.record = record;
-                kept.kept_at = Instant::now();
-                kept
-            }
-            None => {
-                let (kept_at, conversations) = (Instant::now(), HashSet::new());
-                let (owner, epoch) = (owner.to_owned(), Epoch::NONE.kept());
-                let turns = VecDeque::new();
-                let kept = Kept { record, kept_at, conversations, turns, owner, epoch };
-                self.sessions.entry(key.clone()).or_insert(kept)
-            }
-        };
-        kept.conversations.insert(conversation);
-        self.note_holder(key, conversation);
+        if let Some(kept) = self.sessions.get_mut(key) {
+            kept.record = record;
+            kept.kept_at = Instant::now();
+        } else {
+            let (kept_at, conversations) = (Instant::now(), HashSet::new());
+            let (owner, epoch) = (owner.to_owned(), Epoch::NONE.kept());
+            let turns = VecDeque::new();
+            let kept = Kept { record, kept_at, conversations, turns, owner, epoch };
+            self.sessions.insert(key.clone(), kept);
+        }
+        self.give(key, conversation);
     }
 
     /// Gives a conversation to a session unless only others have it. Returns whether the
     /// session has it.
     fn take(&mut self, key: &SessionKey, id: CliSessionId) -> bool {
-        if self.others(key, id).is_some() {
-            return false;
-        }
-        let Some(kept) = self.sessions.get_mut(key) else { return false };
-        kept.conversations.insert(id);
-        self.note_holder(key, id);
-        true
+        self.others(key, id).is_none() && self.give(key, id)
     }
 
-    fn note_holder(&mut self, key: &SessionKey, id: CliSessionId) {
+    /// Returns whether there is such a session.
+    fn give(&mut self, key: &SessionKey, id: CliSessionId) -> bool {
+        let Some(kept) = self.sessions.get_mut(key) else { return false };
+        kept.conversations.insert(id);
         let place = (key.tenant.clone(), id);
         self.holders.entry(place).or_default().insert(key.session.clone());
+        true
     }
 
     /// The session of the tenant that has a conversation, if only others have it.
@@ -166,15 +159,15 @@ impl State {
     }
 
     /// Takes a conversation from a session that is gone. Returns whether nobody has it now.
-    fn is_left_by(&mut self, key: &SessionKey, id: CliSessionId) -> bool {
+    fn drop_holder(&mut self, key: &SessionKey, id: CliSessionId) -> bool {
         let place = (key.tenant.clone(), id);
         let Some(holders) = self.holders.get_mut(&place) else { return true };
         holders.remove(&key.session);
-        let is_left = holders.is_empty();
-        if is_left {
+        let has_none = holders.is_empty();
+        if has_none {
             self.holders.remove(&place);
         }
-        is_left
+        has_none
     }
 }
 
@@ -298,7 +291,7 @@ impl Store for MemoryStore {
         let mut state = self.lock();
         let Some(kept) = state.sessions.remove(key) else { return done(None) };
         let mut gone: Vec<CliSessionId> = kept.conversations.into_iter().collect();
-        gone.retain(|id| state.is_left_by(key, *id));
+        gone.retain(|id| state.drop_holder(key, *id));
         for id in &gone {
             state.transcripts.remove(&(key.tenant.clone(), *id));
         }

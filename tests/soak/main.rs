@@ -31,8 +31,8 @@ use nemesis::Nemesis;
 use scribe::{Scribe, holds};
 use tally::{DEEDS, FAULTS, Tally};
 
-/// Seconds of each half, unless it is said otherwise: together they are more than a minute.
-const LENGTH: u64 = 40;
+/// Seconds of each half, unless it is said otherwise.
+const LENGTH: u64 = 60;
 
 /// Callers at the same time.
 const CALLERS: u64 = 16;

@@ -259,7 +259,7 @@ fn classify(line: &str) -> Option<(FrameKind, bool)> {
     let kind = match &*kind.0 {
         "assistant" => {
             static TOOL_USE: LazyLock<Finder> = LazyLock::new(|| Finder::new("\"tool_use\""));
-            FrameKind::Assistant { tool_calls: block_ids(line, &TOOL_USE) }
+            FrameKind::Assistant { tool_calls: block_ids(line, "tool_use", &TOOL_USE) }
         }
         "stream_event" => FrameKind::StreamEvent,
         "user" => user(line),
@@ -372,18 +372,16 @@ fn user(line: &str) -> FrameKind {
         .and_then(|_| Names::parse(line))
         .filter(|names| names.replay && !names.uuid.0.is_empty())
         .map(|names| names.uuid.into_string());
-    FrameKind::User { tool_results: block_ids(line, &TOOL_RESULT), echo_of }
+    FrameKind::User { tool_results: block_ids(line, "tool_result", &TOOL_RESULT), echo_of }
 }
 
-/// The ids of the blocks in a message that are of the type that is looked for, in quotes: without
-/// them it is a part of the name `parent_tool_use_id`, which every frame has.
-fn block_ids(line: &str, quoted: &Finder<'_>) -> Vec<String> {
+/// The ids of the blocks of this type in a message. The type is searched for in quotes: without them
+/// `tool_use` is a part of the name `parent_tool_use_id`, which every frame has.
+fn block_ids(line: &str, kind: &str, quoted: &Finder<'_>) -> Vec<String> {
     // Most messages have none: one fast search spares the second parse.
     if quoted.find(line.as_bytes()).is_none() {
         return Vec::new();
     }
-    let kind = quoted.needle();
-    let kind = kind.strip_prefix(b"\"").and_then(|kind| kind.strip_suffix(b"\"")).unwrap_or(kind);
     Names::parse(line).map_or_else(Vec::new, |names| wire::block_ids(&names.message, kind))
 }
 

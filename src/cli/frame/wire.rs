@@ -299,11 +299,11 @@ pub(super) fn prompt(line: &str) -> Prompt {
 }
 
 /// The ids of the blocks of type `wanted` in a message.
-pub(super) fn block_ids(message: &Message<'_>, wanted: &[u8]) -> Vec<String> {
+pub(super) fn block_ids(message: &Message<'_>, wanted: &str) -> Vec<String> {
     let blocks: Vec<Block<'_>> = read_or_default(message.content);
     blocks
         .into_iter()
-        .filter(|block| block.kind.0.as_bytes() == wanted)
+        .filter(|block| block.kind.0 == wanted)
         .map(|block| if block.id.0.is_empty() { block.tool_use_id } else { block.id })
         .map(Text::into_string)
         .filter(|id| !id.is_empty())

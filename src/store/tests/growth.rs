@@ -13,13 +13,13 @@ const FEW: i64 = 50;
 const MANY: i64 = 20_000;
 
 /// A connection, and how many steps its statements have taken.
-struct Counted {
+struct Metered {
     connection: SqliteConnection,
     steps: Arc<AtomicU64>,
     told: BTreeMap<&'static str, u64>,
 }
 
-impl Counted {
+impl Metered {
     async fn open(file: &Path) -> Self {
         let mut connection = opening::options(file).connect().await.expect("open");
         let steps = Arc::<AtomicU64>::default();
@@ -106,6 +106,16 @@ impl Counted {
             pieces::next(it, &("a".to_owned(), "b".to_owned())).await.map(drop)
         })
         .await;
+        let taken_up = CliSessionId::fresh();
+        let lines = vec![line(taken_up, "", Some("3"), "{}")];
+        for (what, part) in [("a take-up", Part::Begin), ("its lines", Part::Lines(lines))] {
+            let import = Import { key: key.clone(), conversation: taken_up, part };
+            self.note(what, async |it| import::keep(it, &import, by, true).await?).await;
+        }
+        self.note("giving it up", async |it| {
+            import::discard(it, &key.tenant, taken_up).await.map(drop)
+        })
+        .await;
         self.note("a claim", async |it| owner::claim(it, by, &key).await.map(drop)).await;
         self.note("a release", async |it| owner::release(it, by, &key, Epoch(2)).await.map(drop))
             .await;
@@ -120,11 +130,11 @@ async fn no_statement_costs_more_beside_many_sessions_than_beside_few() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("sessions.db");
     drop(SqlStore::open(&file, Opening::default(), &Tasks::default()).await.expect("made"));
-    let mut counted = Counted::open(&file).await;
-    counted.fill(1, FEW).await;
-    let few = counted.all("s-few").await;
-    counted.fill(FEW + 1, MANY).await;
-    let many = counted.all("s-many").await;
+    let mut metered = Metered::open(&file).await;
+    metered.fill(1, FEW).await;
+    let few = metered.all("s-few").await;
+    metered.fill(FEW + 1, MANY).await;
+    let many = metered.all("s-many").await;
     assert!(few.values().all(|steps| *steps > 0), "{few:?}");
     for (what, steps) in many {
         let before = few[what];
