@@ -8,6 +8,7 @@
 //! rpc ─▶ tools ◀─ cli (tools that callers serve, and the calls of them)
 //! transport (listeners and connections) ─▶ rpc, by what server puts together
 //! transport ─▶ cluster (calls for sessions of other nodes) ─▶ pool, rpc
+//! supply ─▶ gateway (CLIs' way to the API, where the service has the credential)
 //! client (subcommands for people) ─▶ the generated types, over the network
 //! ```
 //!
@@ -34,6 +35,7 @@ mod cluster;
 pub mod config;
 mod counters;
 mod domain;
+mod gateway;
 mod health;
 #[cfg(feature = "test-tools")]
 #[doc(hidden)]

@@ -12,6 +12,7 @@ mod cautions;
 mod early;
 mod enclosure;
 mod figures;
+mod gateway;
 mod http;
 mod lease;
 mod listeners;
@@ -161,17 +162,13 @@ impl Server {
         let lock = state::claim_state_folder(&config).await?;
         state::sweep_earlier_life(&config).await?;
         cautions::give(&config, &enclosure, &credentials.authenticator());
-        let listeners = Listeners::bind(&config).await?;
+        let mut listeners = Listeners::bind(&config).await?;
         let (traces, exporting) = exported(&config)?;
         let tasks = Tasks::default();
         let installed = Installed::default();
-        let supply = ProcessSupply::new(
-            settings::launch(&config, enclosure.sandbox.clone(), installed.clone()),
-            settings::limits(&config),
-            Arc::clone(&policy),
-            settings::spares(&config)?,
-            tasks.clone(),
-        );
+        let gateway = gateway::start(&config, listeners.take_gateway(), &tasks).await?;
+        let supply =
+            gateway::supply(&config, (&enclosure, &installed), &policy, gateway.clone(), &tasks)?;
         let opened = state::open_store(&config, &tasks).await?;
         if let Some(lease) = opened.node.as_deref().and_then(PostgresStore::lease) {
             lease::watch(lease, enclosure.sandbox.program(), &tasks)?;
@@ -191,6 +188,7 @@ impl Server {
         state::sweep_anonymous(&config, Arc::clone(&parts.store)).await?;
         let pool = SessionPool::new(settings::pool_settings(&config), parts, tasks.clone());
         pool.resume().await.context("store: what is kept cannot be read")?;
+        gateway.inspect(|it| it.hold_to(Arc::new(gateway::OfPool(pool.clone()))));
         let placement = opened.node.clone().map(|store| {
             let (pool, name) = (pool.clone(), config.cluster.node.clone());
             Arc::new(placement::ByStore { store, pool, name }) as Arc<dyn Placement>

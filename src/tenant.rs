@@ -127,6 +127,12 @@ impl Tenant {
         Err(exceeded("policy.tenant_max_cost_usd_per_day", limit, left))
     }
 
+    /// US dollars that are left today; `None` is no bound.
+    pub fn left_today(&self) -> Option<f64> {
+        let limit = self.quotas.cost_usd_per_day?;
+        Some(limit - self.spent_on(this_day()))
+    }
+
     /// Takes note of what a turn cost.
     pub fn spend(&self, spent: &Spent) {
         self.counters.spend(spent);

@@ -17,11 +17,14 @@
 //! a subagent as soon as that is over (2.1.197, 2.1.332). 2.1.110 and 2.1.150 do not know it.
 
 mod models;
+mod wire;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 use tokio::{sync::oneshot::error::TryRecvError, time::Instant};
+
+pub use wire::Wire;
 
 use self::models::ByModel;
 use super::{
@@ -29,6 +32,7 @@ use super::{
     frame::{FrameKind, ModelUse, ResultSummary},
     request::ControlRequest,
 };
+use crate::domain::usage::TokenUsage;
 
 /// What a turn costs at most, in US dollars: more than any does, and far from what a sum
 /// of them could not hold.
@@ -44,6 +48,8 @@ const MOST_DECIMALS: usize = 12;
 /// CLI's name: whatever it says, a cost is a number from 0 to `DEAREST_TURN`.
 #[derive(Debug, Default)]
 pub struct Meter {
+    /// Counts in its place, where somebody sees what it uses.
+    wire: Option<Arc<dyn Wire>>,
     opening: Opening,
     /// The sum as it was told last, in US dollars; before that, where it began.
     sum: f64,
@@ -85,6 +91,19 @@ impl Meter {
         Self { opening, ..Self::default() }
     }
 
+    /// Has what a process uses counted by whoever sees it.
+    #[must_use]
+    pub fn by_wire(self, wire: Option<Arc<dyn Wire>>) -> Self {
+        Self { wire, ..self }
+    }
+
+    /// What the process may still spend, as far as anybody can hold it to that in time.
+    pub fn allow(&self, left: Option<f64>) {
+        if let Some(wire) = &self.wire {
+            wire.allow(left);
+        }
+    }
+
     /// Takes note of what a process prints: most of what costs something shows in a frame.
     pub fn note(&mut self, kind: &FrameKind) {
         let works = matches!(
@@ -103,7 +122,10 @@ impl Meter {
 
     /// Whether the process may have spent what it has not told.
     pub fn is_behind(&self) -> bool {
-        !self.mute && self.worked.is_some()
+        match &self.wire {
+            Some(wire) => wire.has_more(),
+            None => !self.mute && self.worked.is_some(),
+        }
     }
 
     /// When to ask the process for its sum; `None` is not before it works.
@@ -115,6 +137,9 @@ impl Meter {
     /// Asks the process for its sum. Its answer comes with what it prints.
     pub fn ask(&mut self, connection: &mut Connection) {
         self.worked = None;
+        if self.wire.is_some() {
+            return;
+        }
         // A process that takes no more input has nobody to ask.
         self.question = connection.request(session_cost()).ok();
     }
@@ -126,7 +151,14 @@ impl Meter {
 
     /// What was spent by the answer to [`Self::ask`], as far as one has come. `paid` is as
     /// for [`Self::charge`], and results that were printed before are charged after this.
-    pub fn heard(&mut self, paid: Option<f64>) -> f64 {
+    pub fn heard(&mut self, paid: Option<f64>) -> Charge {
+        match &self.wire {
+            Some(wire) => Charge::of_wire(wire.as_ref()),
+            None => Charge { cost_usd: self.answered(paid), ..Charge::default() },
+        }
+    }
+
+    fn answered(&mut self, paid: Option<f64>) -> f64 {
         let Some(question) = &mut self.question else { return 0.0 };
         let answer = match question.try_recv() {
             Err(TryRecvError::Empty) => return 0.0,
@@ -160,7 +192,18 @@ impl Meter {
     /// What was spent since the result before. `paid` is the sum that an earlier process of
     /// the conversation told last, as far as that is known: a sum that begins above it
     /// holds a turn that ended without a result, which is paid for here.
-    pub fn charge(&mut self, result: &ResultSummary, paid: Option<f64>) -> f64 {
+    pub fn charge(&mut self, result: &ResultSummary, paid: Option<f64>) -> Charge {
+        if let Some(wire) = &self.wire {
+            self.worked = None;
+            return Charge::of_wire(wire.as_ref());
+        }
+        let cost_usd = self.told(result, paid);
+        let models = self.models.since(&result.models, self.begun == 0.0);
+        Charge { cost_usd, usage: result.usage, models }
+    }
+
+    /// What a result says.
+    fn told(&mut self, result: &ResultSummary, paid: Option<f64>) -> f64 {
         let total = result.total_cost_usd.filter(|total| total.is_finite() && *total >= 0.0);
         let since = result.cost_since_last_usd;
         self.open(paid, total, since);
@@ -177,20 +220,38 @@ impl Meter {
         cost
     }
 
-    /// What each model was used for since the result before; `None` if that cannot be known. To be
-    /// asked behind [`Self::charge`], of the same result.
-    pub fn models(&mut self, result: &ResultSummary) -> Option<Vec<ModelUse>> {
-        self.models.since(&result.models, self.begun == 0.0)
-    }
-
     /// Whether the process has set its sum to 0 since it began.
     pub fn was_reset(&self) -> bool {
         self.reset
     }
 
+    /// Whether a process is held to what it may spend by somebody else than itself.
+    pub fn is_held(&self) -> bool {
+        self.wire.is_some()
+    }
+
     /// The sum as it was told last, in US dollars.
     pub fn sum(&self) -> f64 {
-        self.sum
+        self.wire.as_ref().map_or(self.sum, |wire| wire.sum())
+    }
+}
+
+/// What has come to be known of what a process has used.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Charge {
+    /// US dollars.
+    pub cost_usd: f64,
+    /// Tokens, which a process tells with a result only.
+    pub usage: TokenUsage,
+    /// The same of each model, where that is known.
+    pub models: Option<Vec<ModelUse>>,
+}
+
+impl Charge {
+    fn of_wire(wire: &dyn Wire) -> Self {
+        let models = wire.take();
+        let (cost_usd, usage) = wire::sum(&models);
+        Self { cost_usd, usage, models: Some(models) }
     }
 }
 

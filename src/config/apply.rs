@@ -9,7 +9,7 @@ use toml::Value;
 use super::{
     Config, FileMentions, LogFormat, SandboxMode, StoreKind, ValueOrigin, Violation,
     fields::{ENV_TABLE, Slot, fields},
-    rules,
+    gateway, rules,
     secrets::{HIDDEN, is_secret},
     source::{Setting, Settings},
     spares,
@@ -77,6 +77,8 @@ fn shown(key: &str, setting: &Setting) -> Option<String> {
         "spare",
         "store.url",
         "traces.otlp_endpoint",
+        "gateway.upstream",
+        "gateway.tenant",
     ]
     .contains(&key);
     if delicate || is_secret(key.trim_start_matches("auth.")) || (!plain && !known) {
@@ -121,6 +123,8 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
         }
         Slot::Spares(place) => **place = spares::read(value)?,
         Slot::Rules(place) => **place = rules::read(value)?,
+        Slot::TenantCredentials(place) => **place = gateway::read_tenants(value)?,
+        Slot::Prices(place) => **place = gateway::read_prices(value)?,
         Slot::Variables(..) => {
             return Err("must be a table of strings like { NAME = \"value\" }".into());
         }

@@ -2,6 +2,7 @@
 //! join several keys.
 
 mod cluster;
+mod gateway;
 mod policy;
 mod store;
 mod traces;
@@ -79,6 +80,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     check_arguments(&config.cli.extra_args, &mut findings);
     check_variables(config, &mut findings);
     policy::check(config, &mut findings);
+    gateway::check(config, &mut findings);
     check_level(&config.log.level, &mut findings);
     store::check(config, &mut findings);
     traces::check(config, &mut findings);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    ClusterConfig, TracesConfig,
+    ClusterConfig, GatewayConfig, TracesConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
     memory,
     sections::{
@@ -85,6 +85,7 @@ impl Config {
             auth: AuthConfig { insecure: false, tokens_file: None },
             tls: TlsConfig::default(),
             metrics: MetricsConfig::default(),
+            gateway: GatewayConfig::default(),
             traces: TracesConfig::default(),
             log: LogConfig { format: LogFormat::Pretty, level: "info".into() },
             state_dir: default_state_dir(variable),
@@ -195,5 +196,6 @@ fn policy() -> PolicyConfig {
         tenant_max_memory: 0,
         tenant_max_spill: 0,
         tenant_max_cost_usd_per_day: 0.0,
+        tenant_max_tokens_per_minute: 0,
     }
 }

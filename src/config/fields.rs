@@ -6,14 +6,16 @@ use std::{
 
 use super::{
     AuthConfig, CliConfig, ClusterConfig, Config, FileMentions, LimitsConfig, LogConfig, LogFormat,
-    PolicyConfig, PoolConfig, RuleConfig, SandboxMode, ServerConfig, SpareConfig, StoreConfig,
-    StoreKind, TlsConfig, spares::MOST_SPARES,
+    PoolConfig, PriceConfig, RuleConfig, SandboxMode, ServerConfig, SpareConfig, StoreConfig,
+    StoreKind, TenantCredential, TlsConfig, spares::MOST_SPARES,
 };
 use crate::policy::McpServers;
 
 /// The one key whose value is a table of names that the operator chooses.
 pub const ENV_TABLE: &str = "cli.env";
 
+mod gateway;
+mod policy;
 mod traces;
 
 const NANOSECOND: Duration = Duration::from_nanos(1);
@@ -79,6 +81,10 @@ pub enum Slot<'a> {
     Spares(&'a mut Vec<SpareConfig>),
     /// Permission rules.
     Rules(&'a mut Vec<RuleConfig>),
+    /// Credentials of tenants.
+    TenantCredentials(&'a mut Vec<TenantCredential>),
+    /// Prices of models.
+    Prices(&'a mut Vec<PriceConfig>),
     /// A table of texts, at most so many.
     Variables(&'a mut BTreeMap<String, String>, usize),
 }
@@ -122,6 +128,7 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
         pool,
         spare,
         cli,
+        gateway,
         policy,
         store,
         cluster,
@@ -137,7 +144,8 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
     fields.extend(server_fields(server));
     fields.extend(pool_fields(pool));
     fields.extend(cli_fields(cli));
-    fields.extend(policy_fields(policy));
+    fields.extend(gateway::fields(gateway));
+    fields.extend(policy::fields(policy));
     fields.extend(store_fields(store));
     fields.extend(cluster_fields(cluster));
     let AuthConfig { insecure, tokens_file } = auth;
@@ -330,60 +338,5 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         field("cli.tmp_limit", Slot::LargeBytes(tmp_limit, MIB..=TIB)),
         field("cli.visible_paths", Slot::Texts(visible_paths, 64)),
         field(ENV_TABLE, Slot::Variables(env, 256)),
-    ]
-}
-
-fn policy_fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Field<'_>> {
-    let PolicyConfig {
-        permission_modes,
-        cwd_roots,
-        mcp_servers,
-        settings,
-        agents,
-        tool_servers,
-        tool_call_timeout,
-        env,
-        setting_sources,
-        rule,
-        max_prompt_bytes,
-        slash_commands,
-        file_mentions,
-        prompt_timeout,
-        tenant_max_sessions,
-        tenant_max_processes,
-        tenant_max_queued_turns,
-        tenant_max_streams,
-        tenant_max_memory,
-        tenant_max_spill,
-        tenant_max_cost_usd_per_day,
-    } = policy;
-    [
-        field("policy.permission_modes", Slot::Texts(permission_modes, 32)),
-        field("policy.cwd_roots", Slot::Texts(cwd_roots, 64)),
-        field("policy.mcp_servers", Slot::McpServers(mcp_servers)),
-        field("policy.settings", Slot::Flag(settings)),
-        field("policy.agents", Slot::Flag(agents)),
-        field("policy.tool_servers", Slot::Flag(tool_servers)),
-        duration("policy.tool_call_timeout", tool_call_timeout, DAY),
-        field("policy.env", Slot::Texts(env, 256)),
-        field("policy.setting_sources", Slot::Texts(setting_sources, 3)),
-        field("policy.rule", Slot::Rules(rule)),
-        field("policy.max_prompt_bytes", Slot::Bytes(max_prompt_bytes, 1..=GIB)),
-        field("policy.slash_commands", Slot::Flag(slash_commands)),
-        field("policy.file_mentions", Slot::FileMentions(file_mentions)),
-        duration_or_off("policy.prompt_timeout", prompt_timeout),
-        field("policy.tenant_max_sessions", Slot::Count(tenant_max_sessions, 0..=1_000_000)),
-        field("policy.tenant_max_processes", Slot::Count(tenant_max_processes, 0..=100_000)),
-        field(
-            "policy.tenant_max_queued_turns",
-            Slot::Count(tenant_max_queued_turns, 0..=1_000_000),
-        ),
-        field("policy.tenant_max_streams", Slot::Count(tenant_max_streams, 0..=1_000_000)),
-        field("policy.tenant_max_memory", Slot::LargeBytes(tenant_max_memory, 0..=TIB)),
-        field("policy.tenant_max_spill", Slot::LargeBytes(tenant_max_spill, 0..=PIB)),
-        field(
-            "policy.tenant_max_cost_usd_per_day",
-            Slot::Amount(tenant_max_cost_usd_per_day, 0.0..=1e9),
-        ),
     ]
 }

@@ -25,6 +25,7 @@ mod defaults;
 mod env_files;
 mod error;
 mod fields;
+mod gateway;
 mod memory;
 mod names;
 mod places;
@@ -45,6 +46,7 @@ pub use check::problem_of_url;
 pub use choices::{FileMentions, LogFormat, SandboxMode, StoreKind};
 pub use cluster::ClusterConfig;
 pub use error::{ConfigError, ValueOrigin, Violation};
+pub use gateway::{GatewayConfig, PriceConfig, TenantCredential};
 pub use print::print;
 pub use rules::{RuleConfig, RuleDecision};
 pub use sections::{

@@ -31,6 +31,7 @@ impl Config {
         .into_iter()
         .chain(self.cluster.paths_mut())
         .chain(self.traces.paths_mut())
+        .chain(self.gateway.paths_mut())
         .flatten()
         {
             if let Ok(absolute) = std::path::absolute(&*path) {

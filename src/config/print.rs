@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use super::{
     Config,
     fields::{Slot, fields},
-    rules,
+    gateway, rules,
     secrets::{shown_argument, shown_url, shown_value},
     spares,
     units::{show_bytes, show_duration},
@@ -60,6 +60,8 @@ fn value(slot: Slot<'_>) -> Value {
         Slot::Sandbox(place) => Value::String(place.as_str().into()),
         Slot::Spares(place) => spares::show(place),
         Slot::Rules(place) => rules::show(place),
+        Slot::TenantCredentials(place) => gateway::show(place),
+        Slot::Prices(place) => gateway::show(place),
         Slot::Variables(place, _) => {
             let variables: Table = place
                 .iter()

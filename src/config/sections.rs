@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    ClusterConfig, RuleConfig, SpareConfig, TracesConfig,
+    ClusterConfig, GatewayConfig, RuleConfig, SpareConfig, TracesConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
 };
 use crate::policy::McpServers;
@@ -24,6 +24,8 @@ pub struct Config {
     pub spare: Vec<SpareConfig>,
     /// How the CLI is started.
     pub cli: CliConfig,
+    /// The way of CLIs to the API.
+    pub gateway: GatewayConfig,
     /// What callers may ask for.
     pub policy: PolicyConfig,
     /// Where conversations are kept.
@@ -259,7 +261,8 @@ pub struct PolicyConfig {
     /// Whether callers may offer tools to the sessions of their tenant, and sessions use them
     /// ([tools.md](tools.md)). Default false.
     pub tool_servers: bool,
-    /// How long a call of such a tool may take. Default 5 min, over 0, at most 1 day.
+    /// How long a call of such a tool may take; one of any other MCP tool may take 10 s longer,
+    /// unless `cli.env` sets `MCP_TOOL_TIMEOUT`. Default 5 min, over 0, at most 1 day.
     pub tool_call_timeout: Duration,
     /// Environment variables that callers may set: names, or beginnings with a trailing
     /// `*`. Never those that the service relies on or that change what is executed.
@@ -305,10 +308,14 @@ pub struct PolicyConfig {
     /// Bytes of `pool.spill_bytes` that one tenant may hold. Default likewise three quarters of
     /// it or 0; at most 1 PiB.
     pub tenant_max_spill: u64,
-    /// US dollars that one tenant may spend in a day (UTC) at all nodes together, as the CLI
-    /// estimates them; past it no turn begins, also after a restart ([costs.md](costs.md)).
+    /// US dollars that one tenant may spend in a day (UTC) at all nodes together, as the gateway
+    /// counts them, or without it the CLI estimates them; past it no turn begins, also after a restart ([costs.md](costs.md)).
     /// Default 0, which is no limit; at most 1 000 000 000.
     pub tenant_max_cost_usd_per_day: f64,
+    /// Tokens that one tenant may use in a minute at a node, those that come from the prompt cache
+    /// not counted; past it the API gateway refuses requests for as long as the CLI then waits.
+    /// Needs `gateway.enabled`. Default 0, which is no limit; at most 1 000 000 000 000.
+    pub tenant_max_tokens_per_minute: usize,
 }
 
 /// Where conversations are kept.

@@ -20,6 +20,9 @@ pub fn share_out(config: &mut Config, settings: &Settings) {
         let needed = largest.saturating_mul(LARGE_PROMPTS).min(1 << 40);
         config.pool.memory_budget = config.pool.memory_budget.max(needed);
     }
+    if unset("gateway.enabled") {
+        config.gateway.enabled = config.gateway.has_credential();
+    }
     if config.auth.tokens_file.is_none() && config.tls.client_ca.is_none() {
         return;
     }

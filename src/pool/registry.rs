@@ -173,7 +173,7 @@ impl SessionPool {
         }
     }
 
-    pub(super) fn tenant(&self, id: &TenantId) -> Arc<Tenant> {
+    pub fn tenant(&self, id: &TenantId) -> Arc<Tenant> {
         self.0.parts.tenants.get(id)
     }
 

@@ -137,9 +137,10 @@ fn hidden_files(config: &Config, secrets: &[PathBuf]) -> Vec<PathBuf> {
         &traces.headers_file,
     ];
     let variables = config.cli.variables_in_files().map(|(_, file)| file);
+    let of_api = config.gateway.credential_files().cloned();
     let files =
         secrets.iter().cloned().chain(database).chain(credentials.into_iter().flatten().cloned());
-    files.chain(variables).collect()
+    files.chain(variables).chain(of_api).collect()
 }
 
 /// A sandbox that nothing was tried against.
@@ -175,6 +176,7 @@ fn view<'a>(config: &'a Config, secrets: &'a [PathBuf], supervisor: &'a Path) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TenantCredential;
 
     #[test]
     fn every_file_with_a_secret_is_hidden_wherever_it_lies() {
@@ -186,6 +188,12 @@ mod tests {
         config.cluster.token_file = Some("/node-token".into());
         config.traces.headers_file = Some("/headers".into());
         config.cli.env_files = vec!["API_KEY=/api-key".into()];
+        config.gateway.api_key_file = Some("/gateway-key".into());
+        config.gateway.tenant = vec![TenantCredential {
+            tenant: "t".into(),
+            api_key_file: None,
+            bearer_token_file: Some("/tenant-token".into()),
+        }];
         let hidden = hidden_files(&config, &["/config.toml".into()]);
         for file in [
             "/config.toml",
@@ -196,6 +204,8 @@ mod tests {
             "/node-token",
             "/headers",
             "/api-key",
+            "/gateway-key",
+            "/tenant-token",
         ] {
             assert!(hidden.contains(&PathBuf::from(file)), "{file}: {hidden:?}");
         }

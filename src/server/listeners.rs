@@ -26,6 +26,7 @@ pub struct Listeners {
     health: Option<TcpListener>,
     nodes: Option<TcpListener>,
     metrics: Option<TcpListener>,
+    gateway: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -37,6 +38,11 @@ impl Listeners {
             health: bind_if("server.health_listen", server.health_listen).await?,
             nodes: bind_if("cluster.listen", config.cluster.listen).await?,
             metrics: bind_if("server.metrics_listen", server.metrics_listen).await?,
+            gateway: bind_if(
+                "gateway.listen",
+                config.gateway.enabled.then_some(config.gateway.listen),
+            )
+            .await?,
         })
     }
 
@@ -58,6 +64,11 @@ impl Listeners {
     /// The address of figures, if there is one.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics.as_ref()?.local_addr().ok()
+    }
+
+    /// The socket of CLIs that come for the API, which others serve.
+    pub fn take_gateway(&mut self) -> Option<TcpListener> {
+        self.gateway.take()
     }
 
     /// The socket of figures, which are served by others.

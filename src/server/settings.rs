@@ -1,6 +1,6 @@
 //! What the configuration says, in the words of each part. The only place that knows both.
 
-use std::{iter, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -101,6 +101,15 @@ pub fn policy(config: &Config) -> anyhow::Result<Policy> {
 /// The CLI's own bound of the time in which an MCP server has to be up, in milliseconds.
 const MCP_TIMEOUT: &str = "MCP_TIMEOUT";
 
+/// The CLI's own bound of a call of an MCP tool, in milliseconds. Its default is more than a day.
+const MCP_TOOL_TIMEOUT: &str = "MCP_TOOL_TIMEOUT";
+
+/// How much later than the service's own bound of such a call that one is.
+const BEHIND_OWN_BOUND: Duration = Duration::from_secs(10);
+
+/// Has the CLI send nothing but what its turns need: no figures, no reports of errors.
+const QUIET: &str = "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC";
+
 /// That bound by default; the CLI's own default.
 const LONGEST_MCP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -112,8 +121,14 @@ pub fn launch(config: &Config, sandbox: Sandbox, installed: Installed) -> Launch
     let limit = (config.pool.stream_first_chunk_timeout * 4 / 5).min(LONGEST_MCP_TIMEOUT);
     let traces = &config.traces;
     let telemetry = traces.cli_telemetry.then(|| telemetry::variables(&traces.otlp_endpoint));
-    let by_default = iter::once((MCP_TIMEOUT, limit.as_millis().to_string()));
-    for (name, value) in by_default.chain(telemetry.into_iter().flatten()) {
+    // The service's own bound of calls to callers' tools comes first, and says more.
+    let of_call = config.policy.tool_call_timeout + BEHIND_OWN_BOUND;
+    let by_default = [
+        (MCP_TIMEOUT, limit.as_millis().to_string()),
+        (MCP_TOOL_TIMEOUT, of_call.as_millis().to_string()),
+        (QUIET, "1".to_owned()),
+    ];
+    for (name, value) in by_default.into_iter().chain(telemetry.into_iter().flatten()) {
         if !sets_variable(config, name) {
             env.insert(name.to_owned(), value);
         }

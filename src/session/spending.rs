@@ -10,12 +10,12 @@ use tracing::info;
 use super::{
     command::CloseReason,
     process::Process,
-    state::{DetachReason, Phase},
+    state::{Active, DetachReason, Phase},
     task::SessionTask,
 };
 use crate::{
     cli::{
-        cost::Meter,
+        cost::{Charge, Meter},
         frame::{Frame, ModelUse, ResultSummary},
         process::StopGrace,
         turn::Aside,
@@ -39,9 +39,9 @@ const DUST: f64 = 1e-9;
 impl SessionTask {
     /// Takes note of what a turn cost.
     pub(super) fn spend(&mut self, meter: &mut Meter, summary: &ResultSummary) -> Spent {
-        let cost_usd = meter.charge(summary, self.reported_cost());
-        self.measure_models(meter.models(summary), cost_usd, &summary.usage);
-        self.pay(meter, cost_usd, summary.usage)
+        let charge = meter.charge(summary, self.reported_cost());
+        self.measure_models(charge.models, charge.cost_usd, &charge.usage);
+        self.pay(meter, charge.cost_usd, charge.usage)
     }
 
     /// Counts what was used by model. Where a process does not say it, that is the session's own.
@@ -63,14 +63,17 @@ impl SessionTask {
     }
 
     /// Takes note of what a process says that it has spent since it was asked: between the
-    /// results of turns, too. The tokens are told with a result only.
+    /// results of turns, too.
     pub(super) fn hear_cost(&mut self, meter: &mut Meter) -> Spent {
-        let cost_usd = meter.heard(self.reported_cost());
-        if cost_usd == 0.0 {
+        let Charge { cost_usd, usage, models } = meter.heard(self.reported_cost());
+        if cost_usd == 0.0 && usage == TokenUsage::default() {
             return Spent::default();
         }
         self.journal.remember_soon();
-        let spent = self.pay(meter, cost_usd, TokenUsage::default());
+        if models.is_some() {
+            self.measure_models(models, cost_usd, &usage);
+        }
+        let spent = self.pay(meter, cost_usd, usage);
         self.show();
         spent
     }
@@ -95,13 +98,34 @@ impl SessionTask {
         }
     }
 
+    /// Asks a process what it has spent since it said so last. What others have counted is there
+    /// at once.
+    pub(super) fn ask_cost(&mut self, lease: &mut Lease) {
+        lease.ask_cost();
+        self.hear_cost(&mut lease.meter);
+    }
+
+    /// The same of a process that has a turn.
+    pub(super) fn ask_of_turn(&mut self, active: &mut Active) {
+        let lease = &mut active.process.lease;
+        lease.ask_cost();
+        let looked = self.hear_cost(&mut lease.meter);
+        active.turn.spent.add(&looked);
+        active.turn.note_spending(self.check_running(active.turn.reader.is_asked_for()));
+    }
+
+    /// Says what a process may spend in a turn that begins, to whoever can hold it to that.
+    pub(super) fn allow_spending(&self, lease: &Lease) {
+        lease.meter.allow(self.left(&self.status.options));
+    }
+
     /// Asks a process that is about to end what it has spent since it said so last: nobody
     /// will be able to ask it later.
     pub(super) async fn ask_last(&mut self, lease: &mut Lease) {
         if !lease.meter.is_behind() {
             return;
         }
-        lease.ask_cost();
+        self.ask_cost(lease);
         let deadline = Instant::now() + LAST_ANSWER;
         while lease.meter.is_asked() {
             let mut frames = Vec::new();

@@ -8,9 +8,16 @@ use tracing::debug;
 
 use super::{
     Lease, Miss, Order, SpareUse, folders, handshake, prepare::blocking, recheck, shared::Shared,
-    spares::spare::Spare,
+    spares::spare::Spare, starting::brings_a_way,
 };
-use crate::cli::{binding, cost::Meter, process::Child as _};
+use crate::{
+    cli::{
+        binding,
+        cost::{Meter, Wire},
+        process::Child as _,
+    },
+    gateway::Pass,
+};
 
 /// What a spare may take to answer, a hundred times what it needs: one that hangs is given
 /// up for a start that the caller can still wait for.
@@ -32,6 +39,10 @@ impl Shared {
     async fn take_spare(&self, order: &Order, began: Instant) -> Result<Lease, Miss> {
         if !order.begins {
             return Err(Miss::Conversation);
+        }
+        // A spare has a pass of its own, and goes by it.
+        if self.gateway.is_some() && brings_a_way(&order.options) {
+            return Err(Miss::Options);
         }
         self.check_folder(order).await?;
         let mut spare = self.spares.take(&order.session.tenant, &order.options).await?;
@@ -91,8 +102,13 @@ impl Shared {
     }
 }
 
+/// A meter that goes by what a process is seen to use, where that is seen.
+pub(super) fn metered(meter: Meter, pass: Option<&Pass>) -> Meter {
+    meter.by_wire(pass.map(|pass| pass.account() as Arc<dyn Wire>))
+}
+
 fn leased(spare: Spare, began: Instant) -> Lease {
-    let Spare { client_id, cli_session_id, connection, process, slot, work: _ } = spare;
+    let Spare { client_id, cli_session_id, connection, process, pass, slot, work: _ } = spare;
     debug!(%client_id, pid = process.id(), elapsed_seconds = began.elapsed().as_secs_f64(), "spare_taken");
     Lease {
         client_id,
@@ -101,9 +117,10 @@ fn leased(spare: Spare, began: Instant) -> Lease {
         spare: SpareUse::Taken,
         connect_time: began.elapsed(),
         connection,
-        meter: Meter::default(),
+        meter: metered(Meter::default(), pass.as_ref()),
         outdated: false,
         child: Box::new(process),
+        pass,
         slot: Some(slot),
     }
 }

@@ -51,6 +51,7 @@ use crate::{
         ids::{CliSessionId, ClientId, SessionKey, TenantId},
         options::Options,
     },
+    gateway::Pass,
     tools::SessionTools,
 };
 
@@ -175,6 +176,8 @@ pub struct Lease {
     pub outdated: bool,
     /// The process.
     pub child: Box<dyn Child>,
+    /// What it shows at the gateway to the API, where there is one; good as long as the process.
+    pub pass: Option<Pass>,
     /// Its place among `pool.max_processes`; `None` where nobody counts.
     pub slot: Option<ProcessSlot>,
 }

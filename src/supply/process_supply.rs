@@ -32,6 +32,7 @@ use crate::{
         ids::{CliSessionId, SessionKey, TenantId},
         options::Options,
     },
+    gateway::Gateway,
     os::{confined::Folder, looks::Looks},
     policy::Policy,
     tasks::Tasks,
@@ -45,10 +46,10 @@ const LONGEST_REMOVAL: Duration = Duration::from_secs(60);
 pub struct ProcessSupply(Arc<Shared>);
 
 impl ProcessSupply {
-    /// Starts what `settings` say within `limits`, with options that `policy` allows, and
+    /// Starts what `settings` say, with a pass for `gateway` each, within `limits`, with options that `policy` allows, and
     /// keeps `spares`; its tasks are among `tasks`.
     pub fn new(
-        settings: LaunchSettings,
+        (settings, gateway): (LaunchSettings, Option<Gateway>),
         limits: SupplyLimits,
         policy: Arc<Policy>,
         spares: SpareSettings,
@@ -73,6 +74,7 @@ impl ProcessSupply {
             starting: AtomicU32::new(0),
             spares: SparePool::new(spares),
             settings,
+            gateway,
             limits,
             policy,
             tasks,

@@ -21,6 +21,7 @@ use crate::{
         usage::{Allowed, Watch},
     },
     domain::{failure::Cause, ids::TenantId},
+    gateway::Gateway,
     os::looks::Looks,
     policy::Policy,
     tasks::Tasks,
@@ -48,6 +49,8 @@ pub struct SupplyLimits {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: LaunchSettings,
+    /// The way of processes to the API, where the service has the credential.
+    pub(super) gateway: Option<Gateway>,
     pub(super) limits: SupplyLimits,
     pub(super) policy: Arc<Policy>,
     pub(super) slots: ProcessSlots,

@@ -185,14 +185,14 @@ impl Shared {
         let work = folders.work.clone();
         let spawned =
             self.spawn((tenant, &BTreeMap::new()), origin, &options, &folders, client_id).await;
-        let (process, connection) = match spawned {
+        let (process, connection, pass) = match spawned {
             Ok(spawned) => spawned,
             Err(cause) => {
                 remove_folder(work).await;
                 return Err(cause);
             }
         };
-        let mut spare = Spare { client_id, cli_session_id, connection, process, slot, work };
+        let mut spare = Spare { client_id, cli_session_id, connection, process, pass, slot, work };
         let up = handshake::probe(
             &mut spare.connection,
             &mut spare.process,

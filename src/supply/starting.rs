@@ -7,7 +7,9 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::{
-    Lease, Order, SpareUse, folders, handshake,
+    Lease, Order, SpareUse,
+    bind::metered,
+    folders, handshake,
     prepare::{Prepared, is_of_the_disk, prepare},
     shared::{Shared, Starting},
     slots::ProcessSlot,
@@ -28,6 +30,7 @@ use crate::{
         ids::{ClientId, TenantId},
         options::Options,
     },
+    gateway::{OF_ANOTHER_WAY, Pass},
 };
 
 /// What an error needs to reach its caller.
@@ -121,7 +124,7 @@ impl Shared {
         }
         folders.extra = order.options.add_dirs.iter().map(Into::into).collect();
         let Prepared { origin, folders, saved_cost_usd } = self.prepared(order, folders).await?;
-        let (process, connection) =
+        let (process, connection, pass) =
             self.spawn(order.for_whom(), origin, &order.options, &folders, client_id).await?;
         let mut lease = Lease {
             client_id,
@@ -130,9 +133,10 @@ impl Shared {
             spare: SpareUse::NotKept,
             connect_time: Duration::ZERO,
             connection,
-            meter: Meter::default(),
+            meter: metered(Meter::default(), pass.as_ref()),
             outdated: false,
             child: Box::new(process),
+            pass,
             slot: Some(slot),
         };
         order.serve(&mut lease.connection);
@@ -152,7 +156,8 @@ impl Shared {
             drop(lease.end(StopGrace::FIRM).await);
             return Err(self.explained(cause));
         }
-        if lease.resumed {
+        // What is counted on its way begins with the process.
+        if lease.resumed && lease.pass.is_none() {
             lease.meter = Meter::of_resumed(&mut lease.connection, saved_cost_usd);
         }
         lease.connect_time = began.elapsed();
@@ -179,10 +184,16 @@ impl Shared {
         options: &Options,
         folders: &Folders,
         client_id: ClientId,
-    ) -> Result<(Process, Connection), Cause> {
+    ) -> Result<(Process, Connection, Option<Pass>), Cause> {
         let inherited = |name: &str| std::env::var(name).ok();
         let mut variables = variables.clone();
         variables.extend(self.variables().await?);
+        let gateway = self.gateway.as_ref().filter(|_| !brings_a_way(options));
+        let pass = gateway.map(|gateway| {
+            let pass = gateway.pass(tenant, client_id);
+            variables.extend(gateway.variables(&pass));
+            pass
+        });
         let settings = self.settings.with_variables(variables);
         let command = settings.command(tenant, origin, options, folders, client_id, inherited);
         debug!(%client_id, args = ?command.shown_args(), "cli_starting");
@@ -192,7 +203,7 @@ impl Shared {
             Some(watch) => process.bounded_by(watch),
             None => process,
         };
-        Ok((process, connection))
+        Ok((process, connection, pass))
     }
 
     fn not_started(&self, error: &io::Error) -> Cause {
@@ -222,6 +233,11 @@ impl Shared {
             None => cause,
         }
     }
+}
+
+/// Whether a session has a way to a model of its own, which the operator lets callers choose.
+pub(super) fn brings_a_way(options: &Options) -> bool {
+    OF_ANOTHER_WAY.iter().any(|name| options.env.0.contains_key(*name))
 }
 
 /// Whether a program is not there, or is nothing that can be run here.

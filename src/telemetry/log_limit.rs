@@ -55,7 +55,14 @@ pub static SPANS_DROPPED: LogLimit = LogLimit::new("spans_dropped");
 /// Attempts to export spans that fail.
 pub static SPANS_NOT_EXPORTED: LogLimit = LogLimit::new("spans_not_exported");
 
-static ALL: [&LogLimit; 16] = [
+/// Credentials of the API that cannot be read, for each request.
+pub static CREDENTIAL: LogLimit = LogLimit::new("gateway_credential_unreadable");
+/// Requests that do not reach the API.
+pub static UPSTREAM: LogLimit = LogLimit::new("gateway_upstream_failed");
+
+static ALL: [&LogLimit; 18] = [
+    &CREDENTIAL,
+    &UPSTREAM,
     &UNAUTHENTICATED,
     &NOT_GRPC,
     &HEALTH_CALL_REVOKED,

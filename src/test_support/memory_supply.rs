@@ -195,6 +195,7 @@ impl Supply for MemorySupply {
                 connect_time: start_time,
                 connection,
                 meter: Meter::default(),
+                pass: None,
                 outdated: false,
                 child: Box::new(child),
                 slot: Some(slot),

@@ -24,6 +24,7 @@ mod creation;
 mod failures;
 mod flags;
 mod frames;
+mod gateway;
 mod hooks;
 mod interrupts;
 mod kept;

@@ -31,7 +31,7 @@ fn resumed_at(saved: f64, answer: &str) -> Meter {
 #[track_caller]
 fn costs(meter: &mut Meter, paid: Option<f64>, results: &[(ResultSummary, f64)]) {
     for (result, wanted) in results {
-        let cost = meter.charge(result, paid);
+        let cost = meter.charge(result, paid).cost_usd;
         assert!((cost - wanted).abs() < 1e-9, "{cost} in place of {wanted}: {result:?}");
     }
 }
@@ -47,7 +47,7 @@ fn answers(meter: &mut Meter, outcome: Result<&str, &str>) {
 #[track_caller]
 fn hears(meter: &mut Meter, text: &str, wanted: f64) {
     answers(meter, Ok(text));
-    let cost = meter.heard(None);
+    let cost = meter.heard(None).cost_usd;
     assert!((cost - wanted).abs() < 1e-6, "{cost} in place of {wanted}: {text}");
     assert!(!meter.is_asked());
 }
@@ -73,12 +73,12 @@ fn e2_a_process_that_took_up_a_conversation_is_asked_before_its_first_result() {
     // It goes on counting at 1.507; what it was paid for stands behind the rounded figure.
     let mut meter = resumed("Estimated cost:        $1.51\n");
     answers(&mut meter, Ok("Estimated cost:        $2.01\n"));
-    let cost = meter.heard(Some(1.507));
+    let cost = meter.heard(Some(1.507)).cost_usd;
     assert!((cost - 0.498).abs() < 1e-6, "{cost}");
     // And one that counts from 0.
     let mut meter = resumed("Total cost:            $0.0000\n");
     answers(&mut meter, Ok("Total cost:            $0.2500\n"));
-    let cost = meter.heard(Some(1.507));
+    let cost = meter.heard(Some(1.507)).cost_usd;
     assert!((cost - 0.249_95).abs() < 1e-6, "{cost}");
 }
 
@@ -98,7 +98,7 @@ fn e2_a_process_is_asked_once_it_has_worked_unless_it_cannot_be() {
     meter.note(&FrameKind::StreamEvent);
     answers(&mut meter, Err("Unsupported control request subtype: get_session_cost"));
     assert!(meter.ask_at().is_none(), "one question at a time");
-    assert_eq!(meter.heard(None).to_bits(), 0);
+    assert_eq!(meter.heard(None).cost_usd.to_bits(), 0);
     assert!(!meter.is_behind() && meter.ask_at().is_none(), "2.1.110");
 }
 
@@ -211,7 +211,7 @@ fn nothing_that_a_cli_says_makes_a_cost_that_is_none() {
         let mut meter = resumed(answer);
         for total in figures {
             for since in [None, Some(f64::MAX), Some(0.0)] {
-                let cost = meter.charge(&result(Some(total), since), Some(1e300));
+                let cost = meter.charge(&result(Some(total), since), Some(1e300)).cost_usd;
                 assert!((0.0..=DEAREST_TURN).contains(&cost), "{cost} of {total}, {since:?}");
                 assert!(meter.sum().is_finite(), "{}", meter.sum());
             }

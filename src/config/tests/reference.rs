@@ -12,8 +12,12 @@ use super::{
     *,
 };
 
-const SECTIONS: [&str; 3] =
-    [include_str!("../sections.rs"), include_str!("../cluster.rs"), include_str!("../traces.rs")];
+const SECTIONS: [&str; 4] = [
+    include_str!("../sections.rs"),
+    include_str!("../cluster.rs"),
+    include_str!("../gateway.rs"),
+    include_str!("../traces.rs"),
+];
 
 const HEAD: &str = "# Configuration
 
@@ -69,6 +73,7 @@ fn meaning_and_default(key: &str) -> (String, String) {
         "log" => "LogConfig",
         "metrics" => "MetricsConfig",
         "traces" => "TracesConfig",
+        "gateway" => "GatewayConfig",
         other => panic!("a section without a structure: {other}"),
     };
     let comments = comments();
@@ -89,6 +94,8 @@ fn reference() -> String {
         let key = match field.key {
             "spare" => "[[spare]]",
             "policy.rule" => "[[policy.rule]]",
+            "gateway.tenant" => "[[gateway.tenant]]",
+            "gateway.price" => "[[gateway.price]]",
             key => key,
         };
         text += &format!("| `{key}` | {} | {} |\n", meaning, default.replace('|', "\\|"));

@@ -64,7 +64,7 @@ impl SessionTask {
                         return self.broken(active, frames, &error).await;
                     }
                 }
-                () = at(active.process.lease.meter.ask_at()) => active.process.lease.ask_cost(),
+                () = at(active.process.lease.meter.ask_at()) => self.ask_of_turn(&mut active),
                 stir = self.journal.commits.stir() => {
                     self.stirred(stir);
                     if waits {

@@ -99,7 +99,7 @@ impl SessionTask {
                     return self.gone(process, &exit.to_string()).await;
                 }
                 stir = self.journal.commits.stir() => self.stirred(stir),
-                () = at(process.lease.meter.ask_at()) => process.lease.ask_cost(),
+                () = at(process.lease.meter.ask_at()) => self.ask_cost(&mut process.lease),
                 command = self.inbox.recv() => {
                     let availability = self.availability_between_turns(settle_until);
                     process = match Box::pin(self.while_idle(command, availability, process)).await {
@@ -307,6 +307,7 @@ impl SessionTask {
         let input = Arc::clone(&waiting.request.input);
         process.tell_trace(self.trace_variables(&waiting.log));
         let mut turn = self.running(&mut process, waiting, uuid, origin, came);
+        self.allow_spending(&process.lease);
         let lease = &mut process.lease;
         if input.may_be_command() {
             // A process that takes no more input has nobody to ask.

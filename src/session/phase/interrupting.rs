@@ -75,7 +75,7 @@ impl SessionTask {
                     self.keep_much();
                 }
                 () = at(active.process.lease.meter.ask_at()) => {
-                    active.process.lease.ask_cost();
+                    self.ask_of_turn(&mut active);
                 }
                 stir = self.journal.commits.stir() => self.stirred(stir),
                 _ = active.process.lease.child.wait() => return self.kill_turn(active, stop).await,

@@ -11,6 +11,7 @@ use crate::{
         process::{Process, StopGrace, stop},
     },
     domain::ids::{CliSessionId, ClientId, TenantId},
+    gateway::Pass,
     supply::{folders, prepare::blocking, slots::ProcessSlot},
 };
 
@@ -37,6 +38,8 @@ pub struct Spare {
     pub connection: Connection,
     /// The process.
     pub process: Process,
+    /// What it shows at the gateway to the API, where there is one.
+    pub pass: Option<Pass>,
     /// Its process slot.
     pub slot: ProcessSlot,
     /// Its working folder.

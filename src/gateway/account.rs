@@ -1,0 +1,144 @@
+//! What one process has used of the API: by model, as the API counted it. Whoever keeps the
+//! session's sums takes it from here, each part once; what a session may still spend is said here,
+//! and asked before each request.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::usage::Used;
+use crate::{
+    cli::{cost::Wire, frame::ModelUse},
+    domain::ids::{ClientId, TenantId},
+};
+
+/// Less than this share of a budget is a rounding error of sums, and no money.
+const DUST: f64 = 1e-9;
+
+/// The account of a process.
+#[derive(Debug)]
+pub struct Account {
+    tenant: TenantId,
+    process: ClientId,
+    closed: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    not_taken: BTreeMap<String, ModelUse>,
+    /// US dollars since the process began.
+    sum: f64,
+    /// What the sum may come to before requests are refused.
+    bound: Option<f64>,
+}
+
+impl Account {
+    pub(super) fn new(tenant: TenantId, process: ClientId) -> Self {
+        Self { tenant, process, closed: CancellationToken::new(), state: Mutex::default() }
+    }
+
+    /// Whose the process is.
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// The process.
+    pub fn process(&self) -> ClientId {
+        self.process
+    }
+
+    /// Cancelled when the process has ended.
+    pub(super) fn closed(&self) -> &CancellationToken {
+        &self.closed
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.cancel();
+    }
+
+    /// Takes note of what a request has used.
+    pub(super) fn add(&self, used: &Used, cost_usd: f64) {
+        let mut state = self.lock();
+        state.sum += cost_usd;
+        let model = state.not_taken.entry(used.model.clone()).or_default();
+        model.name.clone_from(&used.model);
+        model.cost_usd += cost_usd;
+        model.usage.add(&used.tokens());
+    }
+
+    /// US dollars that nobody has taken note of yet.
+    pub(super) fn not_taken(&self) -> f64 {
+        self.lock().not_taken.values().map(|model| model.cost_usd).sum()
+    }
+
+    /// Whether the session may use more; else what it may spend, and what it has.
+    pub(super) fn check(&self) -> Result<(), f64> {
+        let state = self.lock();
+        match state.bound {
+            Some(bound) if bound - state.sum <= bound * DUST => Err(state.sum),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wire for Account {
+    fn take(&self) -> Vec<ModelUse> {
+        std::mem::take(&mut self.lock().not_taken).into_values().collect()
+    }
+
+    fn has_more(&self) -> bool {
+        !self.lock().not_taken.is_empty()
+    }
+
+    fn sum(&self) -> f64 {
+        self.lock().sum
+    }
+
+    fn allow(&self, left: Option<f64>) {
+        let mut state = self.lock();
+        let not_taken: f64 = state.not_taken.values().map(|model| model.cost_usd).sum();
+        state.bound = left.map(|left| state.sum - not_taken + left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(model: &str, input: u64) -> Used {
+        Used { model: model.into(), input, ..Used::default() }
+    }
+
+    #[test]
+    fn what_was_used_is_taken_once_and_bounded_by_what_is_left() {
+        let account = Account::new(TenantId::default(), ClientId::fresh());
+        assert!(account.check().is_ok() && !account.has_more());
+        account.allow(Some(1.0));
+        account.add(&used("a", 10), 0.25);
+        account.add(&used("b", 1), 0.25);
+        account.add(&used("a", 5), 0.25);
+        assert!((account.not_taken() - 0.75).abs() < 1e-12);
+        let taken = account.take();
+        let told: Vec<_> = taken
+            .iter()
+            .map(|model| (model.name.as_str(), model.cost_usd, model.usage.input_tokens))
+            .collect();
+        assert_eq!(told, [("a", 0.5, 15), ("b", 0.25, 1)]);
+        assert!(account.take().is_empty() && account.not_taken() == 0.0);
+        // What is left now is less by what was taken: the bound stays where it is.
+        account.allow(Some(0.25));
+        assert!(account.check().is_ok());
+        account.add(&used("a", 5), 0.25);
+        assert_eq!(account.check(), Err(1.0));
+        account.allow(None);
+        assert!(account.check().is_ok());
+    }
+}

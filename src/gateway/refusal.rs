@@ -1,0 +1,89 @@
+//! What the gateway answers by itself, in the API's own form, so that a CLI tells it as it tells
+//! any error of the API.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use super::body::{AnyBody, full};
+
+/// Why a request is not passed on, or was not answered.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// It shows no token, or that of a process that has ended.
+    #[error("the token is of no process of this service that is alive")]
+    Token,
+    /// It asks for something that processes have no use for.
+    #[error(
+        "{0} is not passed on: this gateway serves POST /v1/messages, POST /v1/messages/count_tokens and GET /v1/models"
+    )]
+    Path(String),
+    /// Its tenant has no credential.
+    #[error("no credential is configured for tenant {0}")]
+    NoCredential(String),
+    /// The credential cannot be read.
+    #[error("the credential cannot be read at the moment")]
+    Credential,
+    /// The session has spent what it may.
+    #[error("the session's budget (options.max_budget_usd) is spent: {0:.6} USD on this process")]
+    Budget(f64),
+    /// The tenant has spent what it may today.
+    #[error("the tenant's budget of the day (policy.tenant_max_cost_usd_per_day) is spent")]
+    Day,
+    /// The tenant has used what it may in a minute.
+    #[error("the tenant has used {limit} tokens in a minute (policy.tenant_max_tokens_per_minute)")]
+    Tokens {
+        /// So many are allowed.
+        limit: u64,
+        /// Until there is room again.
+        wait: Duration,
+    },
+    /// The API could not be reached, or broke off.
+    #[error("the API cannot be reached: {0}")]
+    Upstream(String),
+}
+
+impl Refusal {
+    /// The name of the kind, for figures and logs.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Path(_) => "path",
+            Self::NoCredential(_) => "no_credential",
+            Self::Credential => "credential",
+            Self::Budget(_) => "budget",
+            Self::Day => "day",
+            Self::Tokens { .. } => "tokens",
+            Self::Upstream(_) => "upstream",
+        }
+    }
+
+    /// The status, and the name that the API has for such an error.
+    fn kind(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Token => (StatusCode::UNAUTHORIZED, "authentication_error"),
+            Self::Path(_) => (StatusCode::NOT_FOUND, "not_found_error"),
+            Self::NoCredential(_) => (StatusCode::FORBIDDEN, "permission_error"),
+            Self::Credential => (StatusCode::SERVICE_UNAVAILABLE, "api_error"),
+            // A request that comes again costs no less: the CLI gives up on this one at once.
+            Self::Budget(_) | Self::Day => (StatusCode::PAYMENT_REQUIRED, "billing_error"),
+            Self::Tokens { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
+            Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "api_error"),
+        }
+    }
+
+    pub(super) fn answer(&self) -> Response<AnyBody> {
+        let (status, kind) = self.kind();
+        let error = json!({"type": kind, "message": self.to_string()});
+        let text = json!({"type": "error", "error": error}).to_string();
+        let mut response = Response::new(full(text));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Self::Tokens { wait, .. } = self {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+        }
+        response
+    }
+}
