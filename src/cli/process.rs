@@ -14,6 +14,7 @@ use std::{
 
 use tokio::{
     io::AsyncReadExt as _,
+    net::TcpListener,
     time::{Instant, timeout, timeout_at},
 };
 
@@ -37,6 +38,7 @@ use crate::{
         exit::{Exit, Overrun},
         ids::ClientId,
     },
+    os::handed_socket,
     tasks::apart,
 };
 
@@ -186,6 +188,8 @@ pub struct Process {
     /// What encloses the CLI.
     outer: Outer,
     sandboxed: SandboxedProcess,
+    /// Listens in its network, if that is its own.
+    way_out: Option<TcpListener>,
     bounded: Option<Arc<Tree>>,
     mark: ClientId,
     /// Removed once nothing of it lives.
@@ -210,21 +214,22 @@ impl Process {
             // What failed to start has put nothing in it.
             drop(apart(move || scratch::remove(&scratch, None)).await);
         }
-        let (spawned, sandboxed) = started?;
-        let Spawned { outer, stdin, stdout, stderr, announcement: _ } = spawned;
+        let (spawned, sandboxed, way_out) = started?;
+        let Spawned { outer, stdin, stdout, stderr, announcement: _, listen: _ } = spawned;
         let stderr = StderrTail::read(stderr, &secrets);
         let (bounded, killed_at, exit) = (None, None, None);
-        let process = Self { outer, sandboxed, bounded, mark, scratch, killed_at, exit, stderr };
+        let process =
+            Self { outer, sandboxed, way_out, bounded, mark, scratch, killed_at, exit, stderr };
         Ok((process, Connection::new(stdout, stdin, max_frame)))
     }
 
     async fn spawn(
         command: LaunchCommand,
         sandbox: &Sandbox,
-    ) -> io::Result<(Spawned, SandboxedProcess)> {
+    ) -> io::Result<(Spawned, SandboxedProcess, Option<TcpListener>)> {
         let mut spawned = spawner::spawn(command, sandbox.clone()).await?;
-        match announced(&mut spawned, sandbox).await {
-            Ok(sandboxed) => Ok((spawned, sandboxed)),
+        match up(&mut spawned, sandbox).await {
+            Ok((sandboxed, way_out)) => Ok((spawned, sandboxed, way_out)),
             Err(error) => {
                 // Nothing that counts can have been started in it.
                 spawned.outer.kill();
@@ -232,6 +237,11 @@ impl Process {
                 Err(error)
             }
         }
+    }
+
+    /// The socket that leads out of its network, if that is its own. To be served by somebody.
+    pub fn take_way_out(&mut self) -> Option<TcpListener> {
+        self.way_out.take()
     }
 
     /// Bounds what it and its descendants hold: who waits for its end finds it killed.
@@ -262,6 +272,19 @@ async fn killed(outer: &mut Outer, root: u32, since: Instant) -> io::Result<Exit
             outer.wait().await
         }
     }
+}
+
+/// Waits until the CLI has been started, and for the socket that leads out of a network of its own.
+async fn up(
+    spawned: &mut Spawned,
+    sandbox: &Sandbox,
+) -> io::Result<(SandboxedProcess, Option<TcpListener>)> {
+    let sandboxed = announced(spawned, sandbox).await?;
+    let way_out = match spawned.listen.take() {
+        Some(listen) => Some(handed_socket::wait(listen).await?),
+        None => None,
+    };
+    Ok((sandboxed, way_out))
 }
 
 /// Waits for the word that the CLI has been started.

@@ -6,7 +6,10 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
     sync::OnceLock,
 };
 
@@ -26,6 +29,7 @@ use super::{
 use crate::os::{
     descriptors::{hand_over, restore_in},
     group_watch::{GroupWatch, Watched},
+    handed_socket,
     launch::Launched,
     supervisor::bind_to_parent,
 };
@@ -53,6 +57,8 @@ pub struct Spawned {
     pub stderr: pipe::Receiver,
     /// Says what was started in it.
     pub announcement: pipe::Receiver,
+    /// Brings the socket that leads out of its network, if that is its own.
+    pub listen: Option<UnixStream>,
 }
 
 /// Spawns a command, enclosed, in a group of its own, which ends when the service dies.
@@ -97,7 +103,11 @@ fn spawn_here(
         scratch::make(scratch)?;
     }
     let (reader, announce) = announcement()?;
-    let open = sandbox.open(command)?;
+    let (listen, make) = match sandbox.has_own_network() {
+        true => handed_socket::way().map(|(listen, make)| (Some(listen), Some(make)))?,
+        false => (None, None),
+    };
+    let open = sandbox.open(command, make)?;
     let mut enclosed = sandbox.enclose(command, &open, announce.as_raw_fd());
     enclosed.envs(&command.env).current_dir(&command.cwd);
     let watched = match sandbox.needs_watch() {
@@ -116,7 +126,7 @@ fn spawn_here(
         // Not to be taken for the CLI's own absence.
         io::Error::other(format!("{}: {error}", sandbox.name()))
     })?;
-    spawned(launched, watched, reader)
+    Ok(Spawned { listen, ..spawned(launched, watched, reader)? })
 }
 
 /// The watch, which is started with the first process that needs it, and again where somebody has
@@ -153,7 +163,7 @@ fn spawned(
     };
     match pipes() {
         Ok((stdin, stdout, stderr, announcement)) => {
-            Ok(Spawned { outer, stdin, stdout, stderr, announcement })
+            Ok(Spawned { outer, stdin, stdout, stderr, announcement, listen: None })
         }
         Err(error) => {
             outer.kill();

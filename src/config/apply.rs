@@ -7,7 +7,7 @@ use std::{
 use toml::Value;
 
 use super::{
-    Config, FileMentions, LogFormat, SandboxMode, StoreKind, ValueOrigin, Violation,
+    Config, FileMentions, LogFormat, SandboxMode, StoreKind, ValueOrigin, Violation, egress,
     fields::{ENV_TABLE, Slot, fields},
     gateway, rules,
     secrets::{HIDDEN, is_secret},
@@ -123,6 +123,7 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
         }
         Slot::Spares(place) => **place = spares::read(value)?,
         Slot::Rules(place) => **place = rules::read(value)?,
+        Slot::Egress(place) => **place = egress::read(value)?,
         Slot::TenantCredentials(place) => **place = gateway::read_tenants(value)?,
         Slot::Prices(place) => **place = gateway::read_prices(value)?,
         Slot::Variables(..) => {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    ClusterConfig, GatewayConfig, TracesConfig,
+    ClusterConfig, EgressConfig, GatewayConfig, TracesConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
     memory,
     sections::{
@@ -197,5 +197,6 @@ fn policy() -> PolicyConfig {
         tenant_max_spill: 0,
         tenant_max_cost_usd_per_day: 0.0,
         tenant_max_tokens_per_minute: 0,
+        egress: EgressConfig::Open,
     }
 }

@@ -5,9 +5,9 @@ use std::{
 };
 
 use super::{
-    AuthConfig, CliConfig, ClusterConfig, Config, FileMentions, LimitsConfig, LogConfig, LogFormat,
-    PoolConfig, PriceConfig, RuleConfig, SandboxMode, ServerConfig, SpareConfig, StoreConfig,
-    StoreKind, TenantCredential, TlsConfig, spares::MOST_SPARES,
+    AuthConfig, CliConfig, ClusterConfig, Config, EgressConfig, FileMentions, LimitsConfig,
+    LogConfig, LogFormat, PoolConfig, PriceConfig, RuleConfig, SandboxMode, ServerConfig,
+    SpareConfig, StoreConfig, StoreKind, TenantCredential, TlsConfig, spares::MOST_SPARES,
 };
 use crate::policy::McpServers;
 
@@ -81,6 +81,8 @@ pub enum Slot<'a> {
     Spares(&'a mut Vec<SpareConfig>),
     /// Permission rules.
     Rules(&'a mut Vec<RuleConfig>),
+    /// Where sessions may connect to.
+    Egress(&'a mut EgressConfig),
     /// Credentials of tenants.
     TenantCredentials(&'a mut Vec<TenantCredential>),
     /// Prices of models.

@@ -22,6 +22,7 @@ mod check;
 mod choices;
 mod cluster;
 mod defaults;
+mod egress;
 mod env_files;
 mod error;
 mod fields;
@@ -45,6 +46,7 @@ mod variables;
 pub use check::problem_of_url;
 pub use choices::{FileMentions, LogFormat, SandboxMode, StoreKind};
 pub use cluster::ClusterConfig;
+pub use egress::EgressConfig;
 pub use error::{ConfigError, ValueOrigin, Violation};
 pub use gateway::{GatewayConfig, PriceConfig, TenantCredential};
 pub use print::print;
@@ -97,6 +99,13 @@ pub fn load(sources: Sources) -> Result<Config, ConfigError> {
     }
     config.make_paths_absolute();
     Ok(config)
+}
+
+impl Config {
+    /// Whether CLIs have anything to come to the service for: the API, or other hosts.
+    pub fn needs_gateway(&self) -> bool {
+        self.gateway.enabled || self.policy.egress != EgressConfig::Open
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::{
-    Config,
+    Config, egress,
     fields::{Slot, fields},
     gateway, rules,
     secrets::{shown_argument, shown_url, shown_value},
@@ -60,6 +60,7 @@ fn value(slot: Slot<'_>) -> Value {
         Slot::Sandbox(place) => Value::String(place.as_str().into()),
         Slot::Spares(place) => spares::show(place),
         Slot::Rules(place) => rules::show(place),
+        Slot::Egress(place) => egress::show(place),
         Slot::TenantCredentials(place) => gateway::show(place),
         Slot::Prices(place) => gateway::show(place),
         Slot::Variables(place, _) => {

@@ -50,6 +50,11 @@ pub fn shown_url(url: &str) -> String {
     shown
 }
 
+/// An address that must have no credentials in it, as it may be shown: nothing of one that has.
+pub fn shown_address(url: &str) -> &str {
+    if url.contains('@') { HIDDEN } else { url }
+}
+
 /// An argument as it may be shown. Settings and MCP servers hold credentials.
 pub fn shown_argument(argument: &str) -> Cow<'_, str> {
     match argument.split_once('=') {

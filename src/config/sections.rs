@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    ClusterConfig, GatewayConfig, RuleConfig, SpareConfig, TracesConfig,
+    ClusterConfig, EgressConfig, GatewayConfig, RuleConfig, SpareConfig, TracesConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
 };
 use crate::policy::McpServers;
@@ -277,6 +277,12 @@ pub struct PolicyConfig {
     /// allowed ([access.md](access.md)). Default none, at most 500 rules of 1000 characters, and
     /// 32 KiB in all.
     pub rule: Vec<RuleConfig>,
+    /// Where sessions may connect to: `open` (wherever the machine can), `gateway` (the API
+    /// gateway only), or a list of hosts, such as `["pypi.org", "*.example.com:443", "10.1.2.0/24"]`
+    /// ([gateway.md](gateway.md)). In bubblewrap each session has a network of its own then; in
+    /// process-tree only programs heed it that go by `HTTPS_PROXY`. Default `open`; at most 1000
+    /// hosts.
+    pub egress: EgressConfig,
     /// Bytes in one prompt. Default 10 MiB, 1 B to 1 GiB.
     pub max_prompt_bytes: usize,
     /// Whether a prompt may be a slash command of the CLI. Default true.

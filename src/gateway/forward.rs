@@ -9,19 +9,20 @@ use http::{
 };
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tracing::{debug, warn};
+use memchr::{memchr, memmem};
+use tracing::{debug, info, warn};
 
 use super::{
     Gateway,
     account::Account,
-    body::{Answer, AnyBody},
+    body::{Answer, AnyBody, Begun},
+    counted::Counted,
     credentials::API_KEY,
-    passes::Minutes,
-    prices::Prices,
+    pacing::LONGEST_HOLD,
     refusal::Refusal,
-    usage::{Form, Tap, Used},
+    usage::{Form, Tap},
 };
-use crate::telemetry::log_limit::UPSTREAM;
+use crate::telemetry::log_limit::{LIMITED, UPSTREAM};
 
 /// Headers that speak of one connection, and not of the request.
 const OF_CONNECTION: [HeaderName; 7] = [
@@ -34,33 +35,25 @@ const OF_CONNECTION: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
+/// Says to a CLI whether it has any use to ask again.
+pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Bytes of a request in which its model is looked for: CLIs name it first.
+const MODEL_WITHIN: usize = 4096;
+
 /// A request that uses tokens.
 const MESSAGES: &str = "/v1/messages";
 
-/// The account that a request's use goes to, and what of it is there already.
-pub(super) struct Counted {
-    account: Arc<Account>,
-    minutes: Minutes,
-    prices: Prices,
-    noted: Used,
-}
-
-impl Counted {
-    /// Takes note of what has come to be known.
-    pub(super) fn note(&mut self, tap: &Tap) {
-        if *tap.used() == self.noted {
-            return;
-        }
-        let more = tap.used().since(&self.noted);
-        self.noted = tap.used().clone();
-        self.minutes.add(self.account.tenant(), more.limited());
-        self.account.add(&more, self.prices.cost(&more));
-    }
-}
-
 impl Gateway {
-    /// Passes a request on, or says why not.
-    pub(super) async fn pass_on(&self, request: Request<Incoming>) -> Response<AnyBody> {
+    /// Passes a request on, or says why not. `known` is whose connection it is, where that says it.
+    pub(super) async fn pass_on(
+        &self,
+        request: Request<Incoming>,
+        known: Option<Arc<Account>>,
+    ) -> Response<AnyBody> {
+        if self.is_for_proxy(&request) {
+            return self.lead_out(request, known).await;
+        }
         let path = request.uri().path().to_owned();
         match self.forward(request).await {
             Ok(response) => response,
@@ -88,14 +81,50 @@ impl Gateway {
             headers.remove(name);
         }
         drop_of_connection(headers);
-        headers.insert(name, value);
+        headers.insert(name, value.clone());
         // What the answer says of usage is read along.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let going = self.go(request, &value, uses, &account);
         let sent = tokio::select! {
-            sent = self.0.upstream.send(request) => sent?,
+            sent = going => sent?,
             () = account.closed().cancelled() => return Err(Refusal::Token),
         };
         Ok(self.answer(sent, uses, account))
+    }
+
+    /// Sends a request when its turn has come.
+    async fn go(
+        &self,
+        request: Request<Incoming>,
+        credential: &HeaderValue,
+        uses: bool,
+        account: &Account,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let (parts, body) = request.into_parts();
+        let wanted = if uses { MODEL_WITHIN } else { 0 };
+        let left = |error: hyper::Error| Refusal::Upstream(error.to_string());
+        let body = Begun::read(body, wanted).await.map_err(left)?;
+        let model = model_in(&body.beginning(wanted));
+        let request = Request::from_parts(parts, body);
+        if !uses {
+            return self.0.upstream.send(request).await;
+        }
+        let key = (String::from_utf8_lossy(credential.as_bytes()).into_owned(), model);
+        let model = key.1.clone();
+        let turn = self.0.pacing.turn(key, account.tenant()).await;
+        let asking = turn.map_err(|wait| Refusal::Limited { model: model.clone(), wait })?;
+        let mut sent = self.0.upstream.send(request).await?;
+        if let Some(wait) = asking.heard(sent.status(), sent.headers()) {
+            if LIMITED.admits() {
+                let (tenant, wait_ms) = (account.tenant(), wait.as_millis());
+                info!(%tenant, model, status = sent.status().as_u16(), wait_ms, "gateway_rate_limited");
+            }
+            if wait > LONGEST_HOLD {
+                // The CLI would come again and again, and its session wait all that time.
+                sent.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+        }
+        Ok(sent)
     }
 
     /// Whose a request is.
@@ -132,8 +161,7 @@ impl Gateway {
             false => Form::Other,
         };
         let (minutes, prices) = (self.0.passes.minutes().clone(), self.0.prices.clone());
-        let counted =
-            Counted { account: Arc::clone(&account), minutes, prices, noted: Used::default() };
+        let counted = Counted::new(Arc::clone(&account), minutes, prices);
         sent.map(|body| Answer::new(body, Tap::new(form), counted, &account).boxed_unsync())
     }
 }
@@ -153,6 +181,17 @@ fn check_path(method: &Method, path: &str) -> Result<(), Refusal> {
     })
 }
 
+/// The model that a request names, by the beginning of its JSON; empty if that does not tell.
+fn model_in(beginning: &[u8]) -> String {
+    const NAME: &[u8] = b"\"model\":";
+    let found = memmem::find(beginning, NAME).map(|at| &beginning[at + NAME.len()..]);
+    let value = found.map(<[u8]>::trim_ascii_start).and_then(|rest| rest.strip_prefix(b"\""));
+    let end = value.and_then(|value| memchr(b'"', value));
+    value
+        .zip(end)
+        .map_or(String::new(), |(value, end)| String::from_utf8_lossy(&value[..end]).into_owned())
+}
+
 fn form_of(headers: &HeaderMap) -> Form {
     let kind = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
     match kind.split(';').next().map(str::trim) {
@@ -163,7 +202,7 @@ fn form_of(headers: &HeaderMap) -> Form {
 }
 
 /// Removes the headers that speak of one connection, those that it names itself among them.
-fn drop_of_connection(headers: &mut HeaderMap) {
+pub(super) fn drop_of_connection(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -175,5 +214,23 @@ fn drop_of_connection(headers: &mut HeaderMap) {
     let keep_alive = HeaderName::from_static("keep-alive");
     for name in OF_CONNECTION.into_iter().chain(named).chain([keep_alive]) {
         headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_found_where_clis_name_it() {
+        for (text, model) in [
+            (r#"{"model":"claude-a","messages":[]}"#, "claude-a"),
+            (r#"{"max_tokens":1, "model": "claude-b"}"#, "claude-b"),
+            (r#"{"model":"claude-"#, ""),
+            (r#"{"model":5}"#, ""),
+            ("", ""),
+        ] {
+            assert_eq!(model_in(text.as_bytes()), model, "{text}");
+        }
     }
 }

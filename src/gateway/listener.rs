@@ -1,18 +1,18 @@
-//! The socket of the gateway, and its connections: HTTP/1.1 from CLIs on this machine.
+//! The sockets of the gateway, and their connections: HTTP/1.1 from CLIs on this machine. Where
+//! sessions have networks of their own, each has a socket in its own.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, future::pending, sync::Arc};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     time::{Duration, sleep},
 };
 use tracing::{debug, debug_span, error_span, warn};
 
-use super::Gateway;
-use crate::{tasks::Tasks, telemetry::log_limit::NOT_ACCEPTED};
+use super::{Gateway, account::Account};
+use crate::telemetry::log_limit::NOT_ACCEPTED;
 
 /// How long the head of a request may take, and how long a connection may be without one.
 const HEAD: Duration = Duration::from_secs(300);
@@ -20,47 +20,62 @@ const HEAD: Duration = Duration::from_secs(300);
 /// Wait after a connection could not be accepted: descriptors have run out, most likely.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Accepts connections until the tasks end.
-pub(super) fn serve(gateway: Gateway, socket: TcpListener, tasks: &Tasks) {
-    let (stopping, connections) = (tasks.stopping().clone(), tasks.clone());
+/// Accepts connections until the tasks end: from all processes, or from the one whose account this
+/// is, and then no longer than that lives.
+pub(super) fn serve(gateway: Gateway, socket: TcpListener, of_process: Option<Arc<Account>>) {
+    let tasks = gateway.0.tasks.clone();
     tasks.spawn(error_span!("gateway"), async move {
-        loop {
-            let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
-                () = stopping.cancelled() => return,
-            };
-            match accepted {
-                Ok((stream, peer)) => {
-                    // An answer comes in many small pieces.
-                    stream.set_nodelay(true).ok();
-                    let (gateway, stopping) = (gateway.clone(), stopping.clone());
-                    connections.spawn(debug_span!("gateway", %peer), async move {
-                        tokio::select! {
-                            () = answer(gateway, stream) => {}
-                            () = stopping.cancelled() => {}
-                        }
-                    });
-                }
-                Err(error) => {
-                    if NOT_ACCEPTED.admits() {
-                        warn!(%error, "connection_not_accepted");
-                    }
-                    sleep(PAUSE).await;
-                }
+        let stopping = gateway.0.tasks.stopping().clone();
+        let ended = async {
+            match &of_process {
+                Some(account) => account.closed().cancelled().await,
+                None => pending().await,
             }
+        };
+        tokio::select! {
+            () = accept(&gateway, &socket, of_process.as_ref()) => {}
+            () = ended => {}
+            () = stopping.cancelled() => {}
         }
     });
 }
 
+async fn accept(gateway: &Gateway, socket: &TcpListener, of_process: Option<&Arc<Account>>) {
+    loop {
+        match socket.accept().await {
+            Ok((stream, peer)) => {
+                // An answer comes in many small pieces.
+                stream.set_nodelay(true).ok();
+                let (gateway, account) = (gateway.clone(), of_process.cloned());
+                let tasks = gateway.0.tasks.clone();
+                tasks.spawn(debug_span!("gateway", %peer), async move {
+                    let stopping = gateway.0.tasks.stopping().clone();
+                    tokio::select! {
+                        () = answer(gateway, stream, account) => {}
+                        () = stopping.cancelled() => {}
+                    }
+                });
+            }
+            Err(error) => {
+                if NOT_ACCEPTED.admits() {
+                    warn!(%error, "connection_not_accepted");
+                }
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
 /// Answers the requests of a connection until it ends.
-async fn answer(gateway: Gateway, stream: impl AsyncRead + AsyncWrite + Unpin) {
+async fn answer(gateway: Gateway, stream: TcpStream, account: Option<Arc<Account>>) {
     let service = service_fn(|request| {
-        let gateway = gateway.clone();
-        async move { Ok::<_, Infallible>(gateway.pass_on(request).await) }
+        let (gateway, account) = (gateway.clone(), account.clone());
+        async move { Ok::<_, Infallible>(gateway.pass_on(request, account).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+    let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    if let Err(error) = connection.await {
         debug!(%error, "gateway_connection_ended");
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! CLI ──▶ listener ──▶ forward ──▶ upstream ──▶ the API
+//!                 └──▶ proxy ──▶ other hosts, where the operator has listed them
 //!                        │  └── credentials (files, read anew when they change)
 //!                        ├── passes   (which token is whose; what each may still spend)
 //!                        └── usage ──▶ prices   (what the API says that it has counted)
@@ -16,11 +17,14 @@
 
 mod account;
 mod body;
+mod counted;
 mod credentials;
 mod forward;
 mod listener;
+mod pacing;
 mod passes;
 mod prices;
+mod proxy;
 mod refusal;
 mod upstream;
 mod usage;
@@ -44,15 +48,24 @@ pub use upstream::UpstreamError;
 
 use crate::{
     domain::ids::{ClientId, TenantId},
+    os::handed_socket,
+    policy::egress::Egress,
     tasks::Tasks,
 };
 use credentials::Credentials;
+use pacing::Pacing;
 use passes::Passes;
 use upstream::Upstream;
 
 /// The variables by which a CLI finds the API, and what it shows there. Where a gateway is, nobody
 /// else sets them.
 pub const VARIABLES: [&str; 2] = ["ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"];
+
+/// The variables by which programs find a proxy, in both spellings that they have.
+const OF_PROXY: [&str; 4] = ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"];
+
+/// Those that say for whom they need none.
+const BESIDE_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
 /// Variables by which a session brings a way to a model of its own.
 pub const OF_ANOTHER_WAY: [&str; 7] = [
@@ -84,6 +97,10 @@ pub struct Settings {
     pub prices: Prices,
     /// Tokens that a tenant may use in a minute.
     pub tokens_per_minute: Option<u64>,
+    /// Whether processes come here for the API; otherwise only for other hosts.
+    pub serves_api: bool,
+    /// Which other hosts they may connect to.
+    pub egress: Egress,
 }
 
 /// What tenants may still spend, as whoever keeps their sums knows it.
@@ -104,6 +121,10 @@ struct Inner {
     credentials: Credentials,
     passes: Passes,
     prices: Prices,
+    pacing: Pacing,
+    serves_api: bool,
+    egress: Egress,
+    tasks: Tasks,
     allowances: OnceLock<Arc<dyn Allowances>>,
 }
 
@@ -115,7 +136,8 @@ impl Gateway {
         socket: TcpListener,
         tasks: &Tasks,
     ) -> Result<Self, StartError> {
-        let Settings { credential, tenants, prices, tokens_per_minute, .. } = &settings;
+        let Settings { credential, tenants, prices, tokens_per_minute, serves_api, egress, .. } =
+            &settings;
         let credentials = Credentials::new(credential.clone(), tenants.clone());
         credentials.read_all().await.map_err(StartError::Credential)?;
         let gateway = Self(Arc::new(Inner {
@@ -124,9 +146,13 @@ impl Gateway {
             credentials,
             passes: Passes::new(*tokens_per_minute),
             prices: prices.clone(),
+            pacing: Pacing::default(),
+            serves_api: *serves_api,
+            egress: egress.clone(),
+            tasks: tasks.clone(),
             allowances: OnceLock::new(),
         }));
-        listener::serve(gateway.clone(), socket, tasks);
+        listener::serve(gateway.clone(), socket, None);
         Ok(gateway)
     }
 
@@ -135,15 +161,39 @@ impl Gateway {
         self.0.allowances.set(allowances).ok();
     }
 
-    /// A pass for a process: its token is good until it is dropped.
-    pub fn pass(&self, tenant: &TenantId, process: ClientId) -> Pass {
-        self.0.passes.issue(tenant, process)
+    /// A pass for a process, whose token is good until it is dropped; `None` where it has no use for
+    /// one. `own_way` is whether its session brings a way to a model.
+    pub fn pass(&self, tenant: &TenantId, process: ClientId, own_way: bool) -> Option<Pass> {
+        let by_api = self.0.serves_api && !own_way;
+        let wanted = by_api || self.0.egress.is_closed();
+        wanted.then(|| self.0.passes.issue(tenant, process, by_api))
     }
 
-    /// What the process is told by its environment.
-    pub fn variables(&self, pass: &Pass) -> BTreeMap<String, String> {
-        let values = [format!("http://{}", self.0.address), pass.token().to_owned()];
-        VARIABLES.map(str::to_owned).into_iter().zip(values).collect()
+    /// What the process is told by its environment. `own_network` is whether it has one, in which
+    /// the way out is at another place.
+    pub fn variables(&self, pass: &Pass, own_network: bool) -> BTreeMap<String, String> {
+        let address = if own_network { handed_socket::address() } else { self.0.address };
+        let mut variables = BTreeMap::new();
+        if pass.counts() {
+            let values = [format!("http://{address}"), pass.token().to_owned()];
+            variables.extend(VARIABLES.map(str::to_owned).into_iter().zip(values));
+        }
+        if self.0.egress.is_closed() {
+            // Where many processes come to one place, each has to say who it is.
+            let who = if own_network { String::new() } else { format!("{}@", pass.token()) };
+            for name in OF_PROXY {
+                variables.insert(name.to_owned(), format!("http://{who}{address}"));
+            }
+            for name in BESIDE_PROXY {
+                variables.insert(name.to_owned(), "127.0.0.1,localhost,::1".to_owned());
+            }
+        }
+        variables
+    }
+
+    /// Serves the socket that leads out of the network of a process, as long as that lives.
+    pub fn serve(&self, socket: TcpListener, pass: &Pass) {
+        listener::serve(self.clone(), socket, Some(pass.account()));
     }
 }
 

@@ -43,6 +43,7 @@ pub(super) struct Minutes {
 /// What a process shows at the gateway. Dropped when the process has ended.
 pub struct Pass {
     token: String,
+    counts: bool,
     hash: Hash,
     account: Arc<Account>,
     by_hash: Weak<Mutex<HashMap<Hash, Arc<Account>>>>,
@@ -58,6 +59,11 @@ impl Pass {
     /// The token.
     pub fn token(&self) -> &str {
         &self.token
+    }
+
+    /// Whether what the process uses of the API is counted here.
+    pub fn counts(&self) -> bool {
+        self.counts
     }
 
     /// What was used with it.
@@ -81,12 +87,12 @@ impl Passes {
         Self { by_hash: Arc::default(), minutes }
     }
 
-    pub(super) fn issue(&self, tenant: &TenantId, process: ClientId) -> Pass {
+    pub(super) fn issue(&self, tenant: &TenantId, process: ClientId, counts: bool) -> Pass {
         // Two random UUIDs have 244 random bits.
         let token = format!("{PREFIX}{}{}", Uuid::new_v4().as_simple(), Uuid::new_v4().as_simple());
         let (hash, account) = (hash_of(&token), Arc::new(Account::new(tenant.clone(), process)));
         lock(&self.by_hash).insert(hash, Arc::clone(&account));
-        Pass { token, hash, account, by_hash: Arc::downgrade(&self.by_hash) }
+        Pass { token, counts, hash, account, by_hash: Arc::downgrade(&self.by_hash) }
     }
 
     /// Whose a token is.
@@ -152,8 +158,10 @@ mod tests {
     fn a_token_is_good_as_long_as_its_pass_and_shown_nowhere() {
         let passes = Passes::new(None);
         let tenant = TenantId::default();
-        let (one, other) =
-            (passes.issue(&tenant, ClientId::fresh()), passes.issue(&tenant, ClientId::fresh()));
+        let (one, other) = (
+            passes.issue(&tenant, ClientId::fresh(), true),
+            passes.issue(&tenant, ClientId::fresh(), true),
+        );
         assert_ne!(one.token(), other.token());
         assert!(!format!("{one:?} {passes:?}").contains(one.token()));
         let token = one.token().to_owned();

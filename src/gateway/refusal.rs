@@ -39,6 +39,14 @@ pub(super) enum Refusal {
         /// Until there is room again.
         wait: Duration,
     },
+    /// The API takes no requests for this model for longer than one is held.
+    #[error("the API takes no requests for {model} with this credential for {} seconds more", .wait.as_secs())]
+    Limited {
+        /// The model.
+        model: String,
+        /// For so long.
+        wait: Duration,
+    },
     /// The API could not be reached, or broke off.
     #[error("the API cannot be reached: {0}")]
     Upstream(String),
@@ -55,6 +63,7 @@ impl Refusal {
             Self::Budget(_) => "budget",
             Self::Day => "day",
             Self::Tokens { .. } => "tokens",
+            Self::Limited { .. } => "limited",
             Self::Upstream(_) => "upstream",
         }
     }
@@ -68,7 +77,9 @@ impl Refusal {
             Self::Credential => (StatusCode::SERVICE_UNAVAILABLE, "api_error"),
             // A request that comes again costs no less: the CLI gives up on this one at once.
             Self::Budget(_) | Self::Day => (StatusCode::PAYMENT_REQUIRED, "billing_error"),
-            Self::Tokens { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
+            Self::Tokens { .. } | Self::Limited { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
+            }
             Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "api_error"),
         }
     }
@@ -81,8 +92,11 @@ impl Refusal {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Self::Tokens { wait, .. } = self {
+        if let Self::Tokens { wait, .. } | Self::Limited { wait, .. } = self {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+        }
+        if matches!(self, Self::Limited { .. }) {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         response
     }

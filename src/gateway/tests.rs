@@ -1,4 +1,5 @@
 mod api;
+mod proxy;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -45,6 +46,8 @@ impl Bed {
             tenants: BTreeMap::new(),
             prices: Prices::new(Vec::new()),
             tokens_per_minute: None,
+            serves_api: true,
+            egress: Egress::Open,
         };
         change(&mut settings);
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("bound");
@@ -54,7 +57,7 @@ impl Bed {
     }
 
     fn pass(&self) -> Pass {
-        self.gateway.pass(&TenantId::default(), ClientId::fresh())
+        self.gateway.pass(&TenantId::default(), ClientId::fresh(), false).expect("for the API")
     }
 
     /// Sends a request as a CLI does, and reads the answer to its end.

@@ -15,7 +15,7 @@ use hyper_util::{
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-use super::{Settings, refusal::Refusal};
+use super::{Settings, body::Begun, refusal::Refusal};
 use crate::os::{pem, regular};
 
 /// How long a connection is kept that nobody uses.
@@ -43,7 +43,7 @@ pub enum UpstreamError {
 /// The API.
 pub(super) struct Upstream {
     base: Uri,
-    client: Client<HttpsConnector<HttpConnector>, Incoming>,
+    client: Client<HttpsConnector<HttpConnector>, Begun>,
 }
 
 impl fmt::Debug for Upstream {
@@ -74,7 +74,7 @@ impl Upstream {
     /// Sends a request, whose address is that of the gateway, to the API.
     pub(super) async fn send(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<Begun>,
     ) -> Result<Response<Incoming>, Refusal> {
         *request.uri_mut() = self.address(request.uri()).map_err(|error| failed(&error))?;
         self.client.request(request).await.map_err(|error| failed(&error))

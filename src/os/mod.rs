@@ -10,6 +10,7 @@
 //!   its child for a moment, and ends what that has left behind.
 //! - [`group_watch`] is a process that kills what the service has enclosed, and was about to
 //!   enclose, when that is gone.
+//! - [`handed_socket`] listens in another network than the one that it is served from.
 //! - [`killing`] kills many processes, also those that fork meanwhile.
 //! - [`launch`] starts a program without copying this process.
 //! - [`lease_watch`] is a process that ends what the service has started when that does not
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod confined;
 pub mod descriptors;
 pub mod group_watch;
+pub mod handed_socket;
 pub mod killing;
 pub mod launch;
 pub mod lease_watch;

@@ -17,6 +17,7 @@
 //! - [`rules`]: what the operator's permission rules may look like.
 //! - [`json`]: what MCP servers, subagents and permission updates may say.
 
+pub mod egress;
 pub mod folders;
 pub mod json;
 pub mod options;

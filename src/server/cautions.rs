@@ -6,7 +6,11 @@ use std::{net::SocketAddr, path::Path};
 use tracing::warn;
 
 use super::Enclosure;
-use crate::{access::authenticator::Authenticator, cli::sandbox::Sandbox, config::Config};
+use crate::{
+    access::authenticator::Authenticator,
+    cli::sandbox::Sandbox,
+    config::{Config, EgressConfig},
+};
 
 /// Logs one line for each.
 pub fn give(config: &Config, enclosure: &Enclosure, authenticator: &Authenticator) {
@@ -18,6 +22,15 @@ pub fn give(config: &Config, enclosure: &Enclosure, authenticator: &Authenticato
             detail = "agents of one tenant can read and change what others have; set \
                       cli.sandbox_required = true to refuse such a start",
             "tenants_not_kept_apart"
+        );
+    }
+    if config.policy.egress != EgressConfig::Open && !enclosure.sandbox.has_own_network() {
+        warn!(
+            mode,
+            passed_over = %enclosure.passed_over,
+            detail = "only programs that go by HTTPS_PROXY heed policy.egress; set \
+                      cli.sandbox_required = true to refuse such a start",
+            "egress_not_enforced"
         );
     }
     if rustix::process::geteuid().is_root() {

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use super::{early::EarlyStop, state::make_state_folder};
 use crate::{
     cli::sandbox::{self, MountPlan, Sandbox, Tried, Unsupported, View},
-    config::{Config, SandboxMode, StoreKind},
+    config::{Config, EgressConfig, SandboxMode, StoreKind},
     os::supervisor::{self, Ending, Strays},
 };
 
@@ -169,6 +169,7 @@ fn view<'a>(config: &'a Config, secrets: &'a [PathBuf], supervisor: &'a Path) ->
         visible,
         tmp_bytes: config.cli.tmp_limit,
         max_tasks: config.cli.max_tasks as u64,
+        own_network: config.policy.egress != EgressConfig::Open,
         supervisor,
     }
 }

@@ -9,10 +9,10 @@ use tokio::net::TcpListener;
 use super::{Enclosure, settings};
 use crate::{
     cli::versions::Installed,
-    config::{Config, PriceConfig, TenantCredential},
+    config::{Config, EgressConfig, PriceConfig, TenantCredential},
     domain::ids::TenantId,
     gateway::{Allowances, CredentialFile, CredentialKind, Gateway, Price, Prices, Settings},
-    policy::Policy,
+    policy::{Policy, egress::Egress},
     pool::SessionPool,
     supply::ProcessSupply,
     tasks::Tasks,
@@ -49,8 +49,21 @@ fn settings_of(config: &Config) -> anyhow::Result<Settings> {
         credential,
         tenants: own.tenant.iter().filter_map(of_tenant).collect(),
         prices: Prices::new(own.price.iter().map(price).collect()),
+        serves_api: own.enabled,
+        egress: egress(config)?,
         tokens_per_minute: Some(tokens as u64).filter(|tokens| *tokens > 0),
     })
+}
+
+/// Where sessions may connect to. Patterns were checked when the configuration was read.
+fn egress(config: &Config) -> anyhow::Result<Egress> {
+    let patterns = match &config.policy.egress {
+        EgressConfig::Open => return Ok(Egress::Open),
+        EgressConfig::Gateway => Ok(Vec::new()),
+        EgressConfig::Hosts(hosts) => hosts.iter().map(|text| text.parse()).collect(),
+    };
+    let patterns: Result<_, String> = patterns;
+    Ok(Egress::Hosts(patterns.map_err(|problem| anyhow::anyhow!("policy.egress: {problem}"))?))
 }
 
 fn credential_in(

@@ -40,7 +40,7 @@ impl Listeners {
             metrics: bind_if("server.metrics_listen", server.metrics_listen).await?,
             gateway: bind_if(
                 "gateway.listen",
-                config.gateway.enabled.then_some(config.gateway.listen),
+                config.needs_gateway().then_some(config.gateway.listen),
             )
             .await?,
         })

@@ -7,17 +7,14 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
-    Lease, Miss, Order, SpareUse, folders, handshake, prepare::blocking, recheck, shared::Shared,
-    spares::spare::Spare, starting::brings_a_way,
+    Lease, Miss, Order, SpareUse, folders, handshake,
+    passes::{brings_a_way, metered},
+    prepare::blocking,
+    recheck,
+    shared::Shared,
+    spares::spare::Spare,
 };
-use crate::{
-    cli::{
-        binding,
-        cost::{Meter, Wire},
-        process::Child as _,
-    },
-    gateway::Pass,
-};
+use crate::cli::{binding, cost::Meter, process::Child as _};
 
 /// What a spare may take to answer, a hundred times what it needs: one that hangs is given
 /// up for a start that the caller can still wait for.
@@ -100,11 +97,6 @@ impl Shared {
         drop(blocking(move || std::fs::remove_file(session)).await);
         Err(Miss::Failed)
     }
-}
-
-/// A meter that goes by what a process is seen to use, where that is seen.
-pub(super) fn metered(meter: Meter, pass: Option<&Pass>) -> Meter {
-    meter.by_wire(pass.map(|pass| pass.account() as Arc<dyn Wire>))
 }
 
 fn leased(spare: Spare, began: Instant) -> Lease {

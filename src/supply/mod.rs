@@ -9,6 +9,7 @@
 mod bind;
 mod folders;
 mod handshake;
+mod passes;
 mod prepare;
 mod process_supply;
 mod recheck;

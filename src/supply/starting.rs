@@ -7,9 +7,8 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::{
-    Lease, Order, SpareUse,
-    bind::metered,
-    folders, handshake,
+    Lease, Order, SpareUse, folders, handshake,
+    passes::{brings_a_way, metered},
     prepare::{Prepared, is_of_the_disk, prepare},
     shared::{Shared, Starting},
     slots::ProcessSlot,
@@ -30,7 +29,7 @@ use crate::{
         ids::{ClientId, TenantId},
         options::Options,
     },
-    gateway::{OF_ANOTHER_WAY, Pass},
+    gateway::Pass,
 };
 
 /// What an error needs to reach its caller.
@@ -157,7 +156,7 @@ impl Shared {
             return Err(self.explained(cause));
         }
         // What is counted on its way begins with the process.
-        if lease.resumed && lease.pass.is_none() {
+        if lease.resumed && !lease.pass.as_ref().is_some_and(Pass::counts) {
             lease.meter = Meter::of_resumed(&mut lease.connection, saved_cost_usd);
         }
         lease.connect_time = began.elapsed();
@@ -188,17 +187,21 @@ impl Shared {
         let inherited = |name: &str| std::env::var(name).ok();
         let mut variables = variables.clone();
         variables.extend(self.variables().await?);
-        let gateway = self.gateway.as_ref().filter(|_| !brings_a_way(options));
-        let pass = gateway.map(|gateway| {
-            let pass = gateway.pass(tenant, client_id);
-            variables.extend(gateway.variables(&pass));
-            pass
-        });
+        let sandbox = &self.settings.sandbox;
+        let gateway = self.gateway.as_ref();
+        let pass = gateway.and_then(|it| it.pass(tenant, client_id, brings_a_way(options)));
+        if let (Some(gateway), Some(pass)) = (gateway, &pass) {
+            variables.extend(gateway.variables(pass, sandbox.has_own_network()));
+        }
         let settings = self.settings.with_variables(variables);
         let command = settings.command(tenant, origin, options, folders, client_id, inherited);
         debug!(%client_id, args = ?command.shown_args(), "cli_starting");
-        let started = Process::start(command, &self.settings.sandbox, self.limits.max_frame_bytes);
-        let (process, connection) = started.await.map_err(|error| self.not_started(&error))?;
+        let started = Process::start(command, sandbox, self.limits.max_frame_bytes);
+        let (mut process, connection) = started.await.map_err(|error| self.not_started(&error))?;
+        if let (Some(gateway), Some(pass), Some(way_out)) = (gateway, &pass, process.take_way_out())
+        {
+            gateway.serve(way_out, pass);
+        }
         let process = match &self.watch {
             Some(watch) => process.bounded_by(watch),
             None => process,
@@ -233,11 +236,6 @@ impl Shared {
             None => cause,
         }
     }
-}
-
-/// Whether a session has a way to a model of its own, which the operator lets callers choose.
-pub(super) fn brings_a_way(options: &Options) -> bool {
-    OF_ANOTHER_WAY.iter().any(|name| options.env.0.contains_key(*name))
 }
 
 /// Whether a program is not there, or is nothing that can be run here.

@@ -60,7 +60,15 @@ pub static CREDENTIAL: LogLimit = LogLimit::new("gateway_credential_unreadable")
 /// Requests that do not reach the API.
 pub static UPSTREAM: LogLimit = LogLimit::new("gateway_upstream_failed");
 
-static ALL: [&LogLimit; 18] = [
+/// Connections of sessions that are refused.
+pub static EGRESS: LogLimit = LogLimit::new("egress_refused");
+
+/// Refusals of the API that there were too many requests.
+pub static LIMITED: LogLimit = LogLimit::new("gateway_rate_limited");
+
+static ALL: [&LogLimit; 20] = [
+    &LIMITED,
+    &EGRESS,
     &CREDENTIAL,
     &UPSTREAM,
     &UNAUTHENTICATED,

@@ -3,6 +3,8 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
+use axum::http::StatusCode;
+
 use session_pool::{
     config::Config,
     proto::{SessionOptions, SessionStatus},
@@ -11,10 +13,12 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::Instant,
 };
 
 use crate::{
     bed::{Bed, Version, each_version},
+    stand_in::Times,
     support::{eventually, service::query_with, turn::Turn},
 };
 
@@ -24,6 +28,7 @@ each_version!(
     what_a_session_cost_is_what_the_api_counted,
     what_an_agent_spends_beside_its_cli_counts_and_is_bounded,
     a_key_that_is_rotated_fails_no_turn,
+    a_limit_that_passes_fails_no_turn_and_one_of_hours_is_told_at_once,
 );
 
 const KEY: &str = "sk-ant-the-real-one";
@@ -180,5 +185,28 @@ async fn a_key_that_is_rotated_fails_no_turn(version: Version) {
         bed.last_request(&turn.result().cli_session_id).header("x-api-key"),
         Some("sk-ant-another")
     );
+    bed.stop().await;
+}
+
+async fn a_limit_that_passes_fails_no_turn_and_one_of_hours_is_told_at_once(version: Version) {
+    let key = Key::new();
+    let bed = Bed::with(version, |config| key.behind_gateway(config)).await;
+    for session in ["a", "b", "c"] {
+        bed.query(session, "hello").await.result();
+    }
+    let limited = StatusCode::TOO_MANY_REQUESTS;
+    bed.api.refuse(limited, Some(2), Times::Count(3));
+    let again = async |session| bed.service.query(session, "again").await;
+    let (a, b, c) = tokio::join!(again("a"), again("b"), again("c"));
+    for turn in [a, b, c] {
+        assert!(!turn.result().is_error, "{:?}", turn.result());
+    }
+    bed.api.refuse(limited, Some(7200), Times::Forever);
+    let began = Instant::now();
+    for session in ["a", "b"] {
+        let turn = bed.service.query(session, "and again").await;
+        assert!(turn.result().is_error, "{:?}", turn.result());
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     bed.stop().await;
 }

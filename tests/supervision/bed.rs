@@ -92,6 +92,32 @@ impl Bed {
         Self { daemon, unique: format!("1000.{digits:09}"), api: Some(api), _program: None }
     }
 
+    /// On a version of the real CLI that reaches the API through the service, which has the key in a
+    /// file.
+    pub async fn behind_gateway(
+        mode: &str,
+        version: &str,
+        key_file: &Path,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let api = StandIn::start().await.expect("a stand-in");
+        let (path, url) = (executable(version).display().to_string(), api.url());
+        let key_file = key_file.display().to_string();
+        let mut all = vec![
+            ("CLI__SANDBOX", mode),
+            ("CLI__PATH", &path),
+            ("GATEWAY__UPSTREAM", &url),
+            ("GATEWAY__API_KEY_FILE", &key_file),
+            ("POOL__STREAM_FIRST_CHUNK_TIMEOUT", "60s"),
+            ("POOL__STREAM_ONGOING_TIMEOUT", "120s"),
+            ("POOL__CONNECT_TIMEOUT", "120s"),
+        ];
+        all.extend(settings);
+        let daemon = Daemon::start(&all).await;
+        let digits = uuid::Uuid::new_v4().as_u128() % 1_000_000_000;
+        Self { daemon, unique: format!("1000.{digits:09}"), api: Some(api), _program: None }
+    }
+
     /// On a version of the real CLI, with a configuration file.
     pub async fn configured(mode: &str, version: &str, file: &str) -> Self {
         Self::real(mode, version, &[("CONFIG", file)]).await

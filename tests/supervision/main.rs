@@ -11,6 +11,7 @@ mod support;
 mod bed;
 
 mod disk;
+mod egress;
 mod ends;
 mod escapes;
 mod large;

@@ -16,7 +16,7 @@ use crate::os::supervisor;
 const SUPERVISOR: &str = "/dev/session-pool";
 
 /// Namespaces of processes, of shared memory and of host names; no capabilities; no
-/// terminal to put words into. The network is the machine's: the CLI needs it.
+/// terminal to put words into. The network is the machine's, unless the plan says otherwise.
 const ALWAYS: [&str; 8] = [
     "--die-with-parent",
     "--as-pid-1",
@@ -49,6 +49,9 @@ pub fn arguments(plan: &MountPlan, open: &Open, work: &Path, announce: RawFd) ->
     let mut arguments: Vec<OsString> = ALWAYS.map(OsString::from).into();
     if !plan.nesting {
         arguments.extend(["--unshare-user", "--disable-userns"].map(OsString::from));
+    }
+    if plan.own_network {
+        arguments.push("--unshare-net".into());
     }
     let mut add = |option: &str, paths: &[&Path]| {
         arguments.push(option.into());
@@ -99,12 +102,22 @@ pub fn arguments(plan: &MountPlan, open: &Open, work: &Path, announce: RawFd) ->
         add("--remount-ro", &[folder]);
     }
     add("--chdir", &[work]);
-    arguments.extend(["--", SUPERVISOR, supervisor::SUBCOMMAND].map(OsString::from));
+    arguments.extend(first_process(plan, open));
+    arguments
+}
+
+/// What begins in the namespace, and keeps the command that follows.
+fn first_process(plan: &MountPlan, open: &Open) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> =
+        ["--", SUPERVISOR, supervisor::SUBCOMMAND].map(OsString::from).into();
     let first = match plan.task_wall() {
         Some(tasks) => format!("{}={tasks}", supervisor::FIRST),
         None => supervisor::FIRST.to_owned(),
     };
     arguments.push(first.into());
+    if let Some(listen) = &open.listen {
+        arguments.push(format!("{}{}", supervisor::LISTEN, listen.as_raw_fd()).into());
+    }
     arguments
 }
 
@@ -124,6 +137,7 @@ mod tests {
             nesting: false,
             counted: true,
             max_tasks: 2048,
+            own_network: true,
             supervisor: "/proc/self/exe".into(),
             bwrap: "/usr/bin/bwrap".into(),
         };
@@ -135,7 +149,9 @@ mod tests {
             folders: vec![folder("/var/lib/pool/work"), folder("/srv/shared")],
             filter: Some(File::open("/dev/null").expect("opened").into()),
             supervisor: Some(File::open("/dev/null").expect("opened").into()),
+            listen: Some(File::open("/dev/null").expect("opened").into()),
         };
+        let listen = open.listen.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
         let supervisor = open.supervisor.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
         let [work, shared] = [0, 1].map(|index: usize| open.folders[index].fd.as_raw_fd());
         let filter = open.filter.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
@@ -150,7 +166,7 @@ mod tests {
             words.join(" "),
             format!(
                 "--die-with-parent --as-pid-1 --unshare-pid --unshare-ipc --unshare-uts --new-session \
-                 --cap-drop ALL --unshare-user --disable-userns --info-fd 7 --seccomp {filter} --ro-bind / / \
+                 --cap-drop ALL --unshare-user --disable-userns --unshare-net --info-fd 7 --seccomp {filter} --ro-bind / / \
                  --dev /dev --size 1000 --tmpfs /dev/shm \
                  --ro-bind-fd {supervisor} /dev/session-pool \
                  --remount-ro /dev --proc /proc {masked}--remount-ro /proc \
@@ -161,7 +177,7 @@ mod tests {
                  --bind-fd {work} /var/lib/pool/work \
                  --bind-fd {shared} /srv/shared \
                  --remount-ro /home --remount-ro /var/lib/pool \
-                 --chdir /var/lib/pool/work -- /dev/session-pool keep --first=2560"
+                 --chdir /var/lib/pool/work -- /dev/session-pool keep --first=2560 --listen={listen}"
             )
         );
     }

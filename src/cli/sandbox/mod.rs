@@ -44,11 +44,18 @@ pub struct Open {
     pub filter: Option<OwnedFd>,
     /// The program that is the first process in it.
     pub supervisor: Option<OwnedFd>,
+    /// On which the socket is handed over that leads out of its network.
+    pub listen: Option<OwnedFd>,
 }
 
 impl Open {
-    fn for_bubblewrap(plan: &MountPlan, folders: &Folders) -> io::Result<Self> {
+    fn for_bubblewrap(
+        plan: &MountPlan,
+        folders: &Folders,
+        listen: Option<OwnedFd>,
+    ) -> io::Result<Self> {
         Ok(Self {
+            listen,
             folders: PinnedDir::all(folders)?,
             filter: Some(syscalls::filter()?),
             supervisor: Some(fs::File::open(&plan.supervisor)?.into()),
@@ -58,7 +65,7 @@ impl Open {
     /// All of them, to be handed over.
     pub fn into_fds(self) -> impl Iterator<Item = OwnedFd> {
         let folders = self.folders.into_iter().map(|folder| folder.fd);
-        folders.chain(self.filter).chain(self.supervisor)
+        folders.chain(self.filter).chain(self.supervisor).chain(self.listen)
     }
 }
 
@@ -113,11 +120,24 @@ impl Sandbox {
         }
     }
 
-    /// What has to be open for [`Self::enclose`], and inherited by what it starts.
-    pub(super) fn open(&self, command: &LaunchCommand) -> io::Result<Open> {
+    /// Whether sessions have a network of their own, which leads nowhere by itself.
+    pub fn has_own_network(&self) -> bool {
+        match self {
+            Self::ProcessTree(_) => false,
+            Self::Bubblewrap(plan) => plan.own_network,
+        }
+    }
+
+    /// What has to be open for [`Self::enclose`], and inherited by what it starts. On `listen` the
+    /// socket is handed over that leads out of a network of its own.
+    pub(super) fn open(
+        &self,
+        command: &LaunchCommand,
+        listen: Option<OwnedFd>,
+    ) -> io::Result<Open> {
         match self {
             Self::ProcessTree(_) => Ok(Open::default()),
-            Self::Bubblewrap(plan) => Open::for_bubblewrap(plan, &command.folders),
+            Self::Bubblewrap(plan) => Open::for_bubblewrap(plan, &command.folders, listen),
         }
     }
 

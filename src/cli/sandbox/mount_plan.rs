@@ -42,6 +42,8 @@ pub struct MountPlan {
     pub counted: bool,
     /// Processes and threads that a session may have; 0 is no bound.
     pub max_tasks: u64,
+    /// Whether each session has a network of its own, which leads nowhere by itself.
+    pub own_network: bool,
     /// The program that has the supervisor as a subcommand.
     pub supervisor: PathBuf,
     /// Bubblewrap, looked up once: a variable that a caller sets is not to say where it is.
@@ -63,6 +65,8 @@ pub struct View<'a> {
     pub tmp_bytes: u64,
     /// Processes and threads that a session may have; 0 is no bound.
     pub max_tasks: u64,
+    /// Whether each session has a network of its own.
+    pub own_network: bool,
     /// The program that has the supervisor as a subcommand.
     pub supervisor: &'a Path,
 }
@@ -70,8 +74,16 @@ pub struct View<'a> {
 impl MountPlan {
     /// Looks at this machine.
     pub fn of_this_machine(view: &View<'_>) -> Self {
-        let View { state_dir, secrets, program, visible, tmp_bytes, max_tasks, supervisor } =
-            view.clone();
+        let View {
+            state_dir,
+            secrets,
+            program,
+            visible,
+            tmp_bytes,
+            max_tasks,
+            own_network,
+            supervisor,
+        } = view.clone();
         let home = env::var_os("HOME").map(PathBuf::from);
         let folders = PRIVATE.into_iter().chain(HOMES).map(PathBuf::from);
         let folders = folders.chain(home).chain([state_dir.to_owned()]);
@@ -91,7 +103,18 @@ impl MountPlan {
         // What is not there fails to start.
         let bwrap = program::find(Path::new(BWRAP)).unwrap_or_else(|| BWRAP.into());
         let nesting = false;
-        Self { folders, files, shown, tmp_bytes, nesting, counted, max_tasks, supervisor, bwrap }
+        Self {
+            folders,
+            files,
+            shown,
+            tmp_bytes,
+            nesting,
+            counted,
+            max_tasks,
+            own_network,
+            supervisor,
+            bwrap,
+        }
     }
 
     /// Processes and threads that the kernel is to let a session have, 0 for no bound; `None`
@@ -207,6 +230,7 @@ mod tests {
             visible: vec![shown.clone(), root.join("not-there")],
             tmp_bytes: 1,
             max_tasks: 0,
+            own_network: false,
             supervisor: Path::new("/proc/self/exe"),
         });
         assert!(plan.shown.contains(&(shown.clone(), shown.clone())), "{plan:?}");

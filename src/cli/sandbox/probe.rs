@@ -176,7 +176,7 @@ pub fn sweep_trials(state_dir: &Path) -> io::Result<()> {
 fn try_out(plan: &MountPlan, folders: &Folders, hidden: &Path) -> Result<Vec<String>, Unsupported> {
     let (_reader, announce) = announcement()?;
     let mut command = StdCommand::new(&plan.bwrap);
-    let open = Open::for_bubblewrap(plan, folders)?;
+    let open = Open::for_bubblewrap(plan, folders, None)?;
     command.args(argv::arguments(plan, &open, &folders.work, announce.as_raw_fd()));
     command.args(["--", "sh", "-c", BREAK_OUT, "sh"]).arg(hidden);
     command.args(folders.writable().map(as_mountinfo_spells));

@@ -3,7 +3,7 @@
 use http::Uri;
 
 use super::{Config, Findings};
-use crate::config::secrets::shown_url;
+use crate::config::{EgressConfig, secrets::shown_address};
 
 /// Variables by which a CLI finds a way to a model. The gateway sets them, or makes them pointless.
 const OF_THE_WAY: [&str; 4] =
@@ -12,7 +12,11 @@ const OF_THE_WAY: [&str; 4] =
 pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     let gateway = &config.gateway;
     if let Some(problem) = problem_of(&gateway.upstream) {
-        findings.refuse("gateway.upstream", format!("{:?}", shown_url(&gateway.upstream)), problem);
+        findings.refuse(
+            "gateway.upstream",
+            format!("{:?}", shown_address(&gateway.upstream)),
+            problem,
+        );
     }
     if !gateway.listen.ip().to_canonical().is_loopback() {
         let problem = "must be a loopback address: only CLIs of this machine have a use for it";
@@ -34,6 +38,13 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
         let problem = "needs a credential: gateway.api_key_file, gateway.bearer_token_file or \
                        [[gateway.tenant]]";
         findings.refuse("gateway.enabled", "true", problem);
+    }
+    if config.policy.egress == EgressConfig::Gateway
+        && !gateway.enabled
+        && findings.is_sound("gateway.enabled")
+    {
+        let problem = "needs gateway.enabled: no session could reach the API";
+        findings.refuse("policy.egress", "gateway", problem);
     }
     if gateway.enabled {
         check_variables(config, findings);

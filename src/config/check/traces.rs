@@ -3,7 +3,7 @@
 use http::Uri;
 
 use super::{Config, Findings};
-use crate::config::secrets::shown_url;
+use crate::config::secrets::shown_address;
 
 /// Bytes of a name.
 const LONGEST_NAME: usize = 255;
@@ -11,7 +11,7 @@ const LONGEST_NAME: usize = 255;
 pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     let traces = &config.traces;
     if let Some(problem) = problem_of(&traces.otlp_endpoint) {
-        let shown = format!("{:?}", shown_url(&traces.otlp_endpoint));
+        let shown = format!("{:?}", shown_address(&traces.otlp_endpoint));
         findings.refuse("traces.otlp_endpoint", shown, problem);
     }
     let name = &traces.service_name;

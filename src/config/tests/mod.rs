@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod gateway;
 mod operator_rules;
 mod reference;
 mod rules;

@@ -139,6 +139,7 @@ fn the_defaults_that_the_comments_name_are_in_force() {
             Slot::Format(place) => said == format!("`{}`", place.as_str()),
             Slot::McpServers(place) => said == format!("`{}`", place.as_str()),
             Slot::FileMentions(place) => said == format!("`{}`", place.as_str()),
+            Slot::Egress(_) => said == "`open`",
             _ => continue,
         };
         assert!(as_said, "{}: {default}", field.key);

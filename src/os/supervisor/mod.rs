@@ -36,7 +36,8 @@ use signal_hook::{
 
 pub use ending::Ending;
 pub use start::{
-    ANNOUNCE, CANNOT_RUN, FIRST, SUBCOMMAND, bind_to_parent, kept_as, mark_as_kept, run_subcommand,
+    ANNOUNCE, CANNOT_RUN, FIRST, LISTEN, SUBCOMMAND, bind_to_parent, kept_as, mark_as_kept,
+    run_subcommand,
 };
 
 use crate::os::{

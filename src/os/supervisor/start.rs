@@ -22,10 +22,11 @@ use rustix::{
 };
 
 use super::{Ending, Strays, keep};
-use crate::os::{launch::Prepare, limits};
+use crate::os::{handed_socket, launch::Prepare, limits};
 
 /// The hidden subcommand: `session-pool keep --announce=FD -- PROGRAM ARGUMENT…`, or
-/// `--first` in place of the announcement.
+/// `--first` in place of the announcement, with `--listen=FD` behind it where the session has a
+/// network of its own.
 pub const SUBCOMMAND: &str = "keep";
 
 /// Its option: an inherited file descriptor to which one line is written, the child's
@@ -36,6 +37,10 @@ pub const ANNOUNCE: &str = "--announce=";
 /// there can look into it or change it, and nobody waits for an announcement. As `--first=TASKS`
 /// it has a user namespace of its own, too, which it bounds to so many tasks; 0 is no bound.
 pub const FIRST: &str = "--first";
+
+/// Its third option: an inherited file descriptor on which a socket is handed over that listens in
+/// the network that the first process is in.
+pub const LISTEN: &str = "--listen=";
 
 /// What the first process of a namespace says on stderr, before the program and the reason.
 pub const CANNOT_RUN: &str = "session-pool: cannot run ";
@@ -89,21 +94,24 @@ pub(super) fn spawn(command: &mut Command) -> io::Result<Pid> {
 /// Runs the hidden subcommand. `arguments` are those after its name.
 pub fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut arguments = arguments.into_iter();
-    let (Some(option), Some(_), Some(program)) =
-        (arguments.next(), arguments.next(), arguments.next())
-    else {
+    let (Some(option), Some(next)) = (arguments.next(), arguments.next()) else {
         return ExitCode::from(2);
     };
+    let listen = fd_of(&next.to_string_lossy(), LISTEN);
+    // Behind all options there is `--`.
+    let program = arguments.nth(usize::from(listen.is_some()));
+    let Some(program) = program else { return ExitCode::from(2) };
     let mut command = Command::new(program);
     command.args(arguments);
     rustix::thread::set_name(c"supervisor").ok();
     limits::no_cores();
     let option = option.to_string_lossy();
-    match (fd_of(&option), option.strip_prefix(FIRST)) {
+    let listen = listen.map(inherited);
+    match (fd_of(&option, ANNOUNCE), option.strip_prefix(FIRST)) {
         (Some(fd), _) => keep_and_announce(&mut command, inherited(fd)),
-        (None, Some("")) => keep_as_first(&mut command, None),
+        (None, Some("")) => keep_as_first(&mut command, None, listen),
         (None, Some(tasks)) => match tasks.strip_prefix('=').and_then(|tasks| tasks.parse().ok()) {
-            Some(tasks) => keep_as_first(&mut command, Some(tasks)),
+            Some(tasks) => keep_as_first(&mut command, Some(tasks), listen),
             None => ExitCode::from(2),
         },
         (None, None) => ExitCode::from(2),
@@ -112,7 +120,7 @@ pub fn run_subcommand(arguments: impl IntoIterator<Item = OsString>) -> ExitCode
 
 /// In a namespace of processes, of which this is the first; and in one of users, if there are
 /// `tasks` that may be in it.
-fn keep_as_first(command: &mut Command, tasks: Option<u64>) -> ExitCode {
+fn keep_as_first(command: &mut Command, tasks: Option<u64>, listen: Option<File>) -> ExitCode {
     // Otherwise its processes, which have the same user, could trace this one and take the
     // death signal from it that ends them with the service.
     let closed = set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from);
@@ -120,7 +128,9 @@ fn keep_as_first(command: &mut Command, tasks: Option<u64>) -> ExitCode {
         Some(tasks) => limits::bound_namespace(Some(tasks).filter(|tasks| *tasks > 0)),
         None => Ok(()),
     };
-    if let Err(error) = closed.and_then(|()| bounded()) {
+    // Before anything in here can take its place.
+    let listening = || listen.map_or(Ok(()), handed_socket::make);
+    if let Err(error) = closed.and_then(|()| bounded()).and_then(|()| listening()) {
         complain(command, &error);
         return ExitCode::from(127);
     }
@@ -154,8 +164,8 @@ fn keep_and_announce(command: &mut Command, announce: File) -> ExitCode {
     }
 }
 
-fn fd_of(argument: &str) -> Option<RawFd> {
-    argument.strip_prefix(ANNOUNCE)?.parse().ok().filter(|fd| *fd > 2)
+fn fd_of(argument: &str, option: &str) -> Option<RawFd> {
+    argument.strip_prefix(option)?.parse().ok().filter(|fd| *fd > 2)
 }
 
 #[expect(unsafe_code, reason = "a file descriptor that is handed over is only a number")]

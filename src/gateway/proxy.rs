@@ -1,0 +1,205 @@
+//! The way of sessions to other hosts: a proxy that resolves names itself, connects to what the
+//! operator has listed, and passes bytes on. It is all the network that a session has where it has
+//! one of its own; elsewhere programs go by it that heed `HTTPS_PROXY`.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{CONTENT_TYPE, HOST, PROXY_AUTHORIZATION},
+    uri::Authority,
+};
+use http_body_util::BodyExt as _;
+use hyper::{body::Incoming, client::conn::http1, upgrade};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tracing::{debug, debug_span, info};
+
+use super::{
+    Gateway,
+    account::Account,
+    body::{AnyBody, full},
+    forward::drop_of_connection,
+};
+use crate::{policy::egress::Refused, telemetry::log_limit::EGRESS};
+
+/// How long a connection may take, and the look-up of a name before it.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Why a session does not get to a host.
+#[derive(Debug, thiserror::Error)]
+enum NoWay {
+    #[error("the proxy wants the token of a process of this service that is alive")]
+    Unknown,
+    #[error("{0:?} is no HOST:PORT")]
+    Form(String),
+    #[error("{0}: {1}")]
+    Refused(String, Refused),
+    #[error("{0}: {1}")]
+    Unreachable(String, io::Error),
+}
+
+impl NoWay {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unknown => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+            Self::Form(_) => StatusCode::BAD_REQUEST,
+            Self::Refused(..) => StatusCode::FORBIDDEN,
+            Self::Unreachable(..) => StatusCode::BAD_GATEWAY,
+        }
+    }
+}
+
+impl Gateway {
+    /// Whether a request is one for a proxy.
+    pub(super) fn is_for_proxy(&self, request: &Request<Incoming>) -> bool {
+        self.0.egress.is_closed()
+            && (request.method() == Method::CONNECT || request.uri().scheme().is_some())
+    }
+
+    /// Leads a session to a host, or says why not. `known` is whose connection it is, where that
+    /// says it.
+    pub(super) async fn lead_out(
+        &self,
+        request: Request<Incoming>,
+        known: Option<Arc<Account>>,
+    ) -> Response<AnyBody> {
+        let account = known.or_else(|| self.account_of_proxy(request.headers()));
+        let led = match account {
+            Some(account) => self.lead(request, &account).await,
+            None => Err(NoWay::Unknown),
+        };
+        led.unwrap_or_else(|error| {
+            let mut response = Response::new(full(format!("session-pool: {error}\n")));
+            *response.status_mut() = error.status();
+            let text = HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, text);
+            response
+        })
+    }
+
+    async fn lead(
+        &self,
+        request: Request<Incoming>,
+        account: &Arc<Account>,
+    ) -> Result<Response<AnyBody>, NoWay> {
+        let uri = request.uri();
+        let authority = uri.authority().cloned();
+        let authority = authority.ok_or_else(|| NoWay::Form(uri.to_string()))?;
+        let default = (request.method() != Method::CONNECT).then_some(80);
+        let port = authority.port_u16().or(default).filter(|port| *port > 0);
+        let port = port.ok_or_else(|| NoWay::Form(authority.to_string()))?;
+        let connected = self.connect(&authority, port).await;
+        if let Err(NoWay::Refused(host, why)) = &connected
+            && EGRESS.admits()
+        {
+            let (tenant, client_id) = (account.tenant(), account.process());
+            info!(%tenant, %client_id, host, reason = %why, "egress_refused");
+        }
+        let stream = connected?;
+        stream.set_nodelay(true).ok();
+        if request.method() == Method::CONNECT {
+            self.tunnel(request, stream, Arc::clone(account));
+            return Ok(Response::new(full(String::new())));
+        }
+        self.pass_plain(request, stream, &authority).await
+    }
+
+    /// Connects to what a session names, as far as it may.
+    async fn connect(&self, authority: &Authority, port: u16) -> Result<TcpStream, NoWay> {
+        let egress = &self.0.egress;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let shown = || format!("{host}:{port}");
+        let refused = |why| NoWay::Refused(shown(), why);
+        let unreachable = |error| NoWay::Unreachable(shown(), error);
+        let addresses = match host.parse::<IpAddr>() {
+            Ok(address) => {
+                egress.check_address(address, port).map_err(refused)?;
+                vec![SocketAddr::new(address, port)]
+            }
+            Err(_) => {
+                egress.check_name(host, port).map_err(refused)?;
+                let found = timeout(LIMIT, lookup_host((host, port))).await;
+                let found = found.map_err(io::Error::from).and_then(|found| found);
+                let found: Vec<_> = found.map_err(unreachable)?.collect();
+                let allowed = |it: &&SocketAddr| egress.check_resolved(it.ip(), port).is_ok();
+                let allowed: Vec<_> = found.iter().filter(allowed).copied().collect();
+                if allowed.is_empty() {
+                    return Err(refused(Refused::NotPublic));
+                }
+                allowed
+            }
+        };
+        // By address: the name may have another one by now.
+        let connected = timeout(LIMIT, TcpStream::connect(addresses.as_slice())).await;
+        connected.map_err(io::Error::from).and_then(|stream| stream).map_err(unreachable)
+    }
+
+    /// Passes bytes on both ways, until one side or the process has ended.
+    fn tunnel(&self, request: Request<Incoming>, mut stream: TcpStream, account: Arc<Account>) {
+        let stopping = self.0.tasks.stopping().clone();
+        self.0.tasks.spawn(debug_span!("egress"), async move {
+            let passing = async {
+                let Ok(upgraded) = upgrade::on(request).await else { return };
+                if let Err(error) =
+                    copy_bidirectional(&mut TokioIo::new(upgraded), &mut stream).await
+                {
+                    debug!(%error, "egress_connection_ended");
+                }
+            };
+            tokio::select! {
+                () = passing => {}
+                () = account.closed().cancelled() => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+
+    /// Sends a request in plain text to its host.
+    async fn pass_plain(
+        &self,
+        mut request: Request<Incoming>,
+        stream: TcpStream,
+        authority: &Authority,
+    ) -> Result<Response<AnyBody>, NoWay> {
+        let failed = |error: hyper::Error| {
+            NoWay::Unreachable(authority.to_string(), io::Error::other(error))
+        };
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        let stopping = self.0.tasks.stopping().clone();
+        self.0.tasks.spawn(debug_span!("egress"), async move {
+            tokio::select! {
+                _ = connection => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let path: Uri = path.parse().map_err(|_| NoWay::Form(path.to_owned()))?;
+        *request.uri_mut() = path;
+        drop_of_connection(request.headers_mut());
+        let host = HeaderValue::from_str(authority.as_str());
+        request.headers_mut().insert(HOST, host.map_err(|_| NoWay::Form(authority.to_string()))?);
+        let mut response = sender.send_request(request).await.map_err(failed)?;
+        drop_of_connection(response.headers_mut());
+        Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
+    }
+
+    /// Whose token a request to the proxy has as its password or its user.
+    fn account_of_proxy(&self, headers: &HeaderMap) -> Option<Arc<Account>> {
+        let value = headers.get(PROXY_AUTHORIZATION)?.as_bytes().strip_prefix(b"Basic ")?;
+        let decoded = STANDARD.decode(value).ok()?;
+        let mut parts = decoded.splitn(2, |byte| *byte == b':');
+        parts.find_map(|part| self.0.passes.of(part))
+    }
+}
