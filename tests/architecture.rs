@@ -30,7 +30,7 @@ const ALLOWED: [(&str, &[&str]); 27] = [
     ("tenant", &["counters", "domain", "measures"]),
     ("traces", &["measures", "os", "tasks", "telemetry"]),
     ("turn", &["budget", "counters", "domain", "tasks", "traces"]),
-    ("gateway", &["cli", "domain", "os", "policy", "tasks", "telemetry"]),
+    ("gateway", &["cli", "domain", "measures", "os", "policy", "tasks", "telemetry", "transport"]),
     ("supply", &["cli", "domain", "gateway", "os", "policy", "tasks", "tools"]),
     (
         "session",

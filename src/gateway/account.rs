@@ -4,9 +4,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::usage::Used;
@@ -14,6 +15,9 @@ use crate::{
     cli::{cost::Wire, frame::ModelUse},
     domain::ids::{ClientId, TenantId},
 };
+
+/// Connections of one process. A CLI has some five, with its subagents.
+pub(super) const OF_A_PROCESS: usize = 32;
 
 /// Less than this share of a budget is a rounding error of sums, and no money.
 const DUST: f64 = 1e-9;
@@ -24,6 +28,7 @@ pub struct Account {
     tenant: TenantId,
     process: ClientId,
     closed: CancellationToken,
+    connections: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -38,7 +43,13 @@ struct State {
 
 impl Account {
     pub(super) fn new(tenant: TenantId, process: ClientId) -> Self {
-        Self { tenant, process, closed: CancellationToken::new(), state: Mutex::default() }
+        Self {
+            tenant,
+            process,
+            closed: CancellationToken::new(),
+            connections: Arc::new(Semaphore::new(OF_A_PROCESS)),
+            state: Mutex::default(),
+        }
     }
 
     /// Whose the process is.
@@ -49,6 +60,11 @@ impl Account {
     /// The process.
     pub fn process(&self) -> ClientId {
         self.process
+    }
+
+    /// A place for one more connection of the process, if it has not too many.
+    pub(super) fn connection(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.connections).try_acquire_owned().ok()
     }
 
     /// Cancelled when the process has ended.

@@ -10,6 +10,7 @@ use http::{
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use memchr::{memchr, memmem};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -20,6 +21,7 @@ use super::{
     credentials::API_KEY,
     pacing::LONGEST_HOLD,
     refusal::Refusal,
+    seat::Seat,
     usage::{Form, Tap},
 };
 use crate::telemetry::log_limit::{LIMITED, UPSTREAM};
@@ -45,19 +47,23 @@ const MODEL_WITHIN: usize = 4096;
 const MESSAGES: &str = "/v1/messages";
 
 impl Gateway {
-    /// Passes a request on, or says why not. `known` is whose connection it is, where that says it.
+    /// Passes a request on, or says why not.
     pub(super) async fn pass_on(
         &self,
         request: Request<Incoming>,
-        known: Option<Arc<Account>>,
+        seat: Arc<Seat>,
     ) -> Response<AnyBody> {
         if self.is_for_proxy(&request) {
-            return self.lead_out(request, known).await;
+            return self.lead_out(request, seat).await;
         }
         let path = request.uri().path().to_owned();
-        match self.forward(request).await {
-            Ok(response) => response,
+        match self.forward(request, &seat).await {
+            Ok(response) => {
+                self.0.counts.request(None);
+                response
+            }
             Err(refusal) => {
+                self.0.counts.request(Some(refusal.name()));
                 if matches!(refusal, Refusal::Upstream(_)) && UPSTREAM.admits() {
                     warn!(error = %refusal, "gateway_upstream_failed");
                 }
@@ -67,8 +73,15 @@ impl Gateway {
         }
     }
 
-    async fn forward(&self, mut request: Request<Incoming>) -> Result<Response<AnyBody>, Refusal> {
+    async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+        seat: &Seat,
+    ) -> Result<Response<AnyBody>, Refusal> {
         let account = self.account_of(request.headers())?;
+        if !seat.is_of(&account) {
+            return Err(Refusal::Connections);
+        }
         let path = request.uri().path();
         let uses = path == MESSAGES;
         check_path(request.method(), path)?;
@@ -111,10 +124,13 @@ impl Gateway {
         }
         let key = (String::from_utf8_lossy(credential.as_bytes()).into_owned(), model);
         let model = key.1.clone();
+        let came = Instant::now();
         let turn = self.0.pacing.turn(key, account.tenant()).await;
+        self.0.counts.held(came.elapsed());
         let asking = turn.map_err(|wait| Refusal::Limited { model: model.clone(), wait })?;
         let mut sent = self.0.upstream.send(request).await?;
         if let Some(wait) = asking.heard(sent.status(), sent.headers()) {
+            self.0.counts.limit();
             if LIMITED.admits() {
                 let (tenant, wait_ms) = (account.tenant(), wait.as_millis());
                 info!(%tenant, model, status = sent.status().as_u16(), wait_ms, "gateway_rate_limited");

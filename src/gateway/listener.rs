@@ -11,7 +11,7 @@ use tokio::{
 };
 use tracing::{debug, debug_span, error_span, warn};
 
-use super::{Gateway, account::Account};
+use super::{Gateway, account::Account, seat::Seat};
 use crate::telemetry::log_limit::NOT_ACCEPTED;
 
 /// How long the head of a request may take, and how long a connection may be without one.
@@ -42,6 +42,7 @@ pub(super) fn serve(gateway: Gateway, socket: TcpListener, of_process: Option<Ar
 
 async fn accept(gateway: &Gateway, socket: &TcpListener, of_process: Option<&Arc<Account>>) {
     loop {
+        let place = gateway.0.seats.free().await;
         match socket.accept().await {
             Ok((stream, peer)) => {
                 // An answer comes in many small pieces.
@@ -50,8 +51,14 @@ async fn accept(gateway: &Gateway, socket: &TcpListener, of_process: Option<&Arc
                 let tasks = gateway.0.tasks.clone();
                 tasks.spawn(debug_span!("gateway", %peer), async move {
                     let stopping = gateway.0.tasks.stopping().clone();
+                    let answered = async {
+                        match gateway.0.seats.seat(place, account).await {
+                            Some(seat) => answer(gateway.clone(), stream, Arc::new(seat)).await,
+                            None => debug!("gateway_connection_refused"),
+                        }
+                    };
                     tokio::select! {
-                        () = answer(gateway, stream, account) => {}
+                        () = answered => {}
                         () = stopping.cancelled() => {}
                     }
                 });
@@ -67,15 +74,20 @@ async fn accept(gateway: &Gateway, socket: &TcpListener, of_process: Option<&Arc
 }
 
 /// Answers the requests of a connection until it ends.
-async fn answer(gateway: Gateway, stream: TcpStream, account: Option<Arc<Account>>) {
+async fn answer(gateway: Gateway, stream: TcpStream, seat: Arc<Seat>) {
     let service = service_fn(|request| {
-        let (gateway, account) = (gateway.clone(), account.clone());
-        async move { Ok::<_, Infallible>(gateway.pass_on(request, account).await) }
+        let (gateway, seat) = (gateway.clone(), Arc::clone(&seat));
+        async move { Ok::<_, Infallible>(gateway.pass_on(request, seat).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD);
     let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    if let Err(error) = connection.await {
-        debug!(%error, "gateway_connection_ended");
+    tokio::select! {
+        ended = connection => {
+            if let Err(error) = ended {
+                debug!(%error, "gateway_connection_ended");
+            }
+        }
+        () = seat.revoked() => debug!("gateway_connection_refused"),
     }
 }

@@ -18,6 +18,7 @@
 mod account;
 mod body;
 mod counted;
+mod counts;
 mod credentials;
 mod forward;
 mod listener;
@@ -26,6 +27,7 @@ mod passes;
 mod prices;
 mod proxy;
 mod refusal;
+mod seat;
 mod upstream;
 mod usage;
 
@@ -41,6 +43,7 @@ use std::{
 use http::Uri;
 use tokio::net::TcpListener;
 
+pub use counts::Counts;
 pub use credentials::{CredentialFile, CredentialKind};
 pub use passes::Pass;
 pub use prices::{Price, Prices};
@@ -48,13 +51,14 @@ pub use upstream::UpstreamError;
 
 use crate::{
     domain::ids::{ClientId, TenantId},
-    os::handed_socket,
+    os::{descriptors, handed_socket},
     policy::egress::Egress,
     tasks::Tasks,
 };
 use credentials::Credentials;
 use pacing::Pacing;
 use passes::Passes;
+use seat::Seats;
 use upstream::Upstream;
 
 /// The variables by which a CLI finds the API, and what it shows there. Where a gateway is, nobody
@@ -122,6 +126,8 @@ struct Inner {
     passes: Passes,
     prices: Prices,
     pacing: Pacing,
+    counts: Counts,
+    seats: Seats,
     serves_api: bool,
     egress: Egress,
     tasks: Tasks,
@@ -147,6 +153,9 @@ impl Gateway {
             passes: Passes::new(*tokens_per_minute),
             prices: prices.clone(),
             pacing: Pacing::default(),
+            counts: Counts::default(),
+            // Each has another one to the API, or to another host.
+            seats: Seats::new(usize::try_from(descriptors::limit() / 8).unwrap_or(usize::MAX)),
             serves_api: *serves_api,
             egress: egress.clone(),
             tasks: tasks.clone(),
@@ -159,6 +168,11 @@ impl Gateway {
     /// Who knows what tenants may still spend. Said once, before the first process.
     pub fn hold_to(&self, allowances: Arc<dyn Allowances>) {
         self.0.allowances.set(allowances).ok();
+    }
+
+    /// What it counts.
+    pub fn counts(&self) -> &Counts {
+        &self.0.counts
     }
 
     /// A pass for a process, whose token is good until it is dropped; `None` where it has no use for

@@ -30,6 +30,7 @@ use super::{
     account::Account,
     body::{AnyBody, full},
     forward::drop_of_connection,
+    seat::Seat,
 };
 use crate::{policy::egress::Refused, telemetry::log_limit::EGRESS};
 
@@ -50,6 +51,16 @@ enum NoWay {
 }
 
 impl NoWay {
+    /// The name of the kind, for figures.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Form(_) => "form",
+            Self::Refused(..) => "refused",
+            Self::Unreachable(..) => "unreachable",
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Unknown => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
@@ -67,18 +78,18 @@ impl Gateway {
             && (request.method() == Method::CONNECT || request.uri().scheme().is_some())
     }
 
-    /// Leads a session to a host, or says why not. `known` is whose connection it is, where that
-    /// says it.
+    /// Leads a session to a host, or says why not.
     pub(super) async fn lead_out(
         &self,
         request: Request<Incoming>,
-        known: Option<Arc<Account>>,
+        seat: Arc<Seat>,
     ) -> Response<AnyBody> {
-        let account = known.or_else(|| self.account_of_proxy(request.headers()));
-        let led = match account {
-            Some(account) => self.lead(request, &account).await,
+        let account = seat.account().or_else(|| self.account_of_proxy(request.headers()));
+        let led = match account.filter(|account| seat.is_of(account)) {
+            Some(account) => self.lead(request, &account, seat).await,
             None => Err(NoWay::Unknown),
         };
+        self.0.counts.connection(led.as_ref().map_or_else(NoWay::name, |_| "led"));
         led.unwrap_or_else(|error| {
             let mut response = Response::new(full(format!("session-pool: {error}\n")));
             *response.status_mut() = error.status();
@@ -92,6 +103,7 @@ impl Gateway {
         &self,
         request: Request<Incoming>,
         account: &Arc<Account>,
+        seat: Arc<Seat>,
     ) -> Result<Response<AnyBody>, NoWay> {
         let uri = request.uri();
         let authority = uri.authority().cloned();
@@ -109,7 +121,7 @@ impl Gateway {
         let stream = connected?;
         stream.set_nodelay(true).ok();
         if request.method() == Method::CONNECT {
-            self.tunnel(request, stream, Arc::clone(account));
+            self.tunnel(request, stream, (Arc::clone(account), seat));
             return Ok(Response::new(full(String::new())));
         }
         self.pass_plain(request, stream, &authority).await
@@ -146,7 +158,12 @@ impl Gateway {
     }
 
     /// Passes bytes on both ways, until one side or the process has ended.
-    fn tunnel(&self, request: Request<Incoming>, mut stream: TcpStream, account: Arc<Account>) {
+    fn tunnel(
+        &self,
+        request: Request<Incoming>,
+        mut stream: TcpStream,
+        (account, seat): (Arc<Account>, Arc<Seat>),
+    ) {
         let stopping = self.0.tasks.stopping().clone();
         self.0.tasks.spawn(debug_span!("egress"), async move {
             let passing = async {
@@ -162,6 +179,8 @@ impl Gateway {
                 () = account.closed().cancelled() => {}
                 () = stopping.cancelled() => {}
             }
+            // The connection has its place as long as bytes go on it.
+            drop(seat);
         });
     }
 

@@ -14,6 +14,9 @@ pub(super) enum Refusal {
     /// It shows no token, or that of a process that has ended.
     #[error("the token is of no process of this service that is alive")]
     Token,
+    /// Its process has too many connections, or the connection is another one's.
+    #[error("the process has too many connections, or shows the token of another")]
+    Connections,
     /// It asks for something that processes have no use for.
     #[error(
         "{0} is not passed on: this gateway serves POST /v1/messages, POST /v1/messages/count_tokens and GET /v1/models"
@@ -57,6 +60,7 @@ impl Refusal {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Token => "token",
+            Self::Connections => "connections",
             Self::Path(_) => "path",
             Self::NoCredential(_) => "no_credential",
             Self::Credential => "credential",
@@ -72,6 +76,7 @@ impl Refusal {
     fn kind(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Token => (StatusCode::UNAUTHORIZED, "authentication_error"),
+            Self::Connections => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
             Self::Path(_) => (StatusCode::NOT_FOUND, "not_found_error"),
             Self::NoCredential(_) => (StatusCode::FORBIDDEN, "permission_error"),
             Self::Credential => (StatusCode::SERVICE_UNAVAILABLE, "api_error"),

@@ -101,6 +101,9 @@ impl Exporter {
         figures.register(&mut registry);
         measures.register(&mut registry);
         self.traces.register(&mut registry);
+        let gateway = self.observer.supply.gateway().map(|gateway| gateway.counts().clone());
+        // Without one they are there with 0: dashboards and alerts need not know of it.
+        gateway.unwrap_or_default().register(&mut registry);
         let mut own = Figures::default();
         own.of_this_process(&used);
         own.register(&mut common);

@@ -84,6 +84,11 @@ impl ProcessSupply {
         Self(shared)
     }
 
+    /// The way of processes to the API, where the service has the credential.
+    pub fn gateway(&self) -> Option<&Gateway> {
+        self.0.gateway.as_ref()
+    }
+
     /// Spares that are ready, and those that are being started: all, or a tenant's.
     pub fn spares(&self, tenant: Option<&TenantId>) -> (usize, usize) {
         (self.0.spares.ready(tenant), self.0.spares.starting(tenant))

@@ -93,6 +93,23 @@ async fn somebody(name: &'static str) -> SocketAddr {
     address
 }
 
+/// Opens as many connections to the gateway as it can, and holds them.
+const FLOOD: &str = r#"import socket, time
+held, closed = [], 0
+for _ in range(300):
+    way = socket.create_connection(("127.0.0.1", 8462), 3)
+    way.settimeout(0.2)
+    held.append(way)
+for way in held[32:]:
+    try:
+        closed += way.recv(1) == b""
+    except ConnectionError:
+        closed += 1
+    except TimeoutError:
+        pass
+print("closed", closed)
+"#;
+
 fn key_file() -> (TempDir, std::path::PathBuf) {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("key");
@@ -178,5 +195,21 @@ async fn a_session_of_the_gateway_alone_leaves_no_network_behind() {
         bed.close(session).await;
     }
     eventually("sockets are closed", async || (sockets() <= before).then_some(())).await;
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_opens_many_connections_takes_nothing_from_others() {
+    let (_folder, file) = key_file();
+    let settings = [("POLICY__EGRESS", "gateway")];
+    let bed = Bed::behind_gateway("bubblewrap", "2.1.332", &file, &settings).await;
+    bash(&bed, "b", "true").await;
+    let told = python(&bed, "a", FLOOD, "& sleep 5").await;
+    // Its CLI has some of the thirty-two.
+    let closed = told.split("closed ").nth(1).and_then(|rest| rest.get(..3)).map(str::to_owned);
+    let closed: u32 = closed.and_then(|text| text.parse().ok()).unwrap_or_default();
+    assert!((268..=300).contains(&closed), "{told}");
+    let told = bash(&bed, "b", "echo still here").await;
+    assert!(told.contains("still here"), "{told}");
     bed.stop().await;
 }
