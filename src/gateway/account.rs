@@ -19,6 +19,9 @@ use crate::{
 /// Connections of one process. A CLI has some five, with its subagents.
 pub(super) const OF_A_PROCESS: usize = 32;
 
+/// Names that one process may have looked up at once.
+const LOOKUPS: usize = 8;
+
 /// Less than this share of a budget is a rounding error of sums, and no money.
 const DUST: f64 = 1e-9;
 
@@ -27,6 +30,8 @@ const DUST: f64 = 1e-9;
 pub struct Account {
     tenant: TenantId,
     process: ClientId,
+    counts: bool,
+    lookups: Arc<Semaphore>,
     closed: CancellationToken,
     connections: Arc<Semaphore>,
     state: Mutex<State>,
@@ -42,10 +47,13 @@ struct State {
 }
 
 impl Account {
-    pub(super) fn new(tenant: TenantId, process: ClientId) -> Self {
+    /// Of a process, whose use of the API counts here if it comes here for that.
+    pub(super) fn new(tenant: TenantId, process: ClientId, counts: bool) -> Self {
         Self {
             tenant,
             process,
+            counts,
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
             closed: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(OF_A_PROCESS)),
             state: Mutex::default(),
@@ -60,6 +68,16 @@ impl Account {
     /// The process.
     pub fn process(&self) -> ClientId {
         self.process
+    }
+
+    /// Whether the process comes here for the API; otherwise for other hosts alone.
+    pub(super) fn counts(&self) -> bool {
+        self.counts
+    }
+
+    /// A place for one more look-up of a name, if it has not too many.
+    pub(super) fn lookup(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.lookups).try_acquire_owned().ok()
     }
 
     /// A place for one more connection of the process, if it has not too many.
@@ -135,7 +153,7 @@ mod tests {
 
     #[test]
     fn what_was_used_is_taken_once_and_bounded_by_what_is_left() {
-        let account = Account::new(TenantId::default(), ClientId::fresh());
+        let account = Account::new(TenantId::default(), ClientId::fresh(), true);
         assert!(account.check().is_ok() && !account.has_more());
         account.allow(Some(1.0));
         account.add(&used("a", 10), 0.25);

@@ -1,16 +1,16 @@
 //! One request on its way to the API and back: whose it is, whether it may go, which headers go with
 //! it, and what it turns out to have used.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response,
     header::{self, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST},
 };
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use memchr::{memchr, memmem};
-use tokio::time::Instant;
+use hyper::body::{Body as _, Incoming};
+use memchr::memchr;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -19,8 +19,9 @@ use super::{
     body::{Answer, AnyBody, Begun},
     counted::Counted,
     credentials::API_KEY,
-    pacing::LONGEST_HOLD,
-    refusal::Refusal,
+    pacing::LONGEST_WAIT_OF_A_CLI,
+    passes::hash_of,
+    refusal::{Refusal, SHOULD_RETRY},
     seat::Seat,
     usage::{Form, Tap},
 };
@@ -37,11 +38,15 @@ const OF_CONNECTION: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
-/// Says to a CLI whether it has any use to ask again.
-pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
-
 /// Bytes of a request in which its model is looked for: CLIs name it first.
 const MODEL_WITHIN: usize = 4096;
+
+/// Bytes of a model's name.
+const LONGEST_MODEL: usize = 128;
+
+/// How long others wait for a request that has gone and is not answered, while the API lets only some
+/// ask at once.
+const LONGEST_ASKING: Duration = Duration::from_secs(30);
 
 /// A request that uses tokens.
 const MESSAGES: &str = "/v1/messages";
@@ -98,49 +103,59 @@ impl Gateway {
         // What the answer says of usage is read along.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let going = self.go(request, &value, uses, &account);
-        let sent = tokio::select! {
+        let (sent, asked) = tokio::select! {
             sent = going => sent?,
             () = account.closed().cancelled() => return Err(Refusal::Token),
         };
-        Ok(self.answer(sent, uses, account))
+        Ok(self.answer(sent, uses.then_some(asked), account))
     }
 
-    /// Sends a request when its turn has come.
+    /// Sends a request when its turn has come. Returns how many bytes it had, too, as far as it says.
     async fn go(
         &self,
         request: Request<Incoming>,
         credential: &HeaderValue,
         uses: bool,
         account: &Account,
-    ) -> Result<Response<Incoming>, Refusal> {
+    ) -> Result<(Response<Incoming>, u64), Refusal> {
         let (parts, body) = request.into_parts();
         let wanted = if uses { MODEL_WITHIN } else { 0 };
         let left = |error: hyper::Error| Refusal::Upstream(error.to_string());
+        let asked = body.size_hint().exact().unwrap_or(0);
         let body = Begun::read(body, wanted).await.map_err(left)?;
         let model = model_in(&body.beginning(wanted));
         let request = Request::from_parts(parts, body);
         if !uses {
-            return self.0.upstream.send(request).await;
+            return Ok((self.0.upstream.send(request).await?, asked));
         }
-        let key = (String::from_utf8_lossy(credential.as_bytes()).into_owned(), model);
-        let model = key.1.clone();
-        let came = Instant::now();
+        let (key, came) = ((hash_of(credential), model.clone()), Instant::now());
         let turn = self.0.pacing.turn(key, account.tenant()).await;
         self.0.counts.held(came.elapsed());
-        let asking = turn.map_err(|wait| Refusal::Limited { model: model.clone(), wait })?;
-        let mut sent = self.0.upstream.send(request).await?;
+        let mut asking = turn.map_err(|wait| Refusal::Limited { model: model.clone(), wait })?;
+        let mut sending = pin!(self.0.upstream.send(request));
+        let sent = tokio::select! {
+            sent = &mut sending => Some(sent),
+            () = sleep(LONGEST_ASKING) => None,
+        };
+        let mut sent = match sent {
+            Some(sent) => sent?,
+            None => {
+                // Others need not wait for a request that is sent slowly, or answered late.
+                asking.give_way();
+                sending.await?
+            }
+        };
         if let Some(wait) = asking.heard(sent.status(), sent.headers()) {
             self.0.counts.limit();
             if LIMITED.admits() {
                 let (tenant, wait_ms) = (account.tenant(), wait.as_millis());
                 info!(%tenant, model, status = sent.status().as_u16(), wait_ms, "gateway_rate_limited");
             }
-            if wait > LONGEST_HOLD {
-                // The CLI would come again and again, and its session wait all that time.
+            if wait > LONGEST_WAIT_OF_A_CLI {
                 sent.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             }
         }
-        Ok(sent)
+        Ok((sent, asked))
     }
 
     /// Whose a request is.
@@ -148,7 +163,9 @@ impl Gateway {
         let bearer =
             headers.get(AUTHORIZATION).and_then(|it| it.as_bytes().strip_prefix(b"Bearer "));
         let token = headers.get(API_KEY).map(HeaderValue::as_bytes).or(bearer);
-        token.and_then(|token| self.0.passes.of(token)).ok_or(Refusal::Token)
+        let account = token.and_then(|token| self.0.passes.of(token));
+        // That of a process that comes for other hosts alone opens nothing here.
+        account.filter(|account| account.counts()).ok_or(Refusal::Token)
     }
 
     /// Whether a process may use more tokens.
@@ -168,27 +185,33 @@ impl Gateway {
     fn answer(
         &self,
         mut sent: Response<Incoming>,
-        uses: bool,
+        uses: Option<u64>,
         account: Arc<Account>,
     ) -> Response<AnyBody> {
         drop_of_connection(sent.headers_mut());
-        let form = match uses && sent.status().is_success() {
+        let form = match uses.is_some() && sent.status().is_success() {
             true => form_of(sent.headers()),
             false => Form::Other,
         };
         let (minutes, prices) = (self.0.passes.minutes().clone(), self.0.prices.clone());
         let counted = Counted::new(Arc::clone(&account), minutes, prices);
-        sent.map(|body| Answer::new(body, Tap::new(form), counted, &account).boxed_unsync())
+        let tap = Tap::new(form, uses.unwrap_or(0));
+        sent.map(|body| Answer::new(body, tap, counted, &account).boxed_unsync())
     }
 }
 
 /// What processes have a use for, and what an agent could do no harm with: everything else that the
 /// credential opens, such as files and batches of others, stays closed.
 fn check_path(method: &Method, path: &str) -> Result<(), Refusal> {
-    let is_models = path == "/v1/models" || path.starts_with("/v1/models/");
+    // One name, in letters that no server on the way takes for anything else.
+    let is_name = |name: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '@');
+        !name.is_empty() && !name.starts_with('.') && name.chars().all(plain)
+    };
+    let is_models = path == "/v1/models" || path.strip_prefix("/v1/models/").is_some_and(is_name);
     let known = match *method {
         Method::POST => path == MESSAGES || path == "/v1/messages/count_tokens",
-        Method::GET | Method::HEAD => is_models && !path.contains(".."),
+        Method::GET | Method::HEAD => is_models,
         _ => false,
     };
     known.then_some(()).ok_or_else(|| {
@@ -197,15 +220,19 @@ fn check_path(method: &Method, path: &str) -> Result<(), Refusal> {
     })
 }
 
-/// The model that a request names, by the beginning of its JSON; empty if that does not tell.
+/// The model that a request names first of all, as CLIs do. Empty where it does not, or where that
+/// is no name of a model: what an agent makes up is to be paced together.
 fn model_in(beginning: &[u8]) -> String {
-    const NAME: &[u8] = b"\"model\":";
-    let found = memmem::find(beginning, NAME).map(|at| &beginning[at + NAME.len()..]);
-    let value = found.map(<[u8]>::trim_ascii_start).and_then(|rest| rest.strip_prefix(b"\""));
-    let end = value.and_then(|value| memchr(b'"', value));
-    value
-        .zip(end)
-        .map_or(String::new(), |(value, end)| String::from_utf8_lossy(&value[..end]).into_owned())
+    let named = || {
+        let rest = beginning.trim_ascii_start().strip_prefix(b"{")?.trim_ascii_start();
+        let rest = rest.strip_prefix(b"\"model\"")?.trim_ascii_start().strip_prefix(b":")?;
+        let value = rest.trim_ascii_start().strip_prefix(b"\"")?;
+        std::str::from_utf8(&value[..memchr(b'"', value)?]).ok()
+    };
+    let plain =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '@' | '/');
+    let is_name = |name: &&str| name.len() <= LONGEST_MODEL && name.chars().all(plain);
+    named().filter(is_name).unwrap_or_default().to_owned()
 }
 
 fn form_of(headers: &HeaderMap) -> Form {
@@ -241,12 +268,30 @@ mod tests {
     fn a_model_is_found_where_clis_name_it() {
         for (text, model) in [
             (r#"{"model":"claude-a","messages":[]}"#, "claude-a"),
-            (r#"{"max_tokens":1, "model": "claude-b"}"#, "claude-b"),
+            (r#" { "model" : "claude-b" }"#, "claude-b"),
+            (r#"{"metadata":{"model":"made-up"},"model":"claude-a"}"#, ""),
+            (r#"{"model":"made up","x":1}"#, ""),
             (r#"{"model":"claude-"#, ""),
             (r#"{"model":5}"#, ""),
             ("", ""),
         ] {
             assert_eq!(model_in(text.as_bytes()), model, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_model_is_asked_for_by_its_name_alone() {
+        for (path, known) in [
+            ("/v1/models", true),
+            ("/v1/models/claude-a", true),
+            ("/v1/models/", false),
+            ("/v1/models/..", false),
+            ("/v1/models/%2e%2e/files", false),
+            ("/v1/models/a/../../files", false),
+            ("/v1/models/a\\..", false),
+        ] {
+            assert_eq!(check_path(&Method::GET, path).is_ok(), known, "{path}");
+            assert!(check_path(&Method::DELETE, path).is_err());
         }
     }
 }

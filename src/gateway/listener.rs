@@ -42,7 +42,6 @@ pub(super) fn serve(gateway: Gateway, socket: TcpListener, of_process: Option<Ar
 
 async fn accept(gateway: &Gateway, socket: &TcpListener, of_process: Option<&Arc<Account>>) {
     loop {
-        let place = gateway.0.seats.free().await;
         match socket.accept().await {
             Ok((stream, peer)) => {
                 // An answer comes in many small pieces.
@@ -51,14 +50,11 @@ async fn accept(gateway: &Gateway, socket: &TcpListener, of_process: Option<&Arc
                 let tasks = gateway.0.tasks.clone();
                 tasks.spawn(debug_span!("gateway", %peer), async move {
                     let stopping = gateway.0.tasks.stopping().clone();
-                    let answered = async {
-                        match gateway.0.seats.seat(place, account).await {
-                            Some(seat) => answer(gateway.clone(), stream, Arc::new(seat)).await,
-                            None => debug!("gateway_connection_refused"),
-                        }
+                    let Some(seat) = gateway.0.seats.seat(account) else {
+                        return debug!("gateway_connection_refused");
                     };
                     tokio::select! {
-                        () = answered => {}
+                        () = answer(gateway.clone(), stream, Arc::new(seat)) => {}
                         () = stopping.cancelled() => {}
                     }
                 });

@@ -41,7 +41,7 @@ use std::{
 };
 
 use http::Uri;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
 pub use counts::Counts;
 pub use credentials::{CredentialFile, CredentialKind};
@@ -81,6 +81,9 @@ pub const OF_ANOTHER_WAY: [&str; 7] = [
     "CLAUDE_CODE_USE_FOUNDRY",
     "CLAUDE_CODE_USE_VERTEX",
 ];
+
+/// Names of hosts that are looked up at once.
+const LOOKUPS: usize = 64;
 
 /// How requests are passed on.
 #[derive(Debug, Clone)]
@@ -128,6 +131,7 @@ struct Inner {
     pacing: Pacing,
     counts: Counts,
     seats: Seats,
+    lookups: Arc<Semaphore>,
     serves_api: bool,
     egress: Egress,
     tasks: Tasks,
@@ -156,6 +160,7 @@ impl Gateway {
             counts: Counts::default(),
             // Each has another one to the API, or to another host.
             seats: Seats::new(usize::try_from(descriptors::limit() / 8).unwrap_or(usize::MAX)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
             serves_api: *serves_api,
             egress: egress.clone(),
             tasks: tasks.clone(),

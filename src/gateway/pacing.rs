@@ -18,10 +18,15 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::passes::Hash;
 use crate::domain::ids::TenantId;
 
 /// How long a request is held at most: CLIs give one up that has no answer for five minutes.
 pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(120);
+
+/// A wait that is longer than this is one for a quota that is spent, and told at once: a CLI would
+/// wait for it as well, and so would its session's caller, without a word.
+pub(super) const LONGEST_WAIT_OF_A_CLI: Duration = Duration::from_secs(600);
 
 /// The wait where the API names none; it doubles with each refusal in a row.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -39,8 +44,11 @@ const MOST_LANES: usize = 1000;
 /// What the API calls a key that has asked too much, and itself when all have.
 const OVERLOADED: u16 = 529;
 
-/// What a limit is for: a credential and a model.
-pub(super) type Key = (String, String);
+/// Nobody waits longer for what the API names: it may be mistaken, or be asked for more meanwhile.
+const LONGEST_CLOSED: Duration = Duration::from_secs(3600);
+
+/// What a limit is for: a credential, by its hash, and a model.
+pub(super) type Key = (Hash, String);
 
 /// All limits.
 #[derive(Debug, Clone, Default)]
@@ -75,6 +83,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Asking {
     lane: Arc<Lane>,
+    gave_way: bool,
 }
 
 /// A request that waits; leaves when dropped.
@@ -92,10 +101,7 @@ impl Drop for Place<'_> {
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        let mut state = self.lane.lock();
-        state.asking = state.asking.saturating_sub(1);
-        drop(state);
-        self.lane.changed.notify_waiters();
+        self.give_way();
     }
 }
 
@@ -119,19 +125,34 @@ impl Pacing {
             timeout_at(again, changed).await.ok();
         }
         drop(place);
-        Ok(Asking { lane: Arc::clone(&lane) })
+        Ok(Asking { lane: Arc::clone(&lane), gave_way: false })
     }
 
     fn lane(&self, key: Key) -> Arc<Lane> {
         let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lanes.len() >= MOST_LANES {
-            lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.lock().is_at_rest());
+        if lanes.len() >= MOST_LANES && !lanes.contains_key(&key) {
+            let now = Instant::now();
+            lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.lock().is_at_rest(now));
         }
+        // Names that are made up, each of which has been refused, share what is left.
+        let is_kept = lanes.len() < MOST_LANES || lanes.contains_key(&key);
+        let key = if is_kept { key } else { (key.0, String::new()) };
         Arc::clone(lanes.entry(key).or_default())
     }
 }
 
 impl Asking {
+    /// Others need not wait any more for this one.
+    pub(super) fn give_way(&mut self) {
+        if std::mem::replace(&mut self.gave_way, true) {
+            return;
+        }
+        let mut state = self.lane.lock();
+        state.asking = state.asking.saturating_sub(1);
+        drop(state);
+        self.lane.changed.notify_waiters();
+    }
+
     /// Takes note of how an answer begins. Returns how long the API wants nobody to ask.
     pub(super) fn heard(self, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
         let (now, wall) = (Instant::now(), SystemTime::now());
@@ -157,6 +178,14 @@ impl Lane {
         if state.waiting.is_empty() {
             state.went.clear();
         }
+        // Whoever comes later has no claim to what others were given meanwhile.
+        let least = state.waiting.iter().map(|(_, waits)| state.went_of(waits)).min();
+        if let Some(least) = least
+            && !state.waiting.iter().any(|(_, waits)| waits == tenant)
+        {
+            let went = state.went.entry(tenant.clone()).or_default();
+            *went = least.max(*went);
+        }
         let number = state.numbers;
         state.numbers += 1;
         state.waiting.push((number, tenant.clone()));
@@ -172,8 +201,13 @@ enum Look {
 }
 
 impl State {
-    fn is_at_rest(&self) -> bool {
-        self.width.is_none() && self.waiting.is_empty() && self.asking == 0
+    fn is_at_rest(&self, now: Instant) -> bool {
+        let forgotten = self.refused.is_none_or(|at| at + FORGET_AFTER <= now);
+        forgotten && self.waiting.is_empty() && self.asking == 0
+    }
+
+    fn went_of(&self, tenant: &TenantId) -> u64 {
+        self.went.get(tenant).copied().unwrap_or(0)
     }
 
     /// Whether the request of this number goes now; then it has gone.
@@ -188,8 +222,8 @@ impl State {
         if self.width.is_some_and(|width| self.asking >= width) {
             return Look::Wait;
         }
-        let went = |tenant: &TenantId| self.went.get(tenant).copied().unwrap_or(0);
-        let next = self.waiting.iter().min_by_key(|(number, tenant)| (went(tenant), *number));
+        let next =
+            self.waiting.iter().min_by_key(|(number, tenant)| (self.went_of(tenant), *number));
         let is_next = self.width.is_none() || next.is_some_and(|(next, _)| *next == number);
         let own = self.waiting.iter().find(|(waits, _)| *waits == number);
         match own.filter(|_| is_next).map(|(_, tenant)| tenant.clone()) {
@@ -204,7 +238,7 @@ impl State {
 
     fn refuse(&mut self, named: Option<Duration>, now: Instant) -> Duration {
         let own = FIRST_WAIT * 2_u32.saturating_pow(self.in_a_row.min(16));
-        let wait = named.unwrap_or_else(|| own.min(LONGEST_WAIT));
+        let wait = named.unwrap_or_else(|| own.min(LONGEST_WAIT)).min(LONGEST_CLOSED);
         self.in_a_row += 1;
         self.refused = self.refused.max(Some(now + wait));
         self.width = Some(1);
@@ -215,7 +249,7 @@ impl State {
     fn admit(&mut self, used_up: Option<Duration>, now: Instant) {
         self.in_a_row = 0;
         self.width = self.width.map(|width| (2 * width).min(WIDEST));
-        if let Some(wait) = used_up {
+        if let Some(wait) = used_up.map(|wait| wait.min(LONGEST_CLOSED)) {
             self.refused = self.refused.max(Some(now + wait));
             self.width = Some(1);
             self.until = self.until.max(Some(now + wait));
@@ -248,153 +282,4 @@ fn seconds(headers: &HeaderMap, name: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tokio::time::sleep;
-
-    use super::*;
-    use crate::tasks::spawn_owned;
-
-    fn tenant(name: &str) -> TenantId {
-        TenantId::parse(name).expect("an id")
-    }
-
-    fn key() -> Key {
-        ("key".into(), "model".into())
-    }
-
-    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in pairs {
-            let name: http::HeaderName = name.parse().expect("a name");
-            headers.insert(name, value.parse().expect("a value"));
-        }
-        headers
-    }
-
-    /// An API that takes so many requests in each minute.
-    struct Api {
-        left: Mutex<(u64, usize)>,
-        limit: usize,
-        began: Instant,
-        refusals: AtomicUsize,
-    }
-
-    impl Api {
-        async fn ask(&self, asking: Asking) -> bool {
-            sleep(Duration::from_millis(50)).await;
-            let since = self.began.elapsed();
-            let mut left = self.left.lock().expect("no panic");
-            if left.0 != since.as_secs() / 60 {
-                *left = (since.as_secs() / 60, self.limit);
-            }
-            let taken = left.1 > 0;
-            left.1 = left.1.saturating_sub(1);
-            if taken {
-                asking.heard(StatusCode::OK, &HeaderMap::new());
-            } else {
-                self.refusals.fetch_add(1, Ordering::Relaxed);
-                let wait = (60 - since.as_secs() % 60).to_string();
-                asking.heard(StatusCode::TOO_MANY_REQUESTS, &headers(&[("retry-after", &wait)]));
-            }
-            taken
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_burst_of_forty_on_ten_a_minute_comes_through_with_few_attempts_each() {
-        let api = Arc::new(Api {
-            left: Mutex::new((0, 10)),
-            limit: 10,
-            began: Instant::now(),
-            refusals: AtomicUsize::new(0),
-        });
-        let pacing = Pacing::default();
-        let sessions: Vec<_> = (0..40)
-            .map(|_| {
-                let (api, pacing) = (Arc::clone(&api), pacing.clone());
-                spawn_owned(async move {
-                    for attempt in 1..=10 {
-                        match pacing.turn(key(), &tenant("a")).await {
-                            Ok(asking) => {
-                                if api.ask(asking).await {
-                                    return attempt;
-                                }
-                            }
-                            Err(wait) => sleep(wait).await,
-                        }
-                        sleep(Duration::from_millis(500)).await;
-                    }
-                    panic!("its attempts are used up")
-                })
-            })
-            .collect();
-        for session in sessions {
-            assert!(session.await.expect("it comes through") <= 6);
-        }
-        // The first forty went at once; from then on each minute has one refusal or two.
-        let refusals = api.refusals.load(Ordering::Relaxed);
-        assert!(refusals <= 30 + 12, "{refusals}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nobody_asks_before_the_time_that_was_named_and_tenants_take_turns() {
-        let pacing = Pacing::default();
-        let first = pacing.turn(key(), &tenant("a")).await.expect("at once");
-        let wait = first.heard(StatusCode::TOO_MANY_REQUESTS, &headers(&[("retry-after", "30")]));
-        assert_eq!(wait, Some(Duration::from_secs(30)));
-        // Another model is another limit.
-        drop(pacing.turn(("key".into(), "other".into()), &tenant("a")).await.expect("at once"));
-        let (sender, mut order) = tokio::sync::mpsc::channel(5);
-        let began = Instant::now();
-        for name in ["a", "a", "a", "b", "b"] {
-            let (pacing, sender) = (pacing.clone(), sender.clone());
-            drop(spawn_owned(async move {
-                let asking = pacing.turn(key(), &tenant(name)).await.expect("held");
-                sender.send(name).await.expect("somebody looks");
-                // As long as nothing is taken, one goes at a time.
-                sleep(Duration::from_secs(1)).await;
-                drop(asking);
-            }));
-            tokio::task::yield_now().await;
-        }
-        let mut went = Vec::new();
-        for _ in 0..5 {
-            went.push(order.recv().await.expect("all go"));
-        }
-        assert_eq!(went, ["a", "b", "a", "b", "a"]);
-        assert_eq!(began.elapsed(), Duration::from_secs(34));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_would_wait_too_long_is_told_at_once_and_who_leaves_is_not_waited_for() {
-        let pacing = Pacing::default();
-        let first = pacing.turn(key(), &tenant("a")).await.expect("at once");
-        first.heard(StatusCode::TOO_MANY_REQUESTS, &headers(&[("retry-after", "7200")]));
-        let began = Instant::now();
-        let wait = pacing.turn(key(), &tenant("a")).await.expect_err("hours");
-        assert_eq!((wait, began.elapsed()), (Duration::from_secs(7200), Duration::ZERO));
-        tokio::time::advance(Duration::from_secs(7200)).await;
-        let asking = pacing.turn(key(), &tenant("a")).await.expect("at once");
-        let other = tenant("b");
-        let left = tokio::time::timeout(Duration::from_secs(1), pacing.turn(key(), &other));
-        left.await.expect_err("one at a time");
-        drop(asking);
-        drop(pacing.turn(key(), &tenant("a")).await.expect("the other one has left"));
-    }
-
-    #[test]
-    fn what_is_used_up_comes_back_when_the_api_says() {
-        let now = humantime::parse_rfc3339("2026-11-30T00:00:00Z").expect("a time");
-        let told = |pairs: &[(&str, &str)]| used_up(&headers(pairs), now);
-        let remaining = "anthropic-ratelimit-input-tokens-remaining";
-        let reset = "anthropic-ratelimit-input-tokens-reset";
-        let late = "2026-11-30T00:00:30Z";
-        assert_eq!(told(&[(remaining, "0"), (reset, late)]), Some(Duration::from_secs(30)));
-        assert_eq!(told(&[(remaining, "1"), (reset, late)]), None);
-        assert_eq!(told(&[(remaining, "0"), (reset, "soon")]), None);
-        assert_eq!(told(&[(remaining, "0"), (reset, "2020-01-01T00:00:00Z")]), None);
-        assert_eq!(told(&[]), None);
-    }
-}
+mod tests;

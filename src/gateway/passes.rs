@@ -21,7 +21,7 @@ const PREFIX: &str = "sk-ant-session-pool-";
 /// The time in which a tenant's tokens are counted together.
 const MINUTE: Duration = Duration::from_secs(60);
 
-type Hash = [u8; 32];
+pub(super) type Hash = [u8; 32];
 
 /// The passes of all living processes.
 #[derive(Debug)]
@@ -43,7 +43,6 @@ pub(super) struct Minutes {
 /// What a process shows at the gateway. Dropped when the process has ended.
 pub struct Pass {
     token: String,
-    counts: bool,
     hash: Hash,
     account: Arc<Account>,
     by_hash: Weak<Mutex<HashMap<Hash, Arc<Account>>>>,
@@ -63,7 +62,7 @@ impl Pass {
 
     /// Whether what the process uses of the API is counted here.
     pub fn counts(&self) -> bool {
-        self.counts
+        self.account.counts()
     }
 
     /// What was used with it.
@@ -90,9 +89,10 @@ impl Passes {
     pub(super) fn issue(&self, tenant: &TenantId, process: ClientId, counts: bool) -> Pass {
         // Two random UUIDs have 244 random bits.
         let token = format!("{PREFIX}{}{}", Uuid::new_v4().as_simple(), Uuid::new_v4().as_simple());
-        let (hash, account) = (hash_of(&token), Arc::new(Account::new(tenant.clone(), process)));
+        let account = Arc::new(Account::new(tenant.clone(), process, counts));
+        let hash = hash_of(&token);
         lock(&self.by_hash).insert(hash, Arc::clone(&account));
-        Pass { token, counts, hash, account, by_hash: Arc::downgrade(&self.by_hash) }
+        Pass { token, hash, account, by_hash: Arc::downgrade(&self.by_hash) }
     }
 
     /// Whose a token is.
@@ -142,7 +142,8 @@ impl Minutes {
     }
 }
 
-fn hash_of(token: impl AsRef<[u8]>) -> Hash {
+/// What stands for a secret where it is looked up.
+pub(super) fn hash_of(token: impl AsRef<[u8]>) -> Hash {
     Sha256::digest(token.as_ref()).into()
 }
 

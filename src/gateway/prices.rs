@@ -7,6 +7,9 @@ use super::usage::Used;
 /// US dollars for a search that the API makes.
 const SEARCH: f64 = 0.01;
 
+/// What the fast mode costs of the usual price, at most.
+const FAST: f64 = 6.0;
+
 /// Tokens that a price is for.
 const MILLION: f64 = 1e6;
 
@@ -64,7 +67,7 @@ pub struct Prices(Vec<Price>);
 /// Beginnings of names, with what a million tokens cost that are read, that are written, and that
 /// come from the cache. As of 2026-11-30, when 2.1.332 reckoned with the same for all models that it
 /// serves.
-const BUILT_IN: [(&str, f64, f64, f64); 17] = [
+const BUILT_IN: [(&str, f64, f64, f64); 18] = [
     ("claude-opus-5-5", 4.0, 20.0, 0.2),
     ("claude-opus-4-0", 15.0, 75.0, 1.5),
     ("claude-opus-4-1", 15.0, 75.0, 1.5),
@@ -81,7 +84,8 @@ const BUILT_IN: [(&str, f64, f64, f64); 17] = [
     ("claude-3-5-haiku", 0.8, 4.0, 0.08),
     ("claude-fable-5-2", 8.0, 40.0, 0.2),
     ("claude-mythos-5-2", 8.0, 40.0, 0.2),
-    ("claude-", 10.0, 50.0, 1.0),
+    ("claude-fable", 10.0, 50.0, 1.0),
+    ("claude-mythos", 10.0, 50.0, 1.0),
 ];
 
 impl Prices {
@@ -96,10 +100,12 @@ impl Prices {
 
     /// What was used, in US dollars.
     pub(super) fn cost(&self, used: &Used) -> f64 {
-        self.of(&used.model).map_or_else(
+        let usual = self.of(&used.model).map_or_else(
             || self.0.iter().map(|price| price.cost(used)).fold(0.0, f64::max),
             |price| price.cost(used),
-        ) + count(used.searches) * SEARCH
+        );
+        let mode = if used.fast { FAST } else { 1.0 };
+        usual * mode + count(used.searches) * SEARCH
     }
 
     /// The price of the longest beginning that fits; of two, the one that comes first.
@@ -128,6 +134,7 @@ mod tests {
             ("claude-fable-5", 10.0),
             ("claude-haiku-4-5-20251001", 1.0),
             ("own-model-7", 1.0),
+            ("claude-something-new", 15.0),
             ("something-new", 15.0),
             ("", 15.0),
         ] {
@@ -142,7 +149,10 @@ mod tests {
             cached_1h: 1_000_000,
             from_cache: 1_000_000,
             searches: 3,
+            fast: false,
         };
         assert!((prices.cost(&all) - (1.0 + 1.0 + 1.25 + 2.0 + 2.0 + 0.03)).abs() < 1e-9);
+        let fast = Used { fast: true, ..used("claude-haiku-4-5") };
+        assert!((prices.cost(&fast) - 6.0).abs() < 1e-9);
     }
 }

@@ -32,7 +32,7 @@ use super::{
     forward::drop_of_connection,
     seat::Seat,
 };
-use crate::{policy::egress::Refused, telemetry::log_limit::EGRESS};
+use crate::{policy::egress::Refused, tasks::spawn_owned, telemetry::log_limit::EGRESS};
 
 /// How long a connection may take, and the look-up of a name before it.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -85,7 +85,8 @@ impl Gateway {
         seat: Arc<Seat>,
     ) -> Response<AnyBody> {
         let account = seat.account().or_else(|| self.account_of_proxy(request.headers()));
-        let led = match account.filter(|account| seat.is_of(account)) {
+        let alive = |it: &Arc<Account>| !it.closed().is_cancelled() && seat.is_of(it);
+        let led = match account.filter(alive) {
             Some(account) => self.lead(request, &account, seat).await,
             None => Err(NoWay::Unknown),
         };
@@ -111,7 +112,7 @@ impl Gateway {
         let default = (request.method() != Method::CONNECT).then_some(80);
         let port = authority.port_u16().or(default).filter(|port| *port > 0);
         let port = port.ok_or_else(|| NoWay::Form(authority.to_string()))?;
-        let connected = self.connect(&authority, port).await;
+        let connected = self.connect(&authority, port, account).await;
         if let Err(NoWay::Refused(host, why)) = &connected
             && EGRESS.admits()
         {
@@ -128,7 +129,12 @@ impl Gateway {
     }
 
     /// Connects to what a session names, as far as it may.
-    async fn connect(&self, authority: &Authority, port: u16) -> Result<TcpStream, NoWay> {
+    async fn connect(
+        &self,
+        authority: &Authority,
+        port: u16,
+        account: &Account,
+    ) -> Result<TcpStream, NoWay> {
         let egress = &self.0.egress;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let shown = || format!("{host}:{port}");
@@ -141,9 +147,7 @@ impl Gateway {
             }
             Err(_) => {
                 egress.check_name(host, port).map_err(refused)?;
-                let found = timeout(LIMIT, lookup_host((host, port))).await;
-                let found = found.map_err(io::Error::from).and_then(|found| found);
-                let found: Vec<_> = found.map_err(unreachable)?.collect();
+                let found = self.look_up(host, port, account).await.map_err(unreachable)?;
                 let allowed = |it: &&SocketAddr| egress.check_resolved(it.ip(), port).is_ok();
                 let allowed: Vec<_> = found.iter().filter(allowed).copied().collect();
                 if allowed.is_empty() {
@@ -154,7 +158,39 @@ impl Gateway {
         };
         // By address: the name may have another one by now.
         let connected = timeout(LIMIT, TcpStream::connect(addresses.as_slice())).await;
-        connected.map_err(io::Error::from).and_then(|stream| stream).map_err(unreachable)
+        let stream = connected.map_err(io::Error::from).and_then(|stream| stream);
+        let stream = stream.map_err(unreachable)?;
+        // An address of this machine may be a public one: whoever connects to it has it himself.
+        let (own, far) = (stream.local_addr(), stream.peer_addr());
+        match (own, far) {
+            (Ok(own), Ok(far))
+                if own.ip() != far.ip() || egress.check_address(far.ip(), port).is_ok() =>
+            {
+                Ok(stream)
+            }
+            _ => Err(refused(Refused::NotPublic)),
+        }
+    }
+
+    /// The addresses of a name. A look-up goes on when nobody waits for it any more, on a thread that
+    /// others need too: so many at once, and so many of one process.
+    async fn look_up(
+        &self,
+        host: &str,
+        port: u16,
+        account: &Account,
+    ) -> io::Result<Vec<SocketAddr>> {
+        let own = account.lookup();
+        let own = own.ok_or_else(|| io::Error::other("too many names are looked up at once"))?;
+        let all = Arc::clone(&self.0.lookups).acquire_owned();
+        let place = timeout(LIMIT, all).await?.map_err(io::Error::other)?;
+        let host = host.to_owned();
+        let looking = spawn_owned(async move {
+            let found = lookup_host((host.as_str(), port)).await.map(Iterator::collect::<Vec<_>>);
+            drop((own, place));
+            found
+        });
+        timeout(LIMIT, looking).await?.map_err(io::Error::other)?
     }
 
     /// Passes bytes on both ways, until one side or the process has ended.

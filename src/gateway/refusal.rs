@@ -3,10 +3,16 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
-use super::body::{AnyBody, full};
+use super::{
+    body::{AnyBody, full},
+    pacing::LONGEST_WAIT_OF_A_CLI,
+};
+
+/// Says to a CLI whether it has any use to ask again.
+pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Why a request is not passed on, or was not answered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -100,9 +106,28 @@ impl Refusal {
         if let Self::Tokens { wait, .. } | Self::Limited { wait, .. } = self {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
         }
-        if matches!(self, Self::Limited { .. }) {
-            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        if let Self::Limited { wait, .. } = self
+            && *wait > LONGEST_WAIT_OF_A_CLI
+        {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_of_hours_is_told_as_one_and_a_shorter_one_is_waited_for() {
+        for (seconds, gives_up) in [(0, false), (130, false), (600, false), (7200, true)] {
+            let wait = Duration::from_secs(seconds);
+            let answer = Refusal::Limited { model: "m".into(), wait }.answer();
+            assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+            let again: HeaderValue = (seconds + 1).into();
+            assert_eq!(answer.headers().get(header::RETRY_AFTER), Some(&again));
+            assert_eq!(answer.headers().contains_key(SHOULD_RETRY), gives_up, "{seconds}");
+        }
     }
 }

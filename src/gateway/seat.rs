@@ -16,9 +16,6 @@ use crate::transport::slots::{Slot, Slots};
 /// Connections whose owners have not shown who they are.
 const UNKNOWN: usize = 128;
 
-/// How long such a one is safe.
-const GRACE: Duration = Duration::from_secs(1);
-
 /// The places of a gateway.
 #[derive(Debug)]
 pub(super) struct Seats {
@@ -30,45 +27,37 @@ pub(super) struct Seats {
 #[derive(Debug)]
 pub(super) struct Seat {
     state: Mutex<State>,
-    _place: OwnedSemaphorePermit,
+    all: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
 enum State {
-    Unknown { _slot: Slot },
-    Known { account: Arc<Account>, _place: OwnedSemaphorePermit },
+    Unknown(Slot),
+    Known { account: Arc<Account>, _places: [OwnedSemaphorePermit; 2] },
 }
 
 impl Seats {
-    /// So many in all.
+    /// So many for connections that are known in all.
     pub(super) fn new(all: usize) -> Self {
-        Self { unknown: Slots::new(UNKNOWN, GRACE), all: Arc::new(Semaphore::new(all.max(1))) }
+        let all = Arc::new(Semaphore::new(all.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { unknown: Slots::new(UNKNOWN, Duration::ZERO), all }
     }
 
-    /// Waits until there may be one more connection.
-    pub(super) async fn free(&self) -> OwnedSemaphorePermit {
-        match Arc::clone(&self.all).acquire_owned().await {
-            Ok(place) => place,
-            // It is never closed.
-            Err(_) => std::future::pending().await,
-        }
-    }
-
-    /// A seat for a connection of this process, unless it has too many; or of somebody unknown.
-    pub(super) async fn seat(
-        &self,
-        place: OwnedSemaphorePermit,
-        of_process: Option<Arc<Account>>,
-    ) -> Option<Seat> {
+    /// A seat for a connection of this process, unless there are too many; or of somebody unknown,
+    /// for whom the oldest of such gives way.
+    pub(super) fn seat(&self, of_process: Option<Arc<Account>>) -> Option<Seat> {
         let state = match of_process {
-            Some(account) => {
-                let own = account.connection()?;
-                State::Known { account, _place: own }
-            }
-            None => State::Unknown { _slot: self.unknown.take(()).await? },
+            Some(account) => known(&self.all, account)?,
+            None => State::Unknown(self.unknown.take_now(()).0),
         };
-        Some(Seat { state: Mutex::new(state), _place: place })
+        Some(Seat { state: Mutex::new(state), all: Arc::clone(&self.all) })
     }
+}
+
+/// A connection of a process, with its place among those of the process and among all.
+fn known(all: &Arc<Semaphore>, account: Arc<Account>) -> Option<State> {
+    let _places = [account.connection()?, Arc::clone(all).try_acquire_owned().ok()?];
+    Some(State::Known { account, _places })
 }
 
 impl Seat {
@@ -76,7 +65,7 @@ impl Seat {
     pub(super) fn account(&self) -> Option<Arc<Account>> {
         match &*self.lock() {
             State::Known { account, .. } => Some(Arc::clone(account)),
-            State::Unknown { .. } => None,
+            State::Unknown(_) => None,
         }
     }
 
@@ -87,15 +76,17 @@ impl Seat {
         if let State::Known { account: known, .. } = &*state {
             return Arc::ptr_eq(known, account);
         }
-        let Some(own) = account.connection() else { return false };
-        *state = State::Known { account: Arc::clone(account), _place: own };
+        match known(&self.all, Arc::clone(account)) {
+            Some(known) => *state = known,
+            None => return false,
+        }
         true
     }
 
     /// Waits until the connection has to give way; for ever once it is known whose it is.
     pub(super) async fn revoked(&self) {
         let revoked = match &*self.lock() {
-            State::Unknown { _slot: slot } => Some(slot.revoked().clone()),
+            State::Unknown(slot) => Some(slot.revoked().clone()),
             State::Known { .. } => None,
         };
         match revoked {
@@ -119,40 +110,41 @@ mod tests {
     use crate::domain::ids::{ClientId, TenantId};
 
     fn account() -> Arc<Account> {
-        Arc::new(Account::new(TenantId::default(), ClientId::fresh()))
+        Arc::new(Account::new(TenantId::default(), ClientId::fresh(), true))
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_process_has_so_many_and_takes_none_of_another_s() {
         let seats = Seats::new(1000);
         let (one, other) = (account(), account());
-        let mut held = Vec::new();
-        for _ in 0..OF_A_PROCESS {
-            held.push(seats.seat(seats.free().await, Some(Arc::clone(&one))).await.expect("one"));
-        }
-        assert!(seats.seat(seats.free().await, Some(Arc::clone(&one))).await.is_none());
-        let unknown = seats.seat(seats.free().await, None).await.expect("one");
+        let seat = |account: &Arc<Account>| seats.seat(Some(Arc::clone(account)));
+        let mut held: Vec<_> = (0..OF_A_PROCESS).map(|_| seat(&one).expect("one")).collect();
+        assert!(seat(&one).is_none());
+        let unknown = seats.seat(None).expect("one");
         assert!(!unknown.is_of(&one), "it has all of its own");
         assert!(unknown.is_of(&other) && unknown.is_of(&other) && !unknown.is_of(&one));
         drop(held.pop());
-        assert!(seats.seat(seats.free().await, Some(one)).await.is_some());
+        assert!(seat(&one).is_some());
+    }
+
+    #[tokio::test]
+    async fn all_together_have_so_many_and_idle_ones_none() {
+        let seats = Seats::new(2);
+        let unknown: Vec<_> = (0..10).map(|_| seats.seat(None).expect("one")).collect();
+        let held = [account(), account()].map(|account| seats.seat(Some(account)).expect("one"));
+        assert!(seats.seat(Some(account())).is_none() && !unknown[0].is_of(&account()));
+        drop(held);
+        assert!(unknown[0].is_of(&account()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_say_who_he_is_gives_way() {
+    async fn who_does_not_say_who_he_is_gives_way_at_once() {
         let seats = Seats::new(1000);
-        let first = seats.seat(seats.free().await, None).await.expect("one");
-        let known = seats.seat(seats.free().await, None).await.expect("one");
+        let first = seats.seat(None).expect("one");
+        let known = seats.seat(None).expect("one");
         assert!(known.is_of(&account()));
-        let mut held = Vec::new();
-        for _ in 0..UNKNOWN - 1 {
-            held.push(seats.seat(seats.free().await, None).await.expect("one"));
-        }
-        let next = seats.seat(seats.free().await, None);
-        tokio::select! {
-            seat = next => assert!(seat.is_some()),
-            () = async { first.revoked().await; drop(first); std::future::pending::<()>().await } => {}
-        }
+        let _others: Vec<_> = (0..UNKNOWN).map(|_| seats.seat(None).expect("one")).collect();
+        first.revoked().await;
         let patience = tokio::time::timeout(Duration::from_secs(60), known.revoked());
         patience.await.expect_err("it is known");
     }

@@ -269,3 +269,49 @@ async fn a_large_request_streams_through() {
     assert_eq!(bed.seen.recv().await.expect("asked").body, body.len());
     bed.end().await;
 }
+
+#[tokio::test]
+async fn who_hangs_up_before_the_end_has_not_written_for_nothing() {
+    let mut bed = Bed::start(Speaks::Http1, |_| {}).await;
+    let (pieces, of_api) = mpsc::channel(1);
+    *bed.api.pieces.lock().expect("not poisoned") = Some(of_api);
+    let pass = bed.pass();
+    let mut stream = bed.begin(pass.token(), "/v1/messages", b"{}").await;
+    bed.seen.recv().await.expect("asked");
+    let start = EVENTS.split_inclusive("\n\n").next().expect("an event");
+    let text = "x".repeat(30_000);
+    let delta = format!("data: {{\"type\":\"content_block_delta\",\"text\":\"{text}\"}}\n\n");
+    for piece in [start.to_owned(), delta] {
+        pieces.send(Bytes::from(piece)).await.expect("taken");
+    }
+    let mut read = Vec::new();
+    while read.iter().filter(|byte| **byte == b'x').count() < text.len() {
+        let more = tokio::time::timeout(LIMIT, stream.read_buf(&mut read)).await;
+        assert_ne!(more.expect("it is passed on").expect("read"), 0);
+    }
+    drop(stream);
+    tokio::time::timeout(LIMIT, pieces.closed()).await.expect("the request is given up");
+    let account = pass.account();
+    let counted = async || {
+        while account.sum() < 1.04 {
+            tokio::task::yield_now().await;
+        }
+    };
+    // A million tokens read for a dollar, and some ten thousand written for five cents.
+    tokio::time::timeout(LIMIT, counted()).await.expect("it is counted");
+    assert!(account.sum() < 1.06, "{}", account.sum());
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_pass_for_other_hosts_alone_does_not_open_the_api() {
+    let mut bed =
+        Bed::start(Speaks::Http1, |settings| settings.egress = Egress::Hosts(Vec::new())).await;
+    let own_way =
+        bed.gateway.pass(&TenantId::default(), ClientId::fresh(), true).expect("for hosts");
+    assert_eq!(bed.ask(own_way.token(), "/v1/messages", b"{}").await.0, 401);
+    assert!(!bed.gateway.variables(&own_way, true).contains_key("ANTHROPIC_API_KEY"));
+    assert!(bed.gateway.variables(&own_way, true).contains_key("HTTPS_PROXY"));
+    assert!(bed.seen.try_recv().is_err(), "the API was asked");
+    bed.end().await;
+}

@@ -2,8 +2,9 @@
 //! answer that comes as a whole. Holds one line of a stream at a time, within a bound.
 //!
 //! Source: `message_start` has the model and the input; each `message_delta` has sums of the whole
-//! message, so that later figures replace earlier ones. An answer that is cut has used what was
-//! told until then.
+//! message, so that later figures replace earlier ones. Whoever hangs up before the last of them has
+//! been given text that no figure tells of: that is estimated by its bytes, so that nobody writes
+//! for nothing.
 
 use serde::Deserialize;
 
@@ -17,6 +18,13 @@ const LONGEST_ANSWER: usize = 16 << 20;
 
 /// Characters of a model's name.
 const LONGEST_NAME: usize = 128;
+
+/// Bytes of text for a token, where nobody tells how many there are. Fewer than in English prose, so
+/// that an estimate is rather too high.
+const BYTES_OF_A_TOKEN: u64 = 3;
+
+/// Bytes of an event of a stream beside the text that it brings.
+const AROUND_TEXT: u64 = 90;
 
 /// What an event begins with in a line of a stream.
 const DATA: &[u8] = b"data:";
@@ -38,6 +46,8 @@ pub(super) struct Used {
     pub from_cache: u64,
     /// Searches that the API has made.
     pub searches: u64,
+    /// Whether it was served in the fast mode, which costs more.
+    pub fast: bool,
 }
 
 impl Used {
@@ -68,6 +78,7 @@ impl Used {
             cached_1h: self.cached_1h.saturating_sub(earlier.cached_1h),
             from_cache: self.from_cache.saturating_sub(earlier.from_cache),
             searches: self.searches.saturating_sub(earlier.searches),
+            fast: self.fast,
         }
     }
 
@@ -89,8 +100,12 @@ impl Used {
         }
         let searches = told.server_tool_use.as_ref().and_then(|it| it.web_search_requests);
         raise(&mut self.searches, searches);
+        self.fast |= told.speed.as_deref().is_some_and(|speed| speed != STANDARD);
     }
 }
+
+/// The speed at which most is served.
+const STANDARD: &str = "standard";
 
 #[derive(Deserialize, Default)]
 struct Told {
@@ -100,6 +115,7 @@ struct Told {
     cache_read_input_tokens: Option<u64>,
     cache_creation: Option<Parts>,
     server_tool_use: Option<Tools>,
+    speed: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -146,11 +162,16 @@ pub(super) struct Tap {
     /// Whether what comes up to the end of the line is too long to be looked at.
     skips: bool,
     used: Used,
+    /// Bytes of the request, where it says so.
+    asked: u64,
+    /// Bytes of text that no figure tells of yet.
+    untold: u64,
 }
 
 impl Tap {
-    pub(super) fn new(form: Form) -> Self {
-        Self { form, held: Vec::new(), skips: false, used: Used::default() }
+    /// Of the answer to a request of so many bytes.
+    pub(super) fn new(form: Form, asked: u64) -> Self {
+        Self { form, held: Vec::new(), skips: false, used: Used::default(), asked, untold: 0 }
     }
 
     /// What is known by now.
@@ -162,12 +183,15 @@ impl Tap {
     pub(super) fn read(&mut self, piece: &[u8]) {
         match self.form {
             Form::Other => {}
-            Form::Whole => self.hold(piece, LONGEST_ANSWER),
+            Form::Whole => {
+                self.untold += piece.len() as u64;
+                self.hold(piece, LONGEST_ANSWER);
+            }
             Form::Events => self.read_lines(piece),
         }
     }
 
-    /// There is no more.
+    /// There is no more. What no figure has told by now, none will.
     pub(super) fn end(&mut self) {
         if !self.skips {
             let held = std::mem::take(&mut self.held);
@@ -175,6 +199,13 @@ impl Tap {
                 Form::Whole => self.take(&held),
                 Form::Events => self.line(&held),
                 Form::Other => {}
+            }
+        }
+        if self.untold > 0 {
+            self.used.output += self.untold.div_ceil(BYTES_OF_A_TOKEN);
+            self.untold = 0;
+            if self.form == Form::Whole {
+                self.used.input += self.asked.div_ceil(BYTES_OF_A_TOKEN);
             }
         }
     }
@@ -207,11 +238,12 @@ impl Tap {
     }
 
     fn line(&mut self, line: &[u8]) {
+        let Some(data) = line.strip_prefix(DATA) else { return };
         // Most lines are pieces of a text, and not worth reading.
-        if let Some(data) = line.strip_prefix(DATA)
-            && memchr::memmem::find(data, b"\"usage\"").is_some()
-        {
+        if memchr::memmem::find(data, b"\"usage\"").is_some() {
             self.take(data);
+        } else if memchr::memmem::find(data, b"content_block_delta").is_some() {
+            self.untold += (data.len() as u64).saturating_sub(AROUND_TEXT).max(1);
         }
     }
 
@@ -219,7 +251,13 @@ impl Tap {
         let Ok(event) = serde_json::from_slice::<Event>(json) else { return };
         let (model, usage) = match event.message {
             Some(message) => (message.model, message.usage),
-            None => (event.model, event.usage),
+            None => {
+                // A sum of the whole message, up to here.
+                if event.usage.as_ref().is_some_and(|told| told.output_tokens.is_some()) {
+                    self.untold = 0;
+                }
+                (event.model, event.usage)
+            }
         };
         if let Some(model) = model.filter(|_| self.used.model.is_empty()) {
             self.used.model = model.chars().take(LONGEST_NAME).collect();
@@ -256,11 +294,12 @@ mod tests {
             cached_1h: 20,
             from_cache: 40,
             searches: 2,
+            fast: false,
         }
     }
 
     fn read(form: Form, pieces: &[&[u8]]) -> Used {
-        let mut tap = Tap::new(form);
+        let mut tap = Tap::new(form, 300);
         pieces.iter().for_each(|piece| tap.read(piece));
         tap.end();
         tap.used
@@ -297,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_passed_over_and_held_by_nobody() {
-        let mut tap = Tap::new(Form::Events);
+        let mut tap = Tap::new(Form::Events, 0);
         let piece = vec![b'x'; 100_000];
         tap.read(b"data: ");
         for _ in 0..100 {
@@ -314,5 +353,30 @@ mod tests {
         let start = STREAM.find("event: content").expect("there");
         let told = read(Form::Events, &[&STREAM.as_bytes()[..start]]);
         assert_eq!(told, Used { output: 1, searches: 0, ..expected() });
+    }
+
+    #[test]
+    fn text_that_no_figure_tells_of_is_estimated() {
+        let delta = "data: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"TEXT\"}}\n\n";
+        let long = delta.replace("TEXT", &"x".repeat(3000));
+        let start = STREAM.find("event: content").expect("there");
+        let cut = format!("{}{long}{long}", &STREAM[..start]);
+        let told = read(Form::Events, &[cut.as_bytes()]);
+        assert!((1950..2010).contains(&told.output), "{told:?}");
+        // The figure that comes in the end counts instead.
+        let whole = format!("{cut}{}", &STREAM[start..]);
+        assert_eq!(read(Form::Events, &[whole.as_bytes()]), expected());
+        // An answer as a whole that is cut tells nothing by itself.
+        let told = read(Form::Whole, &[br#"{"type":"message","content":[{"text":"abcdef"#]);
+        assert_eq!((told.input, told.output), (100, 15));
+    }
+
+    #[test]
+    fn a_fast_answer_is_known_as_one() {
+        let told = |speed: &str| {
+            let text = format!(r#"{{"usage":{{"input_tokens":1,"speed":"{speed}"}}}}"#);
+            read(Form::Whole, &[text.as_bytes()]).fast
+        };
+        assert!(told("fast") && !told("standard"));
     }
 }

@@ -6,8 +6,16 @@ use super::{Config, Findings};
 use crate::config::{EgressConfig, secrets::shown_address};
 
 /// Variables by which a CLI finds a way to a model. The gateway sets them, or makes them pointless.
-const OF_THE_WAY: [&str; 4] =
-    ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "CLAUDE_CODE_OAUTH_TOKEN"];
+const OF_THE_WAY: [&str; 7] = [
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_BASE_URL",
+    "CLAUDE_CODE_OAUTH_TOKEN",
+    // With these a CLI goes past the gateway, and nobody would count what it uses.
+    "CLAUDE_CODE_USE_BEDROCK",
+    "CLAUDE_CODE_USE_FOUNDRY",
+    "CLAUDE_CODE_USE_VERTEX",
+];
 
 pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     let gateway = &config.gateway;
@@ -67,8 +75,8 @@ fn check_variables(config: &Config, findings: &mut Findings<'_>) {
             ("cli.env_passthrough".to_owned(), cli.env_passthrough.iter().any(|it| it == name)),
         ];
         for (key, _) in keys.into_iter().filter(|(_, set)| *set) {
-            let problem = "is for the gateway to set, and agents would read it: gateway.upstream \
-                           and gateway.api_key_file have a place for it, or gateway.enabled = false";
+            let problem = "leads past the gateway, or agents would read it: gateway.upstream and \
+                           gateway.api_key_file have a place for it, or gateway.enabled = false";
             findings.refuse(&key, name, problem);
         }
     }

@@ -57,6 +57,7 @@ fn what_agents_could_read_of_a_credential_is_refused_beside_the_gateway() {
         ("cli.env.ANTHROPIC_BASE_URL", "http://h"),
         ("cli.env_files", "['ANTHROPIC_AUTH_TOKEN=/t']"),
         ("cli.env_passthrough", "['CLAUDE_CODE_OAUTH_TOKEN']"),
+        ("cli.env.CLAUDE_CODE_USE_BEDROCK", "1"),
     ] {
         let told = refusal(&[KEY, (key, value)]);
         assert!(told.contains("agents would read it"), "{told}");
