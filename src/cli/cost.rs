@@ -225,11 +225,6 @@ impl Meter {
         self.reset
     }
 
-    /// Whether a process is held to what it may spend by somebody else than itself.
-    pub fn is_held(&self) -> bool {
-        self.wire.is_some()
-    }
-
     /// The sum as it was told last, in US dollars.
     pub fn sum(&self) -> f64 {
         self.wire.as_ref().map_or(self.sum, |wire| wire.sum())

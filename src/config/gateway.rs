@@ -12,6 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
+use super::tables;
 use crate::policy::rules::check_tenant;
 
 /// Tables of one kind at most.
@@ -26,8 +27,8 @@ const LONGEST_MODEL: usize = 128;
 /// The gateway to the API.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GatewayConfig {
-    /// Whether CLIs reach the API through the service, which alone has the credential: agents
-    /// cannot read it, and costs are counted by what the API says ([gateway.md](gateway.md)).
+    /// Whether CLIs reach the API through the service, which alone has the credential: in
+    /// bubblewrap agents cannot read it, and costs are counted by what the API says ([gateway.md](gateway.md)).
     /// Default false, but true where a credential is configured here.
     pub enabled: bool,
     /// Loopback address and port where CLIs reach it; port 0 picks one. Default `127.0.0.1:0`.
@@ -138,45 +139,9 @@ impl TenantCredential {
     }
 }
 
-/// Reads all tables of a list; the error names every table that is wrong, and what of it.
-fn read_tables<T>(
-    value: &Value,
-    name: &str,
-    read: impl Fn(&Value) -> Result<T, String>,
-) -> Result<Vec<T>, String> {
-    let tables = value.as_array().ok_or_else(|| format!("must be a list of tables: [[{name}]]"))?;
-    if tables.len() > MOST_TABLES {
-        return Err(format!("must be at most {MOST_TABLES} tables, not {}", tables.len()));
-    }
-    let (mut all, mut problems) = (Vec::new(), Vec::new());
-    for (index, table) in tables.iter().enumerate() {
-        match read(table) {
-            Ok(table) => all.push(table),
-            Err(problem) => problems.push(format!("table {}: {problem}", index + 1)),
-        }
-    }
-    if problems.is_empty() { Ok(all) } else { Err(problems.join("; ")) }
-}
-
-fn parsed<T: serde::de::DeserializeOwned>(table: &Value) -> Result<T, String> {
-    table.clone().try_into().map_err(|error: toml::de::Error| error.message().trim().to_owned())
-}
-
 /// Reads `[[gateway.tenant]]`.
 pub(super) fn read_tenants(value: &Value) -> Result<Vec<TenantCredential>, String> {
-    let all = read_tables(value, "gateway.tenant", |table| {
-        let credential: TenantCredential = parsed(table)?;
-        if credential.tenant.is_empty() {
-            return Err("tenant must be a name".to_owned());
-        }
-        check_tenant(&credential.tenant).map_err(|problem| format!("tenant {problem}"))?;
-        match (&credential.api_key_file, &credential.bearer_token_file) {
-            (Some(path), None) | (None, Some(path)) if !path.as_os_str().is_empty() => {
-                Ok(credential)
-            }
-            _ => Err("must have either api_key_file or bearer_token_file".to_owned()),
-        }
-    })?;
+    let all = tables::read(value, ("gateway.tenant", MOST_TABLES), check_credential)?;
     let mut seen = BTreeSet::new();
     match all.iter().find(|it| !seen.insert(it.tenant.as_str())) {
         Some(twice) => Err(format!("tenant {:?} has two tables", twice.tenant)),
@@ -184,32 +149,37 @@ pub(super) fn read_tenants(value: &Value) -> Result<Vec<TenantCredential>, Strin
     }
 }
 
-/// Reads `[[gateway.price]]`.
-pub(super) fn read_prices(value: &Value) -> Result<Vec<PriceConfig>, String> {
-    read_tables(value, "gateway.price", |table| {
-        let price: PriceConfig = parsed(table)?;
-        if price.model.is_empty() || price.model.len() > LONGEST_MODEL {
-            return Err(format!("model must have from 1 to {LONGEST_MODEL} bytes"));
-        }
-        let parts = [
-            ("input", Some(price.input)),
-            ("output", Some(price.output)),
-            ("cache_write", price.cache_write),
-            ("cache_write_1h", price.cache_write_1h),
-            ("cache_read", price.cache_read),
-        ];
-        for (name, amount) in parts {
-            if let Some(amount) = amount.filter(|amount| !(0.0..=DEAREST).contains(amount)) {
-                return Err(format!("{name} must be from 0 to {DEAREST}, is {amount}"));
-            }
-        }
-        Ok(price)
-    })
+fn check_credential(credential: &TenantCredential) -> Result<(), String> {
+    if credential.tenant.is_empty() {
+        return Err("tenant must be a name".to_owned());
+    }
+    check_tenant(&credential.tenant).map_err(|problem| format!("tenant {problem}"))?;
+    match (&credential.api_key_file, &credential.bearer_token_file) {
+        (Some(path), None) | (None, Some(path)) if !path.as_os_str().is_empty() => Ok(()),
+        _ => Err("must have either api_key_file or bearer_token_file".to_owned()),
+    }
 }
 
-/// All tables for a reader.
-pub(super) fn show<T: Serialize>(tables: &[T]) -> Value {
-    // Everything in them has a form in TOML.
-    let shown = |table: &T| Value::try_from(table).unwrap_or(Value::Boolean(false));
-    Value::Array(tables.iter().map(shown).collect())
+/// Reads `[[gateway.price]]`.
+pub(super) fn read_prices(value: &Value) -> Result<Vec<PriceConfig>, String> {
+    tables::read(value, ("gateway.price", MOST_TABLES), check_price)
+}
+
+fn check_price(price: &PriceConfig) -> Result<(), String> {
+    if price.model.is_empty() || price.model.len() > LONGEST_MODEL {
+        return Err(format!("model must have from 1 to {LONGEST_MODEL} bytes"));
+    }
+    let parts = [
+        ("input", Some(price.input)),
+        ("output", Some(price.output)),
+        ("cache_write", price.cache_write),
+        ("cache_write_1h", price.cache_write_1h),
+        ("cache_read", price.cache_read),
+    ];
+    for (name, amount) in parts {
+        if let Some(amount) = amount.filter(|amount| !(0.0..=DEAREST).contains(amount)) {
+            return Err(format!("{name} must be from 0 to {DEAREST}, is {amount}"));
+        }
+    }
+    Ok(())
 }

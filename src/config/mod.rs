@@ -39,6 +39,7 @@ mod shown;
 mod source;
 mod spares;
 mod spelling;
+mod tables;
 mod traces;
 mod units;
 mod variables;

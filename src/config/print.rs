@@ -5,9 +5,8 @@ use toml::{Table, Value};
 use super::{
     Config, egress,
     fields::{Slot, fields},
-    gateway, rules,
     secrets::{shown_argument, shown_url, shown_value},
-    spares,
+    spares, tables,
     units::{show_bytes, show_duration},
 };
 
@@ -59,10 +58,10 @@ fn value(slot: Slot<'_>) -> Value {
         Slot::McpServers(place) => Value::String(place.as_str().into()),
         Slot::Sandbox(place) => Value::String(place.as_str().into()),
         Slot::Spares(place) => spares::show(place),
-        Slot::Rules(place) => rules::show(place),
+        Slot::Rules(place) => tables::show(place),
         Slot::Egress(place) => egress::show(place),
-        Slot::TenantCredentials(place) => gateway::show(place),
-        Slot::Prices(place) => gateway::show(place),
+        Slot::TenantCredentials(place) => tables::show(place),
+        Slot::Prices(place) => tables::show(place),
         Slot::Variables(place, _) => {
             let variables: Table = place
                 .iter()

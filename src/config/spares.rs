@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
-use super::secrets::HIDDEN;
+use super::{secrets::HIDDEN, tables};
 use crate::policy::SETTING_SOURCES;
 
 /// Tables at most.
@@ -58,20 +58,9 @@ pub struct SpareConfig {
     pub betas: Vec<String>,
 }
 
-/// Reads all tables; the error names the table and the option.
+/// Reads all tables; the error names every table that is wrong, and the option.
 pub fn read(value: &Value) -> Result<Vec<SpareConfig>, String> {
-    let tables = value.as_array().ok_or("must be a list of tables: [[spare]]")?;
-    if tables.len() > MOST_CLASSES {
-        return Err(format!("must be at most {MOST_CLASSES} tables, not {}", tables.len()));
-    }
-    let class = |(number, table): (usize, &Value)| {
-        let class: Result<SpareConfig, _> = table.clone().try_into();
-        let class = class.map_err(|error| error.message().trim().to_owned());
-        class
-            .and_then(|class| check(&class).map(|()| class))
-            .map_err(|problem| format!("table {}: {problem}", number + 1))
-    };
-    tables.iter().enumerate().map(class).collect()
+    tables::read(value, ("spare", MOST_CLASSES), check)
 }
 
 fn check(class: &SpareConfig) -> Result<(), String> {

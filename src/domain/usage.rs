@@ -2,6 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Less than this share of a budget is a rounding error of sums, and no money.
+const DUST: f64 = 1e-9;
+
+/// Whether nothing is left of a budget, in US dollars.
+pub fn is_spent(budget: f64, left: f64) -> bool {
+    left <= budget * DUST
+}
+
 /// Tokens, as the API counts them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

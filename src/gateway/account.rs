@@ -13,7 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::usage::Used;
 use crate::{
     cli::{cost::Wire, frame::ModelUse},
-    domain::ids::{ClientId, TenantId},
+    domain::{
+        ids::{ClientId, TenantId},
+        usage::is_spent,
+    },
 };
 
 /// Connections of one process. A CLI has some five, with its subagents.
@@ -21,9 +24,6 @@ pub(super) const OF_A_PROCESS: usize = 32;
 
 /// Names that one process may have looked up at once.
 const LOOKUPS: usize = 8;
-
-/// Less than this share of a budget is a rounding error of sums, and no money.
-const DUST: f64 = 1e-9;
 
 /// The account of a process.
 #[derive(Debug)]
@@ -109,11 +109,11 @@ impl Account {
         self.lock().not_taken.values().map(|model| model.cost_usd).sum()
     }
 
-    /// Whether the session may use more; else what it may spend, and what it has.
+    /// Whether the session may use more; the error is what this process has spent, in US dollars.
     pub(super) fn check(&self) -> Result<(), f64> {
         let state = self.lock();
         match state.bound {
-            Some(bound) if bound - state.sum <= bound * DUST => Err(state.sum),
+            Some(bound) if is_spent(bound, bound - state.sum) => Err(state.sum),
             _ => Ok(()),
         }
     }

@@ -27,7 +27,8 @@ const OUTCOMES: [&str; 11] = [
 ];
 
 /// How attempts to reach other hosts end.
-const CONNECTIONS: [&str; 5] = ["led", "form", "refused", "unknown", "unreachable"];
+const CONNECTIONS: [&str; 5] =
+    ["connected", "malformed", "refused", "unauthenticated", "unreachable"];
 
 /// The counts of one gateway. Cloning gives another handle to the same.
 #[derive(Debug, Clone)]

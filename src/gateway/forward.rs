@@ -59,7 +59,7 @@ impl Gateway {
         seat: Arc<Seat>,
     ) -> Response<AnyBody> {
         if self.is_for_proxy(&request) {
-            return self.lead_out(request, seat).await;
+            return self.serve_proxy(request, seat).await;
         }
         let path = request.uri().path().to_owned();
         match self.forward(request, &seat).await {

@@ -63,7 +63,7 @@ use upstream::Upstream;
 
 /// The variables by which a CLI finds the API, and what it shows there. Where a gateway is, nobody
 /// else sets them.
-pub const VARIABLES: [&str; 2] = ["ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"];
+const VARIABLES: [&str; 2] = ["ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"];
 
 /// The variables by which programs find a proxy, in both spellings that they have.
 const OF_PROXY: [&str; 4] = ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"];
@@ -71,16 +71,11 @@ const OF_PROXY: [&str; 4] = ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_p
 /// Those that say for whom they need none.
 const BESIDE_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// Variables by which a session brings a way to a model of its own.
-pub const OF_ANOTHER_WAY: [&str; 7] = [
-    "ANTHROPIC_API_KEY",
-    "ANTHROPIC_AUTH_TOKEN",
-    "ANTHROPIC_BASE_URL",
-    "CLAUDE_CODE_OAUTH_TOKEN",
-    "CLAUDE_CODE_USE_BEDROCK",
-    "CLAUDE_CODE_USE_FOUNDRY",
-    "CLAUDE_CODE_USE_VERTEX",
-];
+/// Connections of processes at once: each has another one to the API or to a host, so that all of
+/// them take a quarter of the descriptors.
+pub fn connections() -> usize {
+    usize::try_from(descriptors::limit() / 8).unwrap_or(usize::MAX)
+}
 
 /// Names of hosts that are looked up at once.
 const LOOKUPS: usize = 64;
@@ -158,8 +153,7 @@ impl Gateway {
             prices: prices.clone(),
             pacing: Pacing::default(),
             counts: Counts::default(),
-            // Each has another one to the API, or to another host.
-            seats: Seats::new(usize::try_from(descriptors::limit() / 8).unwrap_or(usize::MAX)),
+            seats: Seats::new(connections()),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             serves_api: *serves_api,
             egress: egress.clone(),

@@ -1,6 +1,6 @@
-//! The way of sessions to other hosts: a proxy that resolves names itself, connects to what the
-//! operator has listed, and passes bytes on. It is all the network that a session has where it has
-//! one of its own; elsewhere programs go by it that heed `HTTPS_PROXY`.
+//! The proxy by which sessions reach other hosts: it resolves names itself, connects only to what the
+//! operator has listed, and passes bytes on. A session with a network namespace of its own has no
+//! other way out; elsewhere the proxy is used by programs that honour `HTTPS_PROXY`.
 
 use std::{
     io,
@@ -37,9 +37,9 @@ use crate::{policy::egress::Refused, tasks::spawn_owned, telemetry::log_limit::E
 /// How long a connection may take, and the look-up of a name before it.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Why a session does not get to a host.
+/// Why a session is not connected to a host.
 #[derive(Debug, thiserror::Error)]
-enum NoWay {
+enum ProxyError {
     #[error("the proxy wants the token of a process of this service that is alive")]
     Unknown,
     #[error("{0:?} is no HOST:PORT")]
@@ -50,12 +50,12 @@ enum NoWay {
     Unreachable(String, io::Error),
 }
 
-impl NoWay {
+impl ProxyError {
     /// The name of the kind, for figures.
     fn name(&self) -> &'static str {
         match self {
-            Self::Unknown => "unknown",
-            Self::Form(_) => "form",
+            Self::Unknown => "unauthenticated",
+            Self::Form(_) => "malformed",
             Self::Refused(..) => "refused",
             Self::Unreachable(..) => "unreachable",
         }
@@ -78,20 +78,20 @@ impl Gateway {
             && (request.method() == Method::CONNECT || request.uri().scheme().is_some())
     }
 
-    /// Leads a session to a host, or says why not.
-    pub(super) async fn lead_out(
+    /// Connects a session to a host, or says why not.
+    pub(super) async fn serve_proxy(
         &self,
         request: Request<Incoming>,
         seat: Arc<Seat>,
     ) -> Response<AnyBody> {
         let account = seat.account().or_else(|| self.account_of_proxy(request.headers()));
         let alive = |it: &Arc<Account>| !it.closed().is_cancelled() && seat.is_of(it);
-        let led = match account.filter(alive) {
-            Some(account) => self.lead(request, &account, seat).await,
-            None => Err(NoWay::Unknown),
+        let reached = match account.filter(alive) {
+            Some(account) => self.reach(request, &account, seat).await,
+            None => Err(ProxyError::Unknown),
         };
-        self.0.counts.connection(led.as_ref().map_or_else(NoWay::name, |_| "led"));
-        led.unwrap_or_else(|error| {
+        self.0.counts.connection(reached.as_ref().map_or_else(ProxyError::name, |_| "connected"));
+        reached.unwrap_or_else(|error| {
             let mut response = Response::new(full(format!("session-pool: {error}\n")));
             *response.status_mut() = error.status();
             let text = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -100,20 +100,20 @@ impl Gateway {
         })
     }
 
-    async fn lead(
+    async fn reach(
         &self,
         request: Request<Incoming>,
         account: &Arc<Account>,
         seat: Arc<Seat>,
-    ) -> Result<Response<AnyBody>, NoWay> {
+    ) -> Result<Response<AnyBody>, ProxyError> {
         let uri = request.uri();
         let authority = uri.authority().cloned();
-        let authority = authority.ok_or_else(|| NoWay::Form(uri.to_string()))?;
+        let authority = authority.ok_or_else(|| ProxyError::Form(uri.to_string()))?;
         let default = (request.method() != Method::CONNECT).then_some(80);
         let port = authority.port_u16().or(default).filter(|port| *port > 0);
-        let port = port.ok_or_else(|| NoWay::Form(authority.to_string()))?;
+        let port = port.ok_or_else(|| ProxyError::Form(authority.to_string()))?;
         let connected = self.connect(&authority, port, account).await;
-        if let Err(NoWay::Refused(host, why)) = &connected
+        if let Err(ProxyError::Refused(host, why)) = &connected
             && EGRESS.admits()
         {
             let (tenant, client_id) = (account.tenant(), account.process());
@@ -134,12 +134,12 @@ impl Gateway {
         authority: &Authority,
         port: u16,
         account: &Account,
-    ) -> Result<TcpStream, NoWay> {
+    ) -> Result<TcpStream, ProxyError> {
         let egress = &self.0.egress;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let shown = || format!("{host}:{port}");
-        let refused = |why| NoWay::Refused(shown(), why);
-        let unreachable = |error| NoWay::Unreachable(shown(), error);
+        let refused = |why| ProxyError::Refused(shown(), why);
+        let unreachable = |error| ProxyError::Unreachable(shown(), error);
         let addresses = match host.parse::<IpAddr>() {
             Ok(address) => {
                 egress.check_address(address, port).map_err(refused)?;
@@ -226,9 +226,9 @@ impl Gateway {
         mut request: Request<Incoming>,
         stream: TcpStream,
         authority: &Authority,
-    ) -> Result<Response<AnyBody>, NoWay> {
+    ) -> Result<Response<AnyBody>, ProxyError> {
         let failed = |error: hyper::Error| {
-            NoWay::Unreachable(authority.to_string(), io::Error::other(error))
+            ProxyError::Unreachable(authority.to_string(), io::Error::other(error))
         };
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
@@ -240,11 +240,13 @@ impl Gateway {
             }
         });
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let path: Uri = path.parse().map_err(|_| NoWay::Form(path.to_owned()))?;
+        let path: Uri = path.parse().map_err(|_| ProxyError::Form(path.to_owned()))?;
         *request.uri_mut() = path;
         drop_of_connection(request.headers_mut());
         let host = HeaderValue::from_str(authority.as_str());
-        request.headers_mut().insert(HOST, host.map_err(|_| NoWay::Form(authority.to_string()))?);
+        request
+            .headers_mut()
+            .insert(HOST, host.map_err(|_| ProxyError::Form(authority.to_string()))?);
         let mut response = sender.send_request(request).await.map_err(failed)?;
         drop_of_connection(response.headers_mut());
         Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))

@@ -56,6 +56,17 @@ impl Bed {
         Self { gateway, tasks, seen, api, folder }
     }
 
+    /// With a request that has gone, whose answer is what is sent as pieces.
+    async fn streaming() -> (Self, Pass, mpsc::Sender<Bytes>, TcpStream) {
+        let mut bed = Self::start(Speaks::Http1, |_| {}).await;
+        let (pieces, of_api) = mpsc::channel(1);
+        *bed.api.pieces.lock().expect("not poisoned") = Some(of_api);
+        let pass = bed.pass();
+        let stream = bed.begin(pass.token(), "/v1/messages", b"{}").await;
+        bed.seen.recv().await.expect("asked");
+        (bed, pass, pieces, stream)
+    }
+
     fn pass(&self) -> Pass {
         self.gateway.pass(&TenantId::default(), ClientId::fresh(), false).expect("for the API")
     }
@@ -144,12 +155,7 @@ async fn who_has_no_living_process_s_token_reaches_nobody() {
 
 #[tokio::test]
 async fn an_answer_streams_through_and_is_cut_with_its_process() {
-    let mut bed = Bed::start(Speaks::Http1, |_| {}).await;
-    let (pieces, of_api) = mpsc::channel(1);
-    *bed.api.pieces.lock().expect("not poisoned") = Some(of_api);
-    let pass = bed.pass();
-    let mut stream = bed.begin(pass.token(), "/v1/messages", b"{}").await;
-    bed.seen.recv().await.expect("asked");
+    let (bed, pass, pieces, mut stream) = Bed::streaming().await;
     let mut read = Vec::new();
     for piece in ["data: one\n\n", "data: two\n\n"] {
         pieces.send(Bytes::from_static(piece.as_bytes())).await.expect("taken");
@@ -168,12 +174,7 @@ async fn an_answer_streams_through_and_is_cut_with_its_process() {
 
 #[tokio::test]
 async fn who_leaves_has_its_request_given_up_and_what_it_used_counted() {
-    let mut bed = Bed::start(Speaks::Http1, |_| {}).await;
-    let (pieces, of_api) = mpsc::channel(1);
-    *bed.api.pieces.lock().expect("not poisoned") = Some(of_api);
-    let pass = bed.pass();
-    let mut stream = bed.begin(pass.token(), "/v1/messages", b"{}").await;
-    bed.seen.recv().await.expect("asked");
+    let (bed, pass, pieces, mut stream) = Bed::streaming().await;
     let start = EVENTS.split_inclusive("\n\n").next().expect("an event");
     pieces.send(Bytes::from_static(start.as_bytes())).await.expect("taken");
     let mut read = Vec::new();
@@ -272,12 +273,7 @@ async fn a_large_request_streams_through() {
 
 #[tokio::test]
 async fn who_hangs_up_before_the_end_has_not_written_for_nothing() {
-    let mut bed = Bed::start(Speaks::Http1, |_| {}).await;
-    let (pieces, of_api) = mpsc::channel(1);
-    *bed.api.pieces.lock().expect("not poisoned") = Some(of_api);
-    let pass = bed.pass();
-    let mut stream = bed.begin(pass.token(), "/v1/messages", b"{}").await;
-    bed.seen.recv().await.expect("asked");
+    let (bed, pass, pieces, mut stream) = Bed::streaming().await;
     let start = EVENTS.split_inclusive("\n\n").next().expect("an event");
     let text = "x".repeat(30_000);
     let delta = format!("data: {{\"type\":\"content_block_delta\",\"text\":\"{text}\"}}\n\n");

@@ -1,6 +1,18 @@
 //! Which environment variables a caller may set. Some are nobody's to give away: those
 //! that the service relies on, and those that change what is executed.
 
+/// Variables by which a CLI finds a way to a model. With any of them it goes past the API gateway:
+/// another address, another credential, or another kind of API.
+pub const WAYS_TO_A_MODEL: [&str; 7] = [
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_BASE_URL",
+    "CLAUDE_CODE_OAUTH_TOKEN",
+    "CLAUDE_CODE_USE_BEDROCK",
+    "CLAUDE_CODE_USE_FOUNDRY",
+    "CLAUDE_CODE_USE_VERTEX",
+];
+
 /// Names that no caller may set.
 const RESERVED: [&str; 34] = [
     "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS",

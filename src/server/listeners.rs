@@ -14,6 +14,7 @@ use super::{capacity, http, settings, stack::Services};
 use crate::{
     access::credentials::Credentials,
     config::Config,
+    gateway,
     rpc::{calls::CountLayer, edge::EdgeLayer},
     tasks::Tasks,
     transport::Listener,
@@ -89,7 +90,8 @@ impl Listeners {
         let nodes = self.nodes.as_ref().map_or(0, |_| settings::NODE_CONNECTIONS);
         let metrics =
             config.server.metrics_listen.map_or(0, |_| http::Limits::MONITORING.connections);
-        let max_connections = capacity::connections(config, health + nodes + metrics);
+        let gateway = if config.needs_gateway() { 2 * gateway::connections() } else { 0 };
+        let max_connections = capacity::connections(config, health + nodes + metrics + gateway);
         let callers = Listener {
             name: "server.listen",
             socket: self.callers,

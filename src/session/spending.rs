@@ -21,7 +21,11 @@ use crate::{
         turn::Aside,
     },
     counters::Spent,
-    domain::{failure::Cause, options::Options, usage::TokenUsage},
+    domain::{
+        failure::Cause,
+        options::Options,
+        usage::{TokenUsage, is_spent},
+    },
     store::Record,
     supply::Lease,
 };
@@ -32,9 +36,6 @@ pub const BUDGET: &str = "max_budget_usd";
 /// How long a process that is about to end may take to say what it has spent: milliseconds
 /// were seen.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
-
-/// Less than this share of a budget is a rounding error of sums, and no money.
-const DUST: f64 = 1e-9;
 
 impl SessionTask {
     /// Takes note of what a turn cost.
@@ -199,7 +200,7 @@ impl SessionTask {
     pub(super) fn check_budget(&self, options: &Options) -> Result<(), Cause> {
         let limit = options.max_budget_usd.unwrap_or(f64::INFINITY);
         match self.left(options) {
-            Some(left) if left <= limit * DUST => {
+            Some(left) if is_spent(limit, left) => {
                 Err(Cause::BudgetExhausted { limit, spent: self.status.spent.cost_usd })
             }
             _ => Ok(()),

@@ -14,7 +14,7 @@ use super::{
     shared::Shared,
     spares::spare::Spare,
 };
-use crate::cli::{binding, cost::Meter, process::Child as _};
+use crate::cli::{binding, process::Child as _};
 
 /// What a spare may take to answer, a hundred times what it needs: one that hangs is given
 /// up for a start that the caller can still wait for.
@@ -109,7 +109,7 @@ fn leased(spare: Spare, began: Instant) -> Lease {
         spare: SpareUse::Taken,
         connect_time: began.elapsed(),
         connection,
-        meter: metered(Meter::default(), pass.as_ref()),
+        meter: metered(pass.as_ref()),
         outdated: false,
         child: Box::new(process),
         pass,

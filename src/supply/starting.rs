@@ -132,7 +132,7 @@ impl Shared {
             spare: SpareUse::NotKept,
             connect_time: Duration::ZERO,
             connection,
-            meter: metered(Meter::default(), pass.as_ref()),
+            meter: metered(pass.as_ref()),
             outdated: false,
             child: Box::new(process),
             pass,

@@ -74,22 +74,8 @@ impl Bed {
     /// On a version of the real CLI. What its sessions start is told by the number of
     /// seconds that it sleeps.
     pub async fn real(mode: &str, version: &str, settings: &[(&str, &str)]) -> Self {
-        let api = StandIn::start().await.expect("a stand-in");
-        let (path, url) = (executable(version).display().to_string(), api.url());
-        let mut all = vec![
-            ("CLI__SANDBOX", mode),
-            ("CLI__PATH", &path),
-            ("CLI__ENV__ANTHROPIC_BASE_URL", &url),
-            ("CLI__ENV__ANTHROPIC_API_KEY", "sk-ant-dummy"),
-            ("CLI__ENV__CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
-            ("POOL__STREAM_FIRST_CHUNK_TIMEOUT", "60s"),
-            ("POOL__STREAM_ONGOING_TIMEOUT", "120s"),
-            ("POOL__CONNECT_TIMEOUT", "120s"),
-        ];
-        all.extend(settings);
-        let daemon = Daemon::start(&all).await;
-        let digits = uuid::Uuid::new_v4().as_u128() % 1_000_000_000;
-        Self { daemon, unique: format!("1000.{digits:09}"), api: Some(api), _program: None }
+        let key = ("CLI__ENV__ANTHROPIC_API_KEY", "sk-ant-dummy");
+        Self::real_by("CLI__ENV__ANTHROPIC_BASE_URL", key, (mode, version), settings).await
     }
 
     /// On a version of the real CLI that reaches the API through the service, which has the key in a
@@ -100,14 +86,26 @@ impl Bed {
         key_file: &Path,
         settings: &[(&str, &str)],
     ) -> Self {
+        let key_file = key_file.display().to_string();
+        let key = ("GATEWAY__API_KEY_FILE", key_file.as_str());
+        Self::real_by("GATEWAY__UPSTREAM", key, (mode, version), settings).await
+    }
+
+    /// `address` is the setting that says where the API is.
+    async fn real_by(
+        address: &str,
+        key: (&str, &str),
+        (mode, version): (&str, &str),
+        settings: &[(&str, &str)],
+    ) -> Self {
         let api = StandIn::start().await.expect("a stand-in");
         let (path, url) = (executable(version).display().to_string(), api.url());
-        let key_file = key_file.display().to_string();
         let mut all = vec![
             ("CLI__SANDBOX", mode),
             ("CLI__PATH", &path),
-            ("GATEWAY__UPSTREAM", &url),
-            ("GATEWAY__API_KEY_FILE", &key_file),
+            (address, &url),
+            key,
+            ("CLI__ENV__CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
             ("POOL__STREAM_FIRST_CHUNK_TIMEOUT", "60s"),
             ("POOL__STREAM_ONGOING_TIMEOUT", "120s"),
             ("POOL__CONNECT_TIMEOUT", "120s"),

@@ -107,7 +107,8 @@ for way in held:
         closed += 1
     except TimeoutError:
         pass
-print("closed", closed)
+print("closed", closed, flush=True)
+time.sleep(1000)
 "#;
 
 fn key_file() -> (TempDir, std::path::PathBuf) {
@@ -204,12 +205,15 @@ async fn an_agent_that_opens_many_connections_takes_nothing_from_others() {
     let settings = [("POLICY__EGRESS", "gateway")];
     let bed = Bed::behind_gateway("bubblewrap", "2.1.332", &file, &settings).await;
     bash(&bed, "b", "true").await;
-    let told = python(&bed, "a", FLOOD, "& sleep 5").await;
+    let hold = ">told & until grep closed told; do sleep 0.1; done";
+    let told = python(&bed, "a", FLOOD, hold).await;
     // Its CLI has some of the thirty-two.
     let closed = told.split("closed ").nth(1).and_then(|rest| rest.get(..3)).map(str::to_owned);
     let closed: u32 = closed.and_then(|text| text.parse().ok()).unwrap_or_default();
     assert!((268..=300).contains(&closed), "{told}");
     let told = bash(&bed, "b", "echo still here").await;
     assert!(told.contains("still here"), "{told}");
+    let holds = bash(&bed, "a", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").await;
+    assert!(holds.contains("python3 tried.py"), "they were held meanwhile: {holds}");
     bed.stop().await;
 }

@@ -3,19 +3,10 @@
 use http::Uri;
 
 use super::{Config, Findings};
-use crate::config::{EgressConfig, secrets::shown_address};
-
-/// Variables by which a CLI finds a way to a model. The gateway sets them, or makes them pointless.
-const OF_THE_WAY: [&str; 7] = [
-    "ANTHROPIC_API_KEY",
-    "ANTHROPIC_AUTH_TOKEN",
-    "ANTHROPIC_BASE_URL",
-    "CLAUDE_CODE_OAUTH_TOKEN",
-    // With these a CLI goes past the gateway, and nobody would count what it uses.
-    "CLAUDE_CODE_USE_BEDROCK",
-    "CLAUDE_CODE_USE_FOUNDRY",
-    "CLAUDE_CODE_USE_VERTEX",
-];
+use crate::{
+    config::{EgressConfig, secrets::shown_address},
+    policy::variables::WAYS_TO_A_MODEL,
+};
 
 pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
     let gateway = &config.gateway;
@@ -67,7 +58,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings<'_>) {
 /// What agents can read of a credential is not to be had beside the gateway.
 fn check_variables(config: &Config, findings: &mut Findings<'_>) {
     let cli = &config.cli;
-    for name in OF_THE_WAY {
+    for name in WAYS_TO_A_MODEL {
         let in_files = cli.variables_in_files().any(|(known, _)| known == name);
         let keys = [
             (format!("cli.env.{name}"), cli.env.contains_key(name)),
