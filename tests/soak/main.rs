@@ -32,7 +32,7 @@ use scribe::{Scribe, holds};
 use tally::{DEEDS, FAULTS, Tally};
 
 /// Seconds of each half, unless it is said otherwise.
-const LENGTH: u64 = 60;
+const LENGTH: u64 = 30;
 
 /// Callers at the same time.
 const CALLERS: u64 = 16;
