@@ -8,6 +8,7 @@
 //! rpc ─▶ tools ◀─ cli (tools that callers serve, and the calls of them)
 //! transport (listeners and connections) ─▶ rpc, by what server puts together
 //! transport ─▶ cluster (calls for sessions of other nodes) ─▶ pool, rpc
+//! rpc, gateway ─▶ audit (who did what, for the operator)
 //! supply ─▶ gateway (CLIs' way to the API, where the service has the credential)
 //! client (subcommands for people) ─▶ the generated types, over the network
 //! ```
@@ -28,6 +29,7 @@
 #![cfg_attr(not(test), deny(clippy::too_many_lines))]
 
 mod access;
+mod audit;
 mod budget;
 mod cli;
 pub mod client;

@@ -51,6 +51,7 @@ pub use crate::access::tokens::fresh as new_token;
 
 use crate::{
     access::credentials::Credentials,
+    audit::Audit,
     cli::versions::Installed,
     cluster::{Placement, layer::Forwarder},
     config::Config,
@@ -61,7 +62,7 @@ use crate::{
     rpc::calls::CallMeasures,
     store::PostgresStore,
     supply::ProcessSupply,
-    tasks::Tasks,
+    tasks::{Tasks, apart},
     telemetry::log_limit,
     tenant::Tenants,
     tools::ToolServers,
@@ -79,6 +80,8 @@ const HEALTH_MESSAGE: usize = 1024;
 const TELLING_LIMIT: Duration = Duration::from_secs(3);
 /// How long the service's tasks may take to end.
 const TASKS_LIMIT: Duration = Duration::from_secs(6);
+/// How long entries of the audit log that wait to be written may take.
+const AUDIT_LIMIT: Duration = Duration::from_secs(3);
 /// How long spans that are not exported may take to be, when all else has ended.
 const SPANS_LIMIT: Duration = Duration::from_secs(3);
 
@@ -108,6 +111,16 @@ async fn serve(config: Config, enclosure: Enclosure, early: EarlyStop) -> anyhow
         )
         .await?;
     Ok(if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Has written and exported what waits for that.
+async fn see_off(audit: Audit, exporting: Option<Exporting>) {
+    if !apart(move || audit.flush(AUDIT_LIMIT)).await.unwrap_or(false) {
+        error!("audit_not_flushed");
+    }
+    if let Some(exporting) = exporting {
+        exporting.close(SPANS_LIMIT).await;
+    }
 }
 
 /// A second signal means: do not wait for turns.
@@ -142,6 +155,7 @@ pub struct Server {
     node: Option<Arc<PostgresStore>>,
     policy: Arc<Policy>,
     calls: CallMeasures,
+    audit: Audit,
     traces: Traces,
     /// What exports them, if they are exported.
     exporting: Option<Exporting>,
@@ -166,7 +180,8 @@ impl Server {
         let (traces, exporting) = exported(&config)?;
         let tasks = Tasks::default();
         let installed = Installed::default();
-        let gateway = gateway::start(&config, listeners.take_gateway(), &tasks).await?;
+        let audit = settings::audit(&config)?;
+        let gateway = gateway::start(&config, listeners.take_gateway(), &audit, &tasks).await?;
         let supply =
             gateway::supply(&config, (&enclosure, &installed), &policy, gateway.clone(), &tasks)?;
         let opened = state::open_store(&config, &tasks).await?;
@@ -199,6 +214,7 @@ impl Server {
             credentials,
             policy,
             calls: CallMeasures::default(),
+            audit,
             traces,
             exporting,
             tasks,
@@ -299,9 +315,7 @@ impl Server {
         if !ended {
             error!(left = self.tasks.len(), "tasks_left");
         }
-        if let Some(exporting) = self.exporting.take() {
-            exporting.close(SPANS_LIMIT).await;
-        }
+        see_off(self.audit, self.exporting).await;
         info!(drained, "stopped");
         Ok(drained && ended)
     }

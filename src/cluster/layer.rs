@@ -36,6 +36,7 @@ use crate::{
         Identity,
         nodes::{ForwardedBy, Nodes},
     },
+    audit::Note,
     domain::{
         failure::Cause,
         ids::{SessionId, SessionKey},
@@ -138,6 +139,7 @@ impl Forwarder {
         };
         let (session, request) = self.session_of(request).await;
         let Some(session) = session else { return Outcome::Here(request, None) };
+        request.extensions().get::<Note>().inspect(|note| note.session(&session));
         let key = SessionKey::new(caller.tenant.clone(), session);
         let call = Call { request, key, caller, shows_turn };
         match self.0.placement.place(&call.key).await {

@@ -22,6 +22,9 @@ use crate::policy::{McpServers, variables::is_name};
 /// Keys, and beginnings of keys, that belong to versions to come.
 const LATER: [&str; 1] = ["policy.tenants"];
 
+/// Keys that earlier versions had, and what they are called now.
+const RENAMED: [(&str, &str); 1] = [("cli.visible_paths", "sandbox.readable")];
+
 /// Sets every key that fits; tells of all that do not.
 pub fn apply(config: &mut Config, settings: &Settings) -> Vec<Violation> {
     let mut places: BTreeMap<_, _> =
@@ -54,6 +57,13 @@ fn unknown(key: &str, origin: &ValueOrigin) -> String {
     });
     if later {
         return "this version does not have it yet".into();
+    }
+    if let Some((_, now)) = RENAMED.iter().find(|(former, _)| *former == key) {
+        let shown = match origin {
+            ValueOrigin::Environment(_) => variable_of(now),
+            _ => (*now).to_owned(),
+        };
+        return format!("is called {shown} since version 0.3");
     }
     match (nearest(key, keys()), origin) {
         (Some(near), ValueOrigin::Environment(_)) => {

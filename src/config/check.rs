@@ -9,7 +9,7 @@ mod traces;
 
 pub use store::problem_of_url;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -77,6 +77,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     cluster::check(config, &mut findings);
     check_state_dir(config, &mut findings);
     check_tasks(config, &mut findings);
+    check_view(config, &mut findings);
     check_arguments(&config.cli.extra_args, &mut findings);
     check_variables(config, &mut findings);
     policy::check(config, &mut findings);
@@ -214,6 +215,20 @@ fn check_tasks(config: &Config, findings: &mut Findings<'_>) {
     if tasks > 0 && tasks < FEWEST_TASKS {
         let problem = format!("must be 0 or at least {FEWEST_TASKS}, which a CLI itself may need");
         findings.refuse("cli.max_tasks", tasks.to_string(), problem);
+    }
+}
+
+fn check_view(config: &Config, findings: &mut Findings<'_>) {
+    let sandbox = &config.sandbox;
+    for (key, paths) in
+        [("sandbox.readable", &sandbox.readable), ("sandbox.hidden", &sandbox.hidden)]
+    {
+        let is_good =
+            |path: &str| Path::new(path).is_absolute() && !path.trim_end_matches('/').is_empty();
+        for path in paths.iter().filter(|path| !is_good(path)) {
+            let problem = "must be an absolute path, and not the root";
+            findings.refuse(key, format!("{path:?}"), problem);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    ClusterConfig, EgressConfig, GatewayConfig, TracesConfig,
+    AuditConfig, ClusterConfig, EgressConfig, GatewayConfig, SandboxConfig, TracesConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
     memory,
     sections::{
@@ -56,8 +56,8 @@ impl Config {
                 tmp_limit: 256 << 20,
                 sandbox_required: false,
                 start_check: true,
-                visible_paths: Vec::new(),
             },
+            sandbox: SandboxConfig::default(),
             policy: policy(),
             store: StoreConfig {
                 kind: StoreKind::Sqlite,
@@ -85,6 +85,7 @@ impl Config {
             auth: AuthConfig { insecure: false, tokens_file: None },
             tls: TlsConfig::default(),
             metrics: MetricsConfig::default(),
+            audit: AuditConfig::default(),
             gateway: GatewayConfig::default(),
             traces: TracesConfig::default(),
             log: LogConfig { format: LogFormat::Pretty, level: "info".into() },

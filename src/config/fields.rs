@@ -5,9 +5,10 @@ use std::{
 };
 
 use super::{
-    AuthConfig, CliConfig, ClusterConfig, Config, EgressConfig, FileMentions, LimitsConfig,
-    LogConfig, LogFormat, PoolConfig, PriceConfig, RuleConfig, SandboxMode, ServerConfig,
-    SpareConfig, StoreConfig, StoreKind, TenantCredential, TlsConfig, spares::MOST_SPARES,
+    AuditConfig, AuthConfig, CliConfig, ClusterConfig, Config, EgressConfig, FileMentions,
+    LimitsConfig, LogConfig, LogFormat, PoolConfig, PriceConfig, RuleConfig, SandboxConfig,
+    SandboxMode, ServerConfig, SpareConfig, StoreConfig, StoreKind, TenantCredential, TlsConfig,
+    spares::MOST_SPARES,
 };
 use crate::policy::McpServers;
 
@@ -130,11 +131,13 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
         pool,
         spare,
         cli,
+        sandbox,
         gateway,
         policy,
         store,
         cluster,
         auth,
+        audit,
         tls,
         log,
         metrics,
@@ -146,6 +149,9 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
     fields.extend(server_fields(server));
     fields.extend(pool_fields(pool));
     fields.extend(cli_fields(cli));
+    let SandboxConfig { readable, hidden } = sandbox;
+    fields.push(field("sandbox.readable", Slot::Texts(readable, 64)));
+    fields.push(field("sandbox.hidden", Slot::Texts(hidden, 64)));
     fields.extend(gateway::fields(gateway));
     fields.extend(policy::fields(policy));
     fields.extend(store_fields(store));
@@ -153,6 +159,9 @@ pub fn fields(config: &mut Config) -> Vec<Field<'_>> {
     let AuthConfig { insecure, tokens_file } = auth;
     fields.push(field("auth.insecure", Slot::Flag(insecure)));
     fields.push(field("auth.tokens_file", Slot::OptionalPath(tokens_file)));
+    let AuditConfig { file, max_files } = audit;
+    fields.push(field("audit.file", Slot::OptionalPath(file)));
+    fields.push(field("audit.max_files", Slot::Count(max_files, 2..=10_000)));
     let TlsConfig { cert, key, client_ca } = tls;
     fields.push(field("tls.cert", Slot::OptionalPath(cert)));
     fields.push(field("tls.key", Slot::OptionalPath(key)));
@@ -324,7 +333,6 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         tmp_limit,
         sandbox_required,
         start_check,
-        visible_paths,
     } = cli;
     [
         field("cli.path", Slot::Path(path)),
@@ -338,7 +346,6 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         field("cli.memory_limit", Slot::LargeBytes(memory_limit, 0..=TIB)),
         field("cli.max_tasks", Slot::Count(max_tasks, 0..=1_000_000)),
         field("cli.tmp_limit", Slot::LargeBytes(tmp_limit, MIB..=TIB)),
-        field("cli.visible_paths", Slot::Texts(visible_paths, 64)),
         field(ENV_TABLE, Slot::Variables(env, 256)),
     ]
 }

@@ -18,6 +18,7 @@
 //! in [`print()`].
 
 mod apply;
+mod audit;
 mod check;
 mod choices;
 mod cluster;
@@ -32,6 +33,7 @@ mod names;
 mod places;
 mod print;
 mod rules;
+mod sandbox;
 mod secrets;
 mod sections;
 mod shares;
@@ -44,6 +46,7 @@ mod traces;
 mod units;
 mod variables;
 
+pub use audit::AuditConfig;
 pub use check::problem_of_url;
 pub use choices::{FileMentions, LogFormat, SandboxMode, StoreKind};
 pub use cluster::ClusterConfig;
@@ -52,6 +55,7 @@ pub use error::{ConfigError, ValueOrigin, Violation};
 pub use gateway::{GatewayConfig, PriceConfig, TenantCredential};
 pub use print::print;
 pub use rules::{RuleConfig, RuleDecision};
+pub use sandbox::SandboxConfig;
 pub use sections::{
     AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, MetricsConfig, PolicyConfig,
     PoolConfig, ServerConfig, StoreConfig, TlsConfig,

@@ -27,6 +27,7 @@ impl Config {
             self.tls.key.as_mut(),
             self.tls.client_ca.as_mut(),
             self.store.url_file.as_mut(),
+            self.audit.path_mut(),
         ]
         .into_iter()
         .chain(self.cluster.paths_mut())

@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    ClusterConfig, EgressConfig, GatewayConfig, RuleConfig, SpareConfig, TracesConfig,
+    AuditConfig, ClusterConfig, EgressConfig, GatewayConfig, RuleConfig, SandboxConfig,
+    SpareConfig, TracesConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
 };
 use crate::policy::McpServers;
@@ -24,6 +25,8 @@ pub struct Config {
     pub spare: Vec<SpareConfig>,
     /// How the CLI is started.
     pub cli: CliConfig,
+    /// What sessions see of the machine.
+    pub sandbox: SandboxConfig,
     /// The way of CLIs to the API.
     pub gateway: GatewayConfig,
     /// What callers may ask for.
@@ -34,6 +37,8 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// Who may call.
     pub auth: AuthConfig,
+    /// What is recorded of who did what.
+    pub audit: AuditConfig,
     /// Connections over TLS.
     pub tls: TlsConfig,
     /// What is logged, and how.
@@ -235,9 +240,6 @@ pub struct CliConfig {
     /// Whether a CLI has to start and answer in its sandbox before the service is ready;
     /// otherwise it only has to say its version. Default true.
     pub start_check: bool,
-    /// Files and folders that sessions see, read-only, although bubblewrap would hide them:
-    /// certificates, cloud credentials. Default none, at most 64.
-    pub visible_paths: Vec<String>,
 }
 
 /// What callers may ask for.

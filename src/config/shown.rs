@@ -22,7 +22,6 @@ impl fmt::Debug for CliConfig {
             tmp_limit,
             sandbox_required,
             start_check,
-            visible_paths,
         } = self;
         let env: BTreeMap<_, _> =
             env.iter().map(|(name, value)| (name, shown_value(name, value))).collect();
@@ -40,7 +39,6 @@ impl fmt::Debug for CliConfig {
             .field("tmp_limit", tmp_limit)
             .field("sandbox_required", sandbox_required)
             .field("start_check", start_check)
-            .field("visible_paths", visible_paths)
             .finish()
     }
 }

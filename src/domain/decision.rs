@@ -28,3 +28,16 @@ pub enum Decision {
     /// The answer to a prompt of another kind, as JSON.
     Raw(String),
 }
+
+impl Decision {
+    /// What it is called in the contract.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Allow { .. } => "allow",
+            Self::Deny { .. } => "deny",
+            Self::Answers(_) => "answers",
+            Self::Hook(_) => "hook",
+            Self::Raw(_) => "response_json",
+        }
+    }
+}

@@ -3,8 +3,11 @@
 //! and asked before each request.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -25,6 +28,9 @@ pub(super) const OF_A_PROCESS: usize = 32;
 /// Names that one process may have looked up at once.
 const LOOKUPS: usize = 8;
 
+/// Hosts that one process was kept from and that are told apart.
+const MOST_REFUSED: usize = 64;
+
 /// The account of a process.
 #[derive(Debug)]
 pub struct Account {
@@ -34,6 +40,8 @@ pub struct Account {
     lookups: Arc<Semaphore>,
     closed: CancellationToken,
     connections: Arc<Semaphore>,
+    /// Whether a credential was shown for it.
+    is_used: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -44,6 +52,8 @@ struct State {
     sum: f64,
     /// What the sum may come to before requests are refused.
     bound: Option<f64>,
+    /// Hosts that it was kept from.
+    refused: BTreeSet<String>,
 }
 
 impl Account {
@@ -56,6 +66,7 @@ impl Account {
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             closed: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(OF_A_PROCESS)),
+            is_used: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
@@ -73,6 +84,18 @@ impl Account {
     /// Whether the process comes here for the API; otherwise for other hosts alone.
     pub(super) fn counts(&self) -> bool {
         self.counts
+    }
+
+    /// Whether a credential is shown for it for the first time.
+    pub(super) fn is_first_use(&self) -> bool {
+        !self.is_used.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether it is kept from a host for the first time. After so many hosts nothing is new any more:
+    /// what an agent makes up is not to fill a disk.
+    pub(super) fn is_first_refusal(&self, host: &str) -> bool {
+        let refused = &mut self.lock().refused;
+        refused.len() < MOST_REFUSED && refused.insert(host.to_owned())
     }
 
     /// A place for one more look-up of a name, if it has not too many.

@@ -41,6 +41,17 @@ pub struct CredentialFile {
     pub path: PathBuf,
 }
 
+/// A credential, as the header that shows it.
+#[derive(Debug)]
+pub(super) struct Credential {
+    /// The key of the configuration that names it.
+    pub(super) key: &'static str,
+    /// The header's name.
+    pub(super) name: HeaderName,
+    /// The header's value.
+    pub(super) value: HeaderValue,
+}
+
 /// A credential that cannot be had. Says nothing of what is in the file.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {}: {error}", file.key, file.path.display())]
@@ -73,8 +84,8 @@ impl Credentials {
         Ok(())
     }
 
-    /// The header that shows a tenant's credential.
-    pub(super) async fn of(&self, tenant: &TenantId) -> Result<(HeaderName, HeaderValue), Refusal> {
+    /// A tenant's credential.
+    pub(super) async fn of(&self, tenant: &TenantId) -> Result<Credential, Refusal> {
         let file = self.of_tenants.get(tenant).or(self.of_all.as_ref());
         let file = file.ok_or_else(|| Refusal::NoCredential(tenant.to_string()))?;
         let value = match self.read(file).await {
@@ -91,7 +102,7 @@ impl Credentials {
             CredentialKind::ApiKey => API_KEY,
             CredentialKind::Bearer => header::AUTHORIZATION,
         };
-        Ok((name, value))
+        Ok(Credential { key: file.key, name, value })
     }
 
     async fn read(&self, file: &CredentialFile) -> Result<HeaderValue, Unreadable> {
@@ -143,7 +154,8 @@ mod tests {
         fs::write(at("own"), "token").expect("written");
         credentials.read_all().await.expect("read");
         let shown = async |tenant: &TenantId| {
-            let (name, value) = credentials.of(tenant).await.expect("a credential");
+            let Credential { name, value, key: _ } =
+                credentials.of(tenant).await.expect("a credential");
             format!("{name}: {}", value.to_str().expect("a text"))
         };
         assert_eq!(shown(&TenantId::default()).await, "x-api-key: key-1");

@@ -18,14 +18,17 @@ use super::{
     account::Account,
     body::{Answer, AnyBody, Begun},
     counted::Counted,
-    credentials::API_KEY,
+    credentials::{API_KEY, Credential},
     pacing::LONGEST_WAIT_OF_A_CLI,
     passes::hash_of,
     refusal::{Refusal, SHOULD_RETRY},
     seat::Seat,
     usage::{Form, Tap},
 };
-use crate::telemetry::log_limit::{LIMITED, UPSTREAM};
+use crate::{
+    audit::Entry,
+    telemetry::log_limit::{LIMITED, UPSTREAM},
+};
 
 /// Headers that speak of one connection, and not of the request.
 const OF_CONNECTION: [HeaderName; 7] = [
@@ -93,7 +96,11 @@ impl Gateway {
         if uses {
             self.check(&account)?;
         }
-        let (name, value) = self.0.credentials.of(account.tenant()).await?;
+        let Credential { key, name, value } = self.0.credentials.of(account.tenant()).await?;
+        if account.is_first_use() {
+            let (tenant, client_id) = (account.tenant().as_str(), account.process().to_string());
+            self.0.audit.record(&Entry::CredentialUsed { tenant, client_id, credential: key });
+        }
         let headers = request.headers_mut();
         for name in [API_KEY, AUTHORIZATION, HOST] {
             headers.remove(name);

@@ -50,6 +50,7 @@ pub use prices::{Price, Prices};
 pub use upstream::UpstreamError;
 
 use crate::{
+    audit::Audit,
     domain::ids::{ClientId, TenantId},
     os::{descriptors, handed_socket},
     policy::egress::Egress,
@@ -103,6 +104,8 @@ pub struct Settings {
     pub serves_api: bool,
     /// Which other hosts they may connect to.
     pub egress: Egress,
+    /// Where it is recorded which credentials are used, and which hosts are refused.
+    pub audit: Audit,
 }
 
 /// What tenants may still spend, as whoever keeps their sums knows it.
@@ -129,6 +132,7 @@ struct Inner {
     lookups: Arc<Semaphore>,
     serves_api: bool,
     egress: Egress,
+    audit: Audit,
     tasks: Tasks,
     allowances: OnceLock<Arc<dyn Allowances>>,
 }
@@ -157,6 +161,7 @@ impl Gateway {
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             serves_api: *serves_api,
             egress: egress.clone(),
+            audit: settings.audit.clone(),
             tasks: tasks.clone(),
             allowances: OnceLock::new(),
         }));

@@ -32,10 +32,15 @@ use super::{
     forward::drop_of_connection,
     seat::Seat,
 };
-use crate::{policy::egress::Refused, tasks::spawn_owned, telemetry::log_limit::EGRESS};
+use crate::{
+    audit::Entry, policy::egress::Refused, tasks::spawn_owned, telemetry::log_limit::EGRESS,
+};
 
 /// How long a connection may take, and the look-up of a name before it.
 const LIMIT: Duration = Duration::from_secs(15);
+
+/// Characters of a host and its port that are recorded: names have 253 at most.
+const LONGEST_RECORDED: usize = 260;
 
 /// Why a session is not connected to a host.
 #[derive(Debug, thiserror::Error)]
@@ -113,11 +118,8 @@ impl Gateway {
         let port = authority.port_u16().or(default).filter(|port| *port > 0);
         let port = port.ok_or_else(|| ProxyError::Form(authority.to_string()))?;
         let connected = self.connect(&authority, port, account).await;
-        if let Err(ProxyError::Refused(host, why)) = &connected
-            && EGRESS.admits()
-        {
-            let (tenant, client_id) = (account.tenant(), account.process());
-            info!(%tenant, %client_id, host, reason = %why, "egress_refused");
+        if let Err(ProxyError::Refused(host, why)) = &connected {
+            self.tell_of_refusal(account, host, why);
         }
         let stream = connected?;
         stream.set_nodelay(true).ok();
@@ -126,6 +128,19 @@ impl Gateway {
             return Ok(Response::new(full(String::new())));
         }
         self.pass_plain(request, stream, &authority).await
+    }
+
+    fn tell_of_refusal(&self, account: &Account, host: &str, why: &Refused) {
+        let (tenant, client_id) = (account.tenant(), account.process());
+        if EGRESS.admits() {
+            info!(%tenant, %client_id, host, reason = %why, "egress_refused");
+        }
+        let host: String = host.chars().take(LONGEST_RECORDED).collect();
+        if account.is_first_refusal(&host) {
+            let (tenant, client_id) = (tenant.as_str(), client_id.to_string());
+            let reason = why.to_string();
+            self.0.audit.record(&Entry::EgressRefused { tenant, client_id, host: &host, reason });
+        }
     }
 
     /// Connects to what a session names, as far as it may.

@@ -1,4 +1,5 @@
 mod api;
+mod audited;
 mod proxy;
 
 use bytes::Bytes;
@@ -48,6 +49,7 @@ impl Bed {
             tokens_per_minute: None,
             serves_api: true,
             egress: Egress::Open,
+            audit: Audit::default(),
         };
         change(&mut settings);
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("bound");

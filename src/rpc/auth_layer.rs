@@ -3,6 +3,7 @@
 
 use std::{
     future::{Ready, ready},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -20,6 +21,7 @@ use crate::{
         authenticator::Authenticator,
         nodes::{Nodes, Origin},
     },
+    audit::Note,
     telemetry::log_limit::UNAUTHENTICATED,
     transport::Peer,
 };
@@ -77,6 +79,9 @@ impl AuthLayer {
             None => self.authenticator.identify(header, certificate)?,
         };
         peer.inspect(|peer| peer.has_proven_itself());
+        if let Some(note) = request.extensions().get::<Note>() {
+            note.caller(&identity, name.as_ref().map(|name| Arc::clone(&name.0)));
+        }
         request.extensions_mut().insert(identity);
         if let Some(name) = name {
             request.extensions_mut().insert(name);

@@ -1,5 +1,6 @@
-//! Counts gRPC calls by their method and by how they end, measures how long they take, and gives
-//! each its place in a trace ([`Trace`](traces::Trace), among the extensions of its request). The
+//! Counts gRPC calls by their method and by how they end, measures how long they take, has them
+//! recorded in the audit log, and gives each its place in a trace ([`Trace`](traces::Trace), among the
+//! extensions of its request). The
 //! names of figures are those that Prometheus dashboards for gRPC servers know (`grpc_server_…`).
 //! Knows paths, and the `grpc-status` of an answer; nothing of what is called.
 //!
@@ -19,6 +20,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use opentelemetry::trace::TraceId;
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry, Unit},
@@ -29,8 +31,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use self::methods::{Methods, UNKNOWN};
-use super::auth_layer::HEALTH;
+use super::{audited::Audited, auth_layer::HEALTH};
 use crate::{
+    audit::Audit,
     measures::{Histograms, Labels, long},
     traces::{self, Span, Traces},
 };
@@ -99,7 +102,8 @@ impl CallMeasures {
     fn open(&self, path: &str) -> Open {
         let (families, series) = (Arc::clone(&self.families), Arc::clone(self.methods.of(path)));
         series.started.inc();
-        Open { families, series, began: Instant::now(), code: None, span: Span::default() }
+        let (began, span) = (Instant::now(), Span::default());
+        Open { families, series, began, code: None, span, trace_id: None, audited: None }
     }
 }
 
@@ -109,6 +113,12 @@ impl Series {
         let seconds = families.seconds.get_or_create_owned(&labels);
         let handled = [const { OnceLock::new() }; CODES];
         Self { labels, started, handled, seconds }
+    }
+
+    /// The value of a label.
+    fn label(&self, name: &str) -> &str {
+        let value = self.labels.iter().find(|(known, _)| *known == name);
+        value.map_or(UNKNOWN, |(_, value)| value)
     }
 
     /// Whether it counts calls of what is not served.
@@ -172,6 +182,9 @@ struct Open {
     code: Option<Code>,
     /// The call in its trace.
     span: Span,
+    trace_id: Option<TraceId>,
+    /// What is recorded of it, if it is.
+    audited: Option<Audited>,
 }
 
 impl Open {
@@ -186,12 +199,12 @@ impl Open {
         if !place.is_some() {
             return;
         }
+        self.trace_id = place.trace_id();
         self.span = place.span(path[1..].to_owned(), traces::Kind::Server);
         if self.span.is_recorded() {
             self.span.set("rpc.system", "grpc");
             for (label, name) in [("grpc_service", "rpc.service"), ("grpc_method", "rpc.method")] {
-                let value = self.series.labels.iter().find(|(known, _)| *known == label);
-                value.inspect(|(_, value)| self.span.set(name, value.clone()));
+                self.span.set(name, self.series.label(label).to_owned());
             }
         }
         request.extensions_mut().insert(place);
@@ -201,6 +214,9 @@ impl Open {
     fn note(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get(STATUS) {
             self.code = Some(Code::from_bytes(status.as_bytes()));
+            if let Some(audited) = &mut self.audited {
+                audited.heard(headers);
+            }
         }
     }
 }
@@ -209,7 +225,13 @@ impl Drop for Open {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
         self.series.handled(&self.families, code).inc();
-        self.series.seconds.observe(self.began.elapsed().as_secs_f64());
+        let took = self.began.elapsed();
+        self.series.seconds.observe(took.as_secs_f64());
+        if let Some(audited) = self.audited.take() {
+            let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            let trace_id = self.trace_id.map(|id| id.to_string());
+            audited.end((self.series.label("grpc_method"), name_of(code)), took, trace_id);
+        }
         if self.span.is_recorded() {
             self.span.set("rpc.grpc.status_code", i64::from(i32::from(code)));
             if is_of_the_server(code) {
@@ -223,21 +245,27 @@ impl Drop for Open {
 
 /// Puts [`Counted`] before services.
 #[derive(Debug, Clone)]
-pub struct CountLayer(pub CallMeasures, pub Traces);
+pub struct CountLayer {
+    /// What is counted.
+    pub measures: CallMeasures,
+    /// Where calls have their places.
+    pub traces: Traces,
+    /// Where they are recorded.
+    pub audit: Audit,
+}
 
 impl<S> Layer<S> for CountLayer {
     type Service = Counted<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Counted { measures: self.0.clone(), traces: self.1.clone(), inner }
+        Counted { layer: self.clone(), inner }
     }
 }
 
 /// Counts all calls of a service.
 #[derive(Debug, Clone)]
 pub struct Counted<S> {
-    measures: CallMeasures,
-    traces: Traces,
+    layer: CountLayer,
     inner: S,
 }
 
@@ -255,8 +283,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<R>) -> Self::Future {
-        let mut open = self.measures.open(request.uri().path());
-        open.trace(&self.traces, &mut request);
+        let CountLayer { measures, traces, audit } = &self.layer;
+        let mut open = measures.open(request.uri().path());
+        open.trace(traces, &mut request);
+        open.audited = Audited::begin(audit, &mut request);
         let answer = self.inner.call(request);
         Box::pin(async move {
             let response = answer.await?;

@@ -14,10 +14,12 @@
 //! - [`deadline`]: what a caller says of its own deadline.
 //! - [`edge`]: what every request is held to: it is gRPC, arrives in time, means one thing.
 //! - [`calls`]: counts every call, by its method and its end.
+//! - `audited`: has calls recorded in the audit log.
 //! - [`auth_layer`]: asks every caller who they are, before any service is called.
 //! - [`service`]: one short method for each rpc.
 
 mod access;
+mod audited;
 pub mod auth_layer;
 pub mod calls;
 pub mod deadline;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument as _, Span, error_span};
 
 use super::{
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     access::Identity,
+    audit::Note,
     domain::ids::{SessionId, SessionKey},
     pool::{PoolStats, Scope, SessionPool},
     proto::{self, session_pool_service_server::SessionPoolService},
@@ -57,16 +58,24 @@ impl<O: Observe> Service<O> {
     }
 }
 
-/// A routing key that differs from the message's id would lead to another node next
-/// time, and the session would be in two places.
-fn check_routing_key(metadata: &MetadataMap, session_id: &str) -> Result<(), Status> {
-    let Some(key) = metadata.get(ROUTING_KEY) else { return Ok(()) };
+/// Takes note of the session that a call names, and checks its routing key: one that differs from
+/// the message's id would lead to another node next time, and the session would be in two places.
+fn check_session<T>(request: &Request<T>, session_id: &str) -> Result<(), Status> {
+    if let (Some(note), Ok(id)) = (note(request), SessionId::parse(session_id)) {
+        note.session(&id);
+    }
+    let Some(key) = request.metadata().get(ROUTING_KEY) else { return Ok(()) };
     if key.as_bytes() == session_id.as_bytes() {
         return Ok(());
     }
     let description = format!("must equal the metadata key {ROUTING_KEY}, is {session_id:?}");
     let violation = Violation { field: "session_id".to_owned(), description };
     Err(of_rejection(&Rejection::Invalid(vec![violation])))
+}
+
+/// Where to write what is learned of a call, if it is recorded.
+fn note<T>(request: &Request<T>) -> Option<&Note> {
+    request.extensions().get::<Note>()
 }
 
 /// The caller's deadline, which the edge has read.
@@ -111,7 +120,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         let deadline = deadline(&request);
         let caller = caller(&request)?;
         let tenant = caller.tenant.clone();
-        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        check_session(&request, &request.get_ref().session_id)?;
         let (claim, trace) = (claim(&request), trace(&request));
         let mut query = decode::query(request.into_inner(), &self.policy).await?;
         query.request.deadline = deadline;
@@ -136,7 +145,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
     ) -> Result<Response<Self::AttachStream>, Status> {
         let deadline = deadline(&request);
         let tenant = caller(&request)?.tenant;
-        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        check_session(&request, &request.get_ref().session_id)?;
         let decode::Attach { session_id, turn, from, partials, payload, heartbeat } =
             decode::attach(request.into_inner())?;
         let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
@@ -153,7 +162,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
     ) -> Result<Response<Self::WatchSessionStream>, Status> {
         let deadline = deadline(&request);
         let tenant = caller(&request)?.tenant;
-        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        check_session(&request, &request.get_ref().session_id)?;
         let decode::Watch { session_id, from, partials, payload, heartbeat } =
             decode::watch(request.into_inner())?;
         let share = self.pool.open_stream(&tenant).map_err(|failure| of_failure(&failure))?;
@@ -169,13 +178,15 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::RespondRequest>,
     ) -> Result<Response<proto::RespondResponse>, Status> {
         let tenant = caller(&request)?.tenant;
-        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        check_session(&request, &request.get_ref().session_id)?;
         let _claim = claim(&request);
         let (pool, owner) = (self.pool.clone(), tenant.clone());
         let own_folder =
             move |id: &SessionId| pool.work_folder(&SessionKey::new(owner, id.clone()));
+        let note = note(&request).cloned();
         let answer = decode::respond(request.into_inner(), &self.policy, own_folder);
         let (id, prompt_id, decision) = answer.await?;
+        note.inspect(|note| note.answer(&prompt_id, decision.name()));
         let answered = self.pool.respond(&SessionKey::new(tenant, id), prompt_id, decision).await;
         answered.map_err(|failure| of_failure(&failure))?;
         Ok(Response::new(proto::RespondResponse {}))
@@ -186,7 +197,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::InterruptRequest>,
     ) -> Result<Response<proto::InterruptResponse>, Status> {
         let tenant = caller(&request)?.tenant;
-        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        check_session(&request, &request.get_ref().session_id)?;
         let decode::Interrupt { session_id, target, keep_session } =
             decode::interrupt(request.into_inner())?;
         let key = SessionKey::new(tenant, session_id);
@@ -200,7 +211,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::StopTaskRequest>,
     ) -> Result<Response<proto::StopTaskResponse>, Status> {
         let tenant = caller(&request)?.tenant;
-        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        check_session(&request, &request.get_ref().session_id)?;
         let (session_id, task_id) = decode::stop_task(request.into_inner())?;
         let stopped = self.pool.stop_task(&SessionKey::new(tenant, session_id), task_id).await;
         stopped.map_err(|failure| of_failure(&failure))?;
@@ -247,7 +258,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::GetSessionRequest>,
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
         let tenant = caller(&request)?.tenant;
-        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        check_session(&request, &request.get_ref().session_id)?;
         let proto::GetSessionRequest { session_id } = request.into_inner();
         let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
         let status = self.pool.get(&key).await.map_err(|failure| of_failure(&failure))?;
@@ -273,7 +284,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::UpdateSessionRequest>,
     ) -> Result<Response<proto::UpdateSessionResponse>, Status> {
         let tenant = caller(&request)?.tenant;
-        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        check_session(&request, &request.get_ref().session_id)?;
         let _claim = claim(&request);
         let (id, options) = decode::update(request.into_inner(), &self.policy).await?;
         let updated = self.pool.update(&SessionKey::new(tenant, id), options).await;
@@ -289,7 +300,7 @@ impl<O: Observe> SessionPoolService for Service<O> {
         request: Request<proto::CloseSessionRequest>,
     ) -> Result<Response<proto::CloseSessionResponse>, Status> {
         let tenant = caller(&request)?.tenant;
-        check_routing_key(request.metadata(), &request.get_ref().session_id)?;
+        check_session(&request, &request.get_ref().session_id)?;
         let proto::CloseSessionRequest { session_id, forget } = request.into_inner();
         let key = SessionKey::new(tenant, decode::session_id(&session_id)?);
         let report = self.pool.close(&key, forget).await.map_err(|failure| of_failure(&failure))?;

@@ -37,10 +37,17 @@ pub fn give(config: &Config, enclosure: &Enclosure, authenticator: &Authenticato
         warn!(mode, detail = "so do its agents: give it a user of its own", "running_as_root");
     }
     if let Sandbox::Bubblewrap(plan) = &enclosure.sandbox {
+        for path in config.sandbox.hidden.iter().filter(|path| !Path::new(path).exists()) {
+            warn!(
+                path,
+                detail = "it is not there, and will be seen if it comes later",
+                "sandbox_hides_nothing"
+            );
+        }
         for name in hidden_variables(config, |path| plan.hides(path)) {
             warn!(
                 variable = name,
-                detail = "the sandbox hides the file that it names: add it to cli.visible_paths",
+                detail = "the sandbox hides the file that it names: add it to sandbox.readable",
                 "variable_names_a_hidden_file"
             );
         }

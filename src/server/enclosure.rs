@@ -136,11 +136,12 @@ fn hidden_files(config: &Config, secrets: &[PathBuf]) -> Vec<PathBuf> {
         &cluster.token_file,
         &traces.headers_file,
     ];
+    let audit = config.audit.files().cloned();
     let variables = config.cli.variables_in_files().map(|(_, file)| file);
     let of_api = config.gateway.credential_files().cloned();
     let files =
         secrets.iter().cloned().chain(database).chain(credentials.into_iter().flatten().cloned());
-    files.chain(variables).chain(of_api).collect()
+    files.chain(variables).chain(of_api).chain(audit).collect()
 }
 
 /// A sandbox that nothing was tried against.
@@ -161,12 +162,13 @@ struct Handed {
 
 /// What sessions may see of this machine.
 fn view<'a>(config: &'a Config, secrets: &'a [PathBuf], supervisor: &'a Path) -> View<'a> {
-    let visible = config.cli.visible_paths.iter().map(PathBuf::from).collect();
+    let paths = |texts: &[String]| texts.iter().map(PathBuf::from).collect();
     View {
         state_dir: &config.state_dir,
         secrets,
         program: &config.cli.path,
-        visible,
+        visible: paths(&config.sandbox.readable),
+        hidden: paths(&config.sandbox.hidden),
         tmp_bytes: config.cli.tmp_limit,
         max_tasks: config.cli.max_tasks as u64,
         own_network: config.policy.egress != EgressConfig::Open,
@@ -195,6 +197,7 @@ mod tests {
             api_key_file: None,
             bearer_token_file: Some("/tenant-token".into()),
         }];
+        config.audit.file = Some("/audit-log".into());
         let hidden = hidden_files(&config, &["/config.toml".into()]);
         for file in [
             "/config.toml",
@@ -207,6 +210,7 @@ mod tests {
             "/api-key",
             "/gateway-key",
             "/tenant-token",
+            "/audit-log",
         ] {
             assert!(hidden.contains(&PathBuf::from(file)), "{file}: {hidden:?}");
         }

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 
 use super::{Enclosure, settings};
 use crate::{
+    audit::Audit,
     cli::versions::Installed,
     config::{Config, EgressConfig, PriceConfig, TenantCredential},
     domain::ids::TenantId,
@@ -22,16 +23,17 @@ use crate::{
 pub async fn start(
     config: &Config,
     socket: Option<TcpListener>,
+    audit: &Audit,
     tasks: &Tasks,
 ) -> anyhow::Result<Option<Gateway>> {
     match socket {
-        Some(socket) => Ok(Some(Gateway::start(settings_of(config)?, socket, tasks).await?)),
+        Some(socket) => Ok(Some(Gateway::start(settings_of(config, audit)?, socket, tasks).await?)),
         None => Ok(None),
     }
 }
 
 /// The way of CLIs to the API. Everything in it was checked when the configuration was read.
-fn settings_of(config: &Config) -> anyhow::Result<Settings> {
+fn settings_of(config: &Config, audit: &Audit) -> anyhow::Result<Settings> {
     let (own, tokens) = (&config.gateway, config.policy.tenant_max_tokens_per_minute);
     let files = (own.api_key_file.as_ref(), own.bearer_token_file.as_ref());
     let credential = credential_in(files, ("gateway.api_key_file", "gateway.bearer_token_file"));
@@ -51,6 +53,7 @@ fn settings_of(config: &Config) -> anyhow::Result<Settings> {
         prices: Prices::new(own.price.iter().map(price).collect()),
         serves_api: own.enabled,
         egress: egress(config)?,
+        audit: audit.clone(),
         tokens_per_minute: Some(tokens as u64).filter(|tokens| *tokens > 0),
     })
 }

@@ -32,9 +32,8 @@ use crate::{
     health::Health,
     measures::Labels,
     pool::{Scope, SessionPool},
-    rpc::{calls::CallMeasures, service::Observe as _},
+    rpc::{calls::CountLayer, service::Observe as _},
     tasks::Tasks,
-    traces::Traces,
 };
 
 /// The text format of OpenMetrics 1.0.
@@ -46,22 +45,16 @@ pub struct Exporter {
     pool: SessionPool,
     observer: Observer,
     health: Health,
-    calls: CallMeasures,
-    traces: Traces,
+    counted: CountLayer,
     processes: Processes,
     last: Shared,
 }
 
 impl Exporter {
     /// Of these parts.
-    pub fn new(
-        pool: SessionPool,
-        observer: Observer,
-        health: Health,
-        (calls, traces): (CallMeasures, Traces),
-    ) -> Self {
+    pub fn new(pool: SessionPool, observer: Observer, health: Health, counted: CountLayer) -> Self {
         let (processes, last) = (Processes::default(), Shared::default());
-        Self { pool, observer, health, calls, traces, processes, last }
+        Self { pool, observer, health, counted, processes, last }
     }
 
     /// Answers on this socket until the tasks end, and shows people the page if there is one.
@@ -100,14 +93,16 @@ impl Exporter {
         }
         figures.register(&mut registry);
         measures.register(&mut registry);
-        self.traces.register(&mut registry);
+        let CountLayer { measures: calls, traces, audit } = &self.counted;
+        traces.register(&mut registry);
+        audit.register(&mut registry);
         let gateway = self.observer.supply.gateway().map(|gateway| gateway.counts().clone());
         // Without one they are there with 0: dashboards and alerts need not know of it.
         gateway.unwrap_or_default().register(&mut registry);
         let mut own = Figures::default();
         own.of_this_process(&used);
         own.register(&mut common);
-        self.calls.register(&mut common);
+        calls.register(&mut common);
         let mut text = String::new();
         encode_registry(&mut text, &registry)?;
         encode_registry(&mut text, &common)?;

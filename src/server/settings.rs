@@ -1,11 +1,12 @@
 //! What the configuration says, in the words of each part. The only place that knows both.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
 
 use crate::{
     access::nodes::METADATA_BYTES,
+    audit::{Audit, Place},
     budget::{Bounds, Budget},
     cli::{
         env_files::EnvFiles, launch::LaunchSettings, sandbox::Sandbox, telemetry, usage::Allowed,
@@ -150,6 +151,18 @@ fn operator_rule(rule: &RuleConfig) -> OperatorRule {
     let RuleConfig { decision, rule, tenant } = rule;
     // Its name was checked when the configuration was read.
     OperatorRule { decision: *decision, rule: rule.clone(), tenant: TenantId::parse(tenant).ok() }
+}
+
+/// Where it is recorded who did what.
+pub fn audit(config: &Config) -> anyhow::Result<Audit> {
+    let most = config.audit.max_files;
+    let place = match config.audit.files() {
+        Some(path) => Place::Files { path: path.clone(), most },
+        None if config.audit.is_to_stdout() => Place::Stdout,
+        None => return Ok(Audit::default()),
+    };
+    let shown = || config.audit.file.as_deref().unwrap_or(Path::new("")).display();
+    Audit::open(&place).with_context(|| format!("audit.file: {}", shown()))
 }
 
 /// What exports spans, if anything does.

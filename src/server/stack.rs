@@ -85,9 +85,10 @@ impl Server {
         Ok(Services { callers: guarded(of_callers), nodes: guarded(Admitted::Nodes) })
     }
 
-    /// What counts calls, and gives them their places in traces.
+    /// What counts and records calls, and gives them their places in traces.
     pub(super) fn counted(&self) -> CountLayer {
-        CountLayer(self.calls.clone(), self.traces.clone())
+        let (measures, traces) = (self.calls.clone(), self.traces.clone());
+        CountLayer { measures, traces, audit: self.audit.clone() }
     }
 
     /// What looks at the supply, the machine and the CLI.
@@ -102,8 +103,7 @@ impl Server {
 
     /// What is asked for figures.
     pub(super) fn figures(&self, health: &Health) -> Exporter {
-        let counted = (self.calls.clone(), self.traces.clone());
-        Exporter::new(self.pool.clone(), self.observer(health), health.clone(), counted)
+        Exporter::new(self.pool.clone(), self.observer(health), health.clone(), self.counted())
     }
 
     /// What people are shown of the service.

@@ -66,7 +66,11 @@ pub static EGRESS: LogLimit = LogLimit::new("egress_refused");
 /// Refusals of the API that there were too many requests.
 pub static LIMITED: LogLimit = LogLimit::new("gateway_rate_limited");
 
-static ALL: [&LogLimit; 20] = [
+/// Entries of the audit log that are lost.
+pub static AUDIT: LogLimit = LogLimit::new("audit_entry_lost");
+
+static ALL: [&LogLimit; 21] = [
+    &AUDIT,
     &LIMITED,
     &EGRESS,
     &CREDENTIAL,

@@ -1,11 +1,10 @@
 //! Errors in the API's shape.
 
-use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::ids;
+use super::{ids, json::Json};
 
 /// An answer that is an error of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,6 +29,7 @@ mod delivery;
 mod directive;
 mod error;
 mod ids;
+mod json;
 mod message;
 mod record;
 mod rules;

@@ -3,13 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -22,6 +22,7 @@ use super::attempts::Attempts;
 use super::delivery::{self, Ended};
 use super::error::ApiError;
 use super::ids;
+use super::json::Json;
 use super::message::Message;
 use super::record::{Record, RecordedRequest};
 use super::sse;

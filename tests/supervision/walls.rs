@@ -214,7 +214,7 @@ fn b4_an_operator_shows_files_that_would_be_hidden_or_is_warned() {
     let warned = log_of_start(&["cli.sandbox=bubblewrap", &variable]);
     assert!(warned.contains("NODE_EXTRA_CA_CERTS"), "{warned}");
     assert!(!warned.contains(&file), "values are not for the log: {warned}");
-    let visible = format!("cli.visible_paths=[{file:?}]");
+    let visible = format!("sandbox.readable=[{file:?}]");
     let shown = log_of_start(&["cli.sandbox=bubblewrap", &variable, &visible]);
     assert!(shown.contains("listening") && !shown.contains("NODE_EXTRA_CA_CERTS"), "{shown}");
 }
@@ -225,10 +225,44 @@ async fn b4_what_is_shown_can_be_read_inside() {
     let file = place.path().join("ca.pem").display().to_string();
     fs::write(&file, "the certificate").expect("written");
     let visible = format!("[{file:?}]");
-    let bed = Bed::real("bubblewrap", VERSION, &[("CLI__VISIBLE_PATHS", &visible)]).await;
+    let bed = Bed::real("bubblewrap", VERSION, &[("SANDBOX__READABLE", &visible)]).await;
     let seen = bash(&bed, "a", &format!("cat {file}; echo x >{file}")).await;
     assert!(seen.contains("the certificate") && seen.contains("Read-only"), "{seen}");
     bed.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_operator_hides_is_not_seen() {
+    // A place that nothing but the operator's word hides.
+    let place = TempDir::new_in("/opt").expect("a folder");
+    let (folder, file, other) =
+        (place.path().join("folder"), place.path().join("file"), place.path().join("other"));
+    fs::create_dir(&folder).expect("made");
+    let words = ["words-in-folder", "words-of-file", "words-of-other"];
+    for (path, word) in [&folder.join("in-it"), &file, &other].into_iter().zip(words) {
+        fs::write(path, word).expect("written");
+    }
+    let hidden = format!("[{folder:?}, {file:?}]");
+    let readable = format!("[{:?}]", folder.join("in-it"));
+    let say = format!("cat {0}/folder/in-it; cat {0}/file; cat {0}/other", place.path().display());
+    for (also, expected) in
+        [("[]", &words[2..]), (readable.as_str(), &["words-in-folder", words[2]])]
+    {
+        let settings = [("SANDBOX__HIDDEN", hidden.as_str()), ("SANDBOX__READABLE", also)];
+        let bed = Bed::real("bubblewrap", VERSION, &settings).await;
+        let seen = bash(&bed, "a", &say).await;
+        let found: Vec<_> = words.into_iter().filter(|word| seen.contains(word)).collect();
+        assert_eq!(found, expected, "{seen}");
+        bed.stop().await;
+    }
+}
+
+#[test]
+fn a_hidden_path_that_is_not_there_is_warned_about() {
+    let hidden = "sandbox.hidden=['/opt/session-pool-is-not-here']";
+    let warned = log_of_start(&["cli.sandbox=bubblewrap", hidden]);
+    assert!(warned.contains("sandbox_hides_nothing"), "{warned}");
+    assert!(warned.contains("/opt/session-pool-is-not-here"), "{warned}");
 }
 
 #[test]

@@ -61,6 +61,8 @@ pub struct View<'a> {
     pub program: &'a Path,
     /// What is seen, read-only, although it would be hidden.
     pub visible: Vec<PathBuf>,
+    /// What is hidden beside that.
+    pub hidden: Vec<PathBuf>,
     /// Bytes of each file system in memory that a session may write to.
     pub tmp_bytes: u64,
     /// Processes and threads that a session may have; 0 is no bound.
@@ -79,6 +81,7 @@ impl MountPlan {
             secrets,
             program,
             visible,
+            hidden,
             tmp_bytes,
             max_tasks,
             own_network,
@@ -88,10 +91,12 @@ impl MountPlan {
         let folders = PRIVATE.into_iter().chain(HOMES).map(PathBuf::from);
         let folders = folders.chain(home).chain([state_dir.to_owned()]);
         let secrets: Vec<PathBuf> = secrets.iter().filter_map(|file| place_of(file)).collect();
+        let hidden = hidden.iter().filter_map(|path| real(path));
+        let (more, hidden): (Vec<_>, Vec<_>) = hidden.partition(|path| path.is_dir());
         let own = secrets.iter().filter_map(|file| folder_of_its_own(file));
-        let folders = outermost(folders.filter_map(|folder| real(&folder)).chain(own));
+        let folders = outermost(folders.filter_map(|folder| real(&folder)).chain(own).chain(more));
         let apart = |file: &PathBuf| file.exists() && !lies_in(file, &folders);
-        let files = secrets.into_iter().filter(apart).collect();
+        let files = secrets.into_iter().chain(hidden).filter(apart).collect();
         let mut shown = Vec::new();
         // Names are looked up by it, and it often is a link into /run.
         let resolver = real(Path::new("/etc/resolv.conf"));
@@ -228,6 +233,7 @@ mod tests {
             secrets: &[],
             program: Path::new("sh"),
             visible: vec![shown.clone(), root.join("not-there")],
+            hidden: vec![],
             tmp_bytes: 1,
             max_tasks: 0,
             own_network: false,

@@ -10,6 +10,7 @@ mod gateway;
 mod operator_rules;
 mod reference;
 mod rules;
+mod sandbox;
 mod traces;
 
 fn pairs(items: &[(&str, &str)]) -> Vec<(String, String)> {

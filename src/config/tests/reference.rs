@@ -12,10 +12,12 @@ use super::{
     *,
 };
 
-const SECTIONS: [&str; 4] = [
+const SECTIONS: [&str; 6] = [
     include_str!("../sections.rs"),
+    include_str!("../audit.rs"),
     include_str!("../cluster.rs"),
     include_str!("../gateway.rs"),
+    include_str!("../sandbox.rs"),
     include_str!("../traces.rs"),
 ];
 
@@ -74,6 +76,8 @@ fn meaning_and_default(key: &str) -> (String, String) {
         "metrics" => "MetricsConfig",
         "traces" => "TracesConfig",
         "gateway" => "GatewayConfig",
+        "sandbox" => "SandboxConfig",
+        "audit" => "AuditConfig",
         other => panic!("a section without a structure: {other}"),
     };
     let comments = comments();

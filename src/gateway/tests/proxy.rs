@@ -46,7 +46,7 @@ async fn ask(bed: &Bed, pass: &Pass, head: &str, rest: &str) -> String {
 }
 
 /// How an attempt to be led to a place is answered.
-async fn status(bed: &Bed, token: &str, place: &str) -> String {
+pub(super) async fn status(bed: &Bed, token: &str, place: &str) -> String {
     let mut stream = TcpStream::connect(bed.gateway.0.address).await.expect("connected");
     let who = STANDARD.encode(format!("{token}:"));
     let request =

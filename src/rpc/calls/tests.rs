@@ -30,7 +30,10 @@ impl Service<Request<()>> for Fixed {
 }
 
 async fn call(measures: &CallMeasures, path: &str, answer: fn() -> Answer) -> CountedBody<Boxed> {
-    let mut service = CountLayer(measures.clone(), Traces::default()).layer(Fixed(answer));
+    let mut service = {
+        let (measures, audit) = (measures.clone(), Audit::default());
+        CountLayer { measures, traces: Traces::default(), audit }.layer(Fixed(answer))
+    };
     let request = Request::builder().uri(path).body(()).expect("a request");
     service.call(request).await.expect("answered").into_body()
 }

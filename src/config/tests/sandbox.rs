@@ -1,0 +1,23 @@
+//! The section `sandbox`.
+
+use super::*;
+
+#[test]
+fn paths_are_absolute_and_never_the_root() {
+    let paths = "['/opt/ca.pem', '/mnt/data/']";
+    let config = with_flags(&[("sandbox.readable", paths), ("sandbox.hidden", paths)]);
+    let sandbox = config.expect("accepted").sandbox;
+    assert_eq!((sandbox.readable.len(), sandbox.hidden.len()), (2, 2));
+    for key in ["sandbox.readable", "sandbox.hidden"] {
+        for value in ["['certificates']", "['/']", "['//']", "['']", "['/fine', '~/x']"] {
+            let told = refusal(&[(key, value)]);
+            assert!(told.starts_with(key) && told.contains("must be an absolute path"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_former_name_is_answered_with_the_present_one() {
+    let told = refusal(&[("cli.visible_paths", "['/opt/ca.pem']")]);
+    assert!(told.contains("is called sandbox.readable since version 0.3"), "{told}");
+}
