@@ -1,6 +1,6 @@
 //! HTTP/2 frame by frame, for clients that no library would make.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -93,7 +93,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Raw<T> {
     /// The next frame; `None` at the end.
     pub async fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
-        let read = timeout(Duration::from_secs(20), self.stream.read_exact(&mut head)).await;
+        let read = timeout(crate::support::PATIENCE, self.stream.read_exact(&mut head)).await;
         read.expect("in time").ok()?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
@@ -126,7 +126,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Raw<T> {
     /// Reads until the service closes the connection; fails if it does not.
     pub async fn until_closed(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        let read = timeout(Duration::from_secs(20), self.stream.read_to_end(&mut rest)).await;
+        let read = timeout(crate::support::PATIENCE, self.stream.read_to_end(&mut rest)).await;
         // A reset is an end, too.
         read.expect("the connection is closed").ok();
         rest

@@ -1,7 +1,7 @@
 //! The terminal client beside a service that asks who it is: messages that name the file they
 //! are about.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf};
 
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -18,7 +18,7 @@ async fn run(words: &[&str]) -> (Option<i32>, String, String) {
         .args(words)
         .kill_on_drop(true)
         .output();
-    let output = timeout(Duration::from_secs(20), program).await.expect("in time").expect("ran");
+    let output = timeout(crate::support::PATIENCE, program).await.expect("in time").expect("ran");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }

@@ -350,7 +350,7 @@ async fn f6_plain_http_to_a_tls_port_is_told_in_words_that_name_tls() {
             .args(["stats", "--address", address])
             .output();
         let output =
-            timeout(Duration::from_secs(20), program).await.expect("in time").expect("ran");
+            timeout(crate::support::PATIENCE, program).await.expect("in time").expect("ran");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (code, told) = stats(&bed.service.address).await;

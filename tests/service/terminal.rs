@@ -24,7 +24,7 @@ use crate::support::{
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_session-pool");
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = crate::support::PATIENCE;
 const CTRL_C: &str = "\u{3}";
 
 /// A command in a terminal of its own.

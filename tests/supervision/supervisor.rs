@@ -29,7 +29,7 @@ use crate::support::{
 const PROGRAM: &str = env!("CARGO_BIN_EXE_session-pool");
 
 /// How long anything may take on a busy machine.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = crate::support::PATIENCE;
 
 /// A supervisor, started as the service starts it, with a shell as its child.
 struct Kept {

@@ -4,7 +4,6 @@ use std::{
     path::Path,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use rustix::process::{Signal, kill_process};
@@ -62,7 +61,7 @@ impl Daemon {
         let log = Arc::new(Mutex::new(Vec::new()));
         let mut said = String::new();
         let address = loop {
-            let line = timeout(Duration::from_secs(20), lines.next_line()).await;
+            let line = timeout(super::PATIENCE, lines.next_line()).await;
             let Some(line) = line.expect("in time").expect("text") else {
                 child.wait().await.expect("waited for");
                 return Err((state, said));
@@ -134,7 +133,7 @@ impl Daemon {
 
     /// Waits for the program's end.
     pub async fn ended(&mut self) -> ExitStatus {
-        let ended = timeout(Duration::from_secs(20), self.child.wait()).await;
+        let ended = timeout(super::PATIENCE, self.child.wait()).await;
         ended.expect("it ends").expect("waited for")
     }
 

@@ -115,8 +115,7 @@ impl Follower {
             }
             false
         };
-        let limit = std::time::Duration::from_secs(30);
-        let found = tokio::time::timeout(limit, reading).await;
+        let found = tokio::time::timeout(super::PATIENCE, reading).await;
         assert!(found == Ok(true), "never told; {:?}; told so far: {:?}", self.end, self.told);
     }
 

@@ -56,8 +56,11 @@ pub fn fields(status: &Status) -> Vec<String> {
     request.unwrap_or_default().into_iter().map(|violation| violation.field).collect()
 }
 
-/// Waits until `probe` gives something; fails the test after thirty seconds, which a machine
-/// that also builds something may need. For what no
+/// How long a test waits for what has to come, before it takes it for lost. It costs nothing where it
+/// comes, and a machine that others use may stand still for many seconds.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Waits until `probe` gives something; fails the test after [`PATIENCE`]. For what no
 /// event announces, such as the end of somebody else's process.
 #[track_caller]
 pub fn eventually<T>(
@@ -67,7 +70,7 @@ pub fn eventually<T>(
     let what = what.to_owned();
     let caller = std::panic::Location::caller();
     async move {
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             if let Some(found) = probe().await {
                 return found;

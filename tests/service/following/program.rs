@@ -18,7 +18,7 @@ use crate::support::{
     service::{Service, query, script},
 };
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = crate::support::PATIENCE;
 
 fn command(service: &Service, words: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_session-pool"))
