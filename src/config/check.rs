@@ -9,7 +9,10 @@ mod traces;
 
 pub use store::problem_of_url;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Component, Path},
+    time::Duration,
+};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -78,6 +81,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     check_state_dir(config, &mut findings);
     check_tasks(config, &mut findings);
     check_view(config, &mut findings);
+    check_audit(config, &mut findings);
     check_arguments(&config.cli.extra_args, &mut findings);
     check_variables(config, &mut findings);
     policy::check(config, &mut findings);
@@ -229,6 +233,19 @@ fn check_view(config: &Config, findings: &mut Findings<'_>) {
             let problem = "must be an absolute path, and not the root";
             findings.refuse(key, format!("{path:?}"), problem);
         }
+    }
+}
+
+/// The folder of the audit log is hidden from sessions as a whole, so that files of days to come are
+/// hidden, too; one that others have files in cannot be.
+fn check_audit(config: &Config, findings: &mut Findings<'_>) {
+    let Some(path) = config.audit.files() else { return };
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let is_name = |part: &Component<'_>| matches!(part, Component::Normal(_));
+    if absolute.components().filter(is_name).count() < 3 {
+        let problem = "must be stdout, or a file at least two folders below the root: its folder is \
+                       hidden from sessions";
+        findings.refuse("audit.file", format!("{path:?}"), problem);
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{early::EarlyStop, state::make_state_folder};
+use super::{early::EarlyStop, state::make_folders};
 use crate::{
     cli::sandbox::{self, MountPlan, Sandbox, Tried, Unsupported, View},
     config::{Config, EgressConfig, SandboxMode, StoreKind},
@@ -45,7 +45,7 @@ impl Enclosure {
         secrets: &[PathBuf],
         program: &Path,
     ) -> anyhow::Result<Self> {
-        make_state_folder(config)?;
+        make_folders(config)?;
         let hidden = hidden_files(config, secrets);
         let namespaces = || sandbox::bubblewrap(&view(config, &hidden, program));
         let tree = || sandbox::process_tree(program);

@@ -20,12 +20,17 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Makes the state folder, for nobody else to enter.
-pub fn make_state_folder(config: &Config) -> anyhow::Result<()> {
+/// Makes the state folder and that of the audit log, for nobody else to enter. Before the sandbox is
+/// chosen: what is not there then is not hidden from sessions.
+pub fn make_folders(config: &Config) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let folder = &config.state_dir;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.with_context(|| format!("state_dir: cannot make {}", folder.display()))
+    let make = |key, folder: &Path| {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.with_context(|| format!("{key}: cannot make {}", folder.display()))
+    };
+    make("state_dir", &config.state_dir)?;
+    let of_audit = config.audit.files().and_then(|file| file.parent());
+    of_audit.map_or(Ok(()), |folder| make("audit.file", folder))
 }
 
 /// How long the lock of the state folder is waited for. A service that has ended may hold it for
@@ -36,7 +41,7 @@ const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Makes the state folder, and makes sure that no other service uses it.
 pub async fn claim_state_folder(config: &Config) -> anyhow::Result<File> {
-    make_state_folder(config)?;
+    make_folders(config)?;
     let folder = &config.state_dir;
     let path = folder.join("lock");
     let lock = File::options().create(true).truncate(false).write(true).open(&path);

@@ -257,6 +257,19 @@ async fn what_the_operator_hides_is_not_seen() {
     }
 }
 
+#[tokio::test]
+async fn the_audit_log_is_not_seen_from_its_first_day_on() {
+    let place = TempDir::new_in("/opt").expect("a folder");
+    // The service makes the folder.
+    let file = place.path().join("made/audit.log");
+    let settings = [("AUDIT__FILE", file.to_str().expect("text"))];
+    let bed = Bed::real("bubblewrap", VERSION, &settings).await;
+    let seen = bash(&bed, "a", &format!("ls -A {0}; ls -A {0}/made", place.path().display())).await;
+    bed.stop().await;
+    assert!(seen.contains("made") && !seen.contains("audit.log"), "{seen}");
+    assert!(fs::read_to_string(&file).expect("a log").contains("\"method\":\"Query\""));
+}
+
 #[test]
 fn a_hidden_path_that_is_not_there_is_warned_about() {
     let hidden = "sandbox.hidden=['/opt/session-pool-is-not-here']";

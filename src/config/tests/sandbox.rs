@@ -1,4 +1,4 @@
-//! The section `sandbox`.
+//! What sessions are not to see: the section `sandbox`, and the folder of the audit log.
 
 use super::*;
 
@@ -14,6 +14,19 @@ fn paths_are_absolute_and_never_the_root() {
             assert!(told.starts_with(key) && told.contains("must be an absolute path"), "{told}");
         }
     }
+}
+
+#[test]
+fn the_audit_log_has_a_folder_that_can_be_hidden() {
+    for value in ["/audit.log", "/srv/audit.log", "/"] {
+        let told = refusal(&[("audit.file", value)]);
+        assert!(told.starts_with("audit.file") && told.contains("two folders"), "{told}");
+    }
+    let file = |value| with_flags(&[("audit.file", value)]).expect("accepted").audit;
+    assert!(file("stdout").is_to_stdout() && file("stdout").files().is_none());
+    assert!(file("/srv/audit/audit.log").files().is_some());
+    // A relative path counts from the working folder.
+    assert!(file("audit/log").files().expect("a path").is_absolute());
 }
 
 #[test]
