@@ -95,19 +95,23 @@ async fn somebody(name: &'static str) -> SocketAddr {
 
 /// Opens as many connections to the gateway as it can, and holds them.
 const FLOOD: &str = r#"import socket, time
-held, closed = [], 0
+held = []
 for _ in range(300):
-    way = socket.create_connection(("127.0.0.1", 8462), 3)
+    way = socket.create_connection(("127.0.0.1", 8462), 30)
     way.settimeout(0.05)
     held.append(way)
-for way in held:
+def is_open(way):
     try:
-        closed += way.recv(1) == b""
-    except ConnectionError:
-        closed += 1
+        return way.recv(1) != b""
     except TimeoutError:
-        pass
-print("closed", closed, flush=True)
+        return True
+    except ConnectionError:
+        return False
+# A machine that others use may take its time to close them.
+until = time.monotonic() + 30
+while len(held) > 32 and time.monotonic() < until:
+    held = [way for way in held if is_open(way)]
+print("closed", 300 - len(held), flush=True)
 time.sleep(1000)
 "#;
 
@@ -157,8 +161,11 @@ async fn a_session_reaches_the_api_and_what_is_listed_and_nothing_else() {
             assert_eq!(refused, place != listed.to_string(), "{place}: {told}");
         }
         let log = bed.daemon.log();
-        let refused = log.iter().filter(|event| event["message"] == "egress_refused").count();
-        assert_eq!(refused, 5, "{log:?}");
+        // Its CLI may have wanted to reach somebody, too.
+        let is_of_it = |host: &str| places.split(' ').any(|place| place == host);
+        let refused = log.iter().filter(|event| event["message"] == "egress_refused");
+        let refused = refused.filter(|event| event["host"].as_str().is_some_and(is_of_it));
+        assert_eq!(refused.count(), 5, "{log:?}");
         bed.stop().await;
     }
 }
