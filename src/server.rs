@@ -37,7 +37,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
@@ -115,7 +115,8 @@ async fn serve(config: Config, enclosure: Enclosure, early: EarlyStop) -> anyhow
 
 /// Has written and exported what waits for that.
 async fn see_off(audit: Audit, exporting: Option<Exporting>) {
-    if !apart(move || audit.flush(AUDIT_LIMIT)).await.unwrap_or(false) {
+    let flushed = timeout(AUDIT_LIMIT, apart(move || audit.flush())).await;
+    if !matches!(flushed, Ok(Ok(true))) {
         error!("audit_not_flushed");
     }
     if let Some(exporting) = exporting {

@@ -7,8 +7,9 @@
 //! gateway ─────┘
 //! ```
 //!
-//! What always holds: nobody who records waits for a disk; an entry that is not written is counted
-//! and logged; lines are whole and in the order in which they were recorded. [`Note`] is what the
+//! What always holds: nobody who records waits for a disk; an entry that is not written whole is
+//! counted and logged, and the next one begins on a line of its own; lines have the order in which
+//! they were recorded. [`Note`] is what the
 //! layers of a call learn of it on its way. Knows nothing of the contract or of sessions.
 
 mod entry;
@@ -16,13 +17,13 @@ mod note;
 mod writer;
 
 use std::{
-    io,
+    fmt, io,
     path::PathBuf,
     sync::{
         Arc,
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use prometheus_client::{
@@ -67,26 +68,25 @@ struct Inner {
 
 /// How many entries were written and lost. Cloning gives another handle to the same.
 #[derive(Debug, Clone)]
-pub(crate) struct Counts(Family<Labels, Counter>);
+struct Counts {
+    family: Family<Labels, Counter>,
+    written: Counter,
+    lost: Counter,
+}
 
 impl Default for Counts {
     fn default() -> Self {
         let family = Family::<Labels, Counter>::default();
-        // Whoever alerts on a counter has to see its first step.
-        for outcome in ["written", "lost"] {
-            drop(family.get_or_create(&vec![("outcome", outcome.to_owned())]));
-        }
-        Self(family)
+        // Both are there from the start: whoever alerts on a counter has to see its first step.
+        let [written, lost] = ["written", "lost"]
+            .map(|outcome| family.get_or_create_owned(&vec![("outcome", outcome.to_owned())]));
+        Self { family, written, lost }
     }
 }
 
 impl Counts {
-    fn written(&self) {
-        self.0.get_or_create(&vec![("outcome", "written".to_owned())]).inc();
-    }
-
-    fn lost(&self, reason: &dyn std::fmt::Display) {
-        self.0.get_or_create(&vec![("outcome", "lost".to_owned())]).inc();
+    fn lost(&self, reason: &dyn fmt::Display) {
+        self.lost.inc();
         if AUDIT.admits() {
             error!(%reason, "audit_entry_lost");
         }
@@ -129,13 +129,12 @@ impl Audit {
         }
     }
 
-    /// Waits until all that was recorded before is written. Returns whether that was so in time.
-    /// Blocks its thread.
-    pub fn flush(&self, limit: Duration) -> bool {
+    /// Waits until all that was recorded before is written or lost, and blocks its thread for as long
+    /// as a disk takes. Returns false if the writer has ended.
+    pub fn flush(&self) -> bool {
         let Some(inner) = &self.0 else { return true };
         let (done, written) = sync_channel(1);
-        // A queue that is full has a writer that hangs.
-        inner.queue.try_send(Message::Flush(done)).is_ok() && written.recv_timeout(limit).is_ok()
+        inner.queue.send(Message::Flush(done)).is_ok() && written.recv().is_ok()
     }
 
     /// Adds the counts to a registry.
@@ -143,7 +142,7 @@ impl Audit {
         // Without a place they are there with 0: dashboards and alerts need not know of it.
         let counts = self.0.as_ref().map(|inner| inner.counts.clone()).unwrap_or_default();
         let help = "Entries of the audit log, by whether they were written";
-        registry.register("audit_entries", help, counts.0);
+        registry.register("audit_entries", help, counts.family);
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::DirBuilderExt as _,
     path::Path,
     sync::mpsc::{Receiver, SyncSender},
 };
@@ -27,7 +26,9 @@ pub(super) fn run(messages: &Receiver<Message>, mut sink: Box<dyn Write + Send>,
     for message in messages {
         match message {
             Message::Line(line) => match write(&mut sink, &line, &mut torn) {
-                Ok(()) => counts.written(),
+                Ok(()) => {
+                    counts.written.inc();
+                }
                 Err(error) => counts.lost(&error),
             },
             Message::Flush(done) => {
@@ -69,8 +70,6 @@ pub(super) fn sink(place: &Place) -> io::Result<Box<dyn Write + Send>> {
                        date behind this name";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, problem));
     }
-    // Nobody else has to read it; a folder that is there is the operator's.
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let files = RollingFileAppender::builder()
         .rotation(Rotation::DAILY)
         .filename_prefix(name)

@@ -58,19 +58,17 @@ fn unknown(key: &str, origin: &ValueOrigin) -> String {
     if later {
         return "this version does not have it yet".into();
     }
+    // As whoever set it has to write it.
+    let shown = |key: &str| match origin {
+        ValueOrigin::Environment(_) => variable_of(key),
+        _ => key.to_owned(),
+    };
     if let Some((_, now)) = RENAMED.iter().find(|(former, _)| *former == key) {
-        let shown = match origin {
-            ValueOrigin::Environment(_) => variable_of(now),
-            _ => (*now).to_owned(),
-        };
-        return format!("is called {shown} since version 0.3");
+        return format!("is called {} now", shown(now));
     }
-    match (nearest(key, keys()), origin) {
-        (Some(near), ValueOrigin::Environment(_)) => {
-            format!("unknown key; did you mean {}?", variable_of(near.name))
-        }
-        (Some(near), _) => format!("unknown key; did you mean {}?", near.name),
-        (None, _) => "unknown key".into(),
+    match nearest(key, keys()) {
+        Some(near) => format!("unknown key; did you mean {}?", shown(near.name)),
+        None => "unknown key".into(),
     }
 }
 

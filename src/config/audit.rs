@@ -11,8 +11,8 @@ const STDOUT: &str = "stdout";
 pub struct AuditConfig {
     /// Where each call, each credential that a process begins to use and each host that a session
     /// is kept from are recorded, as JSON lines ([audit.md](audit.md)): `stdout`, or the path of a
-    /// link to the newest of the files beside it, one a day (UTC). Its folder is hidden from
-    /// sessions in bubblewrap, and at least the second below the root. Default none.
+    /// link to the newest of the files beside it, one a day (UTC). Its folder, which
+    /// cannot be the root, is hidden from sessions in bubblewrap. Default none.
     pub file: Option<PathBuf>,
     /// How many of these files are kept; older ones are removed. Default 90, 2 to 10 000.
     pub max_files: usize,

@@ -80,7 +80,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     cluster::check(config, &mut findings);
     check_state_dir(config, &mut findings);
     check_tasks(config, &mut findings);
-    check_view(config, &mut findings);
+    check_sandbox_paths(config, &mut findings);
     check_audit(config, &mut findings);
     check_arguments(&config.cli.extra_args, &mut findings);
     check_variables(config, &mut findings);
@@ -222,7 +222,7 @@ fn check_tasks(config: &Config, findings: &mut Findings<'_>) {
     }
 }
 
-fn check_view(config: &Config, findings: &mut Findings<'_>) {
+fn check_sandbox_paths(config: &Config, findings: &mut Findings<'_>) {
     let sandbox = &config.sandbox;
     for (key, paths) in
         [("sandbox.readable", &sandbox.readable), ("sandbox.hidden", &sandbox.hidden)]
@@ -236,15 +236,15 @@ fn check_view(config: &Config, findings: &mut Findings<'_>) {
     }
 }
 
-/// The folder of the audit log is hidden from sessions as a whole, so that files of days to come are
-/// hidden, too; one that others have files in cannot be.
+/// The folder of the audit log is hidden from sessions; the root cannot be.
 fn check_audit(config: &Config, findings: &mut Findings<'_>) {
     let Some(path) = config.audit.files() else { return };
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-    let is_name = |part: &Component<'_>| matches!(part, Component::Normal(_));
-    if absolute.components().filter(is_name).count() < 3 {
-        let problem = "must be stdout, or a file at least two folders below the root: its folder is \
-                       hidden from sessions";
+    let leads_up = absolute.components().any(|part| part == Component::ParentDir);
+    let folder = absolute.parent().filter(|folder| folder.parent().is_some());
+    if leads_up || folder.is_none() {
+        let problem = "must be stdout, or a file in a folder below the root, without `..`: the folder \
+                       is hidden from sessions";
         findings.refuse("audit.file", format!("{path:?}"), problem);
     }
 }

@@ -136,12 +136,11 @@ fn hidden_files(config: &Config, secrets: &[PathBuf]) -> Vec<PathBuf> {
         &cluster.token_file,
         &traces.headers_file,
     ];
-    let audit = config.audit.files().cloned();
     let variables = config.cli.variables_in_files().map(|(_, file)| file);
     let of_api = config.gateway.credential_files().cloned();
     let files =
         secrets.iter().cloned().chain(database).chain(credentials.into_iter().flatten().cloned());
-    files.chain(variables).chain(of_api).chain(audit).collect()
+    files.chain(variables).chain(of_api).collect()
 }
 
 /// A sandbox that nothing was tried against.
@@ -160,15 +159,21 @@ struct Handed {
     attempts: Vec<String>,
 }
 
+/// What the operator hides, and the folder of the audit log: as a whole, so that the files of days to
+/// come are hidden, too.
+fn hidden_by_name(config: &Config) -> Vec<PathBuf> {
+    let of_audit = config.audit.files().and_then(|file| file.parent()).map(Path::to_owned);
+    config.sandbox.hidden.iter().map(PathBuf::from).chain(of_audit).collect()
+}
+
 /// What sessions may see of this machine.
 fn view<'a>(config: &'a Config, secrets: &'a [PathBuf], supervisor: &'a Path) -> View<'a> {
-    let paths = |texts: &[String]| texts.iter().map(PathBuf::from).collect();
     View {
         state_dir: &config.state_dir,
         secrets,
         program: &config.cli.path,
-        visible: paths(&config.sandbox.readable),
-        hidden: paths(&config.sandbox.hidden),
+        visible: config.sandbox.readable.iter().map(PathBuf::from).collect(),
+        hidden: hidden_by_name(config),
         tmp_bytes: config.cli.tmp_limit,
         max_tasks: config.cli.max_tasks as u64,
         own_network: config.policy.egress != EgressConfig::Open,
@@ -197,7 +202,6 @@ mod tests {
             api_key_file: None,
             bearer_token_file: Some("/tenant-token".into()),
         }];
-        config.audit.file = Some("/audit-log".into());
         let hidden = hidden_files(&config, &["/config.toml".into()]);
         for file in [
             "/config.toml",
@@ -210,7 +214,6 @@ mod tests {
             "/api-key",
             "/gateway-key",
             "/tenant-token",
-            "/audit-log",
         ] {
             assert!(hidden.contains(&PathBuf::from(file)), "{file}: {hidden:?}");
         }

@@ -1,6 +1,6 @@
 //! What the configuration says, in the words of each part. The only place that knows both.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -155,14 +155,12 @@ fn operator_rule(rule: &RuleConfig) -> OperatorRule {
 
 /// Where it is recorded who did what.
 pub fn audit(config: &Config) -> anyhow::Result<Audit> {
-    let most = config.audit.max_files;
+    let Some(file) = &config.audit.file else { return Ok(Audit::default()) };
     let place = match config.audit.files() {
-        Some(path) => Place::Files { path: path.clone(), most },
-        None if config.audit.is_to_stdout() => Place::Stdout,
-        None => return Ok(Audit::default()),
+        Some(path) => Place::Files { path: path.clone(), most: config.audit.max_files },
+        None => Place::Stdout,
     };
-    let shown = || config.audit.file.as_deref().unwrap_or(Path::new("")).display();
-    Audit::open(&place).with_context(|| format!("audit.file: {}", shown()))
+    Audit::open(&place).with_context(|| format!("audit.file: {}", file.display()))
 }
 
 /// What exports spans, if anything does.
