@@ -302,6 +302,8 @@ impl Server {
         health.hold(part::SERVICE, "the service is stopping");
         let node = self.node.as_deref();
         let drained = tokio::select! {
+            // Looked at first: a second signal takes nothing away where no turn runs.
+            biased;
             drained = drain(&self.pool, forwarder.as_ref(), &self.config, node) => drained,
             () = hurry.cancelled() => false,
         };

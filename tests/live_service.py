@@ -107,6 +107,7 @@ class Daemon:
     ) -> None:
         self.name = program.name
         self.log = log
+        self.told = False
         with log.open("wb") as output:
             # A group of its own: Ctrl-C is for the script, which then ends the others in order.
             self.process = subprocess.Popen(
@@ -136,9 +137,15 @@ class Daemon:
         """The end of the output."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
+    def tell_to_stop(self) -> None:
+        """Sends SIGTERM, once: a second one has the service stop without waiting for its turns."""
+        if not self.told:
+            self.told = True
+            self.process.terminate()
+
     def stop(self) -> int:
         """Ends the process with SIGTERM and returns its exit code; one that does not obey is killed."""
-        self.process.terminate()
+        self.tell_to_stop()
         try:
             return self.process.wait(STOP_LIMIT)
         except subprocess.TimeoutExpired:

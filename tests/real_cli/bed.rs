@@ -81,48 +81,38 @@ impl Version {
 /// [`Version`]: two pinned versions and the chosen one, see [`Version::chosen`]. A bound
 /// other than [`LIMIT`] goes first: `within LONG:`.
 ///
-/// Each process of a CLI costs a second and a half of a core, so that the gate runs a scenario on two
-/// versions, and the third when all tests are asked for (`tests/cli-versions`): on the newest and the
-/// oldest where these take different ways through the service, since 2.1.197 takes one of the two;
-/// on the pinned ones where all take the same, which are those behind `pinned:`. Behind `newest:` are
-/// those that start processes by the dozen, for the newest version alone.
+/// Each process of a CLI costs a second and a half of a core, so that the gate runs a scenario on one or
+/// two versions, and on all three when all tests are asked for (`tests/cli-versions`). On the newest and
+/// the oldest: those where versions take different ways through the service, since 2.1.197 takes one of
+/// the two. On the pinned ones, behind `pinned:`: those that are about what the CLI itself says and does,
+/// where all versions take the same way. On the newest alone, behind `newest:`: those that are about what
+/// the service does with its processes, and those that start them by the dozen.
 macro_rules! each_version {
-    (within $limit:ident: $($every:ident),* $(,)?; pinned: $($pinned:ident),* $(,)?) => {
+    (within $limit:ident: pinned: $($rest:tt)*) => {
+        $crate::bed::each_version!(within $limit: ; pinned: $($rest)*);
+    };
+    (within $limit:ident: newest: $($rest:tt)*) => {
+        $crate::bed::each_version!(within $limit: ; newest: $($rest)*);
+    };
+    (within $limit:ident: $($every:ident),* $(,)?
+        $(; pinned: $($pinned:ident),* $(,)?)?
+        $(; newest: $($newest:ident),* $(,)?)?
+    ) => {
         $crate::bed::on_version!(
-            v2_1_197, $crate::bed::Version::V2_1_197, $limit, $($pinned,)*; $($every,)*
+            v2_1_197, $crate::bed::Version::V2_1_197, $limit,
+            $($($pinned,)*)?; $($every,)* $($($newest,)*)?
         );
         $crate::bed::on_version!(
-            newest, $crate::bed::Version::NEWEST, $limit, $($every,)* $($pinned,)*;
+            newest, $crate::bed::Version::NEWEST, $limit,
+            $($every,)* $($($pinned,)*)? $($($newest,)*)?;
         );
         $crate::bed::on_version!(
-            chosen, $crate::bed::Version::chosen(), $limit, $($every,)*; $($pinned,)*
+            chosen, $crate::bed::Version::chosen(), $limit,
+            $($every,)*; $($($pinned,)*)? $($($newest,)*)?
         );
     };
-    (within $limit:ident: $($every:ident),* $(,)?; newest: $($newest:ident),* $(,)?) => {
-        $crate::bed::on_version!(
-            v2_1_197, $crate::bed::Version::V2_1_197, $limit, ; $($every,)* $($newest,)*
-        );
-        $crate::bed::on_version!(
-            newest, $crate::bed::Version::NEWEST, $limit, $($every,)* $($newest,)*;
-        );
-        $crate::bed::on_version!(
-            chosen, $crate::bed::Version::chosen(), $limit, $($every,)*; $($newest,)*
-        );
-    };
-    (within $limit:ident: pinned: $($pinned:ident),* $(,)?) => {
-        $crate::bed::each_version!(within $limit: ; pinned: $($pinned),*);
-    };
-    (within $limit:ident: $($every:ident),* $(,)?) => {
-        $crate::bed::each_version!(within $limit: $($every),*; pinned:);
-    };
-    ($($every:ident),* $(,)?; pinned: $($pinned:ident),* $(,)?) => {
-        $crate::bed::each_version!(within LIMIT: $($every),*; pinned: $($pinned),*);
-    };
-    (pinned: $($pinned:ident),* $(,)?) => {
-        $crate::bed::each_version!(within LIMIT: ; pinned: $($pinned),*);
-    };
-    ($($every:ident),* $(,)?) => {
-        $crate::bed::each_version!(within LIMIT: $($every),*; pinned:);
+    ($($scenarios:tt)*) => {
+        $crate::bed::each_version!(within LIMIT: $($scenarios)*);
     };
 }
 pub(crate) use each_version;

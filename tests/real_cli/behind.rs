@@ -27,11 +27,12 @@ each_version!(within LONG:
     an_interrupt_of_all_leaves_nothing_behind_the_turn,
     a_prompt_from_the_background_is_answered_while_a_query_runs,
     ; pinned:
+    a_timer_keeps_its_process_and_then_is_ended_visibly,
+    an_interrupt_stops_all_that_works_where_no_turn_runs,
+    ; newest:
     a_subagent_is_no_stuck_turn,
     what_works_behind_the_turns_keeps_its_process_and_then_is_ended_visibly,
     a_timer_fires_in_an_idle_session,
-    a_timer_keeps_its_process_and_then_is_ended_visibly,
-    an_interrupt_stops_all_that_works_where_no_turn_runs,
     a_session_of_its_own_delivers_the_reports_of_its_subagents,
     a_turn_that_is_to_leave_nothing_behind_leaves_nothing,
     who_waits_for_too_long_is_told,

@@ -23,10 +23,11 @@ use crate::{
 };
 
 each_version!(
-    an_agent_sees_a_token_that_ends_with_its_process;
-    pinned:
+    an_agent_sees_a_token_that_ends_with_its_process,
+    ; pinned:
     what_a_session_cost_is_what_the_api_counted,
     what_an_agent_spends_beside_its_cli_counts_and_is_bounded,
+    ; newest:
     a_key_that_is_rotated_fails_no_turn,
     a_limit_that_passes_fails_no_turn_and_one_of_hours_is_told_at_once,
 );

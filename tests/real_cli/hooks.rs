@@ -29,10 +29,11 @@ each_version!(within LONG: pinned:
     a_subagent_that_stop_blocks_goes_on,
     a_hook_is_called_at_every_event,
     an_answer_that_does_not_fit_is_refused_and_the_hook_waits_on,
-    a_tool_whose_hook_nobody_answers_does_not_run,
-    another_caller_answers_where_the_first_has_gone,
     a_turn_is_interrupted_while_a_hook_waits,
     what_works_in_the_background_asks_its_hooks_between_turns,
+    ; newest:
+    a_tool_whose_hook_nobody_answers_does_not_run,
+    another_caller_answers_where_the_first_has_gone,
     every_process_of_a_session_has_its_hooks,
 );
 

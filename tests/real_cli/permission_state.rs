@@ -25,11 +25,12 @@ use crate::{
 };
 
 each_version!(within LONG: pinned:
+    e3_a_plan_is_asked_for_again_after_one_was_approved,
+    e3_a_rule_is_taken_back_from_a_process_that_was_started_with_it,
+    ; newest:
     e3_a_copy_has_the_rules_of_its_original,
     e3_a_new_conversation_has_no_rules,
-    e3_a_plan_is_asked_for_again_after_one_was_approved,
     e3_a_refusal_outlives_a_killed_service,
-    e3_a_rule_is_taken_back_from_a_process_that_was_started_with_it,
     e3_a_tightened_policy_drops_what_it_does_not_allow,
     e3_another_process_has_the_same_model,
     e3_what_a_prompt_chose_outlives_every_process,

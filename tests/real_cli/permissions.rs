@@ -20,7 +20,7 @@ each_version!(
     refused_and_stopped,
     interrupted_while_it_waits,
     what_the_cli_suggests_can_be_granted,
-    ; pinned:
+    ; newest:
     what_nobody_answers_in_time_does_not_run,
     another_caller_answers_where_the_first_has_gone,
 );

@@ -7,7 +7,7 @@ use crate::{
     support::service::{query, query_with},
 };
 
-each_version!(pinned:
+each_version!(newest:
     a_closed_session_leaves_nothing,
     an_interrupted_session_leaves_nothing,
     a_stopped_service_leaves_nothing,

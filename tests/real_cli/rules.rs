@@ -23,8 +23,9 @@ use crate::{
 };
 
 each_version!(pinned:
-    a_rule_is_of_its_tenant_and_holds_on_a_spare,
     a_rule_says_what_runs_is_refused_and_is_asked_about,
+    ; newest:
+    a_rule_is_of_its_tenant_and_holds_on_a_spare,
     neither_an_answer_nor_another_process_loosens_a_rule,
     neither_settings_nor_an_agents_files_loosen_a_rule,
 );

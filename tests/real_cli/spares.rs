@@ -11,7 +11,7 @@ use crate::{
     support::{eventually, service::query_with},
 };
 
-each_version!(pinned:
+each_version!(newest:
     a_spare_without_options_is_as_a_start_without_options,
     environment_agents_and_servers_are_bound,
     f1_partial_messages_need_no_class_of_spares,

@@ -23,7 +23,7 @@ each_version!(within LONG:
     a_message_in_mid_tool_is_taken_up_by_the_turn,
     a_message_in_mid_stream_becomes_a_turn,
     whenever_a_message_comes_it_reaches_the_model_once,
-    ; pinned:
+    ; newest:
     several_messages_reach_the_model_once_each,
     a_message_outlives_the_interrupt_of_its_turn,
     a_message_that_a_dying_process_has_not_taken_up_runs_on_the_next,

@@ -9,7 +9,7 @@ use crate::{
     support::{eventually, failure, service::query_with, turn::Turn},
 };
 
-each_version!(within LONG: pinned:
+each_version!(within LONG: newest:
     e2_a_budget_stops_subagents_that_a_turn_waits_for,
     e2_a_budget_stops_subagents_that_work_behind_a_turn,
     e2_a_budget_withholds_subagents_that_nobody_could_stop,

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-each_version!(within LIMIT: ; newest: every_turn_is_one_trace_from_its_caller_to_the_api);
+each_version!(newest: every_turn_is_one_trace_from_its_caller_to_the_api);
 
 const PARENT: &str = "b7ad6b7169203331";
 

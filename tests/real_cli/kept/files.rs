@@ -19,7 +19,7 @@ use crate::{
     support::service::query_with,
 };
 
-each_version!(pinned:a_damaged_file_is_no_loss, what_is_planted_for_a_transcript_is_not_taken_up);
+each_version!(newest: a_damaged_file_is_no_loss, what_is_planted_for_a_transcript_is_not_taken_up);
 
 /// What belongs to the service, from the folder of a transcript.
 const SECRET: &str = "../../../../../secret";

@@ -14,7 +14,7 @@ use crate::{
     support::{daemon::Daemon, eventually, processes::kill, service::query},
 };
 
-each_version!(within LONG: ; newest: the_cli_is_killed_at_its_result, the_service_is_killed_at_a_result);
+each_version!(within LONG: newest: the_cli_is_killed_at_its_result, the_service_is_killed_at_a_result);
 
 /// Kills for each version.
 const KILLS: usize = 15;

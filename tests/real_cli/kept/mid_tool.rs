@@ -12,7 +12,7 @@ use crate::{
     support::{eventually, failure, processes::kill_if_there, service::query},
 };
 
-each_version!(within LONG: ; newest: killed_at_random_points, killed_while_a_command_runs);
+each_version!(within LONG: newest: killed_at_random_points, killed_while_a_command_runs);
 
 /// Kills in one conversation, each of which leaves something behind for the next.
 const KILLS: usize = 6;

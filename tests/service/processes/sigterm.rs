@@ -29,6 +29,16 @@ async fn an_idle_service_ends_at_sigterm_with_success() {
 }
 
 #[tokio::test]
+async fn a_second_signal_takes_nothing_from_a_service_in_which_no_turn_runs() {
+    for _ in 0..10 {
+        let mut daemon = Daemon::start(&[]).await;
+        daemon.signal(Signal::TERM);
+        daemon.signal(Signal::INT);
+        assert_eq!(daemon.ended().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
 async fn a_turn_that_ends_while_the_service_drains_is_not_cut() {
     let mut daemon = Daemon::start(&[]).await;
     let mut turn = daemon.open(query("a", &script(&["say word", "sleep 500", "say end"]))).await;
