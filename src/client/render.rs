@@ -1,10 +1,14 @@
 //! A turn's events as text for people. Pure: an event in, text out.
 
+use std::time::SystemTime;
+
+use humantime::format_rfc3339_seconds;
+
 use super::values::{cut, duration, one_line, show_cost, show_duration};
 use crate::proto::{
-    ApiRetry, AssistantMessage, PromptResolved, PromptResolver, StreamEvent, SystemMessage,
-    ToolResultBlock, TurnEvent, TurnResult, TurnStarted, UserMessage, content_block::Block,
-    stream_event::Delta, turn_event::Kind,
+    ApiRetry, AssistantMessage, PromptResolved, PromptResolver, RateLimitKind, RateLimited,
+    StreamEvent, SystemMessage, ToolResultBlock, TurnEvent, TurnResult, TurnStarted, UserMessage,
+    content_block::Block, stream_event::Delta, turn_event::Kind,
 };
 
 const DIM: &str = "\u{1b}[2m";
@@ -97,6 +101,10 @@ impl Renderer {
             Some(Kind::Prompt(_)) => self.end_line(&mut out),
             Some(Kind::PromptResolved(resolved)) => self.resolved(resolved, &mut out),
             Some(Kind::Result(result)) => self.result(result, &mut out),
+            Some(Kind::RateLimited(limit)) => self.remark(&limit_line(limit), &mut out),
+            Some(Kind::EgressRefused(refused)) => {
+                self.remark(&format!("kept from {}: {}", refused.host, refused.reason), &mut out);
+            }
             Some(Kind::Other(_) | Kind::Heartbeat(_) | Kind::Steered(_)) | None => {}
         }
         out
@@ -323,6 +331,19 @@ fn error_line(result: &TurnResult) -> String {
     let subtype = if result.subtype == "success" { "" } else { &result.subtype };
     let errors = if result.errors.is_empty() { &result.result } else { &result.errors.join("; ") };
     one_line(&format!("{subtype} {errors}"))
+}
+
+fn limit_line(limit: &RateLimited) -> String {
+    let until = limit.until.and_then(|until| SystemTime::try_from(until).ok());
+    let until = until.map(|until| format!(" until {}", format_rfc3339_seconds(until)));
+    let model = if limit.model.is_empty() { "any model" } else { limit.model.as_str() };
+    let why = match limit.kind() {
+        RateLimitKind::Unspecified | RateLimitKind::Requests => "too many requests for",
+        RateLimitKind::Overloaded => "the API is overloaded with",
+        RateLimitKind::Quota => "the quota is used up for",
+        RateLimitKind::Tenant => "the tenant has used its tokens of the minute for",
+    };
+    format!("{why} {model}{}", until.unwrap_or_default())
 }
 
 fn retry_line(retry: &ApiRetry) -> String {

@@ -10,6 +10,7 @@ pub mod grants;
 pub mod hook;
 pub mod ids;
 pub mod input;
+pub mod notice;
 pub mod operator_rule;
 pub mod options;
 pub mod redacted;

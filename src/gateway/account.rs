@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::usage::Used;
+use super::{notices::Notices, usage::Used};
 use crate::{
     cli::{cost::Wire, frame::ModelUse},
     domain::{
@@ -42,6 +42,7 @@ pub struct Account {
     connections: Arc<Semaphore>,
     /// Whether a credential was shown for it.
     is_used: AtomicBool,
+    notices: Notices,
     state: Mutex<State>,
 }
 
@@ -67,6 +68,7 @@ impl Account {
             closed: CancellationToken::new(),
             connections: Arc::new(Semaphore::new(OF_A_PROCESS)),
             is_used: AtomicBool::new(false),
+            notices: Notices::default(),
             state: Mutex::default(),
         }
     }
@@ -96,6 +98,11 @@ impl Account {
     pub(super) fn is_first_refusal(&self, host: &str) -> bool {
         let refused = &mut self.lock().refused;
         refused.len() < MOST_REFUSED && refused.insert(host.to_owned())
+    }
+
+    /// What its session is to be told.
+    pub(super) fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// A place for one more look-up of a name, if it has not too many.

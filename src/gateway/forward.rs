@@ -19,7 +19,7 @@ use super::{
     body::{Answer, AnyBody, Begun},
     counted::Counted,
     credentials::{API_KEY, Credential},
-    pacing::LONGEST_WAIT_OF_A_CLI,
+    pacing::{LONGEST_WAIT_OF_A_CLI, kind_of, kind_of_wait, named_wait},
     passes::hash_of,
     refusal::{Refusal, SHOULD_RETRY},
     seat::Seat,
@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     audit::Entry,
+    domain::notice::LimitKind,
     telemetry::log_limit::{LIMITED, UPSTREAM},
 };
 
@@ -136,7 +137,8 @@ impl Gateway {
             return Ok((self.0.upstream.send(request).await?, asked));
         }
         let (key, came) = ((hash_of(credential), model.clone()), Instant::now());
-        let turn = self.0.pacing.turn(key, account.tenant()).await;
+        let told = |kind, wait| account.notices().limited(kind, &model, wait);
+        let turn = self.0.pacing.turn(key, account.tenant(), told).await;
         self.0.counts.held(came.elapsed());
         let mut asking = turn.map_err(|wait| Refusal::Limited { model: model.clone(), wait })?;
         let mut sending = pin!(self.0.upstream.send(request));
@@ -158,6 +160,8 @@ impl Gateway {
                 let (tenant, wait_ms) = (account.tenant(), wait.as_millis());
                 info!(%tenant, model, status = sent.status().as_u16(), wait_ms, "gateway_rate_limited");
             }
+            let named = named_wait(sent.headers()).unwrap_or(wait);
+            told(kind_of_wait(kind_of(sent.status()), named), named);
             if wait > LONGEST_WAIT_OF_A_CLI {
                 sent.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             }
@@ -184,7 +188,10 @@ impl Gateway {
             return Err(Refusal::Day);
         }
         match self.0.passes.minutes().wait(tenant) {
-            Some((limit, wait)) => Err(Refusal::Tokens { limit, wait }),
+            Some((limit, wait)) => {
+                account.notices().limited(LimitKind::Tenant, "", wait);
+                Err(Refusal::Tokens { limit, wait })
+            }
             None => Ok(()),
         }
     }

@@ -22,6 +22,7 @@ mod counts;
 mod credentials;
 mod forward;
 mod listener;
+mod notices;
 mod pacing;
 mod passes;
 mod prices;
@@ -51,7 +52,10 @@ pub use upstream::UpstreamError;
 
 use crate::{
     audit::Audit,
-    domain::ids::{ClientId, TenantId},
+    domain::{
+        ids::{ClientId, TenantId},
+        notice::RateLimited,
+    },
     os::{descriptors, handed_socket},
     policy::egress::Egress,
     tasks::Tasks,
@@ -207,6 +211,19 @@ impl Gateway {
             }
         }
         variables
+    }
+
+    /// The limits for which requests wait now: those of a tenant's credential, or all.
+    pub async fn limits(&self, tenant: Option<&TenantId>) -> Vec<RateLimited> {
+        let credential = match tenant {
+            None => None,
+            Some(tenant) => match self.0.credentials.of(tenant).await {
+                Ok(credential) => Some(passes::hash_of(&credential.value)),
+                // Nobody waits with a credential that is not there.
+                Err(_) => return Vec::new(),
+            },
+        };
+        self.0.pacing.limits(credential)
     }
 
     /// Serves the socket that leads out of the network of a process, as long as that lives.

@@ -19,7 +19,10 @@ use tokio::{
 };
 
 use super::passes::Hash;
-use crate::domain::ids::TenantId;
+use crate::domain::{
+    ids::TenantId,
+    notice::{LimitKind, RateLimited},
+};
 
 /// How long a request is held at most: CLIs give one up that has no answer for five minutes.
 pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(120);
@@ -40,6 +43,9 @@ const WIDEST: usize = 256;
 
 /// Lanes at most that are remembered while nothing is known of them.
 const MOST_LANES: usize = 1000;
+
+/// Limits that are shown at most.
+const MOST_SHOWN: usize = 100;
 
 /// What the API calls a key that has asked too much, and itself when all have.
 const OVERLOADED: u16 = 529;
@@ -64,6 +70,8 @@ struct Lane {
 struct State {
     /// Nobody goes before.
     until: Option<Instant>,
+    /// Why.
+    kind: LimitKind,
     /// When the last of the times ended in which nobody was to ask.
     refused: Option<Instant>,
     /// Refusals in a row.
@@ -106,17 +114,27 @@ impl Drop for Asking {
 }
 
 impl Pacing {
-    /// Waits for the turn of a tenant's request. The error is how long it would take, where that is
-    /// too long to be held.
-    pub(super) async fn turn(&self, key: Key, tenant: &TenantId) -> Result<Asking, Duration> {
+    /// Waits for the turn of a tenant's request, and says by `told` for which limit and how long. The
+    /// error is how long it would take, where that is too long to be held.
+    pub(super) async fn turn(
+        &self,
+        key: Key,
+        tenant: &TenantId,
+        told: impl Fn(LimitKind, Duration),
+    ) -> Result<Asking, Duration> {
         let lane = self.lane(key);
         let deadline = Instant::now() + LONGEST_HOLD;
         let place = lane.join(tenant);
         loop {
             let changed = lane.changed.notified();
-            let again = match lane.lock().look(place.number, Instant::now()) {
+            let look = lane.lock().look(place.number, Instant::now());
+            let again = match look {
                 Look::Go => break,
-                Look::At(at) => at,
+                Look::At(at, kind) => {
+                    let wait = at.saturating_duration_since(Instant::now());
+                    told(kind_of_wait(kind, wait), wait);
+                    at
+                }
                 Look::Wait => deadline,
             };
             if again > deadline || Instant::now() >= deadline {
@@ -126,6 +144,26 @@ impl Pacing {
         }
         drop(place);
         Ok(Asking { lane: Arc::clone(&lane), gave_way: false })
+    }
+
+    /// The limits that hold now: of one credential, or of all.
+    pub(super) fn limits(&self, credential: Option<Hash>) -> Vec<RateLimited> {
+        let lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let of = |hash: &Hash| credential.is_none_or(|credential| credential == *hash);
+        let mut limits: Vec<_> = lanes
+            .iter()
+            .filter(|((hash, _), _)| of(hash))
+            .filter_map(|((_, model), lane)| {
+                let (until, kind) = lane.lock().closed(now)?;
+                let wait = until.duration_since(now);
+                let (until, kind) = (wall.checked_add(wait)?, kind_of_wait(kind, wait));
+                Some(RateLimited { until, kind, model: model.clone() })
+            })
+            .collect();
+        limits.sort_by(|one, other| one.model.cmp(&other.model).then(one.until.cmp(&other.until)));
+        limits.truncate(MOST_SHOWN);
+        limits
     }
 
     fn lane(&self, key: Key) -> Arc<Lane> {
@@ -159,8 +197,8 @@ impl Asking {
         let refused = status == StatusCode::TOO_MANY_REQUESTS || status.as_u16() == OVERLOADED;
         let mut state = self.lane.lock();
         if refused {
-            let named = seconds(headers, header::RETRY_AFTER.as_str());
-            Some(state.refuse(named, now))
+            state.kind = kind_of(status);
+            Some(state.refuse(named_wait(headers), now))
         } else {
             state.admit(used_up(headers, wall), now);
             None
@@ -196,7 +234,7 @@ impl Lane {
 /// What becomes of a request that waits.
 enum Look {
     Go,
-    At(Instant),
+    At(Instant, LimitKind),
     Wait,
 }
 
@@ -216,8 +254,8 @@ impl State {
         if alone && self.refused.is_some_and(|at| at + FORGET_AFTER <= now) {
             (self.width, self.refused, self.in_a_row) = (None, None, 0);
         }
-        if let Some(until) = self.until.filter(|until| *until > now) {
-            return Look::At(until);
+        if let Some((until, kind)) = self.closed(now) {
+            return Look::At(until, kind);
         }
         if self.width.is_some_and(|width| self.asking >= width) {
             return Look::Wait;
@@ -234,6 +272,11 @@ impl State {
             }
             None => Look::Wait,
         }
+    }
+
+    /// Until when nobody goes, and why, if that is so now.
+    fn closed(&self, now: Instant) -> Option<(Instant, LimitKind)> {
+        self.until.filter(|until| *until > now).map(|until| (until, self.kind))
     }
 
     fn refuse(&mut self, named: Option<Duration>, now: Instant) -> Duration {
@@ -253,8 +296,27 @@ impl State {
             self.refused = self.refused.max(Some(now + wait));
             self.width = Some(1);
             self.until = self.until.max(Some(now + wait));
+            self.kind = LimitKind::Requests;
         }
     }
+}
+
+/// Whose limit an answer with this status is about.
+pub(super) fn kind_of(status: StatusCode) -> LimitKind {
+    match status.as_u16() {
+        OVERLOADED => LimitKind::Overloaded,
+        _ => LimitKind::Requests,
+    }
+}
+
+/// What a limit is whose end is so far away: nobody waits for a quota.
+pub(super) fn kind_of_wait(kind: LimitKind, wait: Duration) -> LimitKind {
+    if wait > LONGEST_WAIT_OF_A_CLI { LimitKind::Quota } else { kind }
+}
+
+/// How long nobody is to ask, if an answer names it.
+pub(super) fn named_wait(headers: &HeaderMap) -> Option<Duration> {
+    seconds(headers, header::RETRY_AFTER.as_str())
 }
 
 /// What the API counts, and tells what is left of.

@@ -13,7 +13,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::account::Account;
-use crate::domain::ids::{ClientId, TenantId};
+use crate::domain::{
+    ids::{ClientId, TenantId},
+    notice::Notice,
+};
 
 /// What a token begins with: the CLI wants to see a key of the API.
 const PREFIX: &str = "sk-ant-session-pool-";
@@ -63,6 +66,16 @@ impl Pass {
     /// Whether what the process uses of the API is counted here.
     pub fn counts(&self) -> bool {
         self.account.counts()
+    }
+
+    /// What is to be told of the process and was not yet.
+    pub fn notices(&self) -> Vec<Notice> {
+        self.account.notices().take()
+    }
+
+    /// Waits until there is something.
+    pub async fn noticed(&self) {
+        self.account.notices().came().await;
     }
 
     /// What was used with it.

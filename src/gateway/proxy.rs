@@ -33,7 +33,11 @@ use super::{
     seat::Seat,
 };
 use crate::{
-    audit::Entry, policy::egress::Refused, tasks::spawn_owned, telemetry::log_limit::EGRESS,
+    audit::Entry,
+    domain::notice::{EgressRefused, Notice},
+    policy::egress::Refused,
+    tasks::spawn_owned,
+    telemetry::log_limit::EGRESS,
 };
 
 /// How long a connection may take, and the look-up of a name before it.
@@ -139,6 +143,8 @@ impl Gateway {
         if account.is_first_refusal(&host) {
             let (tenant, client_id) = (tenant.as_str(), client_id.to_string());
             let reason = why.to_string();
+            let told = EgressRefused { host: host.clone(), reason: reason.clone() };
+            account.notices().push(Notice::EgressRefused(told));
             self.0.audit.record(&Entry::EgressRefused { tenant, client_id, host: &host, reason });
         }
     }

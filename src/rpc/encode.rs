@@ -15,8 +15,9 @@ pub use prompts::prompt_kind;
 use super::decode::Payload;
 use crate::{
     cli::{json::Lenient as _, message as cli},
+    domain::notice::{EgressRefused, LimitKind, RateLimited},
     proto::{self, turn_event::Kind},
-    turn::event::{Class, Event, ProcessOrigin, Started, prompt_of},
+    turn::event::{Class, Event, ProcessOrigin, Started, Told as _, prompt_of},
 };
 
 /// An event of a turn.
@@ -29,6 +30,12 @@ pub fn event(sequence: u64, event: &Event, payload: Payload) -> proto::TurnEvent
         }
         Event::Frame(Class::Steered, bytes) => {
             return told(prompts::steered(bytes).map(Kind::Steered));
+        }
+        Event::Frame(Class::RateLimited, bytes) => {
+            return told(RateLimited::read(bytes).map(rate_limited).map(Kind::RateLimited));
+        }
+        Event::Frame(Class::EgressRefused, bytes) => {
+            return told(EgressRefused::read(bytes).map(egress_refused).map(Kind::EgressRefused));
         }
         Event::Frame(Class::Prompt, bytes) => {
             let (expires, line) = prompt_of(bytes);
@@ -69,9 +76,29 @@ fn typed(class: Class, line: &str) -> Option<Kind> {
         Class::Result | Class::InterruptedResult | Class::UnstructuredResult => {
             cli::TurnResult::parse(line).map(|frame| Kind::Result(result(frame, class)))
         }
-        // Prompts have more to them than a line, and are made above.
-        Class::Prompt | Class::PromptResolved | Class::Steered | Class::Other => None,
+        // What is more than a line of the CLI, or none, is made above.
+        Class::Prompt
+        | Class::PromptResolved
+        | Class::Steered
+        | Class::RateLimited
+        | Class::EgressRefused
+        | Class::Other => None,
     }
+}
+
+/// A limit that requests wait for.
+pub fn rate_limited(limit: RateLimited) -> proto::RateLimited {
+    let kind = match limit.kind {
+        LimitKind::Requests => proto::RateLimitKind::Requests,
+        LimitKind::Overloaded => proto::RateLimitKind::Overloaded,
+        LimitKind::Quota => proto::RateLimitKind::Quota,
+        LimitKind::Tenant => proto::RateLimitKind::Tenant,
+    };
+    proto::RateLimited { until: Some(limit.until.into()), kind: kind.into(), model: limit.model }
+}
+
+fn egress_refused(EgressRefused { host, reason }: EgressRefused) -> proto::EgressRefused {
+    proto::EgressRefused { host, reason }
 }
 
 /// The prost form of a duration; one that is too long for it becomes the longest.

@@ -6,7 +6,7 @@ use prost::Message as _;
 use tokio::time::Instant;
 
 use super::{
-    encode::{duration, prompt_kind},
+    encode::{duration, prompt_kind, rate_limited},
     options,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         versions::{NEWEST_TESTED, OLDEST},
     },
     counters::Counters,
-    domain::{grants::Grants, ids::SessionKey, usage::TokenUsage},
+    domain::{grants::Grants, ids::SessionKey, notice::RateLimited, usage::TokenUsage},
     pool::PoolStats,
     proto,
     session::{
@@ -51,6 +51,8 @@ pub struct Facts {
     pub not_ready_reasons: Vec<String>,
     /// What was tried against the sandbox at the start, and how that ended.
     pub sandbox_attempts: Vec<String>,
+    /// The limits of the API for which requests wait.
+    pub rate_limits: Vec<RateLimited>,
 }
 
 /// A number of things.
@@ -215,6 +217,7 @@ pub fn stats(stats: &PoolStats, facts: Facts) -> proto::GetStatsResponse {
         not_ready_reasons: facts.not_ready_reasons,
         sandbox_attempts: facts.sandbox_attempts,
         store: Some(store(&stats.store)),
+        rate_limits: facts.rate_limits.into_iter().map(rate_limited).collect(),
         // Neither of the two that the contract names: group, death signal and mark.
         memory_budget_bytes: stats.usage.memory_limit,
         memory_used_bytes: stats.usage.memory,

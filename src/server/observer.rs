@@ -33,10 +33,15 @@ impl Observe for Observer {
             ),
         };
         let look = self.supply.looks().recent(&stats.process_ids).await;
-        let (spares, spares_starting) = self.supply.spares(match scope {
+        let tenant = match scope {
             Scope::All => None,
             Scope::Tenant(tenant) => Some(tenant),
-        });
+        };
+        let (spares, spares_starting) = self.supply.spares(tenant);
+        let rate_limits = match self.supply.gateway() {
+            Some(gateway) => gateway.limits(tenant).await,
+            None => Vec::new(),
+        };
         Facts {
             processes,
             spares,
@@ -55,6 +60,7 @@ impl Observe for Observer {
                 .into_iter()
                 .map(|(part, reason)| format!("{part}: {reason}"))
                 .collect(),
+            rate_limits,
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
         grants::{MOST_BYTES, MOST_FOLDERS, MOST_RULES, Update},
         hook::{HookDecision, ToolVerdict},
     },
-    turn::event::{Class, Resolution, Resolver},
+    turn::event::{Resolution, Resolver, Told as _},
 };
 
 /// When a refusal for which the CLI's input had no room is tried again.
@@ -172,6 +172,7 @@ impl SessionTask {
         self.expire_followers();
         self.tell_resolved(active, stopping);
         self.tell_steered(active);
+        Self::tell_notices(active);
     }
 
     /// The same where no turn runs: those who follow the session are told.
@@ -181,7 +182,8 @@ impl SessionTask {
         self.followers.rest(&process.traits);
         for resolved in process.prompts.take_resolved() {
             self.ctx.tenant.measures.resolved(resolved.by.name());
-            self.feed.aside(Class::PromptResolved, resolved.to_bytes());
+            let (class, bytes) = resolved.event();
+            self.feed.aside(class, bytes);
         }
     }
 
@@ -207,7 +209,7 @@ impl SessionTask {
                 resolved.by = Resolver::TurnEnded;
             }
             self.ctx.tenant.measures.resolved(resolved.by.name());
-            active.turn.log.append([(Class::PromptResolved, resolved.to_bytes())]);
+            active.turn.log.append([resolved.event()]);
         }
     }
 

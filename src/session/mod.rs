@@ -67,6 +67,7 @@ mod handing_over;
 mod intake;
 mod journal;
 mod keeping;
+mod notices;
 mod open_prompts;
 mod open_turns;
 mod ownership;

@@ -17,7 +17,7 @@ use crate::{
     cli::request::user_message,
     tenant::Share,
     turn::{
-        event::{Class, ProcessOrigin, SteerState, Steered},
+        event::{ProcessOrigin, SteerState, Steered, Told as _},
         listener::{Follow, Listener},
     },
 };
@@ -82,7 +82,7 @@ impl SessionTask {
         let told = taken.iter().map(|steer| (steer.uuid, SteerState::Taken));
         for (uuid, state) in became.into_iter().chain(told) {
             let steered = Steered { message_uuid: uuid.to_string(), state };
-            active.turn.log.append([(Class::Steered, steered.to_bytes())]);
+            active.turn.log.append([steered.event()]);
         }
         for Steer { waiting, .. } in taken {
             self.count_prompt();

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub use folders::sweep_anonymous;
+pub use passes::noticed;
 pub use process_supply::ProcessSupply;
 pub use shared::SupplyLimits;
 #[cfg(test)]
@@ -50,6 +51,7 @@ use crate::{
         failure::{Cause, Failure},
         grants::Grants,
         ids::{CliSessionId, ClientId, SessionKey, TenantId},
+        notice::Notice,
         options::Options,
     },
     gateway::Pass,
@@ -184,6 +186,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// What is to be told of the process and was not yet.
+    pub fn notices(&self) -> Vec<Notice> {
+        self.pass.as_ref().map(Pass::notices).unwrap_or_default()
+    }
+
     /// Asks the CLI what it has spent.
     pub fn ask_cost(&mut self) {
         self.meter.ask(&mut self.connection);

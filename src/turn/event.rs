@@ -3,9 +3,12 @@
 use std::{sync::Arc, time::Duration, time::SystemTime};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::domain::ids::{CliSessionId, ClientId, SessionId, TurnId};
+use crate::domain::{
+    ids::{CliSessionId, ClientId, SessionId, TurnId},
+    notice::{EgressRefused, RateLimited},
+};
 
 /// How a turn came by its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +85,10 @@ pub enum Class {
     PromptResolved,
     /// What became of a message for the turn that ran: no frame, but a [`Steered`].
     Steered,
+    /// A limit holds requests back: no frame, but a [`RateLimited`].
+    RateLimited,
+    /// The session was kept from a host: no frame, but an [`EgressRefused`].
+    EgressRefused,
 }
 
 impl Class {
@@ -157,19 +164,6 @@ pub enum Resolution {
     Answered,
 }
 
-impl PromptResolved {
-    /// As an event of the class [`Class::PromptResolved`].
-    pub fn to_bytes(&self) -> Bytes {
-        // Nothing in it fails to be written.
-        serde_json::to_vec(self).unwrap_or_default().into()
-    }
-
-    /// Reads what [`Self::to_bytes`] made.
-    pub fn read(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
-    }
-}
-
 /// What became of a message that was handed to the turn that ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Steered {
@@ -188,17 +182,37 @@ pub enum SteerState {
     BecameTurn,
 }
 
-impl Steered {
-    /// As an event of the class [`Class::Steered`].
-    pub fn to_bytes(&self) -> Bytes {
+/// What the service itself tells in a turn, which is no frame of the CLI.
+pub trait Told: Serialize + DeserializeOwned {
+    /// What it is as an event.
+    const CLASS: Class;
+
+    /// The event.
+    fn event(&self) -> (Class, Bytes) {
         // Nothing in it fails to be written.
-        serde_json::to_vec(self).unwrap_or_default().into()
+        (Self::CLASS, serde_json::to_vec(self).unwrap_or_default().into())
     }
 
-    /// Reads what [`Self::to_bytes`] made.
-    pub fn read(bytes: &[u8]) -> Option<Self> {
+    /// Reads the bytes of [`Self::event`].
+    fn read(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
+}
+
+impl Told for PromptResolved {
+    const CLASS: Class = Class::PromptResolved;
+}
+
+impl Told for Steered {
+    const CLASS: Class = Class::Steered;
+}
+
+impl Told for RateLimited {
+    const CLASS: Class = Class::RateLimited;
+}
+
+impl Told for EgressRefused {
+    const CLASS: Class = Class::EgressRefused;
 }
 
 /// Bytes before the line of a prompt.

@@ -257,7 +257,7 @@ fn split_event(bytes: &mut Bytes) -> io::Result<Option<(Class, Bytes)>> {
     Ok(Some((class, event.split_off(HEADER))))
 }
 
-const CLASSES: [Class; 11] = [
+const CLASSES: [Class; 13] = [
     Class::System,
     Class::Assistant,
     Class::User,
@@ -269,6 +269,8 @@ const CLASSES: [Class; 11] = [
     Class::UnstructuredResult,
     Class::PromptResolved,
     Class::Steered,
+    Class::RateLimited,
+    Class::EgressRefused,
 ];
 
 impl From<Class> for u8 {

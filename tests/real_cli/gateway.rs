@@ -1,13 +1,17 @@
 //! The API through the service: the CLI works as without it, the agent sees no key, and what a
 //! session has cost is what the API has counted.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use axum::http::StatusCode;
 
 use session_pool::{
     config::Config,
-    proto::{SessionOptions, SessionStatus},
+    proto::{RateLimitKind, RateLimited, SessionOptions, SessionStatus, turn_event::Kind},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -17,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    bed::{Bed, Version, each_version},
+    bed::{Bed, Version, each_version, kinds},
     stand_in::Times,
     support::{eventually, service::query_with, turn::Turn},
 };
@@ -189,6 +193,15 @@ async fn a_key_that_is_rotated_fails_no_turn(version: Version) {
     bed.stop().await;
 }
 
+/// What a turn was told of limits.
+fn limits(turn: &Turn) -> Vec<RateLimited> {
+    let limits = kinds(turn).filter_map(|kind| match kind {
+        Kind::RateLimited(limit) => Some(limit.clone()),
+        _ => None,
+    });
+    limits.collect()
+}
+
 async fn a_limit_that_passes_fails_no_turn_and_one_of_hours_is_told_at_once(version: Version) {
     let key = Key::new();
     let bed = Bed::with(version, |config| key.behind_gateway(config)).await;
@@ -199,15 +212,29 @@ async fn a_limit_that_passes_fails_no_turn_and_one_of_hours_is_told_at_once(vers
     bed.api.refuse(limited, Some(2), Times::Count(3));
     let again = async |session| bed.service.query(session, "again").await;
     let (a, b, c) = tokio::join!(again("a"), again("b"), again("c"));
+    let mut told = Vec::new();
     for turn in [a, b, c] {
         assert!(!turn.result().is_error, "{:?}", turn.result());
+        told.extend(limits(&turn));
+    }
+    assert!(!told.is_empty(), "somebody was told why it takes longer");
+    for limit in told {
+        assert_eq!(limit.kind(), RateLimitKind::Requests);
+        assert!(limit.model.starts_with("claude-"), "{limit:?}");
     }
     bed.api.refuse(limited, Some(7200), Times::Forever);
     let began = Instant::now();
-    for session in ["a", "b"] {
+    for (session, least) in [("a", 7000), ("b", 3500)] {
+        let asked = SystemTime::now();
         let turn = bed.service.query(session, "and again").await;
         assert!(turn.result().is_error, "{:?}", turn.result());
+        let [limit] = &limits(&turn)[..] else { panic!("one limit: {:?}", turn.events) };
+        assert_eq!(limit.kind(), RateLimitKind::Quota);
+        let until = SystemTime::try_from(limit.until.expect("a time")).expect("one");
+        assert!(until > asked + Duration::from_secs(least), "{limit:?}");
     }
+    let shown = bed.service.stats().await.rate_limits;
+    assert!(shown.iter().any(|limit| limit.kind() == RateLimitKind::Quota), "{shown:?}");
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     bed.stop().await;
 }

@@ -14,7 +14,14 @@ use crate::{
 pub fn check(turn: &Turn) {
     for event in turn.events.iter().skip(1) {
         let kind = event.kind.as_ref().expect("a kind");
-        if matches!(kind, Kind::PromptResolved(_) | Kind::Steered(_)) {
+        let is_own = matches!(
+            kind,
+            Kind::PromptResolved(_)
+                | Kind::Steered(_)
+                | Kind::RateLimited(_)
+                | Kind::EgressRefused(_)
+        );
+        if is_own {
             assert_eq!(event.json, "", "the service's own words");
             continue;
         }

@@ -51,7 +51,11 @@ fn says_nothing(field: &Value) -> bool {
 pub fn frame_of(kind: &Kind) -> Value {
     match kind {
         Kind::Started(_) => panic!("started twice"),
-        Kind::PromptResolved(_) | Kind::Steered(_) | Kind::Heartbeat(_) => {
+        Kind::PromptResolved(_)
+        | Kind::Steered(_)
+        | Kind::RateLimited(_)
+        | Kind::EgressRefused(_)
+        | Kind::Heartbeat(_) => {
             panic!("no frame of the CLI")
         }
         Kind::System(message) => system(message),

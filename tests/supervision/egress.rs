@@ -1,13 +1,17 @@
 //! What an agent finds of the operator's key, and where it gets to, with the gateway and
 //! `policy.egress`: tried by the real CLI's Bash tool in `bubblewrap`.
 
-use std::{fs, net::SocketAddr};
+use std::{collections::BTreeSet, fs, net::SocketAddr};
 
-use session_pool::internals::tasks::spawn_owned;
+use session_pool::{internals::tasks::spawn_owned, proto::turn_event::Kind};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
-use crate::{bed::Bed, support::eventually, view::bash};
+use crate::{
+    bed::Bed,
+    support::{eventually, turn::Turn},
+    view::{bash, bash_turn, printed},
+};
 
 const KEY: &str = "sk-ant-the-real-one";
 
@@ -122,10 +126,21 @@ fn key_file() -> (TempDir, std::path::PathBuf) {
     (folder, file)
 }
 
-/// Runs a program in Python in a session.
-async fn python(bed: &Bed, session: &str, program: &str, arguments: &str) -> String {
-    let command = format!("cat >tried.py <<'END'\n{program}\nEND\npython3 tried.py {arguments}");
-    bash(bed, session, &command).await
+/// A command that runs a program in Python.
+fn python(program: &str, arguments: &str) -> String {
+    format!("cat >tried.py <<'END'\n{program}\nEND\npython3 tried.py {arguments}")
+}
+
+/// The hosts that a turn was kept from, as its caller was told.
+fn kept_from(turn: &Turn) -> BTreeSet<String> {
+    let refused = turn.events.iter().filter_map(|event| match event.kind.as_ref()? {
+        Kind::EgressRefused(refused) => {
+            assert!(!refused.reason.is_empty());
+            Some(refused.host.clone())
+        }
+        _ => None,
+    });
+    refused.collect()
 }
 
 #[tokio::test]
@@ -134,7 +149,7 @@ async fn an_agent_finds_the_key_nowhere() {
         let (folder, file) = key_file();
         let bed = Bed::behind_gateway("bubblewrap", version, &file, &[]).await;
         let place = format!("{:?}", folder.path().display().to_string());
-        let told = python(&bed, "a", &SEARCH.replace("KEYFOLDER", &place), "").await;
+        let told = bash(&bed, "a", &python(&SEARCH.replace("KEYFOLDER", &place), "")).await;
         assert!(told.contains("found []"), "{told}");
         assert!(told.contains("looked at") && told.contains("True"), "no memory was read: {told}");
         bed.stop().await;
@@ -152,13 +167,16 @@ async fn a_session_reaches_the_api_and_what_is_listed_and_nothing_else() {
         let own = bed.daemon.address.trim_start_matches("http://").to_owned();
         let by_name = format!("localhost:{}", other.port());
         let places = format!("{listed} {other} {own} 169.254.169.254:80 {by_name} example.org:443");
-        let told = python(&bed, "a", CONNECT, &places).await;
+        let turn = bash_turn(&bed, "a", &python(CONNECT, &places)).await;
+        let told = printed(&turn);
         assert!(told.contains("names: none"), "{told}");
         assert!(told.contains(&format!("proxy {listed} 200 the listed one")), "{told}");
         for place in places.split(' ') {
             assert!(told.contains(&format!("direct {place} closed")), "{place}: {told}");
             let refused = told.contains(&format!("proxy {place} 403"));
             assert_eq!(refused, place != listed.to_string(), "{place}: {told}");
+            // Its caller is told, too.
+            assert_eq!(kept_from(&turn).contains(place), refused, "{place}: {:?}", turn.events);
         }
         let log = bed.daemon.log();
         // Its CLI may have wanted to reach somebody, too.
@@ -176,7 +194,7 @@ async fn a_session_of_the_gateway_alone_leaves_no_network_behind() {
     let settings = [("POLICY__EGRESS", "gateway"), ("POOL__SPARES", "1")];
     let bed = Bed::behind_gateway("bubblewrap", "2.1.332", &file, &settings).await;
     let other = somebody("another").await;
-    let told = python(&bed, "a", CONNECT, &other.to_string()).await;
+    let told = bash(&bed, "a", &python(CONNECT, &other.to_string())).await;
     assert!(told.contains(&format!("proxy {other} 403")), "{told}");
     let networks = || {
         let mut all: Vec<_> = bed
@@ -213,7 +231,7 @@ async fn an_agent_that_opens_many_connections_takes_nothing_from_others() {
     let bed = Bed::behind_gateway("bubblewrap", "2.1.332", &file, &settings).await;
     bash(&bed, "b", "true").await;
     let hold = ">told & until grep closed told; do sleep 0.1; done";
-    let told = python(&bed, "a", FLOOD, hold).await;
+    let told = bash(&bed, "a", &python(FLOOD, hold)).await;
     // Its CLI has some of the thirty-two.
     let closed = told.split("closed ").nth(1).and_then(|rest| rest.get(..3)).map(str::to_owned);
     let closed: u32 = closed.and_then(|text| text.parse().ok()).unwrap_or_default();

@@ -6,18 +6,30 @@ use session_pool::proto::{SessionOptions, turn_event::Kind};
 
 use crate::{
     bed::Bed,
-    support::service::{query, query_with},
+    support::{
+        service::{query, query_with},
+        turn::Turn,
+    },
 };
 
 /// Runs a command in a session and returns what it printed.
 pub async fn bash(bed: &Bed, session: &str, command: &str) -> String {
+    printed(&bash_turn(bed, session, command).await)
+}
+
+/// A turn that runs a command.
+pub async fn bash_turn(bed: &Bed, session: &str, command: &str) -> Turn {
     let options = SessionOptions {
         allowed_tools: vec!["Bash".into()],
         permission_mode: Some("dontAsk".into()),
         ..SessionOptions::default()
     };
     let prompt = format!("[[bash {{ {command}; }} 2>&1; echo \"ended with $?\"]]");
-    let turn = bed.run(query_with(session, &prompt, options)).await;
+    bed.run(query_with(session, &prompt, options)).await
+}
+
+/// What the commands of a turn printed.
+pub fn printed(turn: &Turn) -> String {
     let results = turn.events.iter().filter_map(|event| match event.kind.as_ref()? {
         Kind::User(_) => Some(format!("{event:?}")),
         _ => None,

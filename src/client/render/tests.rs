@@ -1,7 +1,7 @@
 //! Turns as they look on a screen and in a file.
 
 use super::*;
-use crate::proto::{ContentBlock, TextBlock, ThinkingBlock, ToolUseBlock};
+use crate::proto::{ContentBlock, EgressRefused, TextBlock, ThinkingBlock, ToolUseBlock};
 
 const FILE: Screen = Screen { is_screen: false, colour: false, remarks_colour: false, width: 40 };
 const SCREEN: Screen = Screen { is_screen: true, colour: true, remarks_colour: true, width: 40 };
@@ -140,6 +140,27 @@ fn retries_are_told() {
         (answer.as_str(), remarks.as_str()),
         ("", "retry 1 of 10 in 2.0s: overloaded (529)\n")
     );
+}
+
+#[test]
+fn limits_and_hosts_that_were_refused_are_told() {
+    let until = Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 });
+    let limit = |kind: RateLimitKind, model: &str| {
+        Kind::RateLimited(RateLimited { until, kind: kind.into(), model: model.into() })
+    };
+    let refused = EgressRefused { host: "a\u{1b}:443".into(), reason: "is not listed".into() };
+    let told = shown(
+        FILE,
+        vec![
+            limit(RateLimitKind::Overloaded, "claude-a"),
+            limit(RateLimitKind::Tenant, ""),
+            Kind::EgressRefused(refused),
+        ],
+    );
+    let remarks = "the API is overloaded with claude-a until 2023-11-14T22:13:20Z\n\
+                   the tenant has used its tokens of the minute for any model until 2023-11-14T22:13:20Z\n\
+                   kept from a :443: is not listed\n";
+    assert_eq!(told, (String::new(), remarks.to_owned()));
 }
 
 #[test]

@@ -9,6 +9,8 @@ fn tenant(name: &str) -> TenantId {
     TenantId::parse(name).expect("an id")
 }
 
+fn untold(_: LimitKind, _: Duration) {}
+
 fn key() -> Key {
     ([1; 32], "model".into())
 }
@@ -65,7 +67,7 @@ async fn a_burst_of_forty_on_ten_a_minute_comes_through_with_few_attempts_each()
             let (api, pacing) = (Arc::clone(&api), pacing.clone());
             spawn_owned(async move {
                 for attempt in 1..=10 {
-                    match pacing.turn(key(), &tenant("a")).await {
+                    match pacing.turn(key(), &tenant("a"), untold).await {
                         Ok(asking) => {
                             if api.ask(asking).await {
                                 return attempt;
@@ -90,17 +92,17 @@ async fn a_burst_of_forty_on_ten_a_minute_comes_through_with_few_attempts_each()
 #[tokio::test(start_paused = true)]
 async fn nobody_asks_before_the_time_that_was_named_and_tenants_take_turns() {
     let pacing = Pacing::default();
-    let first = pacing.turn(key(), &tenant("a")).await.expect("at once");
+    let first = pacing.turn(key(), &tenant("a"), untold).await.expect("at once");
     let wait = first.heard(StatusCode::TOO_MANY_REQUESTS, &headers(&[("retry-after", "30")]));
     assert_eq!(wait, Some(Duration::from_secs(30)));
     // Another model is another limit.
-    drop(pacing.turn(([1; 32], "other".into()), &tenant("a")).await.expect("at once"));
+    drop(pacing.turn(([1; 32], "other".into()), &tenant("a"), untold).await.expect("at once"));
     let (sender, mut order) = tokio::sync::mpsc::channel(5);
     let began = Instant::now();
     for name in ["a", "a", "a", "b", "b"] {
         let (pacing, sender) = (pacing.clone(), sender.clone());
         drop(spawn_owned(async move {
-            let asking = pacing.turn(key(), &tenant(name)).await.expect("held");
+            let asking = pacing.turn(key(), &tenant(name), untold).await.expect("held");
             sender.send(name).await.expect("somebody looks");
             // As long as nothing is taken, one goes at a time.
             sleep(Duration::from_secs(1)).await;
@@ -119,19 +121,19 @@ async fn nobody_asks_before_the_time_that_was_named_and_tenants_take_turns() {
 #[tokio::test(start_paused = true)]
 async fn who_would_wait_too_long_is_told_at_once_and_who_leaves_is_not_waited_for() {
     let pacing = Pacing::default();
-    let first = pacing.turn(key(), &tenant("a")).await.expect("at once");
+    let first = pacing.turn(key(), &tenant("a"), untold).await.expect("at once");
     first.heard(StatusCode::TOO_MANY_REQUESTS, &headers(&[("retry-after", "7200")]));
     let began = Instant::now();
-    let wait = pacing.turn(key(), &tenant("a")).await.expect_err("hours");
+    let wait = pacing.turn(key(), &tenant("a"), untold).await.expect_err("hours");
     // Longer than an hour nobody goes by what was named.
     assert_eq!((wait, began.elapsed()), (LONGEST_CLOSED, Duration::ZERO));
     tokio::time::advance(LONGEST_CLOSED).await;
-    let asking = pacing.turn(key(), &tenant("a")).await.expect("at once");
+    let asking = pacing.turn(key(), &tenant("a"), untold).await.expect("at once");
     let other = tenant("b");
-    let left = tokio::time::timeout(Duration::from_secs(1), pacing.turn(key(), &other));
+    let left = tokio::time::timeout(Duration::from_secs(1), pacing.turn(key(), &other, untold));
     left.await.expect_err("one at a time");
     drop(asking);
-    drop(pacing.turn(key(), &tenant("a")).await.expect("the other one has left"));
+    drop(pacing.turn(key(), &tenant("a"), untold).await.expect("the other one has left"));
 }
 
 #[test]
@@ -153,24 +155,24 @@ async fn names_that_are_made_up_are_forgotten_and_bounded() {
     let pacing = Pacing::default();
     for number in 0..2 * MOST_LANES {
         let key = ([1; 32], format!("model-{number}"));
-        let asking = pacing.turn(key, &tenant("a")).await;
+        let asking = pacing.turn(key, &tenant("a"), untold).await;
         let Ok(asking) = asking else { continue };
         asking.heard(StatusCode::TOO_MANY_REQUESTS, &headers(&[("retry-after", "1e19")]));
     }
     assert!(pacing.0.lock().expect("no panic").len() <= MOST_LANES + 1);
     tokio::time::advance(LONGEST_CLOSED + FORGET_AFTER).await;
-    drop(pacing.turn(([2; 32], "other".into()), &tenant("a")).await.expect("at once"));
+    drop(pacing.turn(([2; 32], "other".into()), &tenant("a"), untold).await.expect("at once"));
     assert_eq!(pacing.0.lock().expect("no panic").len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_asks_slowly_keeps_nobody_waiting_and_who_comes_late_has_no_arrears() {
     let pacing = Pacing::default();
-    let first = pacing.turn(key(), &tenant("a")).await.expect("at once");
+    let first = pacing.turn(key(), &tenant("a"), untold).await.expect("at once");
     first.heard(StatusCode::TOO_MANY_REQUESTS, &headers(&[("retry-after", "1")]));
-    let mut slow = pacing.turn(key(), &tenant("a")).await.expect("held");
+    let mut slow = pacing.turn(key(), &tenant("a"), untold).await.expect("held");
     slow.give_way();
-    let next = pacing.turn(key(), &tenant("b")).await.expect("at once");
+    let next = pacing.turn(key(), &tenant("b"), untold).await.expect("at once");
     drop(slow);
     assert_eq!(next.lane.lock().asking, 1, "it is given back once");
     let mut state = State { width: Some(1), ..State::default() };

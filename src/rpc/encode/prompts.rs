@@ -13,7 +13,7 @@ use crate::{
         questions::{self, Question},
     },
     proto,
-    turn::event::{PromptResolved, Resolution, Resolver, SteerState, Steered},
+    turn::event::{PromptResolved, Resolution, Resolver, SteerState, Steered, Told as _},
 };
 
 /// What a prompt of this subtype asks, which may be about a tool.

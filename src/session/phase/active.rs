@@ -24,6 +24,7 @@ use crate::{
         task::SessionTask,
         turn_end::{End, TurnEnd},
     },
+    supply::noticed,
     tasks::at,
     turn::{event::prompt_event, log::TurnLog},
 };
@@ -51,8 +52,7 @@ impl SessionTask {
             let dog = active.turn.watchdog(&self.ctx.settings, !self.queue.is_empty(), asked);
             // While older events are on their way to a file, the CLI is not read; nor while
             // too much waits for the store.
-            let full = active.turn.log.is_full();
-            let waits = self.journal.holds_too_much();
+            let (full, waits) = (active.turn.log.is_full(), self.journal.holds_too_much());
             waits_since = waits.then(|| waits_since.unwrap_or_else(Instant::now));
             let unkept = waits_since.map(|since| since + self.ctx.settings.commit_timeout);
             let due = self.answers_due(&active.process, self.followers.until());
@@ -83,7 +83,8 @@ impl SessionTask {
                 () = self.queue.listeners_gone() => if self.is_abandoned(&active) {
                     return self.stop(active, AfterInterrupt::Stay);
                 },
-                // Given by the next round.
+                // Told and given by the next round.
+                () = noticed(active.process.lease.pass.as_ref()) => {}
                 () = at(due) => {}
                 () = at(unkept) => return self.bite(active, Watchdog::Unkept).await,
                 () = at(dog.map(|(_, at)| at)) => if let Some((dog, _)) = dog {

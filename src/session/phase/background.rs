@@ -83,6 +83,7 @@ impl SessionTask {
         // It runs on no other process, and what comes before its end is told now.
         active.turn.begin_for_good();
         self.tell_steered(active);
+        Self::tell_notices(active);
         let Active { process, turn } = active;
         let tasks = process.traits.background.since(turn.tasks_from);
         if !turn.reader.is_asked_for() {

@@ -60,6 +60,8 @@ impl SessionTask {
             | Class::Prompt
             | Class::PromptResolved
             | Class::Steered
+            | Class::RateLimited
+            | Class::EgressRefused
             | Class::Other => None,
         });
         let (Some((ending, line)), Some(started)) = (result, log.started()) else { return };
@@ -260,6 +262,7 @@ impl SessionTask {
     pub(super) fn fail_active(&mut self, active: &mut Active, cause: Cause) {
         active.turn.begin_for_good();
         self.tell_steered(active);
+        Self::tell_notices(active);
         self.fail_turn(&mut active.turn, active.process.lease.client_id, cause);
     }
 

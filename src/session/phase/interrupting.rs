@@ -18,6 +18,7 @@ use crate::{
         task::SessionTask,
         turn_end::{End, TurnEnd},
     },
+    supply::noticed,
     tasks::at,
 };
 
@@ -77,6 +78,8 @@ impl SessionTask {
                 () = at(active.process.lease.meter.ask_at()) => {
                     self.ask_of_turn(&mut active);
                 }
+                // Told by the next round.
+                () = noticed(active.process.lease.pass.as_ref()) => {}
                 stir = self.journal.commits.stir() => self.stirred(stir),
                 _ = active.process.lease.child.wait() => return self.kill_turn(active, stop).await,
                 command = self.inbox.recv() => {

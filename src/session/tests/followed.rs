@@ -12,7 +12,7 @@ use crate::{
         Settings,
         feed::{From, Step, Watcher},
     },
-    turn::event::{Class, Event, Partials, PromptResolved, Resolver, Started},
+    turn::event::{Class, Event, Partials, PromptResolved, Resolver, Started, Told as _},
 };
 
 /// One who follows a session, and what it was told in short.

@@ -696,6 +696,68 @@ func (SteeredState) EnumDescriptor() ([]byte, []int) {
 	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{7}
 }
 
+// Whose limit a request waits for.
+type RateLimitKind int32
+
+const (
+	// Never sent.
+	RateLimitKind_RATE_LIMIT_KIND_UNSPECIFIED RateLimitKind = 0
+	// The credential has asked for as much as it may of the model, and can ask again soon
+	// (status 429 of the API).
+	RateLimitKind_RATE_LIMIT_KIND_REQUESTS RateLimitKind = 1
+	// The API has more to do than it can (status 529).
+	RateLimitKind_RATE_LIMIT_KIND_OVERLOADED RateLimitKind = 2
+	// The credential has used what it may for more than ten minutes to come.
+	RateLimitKind_RATE_LIMIT_KIND_QUOTA RateLimitKind = 3
+	// The tenant has used `policy.tenant_max_tokens_per_minute`.
+	RateLimitKind_RATE_LIMIT_KIND_TENANT RateLimitKind = 4
+)
+
+// Enum value maps for RateLimitKind.
+var (
+	RateLimitKind_name = map[int32]string{
+		0: "RATE_LIMIT_KIND_UNSPECIFIED",
+		1: "RATE_LIMIT_KIND_REQUESTS",
+		2: "RATE_LIMIT_KIND_OVERLOADED",
+		3: "RATE_LIMIT_KIND_QUOTA",
+		4: "RATE_LIMIT_KIND_TENANT",
+	}
+	RateLimitKind_value = map[string]int32{
+		"RATE_LIMIT_KIND_UNSPECIFIED": 0,
+		"RATE_LIMIT_KIND_REQUESTS":    1,
+		"RATE_LIMIT_KIND_OVERLOADED":  2,
+		"RATE_LIMIT_KIND_QUOTA":       3,
+		"RATE_LIMIT_KIND_TENANT":      4,
+	}
+)
+
+func (x RateLimitKind) Enum() *RateLimitKind {
+	p := new(RateLimitKind)
+	*p = x
+	return p
+}
+
+func (x RateLimitKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RateLimitKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_sessionpool_v1_session_pool_proto_enumTypes[8].Descriptor()
+}
+
+func (RateLimitKind) Type() protoreflect.EnumType {
+	return &file_sessionpool_v1_session_pool_proto_enumTypes[8]
+}
+
+func (x RateLimitKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RateLimitKind.Descriptor instead.
+func (RateLimitKind) EnumDescriptor() ([]byte, []int) {
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{8}
+}
+
 // How a turn came by its process.
 type TurnOrigin int32
 
@@ -741,11 +803,11 @@ func (x TurnOrigin) String() string {
 }
 
 func (TurnOrigin) Descriptor() protoreflect.EnumDescriptor {
-	return file_sessionpool_v1_session_pool_proto_enumTypes[8].Descriptor()
+	return file_sessionpool_v1_session_pool_proto_enumTypes[9].Descriptor()
 }
 
 func (TurnOrigin) Type() protoreflect.EnumType {
-	return &file_sessionpool_v1_session_pool_proto_enumTypes[8]
+	return &file_sessionpool_v1_session_pool_proto_enumTypes[9]
 }
 
 func (x TurnOrigin) Number() protoreflect.EnumNumber {
@@ -754,7 +816,7 @@ func (x TurnOrigin) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TurnOrigin.Descriptor instead.
 func (TurnOrigin) EnumDescriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{8}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{9}
 }
 
 // What the CLI asks for in a prompt.
@@ -808,11 +870,11 @@ func (x PromptKind) String() string {
 }
 
 func (PromptKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_sessionpool_v1_session_pool_proto_enumTypes[9].Descriptor()
+	return file_sessionpool_v1_session_pool_proto_enumTypes[10].Descriptor()
 }
 
 func (PromptKind) Type() protoreflect.EnumType {
-	return &file_sessionpool_v1_session_pool_proto_enumTypes[9]
+	return &file_sessionpool_v1_session_pool_proto_enumTypes[10]
 }
 
 func (x PromptKind) Number() protoreflect.EnumNumber {
@@ -821,7 +883,7 @@ func (x PromptKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PromptKind.Descriptor instead.
 func (PromptKind) EnumDescriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{9}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{10}
 }
 
 // By whom a prompt was resolved.
@@ -873,11 +935,11 @@ func (x PromptResolver) String() string {
 }
 
 func (PromptResolver) Descriptor() protoreflect.EnumDescriptor {
-	return file_sessionpool_v1_session_pool_proto_enumTypes[10].Descriptor()
+	return file_sessionpool_v1_session_pool_proto_enumTypes[11].Descriptor()
 }
 
 func (PromptResolver) Type() protoreflect.EnumType {
-	return &file_sessionpool_v1_session_pool_proto_enumTypes[10]
+	return &file_sessionpool_v1_session_pool_proto_enumTypes[11]
 }
 
 func (x PromptResolver) Number() protoreflect.EnumNumber {
@@ -886,7 +948,7 @@ func (x PromptResolver) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PromptResolver.Descriptor instead.
 func (PromptResolver) EnumDescriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{10}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{11}
 }
 
 // How a prompt was resolved.
@@ -930,11 +992,11 @@ func (x PromptDecision) String() string {
 }
 
 func (PromptDecision) Descriptor() protoreflect.EnumDescriptor {
-	return file_sessionpool_v1_session_pool_proto_enumTypes[11].Descriptor()
+	return file_sessionpool_v1_session_pool_proto_enumTypes[12].Descriptor()
 }
 
 func (PromptDecision) Type() protoreflect.EnumType {
-	return &file_sessionpool_v1_session_pool_proto_enumTypes[11]
+	return &file_sessionpool_v1_session_pool_proto_enumTypes[12]
 }
 
 func (x PromptDecision) Number() protoreflect.EnumNumber {
@@ -943,7 +1005,7 @@ func (x PromptDecision) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PromptDecision.Descriptor instead.
 func (PromptDecision) EnumDescriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{11}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{12}
 }
 
 // What follows in a WatchSession's stream.
@@ -983,11 +1045,11 @@ func (x WatchPhase) String() string {
 }
 
 func (WatchPhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_sessionpool_v1_session_pool_proto_enumTypes[12].Descriptor()
+	return file_sessionpool_v1_session_pool_proto_enumTypes[13].Descriptor()
 }
 
 func (WatchPhase) Type() protoreflect.EnumType {
-	return &file_sessionpool_v1_session_pool_proto_enumTypes[12]
+	return &file_sessionpool_v1_session_pool_proto_enumTypes[13]
 }
 
 func (x WatchPhase) Number() protoreflect.EnumNumber {
@@ -996,7 +1058,7 @@ func (x WatchPhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchPhase.Descriptor instead.
 func (WatchPhase) EnumDescriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{12}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{13}
 }
 
 // What a hook says of a tool that is about to run.
@@ -1040,11 +1102,11 @@ func (x HookPermission) String() string {
 }
 
 func (HookPermission) Descriptor() protoreflect.EnumDescriptor {
-	return file_sessionpool_v1_session_pool_proto_enumTypes[13].Descriptor()
+	return file_sessionpool_v1_session_pool_proto_enumTypes[14].Descriptor()
 }
 
 func (HookPermission) Type() protoreflect.EnumType {
-	return &file_sessionpool_v1_session_pool_proto_enumTypes[13]
+	return &file_sessionpool_v1_session_pool_proto_enumTypes[14]
 }
 
 func (x HookPermission) Number() protoreflect.EnumNumber {
@@ -1053,7 +1115,7 @@ func (x HookPermission) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HookPermission.Descriptor instead.
 func (HookPermission) EnumDescriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{13}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{14}
 }
 
 // How an interrupt ended.
@@ -1107,11 +1169,11 @@ func (x InterruptOutcome) String() string {
 }
 
 func (InterruptOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_sessionpool_v1_session_pool_proto_enumTypes[14].Descriptor()
+	return file_sessionpool_v1_session_pool_proto_enumTypes[15].Descriptor()
 }
 
 func (InterruptOutcome) Type() protoreflect.EnumType {
-	return &file_sessionpool_v1_session_pool_proto_enumTypes[14]
+	return &file_sessionpool_v1_session_pool_proto_enumTypes[15]
 }
 
 func (x InterruptOutcome) Number() protoreflect.EnumNumber {
@@ -1120,7 +1182,7 @@ func (x InterruptOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use InterruptOutcome.Descriptor instead.
 func (InterruptOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{14}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{15}
 }
 
 // Which nodes figures are about.
@@ -1160,11 +1222,11 @@ func (x StatsScope) String() string {
 }
 
 func (StatsScope) Descriptor() protoreflect.EnumDescriptor {
-	return file_sessionpool_v1_session_pool_proto_enumTypes[15].Descriptor()
+	return file_sessionpool_v1_session_pool_proto_enumTypes[16].Descriptor()
 }
 
 func (StatsScope) Type() protoreflect.EnumType {
-	return &file_sessionpool_v1_session_pool_proto_enumTypes[15]
+	return &file_sessionpool_v1_session_pool_proto_enumTypes[16]
 }
 
 func (x StatsScope) Number() protoreflect.EnumNumber {
@@ -1173,7 +1235,7 @@ func (x StatsScope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StatsScope.Descriptor instead.
 func (StatsScope) EnumDescriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{15}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{16}
 }
 
 // What a session is doing.
@@ -1242,11 +1304,11 @@ func (x SessionStatus) String() string {
 }
 
 func (SessionStatus) Descriptor() protoreflect.EnumDescriptor {
-	return file_sessionpool_v1_session_pool_proto_enumTypes[16].Descriptor()
+	return file_sessionpool_v1_session_pool_proto_enumTypes[17].Descriptor()
 }
 
 func (SessionStatus) Type() protoreflect.EnumType {
-	return &file_sessionpool_v1_session_pool_proto_enumTypes[16]
+	return &file_sessionpool_v1_session_pool_proto_enumTypes[17]
 }
 
 func (x SessionStatus) Number() protoreflect.EnumNumber {
@@ -1255,7 +1317,7 @@ func (x SessionStatus) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionStatus.Descriptor instead.
 func (SessionStatus) EnumDescriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{16}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{17}
 }
 
 // What sets a timer.
@@ -1295,11 +1357,11 @@ func (x TimerKind) String() string {
 }
 
 func (TimerKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_sessionpool_v1_session_pool_proto_enumTypes[17].Descriptor()
+	return file_sessionpool_v1_session_pool_proto_enumTypes[18].Descriptor()
 }
 
 func (TimerKind) Type() protoreflect.EnumType {
-	return &file_sessionpool_v1_session_pool_proto_enumTypes[17]
+	return &file_sessionpool_v1_session_pool_proto_enumTypes[18]
 }
 
 func (x TimerKind) Number() protoreflect.EnumNumber {
@@ -1308,7 +1370,7 @@ func (x TimerKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TimerKind.Descriptor instead.
 func (TimerKind) EnumDescriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{17}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{18}
 }
 
 // Asks for one turn.
@@ -2245,8 +2307,8 @@ type TurnEvent struct {
 	// for all callers that made the same choice. 0 for a `heartbeat`, which is no event of
 	// the turn: the next event has the number that it would have had without it.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// What happened. Unset with payload JSON, except for `started`, `prompt_resolved`, `heartbeat`
-	// and `steered`.
+	// What happened. Unset with payload JSON, except for `started`, `prompt_resolved`, `heartbeat`,
+	// `steered`, `rate_limited` and `egress_refused`.
 	//
 	// Types that are valid to be assigned to Kind:
 	//
@@ -2261,9 +2323,12 @@ type TurnEvent struct {
 	//	*TurnEvent_PromptResolved
 	//	*TurnEvent_Heartbeat
 	//	*TurnEvent_Steered
+	//	*TurnEvent_RateLimited
+	//	*TurnEvent_EgressRefused
 	Kind isTurnEvent_Kind `protobuf_oneof:"kind"`
 	// The CLI's frame byte for byte, when the payload asks for it; empty where the service
-	// itself says what happened (`started`, `prompt_resolved`, `heartbeat`, `steered`).
+	// itself says what happened (`started`, `prompt_resolved`, `heartbeat`, `steered`,
+	// `rate_limited`, `egress_refused`).
 	Json          string `protobuf:"bytes,15,opt,name=json,proto3" json:"json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2412,6 +2477,24 @@ func (x *TurnEvent) GetSteered() *Steered {
 	return nil
 }
 
+func (x *TurnEvent) GetRateLimited() *RateLimited {
+	if x != nil {
+		if x, ok := x.Kind.(*TurnEvent_RateLimited); ok {
+			return x.RateLimited
+		}
+	}
+	return nil
+}
+
+func (x *TurnEvent) GetEgressRefused() *EgressRefused {
+	if x != nil {
+		if x, ok := x.Kind.(*TurnEvent_EgressRefused); ok {
+			return x.EgressRefused
+		}
+	}
+	return nil
+}
+
 func (x *TurnEvent) GetJson() string {
 	if x != nil {
 		return x.Json
@@ -2479,6 +2562,16 @@ type TurnEvent_Steered struct {
 	Steered *Steered `protobuf:"bytes,12,opt,name=steered,proto3,oneof"`
 }
 
+type TurnEvent_RateLimited struct {
+	// The CLI's requests wait for a limit, or are refused because of one.
+	RateLimited *RateLimited `protobuf:"bytes,13,opt,name=rate_limited,json=rateLimited,proto3,oneof"`
+}
+
+type TurnEvent_EgressRefused struct {
+	// The session was kept from a host.
+	EgressRefused *EgressRefused `protobuf:"bytes,14,opt,name=egress_refused,json=egressRefused,proto3,oneof"`
+}
+
 func (*TurnEvent_Started) isTurnEvent_Kind() {}
 
 func (*TurnEvent_System) isTurnEvent_Kind() {}
@@ -2500,6 +2593,10 @@ func (*TurnEvent_PromptResolved) isTurnEvent_Kind() {}
 func (*TurnEvent_Heartbeat) isTurnEvent_Kind() {}
 
 func (*TurnEvent_Steered) isTurnEvent_Kind() {}
+
+func (*TurnEvent_RateLimited) isTurnEvent_Kind() {}
+
+func (*TurnEvent_EgressRefused) isTurnEvent_Kind() {}
 
 // The stream lives, and there is nothing to tell. Sent to callers that asked for it by
 // `heartbeat_interval`; neither numbered nor kept.
@@ -2595,6 +2692,130 @@ func (x *Steered) GetState() SteeredState {
 	return SteeredState_STEERED_STATE_UNSPECIFIED
 }
 
+// No requests are taken for a model before some time. The turn goes on: requests of all sessions
+// wait and then go one after the other, except with kind QUOTA, where the CLI is told at once
+// that there is no use to wait, and ends the turn. Told where the service has the credential of
+// the API (`gateway.*`), in the turn that runs or, of work behind the turns, in the next one.
+type RateLimited struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Until then.
+	Until *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=until,proto3" json:"until,omitempty"`
+	// Whose limit it is.
+	Kind RateLimitKind `protobuf:"varint,2,opt,name=kind,proto3,enum=sessionpool.v1.RateLimitKind" json:"kind,omitempty"`
+	// The model, as the request names it; empty where it does not name it first.
+	Model         string `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RateLimited) Reset() {
+	*x = RateLimited{}
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RateLimited) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RateLimited) ProtoMessage() {}
+
+func (x *RateLimited) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RateLimited.ProtoReflect.Descriptor instead.
+func (*RateLimited) Descriptor() ([]byte, []int) {
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RateLimited) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *RateLimited) GetKind() RateLimitKind {
+	if x != nil {
+		return x.Kind
+	}
+	return RateLimitKind_RATE_LIMIT_KIND_UNSPECIFIED
+}
+
+func (x *RateLimited) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// A program of the session was kept from a host by `policy.egress`. Each host is told once for
+// each process, at most 64 of them; in the turn that runs or, of work behind the turns, in the
+// next one.
+type EgressRefused struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `HOST:PORT`, as the program named it, cut to 260 characters.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// Why, in words.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EgressRefused) Reset() {
+	*x = EgressRefused{}
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EgressRefused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EgressRefused) ProtoMessage() {}
+
+func (x *EgressRefused) ProtoReflect() protoreflect.Message {
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EgressRefused.ProtoReflect.Descriptor instead.
+func (*EgressRefused) Descriptor() ([]byte, []int) {
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *EgressRefused) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *EgressRefused) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // The turn has its process. Told when the process has answered the prompt with a first
 // frame, or when the turn ends: a process that dies before is replaced by another, once,
 // and this event names the one that the turn runs on.
@@ -2625,7 +2846,7 @@ type TurnStarted struct {
 
 func (x *TurnStarted) Reset() {
 	*x = TurnStarted{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[10]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2858,7 @@ func (x *TurnStarted) String() string {
 func (*TurnStarted) ProtoMessage() {}
 
 func (x *TurnStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[10]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2871,7 @@ func (x *TurnStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TurnStarted.ProtoReflect.Descriptor instead.
 func (*TurnStarted) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{10}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TurnStarted) GetSessionId() string {
@@ -2737,7 +2958,7 @@ type SystemMessage struct {
 
 func (x *SystemMessage) Reset() {
 	*x = SystemMessage{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[11]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +2970,7 @@ func (x *SystemMessage) String() string {
 func (*SystemMessage) ProtoMessage() {}
 
 func (x *SystemMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[11]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +2983,7 @@ func (x *SystemMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemMessage.ProtoReflect.Descriptor instead.
 func (*SystemMessage) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{11}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SystemMessage) GetSubtype() string {
@@ -2838,7 +3059,7 @@ type SystemInit struct {
 
 func (x *SystemInit) Reset() {
 	*x = SystemInit{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[12]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2850,7 +3071,7 @@ func (x *SystemInit) String() string {
 func (*SystemInit) ProtoMessage() {}
 
 func (x *SystemInit) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[12]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2863,7 +3084,7 @@ func (x *SystemInit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemInit.ProtoReflect.Descriptor instead.
 func (*SystemInit) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{12}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SystemInit) GetCwd() string {
@@ -2958,7 +3179,7 @@ type McpServerStatus struct {
 
 func (x *McpServerStatus) Reset() {
 	*x = McpServerStatus{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[13]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2970,7 +3191,7 @@ func (x *McpServerStatus) String() string {
 func (*McpServerStatus) ProtoMessage() {}
 
 func (x *McpServerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[13]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2983,7 +3204,7 @@ func (x *McpServerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use McpServerStatus.ProtoReflect.Descriptor instead.
 func (*McpServerStatus) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{13}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *McpServerStatus) GetName() string {
@@ -3026,7 +3247,7 @@ type ApiRetry struct {
 
 func (x *ApiRetry) Reset() {
 	*x = ApiRetry{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[14]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3259,7 @@ func (x *ApiRetry) String() string {
 func (*ApiRetry) ProtoMessage() {}
 
 func (x *ApiRetry) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[14]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3272,7 @@ func (x *ApiRetry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiRetry.ProtoReflect.Descriptor instead.
 func (*ApiRetry) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{14}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ApiRetry) GetAttempt() uint32 {
@@ -3122,7 +3343,7 @@ type AssistantMessage struct {
 
 func (x *AssistantMessage) Reset() {
 	*x = AssistantMessage{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[15]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3134,7 +3355,7 @@ func (x *AssistantMessage) String() string {
 func (*AssistantMessage) ProtoMessage() {}
 
 func (x *AssistantMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[15]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3147,7 +3368,7 @@ func (x *AssistantMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssistantMessage.ProtoReflect.Descriptor instead.
 func (*AssistantMessage) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{15}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AssistantMessage) GetMessageId() string {
@@ -3263,7 +3484,7 @@ type UserMessage struct {
 
 func (x *UserMessage) Reset() {
 	*x = UserMessage{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[16]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3275,7 +3496,7 @@ func (x *UserMessage) String() string {
 func (*UserMessage) ProtoMessage() {}
 
 func (x *UserMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[16]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3288,7 +3509,7 @@ func (x *UserMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserMessage.ProtoReflect.Descriptor instead.
 func (*UserMessage) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{16}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UserMessage) GetContent() []*ContentBlock {
@@ -3380,7 +3601,7 @@ type ContentBlock struct {
 
 func (x *ContentBlock) Reset() {
 	*x = ContentBlock{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[17]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3392,7 +3613,7 @@ func (x *ContentBlock) String() string {
 func (*ContentBlock) ProtoMessage() {}
 
 func (x *ContentBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[17]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3405,7 +3626,7 @@ func (x *ContentBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContentBlock.ProtoReflect.Descriptor instead.
 func (*ContentBlock) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{17}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ContentBlock) GetBlock() isContentBlock_Block {
@@ -3512,7 +3733,7 @@ type TextBlock struct {
 
 func (x *TextBlock) Reset() {
 	*x = TextBlock{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[18]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3524,7 +3745,7 @@ func (x *TextBlock) String() string {
 func (*TextBlock) ProtoMessage() {}
 
 func (x *TextBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[18]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3537,7 +3758,7 @@ func (x *TextBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextBlock.ProtoReflect.Descriptor instead.
 func (*TextBlock) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{18}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TextBlock) GetText() string {
@@ -3569,7 +3790,7 @@ type ThinkingBlock struct {
 
 func (x *ThinkingBlock) Reset() {
 	*x = ThinkingBlock{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[19]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3581,7 +3802,7 @@ func (x *ThinkingBlock) String() string {
 func (*ThinkingBlock) ProtoMessage() {}
 
 func (x *ThinkingBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[19]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3594,7 +3815,7 @@ func (x *ThinkingBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThinkingBlock.ProtoReflect.Descriptor instead.
 func (*ThinkingBlock) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{19}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ThinkingBlock) GetThinking() string {
@@ -3635,7 +3856,7 @@ type ToolUseBlock struct {
 
 func (x *ToolUseBlock) Reset() {
 	*x = ToolUseBlock{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[20]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3647,7 +3868,7 @@ func (x *ToolUseBlock) String() string {
 func (*ToolUseBlock) ProtoMessage() {}
 
 func (x *ToolUseBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[20]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3660,7 +3881,7 @@ func (x *ToolUseBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolUseBlock.ProtoReflect.Descriptor instead.
 func (*ToolUseBlock) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{20}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ToolUseBlock) GetId() string {
@@ -3710,7 +3931,7 @@ type ToolResultBlock struct {
 
 func (x *ToolResultBlock) Reset() {
 	*x = ToolResultBlock{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[21]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3722,7 +3943,7 @@ func (x *ToolResultBlock) String() string {
 func (*ToolResultBlock) ProtoMessage() {}
 
 func (x *ToolResultBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[21]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3735,7 +3956,7 @@ func (x *ToolResultBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolResultBlock.ProtoReflect.Descriptor instead.
 func (*ToolResultBlock) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{21}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ToolResultBlock) GetToolUseId() string {
@@ -3786,7 +4007,7 @@ type OtherBlock struct {
 
 func (x *OtherBlock) Reset() {
 	*x = OtherBlock{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[22]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3798,7 +4019,7 @@ func (x *OtherBlock) String() string {
 func (*OtherBlock) ProtoMessage() {}
 
 func (x *OtherBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[22]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3811,7 +4032,7 @@ func (x *OtherBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OtherBlock.ProtoReflect.Descriptor instead.
 func (*OtherBlock) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{22}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *OtherBlock) GetType() string {
@@ -3847,7 +4068,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[23]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3859,7 +4080,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[23]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3872,7 +4093,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{23}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Usage) GetInputTokens() uint64 {
@@ -3941,7 +4162,7 @@ type StreamEvent struct {
 
 func (x *StreamEvent) Reset() {
 	*x = StreamEvent{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[24]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3953,7 +4174,7 @@ func (x *StreamEvent) String() string {
 func (*StreamEvent) ProtoMessage() {}
 
 func (x *StreamEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[24]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3966,7 +4187,7 @@ func (x *StreamEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEvent.ProtoReflect.Descriptor instead.
 func (*StreamEvent) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{24}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StreamEvent) GetEventType() string {
@@ -4116,7 +4337,7 @@ type PromptEvent struct {
 
 func (x *PromptEvent) Reset() {
 	*x = PromptEvent{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[25]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4128,7 +4349,7 @@ func (x *PromptEvent) String() string {
 func (*PromptEvent) ProtoMessage() {}
 
 func (x *PromptEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[25]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4141,7 +4362,7 @@ func (x *PromptEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromptEvent.ProtoReflect.Descriptor instead.
 func (*PromptEvent) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{25}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PromptEvent) GetPromptId() string {
@@ -4261,7 +4482,7 @@ type PromptResolved struct {
 
 func (x *PromptResolved) Reset() {
 	*x = PromptResolved{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[26]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4273,7 +4494,7 @@ func (x *PromptResolved) String() string {
 func (*PromptResolved) ProtoMessage() {}
 
 func (x *PromptResolved) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[26]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4286,7 +4507,7 @@ func (x *PromptResolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromptResolved.ProtoReflect.Descriptor instead.
 func (*PromptResolved) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{26}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PromptResolved) GetPromptId() string {
@@ -4334,7 +4555,7 @@ type Question struct {
 
 func (x *Question) Reset() {
 	*x = Question{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[27]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4346,7 +4567,7 @@ func (x *Question) String() string {
 func (*Question) ProtoMessage() {}
 
 func (x *Question) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[27]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4359,7 +4580,7 @@ func (x *Question) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Question.ProtoReflect.Descriptor instead.
 func (*Question) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{27}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Question) GetQuestion() string {
@@ -4403,7 +4624,7 @@ type QuestionOption struct {
 
 func (x *QuestionOption) Reset() {
 	*x = QuestionOption{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[28]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4415,7 +4636,7 @@ func (x *QuestionOption) String() string {
 func (*QuestionOption) ProtoMessage() {}
 
 func (x *QuestionOption) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[28]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4428,7 +4649,7 @@ func (x *QuestionOption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuestionOption.ProtoReflect.Descriptor instead.
 func (*QuestionOption) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{28}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *QuestionOption) GetLabel() string {
@@ -4465,7 +4686,7 @@ type HookCall struct {
 
 func (x *HookCall) Reset() {
 	*x = HookCall{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[29]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4477,7 +4698,7 @@ func (x *HookCall) String() string {
 func (*HookCall) ProtoMessage() {}
 
 func (x *HookCall) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[29]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4490,7 +4711,7 @@ func (x *HookCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookCall.ProtoReflect.Descriptor instead.
 func (*HookCall) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{29}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *HookCall) GetEvent() string {
@@ -4536,7 +4757,7 @@ type Elicitation struct {
 
 func (x *Elicitation) Reset() {
 	*x = Elicitation{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[30]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4548,7 +4769,7 @@ func (x *Elicitation) String() string {
 func (*Elicitation) ProtoMessage() {}
 
 func (x *Elicitation) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[30]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4561,7 +4782,7 @@ func (x *Elicitation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Elicitation.ProtoReflect.Descriptor instead.
 func (*Elicitation) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{30}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Elicitation) GetServer() string {
@@ -4640,7 +4861,7 @@ type TurnResult struct {
 
 func (x *TurnResult) Reset() {
 	*x = TurnResult{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[31]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4652,7 +4873,7 @@ func (x *TurnResult) String() string {
 func (*TurnResult) ProtoMessage() {}
 
 func (x *TurnResult) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[31]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4665,7 +4886,7 @@ func (x *TurnResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TurnResult.ProtoReflect.Descriptor instead.
 func (*TurnResult) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{31}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TurnResult) GetSubtype() string {
@@ -4825,7 +5046,7 @@ type PermissionDenial struct {
 
 func (x *PermissionDenial) Reset() {
 	*x = PermissionDenial{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[32]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4837,7 +5058,7 @@ func (x *PermissionDenial) String() string {
 func (*PermissionDenial) ProtoMessage() {}
 
 func (x *PermissionDenial) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[32]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4850,7 +5071,7 @@ func (x *PermissionDenial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PermissionDenial.ProtoReflect.Descriptor instead.
 func (*PermissionDenial) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{32}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PermissionDenial) GetToolName() string {
@@ -4894,7 +5115,7 @@ type OtherFrame struct {
 
 func (x *OtherFrame) Reset() {
 	*x = OtherFrame{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[33]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4906,7 +5127,7 @@ func (x *OtherFrame) String() string {
 func (*OtherFrame) ProtoMessage() {}
 
 func (x *OtherFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[33]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4919,7 +5140,7 @@ func (x *OtherFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OtherFrame.ProtoReflect.Descriptor instead.
 func (*OtherFrame) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{33}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *OtherFrame) GetType() string {
@@ -4961,7 +5182,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[34]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4973,7 +5194,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[34]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4986,7 +5207,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{34}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AttachRequest) GetSessionId() string {
@@ -5047,7 +5268,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[35]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5059,7 +5280,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[35]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5072,7 +5293,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{35}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AttachResponse) GetItem() isAttachResponse_Item {
@@ -5153,7 +5374,7 @@ type WatchSessionRequest struct {
 
 func (x *WatchSessionRequest) Reset() {
 	*x = WatchSessionRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[36]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5165,7 +5386,7 @@ func (x *WatchSessionRequest) String() string {
 func (*WatchSessionRequest) ProtoMessage() {}
 
 func (x *WatchSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[36]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5178,7 +5399,7 @@ func (x *WatchSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{36}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WatchSessionRequest) GetSessionId() string {
@@ -5247,7 +5468,7 @@ type WatchSessionResponse struct {
 
 func (x *WatchSessionResponse) Reset() {
 	*x = WatchSessionResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[37]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5259,7 +5480,7 @@ func (x *WatchSessionResponse) String() string {
 func (*WatchSessionResponse) ProtoMessage() {}
 
 func (x *WatchSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[37]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5272,7 +5493,7 @@ func (x *WatchSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{37}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WatchSessionResponse) GetItem() isWatchSessionResponse_Item {
@@ -5425,7 +5646,7 @@ type WatchedEvent struct {
 
 func (x *WatchedEvent) Reset() {
 	*x = WatchedEvent{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[38]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5437,7 +5658,7 @@ func (x *WatchedEvent) String() string {
 func (*WatchedEvent) ProtoMessage() {}
 
 func (x *WatchedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[38]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5450,7 +5671,7 @@ func (x *WatchedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchedEvent.ProtoReflect.Descriptor instead.
 func (*WatchedEvent) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{38}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WatchedEvent) GetTurnId() string {
@@ -5490,7 +5711,7 @@ type WatchedPart struct {
 
 func (x *WatchedPart) Reset() {
 	*x = WatchedPart{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[39]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5502,7 +5723,7 @@ func (x *WatchedPart) String() string {
 func (*WatchedPart) ProtoMessage() {}
 
 func (x *WatchedPart) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[39]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5515,7 +5736,7 @@ func (x *WatchedPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchedPart.ProtoReflect.Descriptor instead.
 func (*WatchedPart) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{39}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WatchedPart) GetTurnId() string {
@@ -5554,7 +5775,7 @@ type WatchGap struct {
 
 func (x *WatchGap) Reset() {
 	*x = WatchGap{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[40]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5566,7 +5787,7 @@ func (x *WatchGap) String() string {
 func (*WatchGap) ProtoMessage() {}
 
 func (x *WatchGap) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[40]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5579,7 +5800,7 @@ func (x *WatchGap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchGap.ProtoReflect.Descriptor instead.
 func (*WatchGap) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{40}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WatchGap) GetAfter() string {
@@ -5615,7 +5836,7 @@ type WatchedFailure struct {
 
 func (x *WatchedFailure) Reset() {
 	*x = WatchedFailure{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[41]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5627,7 +5848,7 @@ func (x *WatchedFailure) String() string {
 func (*WatchedFailure) ProtoMessage() {}
 
 func (x *WatchedFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[41]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5640,7 +5861,7 @@ func (x *WatchedFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchedFailure.ProtoReflect.Descriptor instead.
 func (*WatchedFailure) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{41}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WatchedFailure) GetTurnId() string {
@@ -5701,7 +5922,7 @@ type RespondRequest struct {
 
 func (x *RespondRequest) Reset() {
 	*x = RespondRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[42]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5713,7 +5934,7 @@ func (x *RespondRequest) String() string {
 func (*RespondRequest) ProtoMessage() {}
 
 func (x *RespondRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[42]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5726,7 +5947,7 @@ func (x *RespondRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RespondRequest.ProtoReflect.Descriptor instead.
 func (*RespondRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{42}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RespondRequest) GetSessionId() string {
@@ -5868,7 +6089,7 @@ type HookDecision struct {
 
 func (x *HookDecision) Reset() {
 	*x = HookDecision{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[43]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5880,7 +6101,7 @@ func (x *HookDecision) String() string {
 func (*HookDecision) ProtoMessage() {}
 
 func (x *HookDecision) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[43]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5893,7 +6114,7 @@ func (x *HookDecision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookDecision.ProtoReflect.Descriptor instead.
 func (*HookDecision) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{43}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *HookDecision) GetPermissionDecision() HookPermission {
@@ -5952,7 +6173,7 @@ type PromptAnswers struct {
 
 func (x *PromptAnswers) Reset() {
 	*x = PromptAnswers{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[44]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5964,7 +6185,7 @@ func (x *PromptAnswers) String() string {
 func (*PromptAnswers) ProtoMessage() {}
 
 func (x *PromptAnswers) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[44]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5977,7 +6198,7 @@ func (x *PromptAnswers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromptAnswers.ProtoReflect.Descriptor instead.
 func (*PromptAnswers) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{44}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PromptAnswers) GetAnswers() map[string]string {
@@ -6010,7 +6231,7 @@ type PromptAllow struct {
 
 func (x *PromptAllow) Reset() {
 	*x = PromptAllow{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[45]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6022,7 +6243,7 @@ func (x *PromptAllow) String() string {
 func (*PromptAllow) ProtoMessage() {}
 
 func (x *PromptAllow) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[45]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6035,7 +6256,7 @@ func (x *PromptAllow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromptAllow.ProtoReflect.Descriptor instead.
 func (*PromptAllow) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{45}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *PromptAllow) GetUpdatedInputJson() string {
@@ -6065,7 +6286,7 @@ type PromptDeny struct {
 
 func (x *PromptDeny) Reset() {
 	*x = PromptDeny{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[46]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6077,7 +6298,7 @@ func (x *PromptDeny) String() string {
 func (*PromptDeny) ProtoMessage() {}
 
 func (x *PromptDeny) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[46]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6090,7 +6311,7 @@ func (x *PromptDeny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromptDeny.ProtoReflect.Descriptor instead.
 func (*PromptDeny) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{46}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PromptDeny) GetMessage() string {
@@ -6116,7 +6337,7 @@ type RespondResponse struct {
 
 func (x *RespondResponse) Reset() {
 	*x = RespondResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[47]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6128,7 +6349,7 @@ func (x *RespondResponse) String() string {
 func (*RespondResponse) ProtoMessage() {}
 
 func (x *RespondResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[47]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6141,7 +6362,7 @@ func (x *RespondResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RespondResponse.ProtoReflect.Descriptor instead.
 func (*RespondResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{47}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{49}
 }
 
 // Asks to stop a session's turn.
@@ -6166,7 +6387,7 @@ type InterruptRequest struct {
 
 func (x *InterruptRequest) Reset() {
 	*x = InterruptRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[48]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6178,7 +6399,7 @@ func (x *InterruptRequest) String() string {
 func (*InterruptRequest) ProtoMessage() {}
 
 func (x *InterruptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[48]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6191,7 +6412,7 @@ func (x *InterruptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterruptRequest.ProtoReflect.Descriptor instead.
 func (*InterruptRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{48}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *InterruptRequest) GetSessionId() string {
@@ -6235,7 +6456,7 @@ type StopTaskRequest struct {
 
 func (x *StopTaskRequest) Reset() {
 	*x = StopTaskRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[49]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6247,7 +6468,7 @@ func (x *StopTaskRequest) String() string {
 func (*StopTaskRequest) ProtoMessage() {}
 
 func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[49]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6260,7 +6481,7 @@ func (x *StopTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskRequest.ProtoReflect.Descriptor instead.
 func (*StopTaskRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{49}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StopTaskRequest) GetSessionId() string {
@@ -6286,7 +6507,7 @@ type StopTaskResponse struct {
 
 func (x *StopTaskResponse) Reset() {
 	*x = StopTaskResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[50]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6298,7 +6519,7 @@ func (x *StopTaskResponse) String() string {
 func (*StopTaskResponse) ProtoMessage() {}
 
 func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[50]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6311,7 +6532,7 @@ func (x *StopTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopTaskResponse.ProtoReflect.Descriptor instead.
 func (*StopTaskResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{50}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{52}
 }
 
 // What became of an interrupt.
@@ -6336,7 +6557,7 @@ type InterruptResponse struct {
 
 func (x *InterruptResponse) Reset() {
 	*x = InterruptResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[51]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6348,7 +6569,7 @@ func (x *InterruptResponse) String() string {
 func (*InterruptResponse) ProtoMessage() {}
 
 func (x *InterruptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[51]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6361,7 +6582,7 @@ func (x *InterruptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterruptResponse.ProtoReflect.Descriptor instead.
 func (*InterruptResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{51}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *InterruptResponse) GetInterrupted() bool {
@@ -6418,7 +6639,7 @@ type InterruptAllRequest struct {
 
 func (x *InterruptAllRequest) Reset() {
 	*x = InterruptAllRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[52]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6430,7 +6651,7 @@ func (x *InterruptAllRequest) String() string {
 func (*InterruptAllRequest) ProtoMessage() {}
 
 func (x *InterruptAllRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[52]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6443,7 +6664,7 @@ func (x *InterruptAllRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterruptAllRequest.ProtoReflect.Descriptor instead.
 func (*InterruptAllRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{52}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *InterruptAllRequest) GetAllTenants() bool {
@@ -6471,7 +6692,7 @@ type InterruptAllResponse struct {
 
 func (x *InterruptAllResponse) Reset() {
 	*x = InterruptAllResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[53]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6483,7 +6704,7 @@ func (x *InterruptAllResponse) String() string {
 func (*InterruptAllResponse) ProtoMessage() {}
 
 func (x *InterruptAllResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[53]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6496,7 +6717,7 @@ func (x *InterruptAllResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterruptAllResponse.ProtoReflect.Descriptor instead.
 func (*InterruptAllResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{53}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *InterruptAllResponse) GetInterruptedCount() uint32 {
@@ -6541,7 +6762,7 @@ type UnreachedNode struct {
 
 func (x *UnreachedNode) Reset() {
 	*x = UnreachedNode{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[54]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6553,7 +6774,7 @@ func (x *UnreachedNode) String() string {
 func (*UnreachedNode) ProtoMessage() {}
 
 func (x *UnreachedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[54]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6566,7 +6787,7 @@ func (x *UnreachedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnreachedNode.ProtoReflect.Descriptor instead.
 func (*UnreachedNode) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{54}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UnreachedNode) GetName() string {
@@ -6606,7 +6827,7 @@ type SessionInterruptResult struct {
 
 func (x *SessionInterruptResult) Reset() {
 	*x = SessionInterruptResult{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[55]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6618,7 +6839,7 @@ func (x *SessionInterruptResult) String() string {
 func (*SessionInterruptResult) ProtoMessage() {}
 
 func (x *SessionInterruptResult) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[55]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6631,7 +6852,7 @@ func (x *SessionInterruptResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInterruptResult.ProtoReflect.Descriptor instead.
 func (*SessionInterruptResult) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{55}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SessionInterruptResult) GetSessionId() string {
@@ -6697,7 +6918,7 @@ type GetStatsRequest struct {
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[56]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6709,7 +6930,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[56]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6722,7 +6943,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{56}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetStatsRequest) GetAllTenants() bool {
@@ -6837,6 +7058,9 @@ type GetStatsResponse struct {
 	SandboxAttempts []string `protobuf:"bytes,40,rep,name=sandbox_attempts,json=sandboxAttempts,proto3" json:"sandbox_attempts,omitempty"`
 	// How the store is that keeps conversations, for all tenants.
 	Store *StoreStatus `protobuf:"bytes,27,opt,name=store,proto3" json:"store,omitempty"`
+	// Models for which the API takes no requests at the moment, as the node that answers was told,
+	// with the credential of the caller's tenant or, for all tenants, with any. At most 100.
+	RateLimits []*RateLimited `protobuf:"bytes,56,rep,name=rate_limits,json=rateLimits,proto3" json:"rate_limits,omitempty"`
 	// With scope CLUSTER: every node that lives, by name.
 	Nodes         []*NodeStats `protobuf:"bytes,62,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -6845,7 +7069,7 @@ type GetStatsResponse struct {
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[57]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6857,7 +7081,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[57]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6870,7 +7094,7 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{57}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetStatsResponse) GetEnabled() bool {
@@ -7125,6 +7349,13 @@ func (x *GetStatsResponse) GetStore() *StoreStatus {
 	return nil
 }
 
+func (x *GetStatsResponse) GetRateLimits() []*RateLimited {
+	if x != nil {
+		return x.RateLimits
+	}
+	return nil
+}
+
 func (x *GetStatsResponse) GetNodes() []*NodeStats {
 	if x != nil {
 		return x.Nodes
@@ -7166,7 +7397,7 @@ type NodeStats struct {
 
 func (x *NodeStats) Reset() {
 	*x = NodeStats{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[58]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7178,7 +7409,7 @@ func (x *NodeStats) String() string {
 func (*NodeStats) ProtoMessage() {}
 
 func (x *NodeStats) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[58]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7191,7 +7422,7 @@ func (x *NodeStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStats.ProtoReflect.Descriptor instead.
 func (*NodeStats) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{58}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *NodeStats) GetName() string {
@@ -7278,7 +7509,7 @@ type StoreStatus struct {
 
 func (x *StoreStatus) Reset() {
 	*x = StoreStatus{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[59]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7290,7 +7521,7 @@ func (x *StoreStatus) String() string {
 func (*StoreStatus) ProtoMessage() {}
 
 func (x *StoreStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[59]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7303,7 +7534,7 @@ func (x *StoreStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
 func (*StoreStatus) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{59}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *StoreStatus) GetFailingSince() *timestamppb.Timestamp {
@@ -7415,7 +7646,7 @@ type PoolCounters struct {
 
 func (x *PoolCounters) Reset() {
 	*x = PoolCounters{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[60]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7427,7 +7658,7 @@ func (x *PoolCounters) String() string {
 func (*PoolCounters) ProtoMessage() {}
 
 func (x *PoolCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[60]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7440,7 +7671,7 @@ func (x *PoolCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolCounters.ProtoReflect.Descriptor instead.
 func (*PoolCounters) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{60}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *PoolCounters) GetTurns() uint64 {
@@ -7729,7 +7960,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[61]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7741,7 +7972,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[61]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7754,7 +7985,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{61}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Session) GetSessionId() string {
@@ -7942,7 +8173,7 @@ type BackgroundTask struct {
 
 func (x *BackgroundTask) Reset() {
 	*x = BackgroundTask{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[62]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7954,7 +8185,7 @@ func (x *BackgroundTask) String() string {
 func (*BackgroundTask) ProtoMessage() {}
 
 func (x *BackgroundTask) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[62]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7967,7 +8198,7 @@ func (x *BackgroundTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackgroundTask.ProtoReflect.Descriptor instead.
 func (*BackgroundTask) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{62}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *BackgroundTask) GetTaskId() string {
@@ -8017,7 +8248,7 @@ type SessionTimer struct {
 
 func (x *SessionTimer) Reset() {
 	*x = SessionTimer{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[63]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8029,7 +8260,7 @@ func (x *SessionTimer) String() string {
 func (*SessionTimer) ProtoMessage() {}
 
 func (x *SessionTimer) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[63]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8042,7 +8273,7 @@ func (x *SessionTimer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionTimer.ProtoReflect.Descriptor instead.
 func (*SessionTimer) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{63}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *SessionTimer) GetTimerId() string {
@@ -8096,7 +8327,7 @@ type QueuedTurn struct {
 
 func (x *QueuedTurn) Reset() {
 	*x = QueuedTurn{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[64]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8108,7 +8339,7 @@ func (x *QueuedTurn) String() string {
 func (*QueuedTurn) ProtoMessage() {}
 
 func (x *QueuedTurn) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[64]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8121,7 +8352,7 @@ func (x *QueuedTurn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueuedTurn.ProtoReflect.Descriptor instead.
 func (*QueuedTurn) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{64}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *QueuedTurn) GetTurnId() string {
@@ -8167,7 +8398,7 @@ type OpenPrompt struct {
 
 func (x *OpenPrompt) Reset() {
 	*x = OpenPrompt{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[65]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8179,7 +8410,7 @@ func (x *OpenPrompt) String() string {
 func (*OpenPrompt) ProtoMessage() {}
 
 func (x *OpenPrompt) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[65]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8192,7 +8423,7 @@ func (x *OpenPrompt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenPrompt.ProtoReflect.Descriptor instead.
 func (*OpenPrompt) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{65}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *OpenPrompt) GetPromptId() string {
@@ -8256,7 +8487,7 @@ type SessionPermissions struct {
 
 func (x *SessionPermissions) Reset() {
 	*x = SessionPermissions{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[66]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8268,7 +8499,7 @@ func (x *SessionPermissions) String() string {
 func (*SessionPermissions) ProtoMessage() {}
 
 func (x *SessionPermissions) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[66]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8281,7 +8512,7 @@ func (x *SessionPermissions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionPermissions.ProtoReflect.Descriptor instead.
 func (*SessionPermissions) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{66}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *SessionPermissions) GetAllow() []string {
@@ -8323,7 +8554,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[67]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8335,7 +8566,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[67]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8348,7 +8579,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{67}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GetSessionRequest) GetSessionId() string {
@@ -8369,7 +8600,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[68]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8381,7 +8612,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[68]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8394,7 +8625,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{68}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -8419,7 +8650,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[69]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8431,7 +8662,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[69]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8444,7 +8675,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{69}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ListSessionsRequest) GetPageSize() uint32 {
@@ -8479,7 +8710,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[70]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8491,7 +8722,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[70]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8504,7 +8735,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{70}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -8541,7 +8772,7 @@ type UpdateSessionRequest struct {
 
 func (x *UpdateSessionRequest) Reset() {
 	*x = UpdateSessionRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[71]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8553,7 +8784,7 @@ func (x *UpdateSessionRequest) String() string {
 func (*UpdateSessionRequest) ProtoMessage() {}
 
 func (x *UpdateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[71]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8566,7 +8797,7 @@ func (x *UpdateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSessionRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{71}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *UpdateSessionRequest) GetSessionId() string {
@@ -8596,7 +8827,7 @@ type UpdateSessionResponse struct {
 
 func (x *UpdateSessionResponse) Reset() {
 	*x = UpdateSessionResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[72]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8608,7 +8839,7 @@ func (x *UpdateSessionResponse) String() string {
 func (*UpdateSessionResponse) ProtoMessage() {}
 
 func (x *UpdateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[72]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8621,7 +8852,7 @@ func (x *UpdateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSessionResponse.ProtoReflect.Descriptor instead.
 func (*UpdateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{72}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *UpdateSessionResponse) GetSession() *Session {
@@ -8652,7 +8883,7 @@ type CloseSessionRequest struct {
 
 func (x *CloseSessionRequest) Reset() {
 	*x = CloseSessionRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[73]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8664,7 +8895,7 @@ func (x *CloseSessionRequest) String() string {
 func (*CloseSessionRequest) ProtoMessage() {}
 
 func (x *CloseSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[73]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8677,7 +8908,7 @@ func (x *CloseSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseSessionRequest.ProtoReflect.Descriptor instead.
 func (*CloseSessionRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{73}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CloseSessionRequest) GetSessionId() string {
@@ -8705,7 +8936,7 @@ type CloseSessionResponse struct {
 
 func (x *CloseSessionResponse) Reset() {
 	*x = CloseSessionResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[74]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8717,7 +8948,7 @@ func (x *CloseSessionResponse) String() string {
 func (*CloseSessionResponse) ProtoMessage() {}
 
 func (x *CloseSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[74]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8730,7 +8961,7 @@ func (x *CloseSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseSessionResponse.ProtoReflect.Descriptor instead.
 func (*CloseSessionResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{74}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CloseSessionResponse) GetHadActiveTurn() bool {
@@ -8757,7 +8988,7 @@ type ServeToolsRequest struct {
 
 func (x *ServeToolsRequest) Reset() {
 	*x = ServeToolsRequest{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[75]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8769,7 +9000,7 @@ func (x *ServeToolsRequest) String() string {
 func (*ServeToolsRequest) ProtoMessage() {}
 
 func (x *ServeToolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[75]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8782,7 +9013,7 @@ func (x *ServeToolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeToolsRequest.ProtoReflect.Descriptor instead.
 func (*ServeToolsRequest) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{75}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ServeToolsRequest) GetMessage() isServeToolsRequest_Message {
@@ -8861,7 +9092,7 @@ type ServeToolsResponse struct {
 
 func (x *ServeToolsResponse) Reset() {
 	*x = ServeToolsResponse{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[76]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8873,7 +9104,7 @@ func (x *ServeToolsResponse) String() string {
 func (*ServeToolsResponse) ProtoMessage() {}
 
 func (x *ServeToolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[76]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8886,7 +9117,7 @@ func (x *ServeToolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServeToolsResponse.ProtoReflect.Descriptor instead.
 func (*ServeToolsResponse) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{76}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ServeToolsResponse) GetMessage() isServeToolsResponse_Message {
@@ -8965,7 +9196,7 @@ type RegisterTools struct {
 
 func (x *RegisterTools) Reset() {
 	*x = RegisterTools{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[77]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8977,7 +9208,7 @@ func (x *RegisterTools) String() string {
 func (*RegisterTools) ProtoMessage() {}
 
 func (x *RegisterTools) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[77]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8990,7 +9221,7 @@ func (x *RegisterTools) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterTools.ProtoReflect.Descriptor instead.
 func (*RegisterTools) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{77}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RegisterTools) GetServer() string {
@@ -9034,7 +9265,7 @@ type Tool struct {
 
 func (x *Tool) Reset() {
 	*x = Tool{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[78]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9046,7 +9277,7 @@ func (x *Tool) String() string {
 func (*Tool) ProtoMessage() {}
 
 func (x *Tool) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[78]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9059,7 +9290,7 @@ func (x *Tool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tool.ProtoReflect.Descriptor instead.
 func (*Tool) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{78}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Tool) GetName() string {
@@ -9103,7 +9334,7 @@ type ToolSessions struct {
 
 func (x *ToolSessions) Reset() {
 	*x = ToolSessions{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[79]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9115,7 +9346,7 @@ func (x *ToolSessions) String() string {
 func (*ToolSessions) ProtoMessage() {}
 
 func (x *ToolSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[79]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9128,7 +9359,7 @@ func (x *ToolSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolSessions.ProtoReflect.Descriptor instead.
 func (*ToolSessions) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{79}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ToolSessions) GetAll() bool {
@@ -9156,7 +9387,7 @@ type ToolsRegistered struct {
 
 func (x *ToolsRegistered) Reset() {
 	*x = ToolsRegistered{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[80]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9168,7 +9399,7 @@ func (x *ToolsRegistered) String() string {
 func (*ToolsRegistered) ProtoMessage() {}
 
 func (x *ToolsRegistered) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[80]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9181,7 +9412,7 @@ func (x *ToolsRegistered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolsRegistered.ProtoReflect.Descriptor instead.
 func (*ToolsRegistered) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{80}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ToolsRegistered) GetCallTimeout() *durationpb.Duration {
@@ -9212,7 +9443,7 @@ type ToolCall struct {
 
 func (x *ToolCall) Reset() {
 	*x = ToolCall{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[81]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9224,7 +9455,7 @@ func (x *ToolCall) String() string {
 func (*ToolCall) ProtoMessage() {}
 
 func (x *ToolCall) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[81]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9237,7 +9468,7 @@ func (x *ToolCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolCall.ProtoReflect.Descriptor instead.
 func (*ToolCall) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{81}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ToolCall) GetCallId() string {
@@ -9298,7 +9529,7 @@ type ToolResult struct {
 
 func (x *ToolResult) Reset() {
 	*x = ToolResult{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[82]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9310,7 +9541,7 @@ func (x *ToolResult) String() string {
 func (*ToolResult) ProtoMessage() {}
 
 func (x *ToolResult) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[82]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9323,7 +9554,7 @@ func (x *ToolResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolResult.ProtoReflect.Descriptor instead.
 func (*ToolResult) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{82}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ToolResult) GetCallId() string {
@@ -9364,7 +9595,7 @@ type ToolContent struct {
 
 func (x *ToolContent) Reset() {
 	*x = ToolContent{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[83]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9376,7 +9607,7 @@ func (x *ToolContent) String() string {
 func (*ToolContent) ProtoMessage() {}
 
 func (x *ToolContent) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[83]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9389,7 +9620,7 @@ func (x *ToolContent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolContent.ProtoReflect.Descriptor instead.
 func (*ToolContent) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{83}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ToolContent) GetBlock() isToolContent_Block {
@@ -9468,7 +9699,7 @@ type ToolProgress struct {
 
 func (x *ToolProgress) Reset() {
 	*x = ToolProgress{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[84]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9480,7 +9711,7 @@ func (x *ToolProgress) String() string {
 func (*ToolProgress) ProtoMessage() {}
 
 func (x *ToolProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[84]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9493,7 +9724,7 @@ func (x *ToolProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolProgress.ProtoReflect.Descriptor instead.
 func (*ToolProgress) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{84}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ToolProgress) GetCallId() string {
@@ -9538,7 +9769,7 @@ type CancelToolCall struct {
 
 func (x *CancelToolCall) Reset() {
 	*x = CancelToolCall{}
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[85]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9550,7 +9781,7 @@ func (x *CancelToolCall) String() string {
 func (*CancelToolCall) ProtoMessage() {}
 
 func (x *CancelToolCall) ProtoReflect() protoreflect.Message {
-	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[85]
+	mi := &file_sessionpool_v1_session_pool_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9563,7 +9794,7 @@ func (x *CancelToolCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelToolCall.ProtoReflect.Descriptor instead.
 func (*CancelToolCall) Descriptor() ([]byte, []int) {
-	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{85}
+	return file_sessionpool_v1_session_pool_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *CancelToolCall) GetCallId() string {
@@ -9679,7 +9910,7 @@ const file_sessionpool_v1_session_pool_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\fR\x04data\"\xc8\x05\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\"\xd2\x06\n" +
 	"\tTurnEvent\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x127\n" +
 	"\astarted\x18\x02 \x01(\v2\x1b.sessionpool.v1.TurnStartedH\x00R\astarted\x127\n" +
@@ -9693,13 +9924,22 @@ const file_sessionpool_v1_session_pool_proto_rawDesc = "" +
 	"\x0fprompt_resolved\x18\n" +
 	" \x01(\v2\x1e.sessionpool.v1.PromptResolvedH\x00R\x0epromptResolved\x129\n" +
 	"\theartbeat\x18\v \x01(\v2\x19.sessionpool.v1.HeartbeatH\x00R\theartbeat\x123\n" +
-	"\asteered\x18\f \x01(\v2\x17.sessionpool.v1.SteeredH\x00R\asteered\x12\x12\n" +
+	"\asteered\x18\f \x01(\v2\x17.sessionpool.v1.SteeredH\x00R\asteered\x12@\n" +
+	"\frate_limited\x18\r \x01(\v2\x1b.sessionpool.v1.RateLimitedH\x00R\vrateLimited\x12F\n" +
+	"\x0eegress_refused\x18\x0e \x01(\v2\x1d.sessionpool.v1.EgressRefusedH\x00R\regressRefused\x12\x12\n" +
 	"\x04json\x18\x0f \x01(\tR\x04jsonB\x06\n" +
 	"\x04kind\"\v\n" +
 	"\tHeartbeat\"`\n" +
 	"\aSteered\x12!\n" +
 	"\fmessage_uuid\x18\x01 \x01(\tR\vmessageUuid\x122\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x1c.sessionpool.v1.SteeredStateR\x05state\"\x8f\x03\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1c.sessionpool.v1.SteeredStateR\x05state\"\x88\x01\n" +
+	"\vRateLimited\x120\n" +
+	"\x05until\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x121\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x1d.sessionpool.v1.RateLimitKindR\x04kind\x12\x14\n" +
+	"\x05model\x18\x03 \x01(\tR\x05model\";\n" +
+	"\rEgressRefused\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x8f\x03\n" +
 	"\vTurnStarted\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x17\n" +
@@ -10043,7 +10283,7 @@ const file_sessionpool_v1_session_pool_proto_rawDesc = "" +
 	"\x0fGetStatsRequest\x12\x1f\n" +
 	"\vall_tenants\x18\x01 \x01(\bR\n" +
 	"allTenants\x120\n" +
-	"\x05scope\x18\x02 \x01(\x0e2\x1a.sessionpool.v1.StatsScopeR\x05scope\"\xa6\f\n" +
+	"\x05scope\x18\x02 \x01(\x0e2\x1a.sessionpool.v1.StatsScopeR\x05scope\"\xe4\f\n" +
 	"\x10GetStatsResponse\x12\x18\n" +
 	"\aenabled\x18\x01 \x01(\bR\aenabled\x12%\n" +
 	"\x0etotal_sessions\x18\x02 \x01(\rR\rtotalSessions\x12'\n" +
@@ -10083,7 +10323,9 @@ const file_sessionpool_v1_session_pool_proto_rawDesc = "" +
 	"\x0fmemory_refusals\x187 \x01(\x04R\x0ememoryRefusals\x12*\n" +
 	"\x11not_ready_reasons\x18\x1a \x03(\tR\x0fnotReadyReasons\x12)\n" +
 	"\x10sandbox_attempts\x18( \x03(\tR\x0fsandboxAttempts\x121\n" +
-	"\x05store\x18\x1b \x01(\v2\x1b.sessionpool.v1.StoreStatusR\x05store\x12/\n" +
+	"\x05store\x18\x1b \x01(\v2\x1b.sessionpool.v1.StoreStatusR\x05store\x12<\n" +
+	"\vrate_limits\x188 \x03(\v2\x1b.sessionpool.v1.RateLimitedR\n" +
+	"rateLimits\x12/\n" +
 	"\x05nodes\x18> \x03(\v2\x19.sessionpool.v1.NodeStatsR\x05nodes\"\xa7\x02\n" +
 	"\tNodeStats\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -10354,7 +10596,13 @@ const file_sessionpool_v1_session_pool_proto_rawDesc = "" +
 	"\fSteeredState\x12\x1d\n" +
 	"\x19STEERED_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13STEERED_STATE_TAKEN\x10\x01\x12\x1d\n" +
-	"\x19STEERED_STATE_BECAME_TURN\x10\x02*\x97\x01\n" +
+	"\x19STEERED_STATE_BECAME_TURN\x10\x02*\xa5\x01\n" +
+	"\rRateLimitKind\x12\x1f\n" +
+	"\x1bRATE_LIMIT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18RATE_LIMIT_KIND_REQUESTS\x10\x01\x12\x1e\n" +
+	"\x1aRATE_LIMIT_KIND_OVERLOADED\x10\x02\x12\x19\n" +
+	"\x15RATE_LIMIT_KIND_QUOTA\x10\x03\x12\x1a\n" +
+	"\x16RATE_LIMIT_KIND_TENANT\x10\x04*\x97\x01\n" +
 	"\n" +
 	"TurnOrigin\x12\x1b\n" +
 	"\x17TURN_ORIGIN_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -10449,8 +10697,8 @@ func file_sessionpool_v1_session_pool_proto_rawDescGZIP() []byte {
 	return file_sessionpool_v1_session_pool_proto_rawDescData
 }
 
-var file_sessionpool_v1_session_pool_proto_enumTypes = make([]protoimpl.EnumInfo, 18)
-var file_sessionpool_v1_session_pool_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
+var file_sessionpool_v1_session_pool_proto_enumTypes = make([]protoimpl.EnumInfo, 19)
+var file_sessionpool_v1_session_pool_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
 var file_sessionpool_v1_session_pool_proto_goTypes = []any{
 	(ErrorReason)(0),               // 0: sessionpool.v1.ErrorReason
 	(BusyPolicy)(0),                // 1: sessionpool.v1.BusyPolicy
@@ -10460,273 +10708,281 @@ var file_sessionpool_v1_session_pool_proto_goTypes = []any{
 	(OptionsMismatchPolicy)(0),     // 5: sessionpool.v1.OptionsMismatchPolicy
 	(Payload)(0),                   // 6: sessionpool.v1.Payload
 	(SteeredState)(0),              // 7: sessionpool.v1.SteeredState
-	(TurnOrigin)(0),                // 8: sessionpool.v1.TurnOrigin
-	(PromptKind)(0),                // 9: sessionpool.v1.PromptKind
-	(PromptResolver)(0),            // 10: sessionpool.v1.PromptResolver
-	(PromptDecision)(0),            // 11: sessionpool.v1.PromptDecision
-	(WatchPhase)(0),                // 12: sessionpool.v1.WatchPhase
-	(HookPermission)(0),            // 13: sessionpool.v1.HookPermission
-	(InterruptOutcome)(0),          // 14: sessionpool.v1.InterruptOutcome
-	(StatsScope)(0),                // 15: sessionpool.v1.StatsScope
-	(SessionStatus)(0),             // 16: sessionpool.v1.SessionStatus
-	(TimerKind)(0),                 // 17: sessionpool.v1.TimerKind
-	(*QueryRequest)(nil),           // 18: sessionpool.v1.QueryRequest
-	(*InputBlock)(nil),             // 19: sessionpool.v1.InputBlock
-	(*InputMedia)(nil),             // 20: sessionpool.v1.InputMedia
-	(*SessionOptions)(nil),         // 21: sessionpool.v1.SessionOptions
-	(*Hook)(nil),                   // 22: sessionpool.v1.Hook
-	(*QueryResponse)(nil),          // 23: sessionpool.v1.QueryResponse
-	(*EventPart)(nil),              // 24: sessionpool.v1.EventPart
-	(*TurnEvent)(nil),              // 25: sessionpool.v1.TurnEvent
-	(*Heartbeat)(nil),              // 26: sessionpool.v1.Heartbeat
-	(*Steered)(nil),                // 27: sessionpool.v1.Steered
-	(*TurnStarted)(nil),            // 28: sessionpool.v1.TurnStarted
-	(*SystemMessage)(nil),          // 29: sessionpool.v1.SystemMessage
-	(*SystemInit)(nil),             // 30: sessionpool.v1.SystemInit
-	(*McpServerStatus)(nil),        // 31: sessionpool.v1.McpServerStatus
-	(*ApiRetry)(nil),               // 32: sessionpool.v1.ApiRetry
-	(*AssistantMessage)(nil),       // 33: sessionpool.v1.AssistantMessage
-	(*UserMessage)(nil),            // 34: sessionpool.v1.UserMessage
-	(*ContentBlock)(nil),           // 35: sessionpool.v1.ContentBlock
-	(*TextBlock)(nil),              // 36: sessionpool.v1.TextBlock
-	(*ThinkingBlock)(nil),          // 37: sessionpool.v1.ThinkingBlock
-	(*ToolUseBlock)(nil),           // 38: sessionpool.v1.ToolUseBlock
-	(*ToolResultBlock)(nil),        // 39: sessionpool.v1.ToolResultBlock
-	(*OtherBlock)(nil),             // 40: sessionpool.v1.OtherBlock
-	(*Usage)(nil),                  // 41: sessionpool.v1.Usage
-	(*StreamEvent)(nil),            // 42: sessionpool.v1.StreamEvent
-	(*PromptEvent)(nil),            // 43: sessionpool.v1.PromptEvent
-	(*PromptResolved)(nil),         // 44: sessionpool.v1.PromptResolved
-	(*Question)(nil),               // 45: sessionpool.v1.Question
-	(*QuestionOption)(nil),         // 46: sessionpool.v1.QuestionOption
-	(*HookCall)(nil),               // 47: sessionpool.v1.HookCall
-	(*Elicitation)(nil),            // 48: sessionpool.v1.Elicitation
-	(*TurnResult)(nil),             // 49: sessionpool.v1.TurnResult
-	(*PermissionDenial)(nil),       // 50: sessionpool.v1.PermissionDenial
-	(*OtherFrame)(nil),             // 51: sessionpool.v1.OtherFrame
-	(*AttachRequest)(nil),          // 52: sessionpool.v1.AttachRequest
-	(*AttachResponse)(nil),         // 53: sessionpool.v1.AttachResponse
-	(*WatchSessionRequest)(nil),    // 54: sessionpool.v1.WatchSessionRequest
-	(*WatchSessionResponse)(nil),   // 55: sessionpool.v1.WatchSessionResponse
-	(*WatchedEvent)(nil),           // 56: sessionpool.v1.WatchedEvent
-	(*WatchedPart)(nil),            // 57: sessionpool.v1.WatchedPart
-	(*WatchGap)(nil),               // 58: sessionpool.v1.WatchGap
-	(*WatchedFailure)(nil),         // 59: sessionpool.v1.WatchedFailure
-	(*RespondRequest)(nil),         // 60: sessionpool.v1.RespondRequest
-	(*HookDecision)(nil),           // 61: sessionpool.v1.HookDecision
-	(*PromptAnswers)(nil),          // 62: sessionpool.v1.PromptAnswers
-	(*PromptAllow)(nil),            // 63: sessionpool.v1.PromptAllow
-	(*PromptDeny)(nil),             // 64: sessionpool.v1.PromptDeny
-	(*RespondResponse)(nil),        // 65: sessionpool.v1.RespondResponse
-	(*InterruptRequest)(nil),       // 66: sessionpool.v1.InterruptRequest
-	(*StopTaskRequest)(nil),        // 67: sessionpool.v1.StopTaskRequest
-	(*StopTaskResponse)(nil),       // 68: sessionpool.v1.StopTaskResponse
-	(*InterruptResponse)(nil),      // 69: sessionpool.v1.InterruptResponse
-	(*InterruptAllRequest)(nil),    // 70: sessionpool.v1.InterruptAllRequest
-	(*InterruptAllResponse)(nil),   // 71: sessionpool.v1.InterruptAllResponse
-	(*UnreachedNode)(nil),          // 72: sessionpool.v1.UnreachedNode
-	(*SessionInterruptResult)(nil), // 73: sessionpool.v1.SessionInterruptResult
-	(*GetStatsRequest)(nil),        // 74: sessionpool.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),       // 75: sessionpool.v1.GetStatsResponse
-	(*NodeStats)(nil),              // 76: sessionpool.v1.NodeStats
-	(*StoreStatus)(nil),            // 77: sessionpool.v1.StoreStatus
-	(*PoolCounters)(nil),           // 78: sessionpool.v1.PoolCounters
-	(*Session)(nil),                // 79: sessionpool.v1.Session
-	(*BackgroundTask)(nil),         // 80: sessionpool.v1.BackgroundTask
-	(*SessionTimer)(nil),           // 81: sessionpool.v1.SessionTimer
-	(*QueuedTurn)(nil),             // 82: sessionpool.v1.QueuedTurn
-	(*OpenPrompt)(nil),             // 83: sessionpool.v1.OpenPrompt
-	(*SessionPermissions)(nil),     // 84: sessionpool.v1.SessionPermissions
-	(*GetSessionRequest)(nil),      // 85: sessionpool.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),     // 86: sessionpool.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),    // 87: sessionpool.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),   // 88: sessionpool.v1.ListSessionsResponse
-	(*UpdateSessionRequest)(nil),   // 89: sessionpool.v1.UpdateSessionRequest
-	(*UpdateSessionResponse)(nil),  // 90: sessionpool.v1.UpdateSessionResponse
-	(*CloseSessionRequest)(nil),    // 91: sessionpool.v1.CloseSessionRequest
-	(*CloseSessionResponse)(nil),   // 92: sessionpool.v1.CloseSessionResponse
-	(*ServeToolsRequest)(nil),      // 93: sessionpool.v1.ServeToolsRequest
-	(*ServeToolsResponse)(nil),     // 94: sessionpool.v1.ServeToolsResponse
-	(*RegisterTools)(nil),          // 95: sessionpool.v1.RegisterTools
-	(*Tool)(nil),                   // 96: sessionpool.v1.Tool
-	(*ToolSessions)(nil),           // 97: sessionpool.v1.ToolSessions
-	(*ToolsRegistered)(nil),        // 98: sessionpool.v1.ToolsRegistered
-	(*ToolCall)(nil),               // 99: sessionpool.v1.ToolCall
-	(*ToolResult)(nil),             // 100: sessionpool.v1.ToolResult
-	(*ToolContent)(nil),            // 101: sessionpool.v1.ToolContent
-	(*ToolProgress)(nil),           // 102: sessionpool.v1.ToolProgress
-	(*CancelToolCall)(nil),         // 103: sessionpool.v1.CancelToolCall
-	nil,                            // 104: sessionpool.v1.SessionOptions.EnvEntry
-	nil,                            // 105: sessionpool.v1.WatchedFailure.MetadataEntry
-	nil,                            // 106: sessionpool.v1.PromptAnswers.AnswersEntry
-	(*durationpb.Duration)(nil),    // 107: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),  // 108: google.protobuf.Timestamp
+	(RateLimitKind)(0),             // 8: sessionpool.v1.RateLimitKind
+	(TurnOrigin)(0),                // 9: sessionpool.v1.TurnOrigin
+	(PromptKind)(0),                // 10: sessionpool.v1.PromptKind
+	(PromptResolver)(0),            // 11: sessionpool.v1.PromptResolver
+	(PromptDecision)(0),            // 12: sessionpool.v1.PromptDecision
+	(WatchPhase)(0),                // 13: sessionpool.v1.WatchPhase
+	(HookPermission)(0),            // 14: sessionpool.v1.HookPermission
+	(InterruptOutcome)(0),          // 15: sessionpool.v1.InterruptOutcome
+	(StatsScope)(0),                // 16: sessionpool.v1.StatsScope
+	(SessionStatus)(0),             // 17: sessionpool.v1.SessionStatus
+	(TimerKind)(0),                 // 18: sessionpool.v1.TimerKind
+	(*QueryRequest)(nil),           // 19: sessionpool.v1.QueryRequest
+	(*InputBlock)(nil),             // 20: sessionpool.v1.InputBlock
+	(*InputMedia)(nil),             // 21: sessionpool.v1.InputMedia
+	(*SessionOptions)(nil),         // 22: sessionpool.v1.SessionOptions
+	(*Hook)(nil),                   // 23: sessionpool.v1.Hook
+	(*QueryResponse)(nil),          // 24: sessionpool.v1.QueryResponse
+	(*EventPart)(nil),              // 25: sessionpool.v1.EventPart
+	(*TurnEvent)(nil),              // 26: sessionpool.v1.TurnEvent
+	(*Heartbeat)(nil),              // 27: sessionpool.v1.Heartbeat
+	(*Steered)(nil),                // 28: sessionpool.v1.Steered
+	(*RateLimited)(nil),            // 29: sessionpool.v1.RateLimited
+	(*EgressRefused)(nil),          // 30: sessionpool.v1.EgressRefused
+	(*TurnStarted)(nil),            // 31: sessionpool.v1.TurnStarted
+	(*SystemMessage)(nil),          // 32: sessionpool.v1.SystemMessage
+	(*SystemInit)(nil),             // 33: sessionpool.v1.SystemInit
+	(*McpServerStatus)(nil),        // 34: sessionpool.v1.McpServerStatus
+	(*ApiRetry)(nil),               // 35: sessionpool.v1.ApiRetry
+	(*AssistantMessage)(nil),       // 36: sessionpool.v1.AssistantMessage
+	(*UserMessage)(nil),            // 37: sessionpool.v1.UserMessage
+	(*ContentBlock)(nil),           // 38: sessionpool.v1.ContentBlock
+	(*TextBlock)(nil),              // 39: sessionpool.v1.TextBlock
+	(*ThinkingBlock)(nil),          // 40: sessionpool.v1.ThinkingBlock
+	(*ToolUseBlock)(nil),           // 41: sessionpool.v1.ToolUseBlock
+	(*ToolResultBlock)(nil),        // 42: sessionpool.v1.ToolResultBlock
+	(*OtherBlock)(nil),             // 43: sessionpool.v1.OtherBlock
+	(*Usage)(nil),                  // 44: sessionpool.v1.Usage
+	(*StreamEvent)(nil),            // 45: sessionpool.v1.StreamEvent
+	(*PromptEvent)(nil),            // 46: sessionpool.v1.PromptEvent
+	(*PromptResolved)(nil),         // 47: sessionpool.v1.PromptResolved
+	(*Question)(nil),               // 48: sessionpool.v1.Question
+	(*QuestionOption)(nil),         // 49: sessionpool.v1.QuestionOption
+	(*HookCall)(nil),               // 50: sessionpool.v1.HookCall
+	(*Elicitation)(nil),            // 51: sessionpool.v1.Elicitation
+	(*TurnResult)(nil),             // 52: sessionpool.v1.TurnResult
+	(*PermissionDenial)(nil),       // 53: sessionpool.v1.PermissionDenial
+	(*OtherFrame)(nil),             // 54: sessionpool.v1.OtherFrame
+	(*AttachRequest)(nil),          // 55: sessionpool.v1.AttachRequest
+	(*AttachResponse)(nil),         // 56: sessionpool.v1.AttachResponse
+	(*WatchSessionRequest)(nil),    // 57: sessionpool.v1.WatchSessionRequest
+	(*WatchSessionResponse)(nil),   // 58: sessionpool.v1.WatchSessionResponse
+	(*WatchedEvent)(nil),           // 59: sessionpool.v1.WatchedEvent
+	(*WatchedPart)(nil),            // 60: sessionpool.v1.WatchedPart
+	(*WatchGap)(nil),               // 61: sessionpool.v1.WatchGap
+	(*WatchedFailure)(nil),         // 62: sessionpool.v1.WatchedFailure
+	(*RespondRequest)(nil),         // 63: sessionpool.v1.RespondRequest
+	(*HookDecision)(nil),           // 64: sessionpool.v1.HookDecision
+	(*PromptAnswers)(nil),          // 65: sessionpool.v1.PromptAnswers
+	(*PromptAllow)(nil),            // 66: sessionpool.v1.PromptAllow
+	(*PromptDeny)(nil),             // 67: sessionpool.v1.PromptDeny
+	(*RespondResponse)(nil),        // 68: sessionpool.v1.RespondResponse
+	(*InterruptRequest)(nil),       // 69: sessionpool.v1.InterruptRequest
+	(*StopTaskRequest)(nil),        // 70: sessionpool.v1.StopTaskRequest
+	(*StopTaskResponse)(nil),       // 71: sessionpool.v1.StopTaskResponse
+	(*InterruptResponse)(nil),      // 72: sessionpool.v1.InterruptResponse
+	(*InterruptAllRequest)(nil),    // 73: sessionpool.v1.InterruptAllRequest
+	(*InterruptAllResponse)(nil),   // 74: sessionpool.v1.InterruptAllResponse
+	(*UnreachedNode)(nil),          // 75: sessionpool.v1.UnreachedNode
+	(*SessionInterruptResult)(nil), // 76: sessionpool.v1.SessionInterruptResult
+	(*GetStatsRequest)(nil),        // 77: sessionpool.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),       // 78: sessionpool.v1.GetStatsResponse
+	(*NodeStats)(nil),              // 79: sessionpool.v1.NodeStats
+	(*StoreStatus)(nil),            // 80: sessionpool.v1.StoreStatus
+	(*PoolCounters)(nil),           // 81: sessionpool.v1.PoolCounters
+	(*Session)(nil),                // 82: sessionpool.v1.Session
+	(*BackgroundTask)(nil),         // 83: sessionpool.v1.BackgroundTask
+	(*SessionTimer)(nil),           // 84: sessionpool.v1.SessionTimer
+	(*QueuedTurn)(nil),             // 85: sessionpool.v1.QueuedTurn
+	(*OpenPrompt)(nil),             // 86: sessionpool.v1.OpenPrompt
+	(*SessionPermissions)(nil),     // 87: sessionpool.v1.SessionPermissions
+	(*GetSessionRequest)(nil),      // 88: sessionpool.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),     // 89: sessionpool.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),    // 90: sessionpool.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),   // 91: sessionpool.v1.ListSessionsResponse
+	(*UpdateSessionRequest)(nil),   // 92: sessionpool.v1.UpdateSessionRequest
+	(*UpdateSessionResponse)(nil),  // 93: sessionpool.v1.UpdateSessionResponse
+	(*CloseSessionRequest)(nil),    // 94: sessionpool.v1.CloseSessionRequest
+	(*CloseSessionResponse)(nil),   // 95: sessionpool.v1.CloseSessionResponse
+	(*ServeToolsRequest)(nil),      // 96: sessionpool.v1.ServeToolsRequest
+	(*ServeToolsResponse)(nil),     // 97: sessionpool.v1.ServeToolsResponse
+	(*RegisterTools)(nil),          // 98: sessionpool.v1.RegisterTools
+	(*Tool)(nil),                   // 99: sessionpool.v1.Tool
+	(*ToolSessions)(nil),           // 100: sessionpool.v1.ToolSessions
+	(*ToolsRegistered)(nil),        // 101: sessionpool.v1.ToolsRegistered
+	(*ToolCall)(nil),               // 102: sessionpool.v1.ToolCall
+	(*ToolResult)(nil),             // 103: sessionpool.v1.ToolResult
+	(*ToolContent)(nil),            // 104: sessionpool.v1.ToolContent
+	(*ToolProgress)(nil),           // 105: sessionpool.v1.ToolProgress
+	(*CancelToolCall)(nil),         // 106: sessionpool.v1.CancelToolCall
+	nil,                            // 107: sessionpool.v1.SessionOptions.EnvEntry
+	nil,                            // 108: sessionpool.v1.WatchedFailure.MetadataEntry
+	nil,                            // 109: sessionpool.v1.PromptAnswers.AnswersEntry
+	(*durationpb.Duration)(nil),    // 110: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),  // 111: google.protobuf.Timestamp
 }
 var file_sessionpool_v1_session_pool_proto_depIdxs = []int32{
-	19,  // 0: sessionpool.v1.QueryRequest.content:type_name -> sessionpool.v1.InputBlock
-	21,  // 1: sessionpool.v1.QueryRequest.options:type_name -> sessionpool.v1.SessionOptions
+	20,  // 0: sessionpool.v1.QueryRequest.content:type_name -> sessionpool.v1.InputBlock
+	22,  // 1: sessionpool.v1.QueryRequest.options:type_name -> sessionpool.v1.SessionOptions
 	1,   // 2: sessionpool.v1.QueryRequest.on_busy:type_name -> sessionpool.v1.BusyPolicy
 	2,   // 3: sessionpool.v1.QueryRequest.on_disconnect:type_name -> sessionpool.v1.DisconnectPolicy
 	5,   // 4: sessionpool.v1.QueryRequest.on_options_mismatch:type_name -> sessionpool.v1.OptionsMismatchPolicy
 	6,   // 5: sessionpool.v1.QueryRequest.payload:type_name -> sessionpool.v1.Payload
-	107, // 6: sessionpool.v1.QueryRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	110, // 6: sessionpool.v1.QueryRequest.heartbeat_interval:type_name -> google.protobuf.Duration
 	3,   // 7: sessionpool.v1.QueryRequest.on_background:type_name -> sessionpool.v1.BackgroundPolicy
-	20,  // 8: sessionpool.v1.InputBlock.image:type_name -> sessionpool.v1.InputMedia
-	20,  // 9: sessionpool.v1.InputBlock.document:type_name -> sessionpool.v1.InputMedia
-	104, // 10: sessionpool.v1.SessionOptions.env:type_name -> sessionpool.v1.SessionOptions.EnvEntry
-	22,  // 11: sessionpool.v1.SessionOptions.hooks:type_name -> sessionpool.v1.Hook
-	107, // 12: sessionpool.v1.Hook.timeout:type_name -> google.protobuf.Duration
-	25,  // 13: sessionpool.v1.QueryResponse.event:type_name -> sessionpool.v1.TurnEvent
-	24,  // 14: sessionpool.v1.QueryResponse.part:type_name -> sessionpool.v1.EventPart
-	28,  // 15: sessionpool.v1.TurnEvent.started:type_name -> sessionpool.v1.TurnStarted
-	29,  // 16: sessionpool.v1.TurnEvent.system:type_name -> sessionpool.v1.SystemMessage
-	33,  // 17: sessionpool.v1.TurnEvent.assistant:type_name -> sessionpool.v1.AssistantMessage
-	34,  // 18: sessionpool.v1.TurnEvent.user:type_name -> sessionpool.v1.UserMessage
-	42,  // 19: sessionpool.v1.TurnEvent.stream_event:type_name -> sessionpool.v1.StreamEvent
-	43,  // 20: sessionpool.v1.TurnEvent.prompt:type_name -> sessionpool.v1.PromptEvent
-	49,  // 21: sessionpool.v1.TurnEvent.result:type_name -> sessionpool.v1.TurnResult
-	51,  // 22: sessionpool.v1.TurnEvent.other:type_name -> sessionpool.v1.OtherFrame
-	44,  // 23: sessionpool.v1.TurnEvent.prompt_resolved:type_name -> sessionpool.v1.PromptResolved
-	26,  // 24: sessionpool.v1.TurnEvent.heartbeat:type_name -> sessionpool.v1.Heartbeat
-	27,  // 25: sessionpool.v1.TurnEvent.steered:type_name -> sessionpool.v1.Steered
-	7,   // 26: sessionpool.v1.Steered.state:type_name -> sessionpool.v1.SteeredState
-	8,   // 27: sessionpool.v1.TurnStarted.origin:type_name -> sessionpool.v1.TurnOrigin
-	107, // 28: sessionpool.v1.TurnStarted.queued_for:type_name -> google.protobuf.Duration
-	107, // 29: sessionpool.v1.TurnStarted.connect_time:type_name -> google.protobuf.Duration
-	108, // 30: sessionpool.v1.TurnStarted.start_time:type_name -> google.protobuf.Timestamp
-	30,  // 31: sessionpool.v1.SystemMessage.init:type_name -> sessionpool.v1.SystemInit
-	32,  // 32: sessionpool.v1.SystemMessage.api_retry:type_name -> sessionpool.v1.ApiRetry
-	31,  // 33: sessionpool.v1.SystemInit.mcp_servers:type_name -> sessionpool.v1.McpServerStatus
-	107, // 34: sessionpool.v1.ApiRetry.retry_delay:type_name -> google.protobuf.Duration
-	35,  // 35: sessionpool.v1.AssistantMessage.content:type_name -> sessionpool.v1.ContentBlock
-	41,  // 36: sessionpool.v1.AssistantMessage.usage:type_name -> sessionpool.v1.Usage
-	35,  // 37: sessionpool.v1.UserMessage.content:type_name -> sessionpool.v1.ContentBlock
-	36,  // 38: sessionpool.v1.ContentBlock.text:type_name -> sessionpool.v1.TextBlock
-	37,  // 39: sessionpool.v1.ContentBlock.thinking:type_name -> sessionpool.v1.ThinkingBlock
-	38,  // 40: sessionpool.v1.ContentBlock.tool_use:type_name -> sessionpool.v1.ToolUseBlock
-	39,  // 41: sessionpool.v1.ContentBlock.tool_result:type_name -> sessionpool.v1.ToolResultBlock
-	40,  // 42: sessionpool.v1.ContentBlock.other:type_name -> sessionpool.v1.OtherBlock
-	9,   // 43: sessionpool.v1.PromptEvent.kind:type_name -> sessionpool.v1.PromptKind
-	45,  // 44: sessionpool.v1.PromptEvent.questions:type_name -> sessionpool.v1.Question
-	47,  // 45: sessionpool.v1.PromptEvent.hook:type_name -> sessionpool.v1.HookCall
-	48,  // 46: sessionpool.v1.PromptEvent.elicitation:type_name -> sessionpool.v1.Elicitation
-	108, // 47: sessionpool.v1.PromptEvent.expire_time:type_name -> google.protobuf.Timestamp
-	10,  // 48: sessionpool.v1.PromptResolved.by:type_name -> sessionpool.v1.PromptResolver
-	11,  // 49: sessionpool.v1.PromptResolved.decision:type_name -> sessionpool.v1.PromptDecision
-	46,  // 50: sessionpool.v1.Question.options:type_name -> sessionpool.v1.QuestionOption
-	107, // 51: sessionpool.v1.TurnResult.duration:type_name -> google.protobuf.Duration
-	107, // 52: sessionpool.v1.TurnResult.api_duration:type_name -> google.protobuf.Duration
-	41,  // 53: sessionpool.v1.TurnResult.usage:type_name -> sessionpool.v1.Usage
-	50,  // 54: sessionpool.v1.TurnResult.permission_denials:type_name -> sessionpool.v1.PermissionDenial
-	6,   // 55: sessionpool.v1.AttachRequest.payload:type_name -> sessionpool.v1.Payload
-	107, // 56: sessionpool.v1.AttachRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	25,  // 57: sessionpool.v1.AttachResponse.event:type_name -> sessionpool.v1.TurnEvent
-	24,  // 58: sessionpool.v1.AttachResponse.part:type_name -> sessionpool.v1.EventPart
-	6,   // 59: sessionpool.v1.WatchSessionRequest.payload:type_name -> sessionpool.v1.Payload
-	107, // 60: sessionpool.v1.WatchSessionRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	56,  // 61: sessionpool.v1.WatchSessionResponse.event:type_name -> sessionpool.v1.WatchedEvent
-	57,  // 62: sessionpool.v1.WatchSessionResponse.part:type_name -> sessionpool.v1.WatchedPart
-	12,  // 63: sessionpool.v1.WatchSessionResponse.phase:type_name -> sessionpool.v1.WatchPhase
-	58,  // 64: sessionpool.v1.WatchSessionResponse.gap:type_name -> sessionpool.v1.WatchGap
-	79,  // 65: sessionpool.v1.WatchSessionResponse.session:type_name -> sessionpool.v1.Session
-	59,  // 66: sessionpool.v1.WatchSessionResponse.failure:type_name -> sessionpool.v1.WatchedFailure
-	26,  // 67: sessionpool.v1.WatchSessionResponse.heartbeat:type_name -> sessionpool.v1.Heartbeat
-	25,  // 68: sessionpool.v1.WatchedEvent.event:type_name -> sessionpool.v1.TurnEvent
-	24,  // 69: sessionpool.v1.WatchedPart.part:type_name -> sessionpool.v1.EventPart
-	105, // 70: sessionpool.v1.WatchedFailure.metadata:type_name -> sessionpool.v1.WatchedFailure.MetadataEntry
-	63,  // 71: sessionpool.v1.RespondRequest.allow:type_name -> sessionpool.v1.PromptAllow
-	64,  // 72: sessionpool.v1.RespondRequest.deny:type_name -> sessionpool.v1.PromptDeny
-	62,  // 73: sessionpool.v1.RespondRequest.answers:type_name -> sessionpool.v1.PromptAnswers
-	61,  // 74: sessionpool.v1.RespondRequest.hook:type_name -> sessionpool.v1.HookDecision
-	13,  // 75: sessionpool.v1.HookDecision.permission_decision:type_name -> sessionpool.v1.HookPermission
-	106, // 76: sessionpool.v1.PromptAnswers.answers:type_name -> sessionpool.v1.PromptAnswers.AnswersEntry
-	4,   // 77: sessionpool.v1.InterruptRequest.scope:type_name -> sessionpool.v1.InterruptScope
-	14,  // 78: sessionpool.v1.InterruptResponse.outcome:type_name -> sessionpool.v1.InterruptOutcome
-	107, // 79: sessionpool.v1.InterruptResponse.elapsed:type_name -> google.protobuf.Duration
-	80,  // 80: sessionpool.v1.InterruptResponse.stopped:type_name -> sessionpool.v1.BackgroundTask
-	80,  // 81: sessionpool.v1.InterruptResponse.still_running:type_name -> sessionpool.v1.BackgroundTask
-	73,  // 82: sessionpool.v1.InterruptAllResponse.results:type_name -> sessionpool.v1.SessionInterruptResult
-	72,  // 83: sessionpool.v1.InterruptAllResponse.unreached_nodes:type_name -> sessionpool.v1.UnreachedNode
-	14,  // 84: sessionpool.v1.SessionInterruptResult.outcome:type_name -> sessionpool.v1.InterruptOutcome
-	107, // 85: sessionpool.v1.SessionInterruptResult.elapsed:type_name -> google.protobuf.Duration
-	15,  // 86: sessionpool.v1.GetStatsRequest.scope:type_name -> sessionpool.v1.StatsScope
-	107, // 87: sessionpool.v1.GetStatsResponse.session_ttl:type_name -> google.protobuf.Duration
-	107, // 88: sessionpool.v1.GetStatsResponse.cleanup_interval:type_name -> google.protobuf.Duration
-	78,  // 89: sessionpool.v1.GetStatsResponse.counters:type_name -> sessionpool.v1.PoolCounters
-	41,  // 90: sessionpool.v1.GetStatsResponse.usage:type_name -> sessionpool.v1.Usage
-	107, // 91: sessionpool.v1.GetStatsResponse.uptime:type_name -> google.protobuf.Duration
-	77,  // 92: sessionpool.v1.GetStatsResponse.store:type_name -> sessionpool.v1.StoreStatus
-	76,  // 93: sessionpool.v1.GetStatsResponse.nodes:type_name -> sessionpool.v1.NodeStats
-	75,  // 94: sessionpool.v1.NodeStats.stats:type_name -> sessionpool.v1.GetStatsResponse
-	108, // 95: sessionpool.v1.StoreStatus.failing_since:type_name -> google.protobuf.Timestamp
-	107, // 96: sessionpool.v1.PoolCounters.cold_start_time:type_name -> google.protobuf.Duration
-	107, // 97: sessionpool.v1.PoolCounters.resume_time:type_name -> google.protobuf.Duration
-	16,  // 98: sessionpool.v1.Session.status:type_name -> sessionpool.v1.SessionStatus
-	108, // 99: sessionpool.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	108, // 100: sessionpool.v1.Session.last_used_time:type_name -> google.protobuf.Timestamp
-	107, // 101: sessionpool.v1.Session.age:type_name -> google.protobuf.Duration
-	107, // 102: sessionpool.v1.Session.idle_time:type_name -> google.protobuf.Duration
-	41,  // 103: sessionpool.v1.Session.usage:type_name -> sessionpool.v1.Usage
-	21,  // 104: sessionpool.v1.Session.options:type_name -> sessionpool.v1.SessionOptions
-	84,  // 105: sessionpool.v1.Session.permissions:type_name -> sessionpool.v1.SessionPermissions
-	83,  // 106: sessionpool.v1.Session.open_prompts:type_name -> sessionpool.v1.OpenPrompt
-	82,  // 107: sessionpool.v1.Session.queue:type_name -> sessionpool.v1.QueuedTurn
-	80,  // 108: sessionpool.v1.Session.background_tasks:type_name -> sessionpool.v1.BackgroundTask
-	81,  // 109: sessionpool.v1.Session.timers:type_name -> sessionpool.v1.SessionTimer
-	108, // 110: sessionpool.v1.BackgroundTask.start_time:type_name -> google.protobuf.Timestamp
-	17,  // 111: sessionpool.v1.SessionTimer.kind:type_name -> sessionpool.v1.TimerKind
-	108, // 112: sessionpool.v1.SessionTimer.create_time:type_name -> google.protobuf.Timestamp
-	108, // 113: sessionpool.v1.QueuedTurn.since:type_name -> google.protobuf.Timestamp
-	9,   // 114: sessionpool.v1.OpenPrompt.kind:type_name -> sessionpool.v1.PromptKind
-	108, // 115: sessionpool.v1.OpenPrompt.expire_time:type_name -> google.protobuf.Timestamp
-	79,  // 116: sessionpool.v1.GetSessionResponse.session:type_name -> sessionpool.v1.Session
-	79,  // 117: sessionpool.v1.ListSessionsResponse.sessions:type_name -> sessionpool.v1.Session
-	72,  // 118: sessionpool.v1.ListSessionsResponse.unreached_nodes:type_name -> sessionpool.v1.UnreachedNode
-	21,  // 119: sessionpool.v1.UpdateSessionRequest.options:type_name -> sessionpool.v1.SessionOptions
-	79,  // 120: sessionpool.v1.UpdateSessionResponse.session:type_name -> sessionpool.v1.Session
-	95,  // 121: sessionpool.v1.ServeToolsRequest.register:type_name -> sessionpool.v1.RegisterTools
-	100, // 122: sessionpool.v1.ServeToolsRequest.result:type_name -> sessionpool.v1.ToolResult
-	102, // 123: sessionpool.v1.ServeToolsRequest.progress:type_name -> sessionpool.v1.ToolProgress
-	98,  // 124: sessionpool.v1.ServeToolsResponse.registered:type_name -> sessionpool.v1.ToolsRegistered
-	99,  // 125: sessionpool.v1.ServeToolsResponse.call:type_name -> sessionpool.v1.ToolCall
-	103, // 126: sessionpool.v1.ServeToolsResponse.cancel:type_name -> sessionpool.v1.CancelToolCall
-	96,  // 127: sessionpool.v1.RegisterTools.tools:type_name -> sessionpool.v1.Tool
-	97,  // 128: sessionpool.v1.RegisterTools.sessions:type_name -> sessionpool.v1.ToolSessions
-	107, // 129: sessionpool.v1.ToolsRegistered.call_timeout:type_name -> google.protobuf.Duration
-	108, // 130: sessionpool.v1.ToolCall.deadline:type_name -> google.protobuf.Timestamp
-	101, // 131: sessionpool.v1.ToolResult.content:type_name -> sessionpool.v1.ToolContent
-	20,  // 132: sessionpool.v1.ToolContent.image:type_name -> sessionpool.v1.InputMedia
-	18,  // 133: sessionpool.v1.SessionPoolService.Query:input_type -> sessionpool.v1.QueryRequest
-	52,  // 134: sessionpool.v1.SessionPoolService.Attach:input_type -> sessionpool.v1.AttachRequest
-	54,  // 135: sessionpool.v1.SessionPoolService.WatchSession:input_type -> sessionpool.v1.WatchSessionRequest
-	60,  // 136: sessionpool.v1.SessionPoolService.Respond:input_type -> sessionpool.v1.RespondRequest
-	66,  // 137: sessionpool.v1.SessionPoolService.Interrupt:input_type -> sessionpool.v1.InterruptRequest
-	67,  // 138: sessionpool.v1.SessionPoolService.StopTask:input_type -> sessionpool.v1.StopTaskRequest
-	70,  // 139: sessionpool.v1.SessionPoolService.InterruptAll:input_type -> sessionpool.v1.InterruptAllRequest
-	74,  // 140: sessionpool.v1.SessionPoolService.GetStats:input_type -> sessionpool.v1.GetStatsRequest
-	85,  // 141: sessionpool.v1.SessionPoolService.GetSession:input_type -> sessionpool.v1.GetSessionRequest
-	87,  // 142: sessionpool.v1.SessionPoolService.ListSessions:input_type -> sessionpool.v1.ListSessionsRequest
-	89,  // 143: sessionpool.v1.SessionPoolService.UpdateSession:input_type -> sessionpool.v1.UpdateSessionRequest
-	91,  // 144: sessionpool.v1.SessionPoolService.CloseSession:input_type -> sessionpool.v1.CloseSessionRequest
-	93,  // 145: sessionpool.v1.SessionPoolService.ServeTools:input_type -> sessionpool.v1.ServeToolsRequest
-	23,  // 146: sessionpool.v1.SessionPoolService.Query:output_type -> sessionpool.v1.QueryResponse
-	53,  // 147: sessionpool.v1.SessionPoolService.Attach:output_type -> sessionpool.v1.AttachResponse
-	55,  // 148: sessionpool.v1.SessionPoolService.WatchSession:output_type -> sessionpool.v1.WatchSessionResponse
-	65,  // 149: sessionpool.v1.SessionPoolService.Respond:output_type -> sessionpool.v1.RespondResponse
-	69,  // 150: sessionpool.v1.SessionPoolService.Interrupt:output_type -> sessionpool.v1.InterruptResponse
-	68,  // 151: sessionpool.v1.SessionPoolService.StopTask:output_type -> sessionpool.v1.StopTaskResponse
-	71,  // 152: sessionpool.v1.SessionPoolService.InterruptAll:output_type -> sessionpool.v1.InterruptAllResponse
-	75,  // 153: sessionpool.v1.SessionPoolService.GetStats:output_type -> sessionpool.v1.GetStatsResponse
-	86,  // 154: sessionpool.v1.SessionPoolService.GetSession:output_type -> sessionpool.v1.GetSessionResponse
-	88,  // 155: sessionpool.v1.SessionPoolService.ListSessions:output_type -> sessionpool.v1.ListSessionsResponse
-	90,  // 156: sessionpool.v1.SessionPoolService.UpdateSession:output_type -> sessionpool.v1.UpdateSessionResponse
-	92,  // 157: sessionpool.v1.SessionPoolService.CloseSession:output_type -> sessionpool.v1.CloseSessionResponse
-	94,  // 158: sessionpool.v1.SessionPoolService.ServeTools:output_type -> sessionpool.v1.ServeToolsResponse
-	146, // [146:159] is the sub-list for method output_type
-	133, // [133:146] is the sub-list for method input_type
-	133, // [133:133] is the sub-list for extension type_name
-	133, // [133:133] is the sub-list for extension extendee
-	0,   // [0:133] is the sub-list for field type_name
+	21,  // 8: sessionpool.v1.InputBlock.image:type_name -> sessionpool.v1.InputMedia
+	21,  // 9: sessionpool.v1.InputBlock.document:type_name -> sessionpool.v1.InputMedia
+	107, // 10: sessionpool.v1.SessionOptions.env:type_name -> sessionpool.v1.SessionOptions.EnvEntry
+	23,  // 11: sessionpool.v1.SessionOptions.hooks:type_name -> sessionpool.v1.Hook
+	110, // 12: sessionpool.v1.Hook.timeout:type_name -> google.protobuf.Duration
+	26,  // 13: sessionpool.v1.QueryResponse.event:type_name -> sessionpool.v1.TurnEvent
+	25,  // 14: sessionpool.v1.QueryResponse.part:type_name -> sessionpool.v1.EventPart
+	31,  // 15: sessionpool.v1.TurnEvent.started:type_name -> sessionpool.v1.TurnStarted
+	32,  // 16: sessionpool.v1.TurnEvent.system:type_name -> sessionpool.v1.SystemMessage
+	36,  // 17: sessionpool.v1.TurnEvent.assistant:type_name -> sessionpool.v1.AssistantMessage
+	37,  // 18: sessionpool.v1.TurnEvent.user:type_name -> sessionpool.v1.UserMessage
+	45,  // 19: sessionpool.v1.TurnEvent.stream_event:type_name -> sessionpool.v1.StreamEvent
+	46,  // 20: sessionpool.v1.TurnEvent.prompt:type_name -> sessionpool.v1.PromptEvent
+	52,  // 21: sessionpool.v1.TurnEvent.result:type_name -> sessionpool.v1.TurnResult
+	54,  // 22: sessionpool.v1.TurnEvent.other:type_name -> sessionpool.v1.OtherFrame
+	47,  // 23: sessionpool.v1.TurnEvent.prompt_resolved:type_name -> sessionpool.v1.PromptResolved
+	27,  // 24: sessionpool.v1.TurnEvent.heartbeat:type_name -> sessionpool.v1.Heartbeat
+	28,  // 25: sessionpool.v1.TurnEvent.steered:type_name -> sessionpool.v1.Steered
+	29,  // 26: sessionpool.v1.TurnEvent.rate_limited:type_name -> sessionpool.v1.RateLimited
+	30,  // 27: sessionpool.v1.TurnEvent.egress_refused:type_name -> sessionpool.v1.EgressRefused
+	7,   // 28: sessionpool.v1.Steered.state:type_name -> sessionpool.v1.SteeredState
+	111, // 29: sessionpool.v1.RateLimited.until:type_name -> google.protobuf.Timestamp
+	8,   // 30: sessionpool.v1.RateLimited.kind:type_name -> sessionpool.v1.RateLimitKind
+	9,   // 31: sessionpool.v1.TurnStarted.origin:type_name -> sessionpool.v1.TurnOrigin
+	110, // 32: sessionpool.v1.TurnStarted.queued_for:type_name -> google.protobuf.Duration
+	110, // 33: sessionpool.v1.TurnStarted.connect_time:type_name -> google.protobuf.Duration
+	111, // 34: sessionpool.v1.TurnStarted.start_time:type_name -> google.protobuf.Timestamp
+	33,  // 35: sessionpool.v1.SystemMessage.init:type_name -> sessionpool.v1.SystemInit
+	35,  // 36: sessionpool.v1.SystemMessage.api_retry:type_name -> sessionpool.v1.ApiRetry
+	34,  // 37: sessionpool.v1.SystemInit.mcp_servers:type_name -> sessionpool.v1.McpServerStatus
+	110, // 38: sessionpool.v1.ApiRetry.retry_delay:type_name -> google.protobuf.Duration
+	38,  // 39: sessionpool.v1.AssistantMessage.content:type_name -> sessionpool.v1.ContentBlock
+	44,  // 40: sessionpool.v1.AssistantMessage.usage:type_name -> sessionpool.v1.Usage
+	38,  // 41: sessionpool.v1.UserMessage.content:type_name -> sessionpool.v1.ContentBlock
+	39,  // 42: sessionpool.v1.ContentBlock.text:type_name -> sessionpool.v1.TextBlock
+	40,  // 43: sessionpool.v1.ContentBlock.thinking:type_name -> sessionpool.v1.ThinkingBlock
+	41,  // 44: sessionpool.v1.ContentBlock.tool_use:type_name -> sessionpool.v1.ToolUseBlock
+	42,  // 45: sessionpool.v1.ContentBlock.tool_result:type_name -> sessionpool.v1.ToolResultBlock
+	43,  // 46: sessionpool.v1.ContentBlock.other:type_name -> sessionpool.v1.OtherBlock
+	10,  // 47: sessionpool.v1.PromptEvent.kind:type_name -> sessionpool.v1.PromptKind
+	48,  // 48: sessionpool.v1.PromptEvent.questions:type_name -> sessionpool.v1.Question
+	50,  // 49: sessionpool.v1.PromptEvent.hook:type_name -> sessionpool.v1.HookCall
+	51,  // 50: sessionpool.v1.PromptEvent.elicitation:type_name -> sessionpool.v1.Elicitation
+	111, // 51: sessionpool.v1.PromptEvent.expire_time:type_name -> google.protobuf.Timestamp
+	11,  // 52: sessionpool.v1.PromptResolved.by:type_name -> sessionpool.v1.PromptResolver
+	12,  // 53: sessionpool.v1.PromptResolved.decision:type_name -> sessionpool.v1.PromptDecision
+	49,  // 54: sessionpool.v1.Question.options:type_name -> sessionpool.v1.QuestionOption
+	110, // 55: sessionpool.v1.TurnResult.duration:type_name -> google.protobuf.Duration
+	110, // 56: sessionpool.v1.TurnResult.api_duration:type_name -> google.protobuf.Duration
+	44,  // 57: sessionpool.v1.TurnResult.usage:type_name -> sessionpool.v1.Usage
+	53,  // 58: sessionpool.v1.TurnResult.permission_denials:type_name -> sessionpool.v1.PermissionDenial
+	6,   // 59: sessionpool.v1.AttachRequest.payload:type_name -> sessionpool.v1.Payload
+	110, // 60: sessionpool.v1.AttachRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	26,  // 61: sessionpool.v1.AttachResponse.event:type_name -> sessionpool.v1.TurnEvent
+	25,  // 62: sessionpool.v1.AttachResponse.part:type_name -> sessionpool.v1.EventPart
+	6,   // 63: sessionpool.v1.WatchSessionRequest.payload:type_name -> sessionpool.v1.Payload
+	110, // 64: sessionpool.v1.WatchSessionRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	59,  // 65: sessionpool.v1.WatchSessionResponse.event:type_name -> sessionpool.v1.WatchedEvent
+	60,  // 66: sessionpool.v1.WatchSessionResponse.part:type_name -> sessionpool.v1.WatchedPart
+	13,  // 67: sessionpool.v1.WatchSessionResponse.phase:type_name -> sessionpool.v1.WatchPhase
+	61,  // 68: sessionpool.v1.WatchSessionResponse.gap:type_name -> sessionpool.v1.WatchGap
+	82,  // 69: sessionpool.v1.WatchSessionResponse.session:type_name -> sessionpool.v1.Session
+	62,  // 70: sessionpool.v1.WatchSessionResponse.failure:type_name -> sessionpool.v1.WatchedFailure
+	27,  // 71: sessionpool.v1.WatchSessionResponse.heartbeat:type_name -> sessionpool.v1.Heartbeat
+	26,  // 72: sessionpool.v1.WatchedEvent.event:type_name -> sessionpool.v1.TurnEvent
+	25,  // 73: sessionpool.v1.WatchedPart.part:type_name -> sessionpool.v1.EventPart
+	108, // 74: sessionpool.v1.WatchedFailure.metadata:type_name -> sessionpool.v1.WatchedFailure.MetadataEntry
+	66,  // 75: sessionpool.v1.RespondRequest.allow:type_name -> sessionpool.v1.PromptAllow
+	67,  // 76: sessionpool.v1.RespondRequest.deny:type_name -> sessionpool.v1.PromptDeny
+	65,  // 77: sessionpool.v1.RespondRequest.answers:type_name -> sessionpool.v1.PromptAnswers
+	64,  // 78: sessionpool.v1.RespondRequest.hook:type_name -> sessionpool.v1.HookDecision
+	14,  // 79: sessionpool.v1.HookDecision.permission_decision:type_name -> sessionpool.v1.HookPermission
+	109, // 80: sessionpool.v1.PromptAnswers.answers:type_name -> sessionpool.v1.PromptAnswers.AnswersEntry
+	4,   // 81: sessionpool.v1.InterruptRequest.scope:type_name -> sessionpool.v1.InterruptScope
+	15,  // 82: sessionpool.v1.InterruptResponse.outcome:type_name -> sessionpool.v1.InterruptOutcome
+	110, // 83: sessionpool.v1.InterruptResponse.elapsed:type_name -> google.protobuf.Duration
+	83,  // 84: sessionpool.v1.InterruptResponse.stopped:type_name -> sessionpool.v1.BackgroundTask
+	83,  // 85: sessionpool.v1.InterruptResponse.still_running:type_name -> sessionpool.v1.BackgroundTask
+	76,  // 86: sessionpool.v1.InterruptAllResponse.results:type_name -> sessionpool.v1.SessionInterruptResult
+	75,  // 87: sessionpool.v1.InterruptAllResponse.unreached_nodes:type_name -> sessionpool.v1.UnreachedNode
+	15,  // 88: sessionpool.v1.SessionInterruptResult.outcome:type_name -> sessionpool.v1.InterruptOutcome
+	110, // 89: sessionpool.v1.SessionInterruptResult.elapsed:type_name -> google.protobuf.Duration
+	16,  // 90: sessionpool.v1.GetStatsRequest.scope:type_name -> sessionpool.v1.StatsScope
+	110, // 91: sessionpool.v1.GetStatsResponse.session_ttl:type_name -> google.protobuf.Duration
+	110, // 92: sessionpool.v1.GetStatsResponse.cleanup_interval:type_name -> google.protobuf.Duration
+	81,  // 93: sessionpool.v1.GetStatsResponse.counters:type_name -> sessionpool.v1.PoolCounters
+	44,  // 94: sessionpool.v1.GetStatsResponse.usage:type_name -> sessionpool.v1.Usage
+	110, // 95: sessionpool.v1.GetStatsResponse.uptime:type_name -> google.protobuf.Duration
+	80,  // 96: sessionpool.v1.GetStatsResponse.store:type_name -> sessionpool.v1.StoreStatus
+	29,  // 97: sessionpool.v1.GetStatsResponse.rate_limits:type_name -> sessionpool.v1.RateLimited
+	79,  // 98: sessionpool.v1.GetStatsResponse.nodes:type_name -> sessionpool.v1.NodeStats
+	78,  // 99: sessionpool.v1.NodeStats.stats:type_name -> sessionpool.v1.GetStatsResponse
+	111, // 100: sessionpool.v1.StoreStatus.failing_since:type_name -> google.protobuf.Timestamp
+	110, // 101: sessionpool.v1.PoolCounters.cold_start_time:type_name -> google.protobuf.Duration
+	110, // 102: sessionpool.v1.PoolCounters.resume_time:type_name -> google.protobuf.Duration
+	17,  // 103: sessionpool.v1.Session.status:type_name -> sessionpool.v1.SessionStatus
+	111, // 104: sessionpool.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	111, // 105: sessionpool.v1.Session.last_used_time:type_name -> google.protobuf.Timestamp
+	110, // 106: sessionpool.v1.Session.age:type_name -> google.protobuf.Duration
+	110, // 107: sessionpool.v1.Session.idle_time:type_name -> google.protobuf.Duration
+	44,  // 108: sessionpool.v1.Session.usage:type_name -> sessionpool.v1.Usage
+	22,  // 109: sessionpool.v1.Session.options:type_name -> sessionpool.v1.SessionOptions
+	87,  // 110: sessionpool.v1.Session.permissions:type_name -> sessionpool.v1.SessionPermissions
+	86,  // 111: sessionpool.v1.Session.open_prompts:type_name -> sessionpool.v1.OpenPrompt
+	85,  // 112: sessionpool.v1.Session.queue:type_name -> sessionpool.v1.QueuedTurn
+	83,  // 113: sessionpool.v1.Session.background_tasks:type_name -> sessionpool.v1.BackgroundTask
+	84,  // 114: sessionpool.v1.Session.timers:type_name -> sessionpool.v1.SessionTimer
+	111, // 115: sessionpool.v1.BackgroundTask.start_time:type_name -> google.protobuf.Timestamp
+	18,  // 116: sessionpool.v1.SessionTimer.kind:type_name -> sessionpool.v1.TimerKind
+	111, // 117: sessionpool.v1.SessionTimer.create_time:type_name -> google.protobuf.Timestamp
+	111, // 118: sessionpool.v1.QueuedTurn.since:type_name -> google.protobuf.Timestamp
+	10,  // 119: sessionpool.v1.OpenPrompt.kind:type_name -> sessionpool.v1.PromptKind
+	111, // 120: sessionpool.v1.OpenPrompt.expire_time:type_name -> google.protobuf.Timestamp
+	82,  // 121: sessionpool.v1.GetSessionResponse.session:type_name -> sessionpool.v1.Session
+	82,  // 122: sessionpool.v1.ListSessionsResponse.sessions:type_name -> sessionpool.v1.Session
+	75,  // 123: sessionpool.v1.ListSessionsResponse.unreached_nodes:type_name -> sessionpool.v1.UnreachedNode
+	22,  // 124: sessionpool.v1.UpdateSessionRequest.options:type_name -> sessionpool.v1.SessionOptions
+	82,  // 125: sessionpool.v1.UpdateSessionResponse.session:type_name -> sessionpool.v1.Session
+	98,  // 126: sessionpool.v1.ServeToolsRequest.register:type_name -> sessionpool.v1.RegisterTools
+	103, // 127: sessionpool.v1.ServeToolsRequest.result:type_name -> sessionpool.v1.ToolResult
+	105, // 128: sessionpool.v1.ServeToolsRequest.progress:type_name -> sessionpool.v1.ToolProgress
+	101, // 129: sessionpool.v1.ServeToolsResponse.registered:type_name -> sessionpool.v1.ToolsRegistered
+	102, // 130: sessionpool.v1.ServeToolsResponse.call:type_name -> sessionpool.v1.ToolCall
+	106, // 131: sessionpool.v1.ServeToolsResponse.cancel:type_name -> sessionpool.v1.CancelToolCall
+	99,  // 132: sessionpool.v1.RegisterTools.tools:type_name -> sessionpool.v1.Tool
+	100, // 133: sessionpool.v1.RegisterTools.sessions:type_name -> sessionpool.v1.ToolSessions
+	110, // 134: sessionpool.v1.ToolsRegistered.call_timeout:type_name -> google.protobuf.Duration
+	111, // 135: sessionpool.v1.ToolCall.deadline:type_name -> google.protobuf.Timestamp
+	104, // 136: sessionpool.v1.ToolResult.content:type_name -> sessionpool.v1.ToolContent
+	21,  // 137: sessionpool.v1.ToolContent.image:type_name -> sessionpool.v1.InputMedia
+	19,  // 138: sessionpool.v1.SessionPoolService.Query:input_type -> sessionpool.v1.QueryRequest
+	55,  // 139: sessionpool.v1.SessionPoolService.Attach:input_type -> sessionpool.v1.AttachRequest
+	57,  // 140: sessionpool.v1.SessionPoolService.WatchSession:input_type -> sessionpool.v1.WatchSessionRequest
+	63,  // 141: sessionpool.v1.SessionPoolService.Respond:input_type -> sessionpool.v1.RespondRequest
+	69,  // 142: sessionpool.v1.SessionPoolService.Interrupt:input_type -> sessionpool.v1.InterruptRequest
+	70,  // 143: sessionpool.v1.SessionPoolService.StopTask:input_type -> sessionpool.v1.StopTaskRequest
+	73,  // 144: sessionpool.v1.SessionPoolService.InterruptAll:input_type -> sessionpool.v1.InterruptAllRequest
+	77,  // 145: sessionpool.v1.SessionPoolService.GetStats:input_type -> sessionpool.v1.GetStatsRequest
+	88,  // 146: sessionpool.v1.SessionPoolService.GetSession:input_type -> sessionpool.v1.GetSessionRequest
+	90,  // 147: sessionpool.v1.SessionPoolService.ListSessions:input_type -> sessionpool.v1.ListSessionsRequest
+	92,  // 148: sessionpool.v1.SessionPoolService.UpdateSession:input_type -> sessionpool.v1.UpdateSessionRequest
+	94,  // 149: sessionpool.v1.SessionPoolService.CloseSession:input_type -> sessionpool.v1.CloseSessionRequest
+	96,  // 150: sessionpool.v1.SessionPoolService.ServeTools:input_type -> sessionpool.v1.ServeToolsRequest
+	24,  // 151: sessionpool.v1.SessionPoolService.Query:output_type -> sessionpool.v1.QueryResponse
+	56,  // 152: sessionpool.v1.SessionPoolService.Attach:output_type -> sessionpool.v1.AttachResponse
+	58,  // 153: sessionpool.v1.SessionPoolService.WatchSession:output_type -> sessionpool.v1.WatchSessionResponse
+	68,  // 154: sessionpool.v1.SessionPoolService.Respond:output_type -> sessionpool.v1.RespondResponse
+	72,  // 155: sessionpool.v1.SessionPoolService.Interrupt:output_type -> sessionpool.v1.InterruptResponse
+	71,  // 156: sessionpool.v1.SessionPoolService.StopTask:output_type -> sessionpool.v1.StopTaskResponse
+	74,  // 157: sessionpool.v1.SessionPoolService.InterruptAll:output_type -> sessionpool.v1.InterruptAllResponse
+	78,  // 158: sessionpool.v1.SessionPoolService.GetStats:output_type -> sessionpool.v1.GetStatsResponse
+	89,  // 159: sessionpool.v1.SessionPoolService.GetSession:output_type -> sessionpool.v1.GetSessionResponse
+	91,  // 160: sessionpool.v1.SessionPoolService.ListSessions:output_type -> sessionpool.v1.ListSessionsResponse
+	93,  // 161: sessionpool.v1.SessionPoolService.UpdateSession:output_type -> sessionpool.v1.UpdateSessionResponse
+	95,  // 162: sessionpool.v1.SessionPoolService.CloseSession:output_type -> sessionpool.v1.CloseSessionResponse
+	97,  // 163: sessionpool.v1.SessionPoolService.ServeTools:output_type -> sessionpool.v1.ServeToolsResponse
+	151, // [151:164] is the sub-list for method output_type
+	138, // [138:151] is the sub-list for method input_type
+	138, // [138:138] is the sub-list for extension type_name
+	138, // [138:138] is the sub-list for extension extendee
+	0,   // [0:138] is the sub-list for field type_name
 }
 
 func init() { file_sessionpool_v1_session_pool_proto_init() }
@@ -10757,24 +11013,26 @@ func file_sessionpool_v1_session_pool_proto_init() {
 		(*TurnEvent_PromptResolved)(nil),
 		(*TurnEvent_Heartbeat)(nil),
 		(*TurnEvent_Steered)(nil),
+		(*TurnEvent_RateLimited)(nil),
+		(*TurnEvent_EgressRefused)(nil),
 	}
-	file_sessionpool_v1_session_pool_proto_msgTypes[17].OneofWrappers = []any{
+	file_sessionpool_v1_session_pool_proto_msgTypes[19].OneofWrappers = []any{
 		(*ContentBlock_Text)(nil),
 		(*ContentBlock_Thinking)(nil),
 		(*ContentBlock_ToolUse)(nil),
 		(*ContentBlock_ToolResult)(nil),
 		(*ContentBlock_Other)(nil),
 	}
-	file_sessionpool_v1_session_pool_proto_msgTypes[24].OneofWrappers = []any{
+	file_sessionpool_v1_session_pool_proto_msgTypes[26].OneofWrappers = []any{
 		(*StreamEvent_Text)(nil),
 		(*StreamEvent_Thinking)(nil),
 		(*StreamEvent_PartialJson)(nil),
 	}
-	file_sessionpool_v1_session_pool_proto_msgTypes[35].OneofWrappers = []any{
+	file_sessionpool_v1_session_pool_proto_msgTypes[37].OneofWrappers = []any{
 		(*AttachResponse_Event)(nil),
 		(*AttachResponse_Part)(nil),
 	}
-	file_sessionpool_v1_session_pool_proto_msgTypes[37].OneofWrappers = []any{
+	file_sessionpool_v1_session_pool_proto_msgTypes[39].OneofWrappers = []any{
 		(*WatchSessionResponse_Event)(nil),
 		(*WatchSessionResponse_Part)(nil),
 		(*WatchSessionResponse_Phase)(nil),
@@ -10783,36 +11041,36 @@ func file_sessionpool_v1_session_pool_proto_init() {
 		(*WatchSessionResponse_Failure)(nil),
 		(*WatchSessionResponse_Heartbeat)(nil),
 	}
-	file_sessionpool_v1_session_pool_proto_msgTypes[42].OneofWrappers = []any{
+	file_sessionpool_v1_session_pool_proto_msgTypes[44].OneofWrappers = []any{
 		(*RespondRequest_Allow)(nil),
 		(*RespondRequest_Deny)(nil),
 		(*RespondRequest_ResponseJson)(nil),
 		(*RespondRequest_Answers)(nil),
 		(*RespondRequest_Hook)(nil),
 	}
-	file_sessionpool_v1_session_pool_proto_msgTypes[75].OneofWrappers = []any{
+	file_sessionpool_v1_session_pool_proto_msgTypes[77].OneofWrappers = []any{
 		(*ServeToolsRequest_Register)(nil),
 		(*ServeToolsRequest_Result)(nil),
 		(*ServeToolsRequest_Progress)(nil),
 	}
-	file_sessionpool_v1_session_pool_proto_msgTypes[76].OneofWrappers = []any{
+	file_sessionpool_v1_session_pool_proto_msgTypes[78].OneofWrappers = []any{
 		(*ServeToolsResponse_Registered)(nil),
 		(*ServeToolsResponse_Call)(nil),
 		(*ServeToolsResponse_Cancel)(nil),
 	}
-	file_sessionpool_v1_session_pool_proto_msgTypes[83].OneofWrappers = []any{
+	file_sessionpool_v1_session_pool_proto_msgTypes[85].OneofWrappers = []any{
 		(*ToolContent_Text)(nil),
 		(*ToolContent_Image)(nil),
 		(*ToolContent_ValueJson)(nil),
 	}
-	file_sessionpool_v1_session_pool_proto_msgTypes[84].OneofWrappers = []any{}
+	file_sessionpool_v1_session_pool_proto_msgTypes[86].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sessionpool_v1_session_pool_proto_rawDesc), len(file_sessionpool_v1_session_pool_proto_rawDesc)),
-			NumEnums:      18,
-			NumMessages:   89,
+			NumEnums:      19,
+			NumMessages:   91,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
