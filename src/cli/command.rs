@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::config_folder;
 use crate::domain::ids::ClientId;
 
 /// The folders of one session.
@@ -16,17 +17,22 @@ pub struct Folders {
     pub work: PathBuf,
     /// The tenant's `CLAUDE_CONFIG_DIR`.
     pub config: PathBuf,
-    /// The tenant's `HOME`.
+    /// Its `HOME`.
     pub home: PathBuf,
     /// Further folders that its tools may reach.
     pub extra: Vec<PathBuf>,
 }
 
 impl Folders {
-    /// Those that its process may write to.
-    pub fn writable(&self) -> impl Iterator<Item = &Path> {
-        let own = [&self.work, &self.config, &self.home];
-        own.into_iter().chain(&self.extra).map(PathBuf::as_path)
+    /// Those that its process may write to, where there are walls.
+    pub fn writable(&self) -> Vec<PathBuf> {
+        let own = [&self.work, &self.home].into_iter().chain(&self.extra).cloned();
+        own.chain(config_folder::kept(&self.config)).collect()
+    }
+
+    /// Those that it has for itself in memory, where there are walls.
+    pub fn in_memory(&self) -> [&Path; 1] {
+        [&self.config]
     }
 }
 

@@ -45,6 +45,7 @@ pub mod applied;
 pub mod background;
 pub mod binding;
 pub mod command;
+pub mod config_folder;
 pub mod connection;
 pub mod cost;
 pub mod env_files;

@@ -21,7 +21,7 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    command::LaunchCommand,
+    command::{Folders, LaunchCommand},
     connection::Connection,
     frame::{Frame, FrameKind},
     launch::MARK_VARIABLE,
@@ -227,8 +227,9 @@ impl Process {
         command: LaunchCommand,
         sandbox: &Sandbox,
     ) -> io::Result<(Spawned, SandboxedProcess, Option<TcpListener>)> {
+        let folders = command.folders.clone();
         let mut spawned = spawner::spawn(command, sandbox.clone()).await?;
-        match up(&mut spawned, sandbox).await {
+        match up(&mut spawned, sandbox, &folders).await {
             Ok((sandboxed, way_out)) => Ok((spawned, sandboxed, way_out)),
             Err(error) => {
                 // Nothing that counts can have been started in it.
@@ -278,8 +279,9 @@ async fn killed(outer: &mut Outer, root: u32, since: Instant) -> io::Result<Exit
 async fn up(
     spawned: &mut Spawned,
     sandbox: &Sandbox,
+    folders: &Folders,
 ) -> io::Result<(SandboxedProcess, Option<TcpListener>)> {
-    let sandboxed = announced(spawned, sandbox).await?;
+    let sandboxed = announced(spawned, sandbox, folders).await?;
     let way_out = match spawned.listen.take() {
         Some(listen) => Some(handed_socket::wait(listen).await?),
         None => None,
@@ -288,7 +290,11 @@ async fn up(
 }
 
 /// Waits for the word that the CLI has been started.
-async fn announced(spawned: &mut Spawned, sandbox: &Sandbox) -> io::Result<SandboxedProcess> {
+async fn announced(
+    spawned: &mut Spawned,
+    sandbox: &Sandbox,
+    folders: &Folders,
+) -> io::Result<SandboxedProcess> {
     let mut announcement = String::new();
     let mut reader = (&mut spawned.announcement).take(LONGEST_ANNOUNCEMENT);
     timeout(START_LIMIT, reader.read_to_string(&mut announcement)).await??;
@@ -298,7 +304,7 @@ async fn announced(spawned: &mut Spawned, sandbox: &Sandbox) -> io::Result<Sandb
         timeout(EXCUSE, stderr.read_to_string(&mut said)).await.ok().transpose()?;
         return Err(io::Error::other(format!("{}: {}", sandbox.name(), said.trim())));
     }
-    SandboxedProcess::announced(sandbox, spawned.outer.pid(), &announcement)
+    SandboxedProcess::announced(sandbox, folders, spawned.outer.pid(), &announcement)
 }
 
 impl Child for Process {

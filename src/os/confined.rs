@@ -8,7 +8,7 @@
 mod pieces;
 
 use std::{
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -137,6 +137,30 @@ impl Folder {
         match file.parent() {
             Some(folder) => self.dir.create_dir_all(folder).map_err(|error| named(folder, &error)),
             None => Ok(()),
+        }
+    }
+
+    /// Makes a folder, and those on the way to it, in the place of whatever else is there.
+    pub fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        self.make_way(&folder.join("entry"))
+    }
+
+    /// Whether there is something of this name, be it a link to nowhere.
+    pub fn exists(&self, path: &Path) -> bool {
+        self.dir.symlink_metadata(path).is_ok()
+    }
+
+    /// What is in a regular file.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, is something else, or has more than `most` bytes.
+    pub fn read(&self, file: &Path, most: u64) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        self.open_regular(file)?.take(most + 1).read_to_end(&mut content)?;
+        match content.len() as u64 > most {
+            true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too large")),
+            false => Ok(content),
         }
     }
 

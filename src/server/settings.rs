@@ -111,6 +111,10 @@ const BEHIND_OWN_BOUND: Duration = Duration::from_secs(10);
 /// Has the CLI send nothing but what its turns need: no figures, no reports of errors.
 const QUIET: &str = "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC";
 
+/// Has the CLI keep no notes of its own beside a conversation, which later sessions in the same
+/// folder would be told as if their caller had said them.
+const NO_NOTES: &str = "CLAUDE_CODE_DISABLE_AUTO_MEMORY";
+
 /// That bound by default; the CLI's own default.
 const LONGEST_MCP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -128,6 +132,7 @@ pub fn launch(config: &Config, sandbox: Sandbox, installed: Installed) -> Launch
         (MCP_TIMEOUT, limit.as_millis().to_string()),
         (MCP_TOOL_TIMEOUT, of_call.as_millis().to_string()),
         (QUIET, "1".to_owned()),
+        (NO_NOTES, "1".to_owned()),
     ];
     for (name, value) in by_default.into_iter().chain(telemetry.into_iter().flatten()) {
         if !sets_variable(config, name) {

@@ -1,15 +1,21 @@
 //! Where a session's processes work and what they leave there. A session that was begun
 //! on a spare has that spare's folder: its own name is a link to it, which every later
 //! process follows, because the CLI keeps transcripts by the real path.
+//!
+//! Each work folder has a `HOME` of the same name beside it. What shells and tools find there they
+//! obey, so no session writes to that of another.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink},
     path::{Component, Path, PathBuf},
 };
 
+use tracing::warn;
+
 use crate::{
-    cli::command::Folders,
+    cli::{command::Folders, config_folder},
     domain::ids::{SessionId, SessionKey, TenantId},
     os::confined::Folder,
 };
@@ -17,6 +23,12 @@ use crate::{
 /// Session ids up to this length name their folder as they are; longer ones would
 /// make the CLI shorten the name of the transcript's folder.
 const LONGEST_PLAIN_NAME: usize = 64;
+
+/// The folder of a tenant's work folders.
+const WORK: &str = "work";
+
+/// The folder of the `HOME` of each of them.
+const HOMES: &str = "homes";
 
 /// What the names of spares' folders begin with; those of sessions do not.
 const SPARE: &str = "p-";
@@ -32,19 +44,39 @@ pub fn of_spare(state_dir: &Path, tenant: &TenantId) -> Folders {
     of_tenant(state_dir, tenant, &format!("{SPARE}{}", uuid::Uuid::new_v4()))
 }
 
-fn of_tenant(state_dir: &Path, tenant: &TenantId, work: &str) -> Folders {
+fn of_tenant(state_dir: &Path, tenant: &TenantId, name: &str) -> Folders {
     let tenant = state_dir.join("tenants").join(tenant_folder(tenant));
     Folders {
-        work: tenant.join("work").join(work),
+        work: tenant.join(WORK).join(name),
         config: tenant.join("claude"),
-        home: tenant.join("home"),
+        home: tenant.join(HOMES).join(name),
         extra: Vec::new(),
     }
 }
 
-/// Makes the tenant's folders, which are the service's own.
-pub fn make_tenants(folders: &mut Folders) -> io::Result<()> {
-    [&mut folders.config, &mut folders.home].into_iter().try_for_each(make)
+/// Makes the folders that a session has beside its work folder. Where there are no walls, what a
+/// session has written in the tenant's for others to obey is removed.
+pub fn make_others(folders: &mut Folders, walls: bool) -> io::Result<()> {
+    // It goes with the folder that the session has, whatever else it was told to work in.
+    let own = resolve(&sibling(&folders.home, WORK)?)?;
+    folders.home = sibling(&own, HOMES)?;
+    [&mut folders.config, &mut folders.home].into_iter().try_for_each(make)?;
+    let config = Folder::open(&folders.config)?;
+    config_folder::make(&config)?;
+    if !walls {
+        for name in config_folder::reset(&config)? {
+            let folder = folders.config.display();
+            warn!(%folder, name, "planted_configuration_removed");
+        }
+    }
+    Ok(())
+}
+
+/// The folder of the same name in another one of the tenant's.
+fn sibling(folder: &Path, of: &str) -> io::Result<PathBuf> {
+    let name = folder.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let tenant = folder.parent().and_then(Path::parent).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(tenant.join(of).join(name))
 }
 
 /// Makes a folder, only for the service's user, and turns its path into the one without
@@ -89,12 +121,17 @@ pub fn link(session: &Path, spare: &Path) -> io::Result<()> {
     symlink(name, session)
 }
 
-/// Removes a session's folder with all that is in it, and its name.
+/// Removes a session's folder and its `HOME` with all that is in them, and its name.
 pub fn remove(work: &Path) -> io::Result<()> {
     let folder = resolve(work)?;
+    remove_tree(&sibling(&folder, HOMES)?)?;
     remove_tree(&folder)?;
-    // If it is a link, that is left.
-    if folder == work { Ok(()) } else { remove_tree(work) }
+    if folder == work {
+        return Ok(());
+    }
+    // It had one of its own name as long as it worked elsewhere. And the link is left.
+    remove_tree(&sibling(work, HOMES)?)?;
+    remove_tree(work)
 }
 
 /// Agents have filled it: it may be deep, and closed to its owner.
@@ -115,8 +152,8 @@ pub fn sweep(state_dir: &Path) -> io::Result<()> {
         tenants => tenants?,
     };
     for tenant in tenants {
-        let Ok(entries) = fs::read_dir(tenant?.path().join("work")) else { continue };
-        let paths: Vec<PathBuf> = entries.filter_map(Result::ok).map(|it| it.path()).collect();
+        let tenant = tenant?.path();
+        let paths = entries_of(&tenant.join(WORK)).unwrap_or_default();
         let taken: Vec<PathBuf> = paths
             .iter()
             .filter(|path| path.is_symlink())
@@ -126,7 +163,11 @@ pub fn sweep(state_dir: &Path) -> io::Result<()> {
             let name = path.file_name().and_then(|name| name.to_str());
             name.is_some_and(|name| name.starts_with(SPARE)) && !taken.contains(path)
         };
-        paths.iter().filter(|path| is_spare(path)).try_for_each(|path| remove_tree(path))?;
+        // One that was removed halfway may have left either.
+        let homes = entries_of(&tenant.join(HOMES)).unwrap_or_default();
+        let homes = homes.iter().filter_map(|home| sibling(home, WORK).ok());
+        let left = homes.chain(paths.iter().cloned()).filter(is_spare);
+        left.collect::<BTreeSet<_>>().iter().try_for_each(|work| remove(work))?;
     }
     Ok(())
 }
@@ -139,7 +180,9 @@ pub fn sweep_anonymous(state_dir: &Path, is_kept: impl Fn(&SessionKey) -> bool) 
         let Some(id) = tenant.file_name().and_then(|name| tenant_of(name.to_str()?)) else {
             continue;
         };
-        for work in entries_of(&tenant.join("work"))? {
+        let homes = entries_of(&tenant.join(HOMES))?;
+        let homes = homes.iter().map(|home| sibling(home, WORK)).collect::<io::Result<Vec<_>>>()?;
+        for work in entries_of(&tenant.join(WORK))?.into_iter().chain(homes) {
             let name = work.file_name().and_then(|name| name.to_str()?.strip_prefix("s-"));
             let session = name.and_then(|name| SessionId::parse(name).ok());
             let session = session.filter(SessionId::looks_anonymous);
@@ -221,6 +264,42 @@ mod tests {
         remove(&session).expect("removed");
         assert!(!spare.exists() && !session.is_symlink());
         remove(&session).expect("nothing to remove");
+    }
+
+    #[test]
+    fn a_home_goes_with_the_folder_that_a_session_has() {
+        let (state, session, spare) = place();
+        let key = SessionKey::new(TenantId::default(), SessionId::parse("x").expect("a name"));
+        let home_of = || {
+            let mut folders = of_session(state.path(), &key);
+            make_others(&mut folders, true).expect("made");
+            folders.home
+        };
+        // It worked in a folder that its caller chose before it was given a spare.
+        let before = home_of();
+        assert_eq!(before.file_name(), session.file_name());
+        link(&session, &spare).expect("linked");
+        let home = home_of();
+        assert_eq!(home.file_name(), spare.file_name());
+        fs::write(home.join(".bashrc"), "").expect("written");
+        sweep(state.path()).expect("swept");
+        assert!(home.exists(), "it is taken");
+        remove(&session).expect("removed");
+        assert!(!before.exists() && !home.exists() && !spare.exists());
+    }
+
+    #[test]
+    fn homes_without_a_work_folder_are_swept_too() {
+        let (state, session, spare) = place();
+        let homes = spare.parent().and_then(Path::parent).expect("a tenant").join(HOMES);
+        let [spares, left, named] = ["p-gone", &format!("s-{}", SessionId::anonymous()), "s-x"]
+            .map(|name| homes.join(name));
+        for home in [&spares, &left, &named] {
+            make(&mut home.clone()).expect("made");
+        }
+        sweep(state.path()).expect("swept");
+        sweep_anonymous(state.path(), |_| false).expect("swept");
+        assert!(!spares.exists() && !left.exists() && named.exists() && !session.exists());
     }
 
     #[test]

@@ -69,9 +69,10 @@ impl Disk {
 
 /// Makes the folders, writes the transcript if there is one, and finds out whether there
 /// is one to take up; what is in it is kept if it was not. Waits for the disk for `limit`
-/// at each step. Writes nothing any more once this is dropped.
+/// at each step. Writes nothing any more once this is dropped. `walls` says whether sessions are
+/// kept from each other's files.
 pub(super) async fn prepare(
-    policy: Arc<Policy>,
+    (policy, walls): (Arc<Policy>, bool),
     order: &Order,
     folders: Folders,
     limit: Duration,
@@ -98,7 +99,8 @@ pub(super) async fn prepare(
     };
     let known = !first.is_empty();
     let at_once = (!known).then_some((source, search));
-    let (folders, config, mut found) = make_folders(&disk, policy, order, folders, at_once).await?;
+    let (folders, config, mut found) =
+        make_folders(&disk, (policy, walls), order, folders, at_once).await?;
     if let Some(said) = said.filter(|_| known) {
         restore(&disk, &config, &folders, order, (said, first), source).await?;
         let (at, work) = (Arc::clone(&config), folders.work.clone());
@@ -132,7 +134,7 @@ pub(super) async fn prepare(
 /// to take up.
 async fn make_folders(
     disk: &Disk,
-    policy: Arc<Policy>,
+    (policy, walls): (Arc<Policy>, bool),
     order: &Order,
     folders: Folders,
     at_once: Option<(CliSessionId, Search)>,
@@ -147,7 +149,7 @@ async fn make_folders(
             folders.work = folders::resolve(&folders.work)?;
             folders::make(&mut folders.work)?;
         }
-        folders::make_tenants(&mut folders)?;
+        folders::make_others(&mut folders, walls)?;
         let config = Folder::open(&folders.config)?.until(given_up);
         let found = match at_once {
             Some((id, search)) => transcript::provide(&config, &folders.work, id, search)?,

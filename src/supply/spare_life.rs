@@ -172,9 +172,10 @@ impl Shared {
         let mut folders = folders::of_spare(&self.settings.state_dir, tenant);
         let options = self.spares.options(class).clone();
         folders.extra = options.add_dirs.iter().map(Into::into).collect();
+        let walls = self.settings.sandbox.is_wall();
         let made = blocking(move || {
             folders::make(&mut folders.work)?;
-            folders::make_tenants(&mut folders)?;
+            folders::make_others(&mut folders, walls)?;
             Ok(folders)
         });
         let folders = made.await.map_err(|error| Cause::Internal {

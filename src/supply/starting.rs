@@ -169,8 +169,9 @@ impl Shared {
     /// the next. Given up, it writes nothing more.
     async fn prepared(&self, order: &Order, folders: Folders) -> Result<Prepared, Cause> {
         let limit = self.limits.connect_timeout;
+        let rules = (Arc::clone(&self.policy), self.settings.sandbox.is_wall());
         tokio::select! {
-            prepared = prepare(Arc::clone(&self.policy), order, folders, limit) => prepared,
+            prepared = prepare(rules, order, folders, limit) => prepared,
             () = self.tasks.stopping().cancelled() => Err(Cause::ShuttingDown),
         }
     }

@@ -58,7 +58,6 @@ pub fn init(facts: &InitFacts<'_>) -> Json {
         .put("product_feedback_disabled", &true)
         .put("served_by_anthropic", &false)
         .put("uuid", &ids::uuid())
-        .put("memory_paths", &object! { "auto": facts.memory_path })
         .put("original_cwd", facts.cwd)
         .put("additional_directories", &raw("[]"))
         .put("messaging_socket_path", &None::<String>)
@@ -69,6 +68,10 @@ pub fn init(facts: &InitFacts<'_>) -> Json {
         .put("ultrathink_typed_raises", &false)
         .put("view_mode", "default")
         .put("sandbox_enabled", &false);
+    // Where the notes lie that it keeps, unless that is switched off.
+    if std::env::var_os("CLAUDE_CODE_DISABLE_AUTO_MEMORY").is_none() {
+        frame.put("memory_paths", &object! { "auto": facts.memory_path });
+    }
     if !facts.messages.is_empty() {
         frame.put("user_message_uuids", facts.messages);
     }

@@ -242,6 +242,11 @@ impl Bed {
         status
     }
 
+    /// The API that the real CLI is on.
+    pub fn api(&self) -> &StandIn {
+        self.api.as_ref().expect("on a real CLI")
+    }
+
     /// Stops what was started beside the program.
     pub async fn end_api(&mut self) {
         if let Some(api) = self.api.take() {

@@ -19,6 +19,7 @@ mod lease_watch;
 mod locked;
 mod memory;
 mod modes;
+mod planted;
 mod real;
 mod rules;
 mod second;

@@ -66,7 +66,7 @@ async fn a_session_sees_its_own_processes_and_folders_only() {
         let tenant = bed.daemon.state.path().join("tenants/else/claude");
         fs::create_dir_all(&tenant).expect("made");
         fs::write(tenant.join("secret"), "another tenant's").expect("written");
-        let link = format!("{state}/tenants/default/claude/link");
+        let link = format!("{state}/tenants/default/claude/projects/link");
         bash(&bed, "a", &format!("ln -s {} {link}", tenant.display())).await;
         assert!(PathBuf::from(&link).is_symlink(), "it can write in its own");
         for hidden in [
@@ -95,7 +95,7 @@ async fn a_session_sees_its_own_processes_and_folders_only() {
         // What is open: no folder of the machine, from which a way would lead up.
         let open = bash(&bed, "a", "ls -l /proc/[0-9]*/fd").await;
         assert!(open.contains("/dev/null"), "{open}");
-        for folder in ["work/s-a", "claude", "home"] {
+        for folder in ["work/s-a", "claude", "claude/projects", "homes/s-a"] {
             let path = format!("-> {state}/tenants/default/{folder}\\n");
             assert!(!open.contains(&path), "{path}: {open}");
         }

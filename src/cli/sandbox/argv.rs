@@ -7,10 +7,10 @@ use std::{
 };
 
 use super::{
-    Open,
+    Open, PinnedDir,
     mount_plan::{MountPlan, SHARED_MEMORY},
 };
-use crate::os::supervisor;
+use crate::{cli::command::Folders, os::supervisor};
 
 /// Where the first process in the sandbox finds its program.
 const SUPERVISOR: &str = "/dev/session-pool";
@@ -42,10 +42,16 @@ const MASKED_FILES: [&str; 6] = [
 const HIDDEN_BYTES: u64 = 64 << 10;
 
 /// The arguments before `--` and the command. Later ones lie over earlier ones: the machine read
-/// only, over it what is hidden, over that what is shown, and the session's folders last.
+/// only, over it what is hidden, over that what is shown, and the session's folders last, those
+/// in memory before what is shown in them.
 /// Those are given as they were opened: their names may have become links meanwhile.
 /// Every file system in memory has a size, and whatever need not be written is read-only.
-pub fn arguments(plan: &MountPlan, open: &Open, work: &Path, announce: RawFd) -> Vec<OsString> {
+pub fn arguments(
+    plan: &MountPlan,
+    open: &Open,
+    folders: &Folders,
+    announce: RawFd,
+) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = ALWAYS.map(OsString::from).into();
     if !plan.nesting {
         arguments.extend(["--unshare-user", "--disable-userns"].map(OsString::from));
@@ -94,14 +100,20 @@ pub fn arguments(plan: &MountPlan, open: &Open, work: &Path, announce: RawFd) ->
     for (place, shown_at) in &plan.shown {
         add("--ro-bind", &[place, shown_at]);
     }
-    for folder in &open.folders {
-        add("--bind-fd", &[Path::new(&folder.fd.as_raw_fd().to_string()), &folder.path]);
+    for folder in folders.in_memory() {
+        add("--size", &[Path::new(&tmp_bytes)]);
+        add("--tmpfs", &[folder]);
+    }
+    for (option, pinned) in [("--bind-fd", &open.folders), ("--ro-bind-fd", &open.placed)] {
+        for PinnedDir { fd, path } in pinned {
+            add(option, &[Path::new(&fd.as_raw_fd().to_string()), path]);
+        }
     }
     // Last: what is mounted in them needed a place to be mounted on.
     for folder in plan.folders.iter().filter(|folder| !plan.is_private(folder)) {
         add("--remount-ro", &[folder]);
     }
-    add("--chdir", &[work]);
+    add("--chdir", &[&folders.work]);
     arguments.extend(first_process(plan, open));
     arguments
 }
@@ -125,7 +137,7 @@ fn first_process(plan: &MountPlan, open: &Open) -> Vec<OsString> {
 mod tests {
     use std::fs::File;
 
-    use super::{super::PinnedDir, *};
+    use super::*;
 
     #[test]
     fn the_sessions_folders_lie_over_what_is_hidden() {
@@ -146,16 +158,24 @@ mod tests {
             path: path.into(),
         };
         let open = Open {
-            folders: vec![folder("/var/lib/pool/work"), folder("/srv/shared")],
+            folders: vec![folder("/var/lib/pool/work"), folder("/var/lib/pool/claude/projects")],
+            placed: vec![folder("/var/lib/pool/claude/settings.json")],
             filter: Some(File::open("/dev/null").expect("opened").into()),
             supervisor: Some(File::open("/dev/null").expect("opened").into()),
             listen: Some(File::open("/dev/null").expect("opened").into()),
         };
         let listen = open.listen.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
         let supervisor = open.supervisor.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
-        let [work, shared] = [0, 1].map(|index: usize| open.folders[index].fd.as_raw_fd());
+        let [work, kept] = [0, 1].map(|index: usize| open.folders[index].fd.as_raw_fd());
+        let placed = open.placed[0].fd.as_raw_fd();
+        let folders = Folders {
+            work: "/var/lib/pool/work".into(),
+            config: "/var/lib/pool/claude".into(),
+            home: "/var/lib/pool/home".into(),
+            extra: Vec::new(),
+        };
         let filter = open.filter.as_ref().map(|fd| fd.as_raw_fd()).expect("opened");
-        let arguments = arguments(&plan, &open, Path::new("/var/lib/pool/work"), 7);
+        let arguments = arguments(&plan, &open, &folders, 7);
         let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
         let masked: String = MASKED_FILES
             .iter()
@@ -174,8 +194,10 @@ mod tests {
                  --size 65536 --tmpfs /var/lib/pool \
                  --ro-bind /dev/null /etc/pool.toml \
                  --ro-bind /home/pool/claude /home/pool/claude \
+                 --size 1000 --tmpfs /var/lib/pool/claude \
                  --bind-fd {work} /var/lib/pool/work \
-                 --bind-fd {shared} /srv/shared \
+                 --bind-fd {kept} /var/lib/pool/claude/projects \
+                 --ro-bind-fd {placed} /var/lib/pool/claude/settings.json \
                  --remount-ro /home --remount-ro /var/lib/pool \
                  --chdir /var/lib/pool/work -- /dev/session-pool keep --first=2560 --listen={listen}"
             )

@@ -40,6 +40,8 @@ use crate::os::{launch::Launch, supervisor};
 pub struct Open {
     /// The folders that the session may write to.
     pub folders: Vec<PinnedDir>,
+    /// What an operator has placed in its folders in memory: for reading.
+    pub placed: Vec<PinnedDir>,
     /// The filter of its system calls.
     pub filter: Option<OwnedFd>,
     /// The program that is the first process in it.
@@ -57,6 +59,7 @@ impl Open {
         Ok(Self {
             listen,
             folders: PinnedDir::all(folders)?,
+            placed: PinnedDir::placed(folders)?,
             filter: Some(syscalls::filter()?),
             supervisor: Some(fs::File::open(&plan.supervisor)?.into()),
         })
@@ -64,8 +67,8 @@ impl Open {
 
     /// All of them, to be handed over.
     pub fn into_fds(self) -> impl Iterator<Item = OwnedFd> {
-        let folders = self.folders.into_iter().map(|folder| folder.fd);
-        folders.chain(self.filter).chain(self.supervisor).chain(self.listen)
+        let pinned = self.folders.into_iter().chain(self.placed).map(|pinned| pinned.fd);
+        pinned.chain(self.filter).chain(self.supervisor).chain(self.listen)
     }
 }
 
@@ -112,11 +115,14 @@ impl Sandbox {
         }
     }
 
-    /// File systems in memory that each session has for itself.
-    pub fn in_memory(&self) -> Vec<PathBuf> {
+    /// File systems in memory that the process of a session has for itself.
+    pub fn in_memory(&self, folders: &Folders) -> Vec<PathBuf> {
         match self {
             Self::ProcessTree(_) => Vec::new(),
-            Self::Bubblewrap(plan) => plan.in_memory(),
+            Self::Bubblewrap(plan) => {
+                let own = folders.in_memory().map(Path::to_owned);
+                plan.in_memory().into_iter().chain(own).collect()
+            }
         }
     }
 
@@ -152,8 +158,7 @@ impl Sandbox {
             }
             Self::Bubblewrap(plan) => {
                 let mut enclosed = Launch::new(&plan.bwrap, mount_plan::BWRAP);
-                let work = &command.folders.work;
-                enclosed.args(argv::arguments(plan, open, work, announce));
+                enclosed.args(argv::arguments(plan, open, &command.folders, announce));
                 devices::protect_in(&mut enclosed);
                 enclosed
             }

@@ -1,5 +1,5 @@
-//! Folders that are held open from the last look at them until a CLI sees them. An agent
-//! that can write beside such a folder could put a link in its place at any time between.
+//! Folders and files that are held open from the last look at them until a CLI sees them. An
+//! agent that can write beside one could put a link in its place at any time between.
 
 use std::{
     io,
@@ -9,12 +9,12 @@ use std::{
 
 use rustix::fs::{CWD, Mode, OFlags, openat, readlink};
 
-use crate::cli::command::Folders;
+use crate::cli::{command::Folders, config_folder};
 
 /// A folder that was at its path when it was opened.
 #[derive(Debug)]
 pub struct PinnedDir {
-    /// The folder, whatever becomes of its name.
+    /// The folder or file, whatever becomes of its name.
     pub fd: OwnedFd,
     /// Its path, without links.
     pub path: PathBuf,
@@ -24,12 +24,27 @@ impl PinnedDir {
     /// Opens all that a session may write to. Fails if one of them is not a folder at the
     /// path that was allowed any more.
     pub fn all(folders: &Folders) -> io::Result<Vec<Self>> {
-        folders.writable().map(Self::folder).collect()
+        folders.writable().iter().map(|path| Self::folder(path)).collect()
+    }
+
+    /// Opens what an operator has placed for a session to read. What is a link is not shown: it
+    /// may lead to what is hidden.
+    pub fn placed(folders: &Folders) -> io::Result<Vec<Self>> {
+        let is_there = |path: &PathBuf| {
+            let found = path.symlink_metadata();
+            found.is_ok_and(|found| found.is_dir() || found.is_file())
+        };
+        let paths = config_folder::placed(&folders.config).filter(is_there);
+        paths.map(|path| Self::open(&path, OFlags::empty())).collect()
     }
 
     fn folder(path: &Path) -> io::Result<Self> {
+        Self::open(path, OFlags::DIRECTORY)
+    }
+
+    fn open(path: &Path, kind: OFlags) -> io::Result<Self> {
         let named = |error: io::Error| io::Error::other(format!("{}: {error}", path.display()));
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
         let fd = openat(CWD, path, flags, Mode::empty()).map_err(|error| named(error.into()))?;
         let real = place_of(&fd).map_err(named)?;
         if real != path {
@@ -39,7 +54,7 @@ impl PinnedDir {
     }
 }
 
-/// Where an open folder is.
+/// Where what is open is.
 fn place_of(fd: &OwnedFd) -> io::Result<PathBuf> {
     use std::os::{fd::AsRawFd as _, unix::ffi::OsStringExt as _};
     let link = readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?;

@@ -121,7 +121,7 @@ pub fn bubblewrap(view: &View<'_>) -> Result<Tried, Unsupported> {
         extra: Vec::new(),
     };
     let hidden = place.join("hidden");
-    for folder in folders.writable() {
+    for folder in &folders.writable() {
         fs::create_dir_all(folder)?;
     }
     fs::write(&hidden, "")?;
@@ -177,9 +177,9 @@ fn try_out(plan: &MountPlan, folders: &Folders, hidden: &Path) -> Result<Vec<Str
     let (_reader, announce) = announcement()?;
     let mut command = StdCommand::new(&plan.bwrap);
     let open = Open::for_bubblewrap(plan, folders, None)?;
-    command.args(argv::arguments(plan, &open, &folders.work, announce.as_raw_fd()));
+    command.args(argv::arguments(plan, &open, folders, announce.as_raw_fd()));
     command.args(["--", "sh", "-c", BREAK_OUT, "sh"]).arg(hidden);
-    command.args(folders.writable().map(as_mountinfo_spells));
+    command.args(folders.writable().iter().map(|folder| as_mountinfo_spells(folder)));
     hand_over(&mut command, announce);
     open.into_fds().for_each(|fd| hand_over(&mut command, fd));
     command.stdin(Stdio::null());

@@ -7,7 +7,7 @@ use tokio::{io::unix::AsyncFd, time::timeout};
 
 use super::Sandbox;
 use crate::{
-    cli::{outer::readable, usage::InMemory},
+    cli::{command::Folders, outer::readable, usage::InMemory},
     domain::exit::Exit,
     os::{
         killing,
@@ -40,7 +40,12 @@ enum Kind {
 
 impl SandboxedProcess {
     /// Makes sense of what was announced about a new process.
-    pub fn announced(sandbox: &Sandbox, outer: Pid, announcement: &str) -> io::Result<Self> {
+    pub fn announced(
+        sandbox: &Sandbox,
+        folders: &Folders,
+        outer: Pid,
+        announcement: &str,
+    ) -> io::Result<Self> {
         let unclear = || io::Error::other(format!("no announcement: {announcement:?}"));
         let kind = match sandbox {
             Sandbox::ProcessTree(_) => {
@@ -59,7 +64,7 @@ impl SandboxedProcess {
                 let pid = procfs::pid(init).ok_or_else(unclear)?;
                 let handle = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
                 let handle = readable(handle)?;
-                let in_memory = sandbox.in_memory();
+                let in_memory = sandbox.in_memory(folders);
                 Kind::Namespace { init, handle, cli: OnceLock::new(), in_memory }
             }
         };

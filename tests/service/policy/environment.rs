@@ -27,6 +27,7 @@ async fn a_cli_gets_the_names_on_the_list_and_no_others() {
     let found = environment(pid);
     let allowed = [
         "CARGO_PKG_NAME",
+        "CLAUDE_CODE_DISABLE_AUTO_MEMORY",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
         "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS",
         "CLAUDE_CODE_ENTRYPOINT",
