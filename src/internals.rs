@@ -30,7 +30,7 @@ pub mod domain {
 }
 pub mod os {
     //! The operating system.
-    pub use crate::os::{clock, group_watch, lease_watch, procfs, supervisor};
+    pub use crate::os::{clock, group_watch, lease_watch, limits, procfs, supervisor};
 }
 pub mod policy {
     //! What callers may ask for.

@@ -22,6 +22,7 @@ use session_pool::internals::{
         input::Input,
         options::Options,
     },
+    os::limits::OfEach,
 };
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -82,6 +83,7 @@ pub fn real(program: &Path) -> Outcome<Parked> {
         sandbox: Sandbox::ProcessTree(SERVICE.into()),
         installed: Installed::default(),
         rules: Vec::new(),
+        limits: OfEach::default(),
     };
     let origin = ConversationOrigin::New(CliSessionId::fresh());
     let inherited = |name: &str| std::env::var(name).ok();

@@ -180,7 +180,7 @@ func advice(e *Error, hasStarted bool) Advice {
 			return SafeToRetry
 		}
 		return RetrySameTurn
-	case "CLI_EXITED", "MEMORY_LIMIT", "TASK_LIMIT_EXCEEDED":
+	case "CLI_EXITED", "MEMORY_LIMIT", "TASK_LIMIT_EXCEEDED", "WORKSPACE_LIMIT_EXCEEDED":
 		if toolUseSeen == "false" {
 			return SafeToRetry
 		}

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::config_folder;
-use crate::domain::ids::ClientId;
+use crate::{domain::ids::ClientId, os::limits::OfEach};
 
 /// The folders of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct LaunchCommand {
     pub folders: Folders,
     /// Its temporary directory, where the sandbox gives it none.
     pub scratch: Option<PathBuf>,
+    /// What it is held to by itself.
+    pub limits: OfEach,
     /// The mark that it and all its children carry.
     pub mark: ClientId,
     /// Values of its environment that are the operator's or the caller's own.
@@ -71,6 +73,14 @@ impl fmt::Debug for LaunchCommand {
 }
 
 impl LaunchCommand {
+    /// The folders that are its session's alone. One that its caller chose is not.
+    pub fn own_folders(&self) -> Vec<PathBuf> {
+        let Folders { work, config, home, .. } = &self.folders;
+        let of_tenant = config.parent();
+        let is_own = |folder: &&PathBuf| of_tenant.is_some_and(|tenant| folder.starts_with(tenant));
+        [work, home].into_iter().filter(is_own).chain(&self.scratch).cloned().collect()
+    }
+
     /// The arguments for a log: flags without their values, which may be a caller's words
     /// or hold credentials.
     pub fn shown_args(&self) -> Vec<&str> {

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::domain::ids::{CliSessionId, ClientId, TenantId};
 use crate::domain::{operator_rule::OperatorRule, options::Options};
+use crate::os::limits::OfEach;
 use flags::{option_args, withheld_tools};
 use rules::rule_args;
 
@@ -82,6 +83,8 @@ pub struct LaunchSettings {
     pub installed: Installed,
     /// Permission rules that hold whatever callers say.
     pub rules: Vec<OperatorRule>,
+    /// What each process is held to by itself.
+    pub limits: OfEach,
 }
 
 impl LaunchSettings {
@@ -110,6 +113,7 @@ impl LaunchSettings {
             cwd: folders.work.clone(),
             folders: folders.clone(),
             scratch,
+            limits: self.limits,
             mark,
             secrets: self.secrets(options, &inherited),
         }
@@ -212,6 +216,7 @@ mod tests {
             sandbox: Sandbox::ProcessTree("session-pool".into()),
             installed: Installed::default(),
             rules: Vec::new(),
+            limits: OfEach::default(),
         }
     }
 

@@ -31,6 +31,7 @@ use crate::os::{
     group_watch::{GroupWatch, Watched},
     handed_socket,
     launch::Launched,
+    limits::lower_in,
     supervisor::bind_to_parent,
 };
 
@@ -120,6 +121,7 @@ fn spawn_here(
     };
     bind_to_parent(&mut enclosed, sandbox.death_signal());
     restore_in(&mut enclosed);
+    lower_in(&mut enclosed, command.limits);
     hand_over(&mut enclosed, announce);
     open.into_fds().for_each(|fd| hand_over(&mut enclosed, fd));
     let launched = enclosed.start().map_err(|error| {

@@ -1,5 +1,7 @@
-//! What process trees hold, memory and tasks, and bounds to it. Knows nothing of what the
-//! processes are.
+//! What process trees hold, memory, tasks and files on disk, and bounds to it. Knows nothing of
+//! what the processes are.
+
+mod disk;
 
 use std::{
     path::{Path, PathBuf},
@@ -12,6 +14,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
+
+pub use disk::Workspace;
 
 use crate::{
     domain::exit::{Overrun, Resource},
@@ -49,8 +53,12 @@ pub fn resident_bytes(look: &Look, roots: &[u32]) -> u64 {
 pub struct Allowed {
     /// Resident bytes, and bytes of files in memory.
     pub memory: Option<u64>,
+    /// Processes.
+    pub processes: Option<u64>,
     /// Processes and threads.
     pub tasks: Option<u64>,
+    /// Bytes of files on disk.
+    pub files: Option<u64>,
 }
 
 /// Measures the trees of all processes that are added, in one look for all.
@@ -60,7 +68,8 @@ pub struct Watch {
     /// What it sees is there for others, too.
     looks: Arc<Looks>,
     trees: Mutex<Vec<Weak<Tree>>>,
-    added: Notify,
+    /// For who measures processes, and who measures files.
+    added: [Notify; 2],
 }
 
 /// A file system in memory that a tree of processes has for itself.
@@ -77,6 +86,7 @@ pub struct InMemory {
 pub struct Tree {
     root: u32,
     in_memory: Vec<InMemory>,
+    workspace: Workspace,
     bounds: Allowed,
     overrun: OnceLock<Overrun>,
     over: CancellationToken,
@@ -85,32 +95,60 @@ pub struct Tree {
 impl Watch {
     /// Bounds each tree; `None` if there is nothing to bound.
     pub fn new(bounds: Allowed, looks: Arc<Looks>) -> Option<Self> {
-        let watch = Self { bounds, looks, trees: Mutex::default(), added: Notify::new() };
+        let (trees, added) = (Mutex::default(), <[Notify; 2]>::default());
+        let watch = Self { bounds, looks, trees, added };
         (bounds != Allowed::default()).then_some(watch)
     }
 
     /// Watches a process and its descendants from now on, and what they keep in file systems
-    /// in memory.
-    pub fn add(&self, root: u32, in_memory: Vec<InMemory>) -> Arc<Tree> {
+    /// in memory and in their own folders.
+    pub fn add(&self, root: u32, in_memory: Vec<InMemory>, workspace: Workspace) -> Arc<Tree> {
         let tree = Arc::new(Tree {
             root,
             in_memory,
+            workspace,
             bounds: self.bounds,
             overrun: OnceLock::new(),
             over: CancellationToken::new(),
         });
         self.trees.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&tree));
-        self.added.notify_one();
+        self.added.iter().for_each(Notify::notify_one);
         tree
     }
 
     /// Measures for as long as it is polled; rests while there is nothing to measure.
     pub async fn run(&self) {
+        match self.bounds.files {
+            Some(limit) => drop(tokio::join!(self.measure_trees(), self.measure_files(limit))),
+            None => self.measure_trees().await,
+        }
+    }
+
+    async fn measure_files(&self, limit: u64) {
+        let mut pace = disk::Pace::new(limit);
+        loop {
+            let mut trees = self.living();
+            trees.retain(|tree| tree.workspace.is_some());
+            if trees.is_empty() {
+                self.added[1].notified().await;
+                continue;
+            }
+            let looks = Arc::clone(&self.looks);
+            let round = tokio::task::spawn_blocking(move || {
+                pace.measure_if_due(&looks, &trees);
+                pace
+            });
+            pace = round.await.unwrap_or(pace);
+            sleep(disk::EVERY).await;
+        }
+    }
+
+    async fn measure_trees(&self) {
         let mut pace = Pace { many: self.bounds.tasks.map(|tasks| tasks / MANY), last: None };
         loop {
             let trees = self.living();
             if trees.is_empty() {
-                self.added.notified().await;
+                self.added[0].notified().await;
                 continue;
             }
             let looks = Arc::clone(&self.looks);
@@ -186,14 +224,14 @@ fn measure(look: &Look, trees: &[Arc<Tree>]) -> u64 {
             let limit = limit.filter(|limit| used > *limit)?;
             Some(Overrun { resource, limit, used })
         };
-        let overrun = over(Resource::Tasks, usage.tasks, tree.bounds.tasks).or_else(|| {
+        let processes = || over(Resource::Processes, usage.processes, tree.bounds.processes);
+        let tasks = over(Resource::Tasks, usage.tasks, tree.bounds.tasks);
+        let overrun = tasks.or_else(processes).or_else(|| {
             let memory = usage.bytes + tree.bounds.memory.map_or(0, |_| tree.bytes_of_files());
             over(Resource::Memory, memory, tree.bounds.memory)
         });
         if let Some(overrun) = overrun {
-            // What is on its way to its end holds less, or more: the first counts.
-            tree.overrun.get_or_init(|| overrun);
-            tree.over.cancel();
+            disk::Measured::exceeded(tree, overrun);
         }
         usage.tasks
     });
@@ -221,6 +259,22 @@ fn bytes_in(file_system: &InMemory) -> u64 {
     })
 }
 
+impl disk::Measured for Arc<Tree> {
+    fn root(&self) -> u32 {
+        self.root
+    }
+
+    fn workspace(&self) -> &Workspace {
+        &self.workspace
+    }
+
+    fn exceeded(&self, overrun: Overrun) {
+        // What is on its way to its end holds less, or more: the first counts.
+        self.overrun.get_or_init(|| overrun);
+        self.over.cancel();
+    }
+}
+
 impl Tree {
     /// Waits until it holds more than it may.
     pub async fn over(&self) {
@@ -242,14 +296,17 @@ mod tests {
     use super::*;
 
     fn watch(memory: Option<u64>, tasks: Option<u64>) -> Watch {
-        Watch::new(Allowed { memory, tasks }, Arc::default()).expect("something to bound")
+        Watch::new(Allowed { memory, tasks, ..Allowed::default() }, Arc::default())
+            .expect("something to bound")
     }
 
     #[test]
     fn a_tree_over_its_limit_is_told_apart_from_one_within_it() {
         let (small, large) = (watch(Some(1), None), watch(Some(1 << 50), Some(1 << 20)));
-        let (over, within) =
-            (small.add(std::process::id(), Vec::new()), large.add(std::process::id(), Vec::new()));
+        let (over, within) = (
+            small.add(std::process::id(), Vec::new(), Workspace::default()),
+            large.add(std::process::id(), Vec::new(), Workspace::default()),
+        );
         let look = Look::take().expect("/proc");
         assert!(measure(&look, &[Arc::clone(&over), Arc::clone(&within)]) > 0);
         let overrun = over.overrun().expect("more than a byte");
@@ -275,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn b2_tasks_are_bounded_as_memory_is() {
         let watch = watch(None, Some(0));
-        let tree = watch.add(std::process::id(), Vec::new());
+        let tree = watch.add(std::process::id(), Vec::new(), Workspace::default());
         tokio::select! {
             () = watch.run() => {}
             () = tree.over() => {}

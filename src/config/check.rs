@@ -64,6 +64,15 @@ const OWN_ARGUMENTS: [&str; 30] = [
 /// some more.
 const FEWEST_TASKS: usize = 64;
 
+/// Open files that a CLI may have while it starts.
+const FEWEST_FILES: usize = 256;
+
+/// Processes of a CLI, what encloses it and a command of its own.
+const FEWEST_PROCESSES: usize = 16;
+
+/// Bytes of a workspace below which nothing useful can be done.
+const LEAST_WORKSPACE: u64 = 1 << 20;
+
 /// Names that the service uses to know its own processes by.
 const OWN_VARIABLES: &str = "SESSION_POOL";
 
@@ -79,7 +88,7 @@ pub fn check(config: &Config, settings: &Settings, failed: &[Violation]) -> Vec<
     check_tls(config, &mut findings);
     cluster::check(config, &mut findings);
     check_state_dir(config, &mut findings);
-    check_tasks(config, &mut findings);
+    check_limits(config, &mut findings);
     check_sandbox_paths(config, &mut findings);
     check_audit(config, &mut findings);
     check_arguments(&config.cli.extra_args, &mut findings);
@@ -214,11 +223,22 @@ fn check_state_dir(config: &Config, findings: &mut Findings<'_>) {
     }
 }
 
-fn check_tasks(config: &Config, findings: &mut Findings<'_>) {
-    let tasks = config.cli.max_tasks;
-    if tasks > 0 && tasks < FEWEST_TASKS {
-        let problem = format!("must be 0 or at least {FEWEST_TASKS}, which a CLI itself may need");
-        findings.refuse("cli.max_tasks", tasks.to_string(), problem);
+fn check_limits(config: &Config, findings: &mut Findings<'_>) {
+    let processes = config.policy.max_processes_per_session;
+    for (key, limit, least) in [
+        ("cli.max_tasks", config.cli.max_tasks, FEWEST_TASKS),
+        ("cli.max_open_files", config.cli.max_open_files, FEWEST_FILES),
+        ("policy.max_processes_per_session", processes, FEWEST_PROCESSES),
+    ] {
+        if limit > 0 && limit < least {
+            let problem = format!("must be 0 or at least {least}, which a CLI itself may need");
+            findings.refuse(key, limit.to_string(), problem);
+        }
+    }
+    let bytes = config.policy.max_workspace_bytes;
+    if bytes > 0 && bytes < LEAST_WORKSPACE {
+        let problem = "must be 0 or at least 1 MiB";
+        findings.refuse("policy.max_workspace_bytes", bytes.to_string(), problem);
     }
 }
 

@@ -11,12 +11,13 @@ use std::{
 };
 
 use super::{
-    AuditConfig, ClusterConfig, EgressConfig, GatewayConfig, SandboxConfig, TracesConfig,
+    AuditConfig, ClusterConfig, EgressConfig, GatewayConfig, PolicyConfig, SandboxConfig,
+    TracesConfig,
     choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
     memory,
     sections::{
-        AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, MetricsConfig, PolicyConfig,
-        PoolConfig, ServerConfig, StoreConfig, TlsConfig,
+        AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, MetricsConfig, PoolConfig,
+        ServerConfig, StoreConfig, TlsConfig,
     },
 };
 use crate::policy::McpServers;
@@ -53,6 +54,7 @@ impl Config {
                 sandbox: SandboxMode::Auto,
                 memory_limit: 0,
                 max_tasks: 2048,
+                max_open_files: 16_384,
                 tmp_limit: 256 << 20,
                 sandbox_required: false,
                 start_check: true,
@@ -199,5 +201,7 @@ fn policy() -> PolicyConfig {
         tenant_max_cost_usd_per_day: 0.0,
         tenant_max_tokens_per_minute: 0,
         egress: EgressConfig::Open,
+        max_processes_per_session: 0,
+        max_workspace_bytes: 16 << 30,
     }
 }

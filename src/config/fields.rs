@@ -330,6 +330,7 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         sandbox,
         memory_limit,
         max_tasks,
+        max_open_files,
         tmp_limit,
         sandbox_required,
         start_check,
@@ -345,6 +346,7 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         field("cli.start_check", Slot::Flag(start_check)),
         field("cli.memory_limit", Slot::LargeBytes(memory_limit, 0..=TIB)),
         field("cli.max_tasks", Slot::Count(max_tasks, 0..=1_000_000)),
+        field("cli.max_open_files", Slot::Count(max_open_files, 0..=1_048_576)),
         field("cli.tmp_limit", Slot::LargeBytes(tmp_limit, MIB..=TIB)),
         field(ENV_TABLE, Slot::Variables(env, 256)),
     ]

@@ -31,6 +31,7 @@ mod gateway;
 mod memory;
 mod names;
 mod places;
+mod policy;
 mod print;
 mod rules;
 mod sandbox;
@@ -53,12 +54,13 @@ pub use cluster::ClusterConfig;
 pub use egress::EgressConfig;
 pub use error::{ConfigError, ValueOrigin, Violation};
 pub use gateway::{GatewayConfig, PriceConfig, TenantCredential};
+pub use policy::PolicyConfig;
 pub use print::print;
 pub use rules::{RuleConfig, RuleDecision};
 pub use sandbox::SandboxConfig;
 pub use sections::{
-    AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, MetricsConfig, PolicyConfig,
-    PoolConfig, ServerConfig, StoreConfig, TlsConfig,
+    AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, MetricsConfig, PoolConfig,
+    ServerConfig, StoreConfig, TlsConfig,
 };
 pub use source::Sources;
 pub use spares::SpareConfig;

@@ -19,6 +19,7 @@ impl fmt::Debug for CliConfig {
             sandbox,
             memory_limit,
             max_tasks,
+            max_open_files,
             tmp_limit,
             sandbox_required,
             start_check,
@@ -36,6 +37,7 @@ impl fmt::Debug for CliConfig {
             .field("sandbox", sandbox)
             .field("memory_limit", memory_limit)
             .field("max_tasks", max_tasks)
+            .field("max_open_files", max_open_files)
             .field("tmp_limit", tmp_limit)
             .field("sandbox_required", sandbox_required)
             .field("start_check", start_check)

@@ -29,7 +29,9 @@ impl Exit {
     pub fn cause(self, overrun: Option<Overrun>) -> &'static str {
         match (overrun.map(|overrun| overrun.resource), self) {
             (Some(Resource::Memory), _) => "memory_limit",
+            (Some(Resource::Processes), _) => "process_limit",
             (Some(Resource::Tasks), _) => "task_limit",
+            (Some(Resource::Workspace), _) => "workspace_limit",
             (None, Self::Code(_)) => "code",
             (None, Self::Signal(_)) => "signal",
             (None, Self::Unknown) => "unknown",
@@ -52,8 +54,12 @@ impl fmt::Display for Exit {
 pub enum Resource {
     /// Memory, in bytes.
     Memory,
+    /// Processes.
+    Processes,
     /// Processes and threads.
     Tasks,
+    /// Bytes of files in the session's folders.
+    Workspace,
 }
 
 /// More than allowed.

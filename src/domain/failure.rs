@@ -339,7 +339,8 @@ impl Cause {
             Self::CliExited { .. } => "CLI_EXITED",
             Self::HoldsTooMuch { overrun, .. } => match overrun.resource {
                 Resource::Memory => "MEMORY_LIMIT",
-                Resource::Tasks => "TASK_LIMIT_EXCEEDED",
+                Resource::Processes | Resource::Tasks => "TASK_LIMIT_EXCEEDED",
+                Resource::Workspace => "WORKSPACE_LIMIT_EXCEEDED",
             },
             Self::FrameTooLarge { .. } => "FRAME_TOO_LARGE",
             Self::Protocol { .. } => "PROTOCOL_ERROR",

@@ -5,6 +5,7 @@
 //! An agent can put a link where the service expects a file, a pipe that nobody writes to,
 //! a file of any size, folders without permissions, or folders as deep as it likes.
 
+mod measure;
 mod pieces;
 
 use std::{
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use measure::{NAME_BYTES, held_below};
 pub use pieces::{Draft, Lines};
 
 /// How long folders are emptied where nobody says otherwise.

@@ -6,6 +6,7 @@
 
 use std::{fs, io};
 
+use super::launch::Prepare;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Signals that wait, and timers, of one namespace.
@@ -42,6 +43,28 @@ pub fn bound_namespace(tasks: Option<u64>) -> io::Result<()> {
     }
     lower(Resource::Sigpending, SIGNALS)?;
     lower(Resource::Msgqueue, QUEUES)
+}
+
+/// Limits of each process by itself, which all who descend from it inherit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OfEach {
+    /// Bytes of a file that it writes to; a program that goes on gets SIGXFSZ.
+    pub file_bytes: Option<u64>,
+    /// Files, sockets and the like that it has open.
+    pub open_files: Option<u64>,
+}
+
+/// Holds the process of a command, and all that it starts, to these limits.
+#[expect(unsafe_code, reason = "there is no safe way to run code between fork and exec")]
+pub fn lower_in(command: &mut impl Prepare, limits: OfEach) {
+    let all = [(Resource::Fsize, limits.file_bytes), (Resource::Nofile, limits.open_files)];
+    let prepare = move || {
+        all.iter().try_for_each(|(resource, limit)| limit.map_or(Ok(()), |it| lower(*resource, it)))
+    };
+    // SAFETY: system calls that are safe between fork and exec, no allocation.
+    unsafe {
+        command.prepare(prepare);
+    }
 }
 
 /// Lowers a limit for good; one that is lower already stays.

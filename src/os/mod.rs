@@ -16,6 +16,7 @@
 //! - [`lease_watch`] is a process that ends what the service has started when that does not
 //!   prove in time that it still may.
 //! - [`limits`] are those that the kernel holds a program and its descendants to.
+//! - [`unlinked`] are files that are open and have no name any more.
 //! - [`descriptors`] raises the limit of file descriptors, and says what it is enough for and
 //!   who inherits them.
 
@@ -33,3 +34,4 @@ pub mod pem;
 pub mod procfs;
 pub mod regular;
 pub mod supervisor;
+pub mod unlinked;

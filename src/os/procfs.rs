@@ -46,6 +46,8 @@ impl Entry {
 pub struct Usage {
     /// Resident bytes. Pages that they share are counted for each.
     pub bytes: u64,
+    /// Processes. What has ended and was not waited for counts.
+    pub processes: u64,
     /// Processes and their threads. What has ended and was not waited for counts, as it does
     /// for the kernel.
     pub tasks: u64,
@@ -113,6 +115,7 @@ impl Look {
         if let Some(own) = own {
             let page = rustix::param::page_size() as u64;
             usage.bytes = usage.bytes.saturating_sub(own.pages * page);
+            usage.processes = usage.processes.saturating_sub(1);
             usage.tasks = usage.tasks.saturating_sub(own.threads);
         }
         let below = self.tree(pid, None).into_iter().filter(|found| *found != pid);
@@ -130,7 +133,8 @@ impl Look {
             pages += entry.pages;
             tasks += entry.threads;
         }
-        Usage { bytes: pages * rustix::param::page_size() as u64, tasks }
+        let bytes = pages * rustix::param::page_size() as u64;
+        Usage { bytes, processes: tree.len() as u64, tasks }
     }
 
     fn tree(&self, root: u32, spared: Option<u32>) -> Vec<u32> {

@@ -65,7 +65,8 @@ impl Enclosure {
                 }
             },
         };
-        let Tried { sandbox, attempts } = tried;
+        let Tried { sandbox, mut attempts } = tried;
+        attempts.extend(limits_told(config));
         if config.cli.sandbox_required && !sandbox.is_wall() {
             let name = sandbox.name();
             let why = match passed_over.is_empty() {
@@ -121,6 +122,25 @@ impl Enclosure {
         supervisor::mark_as_kept(&mut command, &self.handed_on()?);
         supervisor::keep(&mut command, Strays::Die, |_| early.hand_over())
     }
+}
+
+/// What a session is held to in either sandbox, and by whom.
+fn limits_told(config: &Config) -> [String; 4] {
+    let over = |what: &str, limit: u64, unit: &str, key: &str| match limit {
+        0 => format!("{what} of a session: not bounded ({key})"),
+        _ => format!("{what} of a session: ended by the service over {limit}{unit} ({key})"),
+    };
+    let processes = config.policy.max_processes_per_session as u64;
+    let open_files = match config.cli.max_open_files {
+        0 => "as many as the service".to_owned(),
+        most => format!("at most {most}"),
+    };
+    [
+        over("memory", config.cli.memory_limit, " bytes", "cli.memory_limit"),
+        over("processes", processes, "", "policy.max_processes_per_session"),
+        over("files", config.policy.max_workspace_bytes, " bytes", "policy.max_workspace_bytes"),
+        format!("each process: open {open_files} files, no core files (kernel)"),
+    ]
 }
 
 /// The database may lie outside the state folder; tokens and keys do. An agent can read the

@@ -15,6 +15,7 @@ use crate::{
     cluster::CALLS_ON_A_LINK,
     config::{CliConfig, Config, RuleConfig, SpareConfig},
     domain::{ids::TenantId, operator_rule::OperatorRule, options::Options, redacted::Redacted},
+    os::limits::OfEach,
     policy::{Policy, Roots},
     pool::PoolSettings,
     rpc::edge::EdgeLimits,
@@ -149,7 +150,16 @@ pub fn launch(config: &Config, sandbox: Sandbox, installed: Installed) -> Launch
         sandbox,
         installed,
         rules: config.policy.rule.iter().map(operator_rule).collect(),
+        limits: OfEach {
+            file_bytes: workspace_bytes(config),
+            open_files: unless_zero(config.cli.max_open_files).map(|files| files as u64),
+        },
     }
+}
+
+/// Bytes of a session's files, if they are bounded.
+fn workspace_bytes(config: &Config) -> Option<u64> {
+    Some(config.policy.max_workspace_bytes).filter(|bytes| *bytes > 0)
 }
 
 fn operator_rule(rule: &RuleConfig) -> OperatorRule {
@@ -194,7 +204,9 @@ pub fn limits(config: &Config) -> SupplyLimits {
         max_frame_bytes: config.cli.max_frame_bytes,
         usage: Allowed {
             memory: Some(config.cli.memory_limit).filter(|limit| *limit > 0),
+            processes: unless_zero(config.policy.max_processes_per_session).map(|it| it as u64),
             tasks: unless_zero(config.cli.max_tasks).map(|tasks| tasks as u64),
+            files: workspace_bytes(config),
         },
     }
 }

@@ -22,6 +22,7 @@ use session_pool::{
             ids::{CliSessionId, ClientId, TenantId},
             options::Options,
         },
+        os::limits::OfEach,
         policy::{Policy, variables},
         rpc::decode,
     },
@@ -117,6 +118,7 @@ fn check(options: &Options, policy: &Policy) {
         sandbox: Sandbox::ProcessTree("session-pool".into()),
         installed: Installed::default(),
         rules: Vec::new(),
+        limits: OfEach::default(),
     };
     let folders =
         Folders { work: "/w".into(), config: "/c".into(), home: "/h".into(), extra: vec![] };

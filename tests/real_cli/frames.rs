@@ -16,6 +16,7 @@ use session_pool::{
             ids::{CliSessionId, ClientId, TenantId},
             options::{LiveChange, Options},
         },
+        os::limits::OfEach,
     },
     proto::{
         Payload, PromptAllow, QueryRequest, RespondRequest, respond_request::Decision,
@@ -150,6 +151,7 @@ async fn replies(program: std::path::PathBuf, api: &StandIn) -> Shapes {
         sandbox: process_tree(),
         installed: Installed::default(),
         rules: Vec::new(),
+        limits: OfEach::default(),
     };
     let command = settings.command(
         &TenantId::default(),

@@ -30,3 +30,4 @@ mod tasks;
 mod view;
 mod walls;
 mod watched;
+mod workspace;

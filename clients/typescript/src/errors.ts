@@ -17,7 +17,14 @@ const NOTHING_RAN = new Set([
 ]);
 const EVENTS_MISSING = new Set(["LISTENER_TOO_SLOW", "EVENTS_EXPIRED"]);
 /** It depends on whether a tool may have run. */
-const CUT_OFF = new Set(["CLI_EXITED", "MEMORY_LIMIT", "TASK_LIMIT_EXCEEDED", "SHUTTING_DOWN", "SESSION_MOVED"]);
+const CUT_OFF = new Set([
+  "CLI_EXITED",
+  "MEMORY_LIMIT",
+  "TASK_LIMIT_EXCEEDED",
+  "WORKSPACE_LIMIT_EXCEEDED",
+  "SHUTTING_DOWN",
+  "SESSION_MOVED",
+]);
 
 /**
  * What to do about an error. `RETRY`: the same call may be made again, after `retryDelayMs` where there is one.

@@ -22,12 +22,14 @@ pub(super) fn fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Fiel
         prompt_timeout,
         tenant_max_sessions,
         tenant_max_processes,
-        tenant_max_queued_turns,
+        tenant_max_queued_turns: queued,
         tenant_max_streams,
         tenant_max_memory,
         tenant_max_spill,
-        tenant_max_cost_usd_per_day,
-        tenant_max_tokens_per_minute,
+        tenant_max_cost_usd_per_day: cost,
+        tenant_max_tokens_per_minute: tokens,
+        max_processes_per_session: processes,
+        max_workspace_bytes,
     } = policy;
     [
         field("policy.permission_modes", Slot::Texts(permission_modes, 32)),
@@ -47,20 +49,13 @@ pub(super) fn fields(policy: &mut PolicyConfig) -> impl IntoIterator<Item = Fiel
         duration_or_off("policy.prompt_timeout", prompt_timeout),
         field("policy.tenant_max_sessions", Slot::Count(tenant_max_sessions, 0..=1_000_000)),
         field("policy.tenant_max_processes", Slot::Count(tenant_max_processes, 0..=100_000)),
-        field(
-            "policy.tenant_max_queued_turns",
-            Slot::Count(tenant_max_queued_turns, 0..=1_000_000),
-        ),
+        field("policy.tenant_max_queued_turns", Slot::Count(queued, 0..=1_000_000)),
         field("policy.tenant_max_streams", Slot::Count(tenant_max_streams, 0..=1_000_000)),
         field("policy.tenant_max_memory", Slot::LargeBytes(tenant_max_memory, 0..=TIB)),
         field("policy.tenant_max_spill", Slot::LargeBytes(tenant_max_spill, 0..=PIB)),
-        field(
-            "policy.tenant_max_cost_usd_per_day",
-            Slot::Amount(tenant_max_cost_usd_per_day, 0.0..=1e9),
-        ),
-        field(
-            "policy.tenant_max_tokens_per_minute",
-            Slot::Count(tenant_max_tokens_per_minute, 0..=1_000_000_000_000),
-        ),
+        field("policy.tenant_max_cost_usd_per_day", Slot::Amount(cost, 0.0..=1e9)),
+        field("policy.tenant_max_tokens_per_minute", Slot::Count(tokens, 0..=1_000_000_000_000)),
+        field("policy.max_processes_per_session", Slot::Count(processes, 0..=1_000_000)),
+        field("policy.max_workspace_bytes", Slot::LargeBytes(max_workspace_bytes, 0..=PIB)),
     ]
 }

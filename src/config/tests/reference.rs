@@ -12,11 +12,12 @@ use super::{
     *,
 };
 
-const SECTIONS: [&str; 6] = [
+const SECTIONS: [&str; 7] = [
     include_str!("../sections.rs"),
     include_str!("../audit.rs"),
     include_str!("../cluster.rs"),
     include_str!("../gateway.rs"),
+    include_str!("../policy.rs"),
     include_str!("../sandbox.rs"),
     include_str!("../traces.rs"),
 ];

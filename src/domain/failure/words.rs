@@ -26,6 +26,13 @@ pub(super) fn too_much(Overrun { resource, limit, used }: &Overrun) -> String {
         Resource::Memory => format!(
             "the session's processes held {used} bytes, more than {limit} (cli.memory_limit)"
         ),
+        Resource::Processes => format!(
+            "the session had {used} processes, more than {limit} (policy.max_processes_per_session)"
+        ),
+        Resource::Workspace => format!(
+            "the session's files came to {used} bytes or more, over {limit} \
+             (policy.max_workspace_bytes); it may remove some in its next turn"
+        ),
         Resource::Tasks => format!(
             "the session had {used} processes and threads, more than {limit} (cli.max_tasks)"
         ),

@@ -78,7 +78,9 @@ impl SessionTask {
         let Overrun { resource, limit, used } = overrun;
         match resource {
             Resource::Memory => warn!(%session_id, %client_id, limit, used, "memory_limit"),
+            Resource::Processes => warn!(%session_id, %client_id, limit, used, "process_limit"),
             Resource::Tasks => warn!(%session_id, %client_id, limit, used, "task_limit"),
+            Resource::Workspace => warn!(%session_id, %client_id, limit, used, "workspace_limit"),
         }
     }
 

@@ -30,7 +30,14 @@ _NOTHING_RAN = {
     "STORE_UNAVAILABLE",
 }
 # It depends on whether a tool may have run.
-_CUT_OFF = {"CLI_EXITED", "MEMORY_LIMIT", "TASK_LIMIT_EXCEEDED", SHUTTING_DOWN, SESSION_MOVED}
+_CUT_OFF = {
+    "CLI_EXITED",
+    "MEMORY_LIMIT",
+    "TASK_LIMIT_EXCEEDED",
+    "WORKSPACE_LIMIT_EXCEEDED",
+    SHUTTING_DOWN,
+    SESSION_MOVED,
+}
 _EVENTS_MISSING = {"LISTENER_TOO_SLOW", "EVENTS_EXPIRED"}
 # How grpcio describes a stream that was reset, where its code is not UNAVAILABLE.
 _RESET = ("RST_STREAM", "Stream removed")

@@ -139,11 +139,17 @@ const (
 	// conversation on a new process. A retry is safe only if metadata `tool_use_seen` is
 	// `false`.
 	ErrorReason_ERROR_REASON_MEMORY_LIMIT ErrorReason = 26
-	// RESOURCE_EXHAUSTED: the session had more processes and threads than `cli.max_tasks` and
-	// they were ended; metadata `limit` and `used` are numbers of them. The next turn continues
+	// RESOURCE_EXHAUSTED: the session had more processes and threads than `cli.max_tasks`, or more
+	// processes than `policy.max_processes_per_session`, and they were ended; metadata `limit` and `used` are numbers of them. The next turn continues
 	// the conversation on a new process. A retry is safe only if metadata `tool_use_seen` is
 	// `false`.
 	ErrorReason_ERROR_REASON_TASK_LIMIT_EXCEEDED ErrorReason = 28
+	// RESOURCE_EXHAUSTED: the files in the session's own folders came to more than
+	// `policy.max_workspace_bytes`, and its processes were ended; metadata `limit` and `used` are
+	// bytes, `used` as far as it was counted. The next turn continues the conversation on a new process,
+	// which may remove files and add none. A retry is safe only if metadata `tool_use_seen` is
+	// `false`.
+	ErrorReason_ERROR_REASON_WORKSPACE_LIMIT_EXCEEDED ErrorReason = 62
 	// DEADLINE_EXCEEDED: the caller's own deadline (`grpc-timeout`) passed. Clients mostly report it
 	// themselves first.
 	ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED ErrorReason = 29
@@ -214,6 +220,7 @@ var (
 		25: "ERROR_REASON_UNIMPLEMENTED",
 		26: "ERROR_REASON_MEMORY_LIMIT",
 		28: "ERROR_REASON_TASK_LIMIT_EXCEEDED",
+		62: "ERROR_REASON_WORKSPACE_LIMIT_EXCEEDED",
 		29: "ERROR_REASON_DEADLINE_EXCEEDED",
 		27: "ERROR_REASON_STORE_UNAVAILABLE",
 		40: "ERROR_REASON_MEMORY_BUDGET_EXCEEDED",
@@ -223,43 +230,44 @@ var (
 		61: "ERROR_REASON_SESSION_MOVED",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":            0,
-		"ERROR_REASON_INVALID_ARGUMENT":       1,
-		"ERROR_REASON_POOL_DISABLED":          2,
-		"ERROR_REASON_POOL_AT_CAPACITY":       3,
-		"ERROR_REASON_TENANT_QUOTA_EXCEEDED":  4,
-		"ERROR_REASON_QUEUE_FULL":             5,
-		"ERROR_REASON_SESSION_BUSY":           6,
-		"ERROR_REASON_OPTIONS_MISMATCH":       7,
-		"ERROR_REASON_POLICY_DENIED":          8,
-		"ERROR_REASON_UNAUTHENTICATED":        9,
-		"ERROR_REASON_SESSION_NOT_FOUND":      10,
-		"ERROR_REASON_TURN_NOT_FOUND":         11,
-		"ERROR_REASON_PROMPT_NOT_FOUND":       12,
-		"ERROR_REASON_TASK_NOT_FOUND":         53,
-		"ERROR_REASON_BACKGROUND_TIMEOUT":     54,
-		"ERROR_REASON_CLI_NOT_FOUND":          13,
-		"ERROR_REASON_CONNECT_FAILED":         14,
-		"ERROR_REASON_FIRST_CHUNK_TIMEOUT":    15,
-		"ERROR_REASON_STREAM_STALLED":         16,
-		"ERROR_REASON_TURN_INTERRUPTED":       17,
-		"ERROR_REASON_CLI_EXITED":             18,
-		"ERROR_REASON_FRAME_TOO_LARGE":        19,
-		"ERROR_REASON_PROTOCOL_ERROR":         20,
-		"ERROR_REASON_LISTENER_TOO_SLOW":      21,
-		"ERROR_REASON_EVENTS_EXPIRED":         22,
-		"ERROR_REASON_SHUTTING_DOWN":          23,
-		"ERROR_REASON_INTERNAL":               24,
-		"ERROR_REASON_UNIMPLEMENTED":          25,
-		"ERROR_REASON_MEMORY_LIMIT":           26,
-		"ERROR_REASON_TASK_LIMIT_EXCEEDED":    28,
-		"ERROR_REASON_DEADLINE_EXCEEDED":      29,
-		"ERROR_REASON_STORE_UNAVAILABLE":      27,
-		"ERROR_REASON_MEMORY_BUDGET_EXCEEDED": 40,
-		"ERROR_REASON_SESSION_CONFLICT":       50,
-		"ERROR_REASON_BUDGET_EXHAUSTED":       51,
-		"ERROR_REASON_CREDENTIALS_REFUSED":    60,
-		"ERROR_REASON_SESSION_MOVED":          61,
+		"ERROR_REASON_UNSPECIFIED":              0,
+		"ERROR_REASON_INVALID_ARGUMENT":         1,
+		"ERROR_REASON_POOL_DISABLED":            2,
+		"ERROR_REASON_POOL_AT_CAPACITY":         3,
+		"ERROR_REASON_TENANT_QUOTA_EXCEEDED":    4,
+		"ERROR_REASON_QUEUE_FULL":               5,
+		"ERROR_REASON_SESSION_BUSY":             6,
+		"ERROR_REASON_OPTIONS_MISMATCH":         7,
+		"ERROR_REASON_POLICY_DENIED":            8,
+		"ERROR_REASON_UNAUTHENTICATED":          9,
+		"ERROR_REASON_SESSION_NOT_FOUND":        10,
+		"ERROR_REASON_TURN_NOT_FOUND":           11,
+		"ERROR_REASON_PROMPT_NOT_FOUND":         12,
+		"ERROR_REASON_TASK_NOT_FOUND":           53,
+		"ERROR_REASON_BACKGROUND_TIMEOUT":       54,
+		"ERROR_REASON_CLI_NOT_FOUND":            13,
+		"ERROR_REASON_CONNECT_FAILED":           14,
+		"ERROR_REASON_FIRST_CHUNK_TIMEOUT":      15,
+		"ERROR_REASON_STREAM_STALLED":           16,
+		"ERROR_REASON_TURN_INTERRUPTED":         17,
+		"ERROR_REASON_CLI_EXITED":               18,
+		"ERROR_REASON_FRAME_TOO_LARGE":          19,
+		"ERROR_REASON_PROTOCOL_ERROR":           20,
+		"ERROR_REASON_LISTENER_TOO_SLOW":        21,
+		"ERROR_REASON_EVENTS_EXPIRED":           22,
+		"ERROR_REASON_SHUTTING_DOWN":            23,
+		"ERROR_REASON_INTERNAL":                 24,
+		"ERROR_REASON_UNIMPLEMENTED":            25,
+		"ERROR_REASON_MEMORY_LIMIT":             26,
+		"ERROR_REASON_TASK_LIMIT_EXCEEDED":      28,
+		"ERROR_REASON_WORKSPACE_LIMIT_EXCEEDED": 62,
+		"ERROR_REASON_DEADLINE_EXCEEDED":        29,
+		"ERROR_REASON_STORE_UNAVAILABLE":        27,
+		"ERROR_REASON_MEMORY_BUDGET_EXCEEDED":   40,
+		"ERROR_REASON_SESSION_CONFLICT":         50,
+		"ERROR_REASON_BUDGET_EXHAUSTED":         51,
+		"ERROR_REASON_CREDENTIALS_REFUSED":      60,
+		"ERROR_REASON_SESSION_MOVED":            61,
 	}
 )
 
@@ -10524,7 +10532,8 @@ const file_sessionpool_v1_session_pool_proto_rawDesc = "" +
 	"\x06_total\"A\n" +
 	"\x0eCancelToolCall\x12\x17\n" +
 	"\acall_id\x18\x01 \x01(\tR\x06callId\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason*\xf5\t\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason*\xa0\n" +
+	"\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dERROR_REASON_INVALID_ARGUMENT\x10\x01\x12\x1e\n" +
@@ -10556,7 +10565,8 @@ const file_sessionpool_v1_session_pool_proto_rawDesc = "" +
 	"\x15ERROR_REASON_INTERNAL\x10\x18\x12\x1e\n" +
 	"\x1aERROR_REASON_UNIMPLEMENTED\x10\x19\x12\x1d\n" +
 	"\x19ERROR_REASON_MEMORY_LIMIT\x10\x1a\x12$\n" +
-	" ERROR_REASON_TASK_LIMIT_EXCEEDED\x10\x1c\x12\"\n" +
+	" ERROR_REASON_TASK_LIMIT_EXCEEDED\x10\x1c\x12)\n" +
+	"%ERROR_REASON_WORKSPACE_LIMIT_EXCEEDED\x10>\x12\"\n" +
 	"\x1eERROR_REASON_DEADLINE_EXCEEDED\x10\x1d\x12\"\n" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10\x1b\x12'\n" +
 	"#ERROR_REASON_MEMORY_BUDGET_EXCEEDED\x10(\x12!\n" +

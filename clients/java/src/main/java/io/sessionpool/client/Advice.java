@@ -45,6 +45,7 @@ public enum Advice {
       case "CLI_EXITED":
       case "MEMORY_LIMIT":
       case "TASK_LIMIT_EXCEEDED":
+      case "WORKSPACE_LIMIT_EXCEEDED":
         return toolUseSeen.equals("false") ? RETRY : NO_RETRY;
       case "LISTENER_TOO_SLOW":
       case "EVENTS_EXPIRED":
