@@ -226,9 +226,10 @@ def check_access(k8s):
 
 
 def check_credentials(k8s, examples):
-    """Files that say who may call are keys of Secrets, mounted as folders so that they follow them."""
+    """Files with credentials are keys of Secrets, mounted as folders so that they follow them."""
     files = {f"tls.{key}": file for key, file in k8s.config.get("tls", {}).items()}
-    others = [("auth", "tokens_file"), ("store", "url_file"), *(("cluster", key) for key in ("ca", "cert", "key"))]
+    others = [("auth", "tokens_file"), ("gateway", "api_key_file"), ("store", "url_file")]
+    others += [("cluster", key) for key in ("ca", "cert", "key")]
     for section, key in others:
         if file := k8s.config.get(section, {}).get(key):
             files[f"{section}.{key}"] = file
@@ -249,19 +250,18 @@ def check_credentials(k8s, examples):
     return f"{len(files)} files of credentials come from Secrets"
 
 
-def check_secret(k8s, examples):
+def check_secret(k8s):
+    """The key for the API is a file of the service's alone: check_credentials looks at the Secret behind it."""
     require(not k8s.all("Secret"), "a Secret is part of the kustomization")
-    variables = {e["name"]: e for e in k8s.container["env"]}
-    sources = {n: e["valueFrom"] for n, e in variables.items() if "valueFrom" in e}
-    secrets = {n: source["secretKeyRef"] for n, source in sources.items() if "secretKeyRef" in source}
-    require(secrets, "no variable comes from a Secret")
-    passed = k8s.setting("cli", "env_passthrough")
-    for name, reference in secrets.items():
-        require(reference.get("optional") is False, f"{name}: optional is not false")
-        require(name in passed, f"{name} is not in cli.env_passthrough")
-        known = reference["key"] in examples.get(reference["name"], {})
-        require(known, f"{name}: secret.example.yaml has no {reference['name']}/{reference['key']}")
-    return "the API key comes from a required Secret and reaches the CLI"
+    variables = [e["name"] for e in k8s.container["env"] if "secretKeyRef" in e.get("valueFrom", {})]
+    require(not variables, f"agents can read {variables}, which come from a Secret")
+    file = k8s.setting("gateway", "api_key_file")
+    require(file, "gateway.api_key_file is not set")
+    volumes = {v["name"]: v["secret"] for v in k8s.pod["volumes"] if "secret" in v}
+    mounts = {m["mountPath"]: m["name"] for m in k8s.container["volumeMounts"]}
+    volume = volumes.get(mounts.get(file.rpartition("/")[0]), {})
+    require(volume.get("optional") is False, "gateway.api_key_file: its Secret is optional")
+    return "the API key comes from a required Secret, as a file"
 
 
 def check_state(k8s):
@@ -475,7 +475,7 @@ def check_rendered(k8s, dockerfile, examples):
     yield check_security(k8s, dockerfile)
     yield check_access(k8s)
     yield check_credentials(k8s, examples)
-    yield check_secret(k8s, examples)
+    yield check_secret(k8s)
     yield check_state(k8s)
 
 

@@ -91,7 +91,7 @@ async fn serve(config: Config, enclosure: Enclosure, early: EarlyStop) -> anyhow
     let mut interrupt = signal(SignalKind::interrupt())?;
     early.hand_over();
     let server = Server::bind(config, enclosure.clone()).await?;
-    let Enclosure { sandbox, passed_over, attempts } = enclosure;
+    let Enclosure { sandbox, passed_over, attempts, .. } = enclosure;
     info!(mode = sandbox.name(), %passed_over, ?attempts, "sandbox");
     let signals = async move {
         tokio::select! {
@@ -171,11 +171,11 @@ impl Server {
     /// Makes the state folder, builds the parts and binds the address. CLIs are enclosed
     /// as `enclosure` says.
     pub async fn bind(config: Config, enclosure: impl Into<Enclosure>) -> anyhow::Result<Self> {
-        let enclosure = enclosure.into();
         let credentials = Credentials::watched(&config)?;
         let policy = Arc::new(settings::policy(&config)?);
         let lock = state::claim_state_folder(&config).await?;
         state::sweep_earlier_life(&config).await?;
+        let enclosure = Enclosure::divided(enclosure.into(), &config)?;
         cautions::give(&config, &enclosure, &credentials.authenticator());
         let mut listeners = Listeners::bind(&config).await?;
         let (traces, exporting) = exported(&config)?;

@@ -80,6 +80,8 @@ class Pod:
     mounts: dict[str, tuple[str, bool]] = field(default_factory=dict)
     # The content of the volumes that have one.
     files: dict[str, dict[str, str]] = field(default_factory=dict)
+    # The modes of their files, where they are not for everybody to read.
+    modes: dict[str, int] = field(default_factory=dict)
     seccomp: str = "RuntimeDefault"
 
 
@@ -124,7 +126,7 @@ def read_pod(documents: list[dict[str, Any]], secrets: dict[str, dict[str, str]]
     of_container.leave("name", "ports")
     read_environment(pod, of_container.take("env", []), secrets)
     read_security(pod, spec.fields("securityContext"), of_container.fields("securityContext"))
-    read_volumes(pod, spec.take("volumes", []), stateful_set["volumeClaimTemplates"], documents)
+    read_volumes(pod, spec.take("volumes", []), stateful_set["volumeClaimTemplates"], documents, secrets)
     for mount in of_container.take("volumeMounts", []):
         pod.mounts[mount["name"]] = (mount["mountPath"], mount.get("readOnly", False))
     of_container.done()
@@ -194,13 +196,20 @@ def read_security(pod: Pod, of_pod: Fields, of_container: Fields) -> None:
 
 
 def read_volumes(
-    pod: Pod, volumes: list[dict[str, Any]], claims: list[dict[str, Any]], documents: list[dict[str, Any]]
+    pod: Pod,
+    volumes: list[dict[str, Any]],
+    claims: list[dict[str, Any]],
+    documents: list[dict[str, Any]],
+    secrets: dict[str, dict[str, str]],
 ) -> None:
     pod.files |= {claim["metadata"]["name"]: {} for claim in claims}
     for volume in volumes:
         described = Fields(f"volume {volume['name']}", volume)
         described.leave("name")
-        if reference := described.take("configMap"):
+        if reference := described.take("secret"):
+            pod.files[volume["name"]] = secrets[reference["secretName"]]
+            pod.modes[volume["name"]] = reference["defaultMode"]
+        elif reference := described.take("configMap"):
             maps = {d["metadata"]["name"]: d["data"] for d in documents if d["kind"] == "ConfigMap"}
             pod.files[volume["name"]] = maps[reference["name"]]
         else:
@@ -224,6 +233,8 @@ def make_volumes(pod: Pod, folder: Path) -> list[str]:
             (place / "..data").symlink_to(moment.name)
             for file, text in files.items():
                 (moment / file).write_text(text)
+                (moment / file).chmod(pod.modes.get(name, 0o644))
+                os.chown(moment / file, root, root + pod.group)
                 (place / file).symlink_to(f"..data/{file}")
         os.chown(place, root, root + pod.group)
         place.chmod(stat.S_ISGID | (0o777 if name == "tmp" else 0o775))

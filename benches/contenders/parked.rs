@@ -84,6 +84,7 @@ pub fn real(program: &Path) -> Outcome<Parked> {
         installed: Installed::default(),
         rules: Vec::new(),
         limits: OfEach::default(),
+        groups: None,
     };
     let origin = ConversationOrigin::New(CliSessionId::fresh());
     let inherited = |name: &str| std::env::var(name).ok();

@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::config_folder;
-use crate::{domain::ids::ClientId, os::limits::OfEach};
+use crate::{
+    domain::ids::ClientId,
+    os::{cgroup::Delegated, limits::OfEach},
+};
 
 /// The folders of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct LaunchCommand {
     pub scratch: Option<PathBuf>,
     /// What it is held to by itself.
     pub limits: OfEach,
+    /// Where it gets a control group, with all that it starts.
+    pub groups: Option<Delegated>,
     /// The mark that it and all its children carry.
     pub mark: ClientId,
     /// Values of its environment that are the operator's or the caller's own.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::domain::ids::{CliSessionId, ClientId, TenantId};
 use crate::domain::{operator_rule::OperatorRule, options::Options};
-use crate::os::limits::OfEach;
+use crate::os::{cgroup::Delegated, limits::OfEach};
 use flags::{option_args, withheld_tools};
 use rules::rule_args;
 
@@ -85,6 +85,8 @@ pub struct LaunchSettings {
     pub rules: Vec<OperatorRule>,
     /// What each process is held to by itself.
     pub limits: OfEach,
+    /// Where each process gets a control group, with all that it starts.
+    pub groups: Option<Delegated>,
 }
 
 impl LaunchSettings {
@@ -114,6 +116,7 @@ impl LaunchSettings {
             folders: folders.clone(),
             scratch,
             limits: self.limits,
+            groups: self.groups.clone(),
             mark,
             secrets: self.secrets(options, &inherited),
         }
@@ -217,6 +220,7 @@ mod tests {
             installed: Installed::default(),
             rules: Vec::new(),
             limits: OfEach::default(),
+            groups: None,
         }
     }
 

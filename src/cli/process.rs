@@ -37,10 +37,10 @@ use super::{
 };
 use crate::{
     domain::{
-        exit::{Exit, Overrun},
+        exit::{Exit, Overrun, Resource},
         ids::ClientId,
     },
-    os::handed_socket,
+    os::{cgroup::Group, handed_socket},
     tasks::apart,
 };
 
@@ -63,6 +63,7 @@ pub struct Process {
     /// Listens in its network, if that is its own.
     way_out: Option<TcpListener>,
     bounded: Option<Arc<Tree>>,
+    group: Option<Arc<Group>>,
     /// The folders that are its session's alone.
     own: Vec<PathBuf>,
     mark: ClientId,
@@ -89,7 +90,8 @@ impl Process {
             drop(apart(move || scratch::remove(&scratch, None)).await);
         }
         let (spawned, sandboxed, way_out) = started?;
-        let Spawned { outer, stdin, stdout, stderr, announcement: _, listen: _ } = spawned;
+        let Spawned { outer, stdin, stdout, stderr, group, announcement: _, listen: _ } = spawned;
+        let group = group.map(Arc::new);
         let stderr = StderrTail::read(stderr, &secrets);
         let (bounded, killed_at, exit) = (None, None, None);
         let process = Self {
@@ -97,6 +99,7 @@ impl Process {
             sandboxed,
             way_out,
             bounded,
+            group,
             own,
             mark,
             scratch,
@@ -119,6 +122,7 @@ impl Process {
                 // Nothing that counts can have been started in it.
                 spawned.outer.kill();
                 spawned.outer.wait().await?;
+                end_group(spawned.group.map(Arc::new)).await;
                 Err(error)
             }
         }
@@ -136,6 +140,23 @@ impl Process {
         let own = Workspace::new(self.own.clone());
         self.bounded = Some(watch.add(root, in_memory, own));
         self
+    }
+}
+
+/// Kills all of a process. Only while the outer process has not been waited for.
+fn kill(sandboxed: &SandboxedProcess, group: Option<&Group>) {
+    sandboxed.kill();
+    if let Some(group) = group {
+        group.kill();
+    }
+}
+
+/// Ends and removes a control group, away from the runtime's own threads. Returns whether that is
+/// certain.
+async fn end_group(group: Option<Arc<Group>>) -> bool {
+    match group {
+        Some(group) => apart(move || group.end()).await.unwrap_or(false),
+        None => false,
     }
 }
 
@@ -207,7 +228,7 @@ impl Child for Process {
                 exit = self.outer.wait() => exit,
                 () = over(self.bounded.as_deref()) => {
                     let since = *self.killed_at.get_or_insert_with(|| {
-                        self.sandboxed.kill();
+                        kill(&self.sandboxed, self.group.as_deref());
                         Instant::now()
                     });
                     killed(&mut self.outer, self.sandboxed.root(), since).await
@@ -230,7 +251,7 @@ impl Child for Process {
 
     fn kill(&mut self) {
         if self.exit.is_none() {
-            self.sandboxed.kill();
+            kill(&self.sandboxed, self.group.as_deref());
         }
     }
 
@@ -239,9 +260,10 @@ impl Child for Process {
         // What does not end by itself, as one that is stopped, is ended from outside.
         let stuck = self.exit.is_none().then(|| self.sandboxed.root());
         let (scratch, cli) = (self.scratch.clone(), self.sandboxed.cli());
+        let group = self.group.clone();
         Box::pin(async move {
             let collapsed = self.sandboxed.collapsed(self.exit).await;
-            if collapsed && scratch.is_none() {
+            if collapsed && scratch.is_none() && group.is_none() {
                 return 0;
             }
             apart(move || {
@@ -249,6 +271,9 @@ impl Child for Process {
                 // All processes of the machine are looked at for it.
                 let marked = || sweep::kill_marked(MARK_VARIABLE, &mark);
                 let killed = killed + if collapsed { 0 } else { marked() };
+                if group.is_some_and(|group| !group.end()) {
+                    warn!("control_group_not_removed");
+                }
                 if let Some(Err(error)) = scratch.map(|scratch| scratch::remove(&scratch, cli)) {
                     warn!(%error, "scratch_directory_not_removed");
                 }
@@ -264,7 +289,11 @@ impl Child for Process {
     }
 
     fn overrun(&self) -> Option<Overrun> {
-        self.bounded.as_ref()?.overrun()
+        let measured = self.bounded.as_ref().and_then(|tree| tree.overrun());
+        measured.or_else(|| {
+            let limit = self.group.as_ref()?.ran_out_of_memory()?;
+            Some(Overrun { resource: Resource::Memory, limit, used: limit })
+        })
     }
 }
 

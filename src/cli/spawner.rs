@@ -27,10 +27,11 @@ use super::{
     scratch,
 };
 use crate::os::{
+    cgroup::Group,
     descriptors::{hand_over, restore_in},
     group_watch::{GroupWatch, Watched},
     handed_socket,
-    launch::Launched,
+    launch::{Launch, Launched},
     limits::lower_in,
     supervisor::bind_to_parent,
 };
@@ -60,6 +61,8 @@ pub struct Spawned {
     pub announcement: pipe::Receiver,
     /// Brings the socket that leads out of its network, if that is its own.
     pub listen: Option<UnixStream>,
+    /// Its control group, if it has one.
+    pub group: Option<Group>,
 }
 
 /// Spawns a command, enclosed, in a group of its own, which ends when the service dies.
@@ -119,16 +122,34 @@ fn spawn_here(
         },
         false => None,
     };
+    let group = joined_group(command, &mut enclosed)?;
     bind_to_parent(&mut enclosed, sandbox.death_signal());
     restore_in(&mut enclosed);
     lower_in(&mut enclosed, command.limits);
     hand_over(&mut enclosed, announce);
     open.into_fds().for_each(|fd| hand_over(&mut enclosed, fd));
-    let launched = enclosed.start().map_err(|error| {
-        // Not to be taken for the CLI's own absence.
-        io::Error::other(format!("{}: {error}", sandbox.name()))
-    })?;
-    Ok(Spawned { listen, ..spawned(launched, watched, reader)? })
+    let started = enclosed.start().and_then(|launched| spawned(launched, watched, reader));
+    match started {
+        Ok(spawned) => Ok(Spawned { listen, group, ..spawned }),
+        Err(error) => {
+            group.map(|group| group.end());
+            // Not to be taken for the CLI's own absence.
+            Err(io::Error::other(format!("{}: {error}", sandbox.name())))
+        }
+    }
+}
+
+/// The control group of a command, into which its process goes.
+fn joined_group(command: &LaunchCommand, enclosed: &mut Launch) -> io::Result<Option<Group>> {
+    let Some(groups) = &command.groups else { return Ok(None) };
+    let joined = groups.make(&command.mark.short()).and_then(|group| {
+        if let Err(error) = group.join_in(enclosed) {
+            group.end();
+            return Err(error);
+        }
+        Ok(Some(group))
+    });
+    joined.map_err(|error| io::Error::other(format!("its control group: {error}")))
 }
 
 /// The watch, which is started with the first process that needs it, and again where somebody has
@@ -165,7 +186,7 @@ fn spawned(
     };
     match pipes() {
         Ok((stdin, stdout, stderr, announcement)) => {
-            Ok(Spawned { outer, stdin, stdout, stderr, announcement, listen: None })
+            Ok(Spawned { outer, stdin, stdout, stderr, announcement, listen: None, group: None })
         }
         Err(error) => {
             outer.kill();
@@ -179,7 +200,7 @@ mod tests {
     use std::{fs::File, path::Path};
 
     use super::*;
-    use crate::os::{launch::Launch, procfs};
+    use crate::os::procfs;
 
     #[tokio::test]
     async fn a_process_that_cannot_be_taken_over_is_killed_and_waited_for() {

@@ -118,10 +118,20 @@ impl Watch {
 
     /// Measures for as long as it is polled; rests while there is nothing to measure.
     pub async fn run(&self) {
-        match self.bounds.files {
-            Some(limit) => drop(tokio::join!(self.measure_trees(), self.measure_files(limit))),
-            None => self.measure_trees().await,
-        }
+        let Allowed { memory, processes, tasks, files } = self.bounds;
+        let of_processes = memory.or(processes).or(tasks);
+        tokio::join!(
+            async {
+                if of_processes.is_some() {
+                    self.measure_trees().await;
+                }
+            },
+            async {
+                if let Some(limit) = files {
+                    self.measure_files(limit).await;
+                }
+            }
+        );
     }
 
     async fn measure_files(&self, limit: u64) {

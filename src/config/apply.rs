@@ -7,7 +7,8 @@ use std::{
 use toml::Value;
 
 use super::{
-    Config, FileMentions, LogFormat, SandboxMode, StoreKind, ValueOrigin, Violation, egress,
+    CgroupMode, Config, FileMentions, LogFormat, SandboxMode, StoreKind, ValueOrigin, Violation,
+    egress,
     fields::{ENV_TABLE, Slot, fields},
     gateway, rules,
     secrets::{HIDDEN, is_secret},
@@ -128,6 +129,9 @@ fn set(slot: &mut Slot<'_>, value: &Value) -> Result<(), String> {
         Slot::McpServers(place) => **place = mcp_servers_named(text(value)?)?,
         Slot::Sandbox(place) => {
             **place = named(text(value)?, SandboxMode::ALL, SandboxMode::as_str)?;
+        }
+        Slot::Cgroups(place) => {
+            **place = named(text(value)?, CgroupMode::ALL, CgroupMode::as_str)?;
         }
         Slot::Spares(place) => **place = spares::read(value)?,
         Slot::Rules(place) => **place = rules::read(value)?,

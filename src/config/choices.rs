@@ -27,6 +27,31 @@ impl SandboxMode {
     }
 }
 
+/// Whether sessions have control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupMode {
+    /// Where they can be had.
+    Auto,
+    /// They have none.
+    Off,
+    /// The start fails where they cannot be had.
+    Required,
+}
+
+impl CgroupMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Off, Self::Required];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Required => "required",
+        }
+    }
+}
+
 /// Whether prompts may name files with `@PATH`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileMentions {

@@ -13,7 +13,7 @@ use std::{
 use super::{
     AuditConfig, ClusterConfig, EgressConfig, GatewayConfig, PolicyConfig, SandboxConfig,
     TracesConfig,
-    choices::{FileMentions, LogFormat, SandboxMode, StoreKind},
+    choices::{CgroupMode, FileMentions, LogFormat, SandboxMode, StoreKind},
     memory,
     sections::{
         AuthConfig, CliConfig, Config, LimitsConfig, LogConfig, MetricsConfig, PoolConfig,
@@ -44,21 +44,7 @@ impl Config {
             },
             pool: PoolConfig::default(),
             spare: Vec::new(),
-            cli: CliConfig {
-                path: "claude".into(),
-                extra_args: Vec::new(),
-                env: BTreeMap::new(),
-                env_files: Vec::new(),
-                env_passthrough: Vec::new(),
-                max_frame_bytes: 16 * MIB,
-                sandbox: SandboxMode::Auto,
-                memory_limit: 0,
-                max_tasks: 2048,
-                max_open_files: 16_384,
-                tmp_limit: 256 << 20,
-                sandbox_required: false,
-                start_check: true,
-            },
+            cli: cli(),
             sandbox: SandboxConfig::default(),
             policy: policy(),
             store: StoreConfig {
@@ -174,6 +160,26 @@ fn default_state_dir(variable: impl Fn(&str) -> Option<String>) -> PathBuf {
         .or_else(|| Some(absolute("HOME")?.join(".local/state")))
         .map(|base| base.join("session-pool"))
         .unwrap_or_default()
+}
+
+fn cli() -> CliConfig {
+    CliConfig {
+        path: "claude".into(),
+        extra_args: Vec::new(),
+        env: BTreeMap::new(),
+        env_files: Vec::new(),
+        env_passthrough: Vec::new(),
+        max_frame_bytes: 16 * MIB,
+        sandbox: SandboxMode::Auto,
+        memory_limit: 0,
+        max_tasks: 2048,
+        max_open_files: 16_384,
+        cgroups: CgroupMode::Auto,
+        cpu_weight: 100,
+        tmp_limit: 256 << 20,
+        sandbox_required: false,
+        start_check: true,
+    }
 }
 
 fn policy() -> PolicyConfig {

@@ -5,10 +5,10 @@ use std::{
 };
 
 use super::{
-    AuditConfig, AuthConfig, CliConfig, ClusterConfig, Config, EgressConfig, FileMentions,
-    LimitsConfig, LogConfig, LogFormat, PoolConfig, PriceConfig, RuleConfig, SandboxConfig,
-    SandboxMode, ServerConfig, SpareConfig, StoreConfig, StoreKind, TenantCredential, TlsConfig,
-    spares::MOST_SPARES,
+    AuditConfig, AuthConfig, CgroupMode, CliConfig, ClusterConfig, Config, EgressConfig,
+    FileMentions, LimitsConfig, LogConfig, LogFormat, PoolConfig, PriceConfig, RuleConfig,
+    SandboxConfig, SandboxMode, ServerConfig, SpareConfig, StoreConfig, StoreKind,
+    TenantCredential, TlsConfig, spares::MOST_SPARES,
 };
 use crate::policy::McpServers;
 
@@ -72,6 +72,8 @@ pub enum Slot<'a> {
     Format(&'a mut LogFormat),
     /// One of the sandboxes.
     Sandbox(&'a mut SandboxMode),
+    /// Whether there are control groups.
+    Cgroups(&'a mut CgroupMode),
     /// One of the kinds of store.
     Store(&'a mut StoreKind),
     /// Which MCP servers callers may name.
@@ -118,6 +120,7 @@ pub fn reading_of(key: &str) -> Reading {
             | Slot::Format(_)
             | Slot::McpServers(_)
             | Slot::Sandbox(_)
+            | Slot::Cgroups(_)
             | Slot::Store(_),
         ) => Reading::Text,
         _ => Reading::Toml,
@@ -331,6 +334,8 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         memory_limit,
         max_tasks,
         max_open_files,
+        cgroups,
+        cpu_weight,
         tmp_limit,
         sandbox_required,
         start_check,
@@ -347,6 +352,8 @@ fn cli_fields(cli: &mut CliConfig) -> impl IntoIterator<Item = Field<'_>> {
         field("cli.memory_limit", Slot::LargeBytes(memory_limit, 0..=TIB)),
         field("cli.max_tasks", Slot::Count(max_tasks, 0..=1_000_000)),
         field("cli.max_open_files", Slot::Count(max_open_files, 0..=1_048_576)),
+        field("cli.cgroups", Slot::Cgroups(cgroups)),
+        field("cli.cpu_weight", Slot::Count(cpu_weight, 1..=10_000)),
         field("cli.tmp_limit", Slot::LargeBytes(tmp_limit, MIB..=TIB)),
         field(ENV_TABLE, Slot::Variables(env, 256)),
     ]

@@ -49,7 +49,7 @@ mod variables;
 
 pub use audit::AuditConfig;
 pub use check::problem_of_url;
-pub use choices::{FileMentions, LogFormat, SandboxMode, StoreKind};
+pub use choices::{CgroupMode, FileMentions, LogFormat, SandboxMode, StoreKind};
 pub use cluster::ClusterConfig;
 pub use egress::EgressConfig;
 pub use error::{ConfigError, ValueOrigin, Violation};

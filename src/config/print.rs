@@ -57,6 +57,7 @@ fn value(slot: Slot<'_>) -> Value {
         Slot::FileMentions(place) => Value::String(place.as_str().into()),
         Slot::McpServers(place) => Value::String(place.as_str().into()),
         Slot::Sandbox(place) => Value::String(place.as_str().into()),
+        Slot::Cgroups(place) => Value::String(place.as_str().into()),
         Slot::Spares(place) => spares::show(place),
         Slot::Rules(place) => tables::show(place),
         Slot::Egress(place) => egress::show(place),

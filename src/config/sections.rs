@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use super::{
     AuditConfig, ClusterConfig, GatewayConfig, PolicyConfig, SandboxConfig, SpareConfig,
     TracesConfig,
-    choices::{LogFormat, SandboxMode, StoreKind},
+    choices::{CgroupMode, LogFormat, SandboxMode, StoreKind},
 };
 
 /// Everything that can be configured.
@@ -233,8 +233,16 @@ pub struct CliConfig {
     /// Files, sockets and the like that one process of a session may have open. Default 16384, 256
     /// to 1 048 576; 0 is what the service may have itself.
     pub max_open_files: usize,
+    /// Whether each session has a control group (version 2), in which the kernel holds it to
+    /// `memory_limit`, to a quarter more than `max_tasks`, and to `cpu_weight`, and ends it as a whole: `auto` (where the
+    /// service was given a group to divide, such as by `Delegate=yes` of systemd), `off`, or
+    /// `required`, with which the start fails otherwise. Default `auto`.
+    pub cgroups: CgroupMode,
+    /// Weight of each session for processor time that is scarce, where it has a control group; the service has
+    /// 10 000. Default 100, 1 to 10 000.
+    pub cpu_weight: usize,
     /// Bytes of each file system in memory that a session has in bubblewrap: `/tmp`,
-    /// `/var/tmp`, `/run` and `/dev/shm`. Default 256 MiB, 1 MiB to 1 TiB.
+    /// `/var/tmp`, `/run`, `/dev/shm` and its `CLAUDE_CONFIG_DIR`. Default 256 MiB, 1 MiB to 1 TiB.
     pub tmp_limit: u64,
     /// Whether the start fails where no sandbox works that keeps sessions apart. Default
     /// false.

@@ -20,6 +20,8 @@ impl fmt::Debug for CliConfig {
             memory_limit,
             max_tasks,
             max_open_files,
+            cgroups,
+            cpu_weight,
             tmp_limit,
             sandbox_required,
             start_check,
@@ -38,6 +40,8 @@ impl fmt::Debug for CliConfig {
             .field("memory_limit", memory_limit)
             .field("max_tasks", max_tasks)
             .field("max_open_files", max_open_files)
+            .field("cgroups", cgroups)
+            .field("cpu_weight", cpu_weight)
             .field("tmp_limit", tmp_limit)
             .field("sandbox_required", sandbox_required)
             .field("start_check", start_check)

@@ -8,6 +8,7 @@
 //! - [`pem`] takes certificates and keys out of such files.
 //! - [`supervisor`] is the process that holds the service, and another one each CLI: it outlives
 //!   its child for a moment, and ends what that has left behind.
+//! - [`cgroup`] are the groups that the kernel bounds and kills as wholes.
 //! - [`group_watch`] is a process that kills what the service has enclosed, and was about to
 //!   enclose, when that is gone.
 //! - [`handed_socket`] listens in another network than the one that it is served from.
@@ -20,6 +21,7 @@
 //! - [`descriptors`] raises the limit of file descriptors, and says what it is enough for and
 //!   who inherits them.
 
+pub mod cgroup;
 pub mod clock;
 pub mod confined;
 pub mod descriptors;

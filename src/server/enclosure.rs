@@ -10,12 +10,16 @@ use std::{
 };
 
 use anyhow::Context as _;
+use tracing::info;
 
-use super::{early::EarlyStop, state::make_folders};
+use super::{early::EarlyStop, settings, state::make_folders};
 use crate::{
     cli::sandbox::{self, MountPlan, Sandbox, Tried, Unsupported, View},
-    config::{Config, EgressConfig, SandboxMode, StoreKind},
-    os::supervisor::{self, Ending, Strays},
+    config::{CgroupMode, Config, EgressConfig, SandboxMode, StoreKind},
+    os::{
+        cgroup::Delegated,
+        supervisor::{self, Ending, Strays},
+    },
 };
 
 /// The program's own file, also after it was replaced by a newer one.
@@ -30,6 +34,8 @@ pub struct Enclosure {
     pub passed_over: String,
     /// What was tried against it at the start, and how that ended.
     pub attempts: Vec<String>,
+    /// Where sessions have control groups.
+    pub groups: Option<Delegated>,
 }
 
 impl Enclosure {
@@ -75,7 +81,7 @@ impl Enclosure {
             };
             anyhow::bail!("cli.sandbox_required: a sandbox has to keep sessions apart: {why}");
         }
-        Ok(Self { sandbox, passed_over, attempts })
+        Ok(Self { sandbox, passed_over, attempts, groups: None })
     }
 
     /// What the supervisor that this process runs under has decided.
@@ -90,7 +96,28 @@ impl Enclosure {
         } else {
             Sandbox::ProcessTree(OURSELVES.into())
         };
-        Some(Self { sandbox, passed_over, attempts })
+        Some(Self { sandbox, passed_over, attempts, groups: None })
+    }
+
+    /// Has sessions get control groups of their own, where that can be. Only by whoever has the
+    /// state folder: groups that an earlier life has left are ended. Waits for processes.
+    pub fn divided(mut self, config: &Config) -> anyhow::Result<Self> {
+        let mode = config.cli.cgroups;
+        let told =
+            match (mode != CgroupMode::Off).then(|| Delegated::take(settings::groups(config))) {
+                None => "not used (cli.cgroups)".to_owned(),
+                Some(Ok(groups)) => {
+                    self.groups = Some(groups);
+                    "each session has its own, which the kernel bounds and ends".to_owned()
+                }
+                Some(Err(why)) if mode == CgroupMode::Required => {
+                    anyhow::bail!("cli.cgroups = \"required\": they are not to be had: {why}")
+                }
+                Some(Err(why)) => format!("not to be had: {why}"),
+            };
+        info!(detail = told, "control_groups");
+        self.attempts.push(format!("control groups: {told}"));
+        Ok(self)
     }
 
     /// What the service has to know of this when it runs under a supervisor.
@@ -166,7 +193,7 @@ fn hidden_files(config: &Config, secrets: &[PathBuf]) -> Vec<PathBuf> {
 /// A sandbox that nothing was tried against.
 impl From<Sandbox> for Enclosure {
     fn from(sandbox: Sandbox) -> Self {
-        Self { sandbox, passed_over: String::new(), attempts: Vec::new() }
+        Self { sandbox, passed_over: String::new(), attempts: Vec::new(), groups: None }
     }
 }
 

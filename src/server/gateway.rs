@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use super::{Enclosure, settings};
 use crate::{
     audit::Audit,
-    cli::versions::Installed,
+    cli::{launch::LaunchSettings, versions::Installed},
     config::{Config, EgressConfig, PriceConfig, TenantCredential},
     domain::ids::TenantId,
     gateway::{Allowances, CredentialFile, CredentialKind, Gateway, Price, Prices, Settings},
@@ -99,6 +99,7 @@ pub fn supply(
     tasks: &Tasks,
 ) -> anyhow::Result<ProcessSupply> {
     let launch = settings::launch(config, enclosure.sandbox.clone(), installed.clone());
+    let launch = LaunchSettings { groups: enclosure.groups.clone(), ..launch };
     Ok(ProcessSupply::new(
         (launch, gateway),
         settings::limits(config),

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::{
     access::nodes::METADATA_BYTES,
     audit::{Audit, Place},
-    budget::{Bounds, Budget},
+    budget::{self, Budget},
     cli::{
         env_files::EnvFiles, launch::LaunchSettings, sandbox::Sandbox, telemetry, usage::Allowed,
         versions::Installed,
@@ -15,7 +15,7 @@ use crate::{
     cluster::CALLS_ON_A_LINK,
     config::{CliConfig, Config, RuleConfig, SpareConfig},
     domain::{ids::TenantId, operator_rule::OperatorRule, options::Options, redacted::Redacted},
-    os::limits::OfEach,
+    os::{cgroup::Bounds, limits::OfEach},
     policy::{Policy, Roots},
     pool::PoolSettings,
     rpc::edge::EdgeLimits,
@@ -154,6 +154,18 @@ pub fn launch(config: &Config, sandbox: Sandbox, installed: Installed) -> Launch
             file_bytes: workspace_bytes(config),
             open_files: unless_zero(config.cli.max_open_files).map(|files| files as u64),
         },
+        groups: None,
+    }
+}
+
+/// What the control group of each session is held to. It may have some more tasks than the service
+/// ends it for, so that it is told why.
+pub fn groups(config: &Config) -> Bounds {
+    let tasks = unless_zero(config.cli.max_tasks).map(|tasks| tasks as u64);
+    Bounds {
+        memory: Some(config.cli.memory_limit).filter(|bytes| *bytes > 0),
+        tasks: tasks.map(|tasks| tasks.saturating_add(tasks / 4)),
+        cpu_weight: config.cli.cpu_weight as u64,
     }
 }
 
@@ -306,13 +318,13 @@ pub fn storage_settings(config: &Config) -> StorageSettings {
         spill_bytes: pool.turn_spill_bytes.min(pool.spill_bytes),
         spill_folder: config.state_dir.join("spill"),
         disk_reserve: pool.disk_reserve,
-        memory: Budget::new(Bounds {
+        memory: Budget::new(budget::Bounds {
             key: "pool.memory_budget",
             total: pool.memory_budget,
             tenant_key: "policy.tenant_max_memory",
             of_tenant: unless_zero(policy.tenant_max_memory),
         }),
-        disk: Budget::new(Bounds {
+        disk: Budget::new(budget::Bounds {
             key: "pool.spill_bytes",
             total: pool.spill_bytes,
             tenant_key: "policy.tenant_max_spill",

@@ -119,6 +119,7 @@ fn check(options: &Options, policy: &Policy) {
         installed: Installed::default(),
         rules: Vec::new(),
         limits: OfEach::default(),
+        groups: None,
     };
     let folders =
         Folders { work: "/w".into(), config: "/c".into(), home: "/h".into(), extra: vec![] };

@@ -152,6 +152,7 @@ async fn replies(program: std::path::PathBuf, api: &StandIn) -> Shapes {
         installed: Installed::default(),
         rules: Vec::new(),
         limits: OfEach::default(),
+        groups: None,
     };
     let command = settings.command(
         &TenantId::default(),

@@ -258,7 +258,7 @@ impl Bed {
 }
 
 /// The executable of a version of the real CLI, as `.ci/fetch-cli` leaves it.
-fn executable(version: &str) -> PathBuf {
+pub fn executable(version: &str) -> PathBuf {
     let folder = std::env::var_os("SESSION_POOL_CLAUDE_DIR").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/claude"),
         PathBuf::from,

@@ -24,6 +24,7 @@ mod real;
 mod rules;
 mod second;
 mod spares;
+mod spent;
 mod starts;
 mod supervisor;
 mod tasks;

@@ -7,7 +7,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -126,13 +126,10 @@ impl Pace {
         let disk = all.iter().find_map(|it| it.workspace().folders.first());
         let held = disk.and_then(|folder| held_by_disk(folder)).unwrap_or_default();
         let due = self.is_due(at, held);
-        let chosen: Vec<&T> = all.iter().filter(|it| due || it.workspace().is_new()).collect();
-        if chosen.is_empty() {
-            return;
-        }
-        // A look that failed shows no files that are held open.
-        let look = looks.take().unwrap_or_default();
-        for it in chosen {
+        // Of what has only just begun nobody need look at all processes: it holds no files open. Nor
+        // does a look that failed show any.
+        let look = if due { looks.take().unwrap_or_default() } else { Arc::default() };
+        for it in all.iter().filter(|it| due || it.workspace().is_new()) {
             let processes = look.descendants(it.root(), None);
             if let Some(overrun) = it.workspace().check(self.limit, &processes) {
                 it.exceeded(overrun);

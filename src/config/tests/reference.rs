@@ -140,6 +140,7 @@ fn the_defaults_that_the_comments_name_are_in_force() {
             }
             Slot::Texts(place, _) if said == "none" => place.is_empty(),
             Slot::Sandbox(place) => said == format!("`{}`", place.as_str()),
+            Slot::Cgroups(place) => said == format!("`{}`", place.as_str()),
             Slot::Store(place) => said == format!("`{}`", place.as_str()),
             Slot::Format(place) => said == format!("`{}`", place.as_str()),
             Slot::McpServers(place) => said == format!("`{}`", place.as_str()),

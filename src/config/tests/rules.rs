@@ -51,6 +51,8 @@ fn values_out_of_bounds_or_of_another_type_are_refused() {
         ("cli.max_tasks", "63", "must be 0 or at least 64"),
         ("cli.max_tasks", "1000001", "must be from 0 to 1000000"),
         ("cli.max_open_files", "255", "must be 0 or at least 256"),
+        ("cli.cgroups", "v2", "): must be one of auto, off, required"),
+        ("cli.cpu_weight", "0", "must be from 1 to 10000"),
         ("policy.max_processes_per_session", "15", "must be 0 or at least 16"),
         ("policy.max_workspace_bytes", "1000", "must be 0 or at least 1 MiB"),
         ("policy.max_workspace_bytes", "2000 TiB", "must be from 0 B to 1024 TiB"),

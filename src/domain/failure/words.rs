@@ -23,6 +23,10 @@ pub(super) fn waits_for(mcp_servers: &[String]) -> String {
 /// The message of [`super::Cause::HoldsTooMuch`].
 pub(super) fn too_much(Overrun { resource, limit, used }: &Overrun) -> String {
     match resource {
+        // Ended by the kernel, which gives no more than that.
+        Resource::Memory if used <= limit => format!(
+            "the session's processes wanted more memory than {limit} bytes (cli.memory_limit)"
+        ),
         Resource::Memory => format!(
             "the session's processes held {used} bytes, more than {limit} (cli.memory_limit)"
         ),
