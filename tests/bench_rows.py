@@ -60,7 +60,8 @@ class Bench:
     stage: Stage
     rounds: int
     clis: dict[str, Path]
-    nodes: Path
+    # The benchmarks that are programs, by their names.
+    programs: dict[str, Path]
     figures: list[Figure] = field(default_factory=list)
 
     def figure(self, row: str, name: str, unit: str, less: bool = True) -> Figure:
@@ -593,17 +594,29 @@ def forwarded(bench: Bench) -> None:
         bench.stage.end(f"forwarded {name}")
 
 
-def nodes(bench: Bench) -> None:
-    """What benches/nodes measures."""
-    if not bench.stage.is_there("ours-postgres"):
-        return
-    done = subprocess.run([bench.nodes, "--bench"], capture_output=True, text=True, cwd=ROOT, check=False)
+def told_by(bench: Bench, row: str, contender: str) -> None:
+    """What the program of this name measures and prints: a line of JSON for each figure."""
+    done = subprocess.run(
+        [bench.programs[row], "--bench"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     if done.returncode != 0:
-        raise Failure(f"benches/nodes failed: {done.stderr.strip()[-500:]}")
+        raise Failure(f"benches/{row} failed: {done.stderr.strip()[-500:]}")
     for line in filter(lambda line: line.startswith("{"), done.stdout.splitlines()):
         told = json.loads(line)
-        figure = bench.figure("nodes", told["figure"], told["unit"], less=told["unit"] != "/s")
-        figure.values["ours-postgres"] = [told["value"]]
+        less = told["unit"] not in ("/s", "kB/s", "MB/s", "of direct")
+        figure = bench.figure(row, told["figure"], told["unit"], less)
+        figure.values[contender] = [told["value"]]
+
+
+def nodes(bench: Bench) -> None:
+    """Several nodes on PostgreSQL."""
+    if bench.stage.is_there("ours-postgres"):
+        told_by(bench, "nodes", "ours-postgres")
+
+
+def gateway(bench: Bench) -> None:
+    """The way through the API gateway, beside the straight one."""
+    told_by(bench, "gateway", "ours")
 
 
 # In the order in which they are run.
@@ -625,6 +638,7 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "forwarded": forwarded,
     "rate": rate,
     "nodes": nodes,
+    "gateway": gateway,
 }
 
 __all__ = ["ROWS", "Bench", "Contender", "Figure"]

@@ -31,7 +31,7 @@ pub async fn drive(fill: Option<&str>) -> Outcome<()> {
         stored::fill(&state, sessions.parse()?).await?;
     }
     let began = Instant::now();
-    let service = Running::start(&state)?;
+    let service = Running::start(&state, &[])?;
     let ready = began.elapsed();
     let channel = connected(&service.address).await?;
     let hello = Hello {

@@ -1,5 +1,5 @@
 //! The service as a process of its own, so that its time and its memory are its own. Its settings are those of the
-//! environment.
+//! environment, and those that a benchmark adds.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::protocol::Outcome;
+use super::Outcome;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_session-pool");
 
@@ -21,12 +21,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts it, and waits until it listens.
-    pub fn start(state: &Path) -> Outcome<Self> {
+    /// Starts it with further settings, and waits until it is ready.
+    pub fn start(state: &Path, settings: &[(&str, &str)]) -> Outcome<Self> {
         let mut child = Command::new(SERVICE)
             .arg("serve")
             .env("SESSION_POOL__STATE_DIR", state)
             .env("SESSION_POOL__LOG__FORMAT", "json")
+            .envs(settings.iter().map(|(key, value)| (format!("SESSION_POOL__{key}"), value)))
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
