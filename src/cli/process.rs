@@ -21,7 +21,7 @@ use tokio::{
 
 use tracing::warn;
 
-pub use child::{Child, StopGrace, Stopped, stop};
+pub use child::{Child, StopGrace, stop};
 
 use super::{
     command::{Folders, LaunchCommand},
